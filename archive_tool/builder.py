@@ -1,0 +1,152 @@
+"""Builds an archive from Python; the command `torchmar build` is a thin shell around it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archive_tool import checks, layout, writer
+from archive_tool.errors import BuildError
+from archive_tool.inputs import Inputs, StrPath, split_extra_files
+from archive_tool.manifest import Manifest, build_time
+from archive_tool.plan import plan as make_plan
+from archive_tool.report import Report
+from archive_tool.vendoring import vendor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build has written.
+
+    Attributes:
+        path: the archive, below the export path.
+        size: its bytes; of a folder, those of its files.
+        members: the names in it, the manifest last.
+        seconds: how long the build took.
+        warnings: what is probably not meant; each a sentence.
+        manifest: what the archive says about itself.
+        replaced: whether an older result was replaced.
+    """
+
+    path: Path
+    size: int
+    members: tuple[str, ...]
+    seconds: float
+    warnings: tuple[str, ...]
+    manifest: Manifest
+    replaced: bool
+
+
+def build(
+    *,
+    model_name: str,
+    handler: StrPath,
+    version: str = "1.0",
+    serialized_file: StrPath | None = None,
+    model_file: StrPath | None = None,
+    extra_files: StrPath | Sequence[StrPath] | None = None,
+    runtime: str = "python",
+    export_path: StrPath | None = None,
+    archive_format: str = "default",
+    force: bool = False,
+    requirements_file: StrPath | None = None,
+    config_file: StrPath | None = None,
+    vendor_sdk: bool = True,
+) -> BuildResult:
+    """Check the inputs, then write ``<export_path>/<model_name>`` with the suffix of the format.
+
+    The options are torch-model-archiver's. No code of the user is run. The same inputs give the same bytes.
+
+    Args:
+        model_name: letters, digits, ``_``, ``-``, ``.``.
+        handler: a built-in name, or a path: ``h``, ``h.py``, ``h:function``, ``h.py:function``.
+        version: the model's version; an empty one is left out, and TorchServe takes 1.0 then.
+        serialized_file: weights, or a TorchScript, ONNX or AOTInductor file.
+        model_file: the Python file with the model's class, for weights.
+        extra_files: text split at commas, or a list of paths; wildcards; the contents of a directory go to the root.
+        runtime: "python", "python3" or "LSP".
+        export_path: an existing directory; None for the current one.
+        archive_format: "default", "zip-store", "tgz" or "no-archive".
+        force: replace an archive that is there.
+        requirements_file: pip requirements of this model.
+        config_file: the model-config YAML file.
+        vendor_sdk: put a copy of the package `handlers` into an archive whose code imports it.
+
+    Raises:
+        BuildError: the inputs cannot make an archive that works; all problems are told at once.
+        TargetExistsError: the archive exists and force is not set.
+    """
+    start = time.perf_counter()
+    handler = os.fspath(handler)
+    if not Path(handler).name:
+        raise BuildError(
+            f"{handler!r} names no handler", where="--handler", hint="give a built-in name or a Python file"
+        )
+    _check_choice("runtime", runtime, layout.RUNTIMES)
+    _check_choice("archive format", archive_format, tuple(layout.SUFFIXES))
+    layout.check_model_name(model_name)
+    inputs = Inputs(
+        model_name=model_name,
+        handler=handler,
+        version=version,
+        serialized_file=_path(serialized_file),
+        model_file=_path(model_file),
+        extra_files=split_extra_files(extra_files),
+        runtime=runtime,
+        requirements_file=_path(requirements_file),
+        config_file=_path(config_file),
+    )
+    report = Report()
+    try:
+        target = _target(model_name, export_path, archive_format)
+        writer.check_target(target, as_folder=archive_format == "no-archive", force=force)
+        plan = make_plan(inputs, build_time(), report)
+        checks.check(inputs, plan, report)
+        if vendor_sdk:
+            plan = vendor(inputs, plan, report)
+    # What looks at one file names it; this is for what the system refuses on the way there.
+    except (OSError, ValueError) as error:
+        raise BuildError(f"an input cannot be read: {error}") from error
+    report.raise_errors()
+    replaced = os.path.lexists(target)
+    writer.write(plan, target, archive_format, force=force)
+    return BuildResult(
+        path=target,
+        size=_size(target),
+        members=tuple(member.name for member in plan.all_members()),
+        seconds=time.perf_counter() - start,
+        warnings=tuple(dict.fromkeys(str(problem) for problem in report.warnings)),
+        manifest=plan.manifest,
+        replaced=replaced,
+    )
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise BuildError(f"{value!r} is no {what}", hint=f"choose one of {', '.join(choices)}")
+
+
+def _path(value: StrPath | None) -> Path | None:
+    # An empty text is "not given", as for torch-model-archiver.
+    return Path(value) if value is not None and os.fspath(value) else None
+
+
+def _target(model_name: str, export_path: StrPath | None, archive_format: str) -> Path:
+    folder = Path(export_path) if export_path is not None else Path()
+    if not folder.is_dir():
+        if folder.exists():
+            raise BuildError(f"the export path {folder} is not a directory", where="--export-path")
+        raise BuildError(f"the export path {folder} does not exist", where="--export-path", hint=f"mkdir -p {folder}")
+    return folder / (model_name + layout.SUFFIXES[archive_format])
+
+
+def _size(target: Path) -> int:
+    if target.is_dir():
+        return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    return target.stat().st_size

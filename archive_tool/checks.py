@@ -1,0 +1,234 @@
+"""Finds the mistakes that would only show when a server loads the archive. No code of the user is run.
+
+Each check fails only where TorchServe is certain to fail; what merely looks odd is a warning.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING, Final
+
+from archive_tool import model_config, python_source
+from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from archive_tool.inputs import Inputs
+    from archive_tool.plan import Plan
+    from archive_tool.report import Report
+
+#: Built-in handlers that get their weights from elsewhere than the serialized file.
+_NO_WEIGHTS: Final = frozenset({"vllm_handler", "trt_llm_handler"})
+_LFS_HINT: Final = "fetch the real file with `git lfs pull`"
+_VARIABLE: Final = re.compile(r"\$\{[A-Z0-9_]+\}")
+# pip takes a path or an address where a requirement may stand.
+_PATH_LIKE: Final = re.compile(r"://|^[./~]|^[A-Za-z]:[\\/]|[\\/]|\.(whl|zip|tar\.gz|tar\.bz2|tgz)$")
+
+
+def check(inputs: Inputs, plan: Plan, report: Report) -> None:
+    """Run every check on the inputs that could be found; what is wrong is noted in the report."""
+    found = {member.source for member in plan.members}
+    if inputs.serialized_file in found:
+        check_serialized_file(inputs, report)
+    if inputs.model_file in found and inputs.model_file and inputs.uses_python:
+        check_model_file(inputs, report)
+    if inputs.handler_file in found and inputs.handler_file and inputs.uses_python:
+        check_handler(inputs.handler_file, inputs.handler_function, report)
+    if inputs.requirements_file in found and inputs.requirements_file:
+        check_requirements(inputs.requirements_file, report)
+    if inputs.config_file in found and inputs.config_file:
+        check_config(inputs.config_file, report)
+    for member in plan.members:
+        if member.source != inputs.serialized_file and not isinstance(member.source, bytes):
+            _check_lfs(member.source, report)
+
+
+def check_serialized_file(inputs: Inputs, report: Report) -> None:
+    """Look into the serialized file: is it one, and does it go with the other inputs?"""
+    path = inputs.serialized_file
+    if path is None:
+        return
+    try:
+        kind = sniff_file(path)
+    except OSError as error:
+        report.error(f"the serialized file cannot be read: {error.strerror}", where=str(path))
+        return
+    if kind is Format.EMPTY:
+        report.error("the serialized file is empty", where=str(path), hint="save the model again")
+    elif kind is Format.LFS_POINTER:
+        report.error("the serialized file is a Git LFS pointer, not weights", where=str(path), hint=_LFS_HINT)
+    elif kind is Format.TORCHSCRIPT and inputs.model_file:
+        report.error(
+            "the serialized file is TorchScript, which holds its own code, but a model file is given too",
+            where=str(path),
+            hint="leave --model-file out, or save weights: torch.save(model.state_dict(), ...); "
+            "a module that the handler imports belongs into --extra-files",
+        )
+    elif _needs_model_file(inputs, kind):
+        report.error(
+            f"the serialized file holds no TorchScript but a {kind.value}, and {inputs.handler} cannot load it "
+            "without the class of the model",
+            where=str(path),
+            hint="give the file with the class: --model-file, or save TorchScript: torch.jit.script(model).save(...)",
+        )
+
+
+def _needs_model_file(inputs: Inputs, kind: Format) -> bool:
+    return (
+        kind is Format.STATE_DICT
+        and not inputs.model_file
+        and inputs.uses_python
+        and inputs.built_in_handler
+        and inputs.handler not in _NO_WEIGHTS
+    )
+
+
+def _check_lfs(path: Path, report: Report) -> None:
+    try:
+        if path.stat().st_size > LFS_MAX_BYTES:
+            return
+        with path.open("rb") as stream:
+            is_pointer = stream.read(len(LFS_PREFIX)) == LFS_PREFIX
+    except OSError as error:
+        report.error(f"the file cannot be read: {error.strerror}", where=str(path))
+        return
+    if is_pointer:
+        report.error("the file is a Git LFS pointer, not the file itself", where=str(path), hint=_LFS_HINT)
+
+
+def _parse(path: Path, what: str, report: Report) -> ast.Module | None:
+    try:
+        return python_source.parse(path)
+    except python_source.SourceError as problem:
+        where = f"{path}:{problem.line}" if problem.line else str(path)
+        text = f": {problem.text}" if problem.text else ""
+        report.error(f"the {what} is not Python: {problem.message}{text}", where=where)
+    except OSError as error:
+        report.error(f"the {what} cannot be read: {error.strerror}", where=str(path))
+    return None
+
+
+def check_model_file(inputs: Inputs, report: Report) -> None:
+    """Check that the model file parses and defines a class."""
+    path = inputs.model_file
+    if path is None or (tree := _parse(path, "model file", report)) is None:
+        return
+    names = python_source.names(tree)
+    if not names.classes and not names.dynamic:
+        report.error(
+            "the model file defines no class", where=str(path), hint="define the model's nn.Module class there"
+        )
+    elif len(names.certain_classes) > 1 and inputs.built_in_handler:
+        listed = ", ".join(node.name for node in names.certain_classes)
+        report.warning(
+            f"the model file defines {len(names.certain_classes)} classes ({listed}); TorchServe's own handlers "
+            "accept exactly one",
+            where=str(path),
+            hint="import the others from a module given with --extra-files",
+        )
+
+
+def check_handler(path: Path, function: str | None, report: Report) -> None:
+    """Check that TorchServe finds an entry point in a handler.
+
+    The rule is that of its model loader: a name at the module's top level equal to the function's (``handle`` if the
+    reference names none), else exactly one class that the module defines.
+    """
+    if "." in path.stem:
+        report.error(
+            f"the handler {path.name} cannot be imported: a dot in a module's name separates packages",
+            where=str(path),
+            hint="rename it to " + path.stem.replace(".", "_") + ".py",
+        )
+    tree = _parse(path, "handler", report)
+    if tree is None:
+        return
+    names = python_source.names(tree)
+    wanted = function or "handle"
+    if wanted in names.bound:
+        return
+    if not names.classes and not names.dynamic:
+        report.error(
+            f"the handler has neither a function {wanted!r} nor a class",
+            where=str(path),
+            hint=f"define {wanted}(data, context), or one class with initialize(context) and handle(data, context)",
+        )
+    elif len(names.certain_classes) > 1 and not names.dynamic:
+        listed = ", ".join(node.name for node in names.certain_classes)
+        report.error(
+            f"the handler defines {len(names.certain_classes)} classes ({listed}) and no function {wanted!r}; "
+            "TorchServe accepts exactly one class",
+            where=str(path),
+            hint="move the others to a module given with --extra-files, or name a function: --handler "
+            f"{path.name}:function",
+        )
+    else:
+        if function is not None and not names.dynamic:
+            report.warning(f"the handler has no function {function!r}; TorchServe will use its class", where=str(path))
+        _check_class(path, names, report)
+
+
+def _check_class(path: Path, names: python_source.Names, report: Report) -> None:
+    """Note a class that certainly has no ``handle``: nothing inherited, nothing made when it is created."""
+    if len(names.classes) != 1 or names.classes != names.certain_classes:
+        return
+    (node,) = names.classes
+    inside = {getattr(statement, "name", None) for statement in node.body}
+    plain = all(hasattr(statement, "name") or _says_nothing(statement) for statement in node.body)
+    if plain and not node.bases and not node.keywords and not inside & {"handle", "__init__", "__getattr__"}:
+        report.error(
+            f"the class {node.name} of the handler has no method handle",
+            where=f"{path}:{node.lineno}",
+            hint="add handle(self, data, context), or derive the class from a handler",
+        )
+
+
+def _says_nothing(statement: ast.stmt) -> bool:
+    docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return docstring or isinstance(statement, ast.Pass)
+
+
+def check_requirements(path: Path, report: Report) -> None:
+    """Check every line that pip would read as a requirement; options, paths and addresses are left to pip."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        report.error("the requirements file is not UTF-8", where=str(path), hint="save it as UTF-8")
+        return
+    except OSError as error:
+        report.error(f"the requirements file cannot be read: {error.strerror}", where=str(path))
+        return
+    number, pending = 0, ""
+    for index, raw in enumerate([*text.splitlines(), ""], start=1):
+        number = number or index
+        pending += raw
+        if pending.endswith("\\"):
+            pending = pending[:-1]
+            continue
+        line = re.sub(r"(^|\s)#.*$", "", pending).strip()
+        line = _VARIABLE.sub("1", re.split(r"\s--?[a-z]", line)[0]).strip()
+        where, number, pending = f"{path}:{number}", 0, ""
+        if not line or line.startswith("-") or (" @ " not in line and _PATH_LIKE.search(line.split(";")[0])):
+            continue
+        try:
+            Requirement(line)
+        except InvalidRequirement as error:
+            reason = str(error).split("\n")[0]
+            report.error(f"{line!r} is not a requirement: {reason}", where=where)
+
+
+def check_config(path: Path, report: Report) -> None:
+    """Check a model-config file; see `model_config.validate`."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        report.error(f"the config file cannot be read: {error.strerror}", where=str(path))
+        return
+    for problem in model_config.validate(text):
+        where = f"{path}:{problem.line}" if problem.line else str(path)
+        note = report.error if problem.severity == "error" else report.warning
+        note(problem.message, where=where, hint=problem.hint)

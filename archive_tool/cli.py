@@ -1,0 +1,181 @@
+"""The command line ``torchmar``; the only place that turns an error into text and an exit code.
+
+Commands are named in a table and loaded when one is run, so that ``torchmar --help`` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import click
+
+from archive_tool.errors import TorchmarError
+from archive_tool.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+# A shell's exit code for a program that a signal ended; Windows has no SIGPIPE to ask for its number.
+_SIGNALLED: Final = 128
+_SIGPIPE: Final = 13
+
+
+class _Entry(NamedTuple):
+    target: str
+    help: str
+
+
+#: Section, then command: where it is, and the first line of its help (a test compares the two).
+COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
+    "Archives": {
+        "build": _Entry("archive_tool.commands:build", "Build an archive that TorchServe can serve."),
+        "inspect": _Entry("archive_tool.commands:inspect", "Show what an archive holds."),
+        "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
+    },
+    "Server": {
+        "start": _Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),
+        "stop": _Entry("serving.cli.servers:stop", "Stop the server that start began."),
+        "status": _Entry("serving.cli.servers:status", "Show whether the server runs, where, and how it is."),
+        "env": _Entry("serving.cli.servers:env", "Print the shell lines that the stock torchserve command needs."),
+    },
+    "Models": {
+        "models": _Entry("serving.cli.models:models", "List the models, versions and workers of the server."),
+        "register": _Entry("serving.cli.models:register", "Register an archive with the running server."),
+        "scale": _Entry("serving.cli.models:scale", "Set a model's number of workers."),
+        "set-default": _Entry("serving.cli.models:set_default", "Make a version of a model the default one."),
+        "unregister": _Entry("serving.cli.models:unregister", "Remove a model, or one version of it."),
+        "predict": _Entry("serving.cli.predict:predict", "Send files to a model and show the answers."),
+    },
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are run, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [name for section in COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        for section in COMMANDS.values():
+            if cmd_name in section:
+                return _load(cmd_name, section[cmd_name].target)
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        # click's own would load each command for its short help.
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help) for name, entry in section.items()])
+
+
+def _load(name: str, target: str) -> click.Command:
+    module_name, _, attribute = target.partition(":")
+    try:
+        command = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise TorchmarError(
+            f"the command {name} cannot be loaded: {error}",
+            where=target,
+            hint="install torchmar anew; a package that it needs is missing or too old",
+        ) from error
+    assert isinstance(command, click.Command)  # noqa: S101 - a table entry that is no command is our own mistake
+    return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="torchmar")
+def cli() -> None:
+    """Build model archives and serve them with TorchServe.
+
+    Every command explains itself: torchmar COMMAND --help
+
+    \b
+    Examples:
+      torchmar build --model-name mnist --handler mnist_handler.py \\
+          --model-file mnist_model.py --serialized-file mnist_sd.pt --export-path model_store
+      torchmar start --model-store model_store --models mnist.mar
+    """
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM or SIGHUP; not an Exception, so that nothing but a cleanup handles it on the way up."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+# A service manager's stop, and the end of the terminal that the command runs in.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def _on_ending(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    signal.signal(signum, signal.SIG_IGN)  # once is enough; a second one must not stop the cleanup
+    raise _TerminatedError(signum)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code (see `archive_tool.errors`; 2 is wrong usage).
+
+    An interrupt gives 130, SIGTERM 143 and SIGHUP 129, after whatever was half done is removed.
+    """
+    # What is ignored stays so: nohup means it.
+    previous = {one: signal.getsignal(one) for one in _ENDING if signal.getsignal(one) is not signal.SIG_IGN}
+    try:
+        for one in previous:
+            signal.signal(one, _on_ending)
+        return _run(list(arguments) if arguments is not None else sys.argv[1:])
+    except _TerminatedError as ended:
+        return _SIGNALLED + ended.signum
+    finally:
+        for one, handler in previous.items():
+            signal.signal(one, handler or signal.SIG_DFL)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result: Any = cli.main(arguments, prog_name="torchmar", standalone_mode=False)
+        if sys.stdout is not None:  # closed by the caller: `>&-`
+            sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _SIGNALLED + signal.SIGINT
+    except TorchmarError as error:
+        show_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader (head, less) has had enough. Without this Python complains when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SIGNALLED + _SIGPIPE
+    except OSError as error:
+        # A full disk, a folder that may not be written to: the system's words say more than a traceback.
+        show_error(TorchmarError(f"{error.strerror or error}", where=error.filename and str(error.filename)))
+        return TorchmarError.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def show_error(error: TorchmarError) -> None:
+    """Print an error as ``error: what``, then where it is and what to do about it."""
+    color = None if "NO_COLOR" not in os.environ else False
+    first, *rest = error.message.splitlines() or [""]
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(first)}", err=True, color=color)
+    for line in rest:
+        click.echo(f"  {printable(line)}", err=True)
+    if error.where and error.where not in error.message:
+        click.echo(f"  at: {printable(error.where)}", err=True)
+    if error.hint:
+        click.echo(f"  hint: {printable(error.hint)}", err=True)
+
+
+def printable(text: str) -> str:
+    """Escape what could move a terminal's cursor; names inside an archive are anybody's."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

@@ -1,0 +1,305 @@
+"""Read access to the three shapes of an archive: zip, tar.gz, folder.
+
+Each lists what it holds and gives the bytes of one entry. Whether that is safe to use is judged in `reader`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Protocol
+
+from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
+from archive_tool.streams import MAX_READ, damage_named, guarded, open_gzip, window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: An archive may not expand to more than this, or to twenty times its own size if that is more: real weights never
+#: shrink to a twentieth, and 64 GiB is what a machine that unpacks models can be expected to have.
+MAX_TOTAL: Final = 64 << 30
+MAX_GROWTH: Final = 20
+#: Deflate cannot do much better than a thousandfold; only zeros come near. Small files may.
+MAX_RATIO: Final = 1000
+RATIO_FROM: Final = 100_000_000
+MAX_MEMBERS: Final = 100_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in an archive, as it is written there.
+
+    Attributes:
+        name: as an unpacker would see it; of a tar, without the first component, which Java cuts off.
+        size: bytes when unpacked.
+        packed: bytes in the archive; of a tar the same as size, for it is compressed as a whole.
+        method: "stored", "deflated", "gzip" or "file".
+        kind: "file" or "folder", else what makes it unsafe, such as "a symbolic link".
+        raw_name: as the archive has it.
+        index: its place in the archive.
+    """
+
+    name: str
+    size: int
+    packed: int
+    method: str
+    kind: str
+    raw_name: str
+    index: int
+
+
+class Container(Protocol):
+    """What `reader` needs of an archive's shape."""
+
+    archive_format: str
+    entries: tuple[Entry, ...]
+
+    def open(self, entry: Entry) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """Give the bytes of one entry as a stream; seekable unless it is a tar's."""
+
+    def peek(self, entry: Entry) -> IO[bytes] | None:
+        """Give an entry as a stream in which to jump about costs nothing; None where that cannot be had."""
+
+    def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
+        """Give several entries, in the archive's order, each to be read before the next is asked for."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def open_container(path: Path) -> Container:
+    """Open an archive by what it is, not by its name.
+
+    Raises:
+        UnreadableArchiveError: it does not exist, is damaged, or is none of the three shapes.
+        UnsafeArchiveError: a tar that would expand without bound; a zip can be listed without expanding it.
+    """
+    with damage_named(path):
+        if path.is_dir():
+            return FolderContainer(path)
+        if not path.exists():
+            raise UnreadableArchiveError(f"there is no archive {path}", where=str(path))
+        if not path.is_file():
+            raise UnreadableArchiveError(f"{path} is not a regular file", where=str(path))
+        with path.open("rb") as stream:
+            head = stream.read(4)
+        if head.startswith(b"\x1f\x8b"):
+            return TarContainer(path)
+        if head.startswith(b"PK"):
+            return ZipContainer(path)
+    what = "is empty" if not head else "is neither a zip (.mar) nor a .tar.gz"
+    raise UnreadableArchiveError(f"{path} {what}", where=str(path))
+
+
+class ZipContainer:
+    """A ``.mar``: a zip whose entries are stored or deflated."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._zip = zipfile.ZipFile(path)
+        self._infos = self._zip.infolist()
+        try:
+            self.entries = tuple(self._entry(index, info) for index, info in enumerate(self._infos))
+        except BaseException:
+            self._zip.close()
+            raise
+        stored = all(entry.method == "stored" for entry in self.entries)
+        self.archive_format = "zip-store" if stored else "default"
+
+    def _entry(self, index: int, info: zipfile.ZipInfo) -> Entry:
+        # Not info.filename: zipfile cuts it at a NUL and so hides what another unpacker would see.
+        name = info.orig_filename
+        kind = "folder" if name.endswith("/") else "file"
+        mode = stat.S_IFMT(info.external_attr >> 16)
+        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+            kind = "a symbolic link" if mode == stat.S_IFLNK else "a device or another special file"
+        elif info.flag_bits & 1:
+            kind = "encrypted"
+        methods = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+        method = methods.get(info.compress_type)
+        if method is None:
+            raise UnreadableArchiveError(
+                f"{name!r} is packed by method {info.compress_type}; TorchServe reads stored and deflated only",
+                where=str(self._path),
+            )
+        return Entry(name, info.file_size, info.compress_size, method, kind, name, index)
+
+    @contextlib.contextmanager
+    def open(self, entry: Entry) -> Iterator[IO[bytes]]:
+        """See `Container.open`."""
+        with damage_named(self._path):
+            stream = self._zip.open(self._infos[entry.index])
+        with stream:
+            yield guarded(stream, self._path)
+
+    def peek(self, entry: Entry) -> IO[bytes] | None:
+        """See `Container.peek`. A checksum is not looked at."""
+        if entry.method != "stored":
+            return None
+        start = self._infos[entry.index].header_offset
+        with damage_named(self._path), contextlib.ExitStack() as stack:
+            stream = stack.enter_context(self._path.open("rb"))
+            stream.seek(start)
+            # The local header has 30 bytes, then a name and an extra field, whose lengths are its last two numbers.
+            name_length, extra_length = struct.unpack("<26x2H", stream.read(30))
+            stack.pop_all()
+        return window(stream, start + 30 + name_length + extra_length, entry.size)
+
+    def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
+        """See `Container.stream`."""
+        for entry in wanted:
+            with self.open(entry) as stream:
+                yield entry, stream
+
+    def close(self) -> None:
+        """See `Container.close`."""
+        self._zip.close()
+
+
+class TarContainer:
+    """A ``.tar.gz``, unpacked as a stream: once to list it, once more for each use."""
+
+    archive_format = "tgz"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._packed = path.stat().st_size
+        entries: list[Entry] = []
+        total = 0
+        with self._tar() as (archive, stream):
+            for index, info in enumerate(archive):
+                total += max(info.size, 0)
+                # Told before the content is unpacked: a bomb would keep us busy for hours.
+                if problem := growth_problem(total, self._packed) or count_problem(index + 1):
+                    raise UnsafeArchiveError(f"{path} {problem}", where=str(path))
+                entries.append(self._entry(index, info))
+            # The checksum of a gzip stands at its end; tarfile takes a damaged header for the end of the list.
+            while chunk := stream.read(MAX_READ):
+                total += len(chunk)
+                if problem := growth_problem(total, self._packed):
+                    raise UnsafeArchiveError(f"{path} {problem}", where=str(path))
+        self.entries = tuple(entries)
+
+    @contextlib.contextmanager
+    def _tar(self) -> Iterator[tuple[tarfile.TarFile, gzip.GzipFile]]:
+        with (
+            damage_named(self._path),
+            open_gzip(self._path) as stream,
+            tarfile.open(fileobj=stream, mode="r:") as archive,
+        ):
+            yield archive, stream
+
+    def _entry(self, index: int, info: tarfile.TarInfo) -> Entry:
+        kind = "file"
+        if info.isdir():
+            kind = "folder"
+        elif info.issym() or info.islnk():
+            kind = "a symbolic link" if info.issym() else "a hard link"
+        elif not info.isreg() or info.issparse():
+            kind = "a device or another special file"
+        name = info.name + "/" if kind == "folder" else info.name
+        cut = name[name.find("/") + 1 :]  # as Java does; a name without a slash stays
+        return Entry(cut, info.size, info.size, "gzip", kind, name, index)
+
+    def peek(self, entry: Entry) -> IO[bytes] | None:  # noqa: ARG002
+        """See `Container.peek`."""
+        return None
+
+    @contextlib.contextmanager
+    def open(self, entry: Entry) -> Iterator[IO[bytes]]:
+        """See `Container.open`."""
+        for _, stream in self.stream([entry]):
+            yield stream
+
+    def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
+        """See `Container.stream`."""
+        by_index = {entry.index: entry for entry in wanted}
+        with self._tar() as (archive, _):
+            for index, info in enumerate(archive):
+                entry = by_index.pop(index, None)
+                stream = archive.extractfile(info) if entry and info.isreg() else None
+                if entry and stream:
+                    yield entry, guarded(stream, self._path)
+                if not by_index:
+                    return
+
+    def close(self) -> None:
+        """See `Container.close`."""
+
+
+class FolderContainer:
+    """An archive that was never packed (``no-archive``), or was unpacked."""
+
+    archive_format = "no-archive"
+
+    def __init__(self, path: Path) -> None:
+        children = list(path.iterdir())
+        # Java enters a folder that holds nothing but one folder.
+        only = children[0] if len(children) == 1 else None
+        enter = only is not None and only.is_dir() and not only.is_symlink() and only.name != "MAR-INF"
+        self._root = only if enter and only is not None else path
+        self._real = self._root.resolve()
+        self.entries = tuple(self._entry(index, found) for index, found in enumerate(self._walk(self._root, "")))
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        with os.scandir(folder) as found:
+            items = sorted(found, key=lambda item: item.name)
+        for item in items:
+            if item.is_dir(follow_symlinks=False):
+                yield from self._walk(folder / item.name, f"{prefix}{item.name}/")
+            else:
+                yield prefix + item.name, item
+
+    def _entry(self, index: int, found: tuple[str, os.DirEntry[str]]) -> Entry:
+        name, item = found
+        kind, size = "file", 0
+        if item.is_symlink():
+            target = Path(item.path).resolve()
+            # A link that stays inside is read as its target; the local cache of a model hub is made of such links.
+            inside = target.is_relative_to(self._real) and target.is_file()
+            kind = "file" if inside else "a symbolic link"
+        if kind == "file":
+            state = item.stat()
+            size = state.st_size
+            kind = "file" if stat.S_ISREG(state.st_mode) else "a device or another special file"
+        return Entry(name, size, size, "file", kind, name, index)
+
+    @contextlib.contextmanager
+    def open(self, entry: Entry) -> Iterator[IO[bytes]]:
+        """See `Container.open`."""
+        with self.peek(entry) as stream:
+            yield guarded(stream, self._root)
+
+    def peek(self, entry: Entry) -> IO[bytes]:
+        """See `Container.peek`."""
+        path = self._root.joinpath(*entry.name.split("/"))
+        with damage_named(path):
+            return path.open("rb")
+
+    def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
+        """See `Container.stream`."""
+        for entry in wanted:
+            with self.open(entry) as stream:
+                yield entry, stream
+
+    def close(self) -> None:
+        """See `Container.close`."""
+
+
+def growth_problem(size: int, packed: int) -> str | None:
+    """Say if that many bytes from so few are a bomb."""
+    if size > RATIO_FROM and size > MAX_RATIO * packed:
+        return f"would grow from {packed} to more than {size - 1} bytes, more than {MAX_RATIO} times"
+    return None
+
+
+def count_problem(count: int) -> str | None:
+    """Say if there are too many members."""
+    return f"has more than {MAX_MEMBERS} members" if count > MAX_MEMBERS else None

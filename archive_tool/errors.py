@@ -1,0 +1,66 @@
+"""The one tree of errors that the command line turns into a message and an exit code.
+
+::
+
+    TorchmarError                    1   anything we can explain
+    ├── InputError                   1   what the user gave cannot be used (as torch-model-archiver: exit 1)
+    │   ├── BuildError               1   an archive cannot be built from these inputs
+    │   └── TargetExistsError        1   the result is there already and --force was not given
+    ├── ArchiveError                 3   an archive cannot be used
+    │   ├── UnreadableArchiveError   3   not an archive, broken, or without a usable manifest
+    │   └── UnsafeArchiveError       5   opening it would touch what it must not
+    └── (serving.errors)             6-9 servers; see there
+
+Exit code 2 is click's: a command line that cannot be parsed. 4 is kept for "altered".
+An error carries its parts apart, so that a program can use them; only the command line prints.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TorchmarError(Exception):
+    """Something we can explain.
+
+    Args:
+        message: what is wrong, naming the thing; one sentence, no trailing newline.
+        where: file, file:line, archive member or address that it is about, if the message does not say.
+        hint: what to do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+
+class InputError(TorchmarError):
+    """What the user gave cannot be used."""
+
+
+class BuildError(InputError):
+    """An archive cannot be built from these inputs; nothing was written."""
+
+
+class TargetExistsError(InputError):
+    """The result exists already and overwriting was not asked for."""
+
+
+class ArchiveError(TorchmarError):
+    """An archive cannot be used."""
+
+    exit_code = 3
+
+
+class UnreadableArchiveError(ArchiveError):
+    """Not an archive, a broken one, or one without a usable manifest."""
+
+
+class UnsafeArchiveError(ArchiveError):
+    """Opening the archive would write outside its folder or exhaust the machine."""
+
+    exit_code = 5

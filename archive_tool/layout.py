@@ -1,0 +1,136 @@
+"""Names inside an archive, and which of them are legal.
+
+An archive is unpacked by programs on other machines: TorchServe's Java frontend, our reader, a person with unzip.
+So a member's name must mean the same file below the target folder on each of them, or it is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+from archive_tool.errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MANIFEST_DIRECTORY: Final = "MAR-INF"
+MANIFEST_NAME: Final = "MAR-INF/MANIFEST.json"
+
+#: What each archive format is called in a model store. TorchServe takes ".mar" for a zip, anything else for tar.gz.
+SUFFIXES: Final = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
+RUNTIMES: Final = ("python", "python3", "LSP")
+
+#: torch-model-archiver copies no file for these names; TorchServe brings them.
+STOCK_HANDLERS: Final = frozenset(
+    {
+        "base_handler",
+        "dali_image_classifier",
+        "image_classifier",
+        "image_segmenter",
+        "object_detector",
+        "text_classifier",
+        "trt_llm_handler",
+        "vllm_handler",
+    }
+)
+#: TorchServe brings densenet_handler too, but torch-model-archiver does not know it.
+BUILT_IN_HANDLERS: Final = STOCK_HANDLERS | {"densenet_handler"}
+#: The handlers that are linked into TorchServe's C++ backend.
+LSP_HANDLERS: Final = frozenset({"BaseHandler", "TorchScriptHandler"})
+
+#: Directories that torch-model-archiver leaves out wherever they are; so are those whose name starts with a dot.
+SKIPPED_DIRECTORIES: Final = frozenset({"__MACOSX", "__pycache__"})
+
+MAX_NAME_BYTES: Final = 1024
+MAX_PART_BYTES: Final = 255  # NAME_MAX of every common file system
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
+# Windows opens a device for these, whatever the suffix.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE)
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a model name that torch-model-archiver refuses too.
+
+    Raises:
+        BuildError: the name is not made of letters, digits, ``_``, ``-`` and ``.``, starting with one of the first two.
+    """
+    if not _MODEL_NAME.fullmatch(name):
+        raise BuildError(
+            f"the model name {name!r} cannot be used",
+            hint="use letters, digits, '_', '-' and '.', and start with a letter or a digit",
+        )
+
+
+def is_skipped_directory(name: str) -> bool:
+    """Whether a directory of this name stays out of an archive, with all that it holds."""
+    return name in SKIPPED_DIRECTORIES or name.startswith(".")
+
+
+def name_problem(name: str) -> str | None:
+    """Say why a member cannot have this name, or return None if it can.
+
+    A legal name is a relative path with ``/`` between its parts, in its shortest form.
+    """
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "is not valid UTF-8"
+    if not name:
+        return "is empty"
+    if length > MAX_NAME_BYTES:
+        return f"is longer than {MAX_NAME_BYTES} bytes"
+    if any(ord(char) < 32 or ord(char) == 127 for char in name):
+        return "holds a control character"
+    if "\\" in name:
+        return "holds a backslash"
+    if name.startswith("/"):
+        return "is an absolute path"
+    if _DRIVE.match(name):
+        return "starts with a drive letter"
+    for part in name.split("/"):
+        if problem := _part_problem(part):
+            return problem
+    return None
+
+
+def _part_problem(part: str) -> str | None:
+    if part == "..":
+        return "leads out of the archive ('..')"
+    if part in ("", "."):
+        return "has an empty part or a '.' part"
+    # Windows drops trailing dots and blanks, so ".. " would be ".." there.
+    if not part.strip(". "):
+        return "has a part of dots and blanks only"
+    if len(part.encode("utf-8")) > MAX_PART_BYTES:
+        return f"has a part longer than {MAX_PART_BYTES} bytes"
+    if _DEVICE.fullmatch(part.split(".")[0].rstrip(" ")):
+        return "is the name of a device on Windows"
+    return None
+
+
+def fold(name: str) -> str:
+    """Map names onto one key if some file system takes them for the same file (case, composed accents)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def collisions(names: Iterable[str]) -> list[str]:
+    """Describe each name that cannot stand beside the others: twice the same, or a file where a folder is needed."""
+    problems = []
+    seen: dict[str, str] = {}
+    for name in names:
+        key = fold(name)
+        if key not in seen:
+            seen[key] = name
+        elif seen[key] == name:
+            problems.append(f"{name!r} is there twice")
+        else:
+            problems.append(f"{seen[key]!r} and {name!r} are one file where case does not count")
+    for key, name in seen.items():
+        parts = key.split("/")
+        above = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        problems += [f"{name!r} needs a folder where {seen[path]!r} is a file" for path in above if path in seen]
+    return problems

@@ -1,0 +1,206 @@
+"""Which file becomes which member of an archive.
+
+The rules are torch-model-archiver's (contract: model file, serialized file and handler land at the root under their
+base names; a directory among the extra files is merged into the root). It lets a later file overwrite an earlier one of
+the same name, silently; here two different files for one name are an error.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import glob
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archive_tool.layout import MANIFEST_NAME, collisions, fold, is_skipped_directory, name_problem
+from archive_tool.manifest import Manifest, Model, new_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from archive_tool.inputs import Inputs
+    from archive_tool.report import Report
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of an archive: its name in there, and the file or the bytes to take it from."""
+
+    name: str
+    source: Path | bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that an archive will hold: members sorted by name, then the manifest as the last one."""
+
+    model_name: str
+    members: tuple[Member, ...]
+    manifest: Manifest
+    seconds: int
+
+    def all_members(self) -> tuple[Member, ...]:
+        """Give the members with the manifest at the end, where torch-model-archiver has it."""
+        return (*self.members, Member(MANIFEST_NAME, self.manifest.to_json()))
+
+
+def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:
+    """Find every file of an archive; what is wrong is noted in the report.
+
+    Reads directories, and the contents of two files only if they compete for one name. Nothing is written.
+    """
+    members: dict[str, Path] = {}
+    for name, source in _sources(inputs, report):
+        _add(members, name, source, report)
+    for problem in collisions(sorted(members)):
+        report.error(f"two members cannot stand side by side: {problem}")
+    return Plan(
+        model_name=inputs.model_name,
+        members=tuple(Member(name, members[name]) for name in sorted(members)),
+        manifest=new_manifest(_model(inputs), runtime=inputs.runtime, seconds=seconds),
+        seconds=seconds,
+    )
+
+
+def with_members(old: Plan, added: list[Member]) -> Plan:
+    """Return the plan with more members in it."""
+    members = tuple(sorted((*old.members, *added), key=lambda member: member.name))
+    return Plan(old.model_name, members, old.manifest, old.seconds)
+
+
+def _model(inputs: Inputs) -> Model:
+    def base(path: Path | None) -> str | None:
+        return path.name if path else None
+
+    return Model(
+        model_name=inputs.model_name,
+        serialized_file=base(inputs.serialized_file),
+        handler=Path(inputs.handler).name,
+        model_file=base(inputs.model_file),
+        model_version=inputs.version or None,
+        requirements_file=base(inputs.requirements_file),
+        config_file=base(inputs.config_file),
+    )
+
+
+def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path]]:
+    named: list[tuple[str, Path | None]] = [
+        ("--model-file", inputs.model_file),
+        ("--serialized-file", inputs.serialized_file),
+        ("--handler", inputs.handler_file),
+        ("--requirements-file", inputs.requirements_file),
+        ("--config-file", inputs.config_file),
+    ]
+    for option, path in named:
+        if path is not None and check_file(path, option, report):
+            yield path.name, path
+    for item in inputs.extra_files:
+        yield from _extra(item, report)
+
+
+def check_file(path: Path, option: str, report: Report) -> bool:
+    """Note it if a path is not a file that can be read; say whether it is one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            report.error(f"the link {path} leads nowhere", where=option)
+        else:
+            report.error(f"the file {path} does not exist", where=option, hint=_similar(path))
+        return False
+    except (OSError, ValueError) as error:
+        report.error(f"cannot look at {path}: {_reason(error)}", where=option)
+        return False
+    if stat.S_ISDIR(mode):
+        report.error(f"{path} is a directory, a file is needed", where=option)
+    elif not stat.S_ISREG(mode):
+        report.error(f"{path} is not a regular file", where=option)
+    elif not os.access(path, os.R_OK):
+        report.error(f"the file {path} cannot be read: permission denied", where=option)
+    else:
+        return True
+    return False
+
+
+def _similar(path: Path) -> str | None:
+    import difflib
+
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return None if path.parent.is_dir() else f"the folder {path.parent} does not exist either"
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return f"did you mean {path.parent / close[0]}?" if close else None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _extra(item: str, report: Report) -> Iterator[tuple[str, Path]]:
+    option = "--extra-files"
+    if os.path.lexists(item):
+        found = [item]
+    elif any(char in item for char in "*?") or ("[" in item and "]" in item):
+        found = sorted(glob.glob(item))  # noqa: PTH207 - Path.glob takes no absolute pattern, and sees dotfiles
+        if not found:
+            report.warning(f"no file matches {item!r}", where=option)
+    else:
+        found = [item]  # check_file says that it is missing
+    for entry in map(Path, found):
+        if entry.is_dir():
+            yield from _walk(entry, "", (os.path.realpath(entry),), report)
+        elif check_file(entry, option, report):
+            yield entry.name, entry
+
+
+def _walk(folder: Path, prefix: str, above: tuple[str, ...], report: Report) -> Iterator[tuple[str, Path]]:
+    """Yield the files below a directory; linked directories are followed, as torch-model-archiver copies them."""
+    option = "--extra-files"
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        report.error(f"cannot list {folder}: {_reason(error)}", where=option)
+        return
+    for entry in entries:
+        path = folder / entry.name
+        name = prefix + entry.name
+        if not entry.is_dir():
+            if check_file(path, option, report):
+                yield name, path
+            continue
+        if is_skipped_directory(entry.name):
+            continue
+        real = os.path.realpath(path)
+        # Only a link back to a folder that we are in makes a loop; two links to one folder are two copies.
+        if real in above:
+            report.error(f"the link {path} leads back to {real}: a loop", where=option)
+        else:
+            yield from _walk(path, f"{name}/", (*above, real), report)
+
+
+def _add(members: dict[str, Path], name: str, source: Path, report: Report) -> None:
+    if problem := name_problem(name):
+        report.error(f"the file name {name!r} {problem}", where=str(source), hint="rename the file")
+    elif fold(name) == fold(MANIFEST_NAME):
+        report.error(
+            f"{source} would take the place of the archive's own manifest",
+            hint="leave MAR-INF out of the extra files; the manifest is written anew",
+        )
+    elif name not in members:
+        members[name] = source
+    elif not _same(members[name], source):
+        report.error(
+            f"two different files would become the member {name!r}: {members[name]} and {source}",
+            hint="rename one of them, or put it into a folder below a directory given to --extra-files",
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False

@@ -1,0 +1,158 @@
+"""Reads Python files by their syntax tree. Nothing of the user's code is ever run."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+# A call of one of these may make a class that belongs to the calling module.
+_CLASS_MAKERS: Final = frozenset(
+    {"type", "namedtuple", "NamedTuple", "make_dataclass", "new_class", "Enum", "IntEnum", "TypedDict"}
+)
+_NAME_MAKERS: Final = frozenset({"eval", "exec", "globals", "setattr", "vars"})
+
+
+class SourceError(Exception):
+    """A file is not Python.
+
+    Attributes:
+        message: what the parser says.
+        line: where, if it says.
+        text: the line's own text.
+    """
+
+    def __init__(self, message: str, line: int | None, text: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+        self.text = text
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a module binds at its top level, as far as it can be told without running it.
+
+    Attributes:
+        bound: every name that a statement at the top level may bind.
+        classes: class statements at the top level, also those inside ``if`` or ``try``.
+        certain_classes: names that are surely classes of this module when its import ends.
+        dynamic: whether names may appear that no statement shows (``import *``, ``globals()``...).
+    """
+
+    bound: frozenset[str]
+    classes: tuple[ast.ClassDef, ...]
+    certain_classes: tuple[ast.ClassDef, ...]
+    dynamic: bool
+
+
+def parse(path: Path) -> ast.Module:
+    """Parse a file.
+
+    Raises:
+        SourceError: it is not Python of this interpreter's version.
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "invalid escape sequence" is the author's business
+            return ast.parse(data, filename=str(path))
+    except SyntaxError as error:
+        raise SourceError(error.msg, error.lineno, (error.text or "").strip()) from error
+    except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes; too deep
+        raise SourceError(str(error) or type(error).__name__, None, "") from error
+
+
+def names(tree: ast.Module) -> Names:
+    """Find what a module binds; see `Names`."""
+    bound: set[str] = set()
+    counts: dict[str, int] = {}
+    classes = []
+    dynamic = False
+    for statement in _top_level(tree.body):
+        for name in _bindings(statement):
+            bound.add(name)
+            counts[name] = counts.get(name, 0) + 1
+        if isinstance(statement, ast.ClassDef):
+            classes.append(statement)
+        dynamic = dynamic or _is_dynamic(statement)
+    # A name bound twice may be something else in the end, and a decorator may return anything.
+    certain = tuple(
+        statement
+        for statement in tree.body
+        if isinstance(statement, ast.ClassDef) and counts[statement.name] == 1 and not statement.decorator_list
+    )
+    return Names(frozenset(bound), tuple(classes), certain, dynamic)
+
+
+def imports_package(tree: ast.Module, package: str) -> bool:
+    """Whether any statement of a module, also inside functions, imports a top-level package or part of it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == package for alias in node.names):
+            return True
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == package:
+            return True
+    return False
+
+
+def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that run on import: also those inside if, try, with, for, while and match."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        for part in ("body", "orelse", "finalbody"):
+            yield from _top_level(getattr(statement, part, ()))
+        for branch in (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+            yield from _top_level(branch.body)
+
+
+def _bindings(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield statement.name
+        return
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
+        for alias in statement.names:
+            yield alias.asname or alias.name.split(".")[0]
+        return
+    for node in _own_expressions(statement):
+        # Store covers assignments of every kind, for, with and :=; Del counts as one more change of the name.
+        if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            yield node.id
+
+
+def _own_expressions(statement: ast.stmt) -> Iterator[ast.AST]:
+    """Walk a statement without the statements inside it, which `_top_level` yields on their own."""
+    todo: list[ast.AST] = [statement]
+    while todo:
+        node = todo.pop()
+        yield node
+        todo.extend(
+            child
+            for child in ast.iter_child_nodes(node)
+            if not isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case, ast.Lambda))
+        )
+
+
+def _is_dynamic(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.ImportFrom):
+        return any(alias.name == "*" for alias in statement.names)
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        # A module's __getattr__ makes names on demand.
+        return statement.name == "__getattr__"
+    return any(_makes_names(node) for node in _own_expressions(statement))
+
+
+def _makes_names(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    function = node.func
+    if isinstance(function, ast.Name):
+        return function.id in _CLASS_MAKERS | _NAME_MAKERS
+    return isinstance(function, ast.Attribute) and function.attr in _CLASS_MAKERS

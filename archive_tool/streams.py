@@ -1,0 +1,135 @@
+"""Streams out of an archive: what damage raises is told as our error, and nothing reads without bound."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import struct
+import tarfile
+import zipfile
+import zlib
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from archive_tool.errors import UnreadableArchiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# tarfile reads an extended header at once and keeps all that follow each other; an honest one has a few hundred bytes.
+MAX_READ: Final = 1 << 20
+
+# What zipfile, tarfile, gzip and zlib raise for damaged input, found by mutating good archives.
+_DAMAGE: Final = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    tarfile.TarError,
+    zlib.error,
+    gzip.BadGzipFile,
+    EOFError,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    LookupError,
+    MemoryError,
+)
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn what the standard library raises for a damaged archive into our error."""
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = str(error).strip("'\"") or type(error).__name__
+        raise UnreadableArchiveError(f"{path} is damaged or no archive: {reason}", where=str(path)) from error
+    except OSError as error:
+        raise UnreadableArchiveError(f"cannot read {path}: {error.strerror or error}", where=str(path)) from error
+
+
+class _Guarded(io.RawIOBase):
+    """A stream whose errors are told as `damage_named` tells them, while those of its user stay what they are."""
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        self._stream = stream
+        self._path = path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def readinto(self, buffer: Any, /) -> int:
+        with damage_named(self._path):
+            data = self._stream.read(min(len(buffer), MAX_READ))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        with damage_named(self._path):
+            return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def guarded(stream: IO[bytes], path: Path) -> IO[bytes]:
+    """Wrap a stream out of an archive so that reading it raises our errors only."""
+    return io.BufferedReader(_Guarded(stream, path))
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file of its own; closes the file with itself."""
+
+    def __init__(self, stream: IO[bytes], start: int, size: int) -> None:
+        self._stream = stream
+        self._start = start
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        self._stream.seek(self._start + self._position)
+        data = self._stream.read(max(0, min(len(buffer), self._size - self._position)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """A gzip stream that refuses to give an absurd amount at once."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MAX_READ:
+            raise tarfile.ReadError("a header of the archive is too long")
+        return super().read(size)
+
+
+def window(stream: IO[bytes], start: int, size: int) -> IO[bytes]:
+    """Show a part of a file as a file of its own; closing it closes the file."""
+    return io.BufferedReader(_Window(stream, start, size))
+
+
+def open_gzip(path: Path) -> gzip.GzipFile:
+    """Open a gzip file of which at most `MAX_READ` bytes may be asked for at once (tarfile.ReadError)."""
+    return _BoundedGzip(path, "rb")

@@ -1,0 +1,99 @@
+"""Puts a copy of the handler SDK into an archive whose code imports it.
+
+So the archive runs on any TorchServe 0.12, where nothing of torchmar is installed. The package `handlers` is built for
+this: it imports the standard library and torch only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from archive_tool import python_source
+from archive_tool.errors import BuildError
+from archive_tool.layout import fold
+from archive_tool.plan import Member, Plan, with_members
+
+if TYPE_CHECKING:
+    from archive_tool.inputs import Inputs
+    from archive_tool.report import Report
+
+PACKAGE: Final = "handlers"
+_HINT: Final = "install torchmar anew, or leave the copy out with --no-vendor-sdk"
+
+
+def vendor(inputs: Inputs, plan: Plan, report: Report, *, sdk_root: Path | None = None) -> Plan:
+    """Return the plan with the SDK's files in it, if some Python file of the plan imports `handlers`.
+
+    Args:
+        inputs: what the user gave; only a Python runtime needs the SDK.
+        plan: the archive so far.
+        report: told if the SDK is needed and cannot be found, or if the user's own files take the package's name.
+        sdk_root: the package's folder; None to look for the installed one.
+    """
+    importer = _importer(plan) if inputs.uses_python else None
+    if importer is None:
+        return plan
+    own = next((member for member in plan.members if _takes_name(member.name)), None)
+    if own is not None:
+        report.warning(
+            f"the archive holds your own {own.name}, so no copy of the handler SDK is added; "
+            f"{importer} will import yours",
+            hint="rename it if the SDK is meant; give --no-vendor-sdk if it is not",
+        )
+        return plan
+    try:
+        root = sdk_root if sdk_root is not None else find_sdk()
+    except BuildError as error:
+        report.error(error.message, where=importer, hint=error.hint)
+        return plan
+    return with_members(plan, sdk_members(root))
+
+
+def _importer(plan: Plan) -> str | None:
+    for member in plan.members:
+        if isinstance(member.source, bytes) or not member.name.endswith(".py"):
+            continue
+        try:
+            tree = python_source.parse(member.source)
+        except (python_source.SourceError, OSError):
+            continue  # an extra file may be of another Python; the checks speak of the files that must parse
+        if python_source.imports_package(tree, PACKAGE):
+            return member.name
+    return None
+
+
+def _takes_name(name: str) -> bool:
+    key = fold(name)
+    return key == f"{PACKAGE}.py" or key.startswith(f"{PACKAGE}/")
+
+
+def find_sdk() -> Path:
+    """Find the folder of the installed package `handlers` without importing it, for that would import torch.
+
+    Raises:
+        BuildError: there is none, or another package of this name hides it.
+    """
+    # Ours is typed and lies beside this package; a folder `handlers` of the user may come first on sys.path.
+    beside = Path(__file__).resolve().parent.with_name(PACKAGE)
+    if (beside / "py.typed").is_file():
+        return beside
+    spec = importlib.util.find_spec(PACKAGE)
+    locations = spec.submodule_search_locations if spec else None
+    if not locations:
+        raise BuildError("the handler SDK (package `handlers`) is imported but not installed here", hint=_HINT)
+    root = Path(next(iter(locations)))
+    if not (root / "py.typed").is_file():
+        raise BuildError(f"the package `handlers` in {root} is not the handler SDK of torchmar", hint=_HINT)
+    return root
+
+
+def sdk_members(root: Path) -> list[Member]:
+    """List the SDK's files as members below ``handlers/``."""
+    paths = [path for path in root.rglob("*") if path.suffix == ".py" or path.name == "py.typed"]
+    return [
+        Member(f"{PACKAGE}/{path.relative_to(root).as_posix()}", path)
+        for path in sorted(paths)
+        if "__pycache__" not in path.parts and path.is_file()
+    ]

@@ -1,0 +1,139 @@
+"""`archive_tool.build` from Python."""
+
+import inspect
+import json
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import archive_tool
+from archive_tool import BuildError, TargetExistsError
+from archive_tool.version import __version__
+
+
+def test_the_result_says_what_was_written(options):
+    result = archive_tool.build(**options)
+    assert result.path == Path("store/m.mar")
+    assert result.size == result.path.stat().st_size
+    assert result.members == ("h.py", "model.py", "weights.pt", "MAR-INF/MANIFEST.json")
+    assert result.warnings == ()
+    assert result.seconds > 0
+    assert not result.replaced
+    with zipfile.ZipFile(result.path) as archive:
+        assert json.loads(archive.read("MAR-INF/MANIFEST.json")) == result.manifest.to_dict()
+    assert result.manifest.to_dict() == {
+        "createdOn": "01/01/1980 00:00:00",
+        "runtime": "python",
+        "model": {
+            "modelName": "m",
+            "serializedFile": "weights.pt",
+            "handler": "h.py",
+            "modelFile": "model.py",
+            "modelVersion": "1.0",
+        },
+        "archiverVersion": __version__,
+    }
+    assert archive_tool.build(**options, force=True).replaced
+
+
+def test_every_parameter_is_keyword_only():
+    parameters = inspect.signature(archive_tool.build).parameters.values()
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
+
+
+def test_size_of_a_folder(options):
+    result = archive_tool.build(**options, archive_format="no-archive")
+    assert result.size == sum(path.stat().st_size for path in Path("store/m").rglob("*") if path.is_file())
+
+
+def test_the_current_folder_is_the_default(options):
+    del options["export_path"]
+    assert archive_tool.build(**options).path == Path("m.mar")
+
+
+def test_source_date_epoch(options, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    result = archive_tool.build(**options)
+    assert result.manifest.created_on == "14/11/2023 22:13:20"
+    with zipfile.ZipFile(result.path) as archive:
+        assert {info.date_time for info in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        ({"model_name": "a b"}, "model name 'a b'", "letters"),
+        ({"handler": ""}, "names no handler", "built-in"),
+        ({"runtime": "java"}, "'java' is no runtime", "python, python3, LSP"),
+        ({"archive_format": "rar"}, "'rar' is no archive format", "default, zip-store"),
+        ({"export_path": "no/where"}, "no/where does not exist", "mkdir -p no/where"),
+        ({"export_path": "h.py"}, "h.py is not a directory", None),
+        ({"serialized_file": "gone.pt"}, "gone.pt does not exist", None),
+        ({"extra_files": "a\0b"}, "null", None),
+    ],
+)
+def test_wrong_input_is_named_and_nothing_is_written(options, change, message, hint):
+    with pytest.raises(BuildError) as caught:
+        archive_tool.build(**options | change)
+    assert message in str(caught.value)
+    assert (hint or "") in (caught.value.hint or "")
+    assert list(Path("store").iterdir()) == []
+
+
+def test_an_existing_archive(options):
+    archive_tool.build(**options)
+    before = Path("store/m.mar").read_bytes()
+    with pytest.raises(TargetExistsError):
+        archive_tool.build(**options | {"version": "2.0"})
+    assert Path("store/m.mar").read_bytes() == before
+
+
+def test_warnings_come_with_the_result(options):
+    Path("c.yaml").write_text("batch_size: 4\n")
+    result = archive_tool.build(**options, extra_files="*.none", config_file="c.yaml")
+    assert len(result.warnings) == 2
+    assert result.warnings[1].startswith("c.yaml:1: batch_size is no setting")
+
+
+def test_empty_texts_mean_not_given(options):
+    result = archive_tool.build(
+        **options | {"version": "", "extra_files": "", "requirements_file": "", "config_file": ""}
+    )
+    assert "modelVersion" not in result.manifest.to_dict()["model"]
+    assert len(result.members) == 4
+
+
+def test_path_objects(work):
+    result = archive_tool.build(
+        model_name="m",
+        handler=work / "h.py",
+        serialized_file=work / "weights.pt",
+        extra_files=[work / "model.py"],
+        export_path=work / "store",
+    )
+    assert result.path == work / "store" / "m.mar"
+    assert result.manifest.model.handler == "h.py"
+
+
+def test_two_builds_of_one_name_into_two_stores(options):
+    """torch-model-archiver stages both in one folder, where they delete each other's files."""
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        Path(name, "data.bin").write_bytes(name.encode() * 100_000)
+    results = {}
+
+    def run(name):
+        results[name] = archive_tool.build(
+            **options | {"export_path": name}, extra_files=f"{name}/data.bin", archive_format="tgz"
+        )
+
+    threads = [threading.Thread(target=run, args=[name]) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, result in results.items():
+        with archive_tool.open_archive(result.path) as archive:
+            assert archive.read("data.bin", 1 << 20) == name.encode() * 100_000

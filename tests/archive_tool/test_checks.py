@@ -1,0 +1,214 @@
+"""Mistakes that are told before anything is written, and odd things that are not mistakes."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from archive_tool import checks
+from archive_tool.inputs import Inputs
+from archive_tool.plan import plan
+from archive_tool.report import Report
+
+
+def check(**options):
+    options.setdefault("handler", "h.py")
+    inputs = Inputs(model_name="m", **options)
+    report = Report()
+    checks.check(inputs, plan(inputs, 0, report), report)
+    return report
+
+
+def errors(**options):
+    return [str(problem) for problem in check(**options).errors]
+
+
+def handler(text, reference="x.py"):
+    Path("x.py").write_text(text)
+    return check(handler=reference)
+
+
+def fake_zip(name, *members):
+    with zipfile.ZipFile(name, "w") as archive:
+        for member in members:
+            archive.writestr(f"a/{member}", b"x")
+    return Path(name)
+
+
+def test_good_inputs(work):
+    report = check(model_file=Path("model.py"), serialized_file=Path("weights.pt"))
+    assert (report.errors, report.warnings) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the serialized file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4\n", "Git LFS pointer"),
+    ],
+)
+def test_serialized_files_that_are_none(work, data, message):
+    Path("w.pt").write_bytes(data)
+    (problem,) = errors(serialized_file=Path("w.pt"))
+    assert message in problem
+
+
+def test_lfs_pointers_among_the_other_files(work):
+    Path("vocab.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4\n")
+    (problem,) = errors(extra_files=("vocab.json",))
+    assert problem.startswith("vocab.json: the file is a Git LFS pointer")
+    assert "git lfs pull" in problem
+
+
+def test_torchscript_needs_no_model_file(work):
+    script = fake_zip("s.pt", "data.pkl", "constants.pkl", "code/x.py")
+    (problem,) = errors(serialized_file=script, model_file=Path("model.py"))
+    assert "leave --model-file out" in problem
+    assert errors(serialized_file=script) == []
+    assert errors(serialized_file=script, handler="image_classifier") == []
+
+
+def test_a_state_dict_needs_a_model_file_with_a_built_in_handler(work):
+    weights = Path("weights.pt")
+    (problem,) = errors(serialized_file=weights, handler="image_classifier")
+    assert "--model-file" in problem
+    assert errors(serialized_file=weights, handler="vllm_handler") == []
+    assert errors(serialized_file=weights) == []
+    assert errors(serialized_file=weights, handler="image_classifier", model_file=Path("model.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(): pass\n", "net.py: the model file defines no class"),
+        ("from torchvision.models import ResNet\n", "net.py: the model file defines no class"),
+        ("x = 1\nclass Net(:\n", "net.py:2: the model file is not Python: invalid syntax: class Net(:"),
+    ],
+)
+def test_model_files_that_cannot_work(work, text, message):
+    Path("net.py").write_text(text)
+    (problem,) = errors(model_file=Path("net.py"))
+    assert problem.startswith(message)
+
+
+@pytest.mark.parametrize("text", ["from zoo import *", "if 1:\n    class A: pass", "A = type('A', (), {})"])
+def test_model_files_that_may_work(work, text):
+    Path("net.py").write_text(text)
+    assert errors(model_file=Path("net.py")) == []
+
+
+def test_several_classes_in_a_model_file(work):
+    Path("net.py").write_text("class A: pass\nclass B: pass\n")
+    assert check(model_file=Path("net.py")).warnings == []
+    (warning,) = check(model_file=Path("net.py"), handler="image_classifier").warnings
+    assert "defines 2 classes (A, B)" in warning.message
+
+
+ONE = "class H(Base):\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        (ONE, "x.py"),
+        ("def handle(data, context): pass", "x"),
+        ("def run(data, context): pass", "x:run"),
+        ("def run(data, context): pass", "x.py:run"),
+        ("_service = S()\nhandle = _service.handle\nclass A: pass\nclass B: pass", "x.py"),
+        ("class A: pass\nclass B: pass\ndef run(): pass", "x.py:run"),
+        ("from a import handle", "x.py"),
+        ("from a import *", "x.py"),
+        ("from a import *\nclass A: pass\nclass B: pass", "x.py"),
+        ("if gpu:\n    class H(A): pass\nelse:\n    class H(B): pass", "x.py"),
+        ("class H:\n    def __init__(self):\n        self.handle = f", "x.py"),
+        ("class H:\n    handle = f", "x.py"),
+        ("class H(metaclass=M):\n    pass", "x.py"),
+    ],
+)
+def test_handlers_that_work_or_may(work, text, reference):
+    report = handler(text, reference)
+    assert (report.errors, report.warnings) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "message"),
+    [
+        ("", "x.py", "neither a function 'handle' nor a class"),
+        ("def run(): pass", "x.py", "neither a function 'handle' nor a class"),
+        ("def handle(): pass", "x.py:run", "neither a function 'run' nor a class"),
+        ("class A(Z): pass\nclass B(Z): pass", "x.py", "defines 2 classes (A, B) and no function 'handle'"),
+        ("class H:\n    def predict(self): pass", "x.py", "x.py:1: the class H of the handler has no method handle"),
+        ("def f(:", "x.py", "x.py:1: the handler is not Python"),
+    ],
+)
+def test_handlers_that_cannot_work(work, text, reference, message):
+    (problem,) = handler(text, reference).errors
+    assert message in str(problem)
+
+
+def test_a_missing_function_beside_one_class_is_a_warning(work):
+    report = handler(ONE, "x.py:missing")
+    assert report.errors == []
+    assert "no function 'missing'" in report.warnings[0].message
+
+
+def test_a_dot_in_the_handlers_name(work):
+    Path("my.h.py").write_text(ONE)
+    (problem,) = errors(handler="my.h.py")
+    assert "rename it to my_h.py" in problem
+
+
+def test_libraries_are_not_parsed(work, monkeypatch):
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    Path("x.so").write_bytes(b"\x7fELF")
+    assert errors(handler="x", runtime="LSP") == []
+
+
+GOOD_REQUIREMENTS = """\
+# comment
+torch>=2.1,<3   # why
+numpy ; python_version < "3.13"
+pillow[extra]==10.* \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+--extra-index-url https://example.org/simple
+-e .
+-r other.txt
+./local/wheel.whl
+wheel-1.0-py3-none-any.whl
+https://example.org/a.zip#sha256=0
+git+https://example.org/a.git@v1
+name @ https://example.org/name.zip
+package==${VERSION}
+"""
+
+
+def test_good_requirements(work):
+    Path("r.txt").write_text("\ufeff" + GOOD_REQUIREMENTS, encoding="utf-8")
+    assert errors(requirements_file=Path("r.txt")) == []
+
+
+def test_bad_requirements_name_the_line(work):
+    Path("r.txt").write_text("torch\nnumpy=1.0\n\nscipy >== 2\npillow \\\n  10")
+    problems = errors(requirements_file=Path("r.txt"))
+    assert [problem.split(": ")[0] for problem in problems] == ["r.txt:2", "r.txt:4", "r.txt:5"]
+    assert "'numpy=1.0' is not a requirement" in problems[0]
+
+
+def test_requirements_that_are_no_text(work):
+    Path("r.txt").write_bytes(b"\xff\xfe")
+    assert "not UTF-8" in errors(requirements_file=Path("r.txt"))[0]
+
+
+def test_the_config_file_is_checked(work):
+    Path("c.yaml").write_text("batchSize: many\nmaxBatchDelay: 0\n")
+    report = check(config_file=Path("c.yaml"))
+    assert [problem.where for problem in report.errors] == ["c.yaml:1"]
+    assert [problem.where for problem in report.warnings] == ["c.yaml:2"]
+
+
+def test_all_mistakes_are_told_at_once(work):
+    Path("c.yaml").write_text("")
+    Path("net.py").write_text("")
+    Path("h.py").write_text("")
+    assert len(errors(config_file=Path("c.yaml"), model_file=Path("net.py"), serialized_file=Path("gone"))) == 4

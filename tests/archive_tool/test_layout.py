@@ -1,0 +1,82 @@
+"""Names of members and models."""
+
+import posixpath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archive_tool import layout
+from archive_tool.errors import BuildError
+
+
+@pytest.mark.parametrize("name", ["m", "7", "mnist-v1.0_a", "A.b"])
+def test_good_model_names(name):
+    layout.check_model_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "-m", ".m", "_m", "a b", "a/b", "m\n", "é", "a:b"])
+def test_bad_model_names(name):
+    with pytest.raises(BuildError, match="cannot be used"):
+        layout.check_model_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a", "a.py", "a/b/c.txt", ".hidden", "..a", "a..", "x y.txt", "é.txt", "console.py", "nul_.txt", "MAR-INF/x"],
+)
+def test_legal_member_names(name):
+    assert layout.name_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "empty"),
+        ("/etc/passwd", "absolute"),
+        ("../x", "leads out"),
+        ("a/../../x", "leads out"),
+        ("a/./b", "'.' part"),
+        ("./a", "'.' part"),
+        ("a//b", "empty part"),
+        ("a/", "empty part"),
+        ("a\\b", "backslash"),
+        ("C:x", "drive"),
+        ("c:/x", "drive"),
+        ("a\0b", "control"),
+        ("a\nb", "control"),
+        ("a\x1b[2J", "control"),
+        ("a/.. /b", "dots and blanks"),
+        ("a/.../b", "dots and blanks"),
+        ("nul", "device"),
+        ("a/Com1.txt", "device"),
+        ("aux .py", "device"),
+        ("a" * 256, "part longer"),
+        ("é" * 128, "part longer"),
+        ("a/" * 600 + "a", "longer than"),
+        ("a\udcff", "UTF-8"),
+    ],
+)
+def test_illegal_member_names(name, problem):
+    assert problem in layout.name_problem(name)
+
+
+@given(st.text(alphabet=st.sampled_from("ab./\\:\0 \u00e9C"), max_size=12))
+def test_a_legal_name_stays_below_the_folder_and_is_in_its_shortest_form(name):
+    if layout.name_problem(name) is None:
+        joined = posixpath.normpath(posixpath.join("/target", name))
+        assert joined == "/target/" + name
+
+
+def test_collisions():
+    assert layout.collisions(["a", "b/c", "b/d"]) == []
+    assert layout.collisions(["a", "a"]) == ["'a' is there twice"]
+    assert "'A.py' and 'a.py'" in layout.collisions(["A.py", "a.py"])[0]
+    assert layout.collisions(["\u00e9", "e\u0301"])
+    assert layout.collisions(["a", "a/b"]) == ["'a/b' needs a folder where 'a' is a file"]
+    assert layout.collisions(["A/x/y", "a/X"]) == ["'A/x/y' needs a folder where 'a/X' is a file"]
+
+
+@pytest.mark.parametrize(("name", "skipped"), [("__pycache__", True), ("__MACOSX", True), (".git", True), ("a", False)])
+def test_skipped_directories(name, skipped):
+    assert layout.is_skipped_directory(name) is skipped

@@ -1,0 +1,164 @@
+"""Which file becomes which member."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from archive_tool.inputs import Inputs, split_extra_files
+from archive_tool.plan import plan
+from archive_tool.report import Report
+
+
+def planned(report=None, **options):
+    report = report or Report()
+    options.setdefault("handler", "h.py")
+    result = plan(Inputs(model_name="m", **options), 0, report)
+    assert not report.errors, report.errors
+    return {member.name: member.source for member in result.members}
+
+
+def errors(**options):
+    report = Report()
+    plan(Inputs(model_name="m", **{"handler": "h.py", **options}), 0, report)
+    return [problem.message for problem in report.errors]
+
+
+def extra(text, report=None):
+    found = planned(report, extra_files=split_extra_files(text))
+    found.pop("h.py", None)
+    return sorted(found)
+
+
+def touch(*names):
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(name)
+
+
+def test_everything_lands_at_the_root(work):
+    touch("a/net.py", "b/w.pt", "c/r.txt", "d/c.yaml", "e/k.json")
+    found = planned(
+        model_file=Path("a/net.py"),
+        serialized_file=Path("b/w.pt"),
+        requirements_file=Path("c/r.txt"),
+        config_file=Path("d/c.yaml"),
+        extra_files=("e/k.json",),
+    )
+    assert list(found) == ["c.yaml", "h.py", "k.json", "net.py", "r.txt", "w.pt"]
+    assert found["net.py"] == Path("a/net.py")
+
+
+def test_the_manifest_is_the_last_member_and_has_base_names(work):
+    touch("a/net.py")
+    result = plan(Inputs("m", "./h.py:f", "2", model_file=Path("a/net.py")), 0, Report())
+    *_, last = result.all_members()
+    assert last.name == "MAR-INF/MANIFEST.json"
+    assert last.source == result.manifest.to_json()
+    assert result.manifest.model.handler == "h.py:f"
+    assert result.manifest.model.model_file == "net.py"
+
+
+def test_a_directory_is_merged_into_the_root(work):
+    touch("d/a", "d/sub/b", "d/sub/deeper/c", "d/.hidden", "d/.git/x", "d/__pycache__/x", "d/sub/__MACOSX/x")
+    Path("d/empty").mkdir()
+    assert extra("d") == [".hidden", "a", "sub/b", "sub/deeper/c"]
+    assert extra("d/.git") == ["x"]
+
+
+def test_wildcards_do_not_go_down(work):
+    touch("d/a.txt", "d/b.txt", "d/c.md", "d/sub/e.txt")
+    assert extra("d/*.txt") == ["a.txt", "b.txt"]
+    assert extra("d/*") == ["a.txt", "b.txt", "c.md", "e.txt"]
+    assert extra("d/[ab].t?t") == ["a.txt", "b.txt"]
+
+
+def test_a_literal_name_wins_over_a_wildcard(work):
+    touch("x[1].txt", "x1.txt")
+    assert extra("x[1].txt") == ["x[1].txt"]
+
+
+def test_an_unmatched_wildcard_is_a_warning(work):
+    report = Report()
+    assert extra("*.none", report) == []
+    assert "no file matches '*.none'" in str(report.warnings[0])
+
+
+def test_blanks_after_commas(work):
+    touch("a", "b")
+    assert extra(" a , b") == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"serialized_file": Path("weight.pt")}, "the file weight.pt does not exist"),
+        ({"serialized_file": Path("store")}, "store is a directory, a file is needed"),
+        ({"extra_files": ("gone",)}, "the file gone does not exist"),
+        ({"extra_files": ("broken",)}, "the link broken leads nowhere"),
+        ({"extra_files": ("fifo",)}, "fifo is not a regular file"),
+        ({"extra_files": ("d",)}, "the link d/broken leads nowhere"),
+        ({"handler": "gone:f"}, "the file gone.py does not exist"),
+        ({"config_file": Path("no\0name")}, "cannot look at no\0name: embedded null byte"),
+    ],
+)
+def test_what_is_no_file_is_named(work, options, message):
+    Path("d").mkdir()
+    for link in ("broken", "d/broken"):
+        Path(link).symlink_to("nowhere")
+    os.mkfifo("fifo")
+    if "null" in message:
+        assert "null" in errors(**options)[0]
+    else:
+        assert errors(**options) == [message]
+
+
+def test_a_near_name_is_proposed(work):
+    report = Report()
+    plan(Inputs("m", "h.py", serialized_file=Path("wieghts.pt")), 0, report)
+    assert report.errors[0].hint == "did you mean weights.pt?"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file(work):
+    Path("weights.pt").chmod(0)
+    assert errors(serialized_file=Path("weights.pt")) == ["the file weights.pt cannot be read: permission denied"]
+
+
+def test_linked_directories_are_followed(work):
+    touch("real/a", "d/b")
+    Path("d/link").symlink_to("../real")
+    Path("d/again").symlink_to("../real")
+    assert extra("d") == ["again/a", "b", "link/a"]
+
+
+def test_a_loop_of_links_is_an_error(work):
+    touch("d/a/b")
+    Path("d/a/up").symlink_to("..")
+    (message,) = errors(extra_files=("d",))
+    assert "leads back to" in message
+
+
+def test_one_name_from_two_files(work):
+    touch("x/k.json", "y/k.json")
+    (message,) = errors(extra_files=("x/k.json", "y/k.json"))
+    assert message == "two different files would become the member 'k.json': x/k.json and y/k.json"
+    Path("y/k.json").write_text("x/k.json")
+    assert extra("x/k.json,y/k.json") == ["k.json"]
+    assert extra("x,x/k.json,./x/../x") == ["k.json"]
+
+
+def test_the_manifests_place_is_taken(work):
+    touch("d/MAR-INF/MANIFEST.json", "e/mar-inf/manifest.json", "f/MAR-INF/other")
+    assert "own manifest" in errors(extra_files=("d",))[0]
+    assert "own manifest" in errors(extra_files=("e",))[0]
+    assert extra("f") == ["MAR-INF/other"]
+
+
+def test_names_that_other_systems_do_not_have(work):
+    touch("d/a\\b", "d/nul.txt", "x/A", "x/a")
+    assert [message.split("'")[-1] for message in errors(extra_files=("d",))] == [
+        " holds a backslash",
+        " is the name of a device on Windows",
+    ]
+    assert "case does not count" in errors(extra_files=("x",))[0]

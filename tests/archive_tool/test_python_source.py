@@ -1,0 +1,122 @@
+"""What a module binds, by its syntax tree."""
+
+import pytest
+
+from archive_tool import python_source
+
+
+def names(text):
+    import ast
+
+    return python_source.names(ast.parse(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def handle(): pass",
+        "async def handle(): pass",
+        "handle = 1",
+        "a, (handle, b) = x",
+        "handle: int = 1",
+        "from a import handle",
+        "from a import b as handle",
+        "import handle.sub",
+        "if x:\n    def handle(): pass",
+        "try:\n    pass\nexcept E:\n    handle = None\nelse:\n    pass",
+        "with x as handle: pass",
+        "for handle in x: pass",
+        "(handle := 3)",
+        "class handle: pass",
+        "match x:\n    case 1:\n        handle = 1",
+    ],
+)
+def test_bound(text):
+    assert "handle" in names(text).bound
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["def f():\n    handle = 1", "class C:\n    def handle(self): pass", "x.handle = 1", "handle", "f(handle=1)"],
+)
+def test_not_bound(text):
+    assert "handle" not in names(text).bound
+
+
+@pytest.mark.parametrize(
+    ("text", "all_classes", "certain"),
+    [
+        ("class A: pass\nclass B: pass", ["A", "B"], ["A", "B"]),
+        ("class A: pass\nif x:\n    class B: pass", ["A", "B"], ["A"]),
+        ("class A: pass\ndel A", ["A"], []),
+        ("class A: pass\nA = f(A)", ["A"], []),
+        ("@register\nclass A: pass", ["A"], []),
+        ("def f():\n    class A: pass", [], []),
+    ],
+)
+def test_classes(text, all_classes, certain):
+    found = names(text)
+    assert [node.name for node in found.classes] == all_classes
+    assert [node.name for node in found.certain_classes] == certain
+
+
+@pytest.mark.parametrize(
+    ("text", "dynamic"),
+    [
+        ("from a import *", True),
+        ("globals()['handle'] = f", True),
+        ("H = type('H', (), {})", True),
+        ("P = collections.namedtuple('P', 'a b')", True),
+        ("def __getattr__(name): pass", True),
+        ("logger = logging.getLogger(__name__)", False),
+        ("model.eval()", False),
+        ("def f():\n    exec('x')", False),
+    ],
+)
+def test_dynamic(text, dynamic):
+    assert names(text).dynamic is dynamic
+
+
+@pytest.mark.parametrize(
+    ("text", "imports"),
+    [
+        ("import handlers", True),
+        ("import handlers.base as b", True),
+        ("from handlers import X", True),
+        ("from handlers.base import X", True),
+        ("def f():\n    import handlers", True),
+        ("from . import handlers", False),
+        ("from .handlers import X", False),
+        ("import handlers2", False),
+        ("from ts import handlers", False),
+    ],
+)
+def test_imports_package(text, imports):
+    import ast
+
+    assert python_source.imports_package(ast.parse(text), "handlers") is imports
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "text"),
+    [
+        (b"x = 1\ndef f(:\n", 2, "def f(:"),
+        (b"x = '\0'", None, ""),
+        (b"# coding: nothing\n", None, ""),
+        (b"\xff = 1", None, None),
+        (b"(" * 5000, None, None),
+    ],
+)
+def test_not_python(tmp_path, data, line, text):
+    path = tmp_path / "x.py"
+    path.write_bytes(data)
+    with pytest.raises(python_source.SourceError) as caught:
+        python_source.parse(path)
+    if line:
+        assert (caught.value.line, caught.value.text) == (line, text)
+
+
+def test_warnings_of_the_parser_stay_quiet(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text("x = '\\d'\nassert (x, 'always')\n")
+    python_source.parse(path)

@@ -1,0 +1,65 @@
+"""Streams out of an archive."""
+
+import gzip
+import io
+import tarfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from archive_tool import containers
+from archive_tool.errors import UnreadableArchiveError
+from archive_tool.streams import MAX_READ, damage_named, guarded, open_gzip, window
+
+
+@pytest.mark.parametrize("error", [zlib.error("x"), EOFError("x"), KeyError("x"), OSError(5, "x"), RecursionError("x")])
+def test_damage_is_told_as_our_error(error):
+    with pytest.raises(UnreadableArchiveError, match=r"a\.mar.*: x$"), damage_named(Path("a.mar")):
+        raise error
+
+
+def test_a_guarded_stream_tells_damage_and_gives_all_that_is_asked_for():
+    class Damaged(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() >= 3 << 20:
+                raise zlib.error("broken here")
+            return super().read(size)
+
+    stream = guarded(Damaged(bytes(4 << 20)), Path("a.mar"))
+    assert len(stream.read(3 << 20)) == 3 << 20
+    with pytest.raises(UnreadableArchiveError, match="broken here"):
+        stream.read(1)
+
+
+def test_errors_of_who_reads_are_not_taken_for_damage(make_zip, make_tar):
+    def use(container):
+        with container.open(container.entries[0]) as stream:
+            stream.read()
+            raise ValueError("mine")
+
+    for path in (make_zip([("a", b"1")]), make_tar([("a", b"1")])):
+        container = containers.open_container(path)
+        with pytest.raises(ValueError, match="mine"):
+            use(container)
+        container.close()
+
+
+def test_a_window_shows_its_part_only():
+    whole = io.BytesIO(b"0123456789")
+    part = window(whole, 3, 4)
+    assert part.read() == b"3456"
+    assert part.seek(-1, 2) == 3
+    assert part.read(9) == b"6"
+    part.close()
+    assert whole.closed
+
+
+def test_a_gzip_stream_gives_no_absurd_amount_at_once(tmp_path):
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b"abc"))
+    with open_gzip(path) as stream:
+        assert stream.read(MAX_READ) == b"abc"
+        for size in (MAX_READ + 1, -1, None):
+            with pytest.raises(tarfile.ReadError):
+                stream.read(size)

@@ -1,0 +1,59 @@
+"""The SDK for handlers: subclass `BaseHandler` or `ImageClassifier`, override the hooks that differ.
+
+An archive carries a copy of this package and so runs on any TorchServe. Names are imported when they are first
+used: `import handlers` alone does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handlers.base import BaseHandler
+    from handlers.context import Context
+    from handlers.errors import (
+        BadInputError,
+        CheckpointMismatchError,
+        LabelMapError,
+        LoadError,
+        ModelFileError,
+        NotSupportedError,
+        RequestError,
+        TooLargeError,
+        UnsafeCheckpointError,
+        UnsupportedFormatError,
+        UnsupportedMediaError,
+    )
+    from handlers.image_classifier import ImageClassifier
+
+__all__ = [
+    "BadInputError",
+    "BaseHandler",
+    "CheckpointMismatchError",
+    "Context",
+    "ImageClassifier",
+    "LabelMapError",
+    "LoadError",
+    "ModelFileError",
+    "NotSupportedError",
+    "RequestError",
+    "TooLargeError",
+    "UnsafeCheckpointError",
+    "UnsupportedFormatError",
+    "UnsupportedMediaError",
+]
+
+_HOMES = {"BaseHandler": "base", "Context": "context", "ImageClassifier": "image_classifier"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

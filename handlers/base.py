@@ -1,0 +1,310 @@
+"""The handler that others extend: it loads the archive's model and answers batches of requests."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from handlers import isolation, loading, profiling
+from handlers.compile import compile_model, is_compiler_error
+from handlers.device import pick_device
+from handlers.errors import LoadError, NotSupportedError
+from handlers.inputs import row_value, rows_to_tensor
+from handlers.labels import load_label_mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from handlers.context import Context
+
+logger = logging.getLogger(__name__)
+
+
+class BaseHandler:
+    """Load a model and answer requests with it; override the hooks that differ.
+
+    The worker creates the handler without arguments, calls `initialize` once and `handle` for every batch. `handle`
+    calls `preprocess`, `inference` and `postprocess`, and it stays as it is: an override of `handle` does without
+    the isolation of bad requests.
+
+    `isolate_errors`: when a batch fails, run its requests again apart, so that only the bad ones fail. Set it to
+    False where running a request twice would do harm; with sequence batching or continuous batching in
+    model-config.yaml none is run twice.
+    """
+
+    isolate_errors: bool = True
+
+    def __init__(self) -> None:
+        self.model: Any = None
+        self.mapping: dict[str, str] | None = None
+        self.device: torch.device | None = None
+        self.initialized = False
+        self.context: Context | None = None
+        self.model_pt_path: str | None = None
+        self.manifest: dict[str, Any] | None = None
+        self.map_location: str | None = None
+        self.explain = False
+        self.target: Any = 0
+        self.profiler_args: dict[str, Any] = {}
+        self.model_yaml_config: dict[str, Any] = {}
+        self._eager_model: Any = None
+
+    # ---- loading -------------------------------------------------------------------------------------------------
+
+    def initialize(self, context: Context) -> None:
+        """Load the model. Runs once, before the first request.
+
+        Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, compiled
+        if the `pt2` section says so) and `mapping`. With a model file in the manifest the model is eager, without
+        one TorchScript. Without a manifest nothing is loaded, and `model` stays None. Raises a `LoadError`.
+        """
+        self.context = context
+        self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
+        properties = context.system_properties
+        self.device = pick_device(properties.get("gpu_id"))
+        self.map_location = self.device.type
+        self.manifest = context.manifest
+        model_dir = str(properties.get("model_dir") or "")
+
+        if self.manifest is None:
+            logger.warning("There is no manifest, so no model was loaded")
+        else:
+            self._load_model(model_dir, self.manifest.get("model") or {})
+        self.mapping = load_label_mapping(Path(model_dir, "index_to_name.json"))
+        self.initialized = True
+
+    def _load_model(self, model_dir: str, entry: dict[str, Any]) -> None:
+        begin = time.perf_counter()
+        model_file, weights = entry.get("modelFile"), entry.get("serializedFile")
+        self.model_pt_path = str(Path(model_dir, weights)) if weights else None
+        if model_file:
+            self.model = self._load_pickled_model(model_dir, model_file, self.model_pt_path)
+            self.model.to(self.device)
+        elif self.model_pt_path:
+            self.model = self._load_torchscript_model(self.model_pt_path)
+        else:
+            raise LoadError(
+                "the archive holds neither a model file nor a serialized file",
+                hint="build it with --serialized-file, or override initialize in the handler",
+            )
+        if hasattr(self.model, "eval"):
+            self.model.eval()
+        logger.info(
+            "Loaded %s from %s on %s in %.2f s",
+            loading.describe(self.model),
+            " and ".join(name for name in (model_file, weights) if name),
+            self.device,
+            time.perf_counter() - begin,
+        )
+        eager = self.model
+        self.model = compile_model(eager, self.model_yaml_config)
+        self._eager_model = None if self.model is eager else eager
+
+    def _load_torchscript_model(self, model_pt_path: str) -> Any:
+        """Load a model that needs no model file. Runs in `initialize`; `model_pt_path` is the serialized file.
+
+        Gives the model on `self.device`. Default: TorchScript.
+        """
+        return loading.load_torchscript(Path(model_pt_path), self.device)
+
+    def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
+        """Load a model that a model file defines. Runs in `initialize`.
+
+        `model_dir` is the archive's folder, `model_file` a name in it, `model_pt_path` the serialized file or None.
+        Gives the model, on any device. Default: create the file's `nn.Module`, and give it the state dict or the
+        safetensors of the serialized file.
+        """
+        weights_only = self._handler_config().get("weights_only", True) is not False
+        weights = Path(model_pt_path) if model_pt_path else None
+        return loading.load_eager(Path(model_dir, model_file), weights, weights_only=weights_only)
+
+    def _handler_config(self) -> dict[str, Any]:
+        section = self.model_yaml_config.get("handler")
+        return section if isinstance(section, dict) else {}
+
+    def get_device(self) -> torch.device | None:
+        """Give the device that the model is on; None before `initialize`."""
+        return self.device
+
+    # ---- the steps of a batch ------------------------------------------------------------------------------------
+
+    def preprocess(self, data: Any) -> Any:
+        """Turn requests into the model's input. Runs first for every batch.
+
+        `data` is a list with a dict for each request: the values of its parameters, of which `data` or `body` is the
+        input (bytearray, str, or what JSON held). Gives a tensor `[batch, ...]`. Raise `BadInputError` for a request
+        that makes no sense; it then fails alone. Default: lists of numbers, or numbers, as float32.
+        """
+        return rows_to_tensor(data, self.device)
+
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Runs after `preprocess`, on what that gave; further arguments go to the model.
+
+        Default: move `data`, a tensor `[batch, ...]`, to the device and call the model in inference mode. Gives what
+        the model gives, usually a tensor `[batch, ...]`.
+        """
+        if self.model is None:
+            raise RuntimeError("there is no model: initialize loaded none, and the handler does not override inference")
+        with torch.inference_mode():
+            on_device = data.to(self.device)
+            try:
+                return self.model(on_device, *args, **kwargs)
+            except Exception as error:
+                if self._eager_model is None or not is_compiler_error(error):
+                    raise
+                result = self._eager_model(on_device, *args, **kwargs)  # raises if it is the input that is wrong
+                logger.warning("torch.compile failed, serving the eager model from now on: %s", error)
+                self.model, self._eager_model = self._eager_model, None
+                return result
+
+    def postprocess(self, data: Any) -> Any:
+        """Turn the model's output into replies. Runs last, on what `inference` gave.
+
+        Gives a list with one item a request: bytes and str go out as they are, a tensor as `torch.save` writes it,
+        anything else as JSON. Default: nested lists of numbers.
+        """
+        return data.tolist()
+
+    def describe_handle(self) -> Any:
+        """Describe the model for `GET /models/<name>?customized=true`: a dict. Default: None."""
+        return None
+
+    def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
+        """Explain one prediction. Runs in place of `inference` and `postprocess` for requests to `/explanations`.
+
+        `data_preprocess` is what `preprocess` gave, `[1, ...]`; `raw_data` is the list of the one request. Gives a
+        list with one item. Default: `get_insights` for the request's parameter `target`, 0 without one.
+        """
+        row = raw_data[0]
+        target = (row.get("target") or 0) if isinstance(row, dict) else 0
+        return self.get_insights(data_preprocess, row_value(row), target)
+
+    def get_insights(self, tensor_data: Any, raw_data: Any, target: Any) -> Any:  # noqa: ARG002
+        """Attribute a prediction to its input. Runs in `explain_handle`.
+
+        `tensor_data` is the model's input, `[1, ...]`, `raw_data` the request's own, `target` the class to explain.
+        Gives a list with one item. Default: `NotSupportedError`.
+        """
+        raise NotSupportedError(f"{type(self).__name__} does not explain its predictions")
+
+    # ---- the template --------------------------------------------------------------------------------------------
+
+    def handle(self, data: Any, context: Context) -> list[Any]:
+        """Answer a batch: a list of rows in, a list of as many replies out. The worker calls it.
+
+        A request that fails becomes an item `{"code", "type", "message"}` with that status; the others are answered.
+        Lack of memory and failures of the GPU are raised, for the worker to answer.
+        """
+        begin = time.perf_counter()
+        self.context = context
+        if self._is_describe():
+            output = [self.describe_handle()]
+        elif data is None or len(data) == 0:
+            output = []
+        else:
+            output = self._answer(data)
+        metrics = getattr(context, "metrics", None)
+        if metrics is not None:
+            metrics.add_time("HandlerTime", round((time.perf_counter() - begin) * 1000, 2), None, "ms")
+        return output
+
+    def _answer(self, rows: Sequence[Any]) -> list[Any]:
+        context = self.context
+        requests = len(getattr(context, "request_processor", None) or ())
+        if context is None or requests not in (1, len(rows)) or self.model_yaml_config.get("continuousBatching"):
+            # Nobody reads statuses; or an envelope made rows of several requests, and whose row is whose is not
+            # known; or the replies are parts of streams, which an item of another kind would upset.
+            return self._run(rows)
+        batch = isolation.Batch(
+            rows, context, run=self._run, preprocess=self.preprocess, run_twice=self._may_run_twice()
+        )
+        if requests < len(rows):  # an envelope made them all of one request
+            if self._is_explain():
+                return self._run(rows)
+            explained = []
+        else:
+            explained = self._explained(len(rows))
+        plain = sorted(set(range(len(rows))).difference(explained))
+        items = batch.answer(plain) if plain else {}
+        for index in explained:  # one by one, since each has its own target
+            items |= batch.answer([index])
+        return [items[index] for index in range(len(rows))]
+
+    def _explained(self, count: int) -> list[int]:
+        """Give the indices of the requests for an explanation."""
+        if type(self)._is_explain is BaseHandler._is_explain:
+            return [index for index in range(count) if self._flag("explain", index)]
+        found = []
+        for index in range(count):
+            with isolation.part_of(self.context, [index]):
+                if self._is_explain():
+                    found.append(index)
+        return found
+
+    def _may_run_twice(self) -> bool:
+        stateful = ("sequenceBatching", "sequenceMaxIdleMSec")
+        return self.isolate_errors and not any(self.model_yaml_config.get(key) for key in stateful)
+
+    def _run(self, rows: Sequence[Any]) -> list[Any]:
+        """Take rows through the hooks, once."""
+        if profiling.trace_requested():
+            output, _ = self._infer_with_profiler(rows)
+        else:
+            prepared = self._step("preprocess", rows)
+            if self._is_explain():
+                output = self.explain_handle(prepared, rows)
+            else:
+                output = self._step("postprocess", self._step("inference", prepared))
+        if not isinstance(output, list):
+            raise isolation.OutputError(f"the handler gave {type(output).__name__} in place of a list")
+        if len(output) != len(rows):
+            raise isolation.OutputError(f"the handler gave {len(output)} items for {len(rows)} requests")
+        return output
+
+    def _step(self, name: str, data: Any) -> Any:
+        hook = getattr(self, name)
+        if not self._handler_config().get("profile") or profiling.is_timed(hook):
+            return hook(data)
+        with profiling.timed(name, self.device, self.context):
+            return hook(data)
+
+    def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
+        """Answer a batch under the torch profiler. Runs in place of the steps if ENABLE_TORCH_PROFILER is set.
+
+        Gives the replies and the profiler. `profiler_args` are its arguments; see `profiling.complete_profiler_args`
+        for what is filled in.
+        """
+        manifest = self.manifest if self.manifest is not None else getattr(self.context, "manifest", None)
+        profiling.complete_profiler_args(self.profiler_args, manifest)
+        with torch.profiler.profile(**self.profiler_args) as profiler:
+            with torch.profiler.record_function("preprocess"):
+                prepared = self.preprocess(data)
+            if self._is_explain():
+                with torch.profiler.record_function("explain"):
+                    output = self.explain_handle(prepared, data)
+            else:
+                with torch.profiler.record_function("inference"):
+                    output = self.inference(prepared)
+                with torch.profiler.record_function("postprocess"):
+                    output = self.postprocess(output)
+        logger.info(profiler.key_averages().table(sort_by="cpu_time_total", row_limit=10))
+        return output, profiler
+
+    def _is_explain(self) -> bool:
+        """Tell whether an explanation is asked for. Runs for every batch; request 0 speaks for all that are shown."""
+        self.explain = self._flag("explain", 0)
+        return self.explain
+
+    def _is_describe(self) -> bool:
+        """Tell whether a description of the model is asked for. Runs first for every batch."""
+        return self._flag("describe", 0)
+
+    def _flag(self, header: str, index: int) -> bool:
+        context = self.context
+        if context is None or not getattr(context, "request_processor", None):
+            return False
+        return context.get_request_header(index, header) == "True"

@@ -1,0 +1,43 @@
+"""What a handler uses of the context that the worker passes with every call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Context(Protocol):
+    """The worker's context, TorchServe's or any other's; `idx` counts the requests of the batch from 0.
+
+    A context may lack `model_yaml_config`, and any value may be None until the worker has set it.
+    """
+
+    manifest: dict[str, Any] | None
+    """The archive's manifest."""
+
+    model_yaml_config: dict[str, Any] | None
+    """The archive's model-config.yaml."""
+
+    metrics: Any
+    """Records metrics: `add_time(name, milliseconds, idx, unit)` and its siblings."""
+
+    request_ids: dict[int, str] | None
+    """The identifier of each request of the batch."""
+
+    request_processor: Any
+    """A list with the headers and the reply's status of each request of the batch."""
+
+    @property
+    def system_properties(self) -> Mapping[str, Any]:
+        """`model_dir`, `gpu_id` (None without a GPU), `batch_size`, `limit_max_image_pixels`."""
+
+    def get_request_header(self, idx: int, key: str) -> str | None:
+        """Give a header of one request."""
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+        """Set the HTTP status of one reply."""
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        """Set the content type of one reply."""

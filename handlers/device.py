@@ -1,0 +1,51 @@
+"""Where the model runs, from the GPU index that the worker was given."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+
+from handlers.errors import LoadError
+
+logger = logging.getLogger(__name__)
+
+
+def pick_device(gpu_id: Any) -> torch.device:
+    """Choose the device for a worker: its GPU if it was given one and torch can reach it, else the CPU.
+
+    `gpu_id` is the index from the context's `system_properties`; None means that no GPU was assigned.
+    """
+    if gpu_id is None:
+        return torch.device("cpu")
+    index = int(gpu_id)
+    if torch.cuda.is_available():
+        _require_index(index, torch.cuda.device_count())
+        return torch.device("cuda", index)
+    # The frontend sets this variable from its own `ipex_gpu_enable`.
+    if os.environ.get("TS_IPEX_GPU_ENABLE", "false") == "true" and torch.xpu.is_available():
+        _require_index(index, torch.xpu.device_count())
+        return torch.device("xpu", index)
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    logger.warning("The worker was assigned GPU %s, but torch %s finds none: using the CPU", index, torch.__version__)
+    return torch.device("cpu")
+
+
+def _require_index(index: int, count: int) -> None:
+    # Without this check torch fails with a text that a worker takes for lack of memory.
+    if not 0 <= index < count:
+        raise LoadError(
+            f"the worker was assigned GPU {index}, but {count} are visible (counted from 0)",
+            hint="check number_of_gpu and deviceIds in the server's configuration",
+        )
+
+
+def synchronize(device: torch.device | None) -> None:
+    """Wait until the device has done all that was queued, so that a clock read now is meaningful."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device is not None and device.type == "xpu":
+        torch.xpu.synchronize(device)

@@ -1,0 +1,112 @@
+"""Values out of requests, and numbers out of values."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from handlers.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DEEPEST = 128  # nested lists; torch makes a tensor of no more dimensions
+_SHOWN = 40  # characters of a client's text that an error repeats
+
+
+def row_value(row: Any) -> Any:
+    """Take the input out of one request: the parameter `data`, else `body`.
+
+    A row that is no dict (behind an envelope) is the input itself. None means that there was none.
+    """
+    if not isinstance(row, dict):
+        return row
+    for name in ("data", "body"):
+        value = row.get(name)
+        if value is not None and not _is_blank(value):
+            return value
+    return row.get("data") if row.get("data") is not None else row.get("body")
+
+
+def is_empty(value: Any) -> bool:
+    """Tell whether a request came without an input, or with an empty one."""
+    return value is None or _is_blank(value)
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, bytes | bytearray | memoryview | str) and len(value) == 0
+
+
+def rows_to_tensor(rows: Sequence[Any], device: torch.device | None) -> torch.Tensor:
+    """Stack the numbers of all requests into a tensor, `[batch, ...]`.
+
+    Requests become float32. Bare values (behind an envelope, or from Python) keep the type that `torch.as_tensor`
+    gives them.
+    """
+    if not any(isinstance(row, dict) for row in rows):
+        try:
+            return torch.as_tensor(rows, device=device)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            pass  # texts or bytes, perhaps: read them as requests are read
+    values = [_parse(row_value(row)) for row in rows]
+    try:
+        if any(isinstance(value, torch.Tensor) for value in values):
+            return torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in values])
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        for value in values:
+            numbers_to_tensor(value)  # names what is wrong with it
+        raise BadInputError(f"the inputs of a batch do not have one shape: {error}") from error
+
+
+def numbers_to_tensor(value: Any) -> torch.Tensor:
+    """Make a float32 tensor of one request's nested lists of numbers."""
+    try:
+        return torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        _shape(value, "", 0)
+        raise BadInputError(f"the input cannot be made a tensor: {error}") from error
+
+
+def _parse(value: Any) -> Any:
+    """Read JSON where the worker did not, because the request named no content type."""
+    if is_empty(value):
+        raise BadInputError("the request has no body: send a JSON list of numbers, or one number")
+    if isinstance(value, bytes | bytearray | memoryview | str):
+        try:
+            value = json.loads(value if isinstance(value, str) else bytes(value))
+        except (ValueError, RecursionError) as error:
+            raise BadInputError("the body is not JSON: send a list of numbers, or one number") from error
+    if isinstance(value, dict):
+        names = ", ".join(sorted(map(str, value))[:5])
+        raise BadInputError(f"the body is a JSON object (with {names or 'no keys'}): send a list of numbers")
+    return value
+
+
+def _shape(value: Any, place: str, depth: int) -> tuple[int, ...]:
+    """Give the shape of nested lists; raise an error that names the first part which keeps them from being a tensor."""
+    if isinstance(value, list | tuple):
+        if depth == _DEEPEST:
+            raise BadInputError(f"the lists are nested more than {_DEEPEST} deep")
+        shapes = [_shape(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
+        for index, shape in enumerate(shapes):
+            if shape != shapes[0]:
+                raise BadInputError(
+                    f"the lists are not of equal lengths: element {place}[0] has the shape {list(shapes[0])}, "
+                    f"element {place}[{index}] has {list(shape)}"
+                )
+        return (len(value), *(shapes[0] if shapes else ()))
+    if isinstance(value, str):
+        shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
+        raise BadInputError(f"{_element(place)} is the text {shown!r} and not a number")
+    if value is None or isinstance(value, dict):
+        raise BadInputError(f"{_element(place)} is {'null' if value is None else 'an object'} and not a number")
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        raise BadInputError(f"{_element(place)} is a whole number of more than 64 bits")
+    return ()
+
+
+def _element(place: str) -> str:
+    return f"element {place}" if place else "the input"

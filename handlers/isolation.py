@@ -1,0 +1,157 @@
+"""One bad request fails alone: parts of a batch, and replies that are errors."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from contextlib import contextmanager, nullcontext
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from handlers.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from handlers.context import Context
+
+logger = logging.getLogger(__name__)
+
+
+class OutputError(RuntimeError):
+    """A handler's postprocess gave something else than one item a request."""
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Tell whether the worker itself must answer: memory or the GPU failed, so trying again in parts is no help."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "CUDA" in str(error)
+
+
+class Batch:
+    """A batch that is answered so that each bad request fails alone.
+
+    `rows` are the requests' own, or the rows that an envelope made of one request. `run` answers a list of rows,
+    and `preprocess` is its first step. With `run_twice` false a batch that fails is not run again in parts.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Any],
+        context: Context,
+        *,
+        run: Callable[[Sequence[Any]], list[Any]],
+        preprocess: Callable[[Sequence[Any]], Any],
+        run_twice: bool,
+    ) -> None:
+        self._rows = rows
+        self._context = context
+        self._run = run
+        self._preprocess = preprocess
+        self._run_twice = run_twice
+        self._one_request = len(rows) > 1 and len(context.request_processor) == 1
+
+    def answer(self, indices: Sequence[int]) -> dict[int, Any]:
+        """Answer some rows, together if that goes well; give the replies by index."""
+        items, error = self._try(indices)
+        if error is None:
+            return items
+        if len(indices) == 1 or not self._run_twice:
+            return {index: self._fail(error, index) for index in indices}
+        logger.debug("A batch of %d failed (%s): looking for the bad requests", len(indices), type(error).__name__)
+        good = []
+        for index in indices:
+            _, error = self._try([index], only_preprocess=True)
+            if error is None:
+                good.append(index)
+            else:
+                items[index] = self._fail(error, index)
+        if good and len(good) < len(indices):
+            answered, error = self._try(good)
+            if error is None:
+                return items | answered
+        for index in good:
+            answered, error = self._try([index])
+            items |= answered if error is None else {index: self._fail(error, index)}
+        return items
+
+    def _try(self, indices: Sequence[int], *, only_preprocess: bool = False) -> tuple[dict[int, Any], Exception | None]:
+        """Run some rows, with a context that shows only them; give the replies by index, or the error."""
+        whole = len(indices) == len(self._rows)
+        rows = self._rows if whole else [self._rows[index] for index in indices]
+        try:
+            with nullcontext() if whole or self._one_request else part_of(self._context, indices):
+                if only_preprocess:
+                    self._preprocess(rows)
+                    return {}, None
+                return dict(zip(indices, self._run(rows), strict=True)), None
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            return {}, error
+
+    def _fail(self, error: Exception, index: int) -> dict[str, Any]:
+        return error_item(error, self._context, 0 if self._one_request else index)
+
+
+@contextmanager
+def part_of(context: Context | None, indices: Sequence[int]) -> Iterator[None]:
+    """Let the context show only some requests of the batch, numbered anew from 0."""
+    if context is None:
+        yield
+        return
+    metrics = getattr(context, "metrics", None)
+    saved = [
+        (owner, name, value)
+        for owner, name in ((context, "request_processor"), (context, "request_ids"), (metrics, "request_ids"))
+        if isinstance(value := getattr(owner, name, None), list | dict)
+    ]
+    try:
+        for owner, name, value in saved:
+            setattr(owner, name, _pick(value, indices))
+        yield
+    finally:
+        for owner, name, value in saved:
+            setattr(owner, name, value)
+
+
+def _pick(values: Any, indices: Sequence[int]) -> Any:
+    if isinstance(values, dict):
+        return {new: values[old] for new, old in enumerate(indices) if old in values}
+    return [values[index] for index in indices]
+
+
+def error_item(error: Exception, context: Context, idx: int) -> dict[str, Any]:
+    """Make the reply to a request that failed, and set its status.
+
+    A client is told what a `RequestError` says, or TorchServe's PredictionException; of any other error only an
+    id, under which the log has the traceback.
+    """
+    if isinstance(error, RequestError):
+        code, kind, message = error.status, type(error).__name__, str(error)
+    elif hasattr(error, "message") and hasattr(error, "error_code"):
+        code, kind, message = error.error_code, type(error).__name__, str(error.message)
+    else:
+        code, kind = 500, "InternalServerException"
+        error_id = secrets.token_hex(4)
+        message = f"The model failed on this request. The server's log has the reason under the id {error_id}."
+        logger.error("Error %s: request %s failed", error_id, _request_id(context, idx), exc_info=error)
+    code = code if isinstance(code, int) and 200 <= code <= 599 else 500  # the frontend dies of a negative one
+    context.set_response_status(code=code, phrase=_phrase(code), idx=idx)
+    context.set_response_content_type(idx, "application/json")
+    return {"code": code, "type": kind, "message": message}
+
+
+def _phrase(code: int) -> str:
+    try:
+        return HTTPStatus(code).phrase
+    except ValueError:
+        return ""
+
+
+def _request_id(context: Context, idx: int) -> str:
+    ids = getattr(context, "request_ids", None)
+    return str(ids.get(idx)) if isinstance(ids, dict) else str(idx)

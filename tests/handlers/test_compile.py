@@ -1,0 +1,71 @@
+import copy
+
+import pytest
+import torch
+
+from handlers import LoadError, UnsupportedFormatError
+from handlers.compile import compile_model, compile_options, is_compiler_error
+
+
+@pytest.mark.parametrize(
+    ("section", "options"),
+    [
+        (None, None),
+        (False, None),
+        ("inductor", {"backend": "inductor"}),
+        ({"backend": "eager", "mode": "default"}, {"backend": "eager", "mode": "default"}),
+        ({"compile": {"enable": True, "backend": "eager"}}, {"backend": "eager"}),
+        ({"compile": {"enable": True}}, {}),
+        ({"compile": {"enable": False, "backend": "eager"}}, None),
+        ({"compile": True}, {}),
+        ({"export": {"aot_compile": False}}, None),
+    ],
+)
+def test_the_forms_of_the_section(section, options):
+    config = {"pt2": section}
+    before = copy.deepcopy(config)
+    assert compile_options(config) == options
+    assert config == before
+
+
+def test_no_section():
+    assert compile_options({}) is None
+    assert compile_options(None) is None
+
+
+def test_what_is_not_understood():
+    with pytest.raises(LoadError, match="pt2 in model-config"):
+        compile_options({"pt2": 3})
+    with pytest.raises(LoadError, match=r"pt2\.compile"):
+        compile_options({"pt2": {"compile": "x"}})
+    with pytest.raises(UnsupportedFormatError, match="aot_compile"):
+        compile_options({"pt2": {"export": {"aot_compile": True}}})
+
+
+def test_the_model_is_compiled():
+    model = torch.nn.Linear(2, 2)
+    compiled = compile_model(model, {"pt2": "eager"})
+    assert compiled is not model
+    inputs = torch.ones(1, 2)
+    assert torch.equal(compiled(inputs), model(inputs))
+
+
+def test_without_a_section_the_model_stays_as_it_is():
+    model = torch.nn.Linear(2, 2)
+    assert compile_model(model, {}) is model
+
+
+def test_an_unknown_backend_leaves_the_eager_model(caplog):
+    model = torch.nn.Linear(2, 2)
+    assert compile_model(model, {"pt2": "no_such_backend"}) is model
+    assert "no_such_backend" in caplog.text
+
+
+def test_the_compilers_own_errors_are_told_from_the_models():
+    def broken(*_):
+        raise ValueError("the backend is broken")
+
+    with pytest.raises(Exception, match="the backend is broken") as caught:
+        torch.compile(torch.nn.Linear(2, 2), backend=broken)(torch.ones(1, 2))
+    assert is_compiler_error(caught.value)
+    assert not is_compiler_error(ValueError("mine"))

@@ -1,0 +1,30 @@
+import subprocess
+import sys
+
+import pytest
+
+import handlers
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, handlers; assert not {'torch', 'torchvision', 'PIL', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_classifier_imports_no_torchvision():
+    code = (
+        "import sys, handlers; handlers.ImageClassifier\n"
+        "assert not {'torchvision', 'PIL', 'captum', 'safetensors', 'ts'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", handlers.__all__)
+def test_every_exported_name_exists(name):
+    assert getattr(handlers, name).__name__ == name
+    assert name in dir(handlers)
+
+
+def test_another_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = handlers.no_such_name

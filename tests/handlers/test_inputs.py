@@ -1,0 +1,106 @@
+import contextlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers import BadInputError
+from handlers.inputs import is_empty, numbers_to_tensor, row_value, rows_to_tensor
+
+
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [
+        ({"body": b"x"}, b"x"),
+        ({"data": b"x", "body": b"y"}, b"x"),
+        ({"data": b"", "body": b"y"}, b"y"),
+        ({"data": None, "body": [1]}, [1]),
+        ({"data": 0, "body": [1]}, 0),
+        ({"body": b""}, b""),
+        ({"other": 1}, None),
+        ({}, None),
+        ([1, 2], [1, 2]),
+        (3, 3),
+    ],
+)
+def test_the_input_of_a_row(row, value):
+    assert row_value(row) == value
+
+
+def test_what_is_empty():
+    assert all(is_empty(value) for value in (None, b"", bytearray(), "", memoryview(b"")))
+    assert not any(is_empty(value) for value in (0, False, [], "0", b"0", {}))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [[1, 2], [3, 4]],
+        [1, 2.5],
+        [True, False],
+        [[]],
+        torch.arange(4).reshape(2, 2),
+        [torch.tensor(1.0), torch.tensor(2.0)],
+        np.arange(4, dtype=np.float64),
+        [1 + 2j],
+    ],
+)
+def test_bare_values_become_what_as_tensor_makes_of_them(data):
+    found, expected = rows_to_tensor(data, torch.device("cpu")), torch.as_tensor(data)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+def test_requests_become_float32():
+    rows = [{"body": [1, 2]}, {"data": bytearray(b"[3, 4.5]")}, {"body": "[5, 6]"}, {"body": torch.tensor([7, 8])}]
+    found = rows_to_tensor(rows, torch.device("cpu"))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[1, 2], [3, 4.5], [5, 6], [7, 8]]
+    assert rows_to_tensor([{"body": 3}, {"body": b"4"}], None).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (None, "has no body"),
+        (b"", "has no body"),
+        (b"\x89PNG", "not JSON"),
+        ("hello", "not JSON"),
+        ({"instances": [1]}, "JSON object .with instances."),
+        ([1, "two"], r"element \[1\] is the text 'two'"),
+        ([[1], [None]], r"element \[1\]\[0\] is null"),
+        ([{"a": 1}], r"element \[0\] is an object"),
+        ([[1, 2], [3]], r"element \[0\] has the shape \[2\], element \[1\] has \[1\]"),
+        ([1, [2]], r"element \[0\] has the shape \[\], element \[1\] has \[1\]"),
+        ([10**400], "more than 64 bits"),
+        (["x" * 1000], r"x{40}\.\.\.'"),
+        ("[" * 200 + "1" + "]" * 200, "nested more than 128 deep"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_what_is_wrong_is_named(body, reason):
+    with pytest.raises(BadInputError, match=reason):
+        rows_to_tensor([{"body": body}], torch.device("cpu"))
+
+
+def test_inputs_that_do_not_stack():
+    with pytest.raises(BadInputError, match="do not have one shape"):
+        rows_to_tensor([{"body": [1]}, {"body": [1, 2]}], None)
+
+
+# Whatever JSON a client sends: a float32 tensor, or an error that says what is wrong.
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=20))
+def test_any_json_gives_a_tensor_or_a_reason(value):
+    with contextlib.suppress(BadInputError):
+        found = rows_to_tensor([{"body": json.dumps(value)}], None)
+        assert found.dtype == torch.float32
+        assert found.shape[0] == 1
+
+
+def test_numbers_of_one_request():
+    assert numbers_to_tensor([[1, 2]]).dtype == torch.float32
+    with pytest.raises(BadInputError, match=r"element \[0\] is the text"):
+        numbers_to_tensor(["a"])

@@ -1,0 +1,121 @@
+import base64
+import contextlib
+import io
+import re
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from handlers import BadInputError
+from handlers.vision import convert, decode_base64, decode_image
+
+
+def png_header(width, height):
+    """A PNG that promises a size and holds no pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_common_formats(picture, form, kind):
+    image = decode_image(kind(picture(form=form)))
+    assert (image.format, image.size) == (form, (40, 30))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the body is empty"),
+        (b"hello, I am a text", r"not a picture, it begins with 'hello, I am a text'; PNG, JPEG"),
+        (b"\x00\x01\x02", r"begins with '\\x00\\x01\\x02'"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a picture"),
+    ],
+)
+def test_what_is_no_picture(content, reason):
+    with pytest.raises(BadInputError, match=reason):
+        decode_image(content)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_a_picture_cut_short(picture, form):
+    content = picture(form=form, size=(200, 200))
+    with pytest.raises(BadInputError, match="damaged"):
+        decode_image(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "shown"),
+    [(30_000, 30_000, "900,000,000 pixels"), (10_000, 10_000, "10000 x 10000, 100,000,000 pixels")],
+)
+def test_too_many_pixels_are_refused_before_they_take_memory(width, height, shown):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BadInputError, match=f"too large .{shown}.: the limit is 89,478,485"):
+            decode_image(png_header(width, height))
+
+
+def test_the_limit_is_pils_own(monkeypatch, picture):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BadInputError, match=r"40 x 30, 1,200 pixels.: the limit is 1,000"):
+        decode_image(picture())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
+    decode_image(picture())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    decode_image(picture())
+    with pytest.raises(BadInputError, match="damaged"):
+        decode_image(png_header(300, 300))
+
+
+# Whatever bytes a client sends: a picture, or an error that says what is wrong; nothing else.
+@settings(deadline=None)
+@given(
+    st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
+)
+def test_any_damage_gives_a_picture_or_a_reason(form, damage):
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 30)).save(stream, form)
+    content = bytearray(stream.getvalue())
+    for place, value in damage:
+        content[place % len(content)] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PIL's, about odd metadata
+        with contextlib.suppress(BadInputError):
+            decode_image(content)
+
+
+def test_base64_with_and_without_the_head_of_a_url():
+    text = base64.b64encode(b"content").decode()
+    assert decode_base64(text) == b"content"
+    assert decode_base64(text[:4] + "\n" + text[4:]) == b"content"
+    assert decode_base64("data:image/png;base64," + text) == b"content"
+    assert decode_base64(f'"{text}"\n') == b"content"
+
+
+@pytest.mark.parametrize("text", ["hello", "ünïcode", "four of five words", "import os; 1 + 1"])
+def test_text_that_is_no_base64(text):
+    with pytest.raises(BadInputError, match=re.escape(f"no base64: '{text}'")):
+        decode_base64(text)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    image = Image.fromarray(np.array([[0, 128, 32768, 65535]], dtype=np.uint16))
+    assert list(convert(image, "L").tobytes()) == [0, 0, 128, 255]
+    assert convert(image, "RGB").mode == "RGB"
+    assert list(convert(Image.fromarray(np.array([[0, 200]], dtype=np.int32)), "L").tobytes()) == [0, 200]
+
+
+def test_a_mode_that_fits_is_left_alone(picture):
+    image = decode_image(picture("L"))
+    assert convert(image, "L") is image

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from serving.protocol import Inference, Load, Parameter, PredictionItem, Reply, Request
+
+MESSAGES = [
+    Load("m", "/p"),
+    Inference(),
+    Request("1"),
+    Parameter("body", bytearray()),
+    PredictionItem("1", b""),
+    Reply(200, ""),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_is_a_value(message: object) -> None:
+    field = type(message).__slots__[0]
+    with pytest.raises(FrozenInstanceError):
+        setattr(message, field, "other")
+    with pytest.raises((AttributeError, TypeError)):
+        message.unknown = 1  # type: ignore[attr-defined]
+
+
+def test_the_defaults_are_those_of_a_plain_model_and_a_plain_answer() -> None:
+    assert Load("m", "/p") == Load("m", "/p", 1, None, None, None, True)
+    assert PredictionItem("1", b"x") == PredictionItem("1", b"x", 200, "", "", {})
+    assert Request("1").headers is not Request("1").headers

@@ -1,0 +1,4 @@
+"""What runs under or around TorchServe's Java frontend.
+
+``control`` starts and stops a server, ``client`` talks to one, ``cli`` holds their commands.
+"""

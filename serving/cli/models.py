@@ -1,0 +1,251 @@
+"""Commands: models, register, scale, set-default, unregister."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from archive_tool.cli import printable
+from serving.cli.options import (
+    console,
+    json_option,
+    management_client,
+    management_option,
+    name_option,
+    running,
+    timeout_option,
+    traceback_shown,
+)
+
+if TYPE_CHECKING:
+    from serving.client import ModelVersion
+
+
+@click.command()
+@click.argument("model", required=False)
+@json_option
+@management_option
+@name_option
+def models(model: str | None, as_json: bool, management: str | None, server: str) -> None:
+    """List the models, versions and workers of the server.
+
+    \b
+    Examples:
+      torchmar models
+      torchmar models mnist --json
+      torchmar models --management http://127.0.0.1:8081
+    """
+    from dataclasses import asdict
+
+    from serving.errors import ReplyError
+
+    with management_client(server, management, 30.0) as client:
+        if model:
+            found = list(client.describe(model))
+        else:
+            found = []
+            for row in client.models():
+                try:
+                    found += client.describe(row.name)
+                except ReplyError as error:  # removed meanwhile, or a name that no URL can hold
+                    click.echo(f"warning: {printable(row.name)} cannot be described: {error.message}", err=True)
+    if as_json:
+        click.echo(json.dumps([asdict(version) for version in found], indent=2))
+    else:
+        print_models(found)
+
+
+def print_models(found: Sequence[ModelVersion]) -> None:
+    """A table of models, a row a version."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("model", "version", "archive", "workers", "ready", "batch", "pids", "memory"):
+        table.add_column(title, justify="right" if title in ("workers", "ready", "batch", "memory") else "left")
+    names = [version.name for version in found]
+    marked = {name for name in names if names.count(name) > 1}
+    for version in found:
+        memory = sum(_memory(worker.pid, worker.memory_bytes) for worker in version.workers)
+        table.add_row(
+            Text(version.name),  # plain text: brackets of a name are not markup
+            Text(version.version + (" *" if version.default and version.name in marked else "")),
+            Text(version.url),
+            str(len(version.workers)),
+            str(version.ready_workers),
+            str(version.batch_size),
+            " ".join(str(worker.pid) for worker in version.workers if worker.pid > 0),
+            f"{memory / 1e6:.0f} MB" if memory else "",
+        )
+    console().print(table if found else "no models")
+    if marked:
+        click.echo("* is the version that requests without one reach")
+
+
+def _memory(pid: int, reported: int) -> int:
+    """Resident memory of a local worker now, in bytes; the frontend's figure is up to a minute old."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid > 0 else reported
+    except psutil.Error:
+        return reported
+
+
+@click.command()
+@click.argument("archive")
+@click.option("--model-name", metavar="NAME", help="Name of the model; by default the one in the archive.")
+@click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Workers to start.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Requests in a batch at the most.")
+@click.option("--max-batch-delay", type=click.IntRange(min=0), help="Milliseconds to wait for a batch to fill.")
+@click.option("--response-timeout", type=click.IntRange(min=1), help="Seconds that a worker may take for a batch.")
+@management_option
+@timeout_option(300.0)
+@name_option
+def register(
+    archive: str,
+    model_name: str | None,
+    workers: int,
+    batch_size: int | None,
+    max_batch_delay: int | None,
+    response_timeout: int | None,
+    management: str | None,
+    timeout: float,
+    server: str,
+) -> None:
+    """Register an archive with the running server.
+
+    ARCHIVE is a file of the server's model store. Returns when the workers are ready; if one fails to load the
+    model, its own error is shown and the model is not registered.
+
+    \b
+    Examples:
+      torchmar register mnist_scripted.mar
+      torchmar register mnist_v2.mar --model-name mnist --workers 2
+    """
+    from archive_tool.layout import check_model_name
+    from serving.control.registration import explained, model_name_of, rolled_back
+    from serving.control.store import name_in_store
+
+    if model_name:
+        check_model_name(model_name)
+    record = running(server) if management is None else None
+    name = model_name
+    if record:
+        archive = name_in_store(archive, Path(record.model_store))
+        name = model_name or model_name_of(Path(record.model_store) / archive)
+    with (
+        traceback_shown(),
+        management_client(server, management, timeout) as client,
+        explained(record, name or archive),
+        rolled_back(client, name) if name else nullcontext(),
+    ):
+        message = client.register(
+            archive,
+            name=model_name,
+            workers=workers,
+            batch_size=batch_size,
+            max_batch_delay_ms=max_batch_delay,
+            response_timeout_s=response_timeout,
+        )
+    click.echo(message)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--min-workers", type=click.IntRange(min=0), required=True, metavar="N", help="Workers to run.")
+@click.option("--max-workers", type=click.IntRange(min=0), metavar="N", help="Upper bound; by default the same.")
+@click.option("--version", metavar="V", help="Version of the model; by default the default one.")
+@management_option
+@timeout_option(300.0)
+@name_option
+def scale(
+    model: str,
+    min_workers: int,
+    max_workers: int | None,
+    version: str | None,
+    management: str | None,
+    timeout: float,
+    server: str,
+) -> None:
+    """Set a model's number of workers.
+
+    Returns when they are ready.
+
+    \b
+    Examples:
+      torchmar scale mnist --min-workers 2
+      torchmar scale mnist --min-workers 1 --version 2.0
+    """
+    if max_workers is not None and max_workers < min_workers:
+        raise click.UsageError(f"--max-workers {max_workers} is less than --min-workers {min_workers}")
+    from serving.control.registration import explained
+    from serving.errors import ReplyError
+
+    record = running(server) if management is None else None
+    with traceback_shown(), management_client(server, management, timeout) as client, explained(record, model):
+        before = [v.min_workers for v in client.describe(model, version) if version or v.default]
+        try:
+            client.scale(model, min_workers=min_workers, max_workers=max_workers, version=version)
+        except ReplyError as error:
+            if error.status == 0 and before:  # no answer in time
+                error.hint = (
+                    f"the server goes on with it; torchmar scale {model} --min-workers {before[0]} takes it back"
+                )
+            raise
+        found = [v for v in client.describe(model, version) if version or v.default]
+    for entry in found:
+        click.echo(f"{entry.name} {entry.version}: {entry.ready_workers} of {len(entry.workers)} workers ready")
+
+
+@click.command("set-default")
+@click.argument("model")
+@click.argument("version")
+@management_option
+@name_option
+def set_default(model: str, version: str, management: str | None, server: str) -> None:
+    """Make a version of a model the default one.
+
+    \b
+    Examples:
+      torchmar set-default mnist 2.0
+    """
+    with management_client(server, management, 30.0) as client:
+        click.echo(client.set_default(model, version))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--version", metavar="V", help="Only this version; by default all.")
+@management_option
+@timeout_option(120.0)
+@name_option
+def unregister(model: str, version: str | None, management: str | None, timeout: float, server: str) -> None:
+    """Remove a model, or one version of it.
+
+    The archive stays in the model store.
+
+    \b
+    Examples:
+      torchmar unregister mnist
+      torchmar unregister mnist --version 1.0
+    """
+    from serving.errors import ReplyError
+
+    with management_client(server, management, timeout) as client:
+        if version:
+            try:
+                click.echo(client.unregister(model, version))
+            except ReplyError as error:
+                if error.status == 403:  # TorchServe keeps the default version while there are others
+                    error.hint = f"make another one the default first: torchmar set-default {model} VERSION"
+                raise
+            return
+        versions = client.describe(model)
+        for entry in sorted(versions, key=lambda entry: entry.default):
+            click.echo(client.unregister(model, entry.version))

@@ -1,0 +1,118 @@
+"""What the commands share: options, and how they find the server and its keys."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from serving.client import InferenceClient, ManagementClient
+    from serving.control import ServerRecord
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Where a server is looked for that torchmar did not start.
+USUAL_ADDRESSES = {"inference": "http://127.0.0.1:8080", "management": "http://127.0.0.1:8081"}
+
+
+def name_option(command: F) -> F:
+    """``--name``: which server."""
+    return click.option(
+        "--name", "server", default="default", show_default=True, metavar="NAME", help="Name of the server."
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """``--json``: for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def management_option(command: F) -> F:
+    """``--management``: where to find a server that torchmar did not start."""
+    return click.option(
+        "--management",
+        metavar="URL",
+        help="Address of the management API; by default that of the server NAME, else http://127.0.0.1:8081.",
+    )(command)
+
+
+def timeout_option(default: float) -> Callable[[F], F]:
+    """``--timeout``: seconds to wait."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.1),
+        default=default,
+        show_default=True,
+        help="Seconds to wait.",
+    )
+
+
+def running(server: str) -> ServerRecord | None:
+    """The record of a server that was started under this name and runs; None if there is none."""
+    from serving.control import StateFolder
+
+    record = StateFolder(server).record()
+    return record if record is not None and record.alive else None
+
+
+def address_of(server: str, api: Literal["inference", "management"], given: str | None) -> tuple[str, str | None]:
+    """Address and key of an API.
+
+    The address is the one given, else that of the named server, else TORCHMAR_INFERENCE or TORCHMAR_MANAGEMENT, else
+    TorchServe's usual one.
+    """
+    from serving.control import StateFolder
+    from serving.control.keys import current_key
+    from serving.errors import NotRunningError
+
+    if given:
+        return given, None
+    state = StateFolder(server)
+    if record := running(server):
+        return str(getattr(record, api)), current_key(record, state, api)
+    if server != "default":
+        raise NotRunningError(f"no server {server!r} is running", hint=f"torchmar start --name {server} begins it")
+    return os.environ.get(f"TORCHMAR_{api.upper()}") or USUAL_ADDRESSES[api], None
+
+
+def management_client(server: str, given: str | None, timeout_s: float) -> ManagementClient:
+    """A client of the management API of the server, with its key."""
+    from serving.client import ManagementClient
+
+    address, token = address_of(server, "management", given)
+    return ManagementClient.at(address, timeout_s=timeout_s, token=token)
+
+
+def inference_client(server: str, given: str | None, timeout_s: float) -> InferenceClient:
+    """A client of the inference API of the server, with its key."""
+    from serving.client import InferenceClient
+
+    address, token = address_of(server, "inference", given)
+    return InferenceClient.at(address, timeout_s=timeout_s, token=token)
+
+
+@contextmanager
+def traceback_shown() -> Iterator[None]:
+    """Shows the worker's traceback above the error that sums it up."""
+    from serving.errors import ModelLoadError
+
+    try:
+        yield
+    except ModelLoadError as error:
+        if error.traceback:
+            click.secho(error.traceback, dim=True, err=True)
+        raise
+
+
+def console() -> Console:
+    """Tables as wide as they need to be when nobody looks: a pipe must not cut file names."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=True)

@@ -1,0 +1,120 @@
+"""Command: predict."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archive_tool.cli import printable
+from serving.cli.options import console, inference_client, json_option, name_option, running, timeout_option
+
+if TYPE_CHECKING:
+    from serving.client import Prediction
+
+
+@click.command()
+@click.argument("model")
+@click.argument(
+    "inputs",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+)
+@click.option("--version", metavar="V", help="Version of the model; by default the default one.")
+@click.option("--parallel", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at once.")
+@click.option("--inference", metavar="URL", help="Address of the inference API; by default that of the server NAME.")
+@json_option
+@timeout_option(120.0)
+@name_option
+def predict(
+    model: str,
+    inputs: tuple[Path, ...],
+    version: str | None,
+    parallel: int,
+    inference: str | None,
+    as_json: bool,
+    timeout: float,
+    server: str,
+) -> None:
+    """Send files to a model and show the answers.
+
+    Several files are sent side by side; - is standard input. The content type goes by the file's name, and TorchServe
+    decodes JSON and text by it. Exit code 9 if any of them got an error.
+
+    \b
+    Examples:
+      torchmar predict mnist examples/mnist/samples/*.png
+      torchmar predict mnist digit.png --json
+      torchmar predict mnist digit.png --inference http://127.0.0.1:8080
+    """
+    from serving.errors import ReplyError
+
+    with inference_client(server, inference, timeout) as client:
+        answers = list(client.predict_files(model, inputs, version=version, parallel=parallel))
+    if as_json:
+        click.echo(json.dumps([_strict(prediction_to_dict(answer)) for answer in answers], indent=2, allow_nan=False))
+    else:
+        _print_predictions(answers)
+    record = running(server) if inference is None else None
+    failed = [answer for answer in answers if not answer.ok]
+    if failed:
+        raise ReplyError(
+            f"{len(failed)} of {len(answers)} requests got an error; the first: {failed[0].error}",
+            status=failed[0].status,
+            where=failed[0].source,
+            hint=f"the log: {record.log_folder}/model_log.log" if record and failed[0].status >= 500 else None,
+        )
+
+
+def prediction_to_dict(prediction: Prediction) -> dict[str, Any]:
+    """What ``predict --json`` prints for a file; ``ms`` are milliseconds, binary answers are base64."""
+    import base64
+
+    answer: Any = prediction.answer
+    row: dict[str, Any] = {
+        "file": prediction.source,
+        "status": prediction.status,
+        "ms": round(prediction.seconds * 1000, 2),
+    }
+    if isinstance(answer, bytes):
+        return row | {"answer_base64": base64.b64encode(answer).decode()}
+    return row | ({"answer": answer} if prediction.ok else {"error": prediction.error})
+
+
+def _strict(value: Any) -> Any:
+    """The value with null for the numbers that JSON does not have: NaN and the infinities."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    return [_strict(item) for item in value] if isinstance(value, list) else value
+
+
+def _print_predictions(answers: Sequence[Prediction]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    table.add_column("status", justify="right")
+    table.add_column("ms", justify="right")
+    table.add_column("answer", overflow="fold")
+    for row in answers:
+        # A model's answer is anybody's text: it must not move the cursor, nor be taken for markup.
+        text = escape(printable(_short(row.answer) if row.error is None else row.error))
+        shown = text if row.ok else f"[red]{text}[/red]"
+        table.add_row(escape(printable(row.source)), str(row.status), f"{row.seconds * 1000:.1f}", shown)
+    console().print(table)
+
+
+def _short(answer: Any, limit: int = 400) -> str:
+    if isinstance(answer, bytes):
+        return f"{len(answer)} bytes"
+    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters; --json shows all)"

@@ -1,0 +1,244 @@
+"""Commands: start, stop, status, env."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from serving.cli.options import inference_client, json_option, name_option, timeout_option, traceback_shown
+
+if TYPE_CHECKING:
+    from serving.control import StateFolder
+    from serving.control.server import Started
+
+
+class _Port(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4
+    name = "N|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["auto"] | None:
+        if value is None or value == "auto":
+            return value  # type: ignore[no-any-return]
+        if not str(value).isdigit() or not 1 <= int(value) <= 65531:
+            self.fail(f"{value!r} is neither 'auto' nor a port from 1 to 65531", param, ctx)
+        return int(value)
+
+
+@click.command()
+@click.argument("archives", nargs=-1, metavar="[NAME=ARCHIVE]...")
+@click.option(
+    "--models",
+    multiple=True,
+    metavar="NAME=ARCHIVE",
+    help="Model to load: NAME=ARCHIVE, ARCHIVE, or 'all'. Several may follow, or give it several times.",
+)
+@click.option("--model-store", type=click.Path(path_type=Path), metavar="DIR", help="Folder that holds the archives.")
+@click.option(
+    "--ts-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="TS_CONFIG_FILE",
+    help="Configuration; by default ./config.properties if there is one.",
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers of each model.")
+@click.option("--port", type=_Port(), help="Use ports N to N+4, or free ones, instead of the configured ones.")
+@click.option("--foreground", is_flag=True, help="Stay, show the logs, and stop the server on Ctrl-C.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@timeout_option(300.0)
+@name_option
+def start(
+    archives: tuple[str, ...],
+    models: tuple[str, ...],
+    model_store: Path | None,
+    ts_config: Path | None,
+    workers: int | None,
+    port: int | Literal["auto"] | None,
+    foreground: bool,
+    quiet: bool,
+    timeout: float,
+    server: str,
+) -> None:
+    """Start a server and wait until its models are ready.
+
+    Returns when every model has a ready worker, or fails with the worker's own error and leaves nothing running.
+    The inference API listens on port 8080, the management API on 8081, metrics on 8082, gRPC on 7070 and 7071,
+    unless the configuration or --port says otherwise.
+
+    \b
+    Examples:
+      torchmar start --models mnist=mnist.mar --model-store model_store
+      torchmar start model_store/mnist.mar --workers 2
+      torchmar start --name second --port auto --models all --model-store model_store
+    """
+    from serving.control import StartOptions, StateFolder
+    from serving.control import start as begin
+
+    wanted = (*models, *archives)
+    options = StartOptions(server, wanted, model_store, ts_config, workers, port, timeout, foreground=foreground)
+    state = StateFolder(server)
+
+    def stay(started: Started) -> None:
+        if not quiet:
+            _print_started(started)
+        _stay(started.process, state)
+
+    with traceback_shown(), _waiting(quiet or foreground) as progress:
+        started = begin(options, state, progress, stay if foreground else None)
+    if not quiet and not foreground:
+        _print_started(started)
+
+
+def _waiting(quiet: bool) -> AbstractContextManager[Callable[[float, str], None]]:
+    """A line that says what is waited for: alive on a terminal, one line a change elsewhere."""
+    if quiet:
+        return nullcontext(lambda _seconds, _text: None)
+    if not sys.stderr.isatty():
+        shown: list[str] = []
+
+        def line(_seconds: float, text: str) -> None:
+            if text not in shown:
+                shown.append(text)
+                click.echo(f"{text} ...", err=True)
+
+        return nullcontext(line)
+
+    return _spinner()
+
+
+@contextmanager
+def _spinner() -> Iterator[Callable[[float, str], None]]:
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("starting the frontend") as shown:
+        yield lambda seconds, text: shown.update(Text(f"{text} ").append(f"{seconds:.0f} s", style="dim"))
+
+
+def _print_started(started: Started) -> None:
+    record, models = started.record, started.models
+    for model in models:
+        plural = "" if model.ready_workers == 1 else "s"
+        click.echo(f"{model.name} {model.version} is ready: {model.ready_workers} worker{plural}")
+    click.echo(f"started in {started.seconds:.1f} s (pid {record.pid})")
+    click.echo(f"  inference   {record.inference}")
+    click.echo(f"  management  {record.management}")
+    click.echo(f"  metrics     {record.metrics}/metrics")
+    click.echo(f"  logs        {record.log_folder}")
+    if models:
+        click.echo(f"try: curl {record.inference}/predictions/{models[0].name} -T FILE")
+
+
+def _stay(process: Any, state: StateFolder) -> None:
+    """Waits for the server's end; a signal arrives as an exception (see archive_tool.cli), on which start ends it."""
+    from serving.control import stop as end
+    from serving.control.server import STOPPED_CODES
+    from serving.errors import NotRunningError, StartError
+
+    code = process.wait()
+    with suppress(NotRunningError):
+        end(state)
+    if code not in (0, *STOPPED_CODES):
+        raise StartError(f"the frontend ended with exit code {code}", where=str(state.logs))
+
+
+@click.command()
+@click.option("--all", "every", is_flag=True, help="Stop every server that torchmar start began.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@timeout_option(30.0)
+@name_option
+def stop(every: bool, quiet: bool, timeout: float, server: str) -> None:
+    """Stop the server that start began.
+
+    Ends the frontend and all its workers and removes what they used; the logs stay.
+
+    \b
+    Examples:
+      torchmar stop
+      torchmar stop --name second
+      torchmar stop --all
+    """
+    from serving.control import StateFolder
+    from serving.control import stop as end
+    from serving.control.state import known_servers
+    from serving.errors import NotRunningError
+
+    folders = known_servers() if every else [StateFolder(server)]
+    if not folders:
+        raise NotRunningError("no server is running", hint="torchmar start begins one")
+    for state in folders:
+        try:
+            killed = end(state, grace_s=timeout)
+        except NotRunningError as error:
+            if not every:
+                raise
+            click.echo(error.message, err=True)  # one that had died keeps none of the others from being stopped
+            continue
+        if not quiet:
+            click.echo(f"stopped {state.name}" + (f" ({killed} processes had to be killed)" if killed else ""))
+
+
+@click.command()
+@json_option
+@name_option
+def status(as_json: bool, server: str) -> None:
+    """Show whether the server runs, where, and how it is.
+
+    Exit code 0 when it runs and calls itself healthy, 6 when it runs but is not healthy, 7 when it does not run.
+
+    \b
+    Examples:
+      torchmar status
+      torchmar status --name second --json
+    """
+    from dataclasses import asdict
+
+    from serving.control import StateFolder
+    from serving.errors import NotRunningError, ServingError
+
+    state = StateFolder(server)
+    record = state.record()
+    if record is None:
+        raise NotRunningError(f"no server {server!r} is running", hint="torchmar start begins one")
+    if not record.alive:
+        raise NotRunningError(
+            f"server {server!r} ended by itself",
+            where=record.log_folder,
+            hint="torchmar start begins it anew",
+        )
+    with inference_client(server, None, 10.0) as client:
+        healthy = client.ping()
+    if as_json:
+        click.echo(json.dumps(asdict(record) | {"healthy": healthy}, indent=2))
+    else:
+        click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} (pid {record.pid})")
+        for label in ("inference", "management", "metrics", "grpc_inference", "model_store", "log_folder"):
+            click.echo(f"  {label.replace('_', ' '):<15}{getattr(record, label)}")
+    if not healthy:
+        raise ServingError(
+            f"server {server!r} is not healthy: a model has fewer workers than it wants",
+            where=record.log_folder,
+            hint="torchmar models shows which",
+        )
+
+
+@click.command()
+def env() -> None:
+    """Print the shell lines that the stock torchserve command needs.
+
+    The stock command looks for Java in JAVA_HOME; this names the runtime that was installed with torchmar.
+
+    \b
+    Examples:
+      eval "$(torchmar env)"
+    """
+    from serving.control.java import java_home
+
+    click.echo(f"export JAVA_HOME={shlex.quote(str(java_home()))}")

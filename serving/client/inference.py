@@ -1,0 +1,157 @@
+"""The inference API (port 8080): ping and predictions."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from serving.client.transport import Address, Reply, Transport, error_of
+from serving.errors import ReplyError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one input.
+
+    Attributes:
+        source: file or other name of the input.
+        status: HTTP status, 0 when there was no answer.
+        seconds: from sending the first byte to having the last one.
+        answer: parsed JSON, text, or bytes; None for an error.
+        error: the server's message, None when it answered.
+    """
+
+    source: str
+    status: int
+    seconds: float
+    answer: Any
+    error: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model answered."""
+        return self.error is None
+
+
+class InferenceClient:
+    """Typed calls of the inference API."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def at(cls, address: str, *, timeout_s: float = 120.0, token: str | None = None) -> InferenceClient:
+        """A client of the server at ``address``, such as ``http://127.0.0.1:8080``."""
+        return cls(Transport(Address(address), timeout_s=timeout_s, token=token))
+
+    def __enter__(self) -> InferenceClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.close()
+
+    def ping(self) -> bool:
+        """Whether the server calls itself healthy.
+
+        Raises:
+            NotRunningError: nobody listens.
+        """
+        reply = self._transport.request("GET", "/ping")
+        return reply.status == 200
+
+    def predict(
+        self,
+        name: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        content_type: str = "application/octet-stream",
+        source: str = "",
+    ) -> Prediction:
+        """Sends one input; an error of the model comes back in the result, not as an exception.
+
+        Raises:
+            NotRunningError: nobody listens.
+        """
+        path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
+        try:
+            reply = self._transport.request("POST", path, body=body, headers={"Content-Type": content_type})
+        except ReplyError as error:
+            return Prediction(source, error.status, 0.0, None, error.message)
+        if reply.status >= 400:
+            return Prediction(source, reply.status, reply.seconds, None, error_of(reply, path).message)
+        return Prediction(source, reply.status, reply.seconds, decode(reply), None)
+
+    def predict_files(
+        self, name: str, files: Sequence[Path], *, version: str | None = None, parallel: int = 8
+    ) -> Iterator[Prediction]:
+        """Sends files side by side and yields the answers in the order of the files; ``-`` is standard input.
+
+        Raises:
+            OSError: a file cannot be read.
+            NotRunningError: nobody listens.
+        """
+
+        def one(file: Path) -> Prediction:
+            body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+            return self.predict(name, body, version=version, content_type=content_type_of(file), source=str(file))
+
+        yield from _side_by_side(one, files, max(1, min(parallel, len(files))))
+
+
+T = TypeVar("T")
+
+
+def _side_by_side(call: Callable[[Path], T], inputs: Sequence[Path], threads: int) -> Iterator[T]:
+    """Results in the order of the inputs.
+
+    The threads are daemons: an interrupted command ends at once, not when a slow model has answered. (Those of
+    concurrent.futures are waited for when the interpreter ends.)
+    """
+    results: list[Future[T]] = [Future() for _ in inputs]
+    todo = iter(list(zip(inputs, results, strict=True)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                job = next(todo, None)
+            if job is None:
+                return
+            try:
+                job[1].set_result(call(job[0]))
+            except BaseException as error:  # whoever asks for the result gets it
+                job[1].set_exception(error)
+
+    for _ in range(threads):
+        threading.Thread(target=work, daemon=True).start()
+    for result in results:
+        yield result.result()
+
+
+def content_type_of(file: Path) -> str:
+    """MIME type by the file's name; the frontend hands it to the handler, and decodes JSON and text by it."""
+    return mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+
+
+def decode(reply: Reply) -> Any:
+    """JSON where it is JSON (TorchServe names no content type for most answers), else text, else bytes."""
+    try:
+        text = reply.body.decode("utf-8")
+    except UnicodeDecodeError:
+        return reply.body
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,142 @@
+"""The management API (port 8081): list, describe, register, scale, set-default, unregister."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+from serving.client.models import ModelSummary, ModelVersion
+from serving.client.transport import Address, Transport
+from serving.errors import ReplyError
+
+PAGE = 100
+
+
+class ManagementClient:
+    """Typed calls of the management API.
+
+    Every method raises `serving.errors.NotRunningError` when nobody listens and
+    `serving.errors.ReplyError` with the server's own message when it refuses.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def at(cls, address: str, *, timeout_s: float = 120.0, token: str | None = None) -> ManagementClient:
+        """A client of the server at ``address``, such as ``http://127.0.0.1:8081``."""
+        return cls(Transport(Address(address), timeout_s=timeout_s, token=token))
+
+    def __enter__(self) -> ManagementClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.close()
+
+    def models(self) -> tuple[ModelSummary, ...]:
+        """All registered models, page by page."""
+        rows: list[ModelSummary] = []
+        token: str | None = None
+        while True:
+            params = {"limit": str(PAGE)} | ({"next_page_token": token} if token else {})
+            document = self._transport.checked("GET", "/models", params=params).json()
+            rows += [ModelSummary.from_dict(row) for row in document.get("models") or ()]
+            token = document.get("nextPageToken")
+            if not token:
+                return tuple(rows)
+
+    def describe(self, name: str, version: str | None = None) -> tuple[ModelVersion, ...]:
+        """One version of a model, or all of them (the default one marked) when no version is given."""
+        default = self._describe(_model_path(name, None))
+        wanted = self._describe(_model_path(name, version or "all"))
+        default_version = str(default[0].get("modelVersion")) if default else ""
+        return tuple(
+            ModelVersion.from_dict(row, default=str(row.get("modelVersion")) == default_version) for row in wanted
+        )
+
+    def default_version(self, name: str) -> ModelVersion:
+        """The version that requests without a version reach."""
+        rows = self._describe(_model_path(name, None))
+        if not rows:
+            raise ReplyError(f"the server describes no version of {name}", status=200)
+        return ModelVersion.from_dict(rows[0], default=True)
+
+    def _describe(self, path: str) -> list[dict[str, Any]]:
+        rows = self._transport.checked("GET", path).json()
+        if not isinstance(rows, list):
+            raise ReplyError(f"unexpected description of a model: {rows!r}", status=200, where=path)
+        return rows
+
+    def register(
+        self,
+        archive: str,
+        *,
+        name: str | None = None,
+        workers: int = 1,
+        batch_size: int | None = None,
+        max_batch_delay_ms: int | None = None,
+        response_timeout_s: int | None = None,
+        wait: bool = True,
+    ) -> str:
+        """Registers an archive of the server's model store and starts its workers.
+
+        Args:
+            archive: file name inside the model store.
+            name: name of the model; by default the manifest's.
+            workers: how many to start; with 0 the model is registered only.
+            batch_size: requests a batch at the most.
+            max_batch_delay_ms: milliseconds to wait for a batch to fill.
+            response_timeout_s: seconds that a worker may take for a batch.
+            wait: return when the workers are ready (otherwise when the request was accepted).
+
+        Returns:
+            The server's status line.
+        """
+        options: dict[str, Any] = {
+            "url": archive,
+            "model_name": name,
+            "initial_workers": workers,
+            "batch_size": batch_size,
+            "max_batch_delay": max_batch_delay_ms,
+            "response_timeout": response_timeout_s,
+            "synchronous": str(wait).lower(),
+        }
+        params = {key: str(value) for key, value in options.items() if value is not None}
+        return self._status("POST", "/models", params)
+
+    def scale(
+        self,
+        name: str,
+        *,
+        min_workers: int,
+        max_workers: int | None = None,
+        version: str | None = None,
+        wait: bool = True,
+    ) -> str:
+        """Sets the number of workers of a model's version (of the default one if none is given)."""
+        params = {
+            "min_worker": str(min_workers),
+            "max_worker": str(min_workers if max_workers is None else max_workers),
+            "synchronous": str(wait).lower(),
+        }
+        return self._status("PUT", _model_path(name, version), params)
+
+    def set_default(self, name: str, version: str) -> str:
+        """Makes a version the one that requests without a version reach."""
+        return self._status("PUT", _model_path(name, version) + "/set-default")
+
+    def unregister(self, name: str, version: str | None = None) -> str:
+        """Removes a version of a model (the default one if none is given) and ends its workers."""
+        return self._status("DELETE", _model_path(name, version))
+
+    def _status(self, method: str, path: str, params: dict[str, str] | None = None) -> str:
+        document = self._transport.checked(method, path, params=params).json()
+        return str(document.get("status", "")) if isinstance(document, dict) else str(document)
+
+
+def _model_path(name: str, version: str | None) -> str:
+    path = f"/models/{quote(name, safe='')}"
+    return f"{path}/{quote(version, safe='')}" if version else path

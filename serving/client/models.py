@@ -1,0 +1,109 @@
+"""What the management API tells about models, as frozen values; unknown fields are ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+READY = "READY"
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A row of ``GET /models``.
+
+    Attributes:
+        name: name of the model.
+        url: archive that it was registered from.
+    """
+
+    name: str
+    url: str
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> ModelSummary:
+        """Reads one element of ``models``."""
+        return cls(name=str(row["modelName"]), url=str(row.get("modelUrl", "")))
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A worker of a model.
+
+    Attributes:
+        id: the frontend's number of it, from 9000 on.
+        status: ``READY`` once the model is loaded, otherwise ``UNLOADING`` (also while it is still starting).
+        pid: process id, -1 until the worker has told it.
+        memory_bytes: resident memory as of the last collection (once a minute), 0 before the first.
+        gpu: whether it was given a GPU.
+    """
+
+    id: str
+    status: str
+    pid: int
+    memory_bytes: int
+    gpu: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers requests."""
+        return self.status == READY
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> WorkerInfo:
+        """Reads one element of ``workers``."""
+        return cls(
+            id=str(row.get("id", "")),
+            status=str(row.get("status", "")),
+            pid=int(row.get("pid", -1)),
+            memory_bytes=int(row.get("memoryUsage", 0)),
+            gpu=bool(row.get("gpu", False)),
+        )
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version of a model, as ``GET /models/{name}`` describes it.
+
+    Attributes:
+        runtime: ``python``, ``python3`` or ``LSP``.
+        batch_size: requests that the frontend puts into one batch at the most.
+        max_batch_delay_ms: milliseconds that it waits for a batch to fill.
+        response_timeout_s: seconds that a worker may take for a batch.
+        default: whether requests without a version go here.
+    """
+
+    name: str
+    version: str
+    url: str
+    runtime: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay_ms: int
+    response_timeout_s: int
+    default: bool
+    workers: tuple[WorkerInfo, ...]
+
+    @property
+    def ready_workers(self) -> int:
+        """Number of workers that answer requests."""
+        return sum(worker.ready for worker in self.workers)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any], *, default: bool = False) -> ModelVersion:
+        """Reads one element of a describe answer, which does not say which version is the default one."""
+        return cls(
+            name=str(row["modelName"]),
+            version=str(row.get("modelVersion", "")),
+            url=str(row.get("modelUrl", "")),
+            runtime=str(row.get("runtime", "")),
+            min_workers=int(row.get("minWorkers", 0)),
+            max_workers=int(row.get("maxWorkers", 0)),
+            batch_size=int(row.get("batchSize", 1)),
+            max_batch_delay_ms=int(row.get("maxBatchDelay", 0)),
+            response_timeout_s=int(row.get("responseTimeout", 0)),
+            default=default,
+            workers=tuple(WorkerInfo.from_dict(worker) for worker in row.get("workers") or ()),
+        )

@@ -1,0 +1,205 @@
+"""The one place through which every request leaves: ``Transport.request``.
+
+The APIs are pure functions around it; a test that needs a fake replaces only this class.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from serving.errors import NotRunningError, ReplyError, ServingError
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, in TorchServe's notation: ``http://host:port``, ``https://...`` or ``unix:/path``."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text.startswith(("http://", "https://", "unix:/")):
+            raise ServingError(
+                f"not an address: {self.text!r}",
+                hint="write http://HOST:PORT, https://HOST:PORT or unix:/PATH, as in config.properties",
+            )
+
+    @property
+    def socket_path(self) -> str | None:
+        """Path of the unix socket, if this is one."""
+        return self.text[len("unix:") :] if self.text.startswith("unix:") else None
+
+    @property
+    def base_url(self) -> str:
+        """What paths are appended to."""
+        return "http://localhost" if self.socket_path else self.text.rstrip("/")
+
+    @property
+    def host(self) -> str:
+        """Host name or number, without brackets; ``localhost`` for a unix socket."""
+        return urlsplit(self.base_url).hostname or ""
+
+    @property
+    def port(self) -> int | None:
+        """TCP port; None for a unix socket."""
+        if self.socket_path:
+            return None
+        parts = urlsplit(self.text)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP answer.
+
+    Attributes:
+        status: HTTP status.
+        headers: with lower-case names.
+        body: raw bytes.
+        seconds: from the first byte sent to the last byte received.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float
+
+    @property
+    def content_type(self) -> str:
+        """MIME type without parameters, lower case; empty if the server named none."""
+        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            ReplyError: the body is not JSON.
+        """
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            text = self.body[:200].decode("utf-8", "replace")
+            raise ReplyError(f"the server's answer is not JSON: {text!r}", status=self.status) from error
+
+
+def error_of(reply: Reply, where: str) -> ReplyError:
+    """The server's own message out of an error reply (``{code, type, message}``, contract of TorchServe's REST API)."""
+    message, kind = "", ""
+    try:
+        document = json.loads(reply.body)
+    except ValueError:
+        document = None
+    if isinstance(document, dict):
+        message = str(document.get("message", ""))
+        kind = str(document.get("type", ""))
+    if not message:
+        message = reply.body[:500].decode("utf-8", "replace").strip() or "no message"
+    return ReplyError(f"{message} (HTTP {reply.status})", status=reply.status, kind=kind, where=where)
+
+
+@dataclass
+class Transport:
+    """Sends requests to one address over kept-alive connections; safe to share between threads.
+
+    Args:
+        address: where the server listens.
+        timeout_s: seconds that an answer may take.
+        token: key of TorchServe's token authorization, if it is on.
+    """
+
+    address: Address
+    timeout_s: float = 120.0
+    token: str | None = None
+    connections: int = 32
+    _http: httpx.Client = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # A server's self-signed certificate is the rule on loopback and proves nothing there.
+        verify = self.address.host not in ("localhost", "127.0.0.1", "::1")
+        limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
+        self._http = httpx.Client(
+            base_url=self.address.base_url,
+            timeout=httpx.Timeout(self.timeout_s, connect=CONNECT_TIMEOUT_S),
+            headers={"Authorization": f"Bearer {self.token}"} if self.token else {},
+            transport=httpx.HTTPTransport(uds=self.address.socket_path, verify=verify, limits=limits),
+            # Proxy variables of the environment must not send local traffic elsewhere.
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Transport:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """Sends one request and reads the whole answer, whatever its status.
+
+        Raises:
+            NotRunningError: nobody listens there.
+            ReplyError: the answer took longer than the timeout (status 0), or the connection broke.
+        """
+        where = f"{method} {self.address.text}{path}"
+        try:
+            response = self._http.request(method, path, params=params, content=body, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NotRunningError(
+                f"nobody answers at {self.address.text}", where=where, hint="start a server: torchmar start"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise ReplyError(
+                f"no answer within {self.timeout_s:g} s",
+                status=0,
+                where=where,
+                hint="allow more with --timeout",
+            ) from error
+        except httpx.HTTPError as error:
+            raise ReplyError(
+                f"the connection broke: {error}", status=0, where=where, hint="see the server's log"
+            ) from error
+        return Reply(
+            status=response.status_code,
+            headers={key.lower(): value for key, value in response.headers.items()},
+            body=response.content,
+            seconds=response.elapsed.total_seconds(),
+        )
+
+    def checked(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """As `request`; an error status is raised.
+
+        Raises:
+            ReplyError: status of 400 or more; carries the server's message.
+        """
+        reply = self.request(method, path, params=params, body=body, headers=headers)
+        if reply.status >= 400:
+            raise error_of(reply, f"{method} {self.address.text}{path}")
+        return reply

@@ -1,0 +1,204 @@
+"""The configuration that a server really runs with: our defaults, the user's config.properties, the command line.
+
+Keys and meanings are TorchServe's (its ConfigManager); the file format is Java's properties.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import javaproperties
+
+from archive_tool.errors import InputError
+from serving.client.transport import Address
+from serving.errors import ServingError, StartError
+
+# The settings that hold an address or a port, in the order in which --port numbers them.
+HTTP_KEYS = ("inference_address", "management_address", "metrics_address")
+GRPC_KEYS = ("grpc_inference", "grpc_management")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model to load at the start.
+
+    Attributes:
+        name: what requests call it.
+        archive: file (or folder) name inside the model store.
+    """
+
+    name: str
+    archive: str
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """Reads ``name=archive`` or ``archive``; then the name is the stem (TorchServe's ModelServer does the same).
+
+        Raises:
+            InputError: one side is empty.
+        """
+        name, equals, archive = text.partition("=")
+        if not equals:
+            archive = text
+            # Java: the part before the first suffix, anything but word characters replaced.
+            stem = re.sub(r"(\.mar|\.model|\.tar\.gz)$", "", Path(text.rstrip("/")).name)
+            name = re.sub(r"\W", "_", stem)
+        if not name or not archive:
+            raise InputError(
+                f"not a model: {text!r}", hint="write NAME=ARCHIVE, such as mnist=mnist.mar, or only ARCHIVE"
+            )
+        return cls(name.strip(), archive.strip())
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A TCP port that the server will open.
+
+    Attributes:
+        setting: the key of config.properties that names it.
+    """
+
+    setting: str
+    host: str
+    port: int
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """Reads a properties file.
+
+    Raises:
+        InputError: it does not exist, cannot be read, or is not a properties file.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return dict(javaproperties.load(file))
+    except FileNotFoundError:
+        raise InputError(f"no such configuration file: {path}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the configuration cannot be read: {error}", where=str(path)) from error
+
+
+def default_properties() -> dict[str, str]:
+    """What holds unless the user says otherwise."""
+    text = files("serving.control").joinpath("defaults.properties").read_text(encoding="utf-8")
+    return dict(javaproperties.loads(text))
+
+
+def effective(user: Mapping[str, str], *, port: int | None, workers: int | None) -> dict[str, str]:
+    """The user's settings over the defaults, with the command line's over both.
+
+    Args:
+        user: the user's config.properties; empty without one.
+        port: first of the five ports, None to leave them.
+        workers: workers of a model that does not say how many it wants.
+
+    Raises:
+        StartError: it would listen beyond loopback without token authorization.
+    """
+    properties = default_properties() | dict(user)
+    if properties.get("enable_envvars_config", "").lower() == "true":
+        # Java lets TS_<KEY> override then; what we check and print must be what it uses.
+        properties |= {
+            name[3:].lower(): value
+            for name, value in os.environ.items()
+            if name.startswith("TS_") and name[3:].lower() in properties
+        }
+    if port is not None:
+        properties |= port_settings(properties, range(port, port + 5))
+    if workers is not None:
+        properties["default_workers_per_model"] = str(workers)
+    beyond = [text for text in listening_hosts(properties) if not is_loopback(text)]
+    if "disable_token_authorization" not in user:
+        properties["disable_token_authorization"] = str(not beyond).lower()
+    if beyond and not token_authorization(properties):
+        raise StartError(
+            f"refusing to listen on {', '.join(sorted(set(beyond)))} without token authorization: "
+            "anybody who reaches it could register and run code",
+            hint="remove disable_token_authorization=true, or listen on 127.0.0.1 behind a proxy",
+        )
+    return properties
+
+
+def address_of(properties: Mapping[str, str], key: str) -> Address:
+    """The address that a setting holds.
+
+    Raises:
+        InputError: it holds none.
+    """
+    try:
+        return Address(properties[key].strip())
+    except ServingError as error:
+        raise InputError(f"{key}={properties[key]}: {error.message}", hint=error.hint) from None
+
+
+def port_settings(properties: Mapping[str, str], ports: Iterable[int]) -> dict[str, str]:
+    """The five port settings with new numbers, hosts kept."""
+    numbers = iter(ports)
+    changed = {}
+    for key in HTTP_KEYS:
+        address = address_of(properties, key)
+        if address.port is not None:
+            host = f"[{address.host}]" if ":" in address.host else address.host
+            changed[key] = f"{address.text.split(':', 1)[0]}://{host}:{next(numbers)}"
+    for key in GRPC_KEYS:
+        changed[f"{key}_port"] = str(next(numbers))
+    return changed
+
+
+def token_authorization(properties: Mapping[str, str]) -> bool:
+    """Whether requests need a key."""
+    return properties.get("disable_token_authorization", "false").strip().lower() != "true"
+
+
+def listeners(properties: Mapping[str, str]) -> tuple[Listener, ...]:
+    """The TCP ports that the server will open.
+
+    Raises:
+        InputError: a port is not a number.
+    """
+    found = []
+    for key in HTTP_KEYS:
+        address = address_of(properties, key)
+        if address.port is not None:
+            found.append(Listener(key, address.host, address.port))
+    for key in GRPC_KEYS:
+        text = properties[f"{key}_port"]
+        if not text.strip().isdigit():
+            raise InputError(f"not a port: {key}_port={text}")
+        found.append(Listener(f"{key}_port", properties[f"{key}_address"], int(text)))
+    # Metrics may share the management port, and so on: one check for each port.
+    return tuple({(entry.host, entry.port): entry for entry in reversed(found)}.values())[::-1]
+
+
+def listening_hosts(properties: Mapping[str, str]) -> list[str]:
+    """Hosts of all listeners; a unix socket has none."""
+    http = [address_of(properties, key) for key in HTTP_KEYS]
+    return [address.host for address in http if address.socket_path is None] + [
+        properties[f"{key}_address"] for key in GRPC_KEYS
+    ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address behind a host name is a loopback one."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(text.split("%")[0]).is_loopback for text in found)
+
+
+def write_properties(path: Path, properties: Mapping[str, str]) -> None:
+    """Writes a properties file that Java reads back equal."""
+    with path.open("w", encoding="utf-8") as file:
+        javaproperties.dump(dict(sorted(properties.items())), file, timestamp=False)

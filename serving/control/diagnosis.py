@@ -1,0 +1,210 @@
+"""Finds the reason of a failed model load in the frontend's logs.
+
+The frontend itself only says "Worker died." The worker's traceback goes to model_log.log line by line, each line
+under the name of the thread that reads the worker's pipe, ``W-<number>-<model>_<version>-stdout``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.errors import ModelLoadError
+
+_MODEL_LINE = re.compile(r"^\S+ \[\w+ *\] (?P<worker>W-\d+-(?P<model>.+))-std(?:out|err) MODEL_LOG - ?(?P<text>.*)$")
+_FAILED = re.compile(r"Load model failed: (?P<model>[^,]+), error: ")
+# How TorchServe's own worker introduces the traceback of a failed load.
+_MARKERS = ("Backend worker process died.", "Failed to load model ", "Load model ")
+# What every stock worker prints before it loads its model.
+_BANNER = re.compile(
+    r"s_name_part0=|Listening on |Successfully loaded .*metrics|\[PID\]|Torch worker started\.|Python runtime: "
+    r"|Connection accepted: |model_name: "
+)
+_FRAME = re.compile(r'^\s+File "(?P<file>.+?)", line (?P<line>\d+)')
+_TRACEBACK = "Traceback (most recent call last):"
+_CHAIN = ("During handling of the above exception", "The above exception was the direct cause")
+# An extracted archive: <runtime folder>/models/<32 hex digits>/
+_EXTRACTED = re.compile(r"^.*/models/[0-9a-f]{32}/")
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """Why a model could not be loaded.
+
+    Attributes:
+        cause: last line of the first traceback, ``Type: message``; or what the frontend said if there is none.
+        file: file inside the archive where it happened (or a path outside), None if unknown.
+        line: line in that file.
+        traceback: of the first exception; empty if none was found.
+    """
+
+    model: str
+    cause: str
+    file: str | None = None
+    line: int | None = None
+    traceback: str = ""
+
+    def error(self, log_folder: Path) -> ModelLoadError:
+        """The exception to raise."""
+        where = f"{self.file}:{self.line}" if self.file else None
+        hint = hint_for(self.cause)
+        more = f"the whole log: {log_folder / 'model_log.log'}"
+        return ModelLoadError(
+            f"model {self.model} cannot be loaded: {self.cause}",
+            model=self.model,
+            traceback=self.traceback,
+            where=where,
+            hint=f"{hint}; {more}" if hint else more,
+        )
+
+
+def hint_for(cause: str) -> str:
+    """What usually helps, by the kind of the exception."""
+    kind, _, message = cause.partition(": ")
+    if kind in ("ModuleNotFoundError", "ImportError"):
+        found = re.search(r"No module named '([^'.]+)", message)
+        if found:
+            return (
+                f"is {found[1]} installed where the server runs (pip install), or a file of the archive "
+                "(--extra-files)? A requirements file (-r) is installed when install_py_dep_per_model=true"
+            )
+    if kind in ("SyntaxError", "IndentationError", "TabError"):
+        return "correct the file and build the archive again"
+    if kind in ("MemoryError", "OutOfMemoryError", "torch.OutOfMemoryError"):
+        return "fewer workers, or a machine with more memory"
+    return ""
+
+
+@dataclass
+class LogWatch:
+    """Reads what the logs gain, from the moment it was made.
+
+    Args:
+        folder: of ts_log.log and model_log.log.
+        from_begin: read what they hold already, too.
+    """
+
+    folder: Path
+    from_begin: bool = False
+    _offsets: dict[str, int] = field(default_factory=dict)
+    _workers: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _failed: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        for name in ("ts_log.log", "model_log.log"):
+            path = self.folder / name
+            self._offsets[name] = path.stat().st_size if path.exists() and not self.from_begin else 0
+
+    def poll(self) -> None:
+        """Takes in the new lines."""
+        for line in self._new_lines("model_log.log"):
+            if found := _MODEL_LINE.match(line):
+                self._workers[found["worker"]].append(found["text"])
+        for line in self._new_lines("ts_log.log"):
+            if found := _FAILED.search(line):
+                self._failed[found["model"]] += 1
+
+    def _new_lines(self, name: str) -> list[str]:
+        path = self.folder / name
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._offsets[name])
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]  # the last line may still be in the writing
+        self._offsets[name] += len(whole)
+        return whole.decode("utf-8", "replace").splitlines()
+
+    def times_failed(self, model: str) -> int:
+        """How often the frontend reported that a worker of the model failed to load it."""
+        return self._failed[model]
+
+    def lines_of(self, model: str) -> list[str]:
+        """What the model's workers printed."""
+        return [text for worker in self._workers_of(model) for text in self._workers[worker]]
+
+    def _workers_of(self, model: str) -> list[str]:
+        pattern = re.compile(rf"W-\d+-{re.escape(model)}_[^_]*$")
+        return [worker for worker in self._workers if pattern.match(worker)]
+
+    def failure(self, model: str) -> LoadFailure | None:
+        """The failure of a model with its traceback; None while nothing failed or no traceback has arrived."""
+        for worker in self._workers_of(model):
+            if found := read_failure(model, self._workers[worker]):
+                return found
+        return None
+
+    def bare_failure(self, model: str) -> LoadFailure:
+        """A failure without a traceback: the frontend's words and the last lines of the worker."""
+        last = [line for line in self.lines_of(model) if line.strip() and not _BANNER.match(line)][-6:]
+        reason = "its worker ended without an error (killed, out of memory, sys.exit, or a crash of native code?)"
+        return LoadFailure(model, reason + (f"; its last lines: {' | '.join(last)}" if last else ""))
+
+
+def read_failure(model: str, lines: Sequence[str]) -> LoadFailure | None:
+    """Finds the first cause in what one worker printed.
+
+    The first traceback after the worker's announcement is the original exception: Python prints the cause of a
+    chain before what followed from it. (TorchServe's loader answers an ImportError inside a handler with a second
+    one about a built-in handler; that second one must not hide the first.)
+
+    Returns:
+        None if there is no complete traceback.
+    """
+    start = next((i for i, line in enumerate(lines) if line.startswith(_MARKERS)), None)
+    if start is None:
+        return None
+    begin = next((i for i in range(start, len(lines)) if lines[i] == _TRACEBACK), None)
+    if begin is None:
+        return None
+    end = _end_of_traceback(lines, begin)
+    if end is None:
+        return None
+    message_end = _end_of_message(lines, end)
+    frames = [found for line in lines[begin:end] if (found := _FRAME.match(line))]
+    file, number = _location(frames)
+    # What led into the archive's own files is the server's business.
+    shown = next((i for i in range(begin, end) if _EXTRACTED_PATH.search(lines[i])), begin + 1)
+    return LoadFailure(
+        model=model,
+        cause="\n".join(lines[end:message_end]),
+        file=file,
+        line=number,
+        traceback="\n".join(_EXTRACTED_PATH.sub(r"\1", line) for line in (_TRACEBACK, *lines[shown:message_end])),
+    )
+
+
+_EXTRACTED_PATH = re.compile(r'(File ")[^"]*/models/[0-9a-f]{32}/')
+
+
+def _end_of_traceback(lines: Sequence[str], begin: int) -> int | None:
+    """Index of the line ``Type: message``: the first one that is not indented."""
+    for index in range(begin + 1, len(lines)):
+        if lines[index] and not lines[index].startswith(" "):
+            return index
+    return None
+
+
+def _end_of_message(lines: Sequence[str], end: int) -> int:
+    """A message may have further lines; it ends at a blank line or at what cannot belong to it."""
+    stops = (*_MARKERS, *_CHAIN, _TRACEBACK)
+    for index in range(end + 1, min(len(lines), end + 40)):
+        if not lines[index].strip() or lines[index].startswith(stops):
+            return index
+    return min(len(lines), end + 40)
+
+
+def _location(frames: Iterable[re.Match[str]]) -> tuple[str | None, int | None]:
+    """The innermost frame inside the archive's own files, or else the innermost one."""
+    found: tuple[str | None, int | None] = (None, None)
+    inside = False
+    for frame in frames:
+        path = frame["file"]
+        own = bool(_EXTRACTED.match(path)) and "/handlers/" not in _EXTRACTED.sub("/", path)
+        if own or not inside:
+            found = (_EXTRACTED.sub("", path), int(frame["line"]))
+            inside = own or inside
+    return found

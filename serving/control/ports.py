@@ -1,0 +1,79 @@
+"""Are the ports free, and if not, who has them."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import psutil
+
+from serving.control.config import Listener
+from serving.errors import PortInUseError, StartError
+
+
+def check_free(wanted: Sequence[Listener]) -> None:
+    """Binds each port for a moment.
+
+    Raises:
+        PortInUseError: somebody has one; names the setting and, where the system tells, the process.
+        StartError: a host or port cannot be bound for another reason.
+    """
+    taken = [entry for entry in wanted if not _is_free(entry)]
+    if not taken:
+        return
+    lines = [f"{entry.host}:{entry.port} ({entry.setting}){_owner(entry.port)}" for entry in taken]
+    raise PortInUseError(
+        f"port{'s' if len(taken) > 1 else ''} in use: {'; '.join(lines)}",
+        hint="stop it, or start on other ports: torchmar start --port auto (or --port N for N to N+4)",
+    )
+
+
+def _is_free(entry: Listener) -> bool:
+    if entry.port == 0:
+        return True
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            entry.host, entry.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise StartError(f"no such host: {entry.host} ({entry.setting})") from error
+    with socket.socket(family, kind, number) as probe:
+        # As Java does on Linux: a port whose last connections are still closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise StartError(
+                f"cannot listen on {entry.host}:{entry.port} ({entry.setting}): {error.strerror}",
+                hint="choose another address or a port above 1023",
+            ) from error
+    return True
+
+
+def _owner(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            here = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and here and here.port == port and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        pass  # other people's processes are not ours to see
+    return ""
+
+
+def choose_free(host: str, count: int) -> list[int]:
+    """Ports that nobody has right now; all held at once while choosing, so that they differ."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(_family(host))) for _ in range(count)]
+        for entry in sockets:
+            entry.bind((host, 0))
+        return [int(entry.getsockname()[1]) for entry in sockets]
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

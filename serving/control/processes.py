@@ -1,0 +1,60 @@
+"""Ends a server and everything under it.
+
+The frontend leads a session of its own and its workers stay in it, so that whatever the frontend leaves behind,
+killed or not, is found by the session's number. No process id is reused while it numbers a session that has members.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import psutil
+
+
+def session_members(leader: int) -> list[psutil.Process]:
+    """Live processes of the session that ``leader`` started, the leader included."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue  # it ended while we looked
+    return found
+
+
+def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
+    """Asks the leader to end, waits, then kills what is left of its session.
+
+    Args:
+        leader: process id of the session's leader.
+        leader_is_ours: False when that process has ended; a process of the same number is then a stranger,
+            and so is its session.
+        grace_s: seconds that the leader may take, and then its workers.
+
+    Returns:
+        How many processes had to be killed.
+    """
+    if leader_is_ours:
+        try:
+            process = psutil.Process(leader)
+            process.terminate()
+            process.wait(grace_s)
+        except psutil.TimeoutExpired:
+            pass
+        except psutil.NoSuchProcess:
+            pass
+    elif psutil.pid_exists(leader):
+        return 0
+    # Workers leave by themselves when their connection closes.
+    deadline = time.monotonic() + min(grace_s, 5.0)
+    while (left := session_members(leader)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(left, timeout=5.0)
+    return len(left)

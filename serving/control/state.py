@@ -1,0 +1,177 @@
+"""What is kept on disk about a server, so that a later command finds it: a folder a server name.
+
+``$TORCHMAR_STATE_HOME`` or ``$XDG_STATE_HOME/torchmar`` or ``~/.local/state/torchmar``, in it ``servers/NAME/``::
+
+    server.json        the record of the running server; absent when none runs
+    config.properties  what the frontend was started with
+    key_file.json      keys of the token authorization, if it is on (written by the frontend)
+    logs/              of the last start; logs.previous/ of the one before
+    lock               held while a server is started or stopped
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from archive_tool.errors import InputError
+
+DEFAULT_NAME = "default"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# psutil derives a start time from the boot time, which moves a little when the clock is set.
+_CLOCK_SLACK_S = 2.0
+
+
+def state_home(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder that holds everything we remember between commands."""
+    if named := environ.get("TORCHMAR_STATE_HOME"):
+        return Path(named).absolute()
+    base = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "torchmar"
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """A server that was started.
+
+    Attributes:
+        pid: of the Java process, which leads the session that all its workers are in.
+        started: when that process was created, seconds since the epoch; tells it from a later one of the same pid.
+        inference: address of the inference API; management and metrics likewise.
+        model_store: absolute path.
+        runtime_folder: sockets and extracted models; removed at the stop.
+        log_folder: ts_log.log, model_log.log, java.log.
+    """
+
+    name: str
+    pid: int
+    started: float
+    inference: str
+    management: str
+    metrics: str
+    grpc_inference: str
+    grpc_management: str
+    model_store: str
+    runtime_folder: str
+    log_folder: str
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ServerRecord:
+        """Reads a record.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not one.
+        """
+        texts = {key: str(document[key]) for key in cls.__annotations__ if key not in ("pid", "started")}
+        return cls(pid=int(document["pid"]), started=float(document["started"]), **texts)
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            return (
+                abs(process.create_time() - self.started) < _CLOCK_SLACK_S and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False
+
+
+class StateFolder:
+    """The folder of one server name.
+
+    Raises:
+        InputError: the name is not letters, digits, ``_``, ``.`` and ``-``.
+    """
+
+    def __init__(self, name: str = DEFAULT_NAME, home: Path | None = None) -> None:
+        if not _NAME.fullmatch(name):
+            raise InputError(f"not a server name: {name!r}", hint="use letters, digits, '_', '.' and '-'")
+        self.name = name
+        self.path = (home or state_home()) / "servers" / name
+
+    @property
+    def config(self) -> Path:
+        """What the frontend was started with."""
+        return self.path / "config.properties"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the last start."""
+        return self.path / "logs"
+
+    @property
+    def keys(self) -> Path:
+        """The frontend's key file."""
+        return self.path / "key_file.json"
+
+    def create(self) -> None:
+        """Makes the folder, for its owner only: it may hold keys.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise InputError(
+                f"the state folder {self.path} cannot be made: {error.strerror}",
+                hint="name a folder that you may write to in TORCHMAR_STATE_HOME",
+            ) from error
+
+    def record(self) -> ServerRecord | None:
+        """The record of the last start that was not stopped, alive or not; None if there is none.
+
+        Raises:
+            InputError: the folder is not ours to read.
+        """
+        try:
+            return ServerRecord.from_dict(json.loads((self.path / "server.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            raise InputError(f"the state folder {self.path} is not yours to read: {error.strerror}") from error
+        except (KeyError, TypeError, ValueError):
+            # Written by another version, or cut short by a full disk: no server can be found through it.
+            return None
+
+    def write(self, record: ServerRecord) -> None:
+        """Remembers a server; whole or not at all."""
+        temporary = self.path / f"server.json.{os.getpid()}"
+        temporary.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.path / "server.json")
+
+    def forget(self) -> None:
+        """Removes the record and the keys."""
+        (self.path / "server.json").unlink(missing_ok=True)
+        self.keys.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other commands from starting or stopping the same server meanwhile."""
+        self.create()
+        try:
+            lock = (self.path / "lock").open("w")
+        except OSError as error:
+            raise InputError(f"the state folder {self.path} is not yours to write: {error.strerror}") from error
+        with lock as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def known_servers(home: Path | None = None) -> list[StateFolder]:
+    """The folders of all servers that have a record, by name."""
+    root = (home or state_home()) / "servers"
+    if not root.is_dir():
+        return []
+    folders = [StateFolder(path.name, home) for path in sorted(root.iterdir()) if _NAME.fullmatch(path.name)]
+    return [folder for folder in folders if folder.record()]

@@ -1,0 +1,89 @@
+"""Errors of servers; each class owns its exit code.
+
+::
+
+    TorchmarError (archive_tool.errors)
+    └── ServingError              6
+        ├── StartError            6   a server cannot be started, or a model of it cannot be loaded
+        │   └── ModelLoadError    6   a worker failed to load its model; carries the worker's own error
+        ├── PortInUseError        8   somebody listens on a port that the server needs
+        ├── AlreadyRunningError   8   a server of this name runs already
+        ├── NotRunningError       7   no server of this name, or nobody answers at its address
+        └── ReplyError            9   the server answered with an error; carries its status and message
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from archive_tool.errors import TorchmarError
+
+
+class ServingError(TorchmarError):
+    """Something about a server that we can explain."""
+
+    exit_code: ClassVar[int] = 6
+
+
+class StartError(ServingError):
+    """A server cannot be started."""
+
+
+class ModelLoadError(StartError):
+    """A worker failed to load its model.
+
+    Args:
+        message: the model and the first cause.
+        model: name of the model.
+        traceback: the worker's own traceback, empty if none was found.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        model: str,
+        traceback: str = "",
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.model = model
+        self.traceback = traceback
+
+
+class PortInUseError(ServingError):
+    """Somebody listens on a port that the server needs."""
+
+    exit_code = 8
+
+
+class AlreadyRunningError(ServingError):
+    """A server of this name runs already."""
+
+    exit_code = 8
+
+
+class NotRunningError(ServingError):
+    """No server of this name, or nobody answers at its address."""
+
+    exit_code = 7
+
+
+class ReplyError(ServingError):
+    """The server answered with an error.
+
+    Args:
+        message: the server's own message.
+        status: HTTP status, 0 if the reply was not HTTP.
+        kind: the server's name of the error, such as ``ModelNotFoundException``.
+    """
+
+    exit_code = 9
+
+    def __init__(
+        self, message: str, *, status: int, kind: str = "", where: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.status = status
+        self.kind = kind

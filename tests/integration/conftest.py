@@ -1,0 +1,225 @@
+"""The real Java frontend and real workers, each test in a folder of its own and on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
+@dataclass
+class Result:
+    """What a finished command left."""
+
+    code: int
+    out: str
+    err: str
+
+    def ok(self) -> Result:
+        assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
+        return self
+
+    def json(self) -> Any:
+        return json.loads(self.ok().out)
+
+
+@dataclass
+class Sandbox:
+    """A folder with a home, a temporary folder, a model store and state of its own."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Path:
+        return self.root / "model_store"
+
+    @property
+    def temp(self) -> Path:
+        return self.root / "tmp"
+
+    def run(self, *command: str | Path, env: Mapping[str, str] | None = None, timeout: float = 150.0) -> Result:
+        """Runs a command in the sandbox; names of the environment's programs are found in it."""
+        program = BIN / command[0]
+        argv = [str(program if program.exists() else command[0]), *map(str, command[1:])]
+        done = subprocess.run(
+            argv,
+            cwd=self.root,
+            env=self.env | dict(env or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def torchmar(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Result:
+        return self.run("torchmar", *arguments, env=env)
+
+    def popen(self, *command: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(BIN / command[0]), *map(str, command[1:])],
+            cwd=self.root,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def file(self, name: str, text: str | bytes) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    def build(self, name: str, handler: str, *options: str | Path) -> None:
+        """An archive of a handler given as source."""
+        source = self.file(f"{name}_handler.py", handler)
+        arguments = ("--model-name", name, "--handler", source, "--export-path", self.store, "-f", "-q")
+        self.torchmar("build", *arguments, *options).ok()
+
+    def start(self, *models: str, name: str = "default", options: tuple[str | Path, ...] = ()) -> Server:
+        """Starts a server on free ports."""
+        self.torchmar(
+            "start", *models, "--model-store", self.store, "--port", "auto", "--name", name, "-q", *options
+        ).ok()
+        return self.server(name)
+
+    def server(self, name: str = "default") -> Server:
+        return Server(self, name, self.torchmar("status", "--json", "--name", name).json())
+
+    def processes(self) -> list[psutil.Process]:
+        """Processes that work in this sandbox: by their working folder, arguments or temporary folder."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if str(self.root) in " ".join(process.cmdline()) or str(self.root) in process.cwd():
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return [p for p in found if p.pid != os.getpid() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def leftovers(self) -> list[str]:
+        """What a server must not leave behind."""
+        deadline = time.monotonic() + 10.0
+        while (running := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        files = [str(path) for path in self.temp.rglob("*") if path.name.startswith(("torchmar-", ".ts.sock"))]
+        return [str(process) for process in running] + files
+
+
+@dataclass
+class Server:
+    """A server that runs in a sandbox."""
+
+    sandbox: Sandbox
+    name: str
+    record: dict[str, Any]
+
+    @property
+    def inference(self) -> str:
+        return str(self.record["inference"])
+
+    @property
+    def management(self) -> str:
+        return str(self.record["management"])
+
+    @property
+    def pid(self) -> int:
+        return int(self.record["pid"])
+
+    def curl(self, path: str, *options: str | Path) -> tuple[int, str]:
+        """Status and body of a request to the inference API, sent by the real curl."""
+        done = self.sandbox.run(
+            "curl", "-sS", "-w", "\n%{http_code}", *options, f"{self.inference}{path}", timeout=60.0
+        ).ok()
+        body, _, status = done.out.rpartition("\n")
+        return int(status), body
+
+    def ready_workers(self, model: str) -> int:
+        rows = self.sandbox.torchmar("models", model, "--json", "--name", self.name).json()
+        return sum(worker["status"] == "READY" for row in rows for worker in row["workers"])
+
+
+def make_sandbox() -> Sandbox:
+    # Not pytest's tmp_path: the path of a socket below it would be too long.
+    root = Path(tempfile.mkdtemp(prefix="tmtest-", dir="/tmp")).resolve()
+    for name in ("model_store", "tmp", "home"):
+        (root / name).mkdir()
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("TS_", "TORCHMAR_", "PYTEST"))}
+    env = kept | {
+        "HOME": str(root / "home"),
+        "TMPDIR": str(root / "tmp"),
+        "TORCHMAR_STATE_HOME": str(root / "state"),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        # A worker a core: two tests side by side on two cores.
+        "OMP_NUM_THREADS": "1",
+    }
+    return Sandbox(root, env)
+
+
+def close(sandbox: Sandbox, *, failed: bool) -> None:
+    if any((sandbox.root / "state").glob("servers/*/server.json")):
+        sandbox.torchmar("stop", "--all", "-q")
+    left = sandbox.leftovers()
+    for process in sandbox.processes():
+        process.kill()
+    if failed:
+        for log in (sandbox.root / "state").rglob("*.log"):
+            sys.stderr.write(f"--- {log}\n{log.read_text(errors='replace')[-4000:]}\n")
+    shutil.rmtree(sandbox.root, ignore_errors=True)
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    box = make_sandbox()
+    before = request.session.testsfailed
+    yield box
+    close(box, failed=request.session.testsfailed > before)
+
+
+@pytest.fixture(scope="module")
+def shared_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """One sandbox for all tests of a module: for servers that several tests only ask."""
+    box = make_sandbox()
+    before = request.session.testsfailed
+    yield box
+    close(box, failed=request.session.testsfailed > before)
+
+
+ECHO = """
+class Echo:
+    def initialize(self, context):
+        self.version = context.manifest["model"]["modelVersion"]
+
+    def handle(self, data, context):
+        return [{"version": self.version, "body": str(row.get("body"))} for row in data]
+"""
+
+
+@pytest.fixture
+def echo() -> str:
+    """Source of a handler that answers with its version and the request's body."""
+    return ECHO

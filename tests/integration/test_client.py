@@ -1,0 +1,39 @@
+"""The typed clients against the real frontend."""
+
+from __future__ import annotations
+
+from serving.client import InferenceClient, ManagementClient
+
+from .conftest import Sandbox
+
+
+def test_models_are_listed_over_several_pages(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    server = sandbox.start()
+    with ManagementClient.at(server.management) as client:
+        for number in range(103):
+            client.register("echo.mar", name=f"m{number:03}", workers=0)
+        assert [row.name for row in client.models()] == [f"m{number:03}" for number in range(103)]
+        assert client.models()[0].url == "echo.mar"
+
+
+def test_registration_options_arrive(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    server = sandbox.start()
+    with ManagementClient.at(server.management) as client:
+        client.register("echo.mar", workers=1, batch_size=4, max_batch_delay_ms=20, response_timeout_s=33)
+        (found,) = client.describe("echo")
+        assert (found.batch_size, found.max_batch_delay_ms, found.response_timeout_s) == (4, 20, 33)
+        assert found.default
+        assert found.ready_workers == 1
+        assert found.workers[0].pid > 0
+        assert client.describe("echo", "1.0") == (found,)
+    with InferenceClient.at(server.inference) as inference:
+        assert inference.ping()
+        answer = inference.predict("echo", b'{"a": 1}', content_type="application/json", source="x")
+        assert answer.ok
+        assert answer.answer == {"version": "1.0", "body": "{'a': 1}"}
+        assert answer.seconds > 0
+        missing = inference.predict("nothing", b"")
+        assert (missing.ok, missing.status) == (False, 404)
+        assert "nothing" in (missing.error or "")

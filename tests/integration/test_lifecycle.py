@@ -1,0 +1,314 @@
+"""start, stop and everything between, against the real frontend."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from serving.control.ports import choose_free
+
+from .conftest import Sandbox
+
+# A handler that is still being imported when everybody has lost patience.
+SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
+
+
+@contextmanager
+def waiting_start(sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
+    """A start that waits for a model which does not get ready."""
+    sandbox.build("slow", SLOW)
+    command = ("torchmar", "start", "slow.mar", "--model-store", sandbox.store, "--port", "auto")
+    with sandbox.popen(*command) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "loading slow" in line:
+                break
+        yield process
+
+
+def test_a_server_from_start_to_stop(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    sandbox.build("other", echo)
+    started = sandbox.torchmar("start", "echo=echo.mar", "--model-store", sandbox.store, "--port", "auto").ok()
+    assert "echo 1.0 is ready: 1 worker" in started.out
+    server = sandbox.server()
+    assert server.curl("/ping") == (200, '{\n  "status": "Healthy"\n}\n')
+    assert server.record["healthy"] is True
+
+    file = sandbox.file("hello.txt", "hello")
+    status, body = server.curl("/predictions/echo", "-T", file)
+    assert status == 200
+    assert "hello" in body
+    files = [sandbox.file(f"{i}.txt", f"text {i}") for i in range(5)]
+    rows = sandbox.torchmar("predict", "echo", *files, "--json").json()
+    assert [row["answer"]["body"] for row in rows] == [f"text {i}" for i in range(5)]
+    table = sandbox.torchmar("predict", "echo", *files).ok().out
+    assert all(str(file) in table for file in files)
+
+    assert "2 of 2 workers ready" in sandbox.torchmar("scale", "echo", "--min-workers", "2").ok().out
+    assert server.ready_workers("echo") == 2
+    sandbox.torchmar("register", "other.mar").ok()
+    listed = sandbox.torchmar("models").ok().out
+    assert "echo" in listed
+    assert "other" in listed
+    sandbox.torchmar("unregister", "other").ok()
+    assert sandbox.torchmar("models", "other").code == 9
+
+    second = sandbox.torchmar("start", "echo.mar", "--model-store", sandbox.store, "--port", "auto")
+    assert second.code == 8
+    assert "running already" in second.err
+    assert "--name" in second.err
+
+    assert sandbox.torchmar("stop").ok().out == "stopped default\n"
+    assert not psutil.pid_exists(server.pid)
+    assert sandbox.leftovers() == []
+    again = sandbox.torchmar("stop")
+    assert again.code == 7
+    assert "no server 'default' is running" in again.err
+    assert sandbox.torchmar("status").code == 7
+
+
+def test_versions_side_by_side(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    source = sandbox.file("second.py", echo)
+    sandbox.torchmar(
+        "build", "--model-name", "echo", "-v", "2.0", "--handler", source, "--export-path", sandbox.root, "-q"
+    ).ok()
+    (sandbox.root / "echo.mar").rename(sandbox.store / "echo2.mar")
+    server = sandbox.start("echo=echo.mar")
+    sandbox.torchmar("register", "echo2.mar").ok()
+    assert '"version": "1.0"' in server.curl("/predictions/echo")[1]
+    assert '"version": "2.0"' in server.curl("/predictions/echo/2.0")[1]
+    sandbox.torchmar("set-default", "echo", "2.0").ok()
+    assert '"version": "2.0"' in server.curl("/predictions/echo")[1]
+    rows = sandbox.torchmar("models", "echo", "--json").json()
+    assert {row["version"]: row["default"] for row in rows} == {"1.0": False, "2.0": True}
+    sandbox.torchmar("unregister", "echo", "--version", "1.0").ok()
+    assert [row["version"] for row in sandbox.torchmar("models", "--json").json()] == ["2.0"]
+    refused = sandbox.torchmar("set-default", "echo", "7.0")
+    assert refused.code == 9
+    assert "7.0" in refused.err
+
+
+def test_workers_of_the_command_line_win_over_the_models_own(sandbox: Sandbox, echo: str) -> None:
+    config = sandbox.file("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\n")
+    sandbox.build("echo", echo, "-c", config)
+    server = sandbox.start("echo.mar", options=("--workers", "2"))
+    assert server.ready_workers("echo") == 2
+
+
+def test_all_archives_of_a_store(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("one", echo)
+    sandbox.build("two", echo)
+    server = sandbox.start("--models", "all")
+    assert (server.ready_workers("one"), server.ready_workers("two")) == (1, 1)
+
+
+def test_a_taken_port_is_named_and_nothing_starts(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    port = choose_free("127.0.0.1", 1)[0]
+    with socket.create_server(("127.0.0.1", port)):
+        refused = sandbox.torchmar("start", "echo.mar", "--model-store", sandbox.store, "--port", str(port))
+    assert refused.code == 8
+    assert f"127.0.0.1:{port} (inference_address) by " in refused.err
+    assert "--port auto" in refused.err
+    assert sandbox.leftovers() == []
+
+
+def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    first, second = sandbox.start("echo.mar"), sandbox.start("echo.mar", name="second")
+    assert first.curl("/predictions/echo")[0] == second.curl("/predictions/echo")[0] == 200
+    sandbox.torchmar("stop").ok()
+    assert second.curl("/ping")[0] == 200
+    assert sandbox.torchmar("stop", "--all").ok().out == "stopped second\n"
+
+
+def test_a_killed_server_is_cleaned_up_by_the_next_start(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    server = sandbox.start("echo.mar")
+    os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(server.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    dead = sandbox.torchmar("status")
+    assert dead.code == 7
+    assert "ended by itself" in dead.err
+    again = sandbox.start("echo.mar")
+    assert again.pid != server.pid
+    assert len([path for path in sandbox.temp.iterdir() if path.name.startswith("torchmar-")]) == 1
+
+
+def test_a_killed_server_is_cleaned_up_by_stop(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    os.kill(sandbox.start("echo.mar").pid, signal.SIGKILL)
+    stopped = sandbox.torchmar("stop")
+    assert stopped.code == 7
+    assert "ended by itself" in stopped.err
+    assert sandbox.leftovers() == []
+
+
+def test_foreground_shows_the_logs_and_ends_with_a_signal(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build(
+        "echo", echo.replace("def initialize", "def __init__(self):\n        print('hello')\n\n    def initialize")
+    )
+    command = ("torchmar", "start", "echo.mar", "--model-store", sandbox.store, "--port", "auto", "--foreground")
+    with sandbox.popen(*command) as process:
+        assert process.stdout is not None
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if line.startswith("try: curl"):
+                break
+        assert "MODEL_LOG - hello" in seen
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 143
+    assert sandbox.leftovers() == []
+
+
+def test_an_interrupted_start_leaves_nothing(sandbox: Sandbox) -> None:
+    with waiting_start(sandbox) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 130
+    assert sandbox.leftovers() == []
+    assert sandbox.torchmar("stop").code == 7
+
+
+def test_a_model_that_is_not_ready_in_time_is_named(sandbox: Sandbox) -> None:
+    sandbox.build(
+        "slow", "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
+    )
+    late = sandbox.torchmar("start", "slow.mar", "--model-store", sandbox.store, "--port", "auto", "--timeout", "8")
+    assert late.code == 6
+    assert "loading slow" in late.err
+    assert "--timeout" in late.err
+    assert sandbox.leftovers() == []
+
+
+def test_without_java_on_the_path(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    empty = sandbox.root / "nothing"
+    empty.mkdir()
+    env = {"PATH": str(empty), "JAVA_HOME": ""}
+    sandbox.torchmar("start", "echo.mar", "--model-store", sandbox.store, "--port", "auto", "-q", env=env).ok()
+    assert sandbox.server().curl("/predictions/echo")[0] == 200
+
+
+def test_keys_are_asked_for_and_given_when_authorization_is_on(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    config = sandbox.file("secure.properties", "disable_token_authorization=false\n")
+    server = sandbox.start("echo.mar", options=("--ts-config", config))
+    assert server.curl("/predictions/echo")[0] == 400
+    file = sandbox.file("x.txt", "x")
+    sandbox.torchmar("predict", "echo", file).ok()
+    assert "echo" in sandbox.torchmar("models").ok().out
+    # As an hour later: the keys in the file have expired, so the command asks for new ones.
+    keys = next(sandbox.root.rglob("key_file.json"))
+    text = keys.read_text()
+    year = time.strftime("%Y")
+    keys.write_text(text.replace(f'"{year}-', '"2000-'))
+    sandbox.torchmar("predict", "echo", file).ok()
+    assert keys.read_text() != text
+    sandbox.torchmar("stop").ok()
+    assert not keys.exists()
+
+
+def test_prometheus_metrics_count_requests(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    server = sandbox.start("echo.mar")
+    server.curl("/predictions/echo")
+    done = sandbox.run("curl", "-sS", f"{server.record['metrics']}/metrics").ok()
+    assert "ts_inference_requests_total" in done.out
+
+
+def test_every_version_must_be_ready(sandbox: Sandbox, echo: str) -> None:
+    """Two archives under one name: the second cannot be loaded, so the start fails, default version or not."""
+    sandbox.build("echo", echo)
+    failing = echo.replace("self.version =", "raise RuntimeError('no licence')\n        self.version =")
+    sandbox.build("bad", failing, "-v", "2.0")
+    done = sandbox.torchmar(
+        "start", "m=echo.mar", "m=bad.mar", "--model-store", sandbox.store, "--port", "auto", "--timeout", "60"
+    )
+    assert done.code == 6
+    assert "RuntimeError: no licence" in done.err
+    assert sandbox.leftovers() == []
+
+
+def test_all_stops_what_lives_beside_what_died(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    os.kill(sandbox.start("echo.mar", name="aaa").pid, signal.SIGKILL)
+    sandbox.start("echo.mar", name="bbb")
+    done = sandbox.torchmar("stop", "--all").ok()
+    assert "'aaa' had ended by itself" in done.err
+    assert done.out == "stopped bbb\n"
+    assert sandbox.leftovers() == []
+
+
+def test_a_closed_terminal_leaves_nothing(sandbox: Sandbox) -> None:
+    with waiting_start(sandbox) as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(40) == 129
+    assert sandbox.leftovers() == []
+
+
+def test_stop_while_another_command_starts(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    with waiting_start(sandbox) as process:
+        process.send_signal(signal.SIGSTOP)
+        sandbox.torchmar("stop").ok()
+        server = sandbox.start("echo.mar")
+        process.send_signal(signal.SIGCONT)
+        assert process.stderr is not None
+        assert "stopped while it started" in process.stderr.read()
+        assert process.wait(40) == 6
+    # The late one has not made the newer server forgotten.
+    assert sandbox.server().pid == server.pid
+
+
+def test_an_archive_with_blanks_in_its_path(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    folder = sandbox.root / "my models, ü"
+    folder.mkdir()
+    (sandbox.store / "echo.mar").rename(folder / "my echo.mar")
+    sandbox.torchmar("start", f"echo={folder}/my echo.mar", "--port", "auto", "-q").ok()
+    assert sandbox.server().curl("/predictions/echo")[0] == 200
+
+
+def test_an_interrupted_prediction_ends_at_once(sandbox: Sandbox) -> None:
+    sandbox.build(
+        "slow", "import time\ndef handle(data, context):\n    time.sleep(20 * bool(data))\n    return ['x']\n"
+    )
+    sandbox.start("slow.mar")
+    file = sandbox.file("x.txt", "x")
+    with sandbox.popen("torchmar", "predict", "slow", file) as process:
+        time.sleep(2)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 143
+        assert time.monotonic() - begin < 10
+
+
+def test_unregister_removes_all_versions(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    sandbox.build("second", echo, "-v", "2.0")
+    sandbox.start("m=echo.mar", "m=second.mar")
+    refused = sandbox.torchmar("unregister", "m", "--version", "1.0")
+    assert refused.code == 9
+    assert "torchmar set-default m" in refused.err
+    sandbox.torchmar("unregister", "m").ok()
+    assert sandbox.torchmar("models", "--json").json() == []
+
+
+def test_a_registration_that_is_late_is_taken_back(sandbox: Sandbox) -> None:
+    sandbox.build("slow", SLOW)
+    sandbox.start()
+    late = sandbox.torchmar("register", "slow.mar", "--timeout", "4")
+    assert late.code == 9
+    assert sandbox.torchmar("models", "--json").json() == []

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from click.testing import CliRunner
+
+from serving.cli.models import print_models, scale
+from serving.client import ModelVersion, WorkerInfo
+
+
+def version(number: str, *, default: bool) -> ModelVersion:
+    row = {"modelName": "[bold]mnist", "modelVersion": number, "modelUrl": "mnist.mar", "batchSize": 4}
+    found = ModelVersion.from_dict(row, default=default)
+    worker = WorkerInfo("9000", "READY", os.getpid(), 0, False)
+    return ModelVersion(**{**vars(found), "workers": (worker,)})
+
+
+def test_the_table_has_a_row_a_version_and_marks_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    print_models([version("1.0", default=False), version("2.0", default=True)])
+    shown = capsys.readouterr().out
+    assert "1.0 " in shown
+    assert "2.0 *" in shown
+    assert "[bold]mnist" in shown
+    assert str(os.getpid()) in shown
+    assert " MB" in shown
+    assert "* is the version" in shown
+
+
+def test_a_single_version_needs_no_mark(capsys: pytest.CaptureFixture[str]) -> None:
+    print_models([version("1.0", default=True)])
+    assert "*" not in capsys.readouterr().out
+
+
+def test_no_models(capsys: pytest.CaptureFixture[str]) -> None:
+    print_models([])
+    assert capsys.readouterr().out.strip() == "no models"
+
+
+def test_bounds_that_contradict_each_other_are_refused() -> None:
+    done = CliRunner().invoke(scale, ["mnist", "--min-workers", "3", "--max-workers", "2"])
+    assert done.exit_code == 2
+    assert "--max-workers 2 is less than --min-workers 3" in done.output

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from serving.cli.predict import _print_predictions, _short, _strict, prediction_to_dict
+from serving.client import Prediction
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        (Prediction("a", 200, 0.0012345, 7, None), {"file": "a", "status": 200, "ms": 1.23, "answer": 7}),
+        (
+            Prediction("a", 400, 0.001, None, "bad"),
+            {"file": "a", "status": 400, "ms": 1.0, "error": "bad"},
+        ),
+        (
+            Prediction("a", 200, 0.001, b"\xff\x00", None),
+            {"file": "a", "status": 200, "ms": 1.0, "answer_base64": "/wA="},
+        ),
+        (Prediction("a", 200, 0.001, None, None), {"file": "a", "status": 200, "ms": 1.0, "answer": None}),
+    ],
+)
+def test_rows_for_programs(prediction: Prediction, expected: dict[str, object]) -> None:
+    assert prediction_to_dict(prediction) == expected
+
+
+def test_long_answers_are_cut_with_a_word_about_it() -> None:
+    assert _short("x" * 400) == "x" * 400
+    assert _short("x" * 401).endswith("(401 characters; --json shows all)")
+    assert _short(b"abc") == "3 bytes"
+    assert _short({"ü": [1]}) == '{"ü": [1]}'
+
+
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    assert _strict({"a": [float("nan"), 1.5, {"b": float("-inf")}], "c": "NaN"}) == {
+        "a": [None, 1.5, {"b": None}],
+        "c": "NaN",
+    }
+
+
+def test_an_answer_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_predictions([Prediction("a", 200, 0.001, "\x1b[31mred [bold]x", None)])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "[31mred [bold]x" in shown

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from pathlib import Path
+from socketserver import UnixStreamServer
+
+import pytest
+
+from serving.client.transport import Address, Reply, Transport, error_of
+from serving.errors import NotRunningError, ReplyError, ServingError
+
+
+class Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/slow":
+            threading.Event().wait(1.0)
+        if self.path == "/cut":
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        status = 404 if self.path == "/missing" else 200
+        answer = b'{"code": 404, "type": "ModelNotFoundException", "message": "no x"}' if status == 404 else body
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("X-Key", self.headers.get("Authorization", ""))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+        return
+
+    def address_string(self) -> str:
+        return "peer"
+
+
+@pytest.fixture
+def address() -> Iterator[Address]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield Address(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+
+
+def test_a_request_goes_and_its_answer_comes_back(address: Address) -> None:
+    with Transport(address, token="secret") as transport:
+        reply = transport.request("POST", "/x", body=b"\x00hello")
+    assert (reply.status, reply.body, reply.headers["x-key"]) == (200, b"\x00hello", "Bearer secret")
+    assert reply.seconds > 0
+
+
+def test_an_error_status_carries_the_servers_message(address: Address) -> None:
+    with Transport(address) as transport, pytest.raises(ReplyError, match=r"no x \(HTTP 404\)") as caught:
+        transport.checked("POST", "/missing", body=b"")
+    assert (caught.value.status, caught.value.kind) == (404, "ModelNotFoundException")
+    assert caught.value.where == f"POST {address.text}/missing"
+
+
+def test_a_late_answer_is_named(address: Address) -> None:
+    with Transport(address, timeout_s=0.1) as transport, pytest.raises(ReplyError, match=r"no answer within 0\.1 s"):
+        transport.request("POST", "/slow", body=b"")
+
+
+def test_a_broken_connection_is_named(address: Address) -> None:
+    with Transport(address) as transport, pytest.raises(ReplyError, match="connection broke"):
+        transport.request("POST", "/cut", body=b"")
+
+
+def test_nobody_there_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    address = Address(f"http://127.0.0.1:{port}")
+    with Transport(address) as transport, pytest.raises(NotRunningError, match="nobody answers"):
+        transport.request("GET", "/ping")
+
+
+def test_proxies_of_the_environment_are_not_used(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    with Transport(address) as transport:
+        assert transport.request("POST", "/x", body=b"").status == 200
+
+
+class UnixHTTPServer(HTTPServer):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        UnixStreamServer.server_bind(self)  # type: ignore[arg-type]
+        self.server_name, self.server_port = "localhost", 0
+
+
+def test_a_unix_socket_is_an_address(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with UnixHTTPServer(path, Echo) as server:  # type: ignore[arg-type]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with Transport(Address(f"unix:{path}")) as transport:
+            assert transport.request("POST", "/x", body=b"hi").body == b"hi"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:8080", "ftp://x", "", "unix:relative"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ServingError, match="not an address"):
+        Address(text)
+
+
+def test_parts_of_an_address() -> None:
+    assert (Address("http://[::1]:80").host, Address("http://[::1]:80").port) == ("::1", 80)
+    assert Address("https://h").port == 443
+    assert Address("unix:/x").port is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [(b"plain words", "plain words"), (b"", "no message"), (b"\xff", "\ufffd"), (b"[1]", "[1]"), (b"{}", "{}")],
+)
+def test_an_error_without_the_usual_form_still_has_a_message(body: bytes, message: str) -> None:
+    assert error_of(Reply(500, {}, body, 0.0), "GET /").message == f"{message} (HTTP 500)"
+
+
+def test_json_that_is_none_is_named() -> None:
+    with pytest.raises(ReplyError, match="not JSON: 'oops'"):
+        Reply(200, {}, b"oops", 0.0).json()

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import psutil
+
+from serving.control.processes import end_session, session_members
+
+# A leader with a child that ignores everything but SIGKILL.
+STUBBORN = """
+import signal, subprocess, sys, time
+child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+process.stdout.readline()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def leader() -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def test_everything_in_the_session_ends() -> None:
+    with leader() as process:
+        members = session_members(process.pid)
+        assert len(members) == 2
+        assert end_session(process.pid, leader_is_ours=True, grace_s=1.0) >= 1
+    assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in members)
+
+
+def test_children_of_a_dead_leader_are_found() -> None:
+    with leader() as process:
+        process.kill()
+        process.wait()
+        assert end_session(process.pid, leader_is_ours=False, grace_s=0.1) == 1
+    assert session_members(process.pid) == []
+
+
+def test_a_stranger_with_the_same_number_is_left_alone() -> None:
+    with leader() as process:
+        try:
+            assert end_session(process.pid, leader_is_ours=False, grace_s=0.1) == 0
+            time.sleep(0.1)
+            assert len(session_members(process.pid)) == 2
+        finally:
+            end_session(process.pid, leader_is_ours=True, grace_s=0.1)

@@ -1,0 +1,37 @@
+"""Names; tests/integration/test_wrong_input.py registers what fails with a real frontend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import archive_tool
+from serving.control.registration import explained, model_name_of
+from serving.errors import ModelLoadError, ReplyError
+
+from .test_diagnosis import IMPORT_ERROR, logged
+from .test_state import record
+
+
+def test_the_manifests_name_counts_not_the_files(tmp_path: Path) -> None:
+    (tmp_path / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    built = archive_tool.build(model_name="inside", handler=str(tmp_path / "handler.py"), export_path=str(tmp_path))
+    moved = built.path.rename(tmp_path / "outside.mar")
+    assert model_name_of(moved) == "inside"
+
+
+def test_the_workers_error_takes_the_place_of_the_frontends(tmp_path: Path) -> None:
+    def fail() -> None:
+        (tmp_path / "model_log.log").write_text(logged("W-9001-bad_1.0", IMPORT_ERROR))
+        raise ReplyError("Failed to start workers", status=500)
+
+    with pytest.raises(ModelLoadError, match="not_there"), explained(record(log_folder=str(tmp_path)), "bad"):
+        fail()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_other_errors_pass(tmp_path: Path, known: bool) -> None:
+    server = record(log_folder=str(tmp_path)) if known else None
+    with pytest.raises(ReplyError, match="no such model"), explained(server, "bad"):
+        raise ReplyError("no such model", status=404 if known else 500)

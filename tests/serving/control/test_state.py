@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from archive_tool.errors import InputError
+from serving.control.state import ServerRecord, StateFolder, known_servers, state_home
+
+
+def record(**changes: object) -> ServerRecord:
+    base = ServerRecord(
+        name="default",
+        pid=os.getpid(),
+        started=psutil.Process().create_time(),
+        inference="http://127.0.0.1:1",
+        management="http://127.0.0.1:2",
+        metrics="http://127.0.0.1:3",
+        grpc_inference="127.0.0.1:4",
+        grpc_management="127.0.0.1:5",
+        model_store="/store",
+        runtime_folder="/tmp/torchmar-x",
+        log_folder="/logs",
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_a_record_is_read_back_and_forgotten(tmp_path: Path) -> None:
+    state = StateFolder("default", tmp_path)
+    assert state.record() is None
+    state.create()
+    state.write(record())
+    assert state.record() == record()
+    assert [folder.name for folder in known_servers(tmp_path)] == ["default"]
+    state.forget()
+    assert state.record() is None
+    assert known_servers(tmp_path) == []
+
+
+def test_the_folder_is_the_owners_alone(tmp_path: Path) -> None:
+    state = StateFolder("default", tmp_path)
+    state.create()
+    assert state.path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": "x"}', '{"pid": 1}'])
+def test_a_broken_record_is_no_server(tmp_path: Path, text: str) -> None:
+    state = StateFolder("default", tmp_path)
+    state.create()
+    (state.path / "server.json").write_text(text)
+    assert state.record() is None
+
+
+def test_alive_means_that_very_process() -> None:
+    assert record().alive
+    assert not record(started=psutil.Process().create_time() - 100).alive
+    assert not record(pid=2**22 + 1).alive
+
+
+@pytest.mark.parametrize("name", ["", "..", ".x", "a/b", "a b", "x" * 65])
+def test_a_name_cannot_leave_the_folder(name: str) -> None:
+    with pytest.raises(InputError, match="not a server name"):
+        StateFolder(name)
+
+
+def test_where_state_is_kept() -> None:
+    assert state_home({"TORCHMAR_STATE_HOME": "/a", "XDG_STATE_HOME": "/b"}) == Path("/a")
+    assert state_home({"XDG_STATE_HOME": "/b"}) == Path("/b/torchmar")
+    assert state_home({}) == Path.home() / ".local" / "state" / "torchmar"
+
+
+def test_the_lock_lets_one_in_at_a_time(tmp_path: Path) -> None:
+    state = StateFolder("default", tmp_path)
+    order: list[str] = []
+
+    def second() -> None:
+        with StateFolder("default", tmp_path).locked():
+            order.append("second")
+
+    with state.locked():
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "servers").write_text("a file where a folder should be")
+    state = StateFolder("default", tmp_path)
+    assert state.record() is None
+    with pytest.raises(InputError, match="cannot be made") as caught, state.locked():
+        pass
+    assert "TORCHMAR_STATE_HOME" in (caught.value.hint or "")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import archive_tool
+from archive_tool.errors import InputError, UnreadableArchiveError
+from serving.control.config import ModelSpec
+from serving.control.store import name_in_store, select, split_list
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store with two archives, seen from a folder beside it."""
+    (tmp_path / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    folder = tmp_path / "store"
+    folder.mkdir()
+    for name in ("a", "b"):
+        archive_tool.build(model_name=name, handler=str(tmp_path / "handler.py"), export_path=str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def chosen(*wanted: str, store: Path | None = None, **properties: str) -> tuple[Path, list[str], bool]:
+    found = select(wanted, model_store=store, properties=properties, config_folder=Path.cwd())
+    return found.store, [f"{model.name}={model.archive}" for model in found.models], found.load_all
+
+
+def test_archives_of_the_named_store(store: Path) -> None:
+    assert chosen("a.mar", "x=b.mar", store=store) == (store, ["a=a.mar", "x=b.mar"], False)
+
+
+def test_the_folder_of_the_given_archives_is_the_store(store: Path) -> None:
+    assert chosen("store/a.mar", "x=store/b.mar") == (store, ["a=a.mar", "x=b.mar"], False)
+
+
+def test_the_store_and_the_models_of_the_configuration(store: Path) -> None:
+    assert chosen(model_store="store", load_models="a.mar, b.mar") == (store, ["a=a.mar", "b=b.mar"], False)
+    assert chosen("b.mar", model_store="store", load_models="a.mar") == (store, ["b=b.mar"], False)
+
+
+@pytest.mark.parametrize("word", ["all", "ALL"])
+def test_all(store: Path, word: str) -> None:
+    assert chosen(word, store=store) == (store, [], True)
+
+
+def test_no_model_is_a_server_to_register_with(store: Path) -> None:
+    assert chosen(store=store) == (store, [], False)
+    assert chosen(store=store, load_models="none") == (store, [], False)
+
+
+def test_versions_of_one_model_may_lie_in_two_archives(store: Path) -> None:
+    assert chosen("m=a.mar", "m=b.mar", store=store)[1] == ["m=a.mar", "m=b.mar"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (("c.mar",), "no archive c.mar in the model store"),
+        (("a.mar", "a.mar"), "model a is named twice"),
+        (("elsewhere/a.mar",), "is not in the model store"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(store: Path, wanted: tuple[str, ...], message: str) -> None:
+    other = store.parent / "elsewhere"
+    other.mkdir()
+    (other / "a.mar").write_bytes((store / "a.mar").read_bytes())
+    with pytest.raises(InputError, match=message) as caught:
+        chosen(*wanted, store=store)
+    assert caught.value.hint
+
+
+def test_a_store_that_is_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="not a folder: model_store"):
+        chosen("a.mar")
+    with pytest.raises(InputError, match=r"nowhere \(model_store of config\.properties\)"):
+        chosen("a.mar", model_store="nowhere")
+
+
+def test_a_broken_archive_is_found_before_anything_starts(store: Path) -> None:
+    (store / "a.mar").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(UnreadableArchiveError):
+        chosen("a.mar", store=store)
+
+
+def test_a_folder_is_an_archive(store: Path) -> None:
+    with archive_tool.open_archive(store / "a.mar") as archive:
+        archive.extract(store / "unpacked")
+    assert chosen("unpacked", store=store)[1] == ["unpacked=unpacked"]
+    assert name_in_store("unpacked/", store) == "unpacked"
+    assert ModelSpec.parse("unpacked/").name == "unpacked"
+
+
+def test_lists_with_commas(store: Path) -> None:
+    (store / "x, y.mar").touch()
+    assert split_list("a.mar, b.mar,") == ["a.mar", "b.mar"]
+    assert split_list(" ") == split_list("") == []
+    assert split_list("m=store/x, y.mar") == ["m=store/x, y.mar"]
+
+
+def test_all_looks_into_every_archive(store: Path) -> None:
+    (store / "notes.txt").write_text("no archive, and no business of ours")
+    assert chosen("all", store=store) == (store, [], True)
+    (store / "c.mar").write_text("broken")
+    with pytest.raises(UnreadableArchiveError, match=r"c\.mar"):
+        chosen("all", store=store)

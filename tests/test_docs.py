@@ -1,0 +1,194 @@
+"""Documents name only what exists, and every command that they show runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from archive_tool.cli import COMMANDS, cli
+from archive_tool.errors import TorchmarError
+from serving import errors as serving_errors
+from serving.control.ports import choose_free
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "examples/*/*.md") for path in ROOT.glob(pattern))
+# What sets up or checks the whole project; the continuous integration runs both.
+RUN_ELSEWHERE = ("make demo", "make test")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    """The lines after ``$ `` of the document's console blocks, continuation lines joined."""
+    found = []
+    for block in blocks(path, "console"):
+        typed = [line[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
+        found += [line for line in typed if not line.startswith(RUN_ELSEWHERE)]
+    return found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+@pytest.fixture
+def checkout(mnist_weights: Path) -> Iterator[Path]:
+    """The repository's files in a folder of their own, and the weights of the example."""
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="tmdocs-", dir="/tmp"))
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in tracked.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(mnist_weights, folder / "examples" / "mnist" / "build", dirs_exist_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+# Weights and files of the tutorials, and for documents that build no archives those of `make demo`.
+SETUP = """
+cp examples/mnist/build/*.py examples/mnist/build/*.pt .
+if ! $BUILDS; then
+  build="torchmar build --handler examples/mnist/mnist_handler.py --export-path model_store -f -q"
+  $build --model-name mnist --model-file model_defs/mnist.py --serialized-file examples/mnist/build/mnist_sd.pt
+  $build --model-name mnist_scripted --serialized-file examples/mnist/build/mnist_script.pt
+fi
+# Documents assume that a server which starts or stops in the background has done so when the next line is typed.
+torchserve() {
+  command torchserve "$@"
+  case "$*" in
+    *--start*) for _ in $(seq 240); do
+      torchmar models --json 2>/dev/null | grep -q READY && return 0; sleep 0.5; done; return 1;;
+    *--stop*) for port in 8080 8081 8082 7070 7071; do
+      while (exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null; do sleep 0.2; done; done; sleep 2;;
+  esac
+}
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if commands(path)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_command_runs(path: Path, checkout: Path) -> None:
+    ports = dict(zip(("8080", "8081", "8082", "7070", "7071"), choose_free("127.0.0.1", 5), strict=True))
+
+    def moved(text: str) -> str:
+        for usual, free in ports.items():
+            text = re.sub(rf"(?<!\d){usual}(?!\d)", str(free), text)
+        return text
+
+    config = checkout / "config.properties"
+    config.write_text(moved(config.read_text()))
+    # A server that somebody else started is looked for at the usual address; the tests have another.
+    body = "\n".join(f"echo '$' {_quoted(line)}; {moved(line)}" for line in commands(path))
+    script = f"set -euo pipefail\nshopt -s expand_aliases\n{moved(SETUP)}\n{body}\n"
+    script = script.replace(
+        "torchmar models --json", f"torchmar models --json --management http://127.0.0.1:{ports['8081']}"
+    )
+    env = {
+        "PATH": f"{BIN}:/usr/bin:/bin",
+        "HOME": str(checkout),
+        "TMPDIR": str(checkout / "tmp"),
+        "TEMP": str(checkout / "tmp"),
+        "TORCHMAR_STATE_HOME": str(checkout / "state"),
+        "TORCHMAR_MANAGEMENT": f"http://127.0.0.1:{ports['8081']}",
+        "TORCHMAR_INFERENCE": f"http://127.0.0.1:{ports['8080']}",
+        "OMP_NUM_THREADS": "1",
+        "BUILDS": str(any("build " in line or "torch-model-archiver" in line for line in commands(path))).lower(),
+    }
+    (checkout / "tmp").mkdir()
+    log = checkout / "log.txt"
+    with log.open("w") as output:
+        done = subprocess.run(["bash", "-c", script], cwd=checkout, env=env, stdout=output, stderr=output, check=False)
+    said = log.read_text()
+    subprocess.run([BIN / "torchmar", "stop", "--all", "-q"], env=env, capture_output=True, check=False)
+    assert done.returncode == 0, said
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_blocks_compile(path: Path) -> None:
+    for block in blocks(path, "python"):
+        compile(block, str(path), "exec")
+
+
+ALL = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.help
+    assert command.help.splitlines()[0] == ALL[name].help
+    assert "Examples:" in command.help
+    assert f"torchmar {name}" in command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name != "help":
+            assert parameter.help, f"{name} {parameter.opts}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_is_documented(name: str) -> None:
+    assert any(f"torchmar {name}" in path.read_text(encoding="utf-8") for path in DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_example_options_exist(name: str) -> None:
+    """Options in the examples of a command's help are options of that command."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    for line in re.findall(rf"torchmar {name} (.*)", (command.help or "").replace("\\\n", " ")):
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line):
+            assert option in known, f"{name}: {option}"
+
+
+def test_exit_codes_are_documented() -> None:
+    table = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+
+    def tree(kind: type[TorchmarError]) -> Iterator[type[TorchmarError]]:
+        yield kind
+        for child in kind.__subclasses__():
+            yield from tree(child)
+
+    import_module(serving_errors.__name__)
+    for kind in tree(TorchmarError):
+        assert f"| {kind.exit_code} |" in table, kind
+
+
+def test_dependencies_have_their_reasons() -> None:
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for name in re.findall(r'^    "([A-Za-z0-9_-]+)[><=]', setup, re.MULTILINE):
+        assert re.search(rf"\b{re.escape(name)}\b", text), name
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for path in DOCUMENTS:
+        for target in re.findall(r"`make ([a-z-]+)`", path.read_text(encoding="utf-8")):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path}: make {target}"

@@ -15,6 +15,7 @@ from handlers.device import pick_device
 from handlers.errors import LoadError, NotSupportedError
 from handlers.inputs import row_value, rows_to_tensor
 from handlers.labels import load_label_mapping
+from handlers.prepared import Preparation, Prepared, current, is_sdks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,19 +32,29 @@ class BaseHandler:
     calls `preprocess`, `inference` and `postprocess`, and it stays as it is: an override of `handle` does without
     the isolation of bad requests.
 
+    `handle` is `prepare` and `complete`, and a worker may call these in its place: `prepare` for a batch in a second
+    thread, while `complete` runs for the one before.
+
     `isolate_errors`: when a batch fails, run its requests again apart, so that only the bad ones fail. Set it to
     False where running a request twice would do harm; with sequence batching or continuous batching in
     model-config.yaml none is run twice.
+
+    `pipelined`: whether the batch to come may go through `preprocess` in a second thread while the hooks run for
+    another one. Then what belongs to a batch is not kept on `self`, where the batches would mix: `preprocess` returns
+    it. `self.context` is each batch's own. None means: if `preprocess` is the SDK's. See `may_pipeline`.
     """
 
     isolate_errors: bool = True
+    pipelined: bool | None = None
+
+    _first_half: tuple[str, ...] = ("preprocess", "_is_describe", "_is_explain")
+    _current_context: Context | None = None
 
     def __init__(self) -> None:
         self.model: Any = None
         self.mapping: dict[str, str] | None = None
         self.device: torch.device | None = None
         self.initialized = False
-        self.context: Context | None = None
         self.model_pt_path: str | None = None
         self.manifest: dict[str, Any] | None = None
         self.map_location: str | None = None
@@ -52,6 +63,22 @@ class BaseHandler:
         self.profiler_args: dict[str, Any] = {}
         self.model_yaml_config: dict[str, Any] = {}
         self._eager_model: Any = None
+
+    @property
+    def context(self) -> Context | None:
+        """The worker's context of the batch that this thread is at; before the first one that of `initialize`."""
+        preparation = current.get()
+        if preparation is None or preparation.handler is not self:
+            return self._current_context
+        return preparation.context
+
+    @context.setter
+    def context(self, context: Context | None) -> None:
+        preparation = current.get()
+        if preparation is None or preparation.handler is not self:
+            self._current_context = context
+        else:
+            preparation.context = context
 
     # ---- loading -------------------------------------------------------------------------------------------------
 
@@ -199,18 +226,78 @@ class BaseHandler:
         A request that fails becomes an item `{"code", "type", "message"}` with that status; the others are answered.
         Lack of memory and failures of the GPU are raised, for the worker to answer.
         """
+        self.context = context
+        # By the class: a handler may have methods of these names that mean something else.
+        return BaseHandler.complete(self, BaseHandler.prepare(self, data, context), context)
+
+    def prepare(self, data: Any, context: Context) -> Prepared:
+        """Take a batch through `preprocess`: the first half of `handle`.
+
+        While it runs, `complete` may run in another thread for the batch before, which has another context. What
+        `preprocess` raises is kept for `complete`, and so is all work for what is no plain prediction.
+        """
+        begin = time.perf_counter()
+        prepared = Prepared(data)
+        token = current.set(Preparation(self, context))
+        try:
+            if self._is_plain(data):
+                prepared.done = True
+                try:
+                    prepared.value = self._step("preprocess", data)
+                except Exception as error:
+                    prepared.error = error
+        finally:
+            current.reset(token)
+        prepared.seconds = time.perf_counter() - begin
+        return prepared
+
+    def complete(self, prepared: Prepared, context: Context) -> list[Any]:
+        """Answer a batch that `prepare` gave: the second half of `handle`.
+
+        `context` shows the same requests as the one that `prepare` had, and is to answer them.
+        """
         begin = time.perf_counter()
         self.context = context
-        if self._is_describe():
+        rows = prepared.rows
+        if prepared.done:
+            output = self._answer_prepared(prepared, context)
+        elif self._is_describe():
             output = [self.describe_handle()]
-        elif data is None or len(data) == 0:
+        elif rows is None or len(rows) == 0:
             output = []
         else:
-            output = self._answer(data)
+            output = self._answer(rows)
         metrics = getattr(context, "metrics", None)
         if metrics is not None:
-            metrics.add_time("HandlerTime", round((time.perf_counter() - begin) * 1000, 2), None, "ms")
+            seconds = prepared.seconds + time.perf_counter() - begin
+            metrics.add_time("HandlerTime", round(seconds * 1000, 2), None, "ms")
         return output
+
+    def may_pipeline(self, setting: bool | None = None) -> bool:
+        """Tell whether a worker may run `prepare` for a batch while `complete` runs for the one before.
+
+        `setting` is `backend.pipeline` of model-config.yaml: False forbids it, True allows it whatever `pipelined`
+        says. A handler that overrides `handle`, one of its halves or `context` never may.
+        """
+        halves = all(is_sdks(method) for method in (self.handle, self.prepare, self.complete))
+        if setting is False or not halves or type(self).context is not BaseHandler.context:
+            return False
+        if setting is not None:
+            return setting
+        return self._keeps_no_batch() if self.pipelined is None else self.pipelined
+
+    def _keeps_no_batch(self) -> bool:
+        """Tell whether it is known that the first half of `handle` leaves nothing of a batch on `self`."""
+        return all(is_sdks(getattr(self, name)) for name in self._first_half)
+
+    def _is_plain(self, rows: Any) -> bool:
+        """Tell whether each row is a request for a prediction, whose failure `complete` can put right."""
+        if self._is_describe() or rows is None or len(rows) == 0:
+            return False
+        requests = getattr(self.context, "request_processor", None) or ()
+        if len(requests) != len(rows) or self.model_yaml_config.get("continuousBatching"):
+            return False
+        return not profiling.trace_requested() and not self._explained(len(rows))
 
     def _answer(self, rows: Sequence[Any]) -> list[Any]:
         context = self.context
@@ -219,9 +306,7 @@ class BaseHandler:
             # Nobody reads statuses; or an envelope made rows of several requests, and whose row is whose is not
             # known; or the replies are parts of streams, which an item of another kind would upset.
             return self._run(rows)
-        batch = isolation.Batch(
-            rows, context, run=self._run, preprocess=self.preprocess, run_twice=self._may_run_twice()
-        )
+        batch = self._batch(rows, context)
         if requests < len(rows):  # an envelope made them all of one request
             if self._is_explain():
                 return self._run(rows)
@@ -233,6 +318,16 @@ class BaseHandler:
         for index in explained:  # one by one, since each has its own target
             items |= batch.answer([index])
         return [items[index] for index in range(len(rows))]
+
+    def _answer_prepared(self, prepared: Prepared, context: Context) -> list[Any]:
+        indices = range(len(prepared.rows))
+        items = self._batch(prepared.rows, context).answer(indices, prepared)
+        return [items[index] for index in indices]
+
+    def _batch(self, rows: Sequence[Any], context: Context) -> isolation.Batch:
+        return isolation.Batch(
+            rows, context, run=self._run, preprocess=self.preprocess, run_twice=self._may_run_twice()
+        )
 
     def _explained(self, count: int) -> list[int]:
         """Give the indices of the requests for an explanation."""
@@ -249,16 +344,16 @@ class BaseHandler:
         stateful = ("sequenceBatching", "sequenceMaxIdleMSec")
         return self.isolate_errors and not any(self.model_yaml_config.get(key) for key in stateful)
 
-    def _run(self, rows: Sequence[Any]) -> list[Any]:
-        """Take rows through the hooks, once."""
-        if profiling.trace_requested():
+    def _run(self, rows: Sequence[Any], prepared: Prepared | None = None) -> list[Any]:
+        """Take rows through the hooks, once; through the first one only if they are not prepared."""
+        if prepared is None and profiling.trace_requested():
             output, _ = self._infer_with_profiler(rows)
         else:
-            prepared = self._step("preprocess", rows)
+            value = self._step("preprocess", rows) if prepared is None else prepared.take()
             if self._is_explain():
-                output = self.explain_handle(prepared, rows)
+                output = self.explain_handle(value, rows)
             else:
-                output = self._step("postprocess", self._step("inference", prepared))
+                output = self._step("postprocess", self._step("inference", value))
         if not isinstance(output, list):
             raise isolation.OutputError(f"the handler gave {type(output).__name__} in place of a list")
         if len(output) != len(rows):

@@ -13,6 +13,7 @@ from handlers.base import BaseHandler
 from handlers.errors import BadInputError, NotSupportedError
 from handlers.inputs import is_empty, numbers_to_tensor, row_value
 from handlers.labels import map_class_to_label
+from handlers.prepared import is_computed
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -60,6 +61,8 @@ class ImageClassifier(BaseHandler):
     image_mode: str | None = None
     image_processing: Any = _imagenet_processing
 
+    _first_half = (*BaseHandler._first_half, "_read", "_read_text", "_process")
+
     def initialize(self, context: Context) -> None:
         """Load the model, and lift PIL's limit of pixels if the server's `limit_max_image_pixels` is false."""
         super().initialize(context)
@@ -103,6 +106,9 @@ class ImageClassifier(BaseHandler):
         if mode is None and self.image_processing is _imagenet_processing.made:
             mode = "RGB"
         return self.image_processing(vision.convert(image, mode) if mode else image)
+
+    def _keeps_no_batch(self) -> bool:
+        return super()._keeps_no_batch() and not is_computed(self, "image_processing")
 
     def postprocess(self, data: Any) -> list[Any]:
         """Turn the model's output, `[batch, classes]` before softmax, into a dict of label to probability a request."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from handlers.context import Context
+    from handlers.prepared import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,9 @@ def is_fatal(error: BaseException) -> bool:
 class Batch:
     """A batch that is answered so that each bad request fails alone.
 
-    `rows` are the requests' own, or the rows that an envelope made of one request. `run` answers a list of rows,
-    and `preprocess` is its first step. With `run_twice` false a batch that fails is not run again in parts.
+    `rows` are the requests' own, or the rows that an envelope made of one request. `run` answers a list of rows, given
+    what `prepare` made of them or None, and `preprocess` is its first step. With `run_twice` false a batch that fails
+    is not run again in parts.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Batch:
         rows: Sequence[Any],
         context: Context,
         *,
-        run: Callable[[Sequence[Any]], list[Any]],
+        run: Callable[[Sequence[Any], Prepared | None], list[Any]],
         preprocess: Callable[[Sequence[Any]], Any],
         run_twice: bool,
     ) -> None:
@@ -54,9 +56,9 @@ class Batch:
         self._run_twice = run_twice
         self._one_request = len(rows) > 1 and len(context.request_processor) == 1
 
-    def answer(self, indices: Sequence[int]) -> dict[int, Any]:
-        """Answer some rows, together if that goes well; give the replies by index."""
-        items, error = self._try(indices)
+    def answer(self, indices: Sequence[int], prepared: Prepared | None = None) -> dict[int, Any]:
+        """Answer some rows, together if that goes well; give the replies by index. `prepared` is of these rows."""
+        items, error = self._try(indices, prepared)
         if error is None:
             return items
         if len(indices) == 1 or not self._run_twice:
@@ -78,7 +80,9 @@ class Batch:
             items |= answered if error is None else {index: self._fail(error, index)}
         return items
 
-    def _try(self, indices: Sequence[int], *, only_preprocess: bool = False) -> tuple[dict[int, Any], Exception | None]:
+    def _try(
+        self, indices: Sequence[int], prepared: Prepared | None = None, *, only_preprocess: bool = False
+    ) -> tuple[dict[int, Any], Exception | None]:
         """Run some rows, with a context that shows only them; give the replies by index, or the error."""
         whole = len(indices) == len(self._rows)
         rows = self._rows if whole else [self._rows[index] for index in indices]
@@ -87,7 +91,7 @@ class Batch:
                 if only_preprocess:
                     self._preprocess(rows)
                     return {}, None
-                return dict(zip(indices, self._run(rows), strict=True)), None
+                return dict(zip(indices, self._run(rows, prepared), strict=True)), None
         except Exception as error:
             if is_fatal(error):
                 raise

@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "stop": _Entry("serving.cli.servers:stop", "Stop the server that start began."),
         "status": _Entry("serving.cli.servers:status", "Show whether the server runs, where, and how it is."),
         "env": _Entry("serving.cli.servers:env", "Print the shell lines that the stock torchserve command needs."),
+        "home": _Entry("serving.cli.servers:home", "Print the folder that holds torchmar's worker."),
     },
     "Models": {
         "models": _Entry("serving.cli.models:models", "List the models, versions and workers of the server."),

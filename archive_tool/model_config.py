@@ -1,8 +1,9 @@
-"""The schema of model-config.yaml, as far as TorchServe's Java frontend reads it.
+"""The schema of model-config.yaml, as far as TorchServe's Java frontend or our own worker reads it.
 
 Java logs a line and goes on when a value has a wrong type, so the setting is silently not in effect; here that is an
-error. The names and types are those of ModelConfig.java (TorchServe 0.12.0). Other keys belong to the handler or to our
-own worker (``handler:``, ``backend:``) and are not looked at.
+error. The names and types are those of ModelConfig.java (TorchServe 0.12.0). The section ``backend:`` is ours, and
+nobody else's: a key in it that we do not know is an error too. Other keys belong to the handler (``handler:``) and are
+not looked at.
 """
 
 from __future__ import annotations
@@ -56,7 +57,18 @@ TORCHRUN_KEYS: Final = {
     "rdzv-conf": "text",
     "OMP_NUMBER_THREADS": "count",
 }
+#: The section ``backend:``, which our worker reads.
+BACKEND_KEYS: Final = {
+    "mode": "mode",
+    "max_batch_size": "batch",
+    "max_batch_delay_ms": "delay",
+    "processes": "processes",
+    "threads": "threads",
+    "isolate_errors": "bool",
+    "pipeline": "bool",
+}
 _CHOICES: Final = {"device": ("cpu", "gpu"), "parallel": ("pp", "tp", "pptp", "custom")}
+_RANGES: Final = {"batch": (1, 4096), "delay": (0, 60_000), "processes": (1, 256), "threads": (1, 2**31 - 1)}
 _WORDS: Final = {
     "count": "an integer from 1",
     "amount": "an integer from 0",
@@ -66,6 +78,11 @@ _WORDS: Final = {
     "map": "a mapping",
     "bool": "true or false",
     "text": "text",
+    "mode": "dedicated or shared",
+    "batch": "an integer from 1 to 4096",
+    "delay": "a number from 0 to 60000",
+    "processes": "an integer from 1 to 256",
+    "threads": "auto or an integer from 1",
 }
 _INT_MAX: Final = 2**31 - 1  # a larger number is a Long in Java, and ignored
 _TAG: Final = "tag:yaml.org,2002:"
@@ -78,7 +95,7 @@ class ConfigProblem:
     """One thing that is wrong in a model-config file.
 
     Attributes:
-        severity: "error" if Java aborts or ignores the setting, else "warning".
+        severity: "error" if Java aborts or ignores the setting, or our worker will not load the model; else "warning".
         key: path of keys, such as ``torchrun.nnodes``; empty for the document.
         line: counted from 1, if known.
         message: what is wrong; it names the key.
@@ -117,12 +134,14 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
     try:
         loader = yaml.SafeLoader("")
         document = loader.construct_document(root)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
+        # PyYAML fails in many ways on a value that is not of the form which its tag says, such as !!int "".
         return [*problems, _not_yaml(error)]
     entries = _entries(root, document)
     problems += _check_section(entries, JAVA_KEYS, "")
     problems += _check_torchrun(root, entries)
     problems += _check_together(entries)
+    problems += _check_backend(root, entries)
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 
@@ -199,9 +218,9 @@ def _check_section(entries: dict[str, _Entry], schema: dict[str, str], prefix: s
             yield ConfigProblem("error", name, entry.line, message, _type_hint(kind, entry.value))
 
 
-def _near_miss(key: str, schema: dict[str, str]) -> str | None:
+def _near_miss(key: str, schema: dict[str, str], cutoff: float = 0.88) -> str | None:
     folded = {_squeeze(name): name for name in schema}
-    close = difflib.get_close_matches(_squeeze(key), folded, n=1, cutoff=0.88)
+    close = difflib.get_close_matches(_squeeze(key), folded, n=1, cutoff=cutoff)
     return folded[close[0]] if close else None
 
 
@@ -214,6 +233,14 @@ def _fits(kind: str, value: Any) -> bool:
         return _is_int(value) and value >= (1 if kind == "count" else 0)
     if kind in _CHOICES:
         return isinstance(value, str) and value.lower() in _CHOICES[kind]
+    if kind == "mode":
+        return value in ("dedicated", "shared")
+    if kind == "threads" and value == "auto":
+        return True
+    if kind in _RANGES:
+        least, most = _RANGES[kind]
+        whole = _is_int(value)
+        return (whole or (kind == "delay" and isinstance(value, float))) and least <= value <= most
     if kind == "ids":
         return isinstance(value, list) and all(map(_is_int, value))
     return isinstance(value, {"map": dict, "bool": bool, "text": str}[kind])
@@ -228,11 +255,15 @@ def _shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    return reprlib.repr(value)
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not print integers of thousands of digits
+        return "a number out of all bounds" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def _type_hint(kind: str, value: Any) -> str | None:
-    if kind in ("count", "amount") and isinstance(value, str) and value.strip().isdigit():
+    numeric = kind in ("count", "amount") or kind in _RANGES
+    if numeric and isinstance(value, str) and value.strip().isdigit():
         return f"write {value.strip()} without quotes"
     if kind == "bool" and isinstance(value, str) and value.lower() in ("true", "false"):
         return f"write {value.lower()} without quotes"
@@ -240,11 +271,80 @@ def _type_hint(kind: str, value: Any) -> str | None:
 
 
 def _check_torchrun(root: yaml.MappingNode, entries: dict[str, _Entry]) -> Iterator[ConfigProblem]:
-    entry = entries.get("torchrun")
+    if node := _section(root, entries, "torchrun"):
+        yield from _check_section(_entries(node, entries["torchrun"].value), TORCHRUN_KEYS, "torchrun.")
+
+
+def _section(root: yaml.MappingNode, entries: dict[str, _Entry], name: str) -> yaml.MappingNode | None:
+    """Where a mapping of settings is written; None if there is none."""
+    entry = entries.get(name)
     if entry is None or not isinstance(entry.value, dict):
+        return None
+    # Of keys that are there twice, the last one wins.
+    return next((value for key, value in reversed(root.value) if key.value == name), root)
+
+
+def _check_backend(root: yaml.MappingNode, entries: dict[str, _Entry]) -> Iterator[ConfigProblem]:
+    """Check our own section by itself, and against what the frontend is told."""
+    section = entries.get("backend")
+    if section is None:
+        for key in entries:
+            if _near_miss(key, {"backend": "map"}):
+                message = f"{key} is no section that torchmar knows; it will be ignored"
+                yield ConfigProblem("warning", key, entries[key].line, message, "did you mean backend?")
         return
-    node = next((value for key, value in root.value if key.value == "torchrun"), root)
-    yield from _check_section(_entries(node, entry.value), TORCHRUN_KEYS, "torchrun.")
+    node = _section(root, entries, "backend")
+    if node is None:
+        message = f"backend: expected a mapping of settings, got {_shown(section.value)}"
+        yield ConfigProblem("error", "backend", section.line, message, "write an indented line such as mode: shared")
+        return
+    settings = _entries(node, section.value)
+    for key in section.value:
+        if not isinstance(key, str):
+            settings[_shown(key)] = _Entry(section.value[key], section.line)
+    for key, entry in settings.items():
+        yield from _check_backend_key(key, entry)
+    yield from _check_mode(settings, entries)
+
+
+def _check_mode(settings: dict[str, _Entry], entries: dict[str, _Entry]) -> Iterator[ConfigProblem]:
+    """Check what the mode of the backend rules out; a mode that there is not has been told already."""
+    mode = settings.get("mode")
+    if mode is None or mode.value == "dedicated":
+        for key in ("max_batch_size", "max_batch_delay_ms", "processes"):
+            if key in settings:
+                name = f"backend.{key}"
+                message = f"{name} has no effect without mode: shared"
+                yield ConfigProblem("warning", name, settings[key].line, message, "write mode: shared, or remove it")
+    elif mode.value == "shared":
+        for other in _tied_to_a_worker(entries):
+            message = f"backend.mode: shared and {other} exclude each other: {other} ties requests to one worker"
+            hint = f"remove {other}, or write mode: dedicated"
+            yield ConfigProblem("error", "backend.mode", mode.line, message, hint)
+
+
+def _check_backend_key(key: str, entry: _Entry) -> Iterator[ConfigProblem]:
+    name = f"backend.{key}"
+    kind = BACKEND_KEYS.get(key)
+    if kind is None:
+        # It is an error in any case, so a guess may be bolder than among the keys of TorchServe.
+        meant = _near_miss(key, BACKEND_KEYS, cutoff=0.6)
+        hint = f"did you mean backend.{meant}?" if meant else f"the settings are {', '.join(BACKEND_KEYS)}"
+        yield ConfigProblem("error", name, entry.line, f"{name} is no setting of the backend", hint)
+    elif not _fits(kind, entry.value):
+        message = f"{name}: expected {_WORDS[kind]}, got {_shown(entry.value)}"
+        hint = _type_hint(kind, entry.value) or f"write {_WORDS[kind]}"
+        yield ConfigProblem("error", name, entry.line, message, hint)
+
+
+def _tied_to_a_worker(entries: dict[str, _Entry]) -> Iterator[str]:
+    """What Java is told that binds a state to one worker's connection, while a shared process serves all of them."""
+    for key in ("asyncCommunication", "continuousBatching", "sequenceBatching"):
+        if key in entries and entries[key].value is True:
+            yield key
+    for key, kind in (("sequenceMaxIdleMSec", "count"), ("parallelType", "parallel"), ("torchrun", "map")):
+        if key in entries and _fits(kind, entries[key].value):
+            yield key
 
 
 def _check_together(entries: dict[str, _Entry]) -> Iterator[ConfigProblem]:

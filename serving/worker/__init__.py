@@ -1,0 +1,1 @@
+"""The Python backend: what runs under the frontend."""

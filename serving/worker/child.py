@@ -1,0 +1,138 @@
+"""A forked process: takes on what the thin process handed over, and serves."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serving.protocol import Decoder, Load
+from serving.worker import dedicated, shared
+from serving.worker.arguments import Arguments
+from serving.worker.connection import Connection
+from serving.worker.guardian import Guardian
+from serving.worker.output import Output
+
+_LEAVE_S = 5.0
+
+
+@dataclass
+class Guest:
+    """What a thin process handed over.
+
+    Attributes:
+        path: its `sys.path`.
+        stdout, stderr: the pipes that the frontend reads.
+        lifeline: ends when the thin process does, and tells it of our end.
+    """
+
+    arguments: Arguments
+    argv: list[str]
+    environ: dict[str, str]
+    cwd: str
+    path: list[str]
+    stdout: int
+    stderr: int
+    lifeline: socket.socket
+
+    def close(self) -> None:
+        """Closes the descriptors, once."""
+        for fd in (self.stdout, self.stderr):
+            if fd >= 0:
+                os.close(fd)
+        self.stdout = self.stderr = -1
+        self.lifeline.close()
+
+
+@dataclass
+class Assignment:
+    """The first worker of a forked process.
+
+    Attributes:
+        processes: that will run this model side by side.
+    """
+
+    guest: Guest
+    connection: socket.socket
+    decoder: Decoder
+    load: Load
+    processes: int
+
+
+def run_dedicated(assignment: Assignment) -> int:
+    """Serves one worker; does not return."""
+    guest = assignment.guest
+    _enter(guest)
+    output = Output()
+    output.add(guest.stdout, guest.stderr)
+    output.install()
+    guardian = Guardian(alone=True)
+    guardian.start()
+    guardian.watch(guest.lifeline, lambda: None)
+    connection = Connection(assignment.connection, assignment.decoder)
+
+    def serve() -> int:
+        if guest.arguments.asynchronous:
+            from serving.worker import asynchronous
+
+            return asynchronous.serve(connection, assignment.load, guest.arguments, assignment.processes)
+        return dedicated.serve(connection, assignment.load, guest.arguments, guardian, assignment.processes)
+
+    return leave(serve)
+
+
+def run_shared(assignment: Assignment, channel: socket.socket) -> int:
+    """Serves the first worker of a model and those that come over the channel; does not return."""
+    guest = assignment.guest
+    _enter(guest)
+    output = Output()
+    output.install()
+    server = shared.Server(assignment.load, guest.arguments, channel, output)
+    server.add(Connection(assignment.connection, assignment.decoder), guest.lifeline, guest.stdout, guest.stderr)
+    return leave(server.run)
+
+
+def _enter(guest: Guest) -> None:
+    """Becomes the process that the frontend would have started: its folder, environment, arguments and module path."""
+    # The archive may have been removed meanwhile; loading it will say so.
+    with contextlib.suppress(OSError):
+        os.chdir(guest.cwd)
+    os.environ.clear()
+    os.environ.update(guest.environ)
+    sys.argv[:] = guest.argv
+    sys.path[:] = guest.path
+    importlib.invalidate_caches()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Forked processes would all draw the same numbers; random itself sees to that.
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(random.SystemRandom().getrandbits(32))
+
+
+def leave(serve: Callable[[], int]) -> int:
+    """Serves, and ends this process without the interpreter's own end, which waits for threads of the handler."""
+    try:
+        code = serve()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    timer = threading.Timer(_LEAVE_S, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,76 @@
+"""How many cores this process may use, and how many threads a model's process should."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+# Cores; with more, spinning threads have some to spin on.
+_SMALL = 4
+_V2 = Path("/sys/fs/cgroup")
+_V1 = Path("/sys/fs/cgroup/cpu")
+
+
+def available(v2: Path = _V2, v1: Path = _V1, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Cores that this process may use: its affinity, and the quota of its control groups, rounded up."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    quotas = [quota for quota in (*_v2_quotas(v2, own), _v1_quota(v1)) if quota is not None]
+    return max(1, min([cores, *(math.ceil(quota) for quota in quotas)]))
+
+
+def _v2_quotas(root: Path, own: Path) -> list[float | None]:
+    """Of our own group and of those above it: each may bound it. In a container the root is our own."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    path = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+    folders = [root / path, *(root / path).parents] if path else [root]
+    return [_v2_quota(folder / "cpu.max") for folder in folders if folder == root or root in folder.parents]
+
+
+def _v2_quota(file: Path) -> float | None:
+    try:
+        quota, period = file.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _v1_quota(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 and period > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def calm_openmp(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Lets idle threads of OpenMP sleep on a small machine, unless the environment says otherwise.
+
+    They spin by default, for a millisecond or so after every parallel region, on the cores that the frontend needs:
+    with two cores and two threads a small model takes twice as long. To be called before torch is imported.
+    """
+    if available() <= _SMALL and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environ.keys():
+        environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def threads(setting: int | None, processes: int) -> int:
+    """Intra-op threads of one of ``processes`` processes of a model.
+
+    Args:
+        setting: what model-config.yaml says; None for its share of the cores.
+        processes: that run this model side by side.
+    """
+    if setting is not None:
+        return setting
+    named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if named.isdigit() and int(named) > 0:
+        return int(named)
+    return max(1, available() // max(1, processes))

@@ -1,0 +1,118 @@
+"""A process with one worker: TorchServe's own way to serve."""
+
+from __future__ import annotations
+
+import cProfile
+import gc
+import os
+import select
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from serving.protocol import Inference, Load, ProtocolError, Reply
+from serving.worker import failures, output
+from serving.worker.arguments import Arguments
+from serving.worker.connection import Connection, items_of
+from serving.worker.guardian import Guardian
+from serving.worker.loader import load
+from serving.worker.service import SUCCESS, Service, reply_to
+
+_PROFILE = "/tmp/tsPythonProfile.prof"  # noqa: S108 (where users of TS_BENCHMARK look for it)
+# After the answer to a failed load: the frontend reads the log until it has killed us.
+_LINGER_S = 5.0
+
+
+class Stream:
+    """Sends the parts of an answer that the handler streams.
+
+    Attributes:
+        streamed: requests that a part was sent for since this was cleared.
+        asked: ids of the requests of the message that is being answered; the frontend ends over any other.
+    """
+
+    def __init__(self, connection: Connection, guardian: Guardian) -> None:
+        self.streamed: set[str] = set()
+        self.asked: frozenset[str] = frozenset()
+        self._connection = connection
+        self._guardian = guardian
+
+    def sendall(self, data: Any) -> None:
+        """Sends a frame made by `ts.handler_utils`; the frontend's clock of the response begins anew with it."""
+        items = tuple(item for item in items_of(bytes(data)) if item.request_id in self.asked)
+        if items:
+            self.streamed.update(item.request_id for item in items)
+            self._connection.send(Reply(200, SUCCESS, items))
+            self._guardian.busy_since = time.monotonic()
+
+
+def serve(connection: Connection, request: Load, arguments: Arguments, guardian: Guardian, processes: int) -> int:
+    """Loads the model and answers requests until the frontend closes the connection; returns the exit code."""
+    try:
+        model = load(request, arguments.metrics_config, processes=processes)
+    except (Exception, SystemExit) as error:
+        tell_failure([connection], request, error, end=True)
+        return 1
+    gc.collect()
+    gc.freeze()
+    guardian.limit(model.backend.response_timeout_s)
+    if not connection.send_load_reply(200, f"loaded model {request.model_name}"):
+        return 0
+    stream = Stream(connection, guardian)
+    service = Service(model, stream)
+    silent = arguments.rank != 0
+    items_only = model.backend.stateful
+    profile = _profile()
+    try:
+        while (message := connection.receive()) is not None:
+            if not isinstance(message, Inference):
+                raise ProtocolError("a batch of requests", "LOAD", 0)
+            guardian.busy_since = time.monotonic()
+            stream.asked = frozenset(request.request_id for request in message.requests)
+            with profile or nullcontext():
+                answers = service.answer(message.requests)
+            guardian.busy_since = 0.0
+            if profile is not None:
+                profile.dump_stats(_PROFILE)
+            if not silent and not connection.send(reply_to(message.requests, answers, items_only=items_only)):
+                return 0
+    except ProtocolError as error:
+        output.say(f"The worker of {request.model_name} ends: {error}")
+        return 1
+    return 0
+
+
+def tell_failure(connections: Sequence[Connection], request: Load, error: BaseException, *, end: bool = False) -> None:
+    """Prints why a model cannot be loaded, and tells the frontend.
+
+    Its readers must have the whole text before the pipes end with this process.
+
+    Args:
+        end: this process ends now. Then the connections are closed, as TorchServe's worker has it: if they are answered
+            while our process is still there, the frontend fails to take a registration back. Only the lack of memory
+            has an answer, for clients see its status.
+    """
+    if isinstance(error, SystemExit):
+        cause: BaseException = RuntimeError(f"the handler ended the process: sys.exit({error.code!r})")
+        cause.__traceback__ = error.__traceback__
+        error = cause
+    folder = Path(request.model_path)
+    output.say(failures.block(request.model_name, error, folder))
+    output.wait_until_read(_LINGER_S)
+    code, message = failures.reply(error, folder)
+    if end and code == 500:
+        for connection in connections:
+            connection.close()
+        return
+    told = [connection.sock for connection in connections if connection.send_load_reply(code, message)]
+    deadline = time.monotonic() + _LINGER_S
+    while told and (left := deadline - time.monotonic()) > 0:
+        closed = select.select(told, (), (), left)[0]
+        told = [sock for sock in told if sock not in closed]
+
+
+def _profile() -> cProfile.Profile | None:
+    """TorchServe's switch for a profile of the whole service."""
+    return cProfile.Profile() if os.environ.get("TS_BENCHMARK") in ("True", "true", "TRUE") else None

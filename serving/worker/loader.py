@@ -1,0 +1,246 @@
+"""From the frontend's LOAD to a handler that can be called."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from serving.protocol import Load
+from serving.worker import cores, metrics, places, settings
+from serving.worker.failures import HandlerError, summary
+from serving.worker.settings import Backend
+
+logger = logging.getLogger(__name__)
+
+_MANIFEST = "MAR-INF/MANIFEST.json"
+
+Entry = Callable[[Any, Any], Any]
+
+# Built-in handlers of TorchServe that our SDK has, by name: module and class.
+_BUILT_IN = {
+    "base_handler": ("handlers.base", "BaseHandler"),
+    "image_classifier": ("handlers.image_classifier", "ImageClassifier"),
+}
+# What TorchServe's envelope answers one request of a batch with.
+_ENVELOPES_OF_ONE = frozenset({"kserve", "kservev2"})
+
+
+@dataclass
+class Model:
+    """A loaded model.
+
+    Attributes:
+        entry: takes the rows of a batch and the context; gives as many items.
+        context: TorchServe's own, one for the life of the process.
+        handler: the object whose method `entry` is; None for a function.
+        backend: settings of the worker.
+        one_by_one: whether the entry takes but one request at a time.
+    """
+
+    name: str
+    entry: Entry
+    context: Any
+    handler: Any
+    backend: Backend
+    one_by_one: bool = False
+
+
+def load(
+    request: Load, metrics_config: str, *, processes: int = 1, settle: Callable[[Any, bool], None] = lambda *_: None
+) -> Model:
+    """Loads a model and initializes its handler.
+
+    Args:
+        request: of the frontend.
+        metrics_config: path of metrics.yaml.
+        processes: that will run this model side by side, for their shares of the cores.
+        settle: gets what the handler's initialization gave (a coroutine, if it is one), and whether the handler is a
+            function, which is called without data for it.
+
+    Raises:
+        WorkerError: the archive is at fault.
+        BaseException: whatever the handler's module, class or initialization raises.
+    """
+    folder = Path(request.model_path)
+    manifest = settings.read_manifest(folder)
+    config, backend = settings.read_config(folder, manifest)
+    places.make_way(folder)
+    _set_threads(backend, config, processes)
+    if request.handler is None:
+        raise HandlerError("the manifest names no handler", where=_MANIFEST, hint="build it with --handler")
+    module, function = find_handler(request.handler, folder)
+    handler, entry, initialize = entry_point(module, function, request.handler)
+    if request.envelope:
+        entry = _envelope(request.envelope)(entry).handle
+    context = _context(request, manifest, config, backend, metrics_config)
+    settle(initialize(context), handler is None)
+    return Model(request.model_name, entry, context, handler, backend, one_by_one=request.envelope in _ENVELOPES_OF_ONE)
+
+
+def _set_threads(backend: Backend, config: dict[str, Any], processes: int) -> None:
+    try:
+        import torch
+    except ImportError:
+        return  # a handler may do without
+    least = config.get("minWorkers")
+    if not backend.shared and isinstance(least, int):
+        processes = max(processes, least)
+    if backend.shared:
+        processes = backend.processes
+    count = cores.threads(backend.threads, processes)
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+def find_handler(reference: str, folder: Path) -> tuple[ModuleType, str | None]:
+    """The module that a manifest's handler names, and the function if it names one.
+
+    ``name``, ``name.py``, ``dir/name.py``, each also with ``:function``. What is no module of the archive, or of the
+    interpreter, is a built-in handler.
+
+    Raises:
+        HandlerError: there is no such module.
+        BaseException: what importing it raises; also an ImportError in it is its own.
+    """
+    path, _, function = reference.partition(":")
+    name = path.removesuffix(".py").rpartition("/")[2]
+    if not name or name.startswith("."):
+        raise HandlerError(f"{reference!r} is no name of a handler", where=_MANIFEST)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name), function or None
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise
+    if found := _built_in(name):
+        return found, function or None
+    files = sorted(entry.name for entry in folder.glob("*.py"))
+    raise HandlerError(
+        f"there is no handler {reference!r}: the archive has "
+        + (f"the modules {', '.join(files)}" if files else "no module")
+        + ", and no built-in handler has that name",
+        where=_MANIFEST,
+        hint="build it again with --handler FILE.py, or the name of a built-in handler such as image_classifier",
+    )
+
+
+def _built_in(name: str) -> ModuleType | None:
+    """A module with a built-in handler: ours, or TorchServe's where we have none of that name."""
+    if name in _BUILT_IN:
+        places.provide("handlers")
+        source, kind = _BUILT_IN[name]
+        # A module with that one class, as the rules of entry points want it.
+        module = ModuleType(name)
+        cls = getattr(importlib.import_module(source), kind)
+        setattr(module, kind, type(kind, (cls,), {"__module__": name, "__doc__": cls.__doc__}))
+        return module
+    full = f"ts.torch_handler.{name}"
+    try:
+        return importlib.import_module(full)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (full == error.name or full.startswith(error.name + ".")):
+            raise
+        return None
+
+
+def entry_point(module: ModuleType, function: str | None, reference: str) -> tuple[Any, Entry, Callable[[Any], Any]]:
+    """The handler object (None for a function), what answers requests, and what initializes.
+
+    The function that was named, or one called ``handle``; else the one class that is defined in the module.
+
+    Raises:
+        HandlerError: there is neither, or several classes.
+    """
+    name = function or "handle"
+    if hasattr(module, name):
+        entry: Entry = getattr(module, name)
+        return None, entry, lambda context: entry(None, context)
+    file = Path(getattr(module, "__file__", None) or reference).name
+    classes = [value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__]
+    if len(classes) != 1:
+        found = f"it has {', '.join(sorted(one.__name__ for one in classes))}" if classes else "it has none"
+        raise HandlerError(
+            f"Expected only one class in the handler, or a function {name}; {found}",
+            where=file,
+            hint=f"name the function: --handler {file}:FUNCTION, or leave one class in {file}",
+        )
+    handler: Any = classes[0]()
+    for method in ("handle", "initialize"):
+        if not hasattr(handler, method):
+            raise HandlerError(f"Expect {method} method in class {classes[0].__name__}", where=file)
+    return handler, handler.handle, handler.initialize
+
+
+def _envelope(name: str) -> Any:
+    """The class of an envelope of TorchServe.
+
+    Raises:
+        HandlerError: there is none of that name.
+    """
+    full = f"ts.torch_handler.request_envelope.{name}"
+    try:
+        module = importlib.import_module(full)
+    except ModuleNotFoundError as error:
+        if error.name != full:
+            raise
+        raise HandlerError(
+            f"there is no envelope {name!r}",
+            where="service_envelope in config.properties",
+            hint="body, json, kserve and kservev2 are there",
+        ) from error
+    classes = [value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__]
+    return classes[0]
+
+
+def _context(
+    request: Load, manifest: dict[str, Any] | None, config: dict[str, Any], backend: Backend, metrics_config: str
+) -> Any:
+    try:
+        import ts
+        from ts.context import Context
+    except ImportError as error:
+        raise HandlerError(
+            f"TorchServe's package ts cannot be imported by {sys.executable}: {error}",
+            hint="pip install torchserve==0.12.0 pyyaml, for this interpreter",
+        ) from error
+    cache = _metrics(metrics_config)
+    cache.model_name = request.model_name
+    cache.set_request_ids(str(uuid.uuid4()))  # there is no request yet
+    return Context(
+        request.model_name,
+        request.model_path,
+        manifest,
+        backend.max_batch_size if backend.shared else request.batch_size,
+        request.gpu_id,
+        ts.__version__,
+        request.limit_max_image_pixels,
+        cache,
+        config,
+    )
+
+
+def _metrics(path: str) -> Any:
+    """TorchServe's cache of metrics; with our own list of them where the server's cannot be read, as Java goes on."""
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+    metrics.install()
+    own = Path(__file__).parent / "home" / "ts" / "configs" / "metrics.yaml"
+    try:
+        cache = MetricsCacheYamlImpl(config_file_path=path or str(own))
+        cache.initialize_cache()
+    except Exception as error:
+        if os.path.realpath(path) == os.path.realpath(own):
+            raise
+        logger.warning("The metrics of %s cannot be used, the default ones are: %s", path, summary(error))
+        cache = MetricsCacheYamlImpl(config_file_path=str(own))
+        cache.initialize_cache()
+    return cache

@@ -1,0 +1,273 @@
+"""Two batches of a shared process at once: while the model runs one, a second thread prepares the next.
+
+    main thread      prepare 1, complete 1 | reply 1, complete 2 | reply 2, complete 3 | reply 3, ...
+    second thread               prepare 2  |          prepare 3  |         gather ...  |
+
+The second thread has work only while the main one is in the handler's second half, and only where it pays: preparing a
+batch takes long enough to be worth a change of threads, and other requests come while one batch runs. One client alone
+is served by the main thread alone.
+
+While the second thread is at work it owns what comes in (the `Intake`), and the main thread owns what goes out.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from serving.protocol import Inference, Request
+from serving.worker import cores
+from serving.worker.guardian import Clock, Guardian
+from serving.worker.loader import Model
+from serving.worker.service import Answer, Batch, Service, Sink
+
+logger = logging.getLogger(__name__)
+
+_WORTH_S = 0.001
+_CROWDED = 16
+_WEIGHT = 0.2
+
+
+@dataclass(eq=False)
+class Job:
+    """Messages that run as one batch.
+
+    Attributes:
+        entries: who asked, and what.
+        requests: of all messages.
+        sink: takes the parts of their answers.
+        batch: what the handler's first half made of it; None until it was called.
+    """
+
+    entries: Sequence[tuple[Any, Inference]]
+    requests: Sequence[Request]
+    sink: Sink
+    batch: Batch | None = None
+
+
+class Intake(Protocol):
+    """What comes in."""
+
+    def poll(self, timeout: float | None) -> None:
+        """Receives what is there; waits for it, at most ``timeout`` seconds, and until `Pipeline.wake` is readable."""
+
+    def waiting(self) -> int:
+        """The number of requests that wait."""
+
+    def is_complete(self, running: Job) -> bool:
+        """Whether everybody waits whose request is not running."""
+
+    def take(self, most: int) -> Job:
+        """Takes what waits: one message at least, and else no more than ``most`` requests."""
+
+
+def can_run(model: Model) -> bool:
+    """Whether two batches may be in a model's handler at once: it must be one of our SDK, as it is."""
+    handler, setting = model.handler, model.backend.pipeline
+    may_pipeline = getattr(handler, "may_pipeline", None)
+    # Behind an envelope, or TorchServe's micro-batching, something else than the handler's own method is called.
+    if may_pipeline is not None and model.entry == handler.handle and may_pipeline(setting):
+        return True
+    if setting:
+        logger.warning("backend.pipeline has no effect: it wants a handler of torchmar's SDK that leaves handle alone")
+    return False
+
+
+class Pipeline:
+    """Runs batches of one model.
+
+    Attributes:
+        ahead: whether the second thread owns the intake.
+        wake: a file descriptor that the intake is to poll, too; it ends the second thread's waiting.
+
+    Args:
+        limit: most requests of a batch.
+        delay_s: how long a batch may wait for more requests.
+    """
+
+    def __init__(self, service: Service, intake: Intake, guardian: Guardian, limit: int, delay_s: float) -> None:
+        self.ahead = False
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._service = service
+        self._intake = intake
+        self._guardian = guardian
+        self._limit = limit
+        self._delay_s = delay_s
+        self._costs = _Costs()
+        self._thread: threading.Thread | None = None
+        self._clock = Clock()
+        self._orders: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Job | BaseException | None] = queue.SimpleQueue()
+        self._stopping = False
+
+    def accepts(self, job: Job) -> bool:
+        """Whether a job can run here: its requests are one batch of plain predictions."""
+        return len(job.requests) <= self._limit and self._service.can_prepare(job.requests)
+
+    def run(self, job: Job, reply: Callable[[Job, Sequence[Answer]], None]) -> Job | None:
+        """Answers a job that is accepted.
+
+        Gives the next one if it was taken meanwhile, prepared if it is accepted. Raises what is to end the process.
+        """
+        clock, costs, batch = self._guardian.clock, self._costs, job.batch
+        clock.since = time.monotonic()
+        if batch is None:
+            batch = self._service.prepare(job.requests, job.sink, ahead=False)
+            costs.prepared(batch)
+        else:
+            clock.since -= batch.seconds
+        if batch.ready and costs.pay():
+            self._begin(job)
+        begin = time.monotonic()
+        answers = self._service.complete(batch, job.sink)
+        costs.completed(time.monotonic() - begin)
+        clock.since = 0.0
+        if self.ahead:
+            self._stop()
+        elif costs.would_pay():
+            self._intake.poll(0.0)  # before anybody is answered: who is there now came while the batch ran
+        if len(job.requests) > 1 or self._intake.waiting():
+            costs.crowded()
+        reply(job, answers)
+        return self._result() if self.ahead else None
+
+    def close(self) -> None:
+        """Ends the second thread."""
+        if self._thread is not None:
+            self._orders.put(None)
+            self._thread.join()
+        os.close(self.wake)
+
+    # ---- main thread -----------------------------------------------------------------------------------------------
+
+    def _begin(self, running: Job) -> None:
+        if self._thread is None:
+            settings = contextvars.copy_context()
+            adopt = _settings_of_torch()
+            self._thread = threading.Thread(
+                target=lambda: settings.run(self._serve, adopt), name="torchmar-preparer", daemon=True
+            )
+            self._thread.start()
+        self.ahead = True
+        self._stopping = False
+        self._orders.put(running)
+
+    def _stop(self) -> None:
+        """The second thread is to take no more; what it is at it finishes."""
+        self._stopping = True
+        os.eventfd_write(self.wake, 1)
+
+    def _result(self) -> Job | None:
+        result = self._results.get()
+        os.eventfd_read(self.wake)
+        self.ahead = False
+        if isinstance(result, BaseException):
+            raise result
+        if result is not None and result.batch is not None:
+            self._costs.prepared(result.batch)
+        return result
+
+    # ---- second thread ---------------------------------------------------------------------------------------------
+
+    def _serve(self, adopt: Callable[[], None]) -> None:
+        adopt()
+        self._clock = self._guardian.add_clock()
+        while (running := self._orders.get()) is not None:
+            result: Job | BaseException | None
+            try:
+                result = self._prepare_next(running)
+            except BaseException as error:  # it is the main thread's to end the process
+                result = error
+            self._results.put(result)
+
+    def _prepare_next(self, running: Job) -> Job | None:
+        """Takes in what comes until the main thread is done, and prepares one batch of it."""
+        intake, costs = self._intake, self._costs
+        begin = time.monotonic()
+        first = 0.0
+        job: Job | None = None
+        while not self._stopping:
+            waiting = intake.waiting()
+            if job is not None or not waiting:
+                intake.poll(None)
+                continue
+            now = time.monotonic()
+            first = first or now
+            start = max(begin + costs.hold_s(waiting), first + self._delay_s)
+            if now < start and waiting < self._limit and not intake.is_complete(running):
+                intake.poll(start - now)
+                continue
+            # Two batches of like size: a small and a large one would wait for each other.
+            job = intake.take(min(self._limit, (len(running.requests) + waiting + 1) // 2))
+            self._prepare(job)
+        return job
+
+    def _prepare(self, job: Job) -> None:
+        if not self.accepts(job):
+            return
+        self._clock.since = time.monotonic()
+        try:
+            job.batch = self._service.prepare(job.requests, job.sink, ahead=True)
+        finally:
+            self._clock.since = 0.0
+
+
+class _Costs:
+    """What the halves of a handler take, from the recent batches."""
+
+    def __init__(self) -> None:
+        self._cores = cores.available()
+        self._batch_s = 0.0
+        self._request_s = 0.0
+        self._complete_s = 0.0
+        self._crowded = 0
+
+    def prepared(self, batch: Batch) -> None:
+        self._batch_s = _average(self._batch_s, batch.seconds)
+        self._request_s = _average(self._request_s, batch.seconds / len(batch.requests))
+
+    def completed(self, seconds: float) -> None:
+        self._complete_s = _average(self._complete_s, seconds)
+        self._crowded -= 1
+
+    def crowded(self) -> None:
+        """There are several requests in flight."""
+        self._crowded = _CROWDED
+
+    def would_pay(self) -> bool:
+        return self._cores > 1 and self._batch_s > _WORTH_S
+
+    def pay(self) -> bool:
+        return self._crowded > 0 and self.would_pay()
+
+    def hold_s(self, count: int) -> float:
+        """How long after the beginning of a batch the next one can still be begun, so that more requests are in it."""
+        return max(self._complete_s - 2 * self._request_s * count, self._complete_s / 2)
+
+
+def _average(average: float, value: float) -> float:
+    return average + _WEIGHT * (value - average) if average else value
+
+
+def _settings_of_torch() -> Callable[[], None]:
+    """Makes another thread like this one, in what torch keeps for each: a handler's initialization may have set it."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return lambda: None
+    grad = torch.is_grad_enabled()
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def adopt() -> None:
+        torch.set_grad_enabled(grad)
+        if device is not None:
+            torch.cuda.set_device(device)
+
+    return adopt

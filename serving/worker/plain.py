@@ -1,0 +1,55 @@
+"""A worker in the process that the frontend started, without the prefork process."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from serving.protocol import Load, ProtocolError
+from serving.worker import cores, dedicated
+from serving.worker.arguments import Arguments
+from serving.worker.child import leave
+from serving.worker.connection import Connection
+from serving.worker.guardian import Guardian
+from serving.worker.output import Output, say
+
+_ACCEPT_S = 30.0
+
+
+def run(arguments: Arguments, listener: socket.socket) -> int:
+    """Serves one connection of the frontend; does not return."""
+    return leave(lambda: _serve(arguments, listener))
+
+
+def _serve(arguments: Arguments, listener: socket.socket) -> int:
+    cores.calm_openmp()
+    sys.argv[1:] = []  # a handler that parses arguments must not see ours
+    Output().install()
+    listener.settimeout(_ACCEPT_S)
+    try:
+        sock, _ = listener.accept()
+    except TimeoutError:
+        say(f"The frontend did not connect within {_ACCEPT_S:.0f} s")
+        return 1
+    finally:
+        listener.close()
+    sock.setblocking(True)
+    connection = Connection(sock)
+    try:
+        message = connection.receive()
+    except ProtocolError as error:
+        say(f"The frontend's first message cannot be read: {error}")
+        return 1
+    if message is None:
+        return 0
+    if not isinstance(message, Load):
+        say("The frontend sent requests before a model to load")
+        return 1
+    guardian = Guardian(alone=True)
+    guardian.start()
+    guardian.watch_stdin()
+    if arguments.asynchronous:
+        from serving.worker import asynchronous
+
+        return asynchronous.serve(connection, message, arguments, 1)
+    return dedicated.serve(connection, message, arguments, guardian, 1)

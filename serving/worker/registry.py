@@ -1,0 +1,29 @@
+"""Which process does the work of which worker; asked for by the collector of system metrics."""
+
+from __future__ import annotations
+
+from serving.worker import rendezvous
+
+
+def backends(owner: int) -> dict[int, tuple[int, int]]:
+    """What the prefork process of a server knows.
+
+    Args:
+        owner: pid of the Java process.
+
+    Returns:
+        For each thin process, by pid: the pid of the process that serves it, and how many that one serves. Empty if
+        there is no prefork process.
+
+    Raises:
+        OSError, ValueError: it does not answer, or not so.
+    """
+    if not rendezvous.supported:
+        return {}
+    connection = rendezvous.connect(rendezvous.address(owner))
+    if connection is None:
+        return {}
+    with connection:
+        rendezvous.send(connection, {"query": "backends"})
+        received = rendezvous.receive(connection)
+    return dict(received[0]["backends"]) if received else {}

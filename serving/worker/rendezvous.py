@@ -1,0 +1,141 @@
+"""How the processes of the backend find each other, and what they say.
+
+The prefork process listens on an abstract unix socket: a name that only lives as long as the process and leaves no file
+behind, whichever way it ends. Abstract names have no permissions, so each side asks the kernel who the other one is and
+talks to nobody but its own user.
+
+Only what a thin process needs is imported here, for there is one of them for every worker.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import socket
+import struct
+import sys
+import zlib
+from array import array
+from typing import Any
+
+TAKEN = b"T"
+"""The prefork process will serve this worker."""
+PLAIN = b"P"
+"""It will not: the worker must start by itself."""
+EXITED = b"X"
+"""The process that served the worker has ended; its exit status follows, four bytes."""
+
+STATUS = struct.Struct("!i")
+_LENGTH = struct.Struct("!I")
+_MAX_MESSAGE = 64 * 1024 * 1024
+_MAX_FDS = 8
+_TIMEOUT_S = 10.0
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+supported = sys.platform == "linux" and hasattr(os, "fork") and hasattr(socket, "SO_PEERCRED")
+
+
+def address(owner: int) -> str:
+    """Name of the socket of the prefork process.
+
+    One for each server and interpreter: a server is told by its Java process, and that by its pid and the namespace
+    which the pid is of (containers that share a network would otherwise meet here).
+
+    Args:
+        owner: pid of the Java process.
+    """
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    kind = f"{sys.executable}\0{sys.version}\0{os.path.realpath(__file__)}".encode()
+    return f"\0torchmar-{os.getuid()}-{namespace}-{owner}-{zlib.crc32(kind):08x}{zlib.adler32(kind):08x}"
+
+
+def listen(name: str) -> socket.socket | None:
+    """The listening socket of that name; None if somebody has it."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(name)
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        return None
+    return listener
+
+
+def connect(name: str) -> socket.socket | None:
+    """A connection to the prefork process; None if there is none, or it is not ours."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(name)
+    except OSError:
+        connection.close()
+        return None
+    if peer(connection)[1] != os.getuid():
+        connection.close()
+        return None
+    return connection
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """Process id and user id of the other side, from the kernel."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, _ = struct.unpack("3i", data)
+    return pid, uid
+
+
+def send(connection: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+    """Sends a message and copies of file descriptors.
+
+    Raises:
+        OSError: the other side has gone.
+    """
+    data = marshal.dumps(message)
+    frame = _LENGTH.pack(len(data)) + data
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+    sent = connection.sendmsg([frame], rights)
+    if sent < len(frame):
+        connection.sendall(memoryview(frame)[sent:])
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next message and its file descriptors, which the caller owns; None at the end of the stream.
+
+    Raises:
+        OSError: the other side has gone, or did not send the rest in time.
+        ValueError: this is no message. The file descriptors are closed.
+    """
+    connection.settimeout(_TIMEOUT_S)
+    fds: list[int] = []
+    data = bytearray()
+    try:
+        while len(data) < _LENGTH.size or len(data) < _LENGTH.size + _LENGTH.unpack_from(data)[0]:
+            wanted = _LENGTH.size + _LENGTH.unpack_from(data)[0] - len(data) if len(data) >= _LENGTH.size else 4
+            if not 0 <= wanted <= _MAX_MESSAGE:
+                raise ValueError(f"a message of {wanted} bytes")
+            # Not inheritable: a program that a handler starts must not keep a lifeline open.
+            piece, ancillary, _, _ = connection.recvmsg(wanted, socket.CMSG_SPACE(4 * _MAX_FDS), _CLOSE_ON_EXEC)
+            fds += _fds(ancillary)
+            if not piece:
+                if data:
+                    raise ValueError("the stream ended inside a message")
+                return None
+            data += piece
+        message = marshal.loads(memoryview(data)[_LENGTH.size :])  # noqa: S302 (our own user's process sent it)
+        if not isinstance(message, dict):
+            raise ValueError(f"a message of type {type(message).__name__}")
+    except BaseException as error:
+        for fd in fds:
+            os.close(fd)
+        if isinstance(error, EOFError | TypeError):
+            raise ValueError("a message that cannot be read") from error
+        raise
+    finally:
+        connection.settimeout(None)
+    return message, fds
+
+
+def _fds(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)

@@ -1,0 +1,157 @@
+"""What model-config.yaml says to the worker: the section ``backend:``, and the settings of Java's that bind it too."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from serving.worker import places
+from serving.worker.failures import ConfigError
+
+DEFAULT_RESPONSE_TIMEOUT_S = 120.0
+RESPONSE_TIMEOUT_VARIABLE = "TORCHMAR_RESPONSE_TIMEOUT"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Settings of the worker.
+
+    Attributes:
+        shared: one process serves all workers of the model.
+        max_batch_size: most requests that a shared process runs at once.
+        max_batch_delay_s: how long a shared process waits for a batch to fill, in seconds.
+        processes: shared processes of the model on a device.
+        threads: intra-op threads of a process; None for its share of the cores.
+        isolate_errors: run the requests of a failed batch again one by one.
+        pipeline: whether a shared process prepares the next batch while the model runs this one; None where the
+            handler is known to allow it.
+        response_timeout_s: after which the frontend gives up on a worker.
+        stateful: what the frontend sends depends on what was answered before (sequences, continuous batching).
+        continuous: continuous batching: every message has all the requests that are not finished.
+    """
+
+    shared: bool = False
+    max_batch_size: int = 32
+    max_batch_delay_s: float = 0.0
+    processes: int = 1
+    threads: int | None = None
+    isolate_errors: bool = True
+    pipeline: bool | None = None
+    response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
+    stateful: bool = False
+    continuous: bool = False
+
+
+def read_manifest(model_dir: Path) -> dict[str, Any] | None:
+    """The archive's manifest; None without one: functions of workflows have none.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    path = model_dir / "MAR-INF" / "MANIFEST.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the manifest cannot be read: {error}", where="MAR-INF/MANIFEST.json") from error
+    if not isinstance(manifest, dict):
+        raise ConfigError("the manifest is no JSON object", where="MAR-INF/MANIFEST.json")
+    return manifest
+
+
+def config_file(manifest: Mapping[str, Any] | None) -> str | None:
+    """Name of the model's model-config.yaml, if it has one."""
+    model = (manifest or {}).get("model")
+    name = model.get("configFile") if isinstance(model, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
+def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, Any], Backend]:
+    """The model's own configuration, and what it means for the worker.
+
+    Raises:
+        ConfigError: it cannot be read, or its section ``backend`` is wrong.
+    """
+    name = config_file(manifest)
+    if name is None:
+        return {}, Backend(response_timeout_s=_default_timeout())
+    import yaml
+
+    try:
+        text = (model_dir / name).read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the configuration cannot be read: {error}", where=name) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark is not None else name
+        raise ConfigError(f"the configuration is no YAML: {error}", where=where) from error
+    if config is None:
+        config = {}
+    if not isinstance(config, dict):
+        raise ConfigError("the configuration holds no mapping of settings", where=name)
+    if "backend" in config:
+        _check(text, name)
+    return config, backend_of(config)
+
+
+def _check(text: str, name: str) -> None:
+    """Applies the rules of the archive tool: the archive may have been built by another one."""
+    places.provide("archive_tool", always=True)
+    from archive_tool.model_config import validate
+
+    for problem in validate(text):
+        if problem.severity == "error" and problem.key.partition(".")[0] == "backend":
+            where = f"{name}:{problem.line}" if problem.line else name
+            raise ConfigError(problem.message, where=where, hint=problem.hint or "")
+
+
+def backend_of(config: Mapping[str, Any]) -> Backend:
+    """The settings of a configuration that has been checked."""
+    section = config.get("backend")
+    section = section if isinstance(section, dict) else {}
+    threads = section.get("threads", "auto")
+    timeout = config.get("responseTimeout")
+    continuous = config.get("continuousBatching") is True
+    return Backend(
+        shared=section.get("mode") == "shared",
+        max_batch_size=int(section.get("max_batch_size", Backend.max_batch_size)),
+        max_batch_delay_s=float(section.get("max_batch_delay_ms", 0)) / 1000,
+        processes=int(section.get("processes", 1)),
+        threads=None if threads == "auto" else int(threads),
+        isolate_errors=section.get("isolate_errors") is not False,
+        pipeline=pipeline if isinstance(pipeline := section.get("pipeline"), bool) else None,
+        # With a configuration, Java's own default holds where this is not set, whatever config.properties says.
+        response_timeout_s=float(timeout) if _is_int(timeout) and timeout > 0 else DEFAULT_RESPONSE_TIMEOUT_S,
+        stateful=continuous or config.get("sequenceBatching") is True or _positive(config.get("sequenceMaxIdleMSec")),
+        continuous=continuous,
+    )
+
+
+def peek(model_path: str) -> Backend | None:
+    """The settings of a model for those who do not load it; None if they cannot be read: loading it will say why."""
+    try:
+        folder = Path(model_path)
+        return read_config(folder, read_manifest(folder))[1]
+    except (ConfigError, ImportError):
+        return None
+
+
+def _default_timeout() -> float:
+    try:
+        return max(1.0, float(os.environ.get(RESPONSE_TIMEOUT_VARIABLE, "")))
+    except ValueError:
+        return DEFAULT_RESPONSE_TIMEOUT_S
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: Any) -> bool:
+    return _is_int(value) and value > 0

@@ -1,0 +1,93 @@
+"""Our packages beside those of the user."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from .frontend import ROOT, SCRIPT
+
+
+def run(code: str, *, cwd: Path, options: tuple[str, ...] = ("-S",)) -> str:
+    """The output of a program in an interpreter where nothing of ours is installed."""
+    begin = f"""
+        import sys
+        sys.argv[0] = {str(SCRIPT)!r}
+        import importlib.util
+        spec = importlib.util.spec_from_file_location("script", sys.argv[0])
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        script._load_package()
+        from pathlib import Path
+        from serving.worker import places
+    """
+    program = textwrap.dedent(begin) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, *options, "-c", program], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_package_of_ours_is_found_where_it_is_not_installed(tmp_path: Path) -> None:
+    code = """
+        before = list(sys.path)
+        places.provide("archive_tool")
+        from archive_tool import errors
+        print(errors.__file__)
+        assert sys.path == before
+        first = sys.modules["archive_tool"]
+        places.provide("archive_tool", always=True)
+        assert sys.modules["archive_tool"] is first
+    """
+    assert run(code, cwd=tmp_path) == str(ROOT / "archive_tool" / "errors.py")
+
+
+def test_the_users_own_of_that_name_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers" / "__init__.py").write_text("mine = True\n")
+    code = """
+        places.provide("handlers")
+        import handlers
+        print(handlers.mine)
+    """
+    assert run(code, cwd=tmp_path) == "True"
+
+
+def test_unless_it_must_be_ours(tmp_path: Path) -> None:
+    (tmp_path / "archive_tool.py").write_text("mine = True\n")
+    code = """
+        places.provide("archive_tool", always=True)
+        import archive_tool
+        print(archive_tool.__file__)
+        places.make_way(Path.cwd())
+        import archive_tool, serving
+        print(archive_tool.mine, serving.worker.places is places)
+    """
+    assert run(code, cwd=tmp_path).splitlines() == [str(ROOT / "archive_tool" / "__init__.py"), "True True"]
+
+
+def test_modules_of_an_archive_with_our_names(tmp_path: Path) -> None:
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "__init__.py").write_text("mine = 'serving'\n")
+    (tmp_path / "serving" / "worker.py").write_text("mine = 'worker'\n")
+    code = """
+        from serving.worker import loader
+        from serving.protocol import Load
+        places.make_way(Path.cwd())
+        import serving.worker
+        print(serving.mine, serving.worker.mine, Load("m", "/p").model_name, loader.places is places)
+    """
+    assert run(code, cwd=tmp_path) == "serving worker m True"
+
+
+def test_an_archive_without_them_leaves_ours(tmp_path: Path) -> None:
+    (tmp_path / "serving.txt").touch()
+    code = """
+        places.make_way(Path.cwd())
+        import serving.worker
+        print(serving.worker.places is places)
+    """
+    assert run(code, cwd=tmp_path) == "True"

@@ -1,0 +1,800 @@
+"""Answers: whatever happens to one request is that request's answer, and all of them have one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.protocol import Parameter, PredictionItem, Reply, ReplyDecoder, Request, encode_reply
+from serving.worker.loader import Model
+from serving.worker.service import SUCCESS, Answer, Failure, Service, failure_item, reply_to
+from serving.worker.settings import Backend
+
+from .frontend import METRICS, REST, bodies, grpc, rest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the package leaves a file open
+    from ts.context import Context
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+    from ts.utils.util import PredictionException
+
+    CACHE = MetricsCacheYamlImpl(str(METRICS))
+    CACHE.initialize_cache()
+
+NEXT = "ts_stream_next"
+
+
+class Sink:
+    """Counts as what a handler streams into."""
+
+    def __init__(self) -> None:
+        self.streamed: set[str] = set()
+
+    def sendall(self, data: Any) -> None:
+        raise AssertionError
+
+
+def service(entry: Callable[[Any, Any], Any], *, one_by_one: bool = False, **backend: Any) -> Service:
+    context = Context("model", "/models/model", None, 8, None, "0.12.0", True, CACHE, {})
+    return Service(Model("model", entry, context, None, Backend(**backend), one_by_one), Sink())
+
+
+def replied(requests: Sequence[Request], answers: Sequence[Answer], *, items_only: bool = False) -> Reply:
+    """The reply as the frontend decodes it."""
+    decoder = ReplyDecoder()
+    decoder.feed(encode_reply(reply_to(requests, answers, items_only=items_only)))
+    reply = decoder.next_message()
+    assert reply is not None
+    assert not decoder.mid_message
+    return reply
+
+
+def ask(entry: Callable[[Any, Any], Any], *requests: Request, **options: Any) -> Reply:
+    return replied(requests, service(entry, **options).answer(requests))
+
+
+def batch(count: int) -> list[Request]:
+    return [rest(str(number), str(number).encode()) for number in range(count)]
+
+
+def raising(error: BaseException) -> Callable[[Any, Any], Any]:
+    def entry(data: Any, context: Any) -> Any:
+        raise error
+
+    return entry
+
+
+def giving(*values: Any) -> Callable[[Any, Any], Any]:
+    """Gives each request of a batch its value; one value is for all of them."""
+    return lambda data, context: list(values) if len(values) > 1 else [values[0] for _ in data]
+
+
+def failure(item: PredictionItem) -> tuple[int, str]:
+    """Status and message of an item that failed, as the frontend writes errors itself."""
+    content = json.loads(bytes(item.body))
+    assert list(content) == ["code", "type", "message"]
+    assert (content["code"], content["type"]) == (item.status, "InternalServerException")
+    assert item.content_type == "application/json"
+    return item.status, content["message"]
+
+
+# ---- the table of what handlers give ---------------------------------------------------------------------------------
+
+
+def test_a_list_of_the_right_length() -> None:
+    reply = ask(giving({"a": 1}, "text", b"raw\xff", None), *batch(4))
+    assert (reply.code, reply.message) == (200, SUCCESS)
+    assert [item.request_id for item in reply.items] == ["0", "1", "2", "3"]
+    assert bodies(reply) == [b'{\n  "a": 1\n}', b"text", b"raw\xff", b"null"]
+    assert all((item.status, item.phrase, item.content_type, item.headers) == (200, "", "", {}) for item in reply.items)
+
+
+class RequestError(Exception):
+    """As our SDK has it."""
+
+    status = 415
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+TABLE = [
+    (raising(MemoryError()), 507, "Out of resources"),
+    (raising(RuntimeError("CUDA out of memory")), 507, "Out of resources"),
+    (raising(ValueError("a CUDA error")), 507, "Out of resources"),
+    (raising(PredictionException("not this one", 404)), 404, "not this one"),
+    (raising(PredictionException("bad")), 500, "bad"),
+    (raising(RequestError("no picture")), 415, "no picture"),
+    (lambda data, context: tuple(data), 503, "Invalid model predict output"),
+    (lambda data, context: None, 503, "Invalid model predict output"),
+    (lambda data, context: {"a": 1}, 503, "Invalid model predict output"),
+    (lambda data, context: "text", 503, "Invalid model predict output"),
+    (lambda data, context: (one for one in data), 503, "Invalid model predict output"),
+    (lambda data, context: np.zeros(len(data)), 503, "Invalid model predict output"),
+    (lambda data, context: [], 503, "number of batch response mismatched"),
+    (lambda data, context: [1] * (len(data) + 1), 503, "number of batch response mismatched"),
+    (
+        giving(object()),
+        503,
+        "Unsupported model output data type. object: an object of type object is not JSON serializable",
+    ),
+]
+
+
+@pytest.mark.parametrize(("entry", "code", "message"), TABLE)
+def test_a_failure(entry: Callable[[Any, Any], Any], code: int, message: str) -> None:
+    """Alone it is the reply's, which the frontend makes the body of, and gRPC's status; in a batch each item's own."""
+    for request in (rest("0"), grpc("0")):
+        assert ask(entry, request) == Reply(code, message)
+    reply = ask(entry, *batch(3))
+    assert (reply.code, reply.message) == (200, SUCCESS)
+    assert [failure(item) for item in reply.items] == [(code, message)] * 3
+    (item,) = replied([rest("0")], service(entry).answer([rest("0")]), items_only=True).items
+    assert failure(item) == (code, message)
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), KeyError("x"), OSError(2, "no file"), AssertionError()])
+def test_any_other_exception(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets an id, the log has the traceback under it."""
+    reply = ask(raising(error), rest("request-7"))
+    assert reply.code == 503
+    assert reply.message.startswith("Prediction failed. The server's log has the reason under the id ")
+    assert "secret" not in reply.message
+    error_id = reply.message.rstrip(".").rpartition(" ")[2]
+    (record,) = [record for record in caplog.records if error_id in record.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert "Invoking custom service failed for request request-7" in record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+def test_a_prediction_exception_that_is_none() -> None:
+    """TorchServe's clients know it so: status 200, and the body says error."""
+    entry = raising(PredictionException("nothing to say", 200))
+    assert bodies(ask(entry, rest("0"))) == [b"error"]
+    assert bodies(ask(entry, *batch(2))) == [b"error"] * 2
+    assert ask(entry, grpc("0")).items[0].headers == {NEXT: "false"}
+
+
+@pytest.mark.parametrize("code", [-1, 0, 99, 1000, 10**12])
+def test_a_code_that_is_none(code: int) -> None:
+    entry = raising(PredictionException("odd", code))
+    assert ask(entry, rest("0")) == Reply(500, "odd")
+    assert [item.status for item in ask(entry, *batch(2)).items] == [500, 500]
+
+
+def test_an_exception_whose_code_is_no_number() -> None:
+    error = PredictionException("odd", "E42")
+    assert ask(raising(error), rest("0")).message.startswith("Prediction failed.")
+
+
+class Mute(Exception):
+    error_code = 400
+
+    @property
+    def message(self) -> str:
+        raise RuntimeError("no message")
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_exception_that_cannot_tell_what_it_is() -> None:
+    assert ask(raising(Mute()), rest("0")).message.startswith("Prediction failed.")
+    assert [item.status for item in ask(raising(Mute()), *batch(2)).items] == [503, 503]
+
+
+def test_what_is_to_end_the_process_is_not_held_up() -> None:
+    for error in (SystemExit(3), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            ask(raising(error), rest("0"))
+
+
+# ---- a bad request among good ones -----------------------------------------------------------------------------------
+
+
+def picky(calls: list[int]) -> Callable[[Any, Any], Any]:
+    """Fails on one request, after it has set a status and a header for all."""
+
+    def entry(data: Any, context: Any) -> Any:
+        calls.append(len(data))
+        context.set_all_response_status(202, "Before")
+        for index in range(len(data)):
+            context.set_response_header(index, "x-seen", str(len(data)))
+        if any(row["body"] == b"5" for row in data):
+            raise ValueError("five")
+        context.set_all_response_status(200)
+        return [row["body"] for row in data]
+
+    return entry
+
+
+def test_it_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[int] = []
+    reply = ask(picky(calls), *batch(8))
+    assert calls == [8, *[1] * 8]
+    assert [item.status for item in reply.items] == [200, 200, 200, 200, 200, 503, 200, 200]
+    assert [bytes(item.body) for item in reply.items if item.status == 200] == [
+        b"0",
+        b"1",
+        b"2",
+        b"3",
+        b"4",
+        b"6",
+        b"7",
+    ]
+    # What the attempt that failed has set is forgotten.
+    assert reply.items[0].headers == {"x-seen": "1"}
+    assert reply.items[0].phrase == ""
+    assert (reply.items[5].phrase, reply.items[5].headers) == ("Service Unavailable", {})
+    assert "A batch of 8 failed (ValueError: five): running its requests one by one" in caplog.text
+
+
+@pytest.mark.parametrize("backend", [{"isolate_errors": False}, {"stateful": True}])
+def test_unless_it_must_not_be_tried_again(backend: dict[str, bool]) -> None:
+    calls: list[int] = []
+    reply = ask(picky(calls), *batch(8), **backend)
+    assert calls == [8]
+    assert {failure(item)[0] for item in reply.items} == {503}
+    assert len(reply.items) == 8
+
+
+def test_not_after_a_part_of_an_answer_was_sent() -> None:
+    """The clients would get it twice. A stream that was begun is ended; the others fail as usual."""
+    calls: list[int] = []
+
+    def entry(data: Any, context: Any) -> Any:
+        calls.append(len(data))
+        context.cl_socket.streamed.add("1")
+        raise ValueError
+
+    requests = batch(3)
+    reply = ask(entry, *requests)
+    assert calls == [3]
+    assert [item.headers for item in reply.items] == [{}, {NEXT: "false"}, {}]
+    assert [failure(item)[0] for item in reply.items] == [503] * 3
+    # Alone, too, it is an item: an error code would begin another answer.
+    one = ask(lambda data, context: context.cl_socket.streamed.add("0"), rest("0"))
+    assert (one.code, one.items[0].headers) == (200, {NEXT: "false"})
+
+
+def test_one_answer_that_cannot_be_sent() -> None:
+    calls = []
+
+    def entry(data: Any, context: Any) -> Any:
+        calls.append(len(data))
+        return [{"ok": 1}, {"bad": {1, 2}}, {"ok": 3}]
+
+    reply = ask(entry, *batch(3))
+    assert calls == [3]
+    assert [item.status for item in reply.items] == [200, 503, 200]
+    assert failure(reply.items[1])[1] == (
+        "Unsupported model output data type. dict: an object of type set is not JSON serializable"
+    )
+
+
+def test_a_wrong_length_for_a_batch_may_be_right_for_one() -> None:
+    """Handlers that only ever look at the first request."""
+    assert bodies(ask(lambda data, context: [data[0]["body"]], *batch(3))) == [b"0", b"1", b"2"]
+
+
+# ---- statuses, headers and bodies ------------------------------------------------------------------------------------
+
+
+def with_context(change: Callable[[Any], Any], value: Any = b"body") -> Callable[[Any, Any], Any]:
+    def entry(data: Any, context: Any) -> Any:
+        change(context)
+        return [value] * len(data)
+
+    return entry
+
+
+def only(entry: Callable[[Any, Any], Any], request: Request | None = None) -> PredictionItem:
+    (item,) = ask(entry, request or rest("0")).items
+    return item
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(201, 201), ("404", 404), (None, 200), (404.0, 404), ("teapot", 500), ([], 500), (math.inf, 500), (-1, 500)],
+)
+def test_the_status(status: Any, expected: int) -> None:
+    assert only(with_context(lambda context: context.set_response_status(code=status, idx=0))).status == expected
+
+
+@pytest.mark.parametrize(
+    ("phrase", "expected"), [("Größe", "Größe"), (None, ""), ("a\r\nb", "a  b"), (404, "404"), ("\ud800", "?")]
+)
+def test_the_phrase(phrase: Any, expected: str) -> None:
+    assert only(with_context(lambda context: context.set_response_status(200, phrase, 0))).phrase == expected
+
+
+def test_each_request_has_its_own() -> None:
+    def change(context: Any) -> None:
+        context.set_response_status(404, "No", idx=1)
+        context.set_response_header(2, "x", "y")
+        context.set_response_content_type(0, "text/plain; charset=ü")
+
+    first, second, third = ask(with_context(change), *batch(3)).items
+    assert (first.content_type, first.headers) == ("text/plain; charset=ü", {"content-type": "text/plain; charset=ü"})
+    assert (second.status, second.phrase, second.headers) == (404, "No", {})
+    assert (third.status, third.headers) == (200, {"x": "y"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("x-count", 3, {"x-count": "3"}),
+        ("x-name", "Zoë", {"x-name": "Zoë"}),
+        ("x-none", None, {"x-none": "None"}),
+        ("x-line", "a\r\nset-cookie: b", {"x-line": "a  set-cookie: b"}),
+        ("bad name", "x", {}),
+        (7, "x", {"7": "x"}),
+    ],
+)
+def test_headers_of_the_answer(name: Any, value: Any, expected: dict[str, str]) -> None:
+    assert only(with_context(lambda context: context.set_response_header(0, name, value))).headers == expected
+
+
+def test_a_content_type_that_is_no_text() -> None:
+    item = only(with_context(lambda context: context.set_response_content_type(0, None)))
+    assert item.content_type == ""
+
+
+def test_arrays_in_json() -> None:
+    item = only(giving({"scores": np.array([0.5, 0.25]), "best": np.int64(0)}))
+    assert json.loads(bytes(item.body)) == {"scores": [0.5, 0.25], "best": 0}
+
+
+def test_an_answer_larger_than_the_frontend_takes_is_an_error_of_its_own() -> None:
+    small, large = ask(giving(b"x", b"x" * 7_000_000), *batch(2)).items
+    assert (small.status, large.status) == (200, 507)
+
+
+def test_an_error_status_reaches_grpc() -> None:
+    """It has neither a status nor headers for items: only the code of the reply is an error there."""
+    entry = with_context(lambda context: context.set_response_status(404, "No", 0), b'{"message": "not here"}')
+    assert ask(entry, grpc("0")) == Reply(404, "not here")
+    assert ask(entry, rest("0")).items[0].status == 404
+    other = with_context(lambda context: context.set_response_status(500, "No", 0), b"\xffnot JSON")
+    assert ask(other, grpc("0")) == Reply(500, "�not JSON")
+    (item,) = replied([grpc("0")], service(entry).answer([grpc("0")]), items_only=True).items
+    assert (item.status, item.headers) == (404, {NEXT: "false"})
+
+
+# ---- what a handler is told ------------------------------------------------------------------------------------------
+
+
+def seen(request: Request) -> tuple[dict[str, Any], Any]:
+    found = []
+
+    def entry(data: Any, context: Any) -> Any:
+        found.append((data[0], context))
+        return [None]
+
+    ask(entry, request)
+    return found[0]
+
+
+def test_the_rows() -> None:
+    parameters = (
+        Parameter("body", bytearray(b'{"a": 1}'), "application/json"),
+        Parameter("name", bytearray("Zoë".encode()), "text/plain"),
+        Parameter("file", bytearray(b"\xff"), "image/png"),
+        Parameter("raw", bytearray(b'{"a": 1}')),
+    )
+    row, context = seen(Request("id-1", {"Host": "here", "name": "header"}, parameters))
+    assert row == {"body": {"a": 1}, "name": "Zoë", "file": bytearray(b"\xff"), "raw": bytearray(b'{"a": 1}')}
+    assert type(row["file"]) is type(row["raw"]) is bytearray
+    assert context.get_all_request_header(0) == {
+        "body": {"content-type": "application/json"},
+        "name": "header",
+        "file": {"content-type": "image/png"},
+        "raw": {"content-type": ""},
+        "Host": "here",
+    }
+    assert context.get_request_id(0) == "id-1"
+    assert context.metrics.request_ids == {0: "id-1"}
+
+
+@pytest.mark.parametrize(
+    ("value", "content_type"),
+    [(b"{", "application/json"), (b"\xff", "text/plain"), (b"[" * 100_000, "application/json")],
+)
+def test_what_cannot_be_decoded(value: bytes, content_type: str, caplog: pytest.LogCaptureFixture) -> None:
+    row, _ = seen(Request("id-1", REST, (Parameter("body", bytearray(value), content_type),)))
+    assert row == {"body": bytearray(value)}
+    assert f"Request id-1: body is not {content_type}, the handler gets the bytes" in caplog.text
+
+
+@pytest.mark.parametrize(("setting", "decoded"), [("true", True), ("false", False), ("True", False), ("", False)])
+def test_decoding_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, setting: str, decoded: bool) -> None:
+    monkeypatch.setenv("TS_DECODE_INPUT_REQUEST", setting)
+    row, _ = seen(Request("1", REST, (Parameter("body", bytearray(b"1"), "application/json"),)))
+    assert row["body"] == (1 if decoded else bytearray(b"1"))
+
+
+def test_a_request_without_parameters() -> None:
+    assert seen(rest("1", None))[0] == {}
+
+
+def test_no_requests() -> None:
+    """When all clients of a batch have gone; the handler is not called."""
+    assert ask(raising(AssertionError())) == Reply(200, SUCCESS)
+
+
+def test_one_context_for_all_requests() -> None:
+    def entry(data: Any, context: Any) -> Any:
+        context.count = getattr(context, "count", 0) + len(data)
+        return [context.count] * len(data)
+
+    one = service(entry)
+    assert bodies(replied(batch(2), one.answer(batch(2)))) == [b"2", b"2"]
+    assert bodies(replied(batch(1), one.answer(batch(1)))) == [b"3"]
+
+
+def test_the_time_is_told_but_not_for_every_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    one = service(giving(b""))
+    for _ in range(200):
+        one.answer(batch(1))
+    lines = [record.getMessage() for record in caplog.records if "PredictionTime.Milliseconds:" in record.getMessage()]
+    assert 1 <= len(lines) < 200
+    # TorchServe keeps the first model's name of a process, which otherwise has but one.
+    assert re.search(r"\|#ModelName:\w+,Level:Model\|#type:GAUGE\|#hostname:", lines[0])
+
+
+# ---- explanations and descriptions -----------------------------------------------------------------------------------
+
+
+def test_each_kind_of_request_runs_apart() -> None:
+    """Handlers look at the first request to tell what all of a batch want."""
+    calls = []
+
+    def entry(data: Any, context: Any) -> Any:
+        kinds = [
+            "explain" if context.get_request_header(index, "explain") == "True" else
+            "describe" if context.get_request_header(index, "describe") == "True" else "predict"
+            for index in range(len(data))
+        ]  # fmt: skip
+        calls.append(kinds)
+        return kinds
+
+    requests = [
+        rest("0", explain="False"),
+        rest("1", explain="True"),
+        rest("2"),
+        rest("3", None, describe="True"),
+        rest("4", explain="True"),
+        rest("5"),
+    ]
+    reply = ask(entry, *requests)
+    assert [item.request_id for item in reply.items] == ["0", "1", "2", "3", "4", "5"]
+    assert bodies(reply) == [b"predict", b"explain", b"predict", b"describe", b"explain", b"predict"]
+    assert calls == [["predict"] * 3, ["explain"], ["describe"], ["explain"]]
+
+
+def test_an_explanation_that_fails_fails_alone() -> None:
+    def entry(data: Any, context: Any) -> Any:
+        if context.get_request_header(0, "explain") == "True":
+            raise ValueError
+        return [b"ok"] * len(data)
+
+    assert [item.status for item in ask(entry, rest("0"), rest("1", explain="True"), rest("2")).items] == [
+        200,
+        503,
+        200,
+    ]
+
+
+def test_an_entry_that_takes_one_request_at_a_time() -> None:
+    calls = []
+
+    def entry(data: Any, context: Any) -> Any:
+        calls.append(len(data))
+        return [context.get_request_id(0)]
+
+    assert bodies(ask(entry, *batch(3), one_by_one=True)) == [b"0", b"1", b"2"]
+    assert calls == [1, 1, 1]
+
+
+# ---- streams ---------------------------------------------------------------------------------------------------------
+
+
+def streaming(text: str) -> Callable[[Any, Any], Any]:
+    return with_context(lambda context: context.set_response_header(0, NEXT, text))
+
+
+def streamed(text: str | None) -> Callable[[Any, Any], Any]:
+    """Sends a part, as far as the service knows, and then the rest."""
+
+    def change(context: Any) -> None:
+        context.cl_socket.streamed.add(context.get_request_id(0))
+        if text is not None:
+            context.set_response_header(0, NEXT, text)
+
+    return with_context(change)
+
+
+@pytest.mark.parametrize(
+    ("entry", "over_http", "over_grpc"),
+    [
+        (giving(b"body"), None, "false"),
+        (streaming("false"), None, "false"),  # alone it would be a body without a head
+        (streaming("true"), None, "false"),  # there is no more: this is the answer
+        (streamed("true"), "false", "false"),  # as TorchServe's function leaves it
+        (streamed("false"), "false", "false"),
+    ],
+)
+def test_the_end_of_an_answer(entry: Callable[[Any, Any], Any], over_http: str | None, over_grpc: str) -> None:
+    assert only(entry).headers.get(NEXT) == over_http
+    assert only(entry, grpc("0")).headers.get(NEXT) == over_grpc
+
+
+def test_all_of_grpc_have_it() -> None:
+    """Without it the frontend would kill the worker if the client has asked for a stream."""
+
+    def entry(data: Any, context: Any) -> Any:
+        if len(data) == 1:
+            raise ValueError
+        return [b"ok", object(), b"ok", object()]
+
+    reply = ask(entry, grpc("0"), grpc("1"), rest("2"), rest("3"))
+    assert [item.headers.get(NEXT) for item in reply.items] == ["false", "false", None, None]
+    reply = ask(raising(ValueError()), grpc("0"), rest("1"))
+    assert [item.headers.get(NEXT) for item in reply.items] == ["false", None]
+    (item,) = replied([grpc("0")], service(raising(ValueError())).answer([grpc("0")]), items_only=True).items
+    assert item.headers.get(NEXT) == "false"
+
+
+def test_a_stream_of_an_earlier_message_is_forgotten() -> None:
+    one = service(streamed(None))
+    one.answer([rest("0")])
+    assert one.sink.streamed == {"0"}
+    one.answer([rest("1")])
+    assert one.sink.streamed == {"1"}
+
+
+class Steps:
+    """A handler for continuous batching: each request has as many steps as its body says."""
+
+    def __init__(self) -> None:
+        self.left: dict[str, int] = {}
+
+    def __call__(self, data: Any, context: Any) -> Any:
+        for index, row in enumerate(data):
+            if row:
+                self.left[context.get_request_id(index)] = int(row["body"])
+        context.stopping_criteria = [self.stop(context.get_request_id(index)) for index in range(len(data))]
+        return [f"step {self.left[context.get_request_id(index)]}" for index in range(len(data))]
+
+    def stop(self, request_id: str) -> Callable[[Any], bool]:
+        def criterion(value: Any) -> bool:
+            self.left[request_id] -= 1
+            return self.left[request_id] <= 0
+
+        return criterion
+
+
+CONTINUOUS = {"continuous": True, "stateful": True}
+
+
+def marks(reply: Reply) -> list[str | None]:
+    return [item.headers.get(NEXT) for item in reply.items]
+
+
+def test_continuous_batching() -> None:
+    one = service(Steps(), **CONTINUOUS)
+
+    def step(*requests: Request) -> Reply:
+        return replied(requests, one.answer(requests), items_only=True)
+
+    assert marks(step(rest("a", b"3"), rest("b", b"1"))) == ["true", None]  # one that is over at once is no stream
+    assert marks(step(rest("a", None), rest("c", b"2"), grpc("d", b"1"), grpc("e", b"2"))) == [
+        "true",
+        "true",
+        "false",
+        "true",
+    ]
+    reply = step(rest("a", None), rest("c", None), Request("e"))
+    assert marks(reply) == ["false", "false", "false"]
+    assert bodies(reply) == [b"step 1"] * 3
+
+
+def test_a_description_between_the_steps_of_a_stream() -> None:
+    """A message of its own, or beside the others: the stream must still be ended."""
+    one = service(Steps(), **CONTINUOUS)
+    described = rest("d", b"1", describe="True")
+    assert marks(replied([rest("a")], one.answer([rest("a", b"3")]))) == ["true"]
+    one.answer([described])
+    requests = [rest("a", None), described]
+    assert marks(replied(requests, one.answer(requests))) == ["true", None]
+    assert marks(replied([rest("a")], one.answer([rest("a", None)]))) == ["false"]
+
+
+def test_a_client_of_a_stream_has_gone() -> None:
+    """The frontend asks no more for it, and may use its id for nothing else; the memory of it must go."""
+    one = service(Steps(), **CONTINUOUS)
+    one.answer([rest("a", b"9"), rest("b", b"9")])
+    one.answer([rest("b", None)])
+    assert one._open == {"b"}
+
+
+def test_a_step_that_fails() -> None:
+    steps = Steps()
+    one = service(steps, **CONTINUOUS)
+    one.answer([rest("a", b"3")])
+    del steps.left["a"]
+    requests = [rest("a", None), rest("b", b"1")]
+    reply = replied(requests, one.answer(requests), items_only=True)
+    assert reply.code == 200
+    assert marks(reply) == ["false", None]  # the stream ends, the other is an ordinary error
+    assert [failure(item)[0] for item in reply.items] == [503, 503]
+
+
+def test_stopping_criteria_that_do_not_say() -> None:
+    def entry(data: Any, context: Any) -> Any:
+        context.stopping_criteria = [lambda value: None] * len(data)
+        return [b"x"] * len(data)
+
+    assert marks(ask(entry, rest("0"), grpc("1"))) == [None, "false"]
+
+
+def test_stopping_criteria_that_fail() -> None:
+    def entry(data: Any, context: Any) -> Any:
+        context.stopping_criteria = [int] * len(data)
+        return [row["body"].decode() for row in data]
+
+    reply = ask(entry, rest("0", b"1"), rest("1", b"x"))
+    assert [item.status for item in reply.items] == [200, 503]
+
+
+# ---- always ----------------------------------------------------------------------------------------------------------
+
+
+class Odd:
+    """An object that raises at everything that is likely to be asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    def __repr__(self) -> str:
+        return "Odd()"  # for hypothesis
+
+    __len__ = __iter__ = __int__ = __float__ = __hash__ = __eq__ = __str__  # type: ignore[assignment]
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.text(alphabet=st.characters(categories=["Cs"]))
+    | st.binary()
+    | st.binary().map(bytearray)
+    | st.binary().map(lambda data: memoryview(data))
+    | st.builds(Odd)
+    | st.builds(lambda: np.array([object()]))
+    | st.sampled_from([object(), {1, 2}, np.float32(1), np.zeros((2, 2)), math.nan, int]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=5) | st.integers() | st.tuples(st.integers()), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+ERRORS = st.sampled_from(
+    [
+        ValueError("x"),
+        MemoryError(),
+        RuntimeError("CUDA"),
+        PredictionException("p", 404),
+        PredictionException("p", 200),
+        PredictionException(Odd(), 400),
+        PredictionException("p", -5),
+        RequestError("r"),
+        Mute(),
+        RecursionError(),
+        StopIteration(),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
+    ]
+)
+STATUSES = st.none() | st.integers() | st.text() | st.floats() | st.builds(Odd)
+HEADERS = st.dictionaries(
+    st.sampled_from([NEXT, "content-type", "x", "bad name", "", 3]) | st.text(max_size=4),
+    st.sampled_from(["true", "false", None, 3, "ü", "a\nb"]) | st.builds(Odd) | st.text(max_size=4),
+    max_size=3,
+)
+SPECIALS = st.sampled_from([{}, {}, REST, REST, {"describe": "True"}, {"explain": "True"}])
+CRITERIA = st.sampled_from(
+    [None, None, lambda value: True, lambda value: False, lambda value: None, lambda value: 1 / 0]
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_every_request_has_exactly_one_answer(data: st.DataObject) -> None:
+    """For whatever a handler gives: answering never raises, and the frontend can decode one item for each request,
+    in order; or a code for a single one. A message of stateful modes always has items.
+    """
+    kinds = data.draw(st.lists(SPECIALS, max_size=5))
+    requests = tuple(Request(f"id-{number}", dict(kind)) for number, kind in enumerate(kinds))
+
+    def entry(rows: Any, context: Any) -> Any:
+        draw = data.draw
+        for index in range(len(rows)):
+            context.set_response_status(draw(STATUSES), draw(STATUSES), index)
+            for name, value in draw(HEADERS).items():
+                context.set_response_header(index, name, value)
+            if draw(st.booleans()) and draw(st.booleans()):
+                context.cl_socket.streamed.add(requests[index].request_id)
+        criterion = draw(CRITERIA)
+        context.stopping_criteria = [criterion] * len(rows) if criterion else None
+        if draw(st.integers(0, 3)) == 0:
+            raise draw(ERRORS)
+        if draw(st.integers(0, 3)) == 0:
+            return draw(VALUES)
+        return [draw(VALUES) for _ in rows]
+
+    one = service(
+        entry,
+        one_by_one=data.draw(st.booleans()),
+        isolate_errors=data.draw(st.booleans()),
+        stateful=data.draw(st.booleans()),
+        continuous=data.draw(st.booleans()),
+    )
+    answers = one.answer(requests)
+    assert len(answers) == len(requests)
+    items_only = data.draw(st.booleans())
+    reply = replied(requests, answers, items_only=items_only)
+    if reply.code == 200:
+        assert [item.request_id for item in reply.items] == [request.request_id for request in requests]
+        for item, request in zip(reply.items, requests, strict=True):
+            assert 200 <= item.status <= 999
+            assert request.headers or item.headers.get(NEXT) in ("true", "false")
+    else:
+        assert len(requests) == 1
+        assert not items_only
+        assert reply.items == ()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-10, 1100) | st.none(), max_size=4), st.booleans(), st.booleans())
+def test_replies_of_answers_and_failures(codes: list[int | None], over_http: bool, items_only: bool) -> None:
+    requests = [Request(str(number), REST if over_http else {}) for number in range(len(codes))]
+    item = PredictionItem("", b"body")
+    answers: list[Answer] = [
+        replace(item, request_id=str(number)) if code is None else Failure(code, "failed")
+        for number, code in enumerate(codes)
+    ]
+    reply = replied(requests, answers, items_only=items_only)
+    if len(codes) == 1 and codes[0] not in (None, 200) and not items_only:
+        assert reply.message == "failed"
+        assert reply.code != 200 or codes == [200]
+    else:
+        assert [one.request_id for one in reply.items] == [request.request_id for request in requests]
+
+
+def test_the_item_of_a_failure_is_what_the_frontend_writes() -> None:
+    item = failure_item("1", Failure(507, 'a "reason"'))
+    assert bytes(item.body) == (
+        b'{\n  "code": 507,\n  "type": "InternalServerException",\n  "message": "a \\"reason\\""\n}\n'
+    )
+    assert (item.status, item.phrase, item.content_type) == (507, "Insufficient Storage", "application/json")
+    assert failure_item("1", Failure(799, "")).phrase == ""

@@ -19,7 +19,17 @@ PACKAGES = [
     "serving.client",
     "serving.control",
     "serving.protocol",
+    "serving.worker",
 ]
+
+# What is not a package's Python.
+DATA = {
+    "serving.control": ["*.xml", "*.properties"],
+    # The folder that the frontend starts the worker in: scripts that it runs by their path, modules of nothing.
+    "serving.worker": [
+        f"home/ts/{pattern}" for pattern in ("*.py", "version.txt", "configs/*.yaml", "metrics/*.py", "utils/*.py")
+    ],
+}
 
 RUNTIME = [
     "torch>=2.4",
@@ -45,9 +55,11 @@ DEV = [
     "import-linter>=2.1",
     "mypy>=1.13",
     "pytest>=8.2",
+    "pytest-rerunfailures>=14",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.8",
+    "setuptools>=77",
     "torch-model-archiver==0.12.0",
     "types-psutil",
     "types-PyYAML",
@@ -62,7 +74,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=PACKAGES,
-    package_data={name: ["py.typed"] for name in PACKAGES} | {"serving.control": ["py.typed", "*.xml", "*.properties"]},
+    package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
     extras_require={"dev": DEV},
     entry_points={"console_scripts": ["torchmar = archive_tool.cli:main"]},

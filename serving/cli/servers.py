@@ -1,4 +1,4 @@
-"""Commands: start, stop, status, env."""
+"""Commands: start, stop, status, env, home."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class _Port(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers of each model.")
 @click.option("--port", type=_Port(), help="Use ports N to N+4, or free ones, instead of the configured ones.")
+@click.option("--stock-worker", is_flag=True, help="Use TorchServe's own Python worker in place of torchmar's.")
 @click.option("--foreground", is_flag=True, help="Stay, show the logs, and stop the server on Ctrl-C.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
 @timeout_option(300.0)
@@ -61,6 +62,7 @@ def start(
     ts_config: Path | None,
     workers: int | None,
     port: int | Literal["auto"] | None,
+    stock_worker: bool,
     foreground: bool,
     quiet: bool,
     timeout: float,
@@ -82,7 +84,9 @@ def start(
     from serving.control import start as begin
 
     wanted = (*models, *archives)
-    options = StartOptions(server, wanted, model_store, ts_config, workers, port, timeout, foreground=foreground)
+    options = StartOptions(
+        server, wanted, model_store, ts_config, workers, port, timeout, foreground=foreground, stock_worker=stock_worker
+    )
     state = StateFolder(server)
 
     def stay(started: Started) -> None:
@@ -139,7 +143,7 @@ def _print_started(started: Started) -> None:
 def _stay(process: Any, state: StateFolder) -> None:
     """Waits for the server's end; a signal arrives as an exception (see archive_tool.cli), on which start ends it."""
     from serving.control import stop as end
-    from serving.control.server import STOPPED_CODES
+    from serving.control.waiting import STOPPED_CODES
     from serving.errors import NotRunningError, StartError
 
     code = process.wait()
@@ -219,7 +223,7 @@ def status(as_json: bool, server: str) -> None:
         click.echo(json.dumps(asdict(record) | {"healthy": healthy}, indent=2))
     else:
         click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} (pid {record.pid})")
-        for label in ("inference", "management", "metrics", "grpc_inference", "model_store", "log_folder"):
+        for label in ("inference", "management", "metrics", "grpc_inference", "worker", "model_store", "log_folder"):
             click.echo(f"  {label.replace('_', ' '):<15}{getattr(record, label)}")
     if not healthy:
         raise ServingError(
@@ -233,7 +237,8 @@ def status(as_json: bool, server: str) -> None:
 def env() -> None:
     """Print the shell lines that the stock torchserve command needs.
 
-    The stock command looks for Java in JAVA_HOME; this names the runtime that was installed with torchmar.
+    The stock command looks for Java in JAVA_HOME; this names the runtime that was installed with torchmar. Which
+    worker it uses is another matter: see torchmar home.
 
     \b
     Examples:
@@ -242,3 +247,19 @@ def env() -> None:
     from serving.control.java import java_home
 
     click.echo(f"export JAVA_HOME={shlex.quote(str(java_home()))}")
+
+
+@click.command()
+def home() -> None:
+    """Print the folder that holds torchmar's worker.
+
+    For other ways to start a server: TorchServe's frontend looks for its worker where the environment variable
+    TS_MODEL_SERVER_HOME says. torchmar start uses torchmar's worker by itself.
+
+    \b
+    Examples:
+      TS_MODEL_SERVER_HOME="$(torchmar home)" torchserve --start --ncs --model-store model_store --models mnist.mar
+    """
+    from serving.control.java import worker_home
+
+    click.echo(str(worker_home()))

@@ -23,6 +23,10 @@ from serving.errors import ServingError, StartError
 # The settings that hold an address or a port, in the order in which --port numbers them.
 HTTP_KEYS = ("inference_address", "management_address", "metrics_address")
 GRPC_KEYS = ("grpc_inference", "grpc_management")
+# Seconds that a worker may take for a batch, unless the configuration or the model says otherwise.
+RESPONSE_TIMEOUT_S = 120
+# The frontend puts an environment variable in its place.
+_VARIABLE = re.compile(r"\$\$([^$]+)\$\$")
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,19 @@ def port_settings(properties: Mapping[str, str], ports: Iterable[int]) -> dict[s
 def token_authorization(properties: Mapping[str, str]) -> bool:
     """Whether requests need a key."""
     return properties.get("disable_token_authorization", "false").strip().lower() != "true"
+
+
+def response_timeout(properties: Mapping[str, str]) -> int:
+    """Seconds that a worker may take for a batch of a model that does not say so itself.
+
+    Raises:
+        InputError: not a number; the frontend would fail at every registration.
+    """
+    text = properties.get("default_response_timeout", str(RESPONSE_TIMEOUT_S))
+    text = _VARIABLE.sub(lambda found: os.environ.get(found[1], found[0]), text)
+    if not text.isdecimal():
+        raise InputError(f"not a number of seconds: default_response_timeout={text}")
+    return int(text)
 
 
 def listeners(properties: Mapping[str, str]) -> tuple[Listener, ...]:

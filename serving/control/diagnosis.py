@@ -1,7 +1,14 @@
 """Finds the reason of a failed model load in the frontend's logs.
 
-The frontend itself only says "Worker died." The worker's traceback goes to model_log.log line by line, each line
-under the name of the thread that reads the worker's pipe, ``W-<number>-<model>_<version>-stdout``.
+The frontend itself only says "Worker died." What the worker prints goes to model_log.log line by line, each line
+under the name of the thread that reads the worker's pipe, ``W-<number>-<model>_<version>-stdout``. TorchServe's worker
+prints a traceback. Ours sums it up first::
+
+    Failed to load model net: FileNotFoundError: no such file: labels.txt
+      in net_handler.py:12 (initialize)
+      hint: add it with --extra-files
+    Traceback (most recent call last):
+      ...
 """
 
 from __future__ import annotations
@@ -9,16 +16,23 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serving.errors import ModelLoadError
 
-_MODEL_LINE = re.compile(r"^\S+ \[\w+ *\] (?P<worker>W-\d+-(?P<model>.+))-std(?:out|err) MODEL_LOG - ?(?P<text>.*)$")
-_FAILED = re.compile(r"Load model failed: (?P<model>[^,]+), error: ")
-# How TorchServe's own worker introduces the traceback of a failed load.
+_MODEL_LINE = re.compile(r"^\S+ \[\w+ *\] (?P<worker>W-\d+-.+)-(?P<pipe>stdout|stderr) MODEL_LOG - ?(?P<text>.*)$")
+_FAILED = re.compile(r"Load model failed: (?P<model>[^,]+), error: (?P<told>.*)$")
+# What the frontend says, or repeats from TorchServe's worker, whatever the reason was.
+_TELLS_NOTHING = ("", "Worker died.", "Unknown exception")
+# Our worker's answer to the frontend: the cause, then in brackets where it was.
+_TOLD = re.compile(r"(?P<cause>.+?)(?: \((?P<file>[^\s()]+):(?P<line>\d+)\))?$")
+# Under the first line of our worker's summary.
+_WHERE = re.compile(r"^  in (?P<file>.+?)(?::(?P<line>\d+))?(?: \((?P<function>[^()]*)\))?$")
+_HINT = "  hint: "
+# How a worker, TorchServe's or ours, introduces the traceback of a failed load.
 _MARKERS = ("Backend worker process died.", "Failed to load model ", "Load model ")
-# What every stock worker prints before it loads its model.
+# What every worker, TorchServe's or ours, prints before it loads its model.
 _BANNER = re.compile(
     r"s_name_part0=|Listening on |Successfully loaded .*metrics|\[PID\]|Torch worker started\.|Python runtime: "
     r"|Connection accepted: |model_name: "
@@ -35,10 +49,11 @@ class LoadFailure:
     """Why a model could not be loaded.
 
     Attributes:
-        cause: last line of the first traceback, ``Type: message``; or what the frontend said if there is none.
+        cause: ``Type: message`` of the first exception; or what else is known if there is no traceback.
         file: file inside the archive where it happened (or a path outside), None if unknown.
         line: line in that file.
         traceback: of the first exception; empty if none was found.
+        hint: the worker's own; empty if it gave none.
     """
 
     model: str
@@ -46,11 +61,12 @@ class LoadFailure:
     file: str | None = None
     line: int | None = None
     traceback: str = ""
+    hint: str = ""
 
     def error(self, log_folder: Path) -> ModelLoadError:
         """The exception to raise."""
-        where = f"{self.file}:{self.line}" if self.file else None
-        hint = hint_for(self.cause)
+        where = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        hint = self.hint or hint_for(self.cause)
         more = f"the whole log: {log_folder / 'model_log.log'}"
         return ModelLoadError(
             f"model {self.model} cannot be loaded: {self.cause}",
@@ -91,7 +107,10 @@ class LogWatch:
     from_begin: bool = False
     _offsets: dict[str, int] = field(default_factory=dict)
     _workers: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    # By worker and pipe: the lines of the two come in any order, and must not break each other's tracebacks.
+    _pipes: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     _failed: Counter[str] = field(default_factory=Counter)
+    _told: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("ts_log.log", "model_log.log"):
@@ -103,9 +122,12 @@ class LogWatch:
         for line in self._new_lines("model_log.log"):
             if found := _MODEL_LINE.match(line):
                 self._workers[found["worker"]].append(found["text"])
+                self._pipes[found["worker"], found["pipe"]].append(found["text"])
         for line in self._new_lines("ts_log.log"):
             if found := _FAILED.search(line):
                 self._failed[found["model"]] += 1
+                if found["told"].strip() not in _TELLS_NOTHING:
+                    self._told[found["model"]] = found["told"].strip()
 
     def _new_lines(self, name: str) -> list[str]:
         path = self.folder / name
@@ -133,30 +155,72 @@ class LogWatch:
     def failure(self, model: str) -> LoadFailure | None:
         """The failure of a model with its traceback; None while nothing failed or no traceback has arrived."""
         for worker in self._workers_of(model):
-            if found := read_failure(model, self._workers[worker]):
-                return found
+            for pipe in ("stdout", "stderr"):
+                if found := read_failure(model, self._pipes[worker, pipe]):
+                    return found
         return None
 
     def bare_failure(self, model: str) -> LoadFailure:
-        """A failure without a traceback: the frontend's words and the last lines of the worker."""
+        """A failure without a traceback: the worker's summary, or what it answered the frontend, or its last lines."""
+        for worker in self._workers_of(model):
+            if found := _read_summary(model, self._pipes[worker, "stdout"]):
+                return found[0]
+        if told := _TOLD.match(self._told.get(model, "")):
+            return LoadFailure(model, told["cause"], told["file"], _number(told["line"]))
         last = [line for line in self.lines_of(model) if line.strip() and not _BANNER.match(line)][-6:]
         reason = "its worker ended without an error (killed, out of memory, sys.exit, or a crash of native code?)"
         return LoadFailure(model, reason + (f"; its last lines: {' | '.join(last)}" if last else ""))
 
 
 def read_failure(model: str, lines: Sequence[str]) -> LoadFailure | None:
-    """Finds the first cause in what one worker printed.
+    """Finds the first cause in what one worker printed to one pipe.
 
-    The first traceback after the worker's announcement is the original exception: Python prints the cause of a
+    Our worker's summary holds; the traceback under it adds the further lines of the message. Without a summary the
+    first traceback after the worker's announcement is the original exception: Python prints the cause of a
     chain before what followed from it. (TorchServe's loader answers an ImportError inside a handler with a second
     one about a built-in handler; that second one must not hide the first.)
 
     Returns:
         None if there is no complete traceback.
     """
-    start = next((i for i, line in enumerate(lines) if line.startswith(_MARKERS)), None)
+    if found := _read_summary(model, lines):
+        summary, start = found
+        if start < len(lines) and lines[start] != _TRACEBACK:
+            return summary  # of another form: an exception group's, for one
+        failure = _read_traceback(model, lines, start)
+        return failure and _summed_up(failure, summary)
+    marker = next((i for i, line in enumerate(lines) if line.startswith(_MARKERS)), None)
+    return None if marker is None else _read_traceback(model, lines, marker)
+
+
+def _read_summary(model: str, lines: Sequence[str]) -> tuple[LoadFailure, int] | None:
+    """Our worker's summary, and the index of the line after it; None if there is none."""
+    title = f"Failed to load model {model}: "
+    start = next((i for i, line in enumerate(lines) if line.startswith(title)), None)
     if start is None:
         return None
+    failure, index = LoadFailure(model, lines[start].removeprefix(title)), start + 1
+    if index < len(lines) and (where := _WHERE.match(lines[index])):
+        file = _EXTRACTED.sub("", where["file"])
+        failure, index = replace(failure, file=file, line=_number(where["line"])), index + 1
+    if index < len(lines) and lines[index].startswith(_HINT):
+        failure, index = replace(failure, hint=lines[index].removeprefix(_HINT)), index + 1
+    return failure, index
+
+
+def _summed_up(failure: LoadFailure, summary: LoadFailure) -> LoadFailure:
+    """A traceback under its summary: that has one line of a message that may have more."""
+    first, *more = failure.cause.splitlines()
+    cause = "\n".join([summary.cause, *more]) if first.endswith(summary.cause) else summary.cause
+    return replace(summary, cause=cause, traceback=failure.traceback)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _read_traceback(model: str, lines: Sequence[str], start: int) -> LoadFailure | None:
+    """The first traceback from a line on; None while it is not complete."""
     begin = next((i for i in range(start, len(lines)) if lines[i] == _TRACEBACK), None)
     if begin is None:
         return None
@@ -192,7 +256,7 @@ def _end_of_message(lines: Sequence[str], end: int) -> int:
     """A message may have further lines; it ends at a blank line or at what cannot belong to it."""
     stops = (*_MARKERS, *_CHAIN, _TRACEBACK)
     for index in range(end + 1, min(len(lines), end + 40)):
-        if not lines[index].strip() or lines[index].startswith(stops):
+        if not lines[index].strip() or lines[index].startswith(stops) or _BANNER.match(lines[index]):
             return index
     return min(len(lines), end + 40)
 

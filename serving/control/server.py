@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
 import subprocess
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
-from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
 from serving.control import config as configuration
-from serving.control import java, ports
-from serving.control.diagnosis import LogWatch
+from serving.control import java, ports, vmargs
 from serving.control.keys import current_key
 from serving.control.processes import end_session
 from serving.control.state import ServerRecord, StateFolder
 from serving.control.store import Selection, select
-from serving.errors import (
-    AlreadyRunningError,
-    NotRunningError,
-    ReplyError,
-    StartError,
-)
+from serving.control.waiting import Progress, Waiting
+from serving.errors import AlreadyRunningError, NotRunningError, StartError
 
 # The system's limit for the path of a unix socket is 104 (macOS) to 108 bytes with its end mark.
 _SOCKET_PATH_MAX = 103
 _SOCKET_NAME_MAX = len("/.ts.sock.65535")
-# A worker's traceback can be lost between the worker and the frontend's log; the frontend tries again after a second.
-_FAILURES_WITHOUT_TRACEBACK = 2
-# How the frontend ends when it is asked to: by its own exit code, or seen as a signal.
-STOPPED_CODES = (143, -15)
-_POLL_S = 0.1
 # Seconds that the frontend may take to end by itself; one that never became ready has nothing to finish.
 _GRACE_S = 30.0
 _STARTING_GRACE_S = 5.0
-# As the repository's config.properties names our log configuration for the stock command.
-STOCK_LOG_CONFIG = "serving/control/log4j2.xml"
-
-# What the Java runtime and the search for GPUs always say, and what a runtime says that is too old for the frontend.
-_NOISE = re.compile(r"WARNING:|(nvidia|xpu)-smi not available")
-_OLD_JAVA = ("UnsupportedClassVersionError", "Could not create the Java Virtual Machine")
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +45,7 @@ class StartOptions:
         port: first of five ports, ``auto`` for free ones, None for those of the configuration.
         timeout_s: seconds until every model must be ready.
         foreground: log to standard output as well.
+        stock_worker: run TorchServe's own worker, whatever the configuration says.
     """
 
     name: str = "default"
@@ -76,6 +56,7 @@ class StartOptions:
     port: int | Literal["auto"] | None = None
     timeout_s: float = 300.0
     foreground: bool = False
+    stock_worker: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +118,8 @@ def start(
             raise
     grace_s = _STARTING_GRACE_S
     try:
-        waiting = _Waiting(record, process, prepared, state, begun, progress)
+        connect = partial(management_client, record, state, timeout_s=10.0)
+        waiting = Waiting(process, state.logs, prepared.selection, connect, begun, progress)
         models = waiting.until_ready(begun + options.timeout_s)
         if options.workers is not None:
             models = _scale_to(options.workers, models, record, state)
@@ -185,6 +167,7 @@ class _Prepared:
     properties: Mapping[str, str]
     selection: Selection
     runtime_folder: Path
+    home: Path
     vm_options: tuple[str, ...]
 
 
@@ -209,39 +192,35 @@ def _prepare(options: StartOptions, state: StateFolder) -> _Prepared:
     user = configuration.read_properties(config_file) if config_file else {}
     port = None if options.port == "auto" else options.port
     properties = configuration.effective(user, port=port, workers=options.workers)
-    vm_options = tuple(_absolute_log_config(option) for option in shlex.split(properties.pop("vmargs", "")))
+    vm_arguments = vmargs.read(properties.pop("vmargs", ""))
+    home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""))
     selection = select(options.models, model_store=options.model_store, properties=properties, config_folder=Path.cwd())
     if options.port == "auto":
         host = configuration.listening_hosts(properties)[0] if configuration.listening_hosts(properties) else ""
         properties |= configuration.port_settings(properties, ports.choose_free(host or "127.0.0.1", 5))
     ports.check_free(configuration.listeners(properties))
+    configuration.response_timeout(properties)  # read again for the workers' environment; refused here
     properties.pop("load_models", None)
     properties["model_store"] = str(selection.store)
     java.java_home()
-    java.torchserve_home()
     _rotate_logs(state)
     configuration.write_properties(state.config, properties)
-    return _Prepared(properties, selection, _make_runtime_folder(), vm_options)
+    return _Prepared(properties, selection, _make_runtime_folder(), home, vm_arguments.options)
 
 
-def _absolute_log_config(option: str) -> str:
-    """The frontend runs in another folder than the user wrote ``vmargs`` for.
+def _home(options: StartOptions, of_vmargs: str | None, of_key: str) -> Path:
+    """Whose worker the frontend starts: the command line's, that of vmargs, that of the key (as Java ranks them), ours.
 
     Raises:
-        InputError: the log configuration does not exist; the frontend would silently log nothing.
+        StartError: TorchServe or our worker is not installed.
+        InputError: the configuration names a folder without a worker.
     """
-    key, _, value = option.partition("=")
-    if key not in ("-Dlog4j.configurationFile", "-Dlog4j2.configurationFile") or ":" in value:
-        return option
-    if Path(value).is_file():
-        return f"{key}={Path(value).resolve().as_uri()}"
-    if value == STOCK_LOG_CONFIG:
-        # config.properties was copied out of the repository; the file that it means travels with the package.
-        return f"{key}={java.log_config().as_uri()}"
-    raise InputError(
-        f"no such log configuration: {value} (vmargs of config.properties)",
-        hint="correct the path, or remove the line to use torchmar's own",
-    )
+    stock = java.torchserve_home()  # the frontend is in it, whoever's worker is used
+    if options.stock_worker:
+        return stock
+    if of_vmargs:
+        return vmargs.home_named(of_vmargs, "vmargs")
+    return vmargs.home_named(of_key, "model_server_home") if of_key else java.worker_home()
 
 
 def _rotate_logs(state: StateFolder) -> None:
@@ -268,6 +247,7 @@ def _spawn(prepared: _Prepared, state: StateFolder, options: StartOptions) -> su
         config=state.config,
         model_store=prepared.selection.store,
         runtime_folder=prepared.runtime_folder,
+        home=prepared.home,
         models=prepared.selection.models,
         load_all=prepared.selection.load_all,
         vm_options=prepared.vm_options,
@@ -278,7 +258,7 @@ def _spawn(prepared: _Prepared, state: StateFolder, options: StartOptions) -> su
             return subprocess.Popen(
                 launch.command(),
                 cwd=state.path,
-                env=java.environment(state.logs, settings=prepared.properties),
+                env=java.environment(state.logs, prepared.properties),
                 stdin=subprocess.DEVNULL,
                 stdout=None if options.foreground else log,
                 stderr=log,
@@ -306,6 +286,7 @@ def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: _Pre
         model_store=str(prepared.selection.store),
         runtime_folder=str(prepared.runtime_folder),
         log_folder=str(state.logs),
+        worker=java.worker_name(prepared.home),
     )
 
 
@@ -323,108 +304,6 @@ def _end(record: ServerRecord, state: StateFolder, process: subprocess.Popen[byt
     if current is None or (current.pid, current.started) == (record.pid, record.started):
         state.forget()
     return killed
-
-
-@dataclass
-class _Waiting:
-    """Watches a starting server: its process, its logs, and what the management API tells."""
-
-    record: ServerRecord
-    process: subprocess.Popen[bytes]
-    prepared: _Prepared
-    state: StateFolder
-    begun: float
-    progress: Progress
-
-    def until_ready(self, deadline: float) -> tuple[ModelVersion, ...]:
-        watch = LogWatch(Path(self.record.log_folder), from_begin=True)
-        while True:
-            self._check_process()
-            watch.poll()
-            models = self._models()
-            names = self._expected(models or ())
-            for name in names:
-                self._check_load(watch, name)
-            waiting_for = "starting the frontend"
-            if models is not None:
-                self._check_registered(names, models)
-                missing = [
-                    f"{model.name} {model.version}"
-                    for model in models
-                    if model.name in names and model.min_workers and not model.ready_workers
-                ]
-                if not missing:
-                    return models
-                waiting_for = f"loading {', '.join(missing)}"
-            elapsed = time.monotonic() - self.begun
-            self.progress(elapsed, waiting_for)
-            if time.monotonic() > deadline:
-                raise self._late(waiting_for, [line for name in names for line in watch.lines_of(name)][-5:])
-            time.sleep(_POLL_S)
-
-    def _models(self) -> tuple[ModelVersion, ...] | None:
-        """All versions of all registered models: the frontend registers before it listens. None before that."""
-        # The key file appears when the frontend is up, so the client is made anew each time.
-        with management_client(self.record, self.state, timeout_s=10.0) as client:
-            try:
-                return tuple(version for row in client.models() for version in client.describe(row.name))
-            except (NotRunningError, ReplyError):
-                return None
-
-    def _expected(self, models: Sequence[ModelVersion]) -> list[str]:
-        """Names that must be ready."""
-        named = [spec.name for spec in self.prepared.selection.models]
-        return list(dict.fromkeys(named)) or [model.name for model in models if model.min_workers > 0]
-
-    def _check_registered(self, names: Sequence[str], models: Sequence[ModelVersion]) -> None:
-        asked = Counter(spec.name for spec in self.prepared.selection.models)
-        registered = Counter(model.name for model in models)
-        refused = [name for name in names if registered[name] < asked[name]]
-        if refused:
-            raise StartError(
-                f"the frontend did not take {', '.join(refused)}: {self._last_words()}",
-                where=self.record.log_folder,
-            )
-
-    def _late(self, waiting_for: str, last_lines: Sequence[str]) -> StartError:
-        return StartError(
-            f"not ready after {time.monotonic() - self.begun:.0f} s: {waiting_for}"
-            + (f"; last lines: {' | '.join(last_lines)}" if last_lines else ""),
-            where=self.record.log_folder,
-            hint="allow more time with --timeout, or see the logs",
-        )
-
-    def _last_words(self) -> str:
-        lines: list[str] = []
-        for name in ("java.log", "ts_log.log"):
-            path = Path(self.record.log_folder) / name
-            if path.exists():
-                lines += path.read_text(encoding="utf-8", errors="replace").splitlines()
-        told = [line for line in lines if line.strip() and not line.startswith("\tat ") and not _NOISE.search(line)]
-        return " | ".join(told[-4:]) or "it said nothing"
-
-    def _check_process(self) -> None:
-        code = self.process.poll()
-        if code is None:
-            return
-        if code in STOPPED_CODES:
-            raise StartError(
-                "the server was stopped while it started", hint="torchmar stop was called, or a signal sent"
-            )
-        words = self._last_words()
-        too_old = any(sign in words for sign in _OLD_JAVA)
-        raise StartError(
-            f"the frontend ended with exit code {code}: {words}",
-            where=self.record.log_folder,
-            hint="TorchServe needs Java 11 or newer: unset JAVA_HOME to use the one of torchmar" if too_old else None,
-        )
-
-    def _check_load(self, watch: LogWatch, name: str) -> None:
-        failure = watch.failure(name)
-        if failure is None and watch.times_failed(name) >= _FAILURES_WITHOUT_TRACEBACK:
-            failure = watch.bare_failure(name)
-        if failure is not None:
-            raise failure.error(Path(self.record.log_folder))
 
 
 def _scale_to(

@@ -50,6 +50,7 @@ class ServerRecord:
         model_store: absolute path.
         runtime_folder: sockets and extracted models; removed at the stop.
         log_folder: ts_log.log, model_log.log, java.log.
+        worker: whose Python worker runs the models: ``torchmar``, ``torchserve``, or the path of another's home.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ServerRecord:
     model_store: str
     runtime_folder: str
     log_folder: str
+    worker: str
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ServerRecord:
@@ -71,6 +73,8 @@ class ServerRecord:
         Raises:
             KeyError, TypeError, ValueError: it is not one.
         """
+        # A record from before there was a choice does not say which worker.
+        document = {"worker": "torchserve", **document}
         texts = {key: str(document[key]) for key in cls.__annotations__ if key not in ("pid", "started")}
         return cls(pid=int(document["pid"]), started=float(document["started"]), **texts)
 

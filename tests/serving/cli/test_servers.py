@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from click.testing import CliRunner
 
-from serving.cli.servers import env, start, stop
+from serving.cli import servers
+from serving.cli.servers import env, home, start, status, stop
+from serving.control import StateFolder
+from serving.control.java import WORKER_SCRIPT
+from tests.serving.control.test_state import record
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("port", ["0", "65532", "x", "-1", "80.5"])
@@ -21,6 +31,43 @@ def test_env_prints_a_line_for_the_shell(monkeypatch: pytest.MonkeyPatch) -> Non
     name, _, value = done.output.strip().removeprefix("export ").partition("=")
     assert name == "JAVA_HOME"
     assert (Path(value) / "bin" / "java").exists()
+
+
+def test_home_prints_a_folder_with_our_worker() -> None:
+    printed = Path(CliRunner().invoke(home).output.removesuffix("\n"))
+    assert printed.is_absolute()
+    assert printed.samefile(ROOT / "serving" / "worker" / "home")
+    assert (printed / WORKER_SCRIPT).is_file()
+
+
+def test_home_imports_neither_torch_nor_the_worker() -> None:
+    code = (
+        "import sys\nfrom archive_tool.cli import main\nassert main(['home']) == 0\n"
+        "print([name for name in ('torch', 'ts', 'serving.worker') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("worker", ["torchmar", "torchserve"])
+def test_status_tells_whose_worker_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: str) -> None:
+    monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
+    state = StateFolder("default")
+    state.create()
+    state.write(record(worker=worker))
+    healthy = MagicMock()
+    healthy.__enter__.return_value.ping.return_value = True
+    monkeypatch.setattr(servers, "inference_client", lambda *_: healthy)
+    assert f"  worker         {worker}\n" in CliRunner().invoke(status).output
+    assert json.loads(CliRunner().invoke(status, ["--json"]).output)["worker"] == worker
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], False), (["--stock-worker"], True)])
+def test_whose_worker_start_is_asked_for(monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: bool) -> None:
+    begin = MagicMock()
+    monkeypatch.setattr("serving.control.start", begin)
+    assert CliRunner().invoke(start, ["-q", *arguments]).exit_code == 0
+    assert begin.call_args.args[0].stock_worker is expected
 
 
 def test_stopping_all_of_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,16 @@ def test_defaults_hold_and_the_users_file_and_the_command_line_win_in_turn() -> 
     assert found["disable_token_authorization"] == "true"
 
 
+def test_the_response_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.response_timeout({}) == 120
+    assert config.response_timeout({"default_response_timeout": "30"}) == 30
+    monkeypatch.setenv("SECONDS_OF_MINE", "40")
+    assert config.response_timeout({"default_response_timeout": "$$SECONDS_OF_MINE$$"}) == 40
+    for text in ("", "1.5", "-1", "30 ", "$$NOT_SET$$"):
+        with pytest.raises(InputError, match="not a number of seconds"):
+            config.response_timeout({"default_response_timeout": text})
+
+
 def test_port_numbers_all_five() -> None:
     found = config.effective({"inference_address": "http://localhost:9999"}, port=5000, workers=None)
     assert found["inference_address"] == "http://localhost:5000"

@@ -54,6 +54,85 @@ Traceback (most recent call last):
 RuntimeError: 500 - Unknown exception
 """.splitlines()
 
+# As our worker prints them.
+SUMMARY = f"""\
+[PID]4711
+Torch worker started.
+reading the weights
+Failed to load model net: CheckpointMismatchError: weights do not fit
+  in net_handler.py:12 (initialize)
+  hint: build the archive with the weights of this model
+Traceback (most recent call last):
+  File "/site-packages/serving/worker/loader.py", line 80, in load
+    service.initialize(context)
+  File "{EXTRACTED}/net_handler.py", line 12, in initialize
+    self.load()
+  File "{EXTRACTED}/handlers/loading.py", line 99, in load
+    raise error
+handlers.errors.CheckpointMismatchError: weights do not fit
+  missing: fc.bias
+  unexpected: head.bias
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "/site-packages/serving/worker/loader.py", line 84, in load
+    raise HandlerError("initialize failed") from error
+serving.worker.failures.HandlerError: initialize failed
+""".splitlines()
+# Without a line, a hint, or a name of an exception: one of the worker's own errors.
+BRIEF = """\
+Failed to load model net: backend.mode is neither shared nor dedicated: fast
+  in model-config.yaml
+Traceback (most recent call last):
+  File "/site-packages/serving/worker/settings.py", line 40, in read
+    raise ConfigError(problem, where="model-config.yaml")
+serving.worker.failures.ConfigError: backend.mode is neither shared nor dedicated: fast
+[PID]4712
+Torch worker started.
+""".splitlines()
+
+
+def test_our_workers_summary_holds_and_the_traceback_adds_what_it_left_out(tmp_path: Path) -> None:
+    failure = read_failure("net", SUMMARY)
+    assert failure is not None
+    assert failure.cause.splitlines() == [
+        "CheckpointMismatchError: weights do not fit",
+        "  missing: fc.bias",
+        "  unexpected: head.bias",
+    ]
+    assert (failure.file, failure.line) == ("net_handler.py", 12)
+    assert "head.bias" in failure.traceback
+    assert "initialize failed" not in failure.traceback
+    error = failure.error(tmp_path)
+    assert error.where == "net_handler.py:12"
+    assert (error.hint or "").startswith("build the archive with the weights of this model; the whole log: ")
+
+
+def test_our_workers_own_errors_are_read(tmp_path: Path) -> None:
+    failure = read_failure("net", BRIEF)
+    assert failure is not None
+    error = failure.error(tmp_path)
+    assert error.message == "model net cannot be loaded: backend.mode is neither shared nor dedicated: fast"
+    assert error.where == "model-config.yaml"
+    assert "Torch worker started" not in failure.traceback
+
+
+@pytest.mark.parametrize("end", range(SUMMARY.index("  missing: fc.bias") - 1))
+def test_a_summary_in_the_middle_of_being_written_is_awaited(end: int) -> None:
+    assert read_failure("net", SUMMARY[:end]) is None
+
+
+def test_a_summary_over_another_form_of_traceback_is_enough() -> None:
+    lines = [*SUMMARY[3:6], "  + Exception Group Traceback (most recent call last):", '  |   File "x.py", line 1']
+    failure = read_failure("net", lines)
+    assert failure is not None
+    assert (failure.cause, failure.file, failure.line) == (
+        "CheckpointMismatchError: weights do not fit",
+        "net_handler.py",
+        12,
+    )
+
 
 def test_the_first_cause_is_found_not_what_followed_from_it() -> None:
     failure = read_failure("bad", IMPORT_ERROR)
@@ -91,14 +170,14 @@ def test_a_traceback_in_the_middle_of_being_written_is_awaited(end: int) -> None
     assert read_failure("bad", IMPORT_ERROR[:end]) is None
 
 
-@given(st.lists(st.sampled_from([*IMPORT_ERROR, *LONG_MESSAGE, "", "noise"]), max_size=40))
+@given(st.lists(st.sampled_from([*IMPORT_ERROR, *LONG_MESSAGE, *SUMMARY, "", "noise"]), max_size=40))
 def test_any_log_gives_a_failure_with_a_cause_or_none(lines: list[str]) -> None:
-    failure = read_failure("x", lines)
+    failure = read_failure("net", lines)
     assert failure is None or failure.cause
 
 
-def logged(worker: str, lines: list[str]) -> str:
-    return "".join(f"2026-01-01T00:00:00,000 [INFO ] {worker}-stdout MODEL_LOG - {line}\n" for line in lines)
+def logged(worker: str, lines: list[str], pipe: str = "stdout") -> str:
+    return "".join(f"2026-01-01T00:00:00,000 [INFO ] {worker}-{pipe} MODEL_LOG - {line}\n" for line in lines)
 
 
 def test_the_log_of_each_model_is_told_apart(tmp_path: Path) -> None:
@@ -148,6 +227,46 @@ def test_without_a_traceback_the_frontends_words_and_the_last_lines_are_told(tmp
     error = watch.bare_failure("m").error(tmp_path)
     assert "ended without an error" in error.message
     assert error.message.endswith("last lines: segmentation fault")
+
+
+def test_a_warning_on_the_other_pipe_does_not_break_a_traceback(tmp_path: Path) -> None:
+    watch = LogWatch(tmp_path)
+    middle = SUMMARY.index("    self.load()")
+    text = logged("W-9000-net_1.0", SUMMARY[:middle])
+    text += logged("W-9000-net_1.0", ["UserWarning: old", "  warn()"], "stderr")
+    (tmp_path / "model_log.log").write_text(text + logged("W-9000-net_1.0", SUMMARY[middle:]))
+    watch.poll()
+    assert watch.failure("net") == read_failure("net", SUMMARY)
+    assert watch.lines_of("net")[middle] == "UserWarning: old"
+
+
+def test_a_summary_whose_traceback_was_lost_is_told(tmp_path: Path) -> None:
+    watch = LogWatch(tmp_path)
+    (tmp_path / "model_log.log").write_text(logged("W-9000-net_1.0", SUMMARY[:5]))
+    watch.poll()
+    assert watch.failure("net") is None
+    failure = watch.bare_failure("net")
+    assert (failure.cause, failure.line) == ("CheckpointMismatchError: weights do not fit", 12)
+
+
+@pytest.mark.parametrize(
+    ("told", "cause", "where"),
+    [
+        ("ValueError: bad (42) (net.py:7)", "ValueError: bad (42)", "net.py:7"),
+        ("ValueError: bad (42)", "ValueError: bad (42)", None),
+        ("Worker died.", "its worker ended without an error (killed, out of memory, sys.exit, or a crash of", None),
+        ("Unknown exception", "its worker ended without an error", None),
+    ],
+)
+def test_without_a_log_of_the_worker_its_answer_is_told(
+    tmp_path: Path, told: str, cause: str, where: str | None
+) -> None:
+    watch = LogWatch(tmp_path)
+    (tmp_path / "ts_log.log").write_text(f"x [WARN ] W-9000-m_1.0 c.B - Load model failed: m, error: {told}\n")
+    watch.poll()
+    error = watch.bare_failure("m").error(tmp_path)
+    assert error.message.startswith(f"model m cannot be loaded: {cause}")
+    assert error.where == where
 
 
 def test_a_missing_module_comes_with_a_hint() -> None:

@@ -42,6 +42,15 @@ def test_children_of_a_dead_leader_are_found() -> None:
     assert session_members(process.pid) == []
 
 
+def test_children_of_a_leader_that_nobody_has_reaped_are_found() -> None:
+    with leader() as process:
+        process.kill()
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert end_session(process.pid, leader_is_ours=False, grace_s=0.1) == 1
+    assert session_members(process.pid) == []
+
+
 def test_a_stranger_with_the_same_number_is_left_alone() -> None:
     with leader() as process:
         try:

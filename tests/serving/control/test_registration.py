@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import archive_tool
+from serving.control import registration
 from serving.control.registration import explained, model_name_of
 from serving.errors import ModelLoadError, ReplyError
 
@@ -27,6 +28,21 @@ def test_the_workers_error_takes_the_place_of_the_frontends(tmp_path: Path) -> N
         raise ReplyError("Failed to start workers", status=500)
 
     with pytest.raises(ModelLoadError, match="not_there"), explained(record(log_folder=str(tmp_path)), "bad"):
+        fail()
+
+
+def test_what_a_worker_answered_counts_when_it_printed_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "_LOG_DELAY_S", 0.2)
+
+    def fail() -> None:
+        line = "x [WARN ] W-9000-bad_1.0 c.B - Load model failed: bad, error: ValueError: no licence (bad.py:3)\n"
+        (tmp_path / "ts_log.log").write_text(line)
+        raise ReplyError("Failed to start workers", status=500)
+
+    with (
+        pytest.raises(ModelLoadError, match="ValueError: no licence"),
+        explained(record(log_folder=str(tmp_path)), "bad"),
+    ):
         fail()
 
 

@@ -9,30 +9,46 @@ import pytest
 
 from archive_tool.errors import InputError
 from serving.control import StartOptions, StateFolder, start, stop
-from serving.control.java import log_config
-from serving.control.server import STOCK_LOG_CONFIG, _absolute_log_config, _make_runtime_folder
+from serving.control.java import torchserve_home, worker_home
+from serving.control.server import _home, _make_runtime_folder
+from serving.control.vmargs import STOCK_HOME
 from serving.errors import NotRunningError
 
-ROOT = Path(__file__).resolve().parents[3]
+from .test_vmargs import make_home
 
 
-def test_the_repositorys_log_configuration_is_found_from_anywhere(
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The path of a home of somebody else's, relative to the working folder."""
+    monkeypatch.chdir(tmp_path)
+    make_home(tmp_path / "other")
+    return "other"
+
+
+def test_our_worker_is_the_default() -> None:
+    assert _home(StartOptions(), None, "") == worker_home()
+
+
+def test_a_home_of_the_configuration_wins_and_vmargs_over_the_key(tmp_path: Path, other: str) -> None:
+    assert _home(StartOptions(), other, "") == tmp_path / other
+    assert _home(StartOptions(), None, other) == tmp_path / other
+    assert _home(StartOptions(), STOCK_HOME, other) == worker_home()
+
+
+def test_the_command_line_wins_over_the_configuration(other: str) -> None:
+    options = StartOptions(stock_worker=True)
+    assert _home(options, other, other) == _home(options, "nowhere", "") == torchserve_home()
+
+
+def test_a_timeout_that_is_no_number_is_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _absolute_log_config(f"-Dlog4j.configurationFile={STOCK_LOG_CONFIG}").endswith(log_config().as_uri())
-    assert (ROOT / STOCK_LOG_CONFIG).samefile(log_config())
-    assert STOCK_LOG_CONFIG in (ROOT / "config.properties").read_text()
-
-
-def test_a_log_configuration_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.xml").touch()
-    assert _absolute_log_config("-Dlog4j.configurationFile=mine.xml").endswith((tmp_path / "mine.xml").as_uri())
-    with pytest.raises(InputError, match=r"no such log configuration: other\.xml"):
-        _absolute_log_config("-Dlog4j.configurationFile=other.xml")
-    for option in ("-Xmx1g", "-Dlog4j.configurationFile=file:///x.xml"):
-        assert _absolute_log_config(option) == option
+    (tmp_path / "config.properties").write_text("default_response_timeout=soon\n")
+    state = StateFolder("default", tmp_path)
+    with pytest.raises(InputError, match="default_response_timeout=soon"):
+        start(StartOptions(model_store=tmp_path, port="auto"), state)
+    assert not state.logs.exists()
 
 
 def test_a_temporary_folder_that_is_too_long_for_sockets_is_avoided(

@@ -25,6 +25,7 @@ def record(**changes: object) -> ServerRecord:
         model_store="/store",
         runtime_folder="/tmp/torchmar-x",
         log_folder="/logs",
+        worker="torchmar",
     )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
@@ -39,6 +40,12 @@ def test_a_record_is_read_back_and_forgotten(tmp_path: Path) -> None:
     state.forget()
     assert state.record() is None
     assert known_servers(tmp_path) == []
+
+
+def test_a_record_of_before_there_was_a_choice_of_workers_is_read(tmp_path: Path) -> None:
+    document = dataclasses.asdict(record())
+    del document["worker"]
+    assert ServerRecord.from_dict(document) == record(worker="torchserve")
 
 
 def test_the_folder_is_the_owners_alone(tmp_path: Path) -> None:

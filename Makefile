@@ -9,16 +9,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 WORKERS ?= 2
+MINUTES ?= 10
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format clean help
+.PHONY: demo test lint format soak clean help
 
 help:
 	@echo 'make demo    train, archive, serve and query the MNIST example'
 	@echo 'make test    all checks: ruff, mypy, import-linter, pytest with the real Java frontend'
 	@echo 'make lint    the checks without pytest'
 	@echo 'make format  rewrite the sources in the project style'
+	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold?'
 	@echo 'make clean   remove the environment and the caches'
 
 demo: $(VENV)/.installed
@@ -57,6 +59,9 @@ $(VENV)/.installed-dev: setup.py | $(VENV)/bin/python
 	@echo 'installing into $(VENV) (PyTorch is large: a few minutes on the first run)'
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+soak: $(VENV)/.installed
+	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Scripts that measure us beside a peer in the same run."""

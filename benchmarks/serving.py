@@ -1,0 +1,307 @@
+"""The whole way of a request, torchmar beside TorchServe, in one run: ``python benchmarks/serving.py``.
+
+It starts every contender itself, drives it with load, ends it, and writes ``serving.md``, ``serving.json`` and
+``serving.svg``. The contenders take turns, round after round; the medians of the rounds are compared.
+
+::
+
+    python benchmarks/serving.py                                    # everything: about half an hour
+    python benchmarks/serving.py --quick                            # does it run? a few minutes, rough figures
+    python benchmarks/serving.py --workloads mnist --parts load
+    python benchmarks/serving.py --contenders stock,shared,shared:4:32:1,dedicated:2
+
+A contender is KIND[:WORKERS[:BATCH_SIZE[:BATCH_DELAY_MS]]]; the numbers are the frontend's. The kinds are stock,
+stock-quiet, dedicated and shared; see ``serving_bench/contenders.py``. Ratios are to the first contender.
+
+wrk drives the load where it is installed. The generator that stands in for it is Python and takes more of the
+processor from the server: compare figures of one driver only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+
+import psutil
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # run as a script, only this file's own folder is searched
+
+from archive_tool.errors import TorchmarError  # noqa: E402
+from benchmarks.serving_bench import bare, chart, driver, report  # noqa: E402
+from benchmarks.serving_bench.contenders import Contender  # noqa: E402
+from benchmarks.serving_bench.results import Bare, Life, Load, Results  # noqa: E402
+from benchmarks.serving_bench.servers import BenchmarkError, Server, serving  # noqa: E402
+from benchmarks.serving_bench.targets import SCALED  # noqa: E402
+from benchmarks.serving_bench.workloads import WORKLOADS, Workload  # noqa: E402
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PARTS = ("bare", "load", "life")
+BATCHES = (1, 8, 32)
+THREADS = (0, 1)  # torch's default, and one
+CONTENDERS = "stock,stock-quiet,dedicated,shared"
+_SETTLE_S = 1.0  # before memory is read
+_WARM_CONNECTIONS = 16
+_LOOK_S = 2.0
+
+
+@dataclass
+class Run:
+    """One run: measures into `results`.
+
+    Attributes:
+        folder: for everything that is written on the way; with a short path, for sockets are below it.
+        parts: of `PARTS`.
+        seconds: of each measurement; `warm_up` seconds of the same load come before it.
+        logs: where to copy the logs of a server that failed.
+    """
+
+    results: Results
+    workloads: list[Workload]
+    folder: Path
+    drive: driver.Driver
+    parts: Collection[str]
+    seconds: float
+    warm_up: float
+    logs: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.begun = time.monotonic()
+        self.busy = 0.0
+        self._numbers = count()
+        self._folder = self.folder  # of the last server
+        self._answers: dict[str, list[str]] = {}
+
+    def rounds(self, number: int) -> None:
+        """All of it."""
+        for index in range(number):
+            self.round(index)
+            self.results.settings["took"] = f"{(time.monotonic() - self.begun) / 60:.0f} minutes"
+
+    def round(self, number: int) -> None:
+        """Every workload with every contender once; each round another contender begins."""
+        # Nothing of ours runs now: this is what others take, and the figures are as good as it is low.
+        self.busy = max(self.busy, psutil.cpu_percent(_LOOK_S) / 100)
+        busy = f"{self.busy:.0%} of the processor at the most"
+        self.results.settings["busy with other things before a round"] = busy
+        shift = number % len(self.results.contenders)
+        order = self.results.contenders[shift:] + self.results.contenders[:shift]
+        for workload in self.workloads:
+            if "bare" in self.parts:
+                self._bare(number, workload)
+            for contender in order if "load" in self.parts else ():
+                with self._noted(contender, workload.name):
+                    self._load(number, workload, contender)
+        scaled = next((workload for workload in self.workloads if workload.name == SCALED), None)
+        if "life" in self.parts and scaled is not None:
+            for contender in order:
+                if contender == self.results.first(contender.kind):
+                    with self._noted(contender, "start and scaling"):
+                        self._life(number, scaled, contender)
+
+    @contextmanager
+    def _noted(self, contender: Contender, text: str) -> Iterator[None]:
+        """A contender that fails does not end the others' run."""
+        self._say(f"{text}: {contender.label}")
+        try:
+            yield
+        except (BenchmarkError, TorchmarError, RuntimeError) as error:
+            problem = f"{contender.label}, {text}: {error}"
+            self._say(problem)
+            self.results.problems.append(problem)
+            if self.logs is not None:
+                for path in self._folder.rglob("*.log"):
+                    target = self.logs / f"{self._folder.name}-{contender.kind}" / path.relative_to(self._folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, target)
+
+    def _say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.begun:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+    def _server_folder(self) -> Path:
+        self._folder = self.folder / str(next(self._numbers))
+        return self._folder
+
+    def _bare(self, number: int, workload: Workload) -> None:
+        self._say(f"round {number + 1}, {workload.name}: the handler without a server")
+        store = self._server_folder()
+        archive = store / workload.build(store, Contender("stock"), 1)
+        for threads in THREADS:
+            rates = bare.measure(archive, workload.bodies, BATCHES, threads, min(1.0, self.seconds))
+            self.results.bares += [Bare(number, workload.name, threads, batch, rate) for batch, rate in rates.items()]
+        shutil.rmtree(store)
+
+    def _load(self, number: int, workload: Workload, contender: Contender) -> None:
+        folder = self._server_folder()
+        with serving(contender, workload, folder, contender.workers, self.results.problems) as server:
+            self._check_answers(workload, server)
+            # Java compiles what is called often: the first figures would be of another program.
+            self._send(workload, server, _WARM_CONNECTIONS, 2 * self.warm_up)
+            for connections in self.results.connections:
+                self._send(workload, server, connections, self.warm_up)
+                figures = self._send(workload, server, connections, self.seconds)
+                self.results.loads.append(Load(number, workload.name, contender, connections, figures))
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _send(self, workload: Workload, server: Server, connections: int, seconds: float) -> driver.Figures:
+        figures = driver.send(self.drive, server.url, workload.bodies, connections, seconds)
+        server.drain(workload.bodies[0].read_bytes())
+        return figures
+
+    def _check_answers(self, workload: Workload, server: Server) -> None:
+        """All contenders must give the same answers."""
+        answers = [workload.essence(server.ask(path.read_bytes())) for path in workload.bodies]
+        first = self._answers.setdefault(workload.name, answers)
+        if answers != first:
+            different = sum(mine != other for mine, other in zip(answers, first, strict=True))
+            raise BenchmarkError(f"{different} of {len(first)} answers differ from the first contender's")
+
+    def _life(self, number: int, workload: Workload, contender: Contender) -> None:
+        folder = self._server_folder()
+        with serving(contender, workload, folder, 1, self.results.problems) as server:
+            one, _ = self._memory(workload, server, 1)
+            seconds = server.scale(self.results.scale_to)
+            many, processes = self._memory(workload, server, self.results.scale_to)
+            self.results.lives.append(Life(number, contender, server.ready_s, seconds, one, many, processes))
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _memory(self, workload: Workload, server: Server, workers: int) -> tuple[float, int]:
+        """Memory after every worker had something to do."""
+        self._send(workload, server, 2 * workers, 2.0)
+        time.sleep(_SETTLE_S)
+        return server.backend_memory()
+
+
+def settings(options: argparse.Namespace, chosen: driver.Driver) -> dict[str, str]:
+    """What the figures depend on."""
+    return {
+        "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
+        "versions": ", ".join(
+            [
+                f"Python {platform.python_version()}",
+                *(f"{name} {version(name)}" for name in ("torch", "torchserve", "torchmar")),
+            ]
+        ),
+        "load": f"{chosen}, {options.seconds:g} s after {options.warm_up:g} s of warm-up, "
+        f"median of {options.rounds} round{'s' if options.rounds > 1 else ''}",
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description="torchmar beside TorchServe, from the start to a request's answer.")
+    parser.add_argument("--rounds", type=int, help="of every contender (3)")
+    parser.add_argument("--seconds", type=float, help="of each measurement (5)")
+    parser.add_argument("--warm-up", type=float, help="seconds of load before each measurement (2)")
+    parser.add_argument("--connections", help="numbers of connections (1,8,32,64)")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="of %(default)s")
+    parser.add_argument("--contenders", default=CONTENDERS, help="KIND[:WORKERS[:BATCH[:DELAY_MS]]] each (%(default)s)")
+    parser.add_argument("--scale-to", type=int, default=8, help="workers to scale to (%(default)s)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s; life is starting, scaling and memory")
+    parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of 1 s at 1 and 8 connections, unless said otherwise"
+    )
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="copy the logs of a server that failed there")
+    parser.add_argument("--output-dir", type=Path, default=RESULTS, help="default: benchmarks/results")
+    options = parser.parse_args(arguments)
+    for name, usual, quick in (
+        ("rounds", 3, 1),
+        ("seconds", 5.0, 1.0),
+        ("warm_up", 2.0, 1.0),
+        ("connections", "1,8,32,64", "1,8"),
+    ):
+        if getattr(options, name) is None:
+            setattr(options, name, quick if options.quick else usual)
+    try:
+        options.connections = tuple(int(text) for text in options.connections.split(","))
+        options.contenders = tuple(Contender.parse(text) for text in options.contenders.split(","))
+        options.driver = driver.choose(options.driver)
+    except ValueError as error:
+        parser.error(str(error))
+    if min(options.rounds, options.seconds, options.warm_up, options.scale_to, *options.connections) <= 0:
+        parser.error("rounds, seconds, connections and workers are numbers above 0")
+    for name, known in (("workloads", tuple(WORKLOADS)), ("parts", PARTS)):
+        chosen = getattr(options, name).split(",")
+        setattr(options, name, chosen)
+        if unknown := set(chosen) - set(known):
+            parser.error(f"--{name} takes {', '.join(known)}, not {', '.join(sorted(unknown))}")
+    return options
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> Run:
+    """A run of which nothing is measured yet."""
+    prepared = [WORKLOADS[name](folder) for name in options.workloads]
+    results = Results(
+        settings=settings(options, options.driver),
+        contenders=options.contenders,
+        titles={workload.name: workload.title for workload in prepared},
+        connections=options.connections,
+        scale_to=options.scale_to,
+    )
+    return Run(
+        results=results,
+        workloads=prepared,
+        folder=folder,
+        drive=options.driver,
+        seconds=options.seconds,
+        warm_up=options.warm_up,
+        parts=options.parts,
+        logs=options.logs,
+    )
+
+
+def write(results: Results, folder: Path) -> str:
+    """Writes the three files; gives the Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report.markdown(results, plot="serving.svg")
+    (folder / "serving.md").write_text(text, encoding="utf-8")
+    (folder / "serving.json").write_text(json.dumps(results.document(), indent=1) + "\n", encoding="utf-8")
+    (folder / "serving.svg").write_text(chart.svg(results), encoding="utf-8")
+    return text
+
+
+def _ended(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Measures, prints the report and writes it; 1 if something went wrong on the way."""
+    options = parse()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)  # as an exception, so that servers and files are taken away
+    with tempfile.TemporaryDirectory(prefix="tmbench-", ignore_cleanup_errors=True) as folder:
+        run = prepare(options, Path(folder))
+        try:
+            run.rounds(options.rounds)
+        except (KeyboardInterrupt, SystemExit) as ended:
+            run.results.problems.append(
+                "the run was interrupted: some medians are of fewer rounds, and nothing is written"
+            )
+            print(report.markdown(run.results))
+            return ended.code if isinstance(ended, SystemExit) and isinstance(ended.code, int) else 130
+    print(write(run.results, options.output_dir))
+    return 1 if run.results.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

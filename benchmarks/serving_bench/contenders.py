@@ -1,0 +1,69 @@
+"""Who is compared: how each contender's server is started, and the model-config.yaml of its archives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import yaml
+
+Kind = Literal["stock", "stock-quiet", "dedicated", "shared"]
+
+KINDS: dict[Kind, str] = {
+    "stock": "TorchServe as it comes: `torchserve --start`, its own worker, its default log and metrics mode",
+    "stock-quiet": "the same worker with a quiet log and prometheus metrics: `torchmar start --stock-worker`",
+    "dedicated": "our worker, a process each: `torchmar start`",
+    "shared": "our worker, one process behind all connections: `backend: {mode: shared}` in model-config.yaml",
+}
+SHARED_WORKERS = 16
+SHARED_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to serve a model.
+
+    Attributes:
+        workers: of the frontend, while the load is measured.
+        batch_size: of the frontend; 1 leaves batching to the worker.
+        batch_delay_ms: how long the frontend waits for such a batch to fill.
+    """
+
+    kind: Kind
+    workers: int = 1
+    batch_size: int = 1
+    batch_delay_ms: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Contender:
+        """Reads ``KIND[:WORKERS[:BATCH_SIZE[:BATCH_DELAY_MS]]]``, such as ``shared`` or ``shared:4:32:1``.
+
+        Raises:
+            ValueError: it is not of that form.
+        """
+        name, *numbers = text.strip().split(":")
+        kind = next((known for known in KINDS if known == name), None)
+        if kind is None or len(numbers) > 3 or not all(number.isdigit() and int(number) > 0 for number in numbers):
+            raise ValueError(f"not a contender: {text!r}; write {', '.join(KINDS)} or KIND:WORKERS:BATCH:DELAY_MS")
+        default = SHARED_WORKERS if kind == "shared" else 1
+        workers, batch_size, delay = [*map(int, numbers), *(default, 1, 1)[len(numbers) :]]
+        return cls(kind, workers, batch_size, delay)
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        text = self.kind.replace("-", " ")
+        if self.workers > 1:
+            text += f", {self.workers} workers"
+        if self.batch_size > 1:
+            text += f", batchSize {self.batch_size} after {self.batch_delay_ms} ms"
+        return text
+
+    def model_config(self, workers: int) -> str:
+        """The model-config.yaml of its archives, for so many workers."""
+        document: dict[str, object] = {"minWorkers": workers, "maxWorkers": workers, "batchSize": self.batch_size}
+        if self.batch_size > 1:
+            document["maxBatchDelay"] = self.batch_delay_ms
+        if self.kind == "shared":
+            document["backend"] = {"mode": "shared", "max_batch_size": SHARED_BATCH}
+        return yaml.safe_dump(document, sort_keys=False)

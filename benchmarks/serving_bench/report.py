@@ -1,0 +1,139 @@
+"""The results as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from benchmarks.serving_bench.contenders import KINDS, Contender
+from benchmarks.serving_bench.results import Results, ratio
+from benchmarks.serving_bench.targets import SCALED, targets
+
+NOTHING = "-"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def number(value: float | None) -> str:
+    """About three digits, thousands separated."""
+    if value is None:
+        return NOTHING
+    digits = next((digits for least, digits in ((100, 0), (10, 1), (0.1, 2)) if abs(value) >= least), 3 if value else 0)
+    return f"{value:,.{digits}f}"
+
+
+def compared(value: float | None, base: float | None) -> str:
+    """A value with its ratio to another."""
+    times = ratio(value, base)
+    return number(value) if times is None else f"{number(value)} ({number(times)})"
+
+
+def markdown(results: Results, plot: str | None = None) -> str:
+    """The whole report.
+
+    Args:
+        results: of a run.
+        plot: address of the chart, to be shown at the top.
+    """
+    parts = ["# Serving: torchmar beside TorchServe", _settings(results)]
+    if plot:
+        parts.append(f"![requests per second, start, scaling and memory]({plot})")
+    if results.problems:
+        parts += ["## What went wrong", "\n".join(f"- {problem}" for problem in results.problems)]
+    parts += ["## Targets", _targets(results)]
+    if results.loads or results.bares:
+        parts += [part for workload in results.titles for part in _workload(results, workload)]
+    if results.lives:
+        parts += [f"## Start, scaling and memory ({SCALED})", _lives(results)]
+    parts += ["## Contenders", _contenders(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _settings(results: Results) -> str:
+    lines = [f"- {name}: {value}" for name, value in results.settings.items()]
+    lines.append(f"- typical spread between rounds, (largest - smallest) / median: {results.spread:.0%}")
+    lines.append("- a number in brackets is the ratio to the first row")
+    return "\n".join(lines)
+
+
+def _targets(results: Results) -> str:
+    words = {True: "yes", False: "**no**", None: "not measured"}
+    rows = [
+        (target.text, f"{target.sign} {target.bound:g}", number(target.measured), words[target.met])
+        for target in targets(results)
+    ]
+    return table(("ratio", "target", "measured", "met?"), rows)
+
+
+def _workload(results: Results, workload: str) -> list[str]:
+    base = results.contenders[0]
+    head = [f"{count} connection{'s' if count > 1 else ''}" for count in results.connections]
+
+    def rates(contender: Contender) -> list[str]:
+        return [
+            compared(results.load(workload, contender, count, "rps"), results.load(workload, base, count, "rps"))
+            for count in results.connections
+        ]
+
+    def latency(contender: Contender, count: int) -> str:
+        found = [results.load(workload, contender, count, name) for name in ("p50_ms", "p99_ms")]
+        return NOTHING if None in found else " / ".join(map(number, found))
+
+    def latencies(contender: Contender) -> list[str]:
+        return [latency(contender, count) for count in results.connections]
+
+    def rows(cells: Callable[[Contender], list[str]]) -> list[list[str]]:
+        return [[contender.label, *cells(contender)] for contender in results.contenders]
+
+    rate_rows = [
+        [*row, f"{results.errors(workload, each)}"] for row, each in zip(rows(rates), results.contenders, strict=True)
+    ]
+    parts = [f"## {workload}: {results.titles[workload]}"]
+    if results.loads:
+        parts += ["Requests per second:", table(("", *head, "errors"), rate_rows)]
+        parts += ["Latency, p50 / p99 in ms:", table(("", *head), rows(latencies))]
+    if results.batches:
+        parts += ["The same handler without a server, items per second:", _bare(results, workload)]
+    return parts
+
+
+def _bare(results: Results, workload: str) -> str:
+    rows = [
+        (
+            f"{threads or 'default'} torch thread{'' if threads == 1 else 's'}",
+            *(number(results.bare(workload, threads, batch)) for batch in results.batches),
+        )
+        for threads in results.threads
+    ]
+    return table(("", *(f"batch {batch}" for batch in results.batches)), rows)
+
+
+def _lives(results: Results) -> str:
+    base = results.contenders[0]
+    names = ("ready_s", "scale_s", "memory_one_mb", "memory_many_mb")
+    rows = [
+        (
+            contender.kind.replace("-", " "),
+            *(compared(results.life(contender, name), results.life(base, name)) for name in names),
+            number(results.life(contender, "processes_many")).split(".")[0],
+        )
+        for contender in dict.fromkeys(life.contender for life in results.lives)
+    ]
+    many = results.scale_to
+    head = (
+        "",
+        "start to READY, s",
+        f"1 to {many} workers, s",
+        "PSS of 1 worker, MB",
+        f"PSS of {many} workers, MB",
+        f"processes with {many}",
+    )
+    return table(head, rows)
+
+
+def _contenders(results: Results) -> str:
+    kinds = dict.fromkeys(contender.kind for contender in results.contenders)
+    return "\n".join(f"- {kind.replace('-', ' ')}: {KINDS[kind]}" for kind in kinds)

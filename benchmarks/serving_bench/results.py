@@ -1,0 +1,163 @@
+"""What was measured in one run, and the medians of its rounds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.serving_bench.contenders import Contender
+from benchmarks.serving_bench.driver import Figures
+
+
+@dataclass(frozen=True)
+class Load:
+    """One measurement of one contender under load."""
+
+    round: int
+    workload: str
+    contender: Contender
+    connections: int
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Bare:
+    """The handler without a server. No threads means torch's default.
+
+    Attributes:
+        rate: items a second.
+    """
+
+    round: int
+    workload: str
+    threads: int
+    batch: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Life:
+    """Starting and scaling a server with one model.
+
+    Attributes:
+        ready_s: from the start command until one worker was READY.
+        scale_s: from then to more workers, all of them READY.
+        memory_one_mb: PSS of all processes but Java's with one worker; 0 where the system does not tell.
+        memory_many_mb: the same with the more workers.
+        processes_many: how many processes these are.
+    """
+
+    round: int
+    contender: Contender
+    ready_s: float
+    scale_s: float
+    memory_one_mb: float
+    memory_many_mb: float
+    processes_many: int
+
+
+@dataclass
+class Results:
+    """Everything of a run.
+
+    Attributes:
+        settings: of the run and of the machine, by name.
+        titles: of the workloads, by name.
+        problems: what could not be measured, or went wrong without ending the run.
+    """
+
+    settings: dict[str, str]
+    contenders: tuple[Contender, ...]
+    titles: dict[str, str]
+    connections: tuple[int, ...]
+    scale_to: int
+    loads: list[Load] = field(default_factory=list)
+    bares: list[Bare] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def first(self, kind: str) -> Contender | None:
+        """The first contender of a kind."""
+        return next((contender for contender in self.contenders if contender.kind == kind), None)
+
+    def load(self, workload: str, contender: Contender | None, connections: int, name: str) -> float | None:
+        """Median of a figure, such as ``rps``; None if it was not measured."""
+        return median(getattr(figures, name) for figures in self._figures(workload, contender, connections))
+
+    def errors(self, workload: str, contender: Contender) -> int:
+        """Of all rounds and all numbers of connections."""
+        return sum(
+            load.figures.errors for load in self.loads if (load.workload, load.contender) == (workload, contender)
+        )
+
+    def bare(self, workload: str, threads: int, batch: int) -> float | None:
+        """Median items a second."""
+        wanted = (workload, threads, batch)
+        return median(bare.rate for bare in self.bares if (bare.workload, bare.threads, bare.batch) == wanted)
+
+    def limit(self, workload: str, batch: int) -> float | None:
+        """The better of torch's default threads and one: what a server can reach at the most with such batches."""
+        rates = [rate for threads in self.threads if (rate := self.bare(workload, threads, batch)) is not None]
+        return max(rates, default=None)
+
+    def life(self, contender: Contender | None, name: str) -> float | None:
+        """Median of a figure of `Life`; None if it was not measured."""
+        return median(getattr(life, name) for life in self.lives if life.contender == contender) or None
+
+    @property
+    def threads(self) -> list[int]:
+        """Numbers of threads that the bare handler ran with."""
+        return sorted({bare.threads for bare in self.bares})
+
+    @property
+    def batches(self) -> list[int]:
+        """Batch sizes that the bare handler ran with."""
+        return sorted({bare.batch for bare in self.bares})
+
+    @property
+    def spread(self) -> float:
+        """The median over all measurements of (largest - smallest) / median of the rounds' requests a second."""
+        keys = {(load.workload, load.contender, load.connections) for load in self.loads}
+        found = []
+        for key in keys:
+            rates = [figures.rps for figures in self._figures(*key)]
+            if middle := statistics.median(rates):
+                found.append((max(rates) - min(rates)) / middle)
+        return median(found) or 0.0
+
+    def _figures(self, workload: str, contender: Contender | None, connections: int) -> list[Figures]:
+        wanted = (workload, contender, connections)
+        return [load.figures for load in self.loads if (load.workload, load.contender, load.connections) == wanted]
+
+    def document(self) -> dict[str, Any]:
+        """For JSON; contenders by their labels."""
+
+        def row(entry: Load | Bare | Life) -> dict[str, Any]:
+            values = asdict(entry)
+            if not isinstance(entry, Bare):
+                values["contender"] = entry.contender.label
+            figures: dict[str, Any] = values.pop("figures", {})
+            return values | figures
+
+        return {
+            "settings": self.settings,
+            "contenders": {contender.label: asdict(contender) for contender in self.contenders},
+            "scale_to": self.scale_to,
+            "loads": [row(load) for load in self.loads],
+            "bare": [row(bare) for bare in self.bares],
+            "lives": [row(life) for life in self.lives],
+            "problems": self.problems,
+        }
+
+
+def median(values: Iterable[float]) -> float | None:
+    """The median; None of nothing."""
+    found = list(values)
+    return statistics.median(found) if found else None
+
+
+def ratio(value: float | None, base: float | None) -> float | None:
+    """How many times the base a value is; None if either is unknown."""
+    return None if value is None or not base else value / base

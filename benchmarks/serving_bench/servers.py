@@ -1,0 +1,277 @@
+"""Starts one contender's server on free ports in a folder of its own, and ends whatever belongs to it.
+
+Which processes those are is told by a variable in their environment: it reaches every process that the server starts,
+also one that leaves the server's session or loses its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.serving_bench.contenders import Contender
+from benchmarks.serving_bench.workloads import Workload
+from serving.client import ManagementClient
+from serving.client.transport import Address, Transport
+from serving.control.java import java_home
+from serving.control.ports import choose_free
+from serving.errors import ServingError
+
+MARK = "TORCHMAR_BENCHMARK"
+START_TIMEOUT_S = 180.0
+_POLL_S = 0.02
+_GRACE_S = 15.0
+# Settings of the caller's that would take a contender's own default from it.
+_DROPPED = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "MKL_NUM_THREADS",
+    "LOG_LOCATION",
+    "METRICS_LOCATION",
+)
+
+
+class BenchmarkError(Exception):
+    """A contender could not be measured."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server with one model.
+
+    Attributes:
+        mark: value of the environment variable that its processes carry.
+        ready_s: seconds from the start command to the first moment that its workers were READY.
+    """
+
+    contender: Contender
+    model: str
+    inference: str
+    management: ManagementClient
+    mark: str
+    ready_s: float
+
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        return f"{self.inference}/predictions/{self.model}"
+
+    def ask(self, body: bytes) -> bytes:
+        """One answer.
+
+        Raises:
+            ServingError: it was an error.
+        """
+        with Transport(Address(self.inference)) as transport:
+            headers = {"Content-Type": "application/octet-stream"}
+            return transport.checked("POST", f"/predictions/{self.model}", body=body, headers=headers).body
+
+    def drain(self, body: bytes) -> None:
+        """Waits until the frontend's queue holds nothing of a load whose sender has gone.
+
+        Raises:
+            BenchmarkError: it does not answer any more.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with suppress(ServingError):
+                self.ask(body)
+                return
+            time.sleep(10 * _POLL_S)
+        raise BenchmarkError("after the load the server answered nothing")
+
+    def scale(self, workers: int) -> float:
+        """Sets the number of workers; seconds until all were READY."""
+        begin = time.perf_counter()
+        self.management.scale(self.model, min_workers=workers)
+        while self.management.default_version(self.model).ready_workers != workers:
+            if time.perf_counter() - begin > START_TIMEOUT_S:
+                raise BenchmarkError(f"not {workers} workers after {START_TIMEOUT_S:.0f} s")
+            time.sleep(_POLL_S)
+        return time.perf_counter() - begin
+
+    def backend_memory(self) -> tuple[float, int]:
+        """Proportional memory (PSS) in MB of all processes but Java's, and how many these are; (0, 0) if unknown."""
+        total, count = 0, 0
+        for process in marked_processes(self.mark):
+            with suppress(psutil.Error, OSError):
+                if process.name() == "java" or "metric_collector" in " ".join(process.cmdline()):
+                    continue
+                total += proportional_kb(Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii"))
+                count += 1
+        return total * 1024 / 1e6, count
+
+
+def proportional_kb(text: str) -> int:
+    """``Pss`` of a smaps_rollup file."""
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Live processes of one server."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@contextmanager
+def serving(
+    contender: Contender, workload: Workload, folder: Path, workers: int, problems: list[str]
+) -> Iterator[Server]:
+    """A contender's server with one model, ready; it ends with the block, whatever happens.
+
+    Args:
+        folder: a new one, for everything that the server writes; with a short path, for sockets are below it.
+        workers: of the model.
+        problems: gains a line if processes had to be killed in the end.
+
+    Raises:
+        BenchmarkError: it did not become ready; says what its logs end with.
+    """
+    mark = secrets.token_hex(8)
+    temporary = folder / "t"
+    temporary.mkdir(parents=True)
+    archive = workload.build(folder / "store", contender, workers)
+    ports = choose_free("127.0.0.1", 5)
+    http = [f"http://127.0.0.1:{port}" for port in ports[:3]]
+    config = folder / "config.properties"
+    config.write_text(properties(http, ports[3:]), encoding="utf-8")
+    environ = _environment(folder, temporary, mark)
+    command = start_command(contender, f"{workload.name}={archive}", folder)
+    with ManagementClient.at(http[1], timeout_s=START_TIMEOUT_S) as management:
+        launcher: subprocess.Popen[bytes] | None = None
+        try:
+            begin = time.perf_counter()
+            with (folder / "start.log").open("wb") as log:
+                # The stock server prints every line of its log: nowhere is the cheapest place for them.
+                launcher = subprocess.Popen(
+                    command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+                )
+            _until_ready(management, workload.name, workers, launcher, mark, folder)
+            ready_s = time.perf_counter() - begin
+            if launcher.wait(START_TIMEOUT_S) != 0:
+                raise BenchmarkError(f"the start command failed: {_last_words(folder)}")
+            yield Server(contender, workload.name, http[0], management, mark, ready_s)
+        finally:
+            if left := _end(contender, launcher, folder, environ, mark):
+                problems.append(f"{contender.label}, {workload.name}: had to be killed in the end: {left}")
+
+
+def properties(http: list[str], grpc: list[int]) -> str:
+    """A config.properties with nothing but addresses, one worker a model, and no keys asked for."""
+    names = ("inference_address", "management_address", "metrics_address")
+    lines = [f"{name}={address}" for name, address in zip(names, http, strict=True)]
+    lines += [f"grpc_inference_port={grpc[0]}", f"grpc_management_port={grpc[1]}"]
+    return "\n".join([*lines, "disable_token_authorization=true", "default_workers_per_model=1", ""])
+
+
+def start_command(contender: Contender, model: str, folder: Path) -> list[str]:
+    """What a user would type."""
+    common = [
+        "--models",
+        model,
+        "--model-store",
+        str(folder / "store"),
+        "--ts-config",
+        str(folder / "config.properties"),
+    ]
+    if contender.kind == "stock":
+        return [_program("torchserve"), "--start", *common]
+    stock = ["--stock-worker"] if contender.kind == "stock-quiet" else []
+    return [_program("torchmar"), "start", "--quiet", *stock, *common]
+
+
+def _program(name: str) -> str:
+    """The program of this interpreter's environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _environment(folder: Path, temporary: Path, mark: str) -> dict[str, str]:
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("TS_", "TORCHMAR_")) and key not in _DROPPED
+    }
+    return kept | {
+        MARK: mark,
+        "JAVA_HOME": str(java_home()),
+        # Workers are started by the name `python`.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "TMPDIR": str(temporary),
+        "TEMP": str(temporary),  # what the stock command gives Java
+        "TORCHMAR_STATE_HOME": str(folder / "state"),
+    }
+
+
+def _until_ready(
+    management: ManagementClient, model: str, workers: int, launcher: subprocess.Popen[bytes], mark: str, folder: Path
+) -> None:
+    begin = look = time.monotonic()
+    while True:
+        with suppress(ServingError):
+            if management.default_version(model).ready_workers >= workers:
+                return
+        now = time.monotonic()
+        # The stock command returns at once and Java goes on by itself. Searching for it costs: not at every turn.
+        if launcher.poll() is not None and now > look + 1.0:
+            if not marked_processes(mark):
+                raise BenchmarkError(f"the server ended: {_last_words(folder)}")
+            look = now
+        if now > begin + START_TIMEOUT_S:
+            raise BenchmarkError(f"not ready after {START_TIMEOUT_S:.0f} s: {_last_words(folder)}")
+        time.sleep(_POLL_S)
+
+
+def _last_words(folder: Path) -> str:
+    """The error of the start command; of one that told none, the ends of all that was written."""
+    start, *logs = [folder / "start.log", *sorted(folder.rglob("model_log.log"))]
+    lines = start.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not any(line.startswith("error:") for line in lines):
+        for path in logs:
+            lines = lines[-6:] + path.read_text(encoding="utf-8", errors="replace").splitlines()[-6:]
+    text = " | ".join(line.strip() for line in lines if line.strip()) or "it said nothing"
+    return text.replace(str(folder), "...")[-1500:]
+
+
+def _end(
+    contender: Contender, launcher: subprocess.Popen[bytes] | None, folder: Path, environ: Mapping[str, str], mark: str
+) -> str:
+    """Ends the server as its user would, then kills what is left, and says what that was."""
+    if launcher is not None and launcher.poll() is None:
+        launcher.send_signal(signal.SIGTERM)  # `torchmar start` takes back what it has begun
+        with suppress(subprocess.TimeoutExpired):
+            launcher.wait(_GRACE_S)
+    elif contender.kind != "stock":
+        with suppress(subprocess.TimeoutExpired):
+            command = [_program("torchmar"), "stop", "--quiet"]
+            subprocess.run(command, cwd=folder, env=environ, capture_output=True, timeout=3 * _GRACE_S, check=False)
+    for process in marked_processes(mark):
+        with suppress(psutil.Error):
+            if process.name() == "java":
+                process.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    while (left := marked_processes(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    names = []
+    for process in left:
+        with suppress(psutil.Error):
+            names.append(" ".join(process.cmdline())[-80:])
+            process.kill()
+    psutil.wait_procs(left, timeout=5.0)
+    if launcher is not None:
+        launcher.wait()
+    return "; ".join(names)

@@ -1,0 +1,104 @@
+"""What is asked of the contenders: archives of the same handlers, and the request bodies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import archive_tool
+from benchmarks.serving_bench.contenders import Contender
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHIVES = Path(__file__).resolve().parent / "archives"
+MNIST = ROOT / "examples" / "mnist"
+_RANDOM_WEIGHTS = """
+import sys, torch, torchvision
+torch.manual_seed(1)
+torch.save(torchvision.models.resnet18(weights=None).state_dict(), sys.argv[1])
+"""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and what is sent to it.
+
+    Attributes:
+        name: of the model.
+        parts: arguments of `archive_tool.build`.
+        bodies: files that are posted in turn.
+        essence: what of an answer must be the same from every contender.
+    """
+
+    name: str
+    title: str
+    parts: Mapping[str, Any]
+    bodies: tuple[Path, ...]
+    essence: Callable[[bytes], str]
+
+    def build(self, store: Path, contender: Contender, workers: int) -> str:
+        """Writes the archive for a contender into a model store of its own. Returns its file name."""
+        store.mkdir(parents=True, exist_ok=True)
+        config = store / "model-config.yaml"
+        config.write_text(contender.model_config(workers), encoding="utf-8")
+        result = archive_tool.build(
+            model_name=self.name, config_file=config, export_path=store, force=True, **self.parts
+        )
+        config.unlink()
+        return result.path.name
+
+
+def noop(folder: Path) -> Workload:
+    """No model: the body's length is the answer."""
+    body = folder / "noop.bin"
+    body.write_bytes(b"x" * 300)
+    parts = {"handler": ARCHIVES / "noop_handler.py"}
+    return Workload("noop", "no-op handler, 300 bytes in", parts, (body,), bytes.decode)
+
+
+def mnist(folder: Path) -> Workload:
+    """The archive of the MNIST example: PNG in, digit out."""
+    weights = MNIST / "build" / "mnist_sd.pt"
+    if not weights.is_file():
+        _train(folder)
+        weights = folder / "mnist_sd.pt"
+    parts = {
+        "handler": MNIST / "mnist_handler.py",
+        "model_file": ROOT / "model_defs" / "mnist.py",
+        "serialized_file": weights,
+    }
+    bodies = tuple(sorted((MNIST / "samples").glob("*.png")))
+    return Workload("mnist", "MNIST, PNG in, digit out", parts, bodies, bytes.decode)
+
+
+def _train(folder: Path) -> None:
+    """One epoch; the example calls that a failure, since it may be less accurate than it asks of itself."""
+    command = [sys.executable, str(MNIST / "train.py"), "--epochs", "1", "--output-dir", str(folder)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+
+
+def resnet18(folder: Path) -> Workload:
+    """torchvision's resnet18 with random weights: JPEG in, five classes out."""
+    weights = folder / "resnet18.pt"
+    # Elsewhere: a process that holds torch's libraries takes its share of their pages from the workers' memory.
+    subprocess.run([sys.executable, "-c", _RANDOM_WEIGHTS, str(weights)], check=True)
+    parts = {
+        "handler": ARCHIVES / "resnet18_handler.py",
+        "model_file": ARCHIVES / "resnet18.py",
+        "serialized_file": weights,
+    }
+    bodies = (ARCHIVES / "coffee.jpg",)
+    return Workload("resnet18", "resnet18, JPEG of 600 x 400 in, five classes out", parts, bodies, best_class)
+
+
+def best_class(answer: bytes) -> str:
+    """The most probable class; the probabilities' last digits depend on the batch and the threads."""
+    found: dict[str, float] = json.loads(answer)
+    return max(found, key=lambda name: found[name])
+
+
+WORKLOADS: dict[str, Callable[[Path], Workload]] = {"noop": noop, "mnist": mnist, "resnet18": resnet18}

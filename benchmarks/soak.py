@@ -1,0 +1,161 @@
+"""Kills processes of the backend under load, and tells whether the server holds: ``python benchmarks/soak.py``.
+
+One server in a folder of its own and on free ports, two models: one in dedicated mode, one in shared mode. Clients keep
+both busy. Meanwhile SIGKILL meets processes of every kind, and the shared model is scaled up and down. Java is spared:
+what is tested is what runs under it.
+
+::
+
+    python benchmarks/soak.py --minutes 10 --kill-every 4     # make soak MINUTES=10
+    python benchmarks/soak.py --minutes 1.5 --seed 7 -v       # another order of kills, told as they happen
+
+The run has three parts. After the first, without kills, memory is measured. In the second everything is killed; then
+all workers are scaled away, after which no process of theirs may live, and back. In the third only thin and dedicated
+processes are killed, so that the prefork and the shared process live through it, and what they leak is seen at the end.
+
+Prints a report in Markdown. Exit code 0 if all held, 1 if not; then the folder with the logs stays. The same seed gives
+the same order of kills, not the same run: when a process is back to be killed again is the machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # run as a script, only this file's own folder is searched
+
+from archive_tool.errors import TorchmarError  # noqa: E402
+from benchmarks.soak_bench.models import CONFIG, WORKERS, build  # noqa: E402
+from benchmarks.soak_bench.processes import members, open_sockets  # noqa: E402
+from benchmarks.soak_bench.results import Results, answered, report  # noqa: E402
+from benchmarks.soak_bench.run import Run, ServerEndedError  # noqa: E402
+from serving.control import StartOptions, StateFolder, start, stop  # noqa: E402
+from serving.control.server import Started, management_client  # noqa: E402
+from serving.errors import ServingError  # noqa: E402
+
+
+def soak(options: argparse.Namespace, folder: Path) -> Results:
+    """Starts a server in a folder, tortures it, ends it, and looks at what is left."""
+    temp = folder / "tmp"
+    temp.mkdir()
+    _use_only(temp)
+    config = folder / "config.properties"
+    config.write_text(CONFIG)
+    state = StateFolder(home=folder / "state")
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        if options.verbose:
+            print(f"{time.monotonic() - begun:7.1f} s  {text}", file=sys.stderr, flush=True)
+
+    models = tuple(f"{model}={model}.mar" for model in WORKERS)
+    started = start(StartOptions(models=models, model_store=build(folder), ts_config=config, port="auto"), state)
+    say(f"started in {started.seconds:.1f} s, pid {started.record.pid}, logs in {started.record.log_folder}")
+    results = Results()
+    killed = 0
+    try:
+        with management_client(started.record, state) as management:
+            run = Run(
+                started,
+                management,
+                results,
+                seconds=options.minutes * 60,
+                kill_every=options.kill_every,
+                seed=options.seed,
+                say=say,
+            )
+            run.whole()
+    except (ServingError, ServerEndedError) as error:
+        results.check("the frontend answers", False, str(error))
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # what was started is ended, however impatient they are
+        killed = _end(started, state)
+    results.check("all processes end by themselves when the server is stopped", not killed, f"{killed} did not")
+    left = leftovers(started, state, temp)
+    results.check("nothing is left behind", not left, ", ".join(left) or "no process, socket or temporary file")
+    results.checks[:0] = answered(results.tallies)
+    return results
+
+
+def _use_only(temp: Path) -> None:
+    """Keeps settings of the caller's from the server, and its temporary files in one place."""
+    for name in [name for name in os.environ if name.startswith(("TS_", "TORCHMAR_"))]:
+        del os.environ[name]
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temp)
+
+
+def _end(started: Started, state: StateFolder) -> int:
+    """Stops the server; how many processes had to be killed."""
+    try:
+        return stop(state)
+    except ServingError:  # it had ended by itself, which has been told; what was left of it is gone now
+        return 0
+    finally:
+        started.process.wait()
+
+
+def leftovers(started: Started, state: StateFolder, temp: Path) -> list[str]:
+    """What a server that was stopped must not leave."""
+    leader = started.record.pid
+    left = [f"{member.role} {member.process.pid}" for member in members(leader)]
+    left += [f"socket {inode}" for inode in open_sockets(leader)]
+    # torch keeps a folder for what it compiles, for later processes.
+    files = {path for path in temp.iterdir() if not path.name.startswith("torchinductor_")}
+    files |= {Path(started.record.runtime_folder), state.path / "server.json"}
+    return left + sorted(str(path) for path in files if path.exists())
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description="Kills processes of the backend under load: does the server hold?")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of load, the checks come on top (%(default)g)")
+    parser.add_argument("--kill-every", type=float, default=4.0, metavar="SECONDS", help="on average (%(default)g)")
+    parser.add_argument("--seed", type=int, default=1, help="of what is killed, and when (%(default)s)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell on standard error what happens")
+    options = parser.parse_args(arguments)
+    if not (options.minutes > 0 and options.kill_every > 0):
+        parser.error("minutes and seconds are numbers above 0")
+    return options
+
+
+def _ended(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Runs and prints the report; 1 if something did not hold."""
+    options = parse()
+    if not sys.platform.startswith("linux"):
+        print("The processes that this would kill exist on Linux only.", file=sys.stderr)
+        return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)  # as an exception, so that the server and its files are taken away
+    folder = Path(tempfile.mkdtemp(prefix="tmsoak-")).resolve()
+    failed = False
+    try:
+        results = soak(options, folder)
+        failed = not results.held
+        settings = f"{options.minutes:g} minutes of load, a kill every {options.kill_every:g} s, seed {options.seed}"
+        print(report(results, settings))
+    except KeyboardInterrupt:
+        return 130
+    except TorchmarError as error:
+        failed = True
+        print(f"the server does not start: {error}", file=sys.stderr)
+    finally:
+        if not failed:
+            shutil.rmtree(folder, ignore_errors=True)
+    if failed:
+        print(f"\nThe logs: {folder / 'state'}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""What is served: one model in dedicated mode, one in shared mode, with the same handler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import archive_tool
+
+DEDICATED, SHARED = "soak-dedicated", "soak-shared"
+WORKERS = {DEDICATED: 2, SHARED: 8}
+RESPONSE_TIMEOUT_S = 20
+METRICS_S = 10  # between two questions of the frontend for the workers' memory
+_HANDLER = Path(__file__).with_name("soak_handler.py")
+
+# The heap is bounded so that what Java takes is known after the first minutes, not after the first hours.
+CONFIG = f"""\
+default_response_timeout={RESPONSE_TIMEOUT_S}
+metric_time_interval={METRICS_S}
+job_queue_size=1000
+vmargs=-Xmx256m
+"""
+
+
+def model_config(model: str) -> str:
+    """The model-config.yaml of a model."""
+    workers = WORKERS[model]
+    text = f"minWorkers: {workers}\nmaxWorkers: {workers}\nresponseTimeout: {RESPONSE_TIMEOUT_S}\n"
+    return text + ("backend:\n  mode: shared\n  max_batch_size: 16\n" if model == SHARED else "")
+
+
+def build(folder: Path) -> Path:
+    """Builds both archives. Returns the model store."""
+    store = folder / "model_store"
+    store.mkdir()
+    config = folder / "model-config.yaml"
+    for model in WORKERS:
+        config.write_text(model_config(model))
+        archive_tool.build(model_name=model, handler=_HANDLER, config_file=config, export_path=store)
+    return store

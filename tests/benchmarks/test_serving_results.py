@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from benchmarks.serving_bench import chart, report
+from benchmarks.serving_bench.contenders import Contender
+from benchmarks.serving_bench.driver import Figures, command
+from benchmarks.serving_bench.results import Bare, Life, Load, Results, median, ratio
+from benchmarks.serving_bench.targets import Target, targets
+
+STOCK, DEDICATED, SHARED = Contender("stock"), Contender("dedicated"), Contender("shared", 16)
+
+
+def _figures(rps: float, p50: float = 1.0, p99: float = 2.0, errors: int = 0) -> Figures:
+    return Figures(requests=100, seconds=1.0, rps=rps, p50_ms=p50, p99_ms=p99, max_ms=9.0, errors=errors)
+
+
+@pytest.fixture
+def results() -> Results:
+    made = Results({"machine": "a | b"}, (STOCK, DEDICATED, SHARED), {"noop": "nothing", "mnist": "digits"}, (1, 32), 8)
+    for number, factor in enumerate((1.0, 5.0, 0.9)):  # the second round is an outlier
+        for workload in made.titles:
+            made.loads += [
+                Load(number, workload, STOCK, 1, _figures(1000 * factor, p50=2.0)),
+                Load(number, workload, STOCK, 32, _figures(2000 * factor, p99=40.0)),
+                Load(number, workload, SHARED, 1, _figures(1700 * factor, p50=1.0, errors=1)),
+                Load(number, workload, SHARED, 32, _figures(7000 * factor, p99=10.0)),
+            ]
+        made.bares += [Bare(number, "mnist", threads, 32, rate) for threads, rate in ((0, 8000.0), (1, 10000.0))]
+        made.lives += [
+            Life(number, STOCK, 5.0, 4.0, 250.0, 1300.0, 8),
+            Life(number, SHARED, 2.5, 0.1, 200.0, 290.0, 10),
+        ]
+    return made
+
+
+def test_medians_leave_an_outlier_out(results: Results) -> None:
+    assert results.load("noop", STOCK, 1, "rps") == 1000
+    assert results.load("noop", DEDICATED, 1, "rps") is None
+    assert results.errors("noop", SHARED) == 3
+    assert results.life(SHARED, "scale_s") == 0.1
+    assert results.limit("mnist", 32) == 10000
+    assert results.limit("noop", 32) is None
+    assert results.spread == pytest.approx(4.1)
+
+
+def test_a_median_and_a_ratio_of_nothing_are_nothing() -> None:
+    assert median([]) is None
+    assert median([3.0, 1.0, 2.0]) == 2.0
+    assert ratio(1.0, None) is None
+    assert ratio(1.0, 0.0) is None
+    assert ratio(3.0, 2.0) == 1.5
+
+
+def test_targets_are_ratios_within_the_run(results: Results) -> None:
+    found = {target.text: target for target in targets(results)}
+    assert found["no-op, 1 connection, shared: requests/s against stock"].met is True
+    assert found["no-op, 1 connection, dedicated: requests/s against stock"].met is None
+    assert found["MNIST, 32 connections, shared: requests/s against stock"].measured == 3.5
+    assert found["MNIST, 32 connections, shared: requests/s against the bare handler at batch 32"].measured == 0.7
+    assert found["MNIST, 1 connection, shared: p50 against stock"].measured == 0.5
+    assert found["MNIST, from 1 to 8 workers, shared: time against stock"].measured == pytest.approx(0.025)
+    assert found["MNIST, 8 workers, shared: PSS against stock"].measured == pytest.approx(290 / 1300)
+    assert found["MNIST, start to READY, one worker, shared: time against stock"].measured == 0.5
+    assert found["noop, 32 connections, shared: p99 against stock"].measured == 0.25
+
+
+@pytest.mark.parametrize(("measured", "met"), [(1.6, True), (1.59, False), (None, None)])
+def test_a_bound_belongs_to_what_meets_it(measured: float | None, met: bool | None) -> None:
+    assert Target("t", ">=", 1.6, measured).met is met
+    assert Target("t", "<=", 1.6, measured and 3.2 - measured).met is met
+
+
+def test_the_report_has_every_table_with_ratios(results: Results) -> None:
+    results.problems.append("it broke")
+    text = report.markdown(results, plot="serving.svg")
+    assert "| shared, 16 workers | 1,700 (1.70) | 7,000 (3.50) | 3 |" in text
+    assert "| dedicated | - | - | 0 |" in text
+    assert "| dedicated | - | - |\n" in text
+    assert "| shared, 16 workers | 1.00 / 2.00 | 1.00 / 10.0 |" in text
+    assert "| 1 torch thread | 10,000 |" in text
+    assert "| shared | 2.50 (0.50) | 0.10 (0.025) | 200 (0.80) | 290 (0.22) | 10 |" in text
+    assert "- it broke" in text
+    assert "![" in text
+    assert "| >= 1.6 | 1.70 | yes |" in text
+
+
+def test_a_report_of_nothing_is_still_a_report() -> None:
+    empty = Results({}, (STOCK,), {"noop": "nothing"}, (1,), 8)
+    assert "not measured" in report.markdown(empty)
+    ET.fromstring(chart.svg(empty))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.0, "0"), (0.0251, "0.025"), (0.123, "0.12"), (12.34, "12.3"), (123.4, "123"), (12345.6, "12,346")],
+)
+def test_numbers_have_about_three_digits(value: float | None, text: str) -> None:
+    assert report.number(value) == text
+
+
+def test_cells_do_not_break_the_table() -> None:
+    assert report.table(("a|b", "c"), [("1", "2")]) == "| a\\|b | c |\n| --- | ---: |\n| 1 | 2 |"
+
+
+def test_the_document_is_json_with_every_measurement(results: Results) -> None:
+    document = json.loads(json.dumps(results.document()))
+    assert len(document["loads"]) == 24
+    assert document["loads"][2] == {
+        "round": 0,
+        "workload": "noop",
+        "contender": "shared, 16 workers",
+        "connections": 1,
+        "requests": 100,
+        "seconds": 1.0,
+        "rps": 1700.0,
+        "p50_ms": 1.0,
+        "p99_ms": 2.0,
+        "max_ms": 9.0,
+        "errors": 1,
+    }
+    assert document["lives"][1]["contender"] == "shared, 16 workers"
+    assert document["bare"][0] == {"round": 0, "workload": "mnist", "threads": 0, "batch": 32, "rate": 8000.0}
+
+
+@pytest.mark.parametrize(
+    ("most", "step", "top"), [(0, 1, 1), (1.0, 0.2, 1.2), (93, 20, 100), (7000, 2000, 8000), (0.031, 0.01, 0.04)]
+)
+def test_scales_have_round_steps_and_room_above_the_highest_bar(most: float, step: float, top: float) -> None:
+    assert chart.scale(most) == (pytest.approx(step), pytest.approx(top))
+
+
+def test_the_chart_is_svg_with_a_bar_for_every_median(results: Results) -> None:
+    svg = "{http://www.w3.org/2000/svg}"
+    root = ET.fromstring(chart.svg(results))
+    bars = [title.text for title in root.iter(f"{svg}title")]
+    assert len(bars) == 2 * 4 + 4 + 4
+    assert "shared, 16 workers, 32 connections: 7,000" in bars
+    texts = [text.text for text in root.iter(f"{svg}text")]
+    assert "without a server, batch 32" in texts
+    for bar in root.iter(f"{svg}rect"):
+        assert float(bar.get("height", "0")) >= 0
+
+
+def test_labels_are_escaped() -> None:
+    panel = chart.Panel("a < b", ["g & h"], ["s"], [[1.0]])
+    ET.fromstring(chart.render([panel], ["<s>"]))
+
+
+def test_both_drivers_are_told_the_same() -> None:
+    from pathlib import Path
+
+    bundled = command("bundled", "http://h:1/p", [Path("a"), Path("b")], 8, 2.0)
+    wrk = command("wrk", "http://h:1/p", [Path("a"), Path("b")], 8, 2.0)
+    assert bundled[-2:] == wrk[-2:] == ["a", "b"]
+    assert "http://h:1/p" in bundled
+    assert "http://h:1/p" in wrk
+    assert "-c8" in wrk
+    assert "-d2s" in wrk

@@ -37,21 +37,23 @@ def project(shared_sandbox: Sandbox, mnist_weights: Path) -> Sandbox:
     box.file("mnist_handler_ours.py", ours)
     for sample in SAMPLES:
         shutil.copy(sample, box.root)
-    (box.root / "serving" / "control").mkdir(parents=True)
-    shutil.copy(ROOT / "serving" / "control" / "log4j2.xml", box.root / "serving" / "control")
+    # What the repository's configuration names in the folder that it lies in.
+    shutil.copytree(ROOT / "serving", box.root / "serving", ignore=shutil.ignore_patterns("__pycache__"))
     return box
 
 
 @contextmanager
-def stock_torchserve(box: Sandbox, *models: str) -> Iterator[dict[str, str]]:
+def stock_torchserve(box: Sandbox, *models: str, worker: str = "torchserve") -> Iterator[dict[str, str]]:
     """``torchserve --start --ncs --model-store model_store --models ...`` with the repository's config.properties.
 
-    Only the ports differ: a parallel test may have the usual ones.
+    Only the ports differ: a parallel test may have the usual ones. And it names no worker if it shall be TorchServe's.
     """
     ports = iter(choose_free("127.0.0.1", 5))
     text = (ROOT / "config.properties").read_text()
     for port in ("8080", "8081", "8082", "7070", "7071"):
         text = text.replace(port, str(next(ports)))
+    if worker == "torchserve":
+        text = text.replace("-Dmodel_server_home=serving/worker/home", "")
     box.file("config.properties", text)
     env = box.env | {"TEMP": str(box.temp), "LOG_LOCATION": str(box.root / "logs")}
     # As the README says: torchserve looks for Java in JAVA_HOME.
@@ -104,10 +106,11 @@ def tutorial_command(archiver: str) -> list[str]:
     return line.split()
 
 
+@pytest.mark.parametrize("worker", ["torchserve", "torchmar"])
 @pytest.mark.parametrize("archiver", ARCHIVERS)
-def test_a1_a3_the_tutorial_with_the_stock_server(project: Sandbox, archiver: str) -> None:
+def test_a1_a3_the_tutorial_with_the_stock_server(project: Sandbox, archiver: str, worker: str) -> None:
     project.run(*tutorial_command(archiver)).ok()
-    with stock_torchserve(project, "mnist.mar") as addresses:
+    with stock_torchserve(project, "mnist.mar", worker=worker) as addresses:
         assert "Healthy" in curl(project, f"{addresses['inference']}/ping")
         digit = SAMPLES[0]
         answer = curl(project, f"{addresses['inference']}/predictions/mnist", "-T", digit.name)

@@ -1,0 +1,783 @@
+"""The same archives on TorchServe's worker and on ours, under the same frontend: the same answers, byte for byte.
+
+What differs on purpose is tested at the end, both sides of it; docs/compatibility.md lists it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import torch
+from PIL import Image
+
+from serving.control.java import torchserve_home
+
+from .conftest import ROOT, Sandbox, Server, close, make_sandbox
+from .support import (
+    Answer,
+    GrpcAnswer,
+    ask,
+    at_once,
+    converse,
+    describe,
+    grpc,
+    model_log,
+    pack,
+    predict,
+    prediction_request,
+    ready,
+    register,
+    wait_until,
+)
+
+pytestmark = pytest.mark.timeout(600)
+
+MODELS = Path(__file__).parent / "models"
+MNIST = ROOT / "examples" / "mnist"
+SAMPLES = sorted((MNIST / "samples").glob("*.png"))
+FORMS = {
+    "form_name": "forms",
+    "form_file": "forms.py",
+    "form_path": "some/where/forms.py",
+    "form_function": "forms:special",
+    "form_file_function": "forms.py:special",
+    "form_path_function": "where/forms.py:special",
+}
+BATCHED = "batchSize: 4\nmaxBatchDelay: 2000\nminWorkers: 1\nmaxWorkers: 1\n"
+JSON = {"Content_Type": "application/json"}
+SEQUENCES = (
+    "sequenceBatching: true\nbatchSize: 2\nmaxBatchDelay: 20\n"
+    "sequenceMaxIdleMSec: 60000\nmaxNumSequence: 8\nmaxSequenceJobQueueSize: 8\n"
+)
+CONTINUOUS = "continuousBatching: true\nbatchSize: 2\nmaxBatchDelay: 20\n"
+METRICS = """
+  counter:
+    - {name: Asked, unit: Count, dimensions: [ModelName, Level]}
+    - {name: Sorted, unit: Count, dimensions: [Kind, Place, ModelName, Level]}
+  histogram:
+    - {name: Spread, unit: ms, dimensions: [ModelName, Level]}
+"""
+GAUGES = """
+    - {name: Took, unit: ms, dimensions: [ModelName, Level]}
+    - {name: Weighs, unit: MB, dimensions: [ModelName, Level]}
+    - {name: Share, unit: percent, dimensions: [ModelName, Level]}
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two servers."""
+
+    stock: Server
+    ours: Server
+
+    def both(self, call: Any) -> tuple[Any, Any]:
+        """The result of a call on TorchServe's worker, and on ours."""
+        stock, ours = at_once([lambda: call(self.stock), lambda: call(self.ours)])
+        return stock, ours
+
+    def same(self, call: Any) -> Any:
+        """The result of a call, which must be the same on both."""
+        stock, ours = self.both(call)
+        assert ours == stock
+        return ours
+
+    def run(self, code: str) -> Answer:
+        """The answer of a handler that runs this code, the same on both."""
+        answer = self.same(lambda server: run(server, code))
+        assert isinstance(answer, Answer)
+        return answer
+
+
+def run(server: Server, code: str) -> Answer:
+    return predict(server, "everything", X_Do=quote(code))
+
+
+def source(name: str) -> dict[str, str]:
+    return {f"{name}.py": (MODELS / f"{name}.py").read_text()}
+
+
+def tutorial(box: Sandbox, weights: Path) -> str:
+    """Scenario A2: the tutorial's handler with the tutorial's net."""
+    handler = (MNIST / "mnist_handler_ts.py").read_text()
+    model = {"mnist_model.py": (ROOT / "model_defs" / "mnist.py").read_text()}
+    data = {"mnist_sd.pt": (weights / "mnist_sd.pt").read_bytes()}
+    names = {"modelFile": "mnist_model.py", "serializedFile": "mnist_sd.pt"}
+    return pack(box, "tutorial", "mnist_handler.py", {"mnist_handler.py": handler, **model, **data}, **names)
+
+
+def built_in(box: Sandbox) -> str:
+    """`image_classifier` by name, with a net of seconds."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 10))
+    torch.jit.script(net).save(str(box.root / "small.pt"))
+    names = {str(number): f"kind {number}" for number in range(10)}
+    files = {"small.pt": (box.root / "small.pt").read_bytes(), "index_to_name.json": json.dumps(names)}
+    return pack(box, "builtin", "image_classifier", files, serializedFile="small.pt")
+
+
+@contextmanager
+def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], config: Path) -> Iterator[Pair]:
+    """A server with each worker, over the same archives."""
+    before = request.session.testsfailed
+    command = (
+        "torchmar",
+        "start",
+        *archives,
+        "--model-store",
+        box.store,
+        "--port",
+        "auto",
+        "--ts-config",
+        config,
+        "-q",
+    )
+    patience = ("--timeout", "400")
+    try:
+        at_once(
+            [
+                lambda: box.run(*command, *patience, "--name", "stock", "--stock-worker", timeout=420).ok(),
+                lambda: box.run(*command, *patience, "--name", "ours", timeout=420).ok(),
+            ]
+        )
+        stock, ours = box.server("stock"), box.server("ours")
+        assert (stock.record["worker"], ours.record["worker"]) == ("torchserve", "torchmar")
+        yield Pair(stock, ours)
+        at_once([lambda name=name: box.torchmar("stop", "--name", name).ok() for name in ("stock", "ours")])
+    finally:
+        close(box, failed=request.session.testsfailed > before)
+
+
+@pytest.fixture(scope="module")
+def pair(request: pytest.FixtureRequest, mnist_weights: Path) -> Iterator[Pair]:
+    box = make_sandbox()
+    archives = [
+        pack(box, "everything", "everything.py", source("everything")),
+        pack(box, "batch", "batch", source("batch"), BATCHED),
+        pack(box, "streaming", "streaming.py", source("streaming")),
+        pack(box, "sequence", "sequence.py", source("sequence"), SEQUENCES),
+        pack(box, "continuous", "continuous.py", source("continuous"), CONTINUOUS),
+        tutorial(box, mnist_weights),
+        built_in(box),
+    ]
+    archives += [pack(box, name, form, source("forms")) for name, form in FORMS.items()]
+    text = (torchserve_home() / "ts" / "configs" / "metrics.yaml").read_text()
+    text = text.replace("model_metrics:\n", f"model_metrics:{METRICS}", 1)
+    metrics = box.file("metrics.yaml", text + GAUGES)
+    config = box.file("config.properties", f"metrics_config={metrics}\ndefault_response_timeout=60\n")
+    with servers(box, request, archives, config) as started:
+        yield started
+
+
+# ---- what comes out ----------------------------------------------------------------------------------------------
+
+VALUES = {
+    "text": "'plain'",
+    "text beyond ascii": "'größer \u4e16\u754c \U0001f600'",
+    "empty text": "''",
+    "bytes": "bytes(range(256))",
+    "bytearray": "bytearray(b'abc')",
+    "integer": "7",
+    "number": "0.1",
+    "true": "True",
+    "none": "None",
+    "nan": "float('nan')",
+    "not finite": "{'a': [float('inf'), -float('inf')]}",
+    "list": "[1, [2, 'three'], {}]",
+    "empty list": "[]",
+    "dict": "{'b': 1, 'a': {'c': [None, True, 1.5]}}",
+    "empty dict": "{}",
+    "tuple": "(1, 2)",
+    "keys that are no text": "{1: 'a', None: 'b', True: 'c', 1.5: 'd'}",
+    "text in json": "{'ü': '\\u4e16 \\n \\x00 </a>'}",
+    "long": "'x' * 1_000_000",
+    "tensor": "torch.arange(12, dtype=torch.float32).reshape(3, 4)",
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
+def test_values(pair: Pair, value: str) -> None:
+    answer = pair.run(f"return [{value}]")
+    assert (answer.status, answer.phrase, answer.header("content-type")) == (200, "", None)
+    assert answer.header("content-length") == str(len(answer.body))
+
+
+STATUSES = {
+    "created": "context.set_response_status(201, 'Made', 0); return ['x']",
+    "not found": "context.set_response_status(404, 'Nothing here', 0); return [{'why': 1}]",
+    "without a phrase": "context.set_response_status(202); return ['x']",
+    "all": "context.set_all_response_status(203, 'All'); return ['x']",
+    "error": "context.set_response_status(500, 'Own', 0); return ['mine']",
+    "teapot": "context.set_response_status(code=418, phrase='Short and stout', idx=0); return ['tea']",
+    "unknown code": "context.set_response_status(299, 'Custom', 0); return ['x']",
+    "by the processor": "context.request_processor[0].report_status(409, 'Old way'); return ['x']",
+    "content type": "context.set_response_content_type(0, 'image/png'); return [b'png']",
+    "content type as header": "context.set_response_header(0, 'content-type', 'text/csv'); return ['a,b']",
+    "content type with parameters": "context.set_response_content_type(0, 'text/html; charset=utf-8'); return ['ü']",
+    "headers": "h = context.set_response_header; h(0, 'x-one', '1'); h(0, 'X-Two', 'b c'); return [1]",
+    "header by the processor": "context.request_processor[0].add_response_property('x-a', 'b'); return ['x']",
+    "empty header": "context.set_response_header(0, 'x-empty', ''); return ['x']",
+    "read back": "context.set_response_status(201, 'Made', 0); context.set_response_content_type(0, 'a/b'); "
+    "return [[context.get_response_status(0), context.get_response_content_type(0), context.get_response_headers(0)]]",
+}
+
+
+@pytest.mark.parametrize("code", STATUSES.values(), ids=STATUSES.keys())
+def test_statuses_and_headers(pair: Pair, code: str) -> None:
+    pair.run(code)
+
+
+FAILURES = {
+    "prediction exception": ("raise PredictionException('gone for good', 410)", 410),
+    "prediction exception of utils": ("raise SamePredictionException('no', 422)", 422),
+    "prediction exception without a code": ("raise PredictionException('hm')", 500),
+    "prediction exception that is none": ("raise PredictionException('fine', 200)", 200),
+    "no memory": ("raise MemoryError('none left')", 507),
+    "cuda": ("raise RuntimeError('CUDA out of memory. Tried to allocate')", 507),
+    "no list": ("return 'text'", 503),
+    "nothing": ("return None", 503),
+    "too many": ("return [1, 2]", 503),
+    "too few": ("return []", 503),
+}
+
+
+@pytest.mark.parametrize(("code", "status"), FAILURES.values(), ids=FAILURES.keys())
+def test_failures(pair: Pair, code: str, status: int) -> None:
+    assert pair.run(code).status == status
+
+
+# ---- what goes in ------------------------------------------------------------------------------------------------
+
+MULTIPART = (
+    b'--X\r\nContent-Disposition: form-data; name="plain"\r\n\r\nvalue\r\n'
+    b'--X\r\nContent-Disposition: form-data; name="file"; filename="a.json"\r\nContent-Type: application/json\r\n\r\n'
+    b'{"a": [1]}\r\n'
+    b'--X\r\nContent-Disposition: form-data; name="text"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
+    b"\xc3\xbc\r\n"
+    b'--X\r\nContent-Disposition: form-data; name="raw"; filename="a.bin"\r\n'
+    b"Content-Type: application/octet-stream\r\n\r\n\x00\xff\r\n--X--\r\n"
+)
+INPUTS: dict[str, tuple[bytes, str | None]] = {
+    "json object": (b'{"a": {"b": [1, 2.5, null]}}', "application/json"),
+    "json list": (b"[1, 2]", "application/json"),
+    "json text": (b'"text"', "application/json"),
+    "json with a charset": ('{"ü": "ß"}'.encode(), "application/json; charset=utf-8"),
+    "broken json": (b'{"a": ', "application/json"),
+    "json that is no text": (b'{"a": "\xff"}', "application/json"),
+    "empty json": (b"", "application/json"),
+    "json of a vendor": (b'{"a": 1}', "application/vnd.api+json"),
+    "text": ("größer".encode(), "text/plain"),
+    "text with a charset": ("größer".encode("latin-1"), "text/plain; charset=iso-8859-1"),
+    "csv": (b"a,b\n1,2\n", "text/csv"),
+    "text that is none": (b"\xff\xfe", "text/plain"),
+    "bytes": (bytes(range(256)), "application/octet-stream"),
+    "picture": (SAMPLES[0].read_bytes(), "image/png"),
+    "no type": (b'{"a": 1}', None),
+    "form": (b"a=1&b=two+words&a=3&c=%C3%BC", "application/x-www-form-urlencoded"),
+    "multipart": (MULTIPART, "multipart/form-data; boundary=X"),
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), INPUTS.values(), ids=INPUTS.keys())
+def test_inputs(pair: Pair, body: bytes, kind: str | None) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    answer = pair.same(lambda server: ask(server.inference, "/predictions/everything", body, headers))
+    assert answer.status == 200
+    assert answer.json()
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_methods(pair: Pair, method: str) -> None:
+    body = b"x" if method != "GET" else None
+    assert pair.same(lambda server: ask(server.inference, "/predictions/everything", body, method=method)).status == 200
+
+
+CONTEXT = {
+    "headers": "h = dict(context.get_all_request_header(0)); h.pop('Host'); return [h]",
+    "one header": "return [[context.get_request_header(0, 'X-Do')[:6], context.get_request_header(0, 'x-do')]]",
+    "url path": "return [context.get_request_header(0, 'url_path')]",
+    "parameters": "return [context.request_processor[0].get_request_property('body')]",
+    "explain": "return [context.get_request_header(0, 'explain')]",
+    "request id": "return [context.get_request_id(0) == context.request_ids[0] and len(context.get_request_id(0))]",
+    "sequence": "return [context.get_sequence_id(0)]",
+    "criteria": "return [context.stopping_criteria]",
+    "keys": "return [[getattr(context, 'header_key_sequence_' + name) for name in ('id', 'start', 'end')]]",
+    "properties": "p = self.properties | {'model_dir': os.path.realpath(self.properties['model_dir']) == os.getcwd()}; "
+    "return [p]",
+    "manifest": "return [self.manifest]",
+    "name": "return [context.model_name]",
+    "configuration": "return [context.model_yaml_config]",
+    "limit": "return [context._limit_max_image_pixels]",
+    "type": "return [type(context).__module__ + type(context).__name__]",
+    "rows": "return [[type(data).__name__, type(data[0]).__name__, type(data[0]['body']).__name__]]",
+    "module": "return [type(self).__module__]",
+    "environment": "return [[os.environ.get(k) for k in ('TS_DECODE_INPUT_REQUEST', 'TS_IPEX_ENABLE', 'LOCAL_RANK')]]",
+    "path": "return [[os.path.realpath(sys.path[0]) == os.getcwd(), any(p.endswith('/ts') for p in sys.path)]]",
+    "logging": "return [[logging.getLogger().level, len(logging.getLogger().handlers)]]",
+    "state": "self.count += 1; return [self.count]",
+}
+
+
+@pytest.mark.parametrize("code", CONTEXT.values(), ids=CONTEXT.keys())
+def test_context(pair: Pair, code: str) -> None:
+    assert pair.run(code).status == 200
+
+
+def test_paths(pair: Pair) -> None:
+    code = {"X-Do": quote("return [[context.get_request_header(0, 'url_path'), repr(data)]]")}
+    for path in (
+        "/predictions/everything/1.0/some/more?x=1",
+        "/models/everything/invoke?x=1&y=%C3%BC",
+        "/invocations?model_name=everything&z=2",
+        "/everything/predict?x=1",
+    ):
+        assert pair.same(lambda server, path=path: ask(server.inference, path, "body", code)).status == 200
+
+
+# ---- explain, describe, metrics, log -----------------------------------------------------------------------------
+
+
+def test_explain(pair: Pair) -> None:
+    code = {"X-Do": quote("return [context.get_request_header(0, 'explain')]")}
+    answer = pair.same(lambda server: ask(server.inference, "/explanations/everything", "x", code))
+    assert answer.body == b"True"
+
+
+def test_describe(pair: Pair) -> None:
+    found = pair.same(lambda server: describe(server, "everything", "?customized=true")["customizedMetadata"])
+    assert found == {"inputs": ["anything"], "nested": {"a": 1, "b": [1.5, None, True]}, "text": "ü"}
+
+
+def metrics(server: Server, names: str) -> list[str]:
+    lines = ask(server.record["metrics"], "/metrics").text().splitlines()
+    return sorted(line for line in lines if re.match(rf"(# \w+ )?({names})[_{{ ]", line))
+
+
+def test_custom_metrics(pair: Pair) -> None:
+    code = (
+        "m = context.metrics\n"
+        "m.add_counter('Asked', 2)\n"
+        "m.add_time('Took', 1.5)\n"
+        "m.add_size('Weighs', 12)\n"
+        "m.add_percent('Share', 33.3)\n"
+        "m.add_metric('Sorted', 1, 'count', 0, [Dimension('Kind', 'red'), Dimension('Place', 'here')])\n"
+        "m.get_metric('Spread', MetricTypes.HISTOGRAM).add_or_update(3, [context.model_name, 'Model'])\n"
+        "return ['counted']"
+    )
+    imports = "from ts.metrics.dimension import Dimension\nfrom ts.metrics.metric_type_enum import MetricTypes\n"
+    for _ in range(2):
+        assert pair.run(imports + code).body == b"counted"
+    names = "Asked|Took|Weighs|Share|Sorted|Spread"
+    found = wait_until(lambda: [x for x in metrics(pair.ours, names) if x.startswith("Asked")], "the counter")
+    assert found[0].endswith(" 4.0")
+    wait_until(lambda: metrics(pair.ours, names) == metrics(pair.stock, names), "the same metrics")
+    assert sum(not line.startswith("#") for line in metrics(pair.ours, "Asked|Took|Weighs|Share|Sorted")) == 5
+
+
+def test_time_metrics_of_the_worker(pair: Pair) -> None:
+    for server in (pair.stock, pair.ours):
+        lines = wait_until(lambda server=server: metrics(server, "PredictionTime"), "PredictionTime")
+        assert any('ModelName="everything",Level="Model"' in line for line in lines)
+
+
+def logged(server: Server, mark: str) -> list[str]:
+    """Lines with a mark, without their time and the number of the worker."""
+    lines = [line for line in model_log(server).splitlines() if mark in line]
+    return [re.sub(r"W-\d+", "W", line.split(" ", 1)[1]) for line in lines]
+
+
+def test_what_a_handler_prints_and_logs(pair: Pair) -> None:
+    code = (
+        "print('mark print ü'); print('mark', 1, [2]); logging.info('mark info'); logging.debug('mark debug')\n"
+        "logging.getLogger('mine').warning('mark %s', 'warning'); sys.stdout.write('mark written\\n')\n"
+        "print('mark two\\nmark lines'); return ['x']"
+    )
+    pair.run(code)
+    wait_until(lambda: len(logged(pair.stock, "mark")) == 7 == len(logged(pair.ours, "mark")), "seven lines")
+    assert logged(pair.ours, "mark") == logged(pair.stock, "mark")
+    pair.run("print('errmark', file=sys.stderr, flush=True); return ['x']")
+    wait_until(lambda: logged(pair.stock, "errmark") and logged(pair.ours, "errmark"), "the line")
+    assert logged(pair.ours, "errmark") == logged(pair.stock, "errmark")
+    assert "WARN" in logged(pair.ours, "errmark")[0]
+
+
+# ---- kinds of handlers -------------------------------------------------------------------------------------------
+
+
+def test_the_tutorials_handler(pair: Pair) -> None:
+    """Scenario A2."""
+    right = 0
+    for sample in SAMPLES[:12]:
+        picture = sample.read_bytes()
+        answer = pair.same(lambda server, picture=picture: predict(server, "tutorial", picture))
+        right += answer.text() == sample.name[0]
+    assert right >= 9
+    form = (
+        b'--X\r\nContent-Disposition: form-data; name="data"; filename="7.png"\r\nContent-Type: image/png\r\n\r\n'
+        + SAMPLES[0].read_bytes()
+        + b"\r\n--X--\r\n"
+    )
+    kind = {"Content-Type": "multipart/form-data; boundary=X"}
+    assert pair.same(lambda server: ask(server.inference, "/predictions/tutorial", form, kind)).status == 200
+
+
+def test_the_tutorials_handler_explains(pair: Pair) -> None:
+    answer = pair.same(lambda server: ask(server.inference, "/explanations/tutorial", SAMPLES[0].read_bytes()))
+    assert len(answer.json()[0]) == 28
+
+
+def test_the_built_in_classifier(pair: Pair) -> None:
+    for sample in SAMPLES[:3]:
+        data = picture(sample, "RGB")
+        answer = pair.same(lambda server, data=data: predict(server, "builtin", data))
+        assert len(answer.json()) == 5
+    encoded = base64.b64encode(data).decode()
+    assert pair.same(lambda server: predict(server, "builtin", encoded, Content_Type="text/plain")) == answer
+    both = json.dumps([[[0.5, 0.25], [1.0, 0.0]]] * 3)
+    answer = pair.same(lambda server: predict(server, "builtin", both, Content_Type="application/json"))
+    assert len(answer.json()) == 5
+
+
+def picture(sample: Path, mode: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(sample).resize((300, 280)).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_functions(pair: Pair, name: str) -> None:
+    answer = pair.same(lambda server: predict(server, name, "x"))
+    function = "special" if ":" in FORMS[name] else "handle"
+    assert answer.json() == {"function": function, "loaded": function, "own": True}
+
+
+def test_a_batch(pair: Pair) -> None:
+    wishes = [
+        {"number": 0},
+        {"number": 1, "status": 404, "phrase": "None", "headers": {"x-a": "1"}},
+        {"number": 2, "type": "text/x-json"},
+        {"number": 3, "status": 201, "headers": {"x-a": "2", "x-b": "3"}},
+    ]
+
+    def ask_all(server: Server) -> list[Answer]:
+        return at_once([lambda wish=wish: predict(server, "batch", json.dumps(wish), **JSON) for wish in wishes])
+
+    answers = pair.same(ask_all)
+    assert [answer.json() for answer in answers] == [{"batch": 4, "number": number} for number in range(4)]
+    assert [answer.status for answer in answers] == [200, 404, 200, 201]
+
+
+# ---- streams and sequences ---------------------------------------------------------------------------------------
+
+
+def curl(server: Server, path: str, body: str) -> str:
+    """Head and body of an answer as they come over the wire, in its chunks, without its id."""
+    command = ("curl", "-sS", "-N", "--raw", "-i", "-m", "60", "-d", body, "-H", "Content-Type: text/plain")
+    done = server.sandbox.run(*command, server.inference + path, timeout=90.0).ok()
+    return re.sub(r"x-request-id: .*\n", "", done.out)
+
+
+@pytest.mark.parametrize("parts", [0, 1, 3])
+def test_a_stream(pair: Pair, parts: int) -> None:
+    text = pair.same(lambda server: curl(server, "/predictions/streaming", str(parts)))
+    head, _, body = text.partition("\n\n")
+    assert [line for line in body.splitlines() if "part " in line] == [f"part {number} ü" for number in range(parts)]
+    assert "the end" in body
+    assert f"x-parts: {parts}" in head
+    assert ("chunked" in head) == (parts > 0)
+
+
+def test_grpc(pair: Pair) -> None:
+    def call(code: str) -> GrpcAnswer:
+        request = prediction_request("everything", {"do": code.encode(), "b": b"2"})
+        answer = pair.same(lambda server: grpc(server, "Predictions", request))
+        assert isinstance(answer, GrpcAnswer)
+        return answer
+
+    plain = call("return [{key: repr(value) for key, value in row.items()} for row in data]")
+    assert json.loads(plain.predictions[0])["b"] == "bytearray(b'2')"
+    assert call("return [dict(context.get_all_request_header(0))]").status == 0
+    assert call("return [b'bytes']").predictions == (b"bytes",)
+    assert call("raise PredictionException('not there', 404)") == GrpcAnswer(
+        5, "not there%0Aorg.pytorch.serve.http.InternalServerException", ()
+    )
+    request = prediction_request("nobody", {})
+    assert pair.same(lambda server: grpc(server, "Predictions", request)).status != 0
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_stream_over_grpc(pair: Pair, parts: int) -> None:
+    request = prediction_request("streaming", {"parts": str(parts).encode()})
+    answer = pair.same(lambda server: grpc(server, "StreamPredictions", request))
+    assert answer.status == 0
+    texts = [text.decode() for text in answer.predictions]
+    assert texts == [f"part {number} ü\n" for number in range(parts)] + ["the end\n"]
+
+
+def test_sequences(pair: Pair) -> None:
+    def add(server: Server, sequence: str, body: str) -> Answer:
+        headers = {"ts_request_sequence_id": sequence, "Content-Type": "text/plain"}
+        return ask(server.inference, "/predictions/sequence", body, headers)
+
+    def conversation(server: Server) -> list[Answer]:
+        turns = [("a", "1"), ("b", "10"), ("a", "2"), ("b", "bad"), ("b", "20"), ("a", "3")]
+        return [add(server, sequence, body) for sequence, body in turns]
+
+    answers = pair.same(conversation)
+    assert [answer.json()["sum"] for answer in answers if answer.status == 200] == [1, 10, 3, 30, 6]
+    assert [answer.status for answer in answers] == [200, 200, 200, 400, 200, 200]
+    assert answers[0].header("ts_request_sequence_id") == "a"
+
+
+def test_a_sequence_that_the_frontend_names(pair: Pair) -> None:
+    answers = pair.both(lambda server: predict(server, "sequence", "5", Content_Type="text/plain"))
+    for answer in answers:
+        assert answer.json() == {"sum": 5, "started": "true"}
+        assert (answer.header("ts_request_sequence_id") or "").startswith("ts-seq-")
+
+
+def test_a_sequence_over_grpc(pair: Pair) -> None:
+    requests = [prediction_request("sequence", {"data": text}, "over grpc") for text in (b"1", b"2", b"3")]
+    answers = pair.same(lambda server: converse(server, *requests))
+    assert [json.loads(text)["sum"] for text in answers] == [1, 3, 6]
+
+
+def test_continuous_batching(pair: Pair) -> None:
+    def count(server: Server) -> list[str]:
+        return at_once([lambda n=n: curl(server, "/predictions/continuous", str(n)) for n in (2, 5, 3)])
+
+    texts = pair.same(count)
+    for n, text in zip((2, 5, 3), texts, strict=True):
+        assert re.findall(r"\d of \d", text) == [f"{step} of {n}" for step in range(1, n + 1)]
+
+
+# ---- envelopes ---------------------------------------------------------------------------------------------------
+
+ENVELOPES = {
+    "body": [
+        ("/predictions/rows", "text", "text/plain"),
+        ("/predictions/rows", '{"data": 1}', "application/json"),
+        ("/predictions/rows", "raw", "application/octet-stream"),
+    ],
+    "json": [
+        ("/predictions/rows", '{"instances": [1, 2, 3]}', "application/json"),
+        ("/predictions/rows", '{"instances": [{"b64": "aGk="}, {"a": {"b64": "aGk="}, "b": [2]}]}', "application/json"),
+        ("/explanations/rows", '{"instances": ["x"]}', "application/json"),
+        ("/predictions/rows", '{"no": "instances"}', "application/json"),
+    ],
+    "kserve": [
+        ("/v1/models/rows:predict", '{"instances": [[1, 2], [3, 4]]}', "application/json"),
+        ("/v1/models/rows:explain", '{"instances": [[1, 2]]}', "application/json"),
+        ("/predictions/rows", '{"instances": ["raw"]}', "application/octet-stream"),
+        ("/v1/models/rows:predict", "no json", "application/json"),
+    ],
+    "kservev2": [
+        ("/v2/models/rows/infer", json.dumps({"id": "mine", "inputs": [
+            {"name": "a", "shape": [2, 2], "datatype": "FP32", "data": [1.5, 2, 3, 4]},
+            {"name": "b", "shape": [3], "datatype": "INT64", "data": [1, 2, 3]},
+        ]}), "application/json"),
+        ("/v2/models/rows/infer", json.dumps({"id": "text", "inputs": [
+            {"name": "a", "shape": [1], "datatype": "BYTES", "data": ["hello"]}]}), "application/octet-stream"),
+        ("/v2/models/rows/explain", json.dumps({"id": "why", "inputs": [
+            {"name": "a", "shape": [1], "datatype": "BOOL", "data": [True]}]}), "application/json"),
+        ("/v2/models/rows/infer", '{"inputs": 1}', "application/json"),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ENVELOPES)
+def enveloped(request: pytest.FixtureRequest) -> Iterator[tuple[str, Pair]]:
+    """Two servers with the envelope; it is a setting of a whole server."""
+    box = make_sandbox()
+    archives = [pack(box, "rows", "rows.py", source("rows"), "batchSize: 3\nmaxBatchDelay: 300\n")]
+    config = box.file("config.properties", f"service_envelope={request.param}\n")
+    with servers(box, request, archives, config) as started:
+        yield request.param, started
+
+
+def without_id(answer: Answer) -> Answer:
+    """Without the id of an error, and what depends on it."""
+    if answer.status != 503:
+        return answer
+    body = re.sub(rb" The server's log has the reason under the id [0-9a-f]{8}\.", b"", answer.body)
+    kept = tuple(pair for pair in answer.headers if pair[0] != "content-length")
+    return replace(answer, body=body.replace(b"failed.", b"failed"), headers=kept)
+
+
+def test_envelopes(enveloped: tuple[str, Pair]) -> None:
+    envelope, pair = enveloped
+    for path, body, kind in ENVELOPES[envelope]:
+        stock, ours = pair.both(lambda server: ask(server.inference, path, body, {"Content-Type": kind}))  # noqa: B023
+        assert without_id(ours) == without_id(stock), path
+        assert ours.status == (503 if '"no"' in body or "no json" in body or ": 1}" in body[:13] else 200), body
+
+
+def test_batches_in_envelopes(enveloped: tuple[str, Pair]) -> None:
+    """Those of one request take but the first of a batch with TorchServe's worker."""
+    envelope, pair = enveloped
+    kind = {"Content-Type": "application/json"}
+    if envelope == "kservev2":
+        tensor = {"name": "a", "shape": [1], "datatype": "INT64"}
+        bodies = [json.dumps({"id": str(n), "inputs": [{**tensor, "data": [n]}]}) for n in range(3)]
+    else:
+        bodies = [json.dumps({"instances": [n, n]}) for n in range(3)]
+
+    def ask_all(server: Server) -> list[Answer]:
+        return at_once([lambda b=b: ask(server.inference, "/predictions/rows", b, kind) for b in bodies])
+
+    stock, ours = pair.both(ask_all)
+    assert [answer.status for answer in ours] == [200, 200, 200]
+    if envelope in ("kserve", "kservev2"):
+        assert [answer.status for answer in stock] == [503, 503, 503]
+        texts = [answer.text() for answer in ours]
+        if envelope == "kserve":
+            assert [json.loads(text)["predictions"] for text in texts] == [[str(n)] * 2 for n in range(3)]
+        else:
+            assert [json.loads(text)["outputs"][0]["data"] for text in texts] == [[str(n)] for n in range(3)]
+    else:
+        assert ours == stock
+
+
+# ---- what differs on purpose -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", ["ValueError('wrong')", "KeyError('a')", "RuntimeError('no')"])
+def test_differs_a_failure_has_an_id_that_the_log_repeats(pair: Pair, error: str) -> None:
+    stock, ours = pair.both(lambda server: run(server, f"raise {error}"))
+    assert stock.json() == {"code": 503, "type": "InternalServerException", "message": "Prediction failed"}
+    assert without_id(ours) == without_id(stock)
+    found = re.search(r"under the id ([0-9a-f]{8})\.$", ours.json()["message"])
+    assert found
+    wait_until(lambda: f"Error {found[1]}" in model_log(pair.ours), "the id in the log")
+    wait_until(lambda: error.partition("(")[0] in model_log(pair.ours).partition(found[1])[2], "the error in the log")
+
+
+def batch(server: Server, *wishes: dict[str, Any]) -> list[Answer]:
+    return at_once([lambda wish=wish: predict(server, "batch", json.dumps(wish), **JSON) for wish in wishes])
+
+
+def test_differs_a_request_that_fails_does_not_fail_its_neighbours(pair: Pair) -> None:
+    wishes = ({"number": 0}, {"number": 1, "raise": "this one"}, {"number": 2}, {"number": 3})
+    stock, ours = pair.both(lambda server: batch(server, *wishes))
+    assert [answer.status for answer in stock] == [503] * 4
+    assert [answer.status for answer in ours] == [200, 503, 200, 200]
+    # They ran again, one by one.
+    assert ours[0].json() == {"batch": 1, "number": 0}
+    assert "running its requests one by one" in model_log(pair.ours)
+
+
+def test_differs_an_answer_that_cannot_be_sent_fails_alone_and_says_why(pair: Pair) -> None:
+    wishes = ({"number": 0}, {"number": 1, "object": True}, {"number": 2}, {"number": 3})
+    stock, ours = pair.both(lambda server: batch(server, *wishes))
+    assert [answer.status for answer in stock] == [503] * 4
+    assert stock[0].json()["message"] == "Unsupported model output data type."
+    assert [answer.status for answer in ours] == [200, 503, 200, 200]
+    assert ours[0].json() == {"batch": 4, "number": 0}
+    assert ours[1].json()["message"].startswith("Unsupported model output data type. ")
+    assert "object" in ours[1].json()["message"]
+
+
+NUMPY = {
+    "array": ("{'a': numpy.arange(3)}", {"a": [0, 1, 2]}),
+    "scalars": ("[numpy.float32(0.5), numpy.int64(7), numpy.bool_(True)]", [0.5, 7, True]),
+    "tensor": ("{'t': torch.ones(2, 2)}", {"t": [[1.0, 1.0], [1.0, 1.0]]}),
+    "array alone": ("numpy.eye(2)", [[1.0, 0.0], [0.0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize(("value", "expected"), NUMPY.values(), ids=NUMPY.keys())
+def test_differs_arrays_may_stand_in_answers(pair: Pair, value: str, expected: Any) -> None:
+    stock, ours = pair.both(lambda server: run(server, f"return [{value}]"))
+    assert stock.status == 503
+    assert (ours.status, ours.json()) == (200, expected)
+
+
+def test_differs_grpc_learns_of_an_error_that_the_handler_sets(pair: Pair) -> None:
+    code = b"context.set_response_status(404, 'None', 0); return ['there is none']"
+    request = prediction_request("everything", {"do": code})
+    stock, ours = pair.both(lambda server: grpc(server, "Predictions", request))
+    assert stock == GrpcAnswer(0, "", (b"there is none",))
+    assert (ours.status, ours.predictions) == (5, ())
+    assert "there is none" in ours.message
+
+
+def test_differs_a_grpc_stream_of_a_handler_that_does_not_stream(pair: Pair) -> None:
+    """TorchServe's worker is killed by it."""
+    request = prediction_request("form_file", {"data": b"x"})
+    (before,) = ready(pair.stock, "form_file")
+    stock, ours = pair.both(lambda server: grpc(server, "StreamPredictions", request))
+    assert stock.status != 0
+    assert ours.status == 0
+    assert len(ours.predictions) == 1
+    wait_until(lambda: ready(pair.stock, "form_file") not in ([], [before]), "TorchServe's worker again")
+
+
+UNSENDABLE = {
+    "a phrase of two lines": "context.set_response_status(201, 'two\\r\\nlines', 0); return ['sent']",
+    "a phrase beyond ascii": "context.set_response_status(201, 'grün', 0); return ['sent']",
+    "a header of two lines": "context.set_response_header(0, 'x-a', 'two\\r\\nlines'); return ['sent']",
+    "a header's name with blanks": "context.set_response_header(0, 'x a', 'b'); return ['sent']",
+    "a header that is a number": "context.set_response_header(0, 'x-a', 7); return ['sent']",
+    "a negative status": "context.set_response_status(-1, 'x', 0); return ['sent']",
+    "an answer beyond the limit": "return ['x' * 7_000_000]",
+    "a stream that only ends": "context.set_response_header(0, 'ts_stream_next', 'false'); return ['sent']",
+}
+
+
+@pytest.mark.parametrize("code", UNSENDABLE.values(), ids=UNSENDABLE.keys())
+def test_differs_what_the_frontend_cannot_send_does_not_end_the_worker(pair: Pair, code: str) -> None:
+    before = ready(pair.ours, "everything")
+    answer = run(pair.ours, code)
+    if "7_000_000" in code:
+        assert answer.status == 507
+        assert "6553500" in answer.text() or "6,553,500" in answer.text()
+    elif "-1" in code:
+        assert answer.status == 500
+    else:
+        assert answer.text() == "sent"
+    assert ready(pair.ours, "everything") == before
+
+
+def test_differs_one_of_them_on_torchserves_worker(pair: Pair) -> None:
+    (before,) = ready(pair.stock, "everything")
+    assert run(pair.stock, UNSENDABLE["an answer beyond the limit"]).status == 500
+    wait_until(lambda: ready(pair.stock, "everything") not in ([], [before]), "TorchServe's worker again")
+
+
+def test_differs_the_built_in_classifier_takes_grey_pictures_and_says_what_is_wrong(pair: Pair) -> None:
+    stock, ours = pair.both(lambda server: predict(server, "builtin", picture(SAMPLES[0], "L")))
+    assert (stock.status, ours.status) == (503, 200)
+    stock, ours = pair.both(lambda server: predict(server, "builtin", b"no picture"))
+    assert (stock.status, ours.status) == (503, 400)
+    assert "not a picture" in ours.text()
+
+
+def test_differs_no_line_in_the_log_for_every_request(pair: Pair) -> None:
+    pair.run("return [1]")
+    assert "Backend received inference at" in model_log(pair.stock)
+    assert "Backend received inference at" not in model_log(pair.ours)
+
+
+def test_differs_a_load_failure_names_its_first_cause(pair: Pair) -> None:
+    code = "import no_such_module\ndef handle(data, context):\n    return data\n"
+    archive = pack(pair.ours.sandbox, "bad", "bad.py", {"bad.py": code})
+    stock, ours = pair.both(lambda server: register(server, archive, "bad"))
+    assert stock.status == ours.status == 500
+    wait_until(lambda: "No module named 'no_such_module'" in model_log(pair.stock), "the traceback")
+    log = wait_until(lambda: model_log(pair.ours).partition("Failed to load model bad: ")[2], "the block")
+    assert log.startswith("ModuleNotFoundError: No module named 'no_such_module'")
+    assert "in bad.py:1 (<module>)" in log
+    assert "hint: is no_such_module installed" in log
+    # TorchServe's worker looks for a built-in handler of that name, and complains that there is none.
+    assert "ts.torch_handler.bad" in model_log(pair.stock)
+    assert "ts.torch_handler.bad" not in model_log(pair.ours)

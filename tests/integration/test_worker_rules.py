@@ -1,0 +1,838 @@
+"""The rules that TorchServe's frontend sets its workers, one after the other.
+
+Each breaks something that is hard to find: a client that hangs, a worker that is killed with all its requests, a log
+line that is lost. They are tested with the real frontend, and, what that cannot be made to show, by a test that plays
+the frontend and looks at the bytes. docs/compatibility.md says what handlers' owners notice of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import torch
+
+from serving.control.java import WORKER_SCRIPT, worker_home
+from serving.control.ports import choose_free
+from serving.protocol import (
+    Inference,
+    Load,
+    Parameter,
+    Reply,
+    ReplyDecoder,
+    Request,
+    encode_inference,
+    encode_load,
+)
+
+from .conftest import Sandbox, Server
+from .support import (
+    Answer,
+    ask,
+    converse,
+    describe,
+    grpc,
+    is_alive,
+    model_log,
+    pack,
+    predict,
+    prediction_request,
+    ready,
+    register,
+    scale,
+    session,
+    wait_until,
+)
+
+pytestmark = pytest.mark.timeout(400)
+
+MODELS = Path(__file__).parent / "models"
+SHARED = "backend: {mode: shared}\n"
+
+
+def source(name: str) -> dict[str, str]:
+    return {f"{name}.py": (MODELS / f"{name}.py").read_text()}
+
+
+def code(text: str) -> dict[str, str]:
+    """Headers that make the handler `everything` run this."""
+    return {"X-Do": quote(text)}
+
+
+# ---- the real frontend -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(shared_sandbox: Sandbox) -> Server:
+    box = shared_sandbox
+    archives = [
+        pack(box, "dedicated", "everything.py", source("everything")),
+        pack(box, "shared", "everything.py", source("everything"), SHARED),
+    ]
+    config = box.file("config.properties", "metric_time_interval=1\n")
+    return box.start(*archives, options=("--ts-config", config))
+
+
+@pytest.fixture(params=["dedicated", "shared"])
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def run(server: Server, model: str, text: str) -> Answer:
+    return ask(server.inference, f"/predictions/{model}", "x", code(text))
+
+
+# ---- a test that plays the frontend ------------------------------------------------------------------------------
+
+
+class Worker:
+    """A worker that was started as the frontend starts it, and the frontend's side of its socket.
+
+    Attributes:
+        lines: of its standard output.
+    """
+
+    def __init__(
+        self,
+        box: Sandbox,
+        files: Mapping[str, str],
+        *,
+        handler: str | None = "handler.py",
+        port: int | None = None,
+        asynchronous: bool = False,
+        **environ: str,
+    ) -> None:
+        self.folder = Path(box.root, f"model-{time.monotonic_ns()}")
+        for name, text in files.items():
+            box.file(f"{self.folder.name}/{name}", text)
+        self.load = Load("direct", str(self.folder), 4, handler)
+        self.path = box.temp / f".ts.sock.{9000 + int(environ.get('LOCAL_RANK', '0'))}"
+        where = ("--port", str(port)) if port else ("--sock-name", box.temp / ".ts.sock.9000")
+        command = [sys.executable, worker_home() / WORKER_SCRIPT, "--sock-type", "tcp" if port else "unix", *where]
+        command += ["--metrics-config", worker_home() / "ts" / "configs" / "metrics.yaml"]
+        self.process = subprocess.Popen(
+            [*map(str, command), *(["--async"] if asynchronous else [])],
+            cwd=self.folder,
+            env=box.env | {"PYTHONPATH": str(self.folder), **environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.lines: list[str] = []
+        self._enough = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._decoder = ReplyDecoder()
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        pipe, data = self.process.stdout.fileno(), b""
+        while not self._enough.is_set():
+            if not select.select([pipe], [], [], 0.05)[0]:
+                continue
+            if not (piece := os.read(pipe, 65536)):
+                break
+            *lines, data = (data + piece).split(b"\n")
+            self.lines += [line.decode() for line in lines]
+        self.process.stdout.close()
+
+    def is_read(self) -> bool:
+        """Whether there may be more output."""
+        return self._reader.is_alive()
+
+    def stop_reading(self) -> None:
+        """Closes the other end of its output."""
+        self._enough.set()
+        self._reader.join()
+
+    def connect(self) -> Worker:
+        wait_until(lambda: "Torch worker started." in self.lines, "the start")
+        self.sock.connect(str(self.path))
+        self.sock.settimeout(60)
+        return self
+
+    def send(self, message: Load | Inference) -> None:
+        self.sock.sendall(encode_load(message) if isinstance(message, Load) else encode_inference(message))
+
+    def receive(self) -> Reply | None:
+        """The next frame; None at the end of the stream."""
+        while (reply := self._decoder.next_message()) is None:
+            data = self.sock.recv(65536)
+            if not data:
+                return None
+            self._decoder.feed(data)
+        return reply
+
+    def ask(self, *requests: Request) -> Reply:
+        self.send(Inference(requests))
+        reply = self.receive()
+        assert reply is not None
+        return reply
+
+    def loaded(self) -> Worker:
+        self.connect().send(self.load)
+        reply = self.receive()
+        assert reply is not None
+        assert reply.code == 200, (reply, self.lines)
+        return self
+
+    def is_silent(self, seconds: float = 0.5) -> bool:
+        """Whether nothing more comes for a while, and the connection stays."""
+        return not select.select([self.sock], [], [], seconds)[0]
+
+    def close(self) -> None:
+        self.sock.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.path.unlink(missing_ok=True)  # as the frontend does
+        self.stop_reading()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+
+@pytest.fixture
+def start(sandbox: Sandbox) -> Iterator[Callable[..., Worker]]:
+    started: list[Worker] = []
+
+    def begin(text: str, **more: Any) -> Worker:
+        started.append(Worker(sandbox, {"handler.py": text}, **more))
+        return started[-1]
+
+    yield begin
+    for worker in started:
+        worker.close()
+
+
+def request(number: int, value: bytes = b"", kind: str = "", **headers: str) -> Request:
+    return Request(f"id-{number}", headers or {"Host": "x"}, (Parameter("body", value, kind),))
+
+
+PLAIN = "def handle(data, context):\n    return None if data is None else [str(row) for row in data]\n"
+
+
+# ---- 1: listens, then tells its pid, then that it has started ------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_rule_1_listens_then_tells_its_pid_then_that_it_has_started(start: Callable[..., Worker], kind: str) -> None:
+    port = choose_free("127.0.0.1", 1)[0]
+    worker = start(PLAIN, port=port if kind == "tcp" else None)
+    wait_until(lambda: len(worker.lines) >= 2, "two lines")
+    assert re.fullmatch(r"\[PID\]\d+", worker.lines[0])
+    assert int(worker.lines[0][5:]) == worker.process.pid
+    assert worker.lines[1] == "Torch worker started."
+    if kind == "unix":
+        worker.loaded()
+    else:
+        socket.create_connection(("127.0.0.1", port), 10).close()
+
+
+def test_rule_1_output_is_never_held_back(server: Server, model: str) -> None:
+    """Not even by a worker that is killed right after it."""
+    mark = f"last words of {model}"
+    answer = run(server, model, f"print({mark!r}); os.kill(os.getpid(), 9)")
+    assert answer.status == 500
+    wait_until(lambda: mark in model_log(server), "the line")
+    wait_until(lambda: ready(server, model), "the worker again")
+    state = "return [[sys.stdout.line_buffering, sys.stderr.line_buffering, os.fstat(1).st_ino, os.fstat(2).st_ino]]"
+    buffered, errors, out, err = run(server, model, state).json()
+    assert (buffered, errors) == (True, True)
+    assert out != err
+    wait_until(lambda: run(server, model, "os.write(1, b'by number\\n'); return [1]").status == 200, "an answer")
+    wait_until(lambda: "by number" in model_log(server), "the line")
+
+
+# ---- 2: ends with its connection ---------------------------------------------------------------------------------
+
+
+def test_rule_2_ends_when_the_connection_does(start: Callable[..., Worker]) -> None:
+    for before in (lambda worker: worker.connect(), lambda worker: worker.loaded()):
+        worker = start(PLAIN)
+        before(worker)
+        worker.sock.close()
+        assert worker.process.wait(60) == 0
+
+
+def test_rule_2_ends_with_the_frontend_while_the_handler_is_at_work(start: Callable[..., Worker]) -> None:
+    worker = start("import time\ndef handle(data, context):\n    time.sleep(600 if data else 0)\n").loaded()
+    worker.send(Inference((request(0),)))
+    time.sleep(0.5)
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()  # as when Java is killed
+    worker.sock.close()
+    assert worker.process.wait(60) == 0
+
+
+def test_rule_2_goes_on_when_nobody_reads_its_output(start: Callable[..., Worker]) -> None:
+    worker = start("def handle(data, context):\n    print('x' * 100_000)\n    return data and ['y']\n")
+    worker.loaded()
+    worker.stop_reading()
+    for number in range(3):
+        assert worker.ask(request(number)).items[0].body == b"y"
+
+
+def test_rule_2_nothing_is_left_of_a_worker_that_is_not_wanted(server: Server, model: str) -> None:
+    assert scale(server, model, 2).status == 200
+    pids = set(ready(server, model))
+    assert len(pids) == 2
+    assert scale(server, model, 1).status == 200
+    wait_until(lambda: len(ready(server, model)) == 1, "one worker")
+    (gone,) = pids - set(ready(server, model))
+    wait_until(lambda: not is_alive(gone), "its end")
+    assert run(server, model, "return ['here']").text() == "here"
+
+
+# ---- 3: one frame for each message, every id answered, never another -----------------------------------------------
+
+RESULTS = {
+    "as it should be": ("[1, 2, 3]", 200),
+    # Each alone is right.
+    "one for all": ("[1]", 200),
+    "too few": ("[]", 503),
+    "too many": ("[1, 2, 3, 4]", 503),
+    "no list": ("'abc'", 503),
+    "nothing": ("None", 503),
+    "one that is no json": ("[1, object(), 3]", 200),
+    "error": ("[][1]", 503),
+    "no memory": ("(_ for _ in ()).throw(MemoryError())", 507),
+}
+
+
+@pytest.mark.parametrize(("result", "status"), RESULTS.values(), ids=RESULTS.keys())
+def test_rule_3_every_request_is_answered_once(start: Callable[..., Worker], result: str, status: int) -> None:
+    worker = start(f"def handle(data, context):\n    return None if data is None else {result}\n").loaded()
+    reply = worker.ask(*(request(number) for number in range(3)))
+    assert reply.code == 200
+    assert [item.request_id for item in reply.items] == ["id-0", "id-1", "id-2"]
+    assert reply.items[0].status == reply.items[2].status == status
+    assert worker.is_silent()
+    alone = worker.ask(request(7))
+    assert alone.code != 200 or [item.request_id for item in alone.items] == ["id-7"]
+    assert worker.is_silent()
+
+
+def test_rule_3_parts_for_others_are_not_sent(start: Callable[..., Worker]) -> None:
+    """A handler that keeps the ids of an earlier batch and streams to them."""
+    worker = start(
+        "from ts.handler_utils.utils import send_intermediate_predict_response\n"
+        "def handle(data, context):\n"
+        "    if data is None:\n        return None\n"
+        "    ids = {**context.request_ids, **{0: 'id-of-yesterday'}} if len(data) == 1 else context.request_ids\n"
+        "    send_intermediate_predict_response(['part'] * len(data), ids, 'part', 200, context)\n"
+        "    return ['end'] * len(data)\n"
+    ).loaded()
+    worker.send(Inference((request(0), request(1))))
+    first, last = worker.receive(), worker.receive()
+    assert first is not None
+    assert last is not None
+    assert [item.request_id for item in (*first.items, *last.items)] == ["id-0", "id-1"] * 2
+    reply = worker.ask(request(2))
+    assert [item.request_id for item in reply.items] == ["id-2"]
+    assert "ts_stream_next" not in reply.items[0].headers
+    assert worker.is_silent()
+
+
+# ---- 4: bytes are counted, and nothing is sent that the frontend cannot ---------------------------------------------
+
+UNSENDABLE = {
+    "a phrase of two lines": ("context.set_response_status(201, 'two\\r\\nlines', 0); return ['sent']", 201),
+    "a phrase beyond ascii": ("context.set_response_status(201, 'grün \\u4e16', 0); return ['sent']", 201),
+    "a type beyond ascii": ("context.set_response_content_type(0, 'text/grün'); return ['sent']", 200),
+    "a header of two lines": ("context.set_response_header(0, 'x-a', 'two\\r\\nlines'); return ['sent']", 200),
+    "a header beyond ascii": ("context.set_response_header(0, 'x-a', 'grün \\u4e16'); return ['sent']", 200),
+    "a header with a zero": ("context.set_response_header(0, 'x-a', 'a\\0b'); return ['sent']", 200),
+    "a header's name with a blank": ("context.set_response_header(0, 'x a', 'b'); return ['sent']", 200),
+    "a header's name beyond ascii": ("context.set_response_header(0, 'grün', 'b'); return ['sent']", 200),
+    "a header without a name": ("context.set_response_header(0, '', 'b'); return ['sent']", 200),
+    "a header that is a number": ("context.set_response_header(0, 'x-a', 7); return ['sent']", 200),
+    "a header that is nothing": ("context.set_response_header(0, 'x-a', None); return ['sent']", 200),
+    "a negative status": ("context.set_response_status(-1, 'x', 0); return ['sent']", 500),
+    "a huge status": ("context.set_response_status(100_000, 'x', 0); return ['sent']", 500),
+    "a status that is a text": ("context.set_response_status('201', 'x', 0); return ['sent']", 201),
+    "a status that is none": ("context.set_response_status('many', 'x', 0); return ['sent']", 500),
+    "half a character": ("return ['sent\\ud800'[:4]]", 200),
+    "an answer beyond the limit": ("return ['x' * 7_000_000]", 507),
+    "a phrase beyond the limit": ("context.set_response_status(201, 'x' * 7_000_000, 0); return ['sent']", 201),
+}
+
+
+@pytest.mark.parametrize(("text", "status"), UNSENDABLE.values(), ids=UNSENDABLE.keys())
+def test_rule_4_what_the_frontend_cannot_send(server: Server, model: str, text: str, status: int) -> None:
+    wait_until(lambda: ready(server, model), "a worker")
+    before = ready(server, model)
+    answer = run(server, model, text)
+    assert answer.status == status
+    if status == 507:
+        assert answer.json()["message"] == (
+            "the answer has 7000000 bytes, max_response_size in config.properties allows 6553500"
+        )
+    else:
+        assert answer.text() == "sent"
+    assert run(server, model, "return ['next']").text() == "next"
+    assert ready(server, model) == before
+
+
+def test_rule_4_an_answer_at_the_limit(server: Server, model: str) -> None:
+    assert len(run(server, model, "return ['x' * 6_553_500]").body) == 6_553_500
+
+
+def test_rule_4_lengths_are_those_of_bytes(start: Callable[..., Worker]) -> None:
+    worker = start(
+        "def handle(data, context):\n"
+        "    if data is None:\n        return None\n"
+        "    context.set_response_status(200, 'größer', 0)\n"
+        "    context.set_response_content_type(0, 'text/größer')\n"
+        "    context.set_response_header(0, 'x-größe', 'ß')\n"
+        "    context.set_response_header(0, 'x-size', 'ß')\n"
+        "    return ['größer', 'next']\n"
+    ).loaded()
+    first, second = worker.ask(request(0), request(1)).items
+    assert (first.phrase, first.content_type, bytes(first.body).decode()) == ("größer", "text/größer", "größer")
+    assert dict(first.headers) == {"content-type": "text/größer", "x-size": "ß"}
+    assert (second.request_id, second.body) == ("id-1", b"next")
+
+
+# ---- 5: streams are ended, and never only ended ---------------------------------------------------------------------
+
+STREAM = (
+    "from ts.handler_utils.utils import send_intermediate_predict_response as send\n"
+    "send(['one '], context.request_ids, 'part', 200, context)\n"
+    "send(['two '], context.request_ids, 'part', 200, context)\n"
+)
+
+
+def test_rule_5_a_stream_that_only_ends_is_an_answer(server: Server, model: str) -> None:
+    answer = run(server, model, "context.set_response_header(0, 'ts_stream_next', 'false'); return ['whole']")
+    assert (answer.status, answer.text(), answer.header("ts_stream_next")) == (200, "whole", None)
+
+
+def test_rule_5_criteria_that_stop_at_once(server: Server, model: str) -> None:
+    text = "context.stopping_criteria = [lambda _: True]\ntry:\n    return ['whole']\nfinally:\n    pass"
+    answer = run(server, model, text)
+    assert (answer.status, answer.text()) == (200, "whole")
+    run(server, model, "context.stopping_criteria = None; return [1]")
+
+
+def test_rule_5_a_stream_ends(server: Server, model: str) -> None:
+    assert run(server, model, STREAM + "return ['end']").text() == "one two end"
+
+
+@pytest.mark.parametrize("end", ["raise ValueError('broken')", "return [object()]", "return None", "return [1, 2]"])
+def test_rule_5_a_stream_that_fails_ends(server: Server, model: str, end: str) -> None:
+    before = ready(server, model)
+    answer = run(server, model, STREAM + end)
+    assert answer.status == 200  # it has been sent by then
+    assert answer.text().startswith("one two ")
+    assert '"code": 503' in answer.text()
+    assert ready(server, model) == before
+
+
+@pytest.mark.parametrize("method", ["Predictions", "StreamPredictions"])
+def test_rule_5_grpc_without_a_stream(server: Server, model: str, method: str) -> None:
+    """The worker cannot tell the two apart; the frontend kills one that ends no stream."""
+    before = ready(server, model)
+    for text, status in (("return ['whole']", 0), ("raise PredictionException('none', 404)", 5)):
+        answer = grpc(server, method, prediction_request(model, {"do": text.encode()}))
+        assert answer.status == status
+        assert answer.predictions == ((b"whole",) if status == 0 else ())
+    assert ready(server, model) == before
+
+
+def test_rule_5_a_grpc_stream_ends(server: Server, model: str) -> None:
+    before = ready(server, model)
+    for end, status, parts in (
+        ("return ['end']", 0, (b"one ", b"two ", b"end")),
+        ("raise ValueError('broken')", 14, (b"one ", b"two ")),
+    ):
+        request = prediction_request(model, {"do": (STREAM + end).encode()})
+        answer = grpc(server, "StreamPredictions", request)
+        assert (answer.status, answer.predictions) == (status, parts)
+    assert ready(server, model) == before
+
+
+# ---- 6: the frontend's other modes take errors of single requests only ----------------------------------------------
+
+
+def test_rule_6_an_error_in_a_sequence_ends_neither_the_worker_nor_the_others(server: Server) -> None:
+    box = server.sandbox
+    config = "sequenceBatching: true\nbatchSize: 4\nmaxBatchDelay: 20\nsequenceMaxIdleMSec: 600000\n"
+    limits = "maxNumSequence: 8\nmaxSequenceJobQueueSize: 8\n"
+    archive = pack(box, "sums", "sequence.py", source("sequence"), config + limits)
+    assert register(server, archive, "sums").status == 200
+    before = ready(server, "sums")
+
+    def add(sequence: str, text: str) -> Answer:
+        headers = {"ts_request_sequence_id": sequence, "Content-Type": "text/plain"}
+        return ask(server.inference, "/predictions/sums", text, headers)
+
+    assert add("a", "1").json()["sum"] == 1
+    failed = add("a", "raise")
+    assert failed.status == 503
+    assert "id" in failed.json()["message"]
+    assert add("a", "2").json()["sum"] == 3
+    # Bidirectional streams: a code of the whole batch would leave the frontend with a dead thread.
+    requests = [prediction_request("sums", {"data": text}, "b") for text in (b"1", b"raise", b"5")]
+    assert [json.loads(text).get("sum") for text in converse(server, *requests)] == [1, None, 6]
+    assert add("a", "4").json()["sum"] == 7
+    assert ready(server, "sums") == before
+    ask(server.management, "/models/sums", method="DELETE")
+
+
+# Those of the asynchronous mode are in test_async.py.
+
+# ---- 7: loading --------------------------------------------------------------------------------------------------
+
+
+def test_rule_7_a_load_that_fails_is_told_in_the_log_then_the_worker_ends(start: Callable[..., Worker]) -> None:
+    """With an answer the frontend would not take back the registration: it would be interrupted in killing us."""
+    worker = start("import no_such_module\n")
+    worker.connect().send(worker.load)
+    assert worker.receive() is None
+    assert worker.process.wait(60) == 1
+    wait_until(lambda: not worker.is_read(), "the whole output")
+    text = "\n".join(worker.lines)
+    assert "Failed to load model direct: ModuleNotFoundError: No module named 'no_such_module'" in text
+    assert "Traceback (most recent call last):" in text
+
+
+def test_rule_7_a_load_without_memory(start: Callable[..., Worker]) -> None:
+    """Clients see its status, so it has an answer."""
+    worker = start("def handle(data, context):\n    raise MemoryError('weights')\n")
+    worker.connect().send(worker.load)
+    reply = worker.receive()
+    assert reply is not None
+    assert reply.code == 507
+    worker.sock.close()
+    assert worker.process.wait(60) == 1
+
+
+def test_rule_7_asynchronous_workers_answer_late_and_stay(start: Callable[..., Worker]) -> None:
+    worker = start("async def handle(data, context):\n    return ['x']\n", asynchronous=True)
+    worker.connect()
+    begin = time.monotonic()
+    worker.send(worker.load)
+    reply = worker.receive()
+    assert reply is not None
+    assert reply.code == 200
+    assert time.monotonic() - begin >= 0.1
+    assert bytes(worker.ask(request(0)).items[0].body) == b"x"
+
+
+def test_rule_7_asynchronous_workers_stay_when_they_cannot_load(start: Callable[..., Worker]) -> None:
+    worker = start("import no_such_module\n", asynchronous=True)
+    worker.connect().send(worker.load)
+    reply = worker.receive()
+    assert reply is not None
+    assert reply.code == 500
+    assert worker.is_silent(6.0)
+    assert worker.process.poll() is None
+    worker.sock.close()
+    worker.process.wait(60)
+
+
+def test_rule_7_a_registration_that_fails_leaves_nothing(server: Server, model: str) -> None:
+    before = {process.pid for process in session(server)}
+    archive = pack(server.sandbox, f"bad_{model}", "bad.py", {"bad.py": "1 / 0\n"}, SHARED if model == "shared" else "")
+    answer = register(server, archive, f"bad_{model}", workers=2)
+    assert answer.status == 500
+    wait_until(lambda: f"Failed to load model bad_{model}: ZeroDivisionError" in model_log(server), "the reason")
+    wait_until(lambda: {process.pid for process in session(server)} <= before, "the end of its processes")
+    wait_until(lambda: ask(server.management, f"/models/bad_{model}").status == 404, "the end of the registration")
+
+
+# ---- 8: ranks ----------------------------------------------------------------------------------------------------
+
+
+def test_rule_8_another_rank_listens_elsewhere_and_never_answers(start: Callable[..., Worker]) -> None:
+    worker = start(
+        "from ts.handler_utils.utils import send_intermediate_predict_response as send\n"
+        "def handle(data, context):\n"
+        "    if data is None:\n        return None\n"
+        "    print('handled', data)\n"
+        "    send(['part'], context.request_ids, 'part', 200, context)\n"
+        "    return ['x']\n",
+        LOCAL_RANK="1",
+    )
+    assert worker.path.name == ".ts.sock.9001"
+    worker.loaded()
+    worker.send(Inference((request(0),)))
+    wait_until(lambda: any(line.startswith("handled") for line in worker.lines), "the handler's work")
+    assert worker.is_silent(1.0)
+
+
+def test_rule_8_two_ranks_under_torchrun(server: Server) -> None:
+    config = "minWorkers: 1\nmaxWorkers: 1\nparallelType: tp\ntorchrun: {nproc-per-node: 2}\nstartupTimeout: 300\n"
+    archive = pack(server.sandbox, "ranks", "everything.py", source("everything"), config)
+    answer = register(server, archive, "ranks")
+    assert answer.status == 200, model_log(server)[-2000:]
+    text = "print('rank', os.environ['LOCAL_RANK']); return [os.environ['LOCAL_RANK'] + os.environ['WORLD_SIZE']]"
+    for _ in range(5):
+        assert run(server, "ranks", text).text() == "02"
+    wait_until(lambda: "rank 1" in model_log(server), "the other rank")
+    ask(server.management, "/models/ranks", method="DELETE")
+
+
+# ---- 9: what goes in and out ---------------------------------------------------------------------------------------
+
+KINDS = {
+    "bytes": (b"\x00a", "application/octet-stream", "bytearray(b'\\x00a')"),
+    "no type": (b"a", "", "bytearray(b'a')"),
+    "json": (b'{"a": [1]}', "application/json", "{'a': [1]}"),
+    "broken json": (b'{"a"', "application/json", "bytearray(b'{\"a\"')"),
+    "another json": (b"{}", "application/hal+json", "bytearray(b'{}')"),
+    "text": (b"\xc3\xbc", "text/csv", "'ü'"),
+    "broken text": (b"\xff", "text/plain", "bytearray(b'\\xff')"),
+}
+
+
+@pytest.mark.parametrize(("value", "kind", "expected"), KINDS.values(), ids=KINDS.keys())
+def test_rule_9_values(server: Server, model: str, value: bytes, kind: str, expected: str) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    answer = ask(server.inference, f"/predictions/{model}", value, headers | code("return [repr(data[0]['body'])]"))
+    assert answer.text() == expected
+
+
+def test_rule_9_without_decoding(start: Callable[..., Worker]) -> None:
+    worker = start(PLAIN, TS_DECODE_INPUT_REQUEST="false").loaded()
+    assert worker.ask(request(0, b"{}", "application/json")).items[0].body == b"{'body': bytearray(b'{}')}"
+
+
+def test_rule_9_answers(server: Server, model: str) -> None:
+    assert run(server, model, "return [{'a': [1, {}]}]").body == json.dumps({"a": [1, {}]}, indent=2).encode()
+    tensor = run(server, model, "return [torch.arange(3)]")
+    assert torch.load(io.BytesIO(tensor.body), weights_only=True).tolist() == [0, 1, 2]
+
+
+# ---- 10: what may be missing ---------------------------------------------------------------------------------------
+
+
+def test_rule_10_batches_and_requests_without_content(start: Callable[..., Worker]) -> None:
+    worker = start(PLAIN).loaded()
+    empty = worker.ask()
+    assert (empty.code, empty.items) == (200, ())
+    assert worker.ask(Request("bare")).items[0].body == b"{}"
+
+
+def test_rule_10_a_function_is_told_of_the_load_without_data_or_manifest(start: Callable[..., Worker]) -> None:
+    worker = start(
+        "def handle(data, context):\n"
+        "    if data is None:\n        context.seen = ['load']\n        return None\n"
+        "    return [context.seen + [context.manifest, context.model_yaml_config]]\n"
+    ).loaded()
+    assert json.loads(worker.ask(request(0)).items[0].body) == ["load", None, {}]
+
+
+def test_rule_10_a_handler_that_is_not_named(start: Callable[..., Worker]) -> None:
+    """The frontend then sends the path of the model in its place."""
+    worker = start(PLAIN, handler=None)
+    worker.connect().send(worker.load)
+    assert worker.receive() is None
+    wait_until(lambda: any("the manifest names no handler" in line for line in worker.lines), "the reason")
+
+
+def test_rule_10_workflows(server: Server) -> None:
+    """Their functions have no manifest, and are named file.py:function."""
+    box = server.sandbox
+    archive = pack(
+        box, "inner", "inner.py", {"inner.py": "def handle(data, context):\n    return data and ['inner']\n"}
+    )
+    functions = (
+        "def before(data, context):\n"
+        "    return data and [b'before ' + (row.get('data') or row.get('body')) for row in data]\n"
+        "def after(data, context):\n    return data and [b'after ' + row['inner'] + row['before'] for row in data]\n"
+    )
+    specification = {
+        "models": {"min-workers": 1, "max-workers": 1, "batch-size": 1, "inner": {"url": archive}},
+        "dag": {"before": ["inner", "after"], "inner": ["after"]},
+    }
+    manifest = {
+        "createdOn": "01/01/2024 00:00:00",
+        "workflow": {"workflowName": "flow", "specFile": "flow.yaml", "handler": "functions.py"},
+        "archiverVersion": "0.2.15",
+    }
+    with zipfile.ZipFile(box.store / "flow.war", "w") as war:
+        war.writestr("flow.yaml", json.dumps(specification))
+        war.writestr("functions.py", functions)
+        war.writestr("WAR-INF/MANIFEST.json", json.dumps(manifest))
+    answer = ask(server.management, "/workflows?url=flow.war", "", timeout=150)
+    assert answer.status == 200, answer
+    try:
+        answer = ask(server.inference, "/wfpredict/flow", b"x", {"Content-Type": "application/octet-stream"})
+        assert (answer.status, answer.body) == (200, b"after innerbefore x")
+    finally:
+        ask(server.management, "/workflows/flow", method="DELETE")
+
+
+# ---- 11: the model's modules come first ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extra", [(), ("torchvision.py",)], ids=["forked", "started plainly"])
+def test_rule_11_modules_of_the_archive(server: Server, extra: tuple[str, ...]) -> None:
+    names = ("context", "service", "metrics", "utils", "version", "protocol", "serving", "archive_tool", "launch")
+    files = {f"{name}.py": f"own = {name!r}\n" for name in names} | dict.fromkeys(extra, "own = 'mine'\n")
+    imports = "".join(f"import {name}\n" for name in names) + ("import torchvision\n" if extra else "") + "import os\n"
+    told = ", ".join(f"{name}.own" for name in names) + (", torchvision.own" if extra else "")
+    text = (
+        f"{imports}import sys\nimport ts\nimport ts.context\nfrom ts.torch_handler.base_handler import BaseHandler\n"
+        "class Handler:\n"
+        "    def initialize(self, context):\n        pass\n"
+        "    def handle(self, rows, _):\n"
+        f"        return [[os.getpid(), {told}, ts.__version__, [p for p in sys.path if p.endswith('/ts')]]]\n"
+    )
+    archive = pack(server.sandbox, "modules", "handler.py", {"handler.py": text, **files})
+    assert register(server, archive, "modules").status == 200, model_log(server)[-2000:]
+    try:
+        pid, *told_back = predict(server, "modules").json()
+        assert told_back == [*names, *(["mine"] if extra else []), "0.12.0", []]
+        # A worker whose module would come too late in a forked process does without it.
+        assert (ready(server, "modules") == [pid]) == bool(extra)
+    finally:
+        ask(server.management, "/models/modules", method="DELETE")
+
+
+# ---- 12: metrics -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def metered(shared_sandbox: Sandbox, server: Server) -> Server:
+    """A second server, whose metrics.yaml has metrics of the test's."""
+    text = (worker_home() / "ts" / "configs" / "metrics.yaml").read_text()
+    own = "".join(
+        f"    - {{name: {name}, unit: {unit}, dimensions: [{dims}]}}\n" for name, (unit, dims) in METERS.items()
+    )
+    box = shared_sandbox
+    metrics = box.file("metrics.yaml", text.rstrip("\n") + "\n" + own)
+    config = box.file("metered.properties", f"metrics_config={metrics}\n")
+    return box.start("dedicated.mar", name="metered", options=("--ts-config", config))
+
+
+METERS = {
+    "Large": ("ms", "ModelName, Level"),
+    "Small": ("ms", "ModelName, Level"),
+    "Endless": ("ms", "ModelName, Level"),
+    "After": ("ms", "ModelName, Level"),
+    "Placed": ("ms", "Kind, Place, ModelName, Level"),
+    "Rated": ("images/s", "ModelName, Level"),
+}
+
+
+def gauge(server: Server, name: str) -> tuple[str, float] | None:
+    lines = ask(server.record["metrics"], "/metrics").text().splitlines()
+    line = next((line for line in lines if line.startswith(f"{name}{{")), None)
+    return None if line is None else (line.rpartition("}")[0].partition("{")[2], float(line.rpartition(" ")[2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("Large", 1e16), ("Large", 123456789012345678901234), ("Small", 2.5e-7), ("Small", -1.5)]
+)
+def test_rule_12_numbers(metered: Server, name: str, value: float) -> None:
+    run(metered, "dedicated", f"context.metrics.add_time({name!r}, {value!r}); return [1]")
+    wait_until(lambda: (gauge(metered, name) or ("", 0.0))[1] == pytest.approx(value), f"{value} in the metrics")
+
+
+def test_rule_12_what_cannot_be_told_harms_nothing(metered: Server) -> None:
+    for value in ("float('nan')", "float('inf')", "'text'", "None"):
+        answer = run(metered, "dedicated", f"context.metrics.add_time('Endless', {value}); return ['said']")
+        assert answer.text() == "said"
+    run(metered, "dedicated", "context.metrics.add_time('After', 1); return [1]")
+    wait_until(lambda: gauge(metered, "After"), "a metric after it")
+
+
+def test_rule_12_dimensions_have_their_places(metered: Server) -> None:
+    run(
+        metered,
+        "dedicated",
+        "from ts.metrics.dimension import Dimension\n"
+        "where = [Dimension('Kind', 'red'), Dimension('Place', 'here')]\n"
+        "context.metrics.add_metric('Placed', 3, 'ms', 0, where, metric_type=__import__('ts.metrics.metric_type_enum'"
+        ").metrics.metric_type_enum.MetricTypes.GAUGE); return [1]",
+    )
+    found = wait_until(lambda: gauge(metered, "Placed"), "the metric")
+    assert re.match(r'Kind="red",Place="here",ModelName="dedicated",Level="Model",Hostname="[^"]+",?$', found[0])
+    assert found[1] == 3
+
+
+def test_rule_12_units_with_a_slash(metered: Server) -> None:
+    run(
+        metered,
+        "dedicated",
+        "from ts.metrics.metric_type_enum import MetricTypes\n"
+        "context.metrics.add_metric('Rated', 5, 'images/s', metric_type=MetricTypes.GAUGE); return [1]",
+    )
+    wait_until(lambda: (gauge(metered, "Rated") or ("", 0))[1] == 5, "the metric")
+
+
+# ---- 13: the collector -------------------------------------------------------------------------------------------
+
+
+def test_rule_13_memory_of_all_workers_again_and_again(server: Server, model: str) -> None:
+    def memory() -> dict[int, int]:
+        return {worker["pid"]: worker["memoryUsage"] for worker in describe(server, model)["workers"]}
+
+    for workers in (2, 3, 1):
+        assert scale(server, model, workers).status == 200
+        wait_until(
+            lambda workers=workers: len(memory()) == workers and all(used > 10_000_000 for used in memory().values()),
+            "the memory of each worker",
+        )
+    assert "CPUUtilization{" in ask(server.record["metrics"], "/metrics").text()
+
+
+# ---- 14 and 15: archives and their configuration -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["default", "zip-store", "tgz", "no-archive"])
+def test_rule_14_archives(server: Server, form: str) -> None:
+    """More in tests/archive_tool/test_peer.py and test_scenarios.py: both archivers, all options, exit codes."""
+    box = server.sandbox
+    handler = box.file("src/some_handler.py", PLAIN)
+    extra = box.file("src/extra/inner/more.txt", "more")
+    name = f"form_{form.replace('-', '_')}"
+    command = ("build", "--model-name", name, "-v", "1.0", "--handler", handler, "--extra-files", extra.parents[1])
+    done = box.torchmar(*command, "--archive-format", form, "--export-path", box.store, "-f", "-q").ok()
+    assert (done.out, done.err) == ("", "")
+    suffix = {"tgz": ".tar.gz", "no-archive": ""}.get(form, ".mar")
+    assert register(server, name + suffix, name).status == 200
+    assert predict(server, name, b"x").text() == "{'body': bytearray(b'x')}"
+    ask(server.management, f"/models/{name}", method="DELETE")
+    assert box.torchmar(*command, "--archive-format", form, "--export-path", box.store).code == 1
+    assert box.torchmar("build", "--model-name").code == 2
+
+
+WRONG = {
+    "asyncCommunication: true\nbatchSize: 2\n": "batchSize",
+    "asyncCommunication: true\ncontinuousBatching: true\n": "asyncCommunication",
+    "sequenceBatching: true\n": "sequenceMaxIdleMSec",
+    "batchSize: '4'\n": "batchSize",
+    "backend: {mode: joint}\n": "mode",
+}
+
+
+@pytest.mark.parametrize(("text", "named"), WRONG.items(), ids=[text.replace("\n", " ") for text in WRONG])
+def test_rule_15_a_configuration_that_would_harm_is_refused(sandbox: Sandbox, text: str, named: str) -> None:
+    """More in tests/archive_tool/test_model_config.py."""
+    handler, config = sandbox.file("h.py", PLAIN), sandbox.file("model-config.yaml", text)
+    done = sandbox.torchmar(
+        "build", "--model-name", "m", "--handler", handler, "-c", config, "--export-path", sandbox.store
+    )
+    assert done.code == 1
+    assert named in done.err
+    assert not list(sandbox.store.iterdir())

@@ -87,26 +87,24 @@ class Pipeline:
     Attributes:
         ahead: whether the second thread owns the intake.
         wake: a file descriptor that the intake is to poll, too; it ends the second thread's waiting.
-
-    Args:
-        limit: most requests of a batch.
-        delay_s: how long a batch may wait for more requests.
     """
 
-    def __init__(self, service: Service, intake: Intake, guardian: Guardian, limit: int, delay_s: float) -> None:
+    def __init__(self, service: Service, intake: Intake, guardian: Guardian) -> None:
+        backend = service.model.backend
         self.ahead = False
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._service = service
         self._intake = intake
         self._guardian = guardian
-        self._limit = limit
-        self._delay_s = delay_s
-        self._costs = _Costs()
+        self._limit = backend.max_batch_size
+        self._delay_s = backend.max_batch_delay_s
+        self._costs = _Costs(backend.processes)
         self._thread: threading.Thread | None = None
         self._clock = Clock()
         self._orders: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Job | BaseException | None] = queue.SimpleQueue()
         self._stopping = False
+        self._seen = False
 
     def accepts(self, job: Job) -> bool:
         """Whether a job can run here: its requests are one batch of plain predictions."""
@@ -124,20 +122,23 @@ class Pipeline:
             costs.prepared(batch)
         else:
             clock.since -= batch.seconds
-        if batch.ready and costs.pay():
+        ahead = batch.ready and costs.pay()
+        if ahead:
             self._begin(job)
         begin = time.monotonic()
         answers = self._service.complete(batch, job.sink)
         costs.completed(time.monotonic() - begin)
         clock.since = 0.0
-        if self.ahead:
+        # Before anybody is answered: who is there now came while the batch ran.
+        if ahead:
             self._stop()
         elif costs.would_pay():
-            self._intake.poll(0.0)  # before anybody is answered: who is there now came while the batch ran
-        if len(job.requests) > 1 or self._intake.waiting():
-            costs.crowded()
+            self._intake.poll(0.0)
         reply(job, answers)
-        return self._result() if self.ahead else None
+        following = self._result() if ahead else None
+        if len(job.requests) > 1 or (self._seen if ahead else self._intake.waiting()):
+            costs.crowded()
+        return following
 
     def close(self) -> None:
         """Ends the second thread."""
@@ -157,7 +158,7 @@ class Pipeline:
             )
             self._thread.start()
         self.ahead = True
-        self._stopping = False
+        self._stopping = self._seen = False
         self._orders.put(running)
 
     def _stop(self) -> None:
@@ -199,6 +200,7 @@ class Pipeline:
             if job is not None or not waiting:
                 intake.poll(None)
                 continue
+            self._seen = True
             now = time.monotonic()
             first = first or now
             start = max(begin + costs.hold_s(waiting), first + self._delay_s)
@@ -221,10 +223,14 @@ class Pipeline:
 
 
 class _Costs:
-    """What the halves of a handler take, from the recent batches."""
+    """What the halves of a handler take, from the recent batches.
 
-    def __init__(self) -> None:
-        self._cores = cores.available()
+    Args:
+        processes: of this model, which share the cores.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._cores = cores.available() // processes
         self._batch_s = 0.0
         self._request_s = 0.0
         self._complete_s = 0.0

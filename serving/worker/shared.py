@@ -124,7 +124,7 @@ class Server:
         self._limit = backend.max_batch_size
         self._delay_s = backend.max_batch_delay_s
         if pipeline.can_run(model):
-            self._pipeline = Pipeline(self._service, self, self._guardian, self._limit, self._delay_s)
+            self._pipeline = Pipeline(self._service, self, self._guardian)
             self._epoll.register(self._pipeline.wake, select.EPOLLIN)
         self._welcome(first)
         job: Job | None = None

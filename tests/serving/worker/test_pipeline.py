@@ -151,6 +151,9 @@ class Fixture:
         handler.context = self.context
         model = Model("model", handler.handle, self.context, handler, Backend(shared=True, **backend))
         patch.setattr(loader, "load", lambda *_: model)
+        self.strays: list[str] = []
+        for name in ("poll", "waiting", "is_complete", "take"):
+            patch.setattr(shared.Server, name, self._watched(name))
         patch.setattr(guardians.Guardian, "start", lambda _: None)  # it would end the process of the tests
         patch.setattr(shared, "gc", SimpleNamespace(collect=lambda: None, freeze=lambda: None))
         output = SimpleNamespace(add=lambda *_: None, remove=os.close)
@@ -167,6 +170,18 @@ class Fixture:
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
         self.clients.append(first.loaded())
+
+    def _watched(self, name: str) -> Any:
+        """A method of the intake that notes who calls it out of turn."""
+        method = getattr(shared.Server, name)
+
+        def watched(server: shared.Server, *args: Any) -> Any:
+            ahead = server._pipeline is not None and server._pipeline.ahead
+            if ahead is not (threading.current_thread().name == PREPARER):
+                self.strays.append(f"{name} in {threading.current_thread().name}")
+            return method(server, *args)
+
+        return watched
 
     def _run(self) -> None:
         try:
@@ -196,6 +211,7 @@ class Fixture:
             server._close(guest)
         for thing in (self._theirs, server._epoll, guardian._wake, guardian._waker):
             thing.close()
+        assert self.strays == []
 
 
 @contextmanager
@@ -683,8 +699,8 @@ def test_the_second_thread_is_there_for_several_clients(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("handler", "cores", "backend"),
-    [(Handler(), 8, {}), (Slow(), 1, {}), (Slow(), 8, {"pipeline": False})],
-    ids=["fast", "one core", "switched off"],
+    [(Handler(), 8, {}), (Slow(), 1, {}), (Slow(), 8, {"processes": 8}), (Slow(), 8, {"pipeline": False})],
+    ids=["fast", "one core", "one core each", "switched off"],
 )
 def test_who_gains_nothing_has_no_second_thread(
     monkeypatch: pytest.MonkeyPatch, handler: Handler, cores: int, backend: dict[str, Any]
@@ -697,7 +713,7 @@ def test_who_gains_nothing_has_no_second_thread(
 
 
 def test_a_crowd_is_forgotten() -> None:
-    costs = pipeline._Costs()
+    costs = pipeline._Costs(1)
     costs._cores = 2
     costs.prepared(SimpleNamespace(seconds=0.01, requests=[1, 2]))  # type: ignore[arg-type]
     assert costs.would_pay()
@@ -710,7 +726,7 @@ def test_a_crowd_is_forgotten() -> None:
 
 
 def test_the_next_batch_is_begun_in_time() -> None:
-    costs = pipeline._Costs()
+    costs = pipeline._Costs(1)
     assert costs.hold_s(1) == 0.0
     costs.completed(1.0)
     costs.prepared(SimpleNamespace(seconds=0.1, requests=[1, 2]))  # type: ignore[arg-type]
@@ -864,11 +880,13 @@ def test_a_preprocess_that_hangs_in_the_second_thread_is_told_and_ended(server: 
 def test_the_clock_of_a_batch_runs_on_in_the_other_thread() -> None:
     guardian = guardians.Guardian(alone=False)
     service: Any = SimpleNamespace(
-        complete=lambda *_: seen.append(guardian.busy_since) or [], can_prepare=lambda _: True
+        model=SimpleNamespace(backend=Backend()),
+        complete=lambda *_: seen.append(guardian.busy_since) or [],
+        can_prepare=lambda _: True,
     )
     intake: Any = SimpleNamespace(waiting=lambda: 0, poll=lambda _: None)
     seen: list[float] = []
-    running = pipeline.Pipeline(service, intake, guardian, 8, 0.0)
+    running = pipeline.Pipeline(service, intake, guardian)
     batch: Any = SimpleNamespace(seconds=5.0, ready=False)
     now = time.monotonic()
     running.run(Job([], [], SimpleNamespace(), batch), lambda *_: None)  # type: ignore[arg-type]

@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Train the digit classifier and write its weights.")
-    parser.add_argument("--epochs", type=int, default=6, help="passes over the training digits (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the training digits (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="equal seeds give equal weights (%(default)s)")
     parser.add_argument(
         "--data",

@@ -6,6 +6,7 @@ killed or not, is found by the session's number. No process id is reused while i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -37,14 +38,12 @@ def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
         How many processes had to be killed.
     """
     if leader_is_ours:
-        try:
-            process = psutil.Process(leader)
-            process.terminate()
-            process.wait(grace_s)
-        except psutil.TimeoutExpired:
-            pass
-        except psutil.NoSuchProcess:
-            pass
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(leader).terminate()
+        # Not psutil's wait: that waits until somebody has reaped it, and not every init does so at once.
+        deadline = time.monotonic() + grace_s
+        while _lives(leader) and time.monotonic() < deadline:
+            time.sleep(0.02)
     elif _lives(leader):
         return 0
     # Workers leave by themselves when their connection closes.
@@ -56,7 +55,9 @@ def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(left, timeout=5.0)
+    deadline = time.monotonic() + 5.0
+    while any(_lives(process.pid) for process in left) and time.monotonic() < deadline:
+        time.sleep(0.02)
     return len(left)
 
 

@@ -57,7 +57,7 @@ BATCHED = "batchSize: 4\nmaxBatchDelay: 2000\nminWorkers: 1\nmaxWorkers: 1\n"
 JSON = {"Content_Type": "application/json"}
 SEQUENCES = (
     "sequenceBatching: true\nbatchSize: 2\nmaxBatchDelay: 20\n"
-    "sequenceMaxIdleMSec: 60000\nmaxNumSequence: 8\nmaxSequenceJobQueueSize: 8\n"
+    "sequenceMaxIdleMSec: 10000\nmaxNumSequence: 8\nmaxSequenceJobQueueSize: 8\n"
 )
 CONTINUOUS = "continuousBatching: true\nbatchSize: 2\nmaxBatchDelay: 20\n"
 METRICS = """

@@ -231,11 +231,11 @@ def test_whatever_nvidia_smi_prints_no_bad_line_comes_of_it(text: str) -> None:
 @given(st.binary(max_size=40) | st.text(alphabet="0123456789,-+_ x\n", max_size=40).map(str.encode))
 def test_only_pids_that_were_asked_for_are_answered(data: bytes) -> None:
     """A pid that the frontend did not send ends its collecting."""
-    words = data.split(b"\n")[0].split(b",")
+    words = [word.strip() for word in data.split(b"\n")[0].decode("ascii", "replace").split(",")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
         for pid in collector.read_pids():
-            assert any(word.strip().lstrip(b"-0") == str(abs(pid)).encode().lstrip(b"0") for word in words)
+            assert any(word.lstrip("-0") == str(abs(pid)).lstrip("0") for word in words)
 
 
 def test_a_shared_backend_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:

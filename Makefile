@@ -13,11 +13,12 @@ MINUTES ?= 10
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format soak clean help
+.PHONY: demo test test-all lint format soak clean help
 
 help:
 	@echo 'make demo    train, archive, serve and query the MNIST example'
 	@echo 'make test    all checks: ruff, mypy, import-linter, pytest with the real Java frontend'
+	@echo 'make test-all  pytest with the slow tests, too: half an hour'
 	@echo 'make lint    the checks without pytest'
 	@echo 'make format  rewrite the sources in the project style'
 	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold?'
@@ -32,6 +33,9 @@ test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory lint || status=1; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal || status=1; \
 	exit $$status
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ""
 
 lint: $(VENV)/.installed-dev
 	@status=0; \

@@ -50,6 +50,7 @@ _ACCEPT_S = 30.0
 _KILL_AFTER_S = 2.0
 _OWNER_POLL_S = 1.0
 _END_POLL_S = 0.02
+_LOOK_S = 0.1
 # A module of a model with one of these names is looked up after ours are loaded; see loader.make_way.
 _YIELDING = frozenset({"serving", "archive_tool", "handlers"})
 
@@ -62,7 +63,13 @@ def main(listener_fd: int, owner: int) -> int:
         os.chdir("/")
     cores.calm_openmp()
     assignment = _Prefork(socket.socket(fileno=listener_fd), owner).run()
-    return assignment() if assignment is not None else 0
+    if assignment is None:
+        os._exit(0)  # nothing is kept that would have to be written; to take torch down again takes half a second
+    return assignment()
+
+
+class _OwnerEndedError(BaseException):
+    """The server has ended while modules were imported."""
 
 
 @dataclass(eq=False)
@@ -132,7 +139,14 @@ class _Prefork:
         self._wake = (wake, waker)
         self._selector.register(wake, selectors.EVENT_READ, self._reap)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        _import(_FIRST)
+        try:
+            return self._serve(owner)
+        except _OwnerEndedError:
+            self._end()
+            return None
+
+    def _serve(self, owner: int | None) -> Callable[[], int] | None:
+        self._import(_FIRST)
         self._freeze()
         while True:
             events = self._selector.select(self._timeout(owner))
@@ -151,7 +165,7 @@ class _Prefork:
             self._check_deadlines()
             # Whether a worker's modules come too late was decided by what there was when it came.
             if not events and self._later and all(worker.process for worker in self._workers):
-                _import((self._later.pop(0),))
+                self._import((self._later.pop(0),))
                 self._names = frozenset()
                 if not self._later:
                     self._freeze()
@@ -167,6 +181,28 @@ class _Prefork:
                     with contextlib.suppress(OSError):
                         os.write(worker.guest.stderr, text)
                     return
+
+    def _import(self, names: tuple[str, ...]) -> None:
+        """Imports what can be; what is missing or broken will be told to whoever needs it.
+
+        Raises:
+            _OwnerEndedError: the server has ended; an import takes seconds, and longer on a busy machine.
+        """
+
+        def look(*_: object) -> None:
+            if not _is_alive(self._owner):
+                raise _OwnerEndedError
+
+        signal.signal(signal.SIGALRM, look)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
+        try:
+            for name in names:
+                with contextlib.suppress(Exception), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    importlib.import_module(name)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def _freeze(self) -> None:
         """Keeps the collector from writing to pages that are shared with the forked processes."""
@@ -436,14 +472,6 @@ class _Prefork:
         return {
             worker.pid: (worker.process.pid, len(worker.process.workers)) for worker in self._workers if worker.process
         }
-
-
-def _import(names: tuple[str, ...]) -> None:
-    """Imports what can be; what is missing or broken will be told to whoever needs it."""
-    for name in names:
-        with contextlib.suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module(name)
 
 
 def _is_module(name: str) -> bool:

@@ -595,7 +595,11 @@ ENVELOPES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=ENVELOPES)
+# Two servers each: what differs from envelope to envelope is tested in tests/serving/worker, too.
+RARE = ("body", "json")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(e, marks=pytest.mark.slow) if e in RARE else e for e in ENVELOPES])
 def enveloped(request: pytest.FixtureRequest) -> Iterator[tuple[str, Pair]]:
     """Two servers with the envelope; it is a setting of a whole server."""
     box = make_sandbox()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+import pytest
 
 from serving.control.ports import choose_free
 
@@ -75,42 +76,6 @@ def test_a_server_from_start_to_stop(sandbox: Sandbox, echo: str) -> None:
     assert sandbox.torchmar("status").code == 7
 
 
-def test_versions_side_by_side(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    source = sandbox.file("second.py", echo)
-    sandbox.torchmar(
-        "build", "--model-name", "echo", "-v", "2.0", "--handler", source, "--export-path", sandbox.root, "-q"
-    ).ok()
-    (sandbox.root / "echo.mar").rename(sandbox.store / "echo2.mar")
-    server = sandbox.start("echo=echo.mar")
-    sandbox.torchmar("register", "echo2.mar").ok()
-    assert '"version": "1.0"' in server.curl("/predictions/echo")[1]
-    assert '"version": "2.0"' in server.curl("/predictions/echo/2.0")[1]
-    sandbox.torchmar("set-default", "echo", "2.0").ok()
-    assert '"version": "2.0"' in server.curl("/predictions/echo")[1]
-    rows = sandbox.torchmar("models", "echo", "--json").json()
-    assert {row["version"]: row["default"] for row in rows} == {"1.0": False, "2.0": True}
-    sandbox.torchmar("unregister", "echo", "--version", "1.0").ok()
-    assert [row["version"] for row in sandbox.torchmar("models", "--json").json()] == ["2.0"]
-    refused = sandbox.torchmar("set-default", "echo", "7.0")
-    assert refused.code == 9
-    assert "7.0" in refused.err
-
-
-def test_workers_of_the_command_line_win_over_the_models_own(sandbox: Sandbox, echo: str) -> None:
-    config = sandbox.file("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\n")
-    sandbox.build("echo", echo, "-c", config)
-    server = sandbox.start("echo.mar", options=("--workers", "2"))
-    assert server.ready_workers("echo") == 2
-
-
-def test_all_archives_of_a_store(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("one", echo)
-    sandbox.build("two", echo)
-    server = sandbox.start("--models", "all")
-    assert (server.ready_workers("one"), server.ready_workers("two")) == (1, 1)
-
-
 def test_a_taken_port_is_named_and_nothing_starts(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     port = choose_free("127.0.0.1", 1)[0]
@@ -120,15 +85,6 @@ def test_a_taken_port_is_named_and_nothing_starts(sandbox: Sandbox, echo: str) -
     assert f"127.0.0.1:{port} (inference_address) by " in refused.err
     assert "--port auto" in refused.err
     assert sandbox.leftovers() == []
-
-
-def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    first, second = sandbox.start("echo.mar"), sandbox.start("echo.mar", name="second")
-    assert first.curl("/predictions/echo")[0] == second.curl("/predictions/echo")[0] == 200
-    sandbox.torchmar("stop").ok()
-    assert second.curl("/ping")[0] == 200
-    assert sandbox.torchmar("stop", "--all").ok().out == "stopped second\n"
 
 
 def test_a_killed_server_is_cleaned_up_by_the_next_start(sandbox: Sandbox, echo: str) -> None:
@@ -144,15 +100,6 @@ def test_a_killed_server_is_cleaned_up_by_the_next_start(sandbox: Sandbox, echo:
     again = sandbox.start("echo.mar")
     assert again.pid != server.pid
     assert len([path for path in sandbox.temp.iterdir() if path.name.startswith("torchmar-")]) == 1
-
-
-def test_a_killed_server_is_cleaned_up_by_stop(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    os.kill(sandbox.start("echo.mar").pid, signal.SIGKILL)
-    stopped = sandbox.torchmar("stop")
-    assert stopped.code == 7
-    assert "ended by itself" in stopped.err
-    assert sandbox.leftovers() == []
 
 
 def test_foreground_shows_the_logs_and_ends_with_a_signal(sandbox: Sandbox, echo: str) -> None:
@@ -192,15 +139,6 @@ def test_a_model_that_is_not_ready_in_time_is_named(sandbox: Sandbox) -> None:
     assert sandbox.leftovers() == []
 
 
-def test_without_java_on_the_path(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    empty = sandbox.root / "nothing"
-    empty.mkdir()
-    env = {"PATH": str(empty), "JAVA_HOME": ""}
-    sandbox.torchmar("start", "echo.mar", "--model-store", sandbox.store, "--port", "auto", "-q", env=env).ok()
-    assert sandbox.server().curl("/predictions/echo")[0] == 200
-
-
 def test_keys_are_asked_for_and_given_when_authorization_is_on(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     config = sandbox.file("secure.properties", "disable_token_authorization=false\n")
@@ -220,14 +158,6 @@ def test_keys_are_asked_for_and_given_when_authorization_is_on(sandbox: Sandbox,
     assert not keys.exists()
 
 
-def test_prometheus_metrics_count_requests(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    server = sandbox.start("echo.mar")
-    server.curl("/predictions/echo")
-    done = sandbox.run("curl", "-sS", f"{server.record['metrics']}/metrics").ok()
-    assert "ts_inference_requests_total" in done.out
-
-
 def test_every_version_must_be_ready(sandbox: Sandbox, echo: str) -> None:
     """Two archives under one name: the second cannot be loaded, so the start fails, default version or not."""
     sandbox.build("echo", echo)
@@ -238,23 +168,6 @@ def test_every_version_must_be_ready(sandbox: Sandbox, echo: str) -> None:
     )
     assert done.code == 6
     assert "RuntimeError: no licence" in done.err
-    assert sandbox.leftovers() == []
-
-
-def test_all_stops_what_lives_beside_what_died(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    os.kill(sandbox.start("echo.mar", name="aaa").pid, signal.SIGKILL)
-    sandbox.start("echo.mar", name="bbb")
-    done = sandbox.torchmar("stop", "--all").ok()
-    assert "'aaa' had ended by itself" in done.err
-    assert done.out == "stopped bbb\n"
-    assert sandbox.leftovers() == []
-
-
-def test_a_closed_terminal_leaves_nothing(sandbox: Sandbox) -> None:
-    with waiting_start(sandbox) as process:
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(40) == 129
     assert sandbox.leftovers() == []
 
 
@@ -272,43 +185,53 @@ def test_stop_while_another_command_starts(sandbox: Sandbox, echo: str) -> None:
     assert sandbox.server().pid == server.pid
 
 
-def test_an_archive_with_blanks_in_its_path(sandbox: Sandbox, echo: str) -> None:
+@pytest.mark.slow
+def test_a_closed_terminal_leaves_nothing(sandbox: Sandbox) -> None:
+    with waiting_start(sandbox) as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(40) == 129
+    assert sandbox.leftovers() == []
+
+
+@pytest.mark.slow
+def test_a_killed_server_is_cleaned_up_by_stop(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
+    os.kill(sandbox.start("echo.mar").pid, signal.SIGKILL)
+    stopped = sandbox.torchmar("stop")
+    assert stopped.code == 7
+    assert "ended by itself" in stopped.err
+    assert sandbox.leftovers() == []
+
+
+def test_all_archives_of_a_store_with_workers_of_the_command_line(sandbox: Sandbox, echo: str) -> None:
+    """Their number wins over the models' own."""
+    config = sandbox.file("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\n")
+    sandbox.build("one", echo, "-c", config)
+    sandbox.build("two", echo)
+    server = sandbox.start("--models", "all", options=("--workers", "2"))
+    assert (server.ready_workers("one"), server.ready_workers("two")) == (2, 2)
+
+
+def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
+    """One is killed: the other answers as before, and stopping all of them tells the two cases apart."""
+    sandbox.build("echo", echo)
+    first, second = sandbox.start("echo.mar", name="aaa"), sandbox.start("echo.mar", name="bbb")
+    assert first.curl("/predictions/echo")[0] == second.curl("/predictions/echo")[0] == 200
+    os.kill(first.pid, signal.SIGKILL)
+    assert second.curl("/ping")[0] == 200
+    done = sandbox.torchmar("stop", "--all").ok()
+    assert "'aaa' had ended by itself" in done.err
+    assert done.out == "stopped bbb\n"
+    assert sandbox.leftovers() == []
+
+
+def test_without_java_on_the_path_and_with_blanks_in_the_archives(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    empty = sandbox.root / "nothing"
+    empty.mkdir()
     folder = sandbox.root / "my models, ü"
     folder.mkdir()
     (sandbox.store / "echo.mar").rename(folder / "my echo.mar")
-    sandbox.torchmar("start", f"echo={folder}/my echo.mar", "--port", "auto", "-q").ok()
+    env = {"PATH": str(empty), "JAVA_HOME": ""}
+    sandbox.torchmar("start", f"echo={folder}/my echo.mar", "--port", "auto", "-q", env=env).ok()
     assert sandbox.server().curl("/predictions/echo")[0] == 200
-
-
-def test_an_interrupted_prediction_ends_at_once(sandbox: Sandbox) -> None:
-    sandbox.build(
-        "slow", "import time\ndef handle(data, context):\n    time.sleep(20 * bool(data))\n    return ['x']\n"
-    )
-    sandbox.start("slow.mar")
-    file = sandbox.file("x.txt", "x")
-    with sandbox.popen("torchmar", "predict", "slow", file) as process:
-        time.sleep(2)
-        begin = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 143
-        assert time.monotonic() - begin < 10
-
-
-def test_unregister_removes_all_versions(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    sandbox.build("second", echo, "-v", "2.0")
-    sandbox.start("m=echo.mar", "m=second.mar")
-    refused = sandbox.torchmar("unregister", "m", "--version", "1.0")
-    assert refused.code == 9
-    assert "torchmar set-default m" in refused.err
-    sandbox.torchmar("unregister", "m").ok()
-    assert sandbox.torchmar("models", "--json").json() == []
-
-
-def test_a_registration_that_is_late_is_taken_back(sandbox: Sandbox) -> None:
-    sandbox.build("slow", SLOW)
-    sandbox.start()
-    late = sandbox.torchmar("register", "slow.mar", "--timeout", "4")
-    assert late.code == 9
-    assert sandbox.torchmar("models", "--json").json() == []

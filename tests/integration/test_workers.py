@@ -49,7 +49,9 @@ def test_torchserves_when_asked_for(sandbox: Sandbox, echo: str) -> None:
     assert server.curl("/predictions/echo")[0] == 200
 
 
-@pytest.mark.parametrize("line", ["model_server_home=mine", "vmargs=-Dmodel_server_home=mine"])
+@pytest.mark.parametrize(
+    "line", ["vmargs=-Dmodel_server_home=mine", pytest.param("model_server_home=mine", marks=pytest.mark.slow)]
+)
 def test_anothers_when_the_configuration_names_it(sandbox: Sandbox, echo: str, line: str) -> None:
     sandbox.build("echo", echo)
     shutil.copytree(torchserve_home() / "ts", sandbox.root / "mine" / "ts", ignore=shutil.ignore_patterns("frontend"))

@@ -52,6 +52,7 @@ def test_a_broken_zip(sandbox: Sandbox, echo: str, keep: int) -> None:
     assert "broken.mar" in start_refused(sandbox, "broken.mar", 3)
 
 
+@pytest.mark.slow
 def test_a_handler_with_a_syntax_error(sandbox: Sandbox) -> None:
     stock_archive(sandbox, "bad", "def handle(data, context):\n    return [\n")
     said = start_refused(sandbox, "bad.mar", 6)
@@ -67,6 +68,7 @@ def test_a_handler_with_a_missing_import(sandbox: Sandbox) -> None:
     assert "pip install" in said
 
 
+@pytest.mark.slow
 def test_a_handler_that_fails_in_initialize(sandbox: Sandbox) -> None:
     initialize = "class H:\n    def initialize(self, context):\n        raise ValueError('no licence')\n"
     stock_archive(sandbox, "bad", initialize + "    def handle(self, data, context):\n        return data\n")

@@ -518,6 +518,20 @@ def test_it_ends_with_the_server_and_removes_the_sockets(another: Callable[[], P
     assert ends(pid)
 
 
+def test_it_ends_with_the_server_in_the_middle_of_an_import(tmp_path: Path) -> None:
+    """Here one that does not end; torch's takes seconds."""
+    endless = "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(1000)\n"
+    folder = archive(tmp_path / "slow", files={"torch.py": endless})
+    prefork = Prefork((folder,))
+    try:
+        assert wait_for((folder / "begun").exists)
+        prefork.owner.kill()
+        prefork.owner.wait()
+        assert prefork.process.wait(TIMEOUT_S) == 0
+    finally:
+        prefork.close()
+
+
 def test_it_is_killed(another: Callable[[], Prefork], tmp_path: Path) -> None:
     """Who works goes on, and still ends with its worker."""
     prefork = another()

@@ -52,7 +52,7 @@ def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:
 
     Reads directories, and the contents of two files only if they compete for one name. Nothing is written.
     """
-    members: dict[str, Path] = {}
+    members: dict[str, Path | bytes] = {}
     for name, source in _sources(inputs, report):
         _add(members, name, source, report)
     for problem in collisions(sorted(members)):
@@ -86,7 +86,7 @@ def _model(inputs: Inputs) -> Model:
     )
 
 
-def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path]]:
+def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path | bytes]]:
     named: list[tuple[str, Path | None]] = [
         ("--model-file", inputs.model_file),
         ("--serialized-file", inputs.serialized_file),
@@ -97,8 +97,23 @@ def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path]]:
     for option, path in named:
         if path is not None and check_file(path, option, report):
             yield path.name, path
+    if inputs.sdk_handler:
+        yield f"{inputs.handler}.py", sdk_handler_source(inputs.sdk_handler)
     for item in inputs.extra_files:
         yield from _extra(item, report)
+
+
+def sdk_handler_source(name: str) -> bytes:
+    """Write the handler file of an archive that takes a handler of the SDK as it is.
+
+    TorchServe wants exactly one class that is defined in the file itself.
+    """
+    return (
+        f'"""The handler of this archive: {name} of the package `handlers`, as it is."""\n\n'
+        f"from handlers import {name}\n\n\n"
+        f"class Handler({name}):\n"
+        f'    """Nothing is changed."""\n'
+    ).encode()
 
 
 def check_file(path: Path, option: str, report: Report) -> bool:
@@ -182,25 +197,31 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], report: Report) -> 
             yield from _walk(path, f"{name}/", (*above, real), report)
 
 
-def _add(members: dict[str, Path], name: str, source: Path, report: Report) -> None:
+def _add(members: dict[str, Path | bytes], name: str, source: Path | bytes, report: Report) -> None:
+    shown = name if isinstance(source, bytes) else str(source)
     if problem := name_problem(name):
-        report.error(f"the file name {name!r} {problem}", where=str(source), hint="rename the file")
+        report.error(f"the file name {name!r} {problem}", where=shown, hint="rename the file")
     elif fold(name) == fold(MANIFEST_NAME):
         report.error(
-            f"{source} would take the place of the archive's own manifest",
+            f"{shown} would take the place of the archive's own manifest",
             hint="leave MAR-INF out of the extra files; the manifest is written anew",
         )
     elif name not in members:
         members[name] = source
     elif not _same(members[name], source):
+        before = members[name]
+        first = "the one that torchmar writes" if isinstance(before, bytes) else str(before)
         report.error(
-            f"two different files would become the member {name!r}: {members[name]} and {source}",
+            f"two different files would become the member {name!r}: {first} and {shown}",
             hint="rename one of them, or put it into a folder below a directory given to --extra-files",
         )
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(one: Path | bytes, other: Path | bytes) -> bool:
     try:
+        if isinstance(one, bytes) or isinstance(other, bytes):
+            first, second = (part if isinstance(part, bytes) else part.read_bytes() for part in (one, other))
+            return first == second
         return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
     except OSError:
         return False

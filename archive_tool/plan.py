@@ -35,16 +35,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that an archive will hold: members sorted by name, then the manifest as the last one."""
+    """All that an archive will hold: its members, sorted by name, and the manifest, which is written after them."""
 
     model_name: str
     members: tuple[Member, ...]
     manifest: Manifest
     seconds: int
-
-    def all_members(self) -> tuple[Member, ...]:
-        """Give the members with the manifest at the end, where torch-model-archiver has it."""
-        return (*self.members, Member(MANIFEST_NAME, self.manifest.to_json()))
 
 
 def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:

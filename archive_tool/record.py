@@ -6,9 +6,10 @@ record that we do not know survive reading and writing, as those of the manifest
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -183,6 +184,25 @@ class Record:
             "members": {name: self.members[name].to_dict() for name in sorted(self.members)} or None,
         }
         return _set(known) | dict(self.extra)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Find the versions of those packages that are installed, without importing them.
+
+    The local part is cut off: torch 2.13.0+cpu and 2.13.0+cu130 are one version, and give the same archive.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name).partition("+")[0]
+    return found
+
+
+def python_version() -> str:
+    """Give "major.minor" of this Python, which is what code in an archive depends on."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 _KEYS: Final = (

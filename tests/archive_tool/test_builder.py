@@ -1,15 +1,19 @@
 """`archive_tool.build` from Python."""
 
+import hashlib
 import inspect
 import json
+import sys
 import threading
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 import archive_tool
 from archive_tool import BuildError, TargetExistsError
+from archive_tool.record import Record, Sample, TensorSpec
 from archive_tool.version import __version__
 
 
@@ -34,6 +38,16 @@ def test_the_result_says_what_was_written(options):
             "modelVersion": "1.0",
         },
         "archiverVersion": __version__,
+        "torchmar": {
+            "formatVersion": 1,
+            "toolVersion": __version__,
+            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+            "frameworks": {"torch": version("torch").split("+")[0]},
+            "members": {
+                name: {"sha256": hashlib.sha256(Path(name).read_bytes()).hexdigest(), "size": Path(name).stat().st_size}
+                for name in ("h.py", "model.py", "weights.pt")
+            },
+        },
     }
     assert archive_tool.build(**options, force=True).replaced
 
@@ -72,6 +86,8 @@ def test_source_date_epoch(options, monkeypatch):
         ({"export_path": "h.py"}, "h.py is not a directory", None),
         ({"serialized_file": "gone.pt"}, "gone.pt does not exist", None),
         ({"extra_files": "a\0b"}, "null", None),
+        ({"compress": True, "archive_format": "zip-store"}, "zip-store is never compressed", "--compress"),
+        ({"compress": True, "archive_format": "no-archive"}, "no-archive is never compressed", "--compress"),
     ],
 )
 def test_wrong_input_is_named_and_nothing_is_written(options, change, message, hint):
@@ -115,6 +131,44 @@ def test_path_objects(work):
     )
     assert result.path == work / "store" / "m.mar"
     assert result.manifest.model.handler == "h.py"
+
+
+def test_what_else_the_manifest_says(options):
+    given = Record(
+        frameworks={"timm": "1.0"},
+        description="replaced",
+        inputs=(TensorSpec("x", "float32", (None, 3)),),
+        samples=(Sample("s.png"),),
+        metrics={"accuracy": 0.5},
+    )
+    found = archive_tool.build(**options, record=given, description="a net", licence="MIT").manifest.record
+    assert (found.description, found.licence) == ("a net", "MIT")
+    assert set(found.frameworks) == {"torch", "timm"}
+    assert (found.inputs, found.samples, found.metrics) == (given.inputs, given.samples, given.metrics)
+    assert found.tool_version == __version__
+    empty = archive_tool.build(**options, force=True, description="", licence="").manifest.to_dict()["torchmar"]
+    assert not {"description", "licence"} & set(empty)
+
+
+def test_the_package_that_loads_the_weights_is_recorded(options):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    Path("weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    record = archive_tool.build(**options | {"serialized_file": "weights.safetensors"}).manifest.record
+    assert record.frameworks["safetensors"] == version("safetensors")
+
+
+def test_compress(options):
+    for archive_format in ("default", "tgz"):
+        archive_tool.build(**options, archive_format=archive_format, compress=True)
+    with archive_tool.open_archive("store/m.mar") as archive:
+        assert {member.method for member in archive.members} == {"deflated"}
+
+
+def test_progress(options):
+    told = []
+    archive_tool.build(**options, progress=lambda done, total: told.append((done, total)))
+    total = sum(Path(name).stat().st_size for name in ("h.py", "model.py", "weights.pt"))
+    assert told[-1] == (total, total)
 
 
 def test_two_builds_of_one_name_into_two_stores(options):

@@ -16,7 +16,7 @@ BUILD = ["build", "--model-name", "m", "--handler", "h.py", "--export-path", "st
 def test_build_says_one_line(work, torchmar):
     done = torchmar(*BUILD, "--serialized-file", "weights.pt", "--model-file", "model.py")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"store/m\.mar  1\.\d kB  4 members  \d\.\d\d s\n", done.stdout)
+    assert re.fullmatch(r"store/m\.mar  \d\.\d kB  4 members  \d\.\d\d s\n", done.stdout)
     again = torchmar(*BUILD, "-f")
     assert again.stdout.endswith(" s  replaced\n")
     assert again.stderr == ""
@@ -38,6 +38,21 @@ def test_all_options(work, torchmar):
         assert {member.name for member in archive.members} == {
             *("a", "b", "c", "r.txt", "c.yaml", "h.py", "MAR-INF/MANIFEST.json"),
         }
+
+
+def test_options_beyond_torch_model_archiver(work, torchmar):
+    options = ["--serialized-file", "weights.pt", "--model-file", "model.py", "--compress"]
+    for spelling in ("--licence", "--license"):
+        done = torchmar(*BUILD, "-f", *options, "--description", "a net", spelling, "MIT")
+        assert (done.returncode, done.stderr) == (0, "")
+        with archive_tool.open_archive("store/m.mar") as archive:
+            assert {member.method for member in archive.members} == {"deflated"}
+            record = archive.manifest.record
+        assert (record.description, record.licence) == ("a net", "MIT")
+    done = torchmar("inspect", "store/m.mar")
+    assert re.search(r"^torchmar\.licence +MIT *$", done.stdout, re.MULTILINE)
+    assert "sha256" not in done.stdout
+    assert "sha256" in torchmar("inspect", "store/m.mar", "--json").stdout
 
 
 def test_warnings_go_to_stderr(work, torchmar):
@@ -150,7 +165,7 @@ def test_extract(options, torchmar):
     result = archive_tool.build(**options)
     done = torchmar("extract", result.path, "out")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"out  1\.\d kB  4 members\n", done.stdout)
+    assert re.fullmatch(r"out  \d\.\d kB  4 members\n", done.stdout)
     assert Path("out/h.py").read_bytes() == Path("h.py").read_bytes()
     done = torchmar("extract", result.path, "out")
     assert done.returncode == 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool import checks, layout, writer
+from archive_tool import checks, layout, samples, writer
 from archive_tool.errors import BuildError
 from archive_tool.inputs import Inputs, StrPath, split_extra_files
 from archive_tool.manifest import Manifest, build_time
@@ -17,7 +17,7 @@ from archive_tool.report import Report
 from archive_tool.vendoring import vendor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def build(
     requirements_file: StrPath | None = None,
     config_file: StrPath | None = None,
     vendor_sdk: bool = True,
+    sample: Sequence[str | samples.GivenSample] = (),
+    before_publish: Callable[[Path], None] | None = None,
 ) -> BuildResult:
     """Check the inputs, then write ``<export_path>/<model_name>`` with the suffix of the format.
 
@@ -77,6 +79,9 @@ def build(
         requirements_file: pip requirements of this model.
         config_file: the model-config YAML file.
         vendor_sdk: put a copy of the package `handlers` into an archive whose code imports it.
+        sample: requests to store in the archive, each as ``FILE[=EXPECTED]`` or a `samples.GivenSample`.
+        before_publish: called with the complete archive before it takes its place, where it still has another name;
+            what it raises ends the build, and nothing is left.
 
     Raises:
         BuildError: the inputs cannot make an archive that works; all problems are told at once.
@@ -110,12 +115,14 @@ def build(
         checks.check(inputs, plan, report)
         if vendor_sdk:
             plan = vendor(inputs, plan, report)
+        given = [samples.read(one, report) if isinstance(one, str) else one for one in sample]
+        plan = samples.add(plan, [one for one in given if one is not None], report)
     # What looks at one file names it; this is for what the system refuses on the way there.
     except (OSError, ValueError) as error:
         raise BuildError(f"an input cannot be read: {error}") from error
     report.raise_errors()
     replaced = os.path.lexists(target)
-    writer.write(plan, target, archive_format, force=force)
+    writer.write(plan, target, archive_format, force=force, before_publish=before_publish)
     return BuildResult(
         path=target,
         size=_size(target),

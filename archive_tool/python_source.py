@@ -58,11 +58,19 @@ def parse(path: Path) -> ast.Module:
         SourceError: it is not Python of this interpreter's version.
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
+    return parse_bytes(path.read_bytes(), str(path))
+
+
+def parse_bytes(data: bytes, filename: str) -> ast.Module:
+    """Parse the content of a file.
+
+    Raises:
+        SourceError: as `parse`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "invalid escape sequence" is the author's business
-            return ast.parse(data, filename=str(path))
+            return ast.parse(data, filename=filename)
     except SyntaxError as error:
         raise SourceError(error.msg, error.lineno, (error.text or "").strip()) from error
     except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes; too deep
@@ -99,6 +107,28 @@ def imports_package(tree: ast.Module, package: str) -> bool:
         if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == package:
             return True
     return False
+
+
+def line_of(tree: ast.Module, name: str) -> int | None:
+    """The line in which a module binds a name last; None if it is not seen to."""
+    lines = [statement.lineno for statement in _top_level(tree.body) if name in _bindings(statement)]
+    return lines[-1] if lines else None
+
+
+def certain_imports(tree: ast.Module) -> dict[str, int]:
+    """Find the modules that a module surely imports when it is imported itself, with the line.
+
+    What stands in a function, a condition or a ``try`` may be meant to fail, and is left out. Relative imports are.
+    """
+    found: dict[str, int] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                found.setdefault(alias.name, statement.lineno)
+        elif isinstance(statement, ast.ImportFrom) and not statement.level and statement.module:
+            found.setdefault(statement.module, statement.lineno)
+    found.pop("__future__", None)
+    return found
 
 
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:

@@ -46,7 +46,14 @@ STORED_SUFFIXES: Final = frozenset(_WEIGHTS | _BINARIES | _PACKED | _MEDIA)
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK}
 
 
-def write(plan: Plan, target: Path, archive_format: str, *, force: bool = False) -> None:
+def write(
+    plan: Plan,
+    target: Path,
+    archive_format: str,
+    *,
+    force: bool = False,
+    before_publish: Callable[[Path], None] | None = None,
+) -> None:
     """Write a plan to its target.
 
     Args:
@@ -54,6 +61,7 @@ def write(plan: Plan, target: Path, archive_format: str, *, force: bool = False)
         target: the archive's path; its folder exists.
         archive_format: "default", "zip-store", "tgz" or "no-archive".
         force: replace what is there. A folder is replaced only if it is a model's: it holds a manifest, or nothing.
+        before_publish: called with the complete result under its temporary name; what it raises ends the writing.
 
     Raises:
         TargetExistsError: the target is there and force was not given, or replacing it would be wrong.
@@ -67,9 +75,11 @@ def write(plan: Plan, target: Path, archive_format: str, *, force: bool = False)
     try:
         if as_folder:
             _fill_folder(plan, temporary)
+            _call(before_publish, temporary)
             _publish_folder(temporary, target, force=force)
         else:
             _fill_file(plan, temporary, archive_format)
+            _call(before_publish, temporary)
             _publish_file(temporary, target, force=force)
     except OSError as error:
         raise BuildError(f"cannot write {target}: {error.strerror or error}", where=str(target)) from error
@@ -78,6 +88,11 @@ def write(plan: Plan, target: Path, archive_format: str, *, force: bool = False)
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _call(hook: Callable[[Path], None] | None, temporary: Path) -> None:
+    if hook is not None:
+        hook(temporary)
 
 
 def check_target(target: Path, *, as_folder: bool, force: bool) -> None:

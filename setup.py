@@ -15,6 +15,7 @@ PACKAGES = [
     "handlers",
     "model_defs",
     "serving",
+    "serving.check",
     "serving.cli",
     "serving.client",
     "serving.control",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool import checks, layout, writer
+from archive_tool import checks, layout, samples, writer
 from archive_tool.errors import BuildError
 from archive_tool.formats import Format, sniff_file
 from archive_tool.inputs import Inputs, StrPath, split_extra_files
@@ -20,7 +20,7 @@ from archive_tool.vendoring import vendor
 from archive_tool.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: What loads a serialized file, beside torch.
 _LOADERS = {Format.ONNX: ("onnxruntime",), Format.SAFETENSORS: ("safetensors",)}
@@ -71,6 +71,8 @@ def build(
     licence: str | None = None,
     record: Record | None = None,
     progress: writer.Progress | None = None,
+    sample: Sequence[str | samples.GivenSample] = (),
+    before_publish: Callable[[Path], None] | None = None,
 ) -> BuildResult:
     """Check the inputs, then write ``<export_path>/<model_name>`` with the suffix of the format.
 
@@ -96,6 +98,9 @@ def build(
         licence: the model's; an SPDX expression for choice.
         record: what else the manifest shall say: inputs, outputs, samples, metrics. The rest of it is filled in here.
         progress: called from time to time while the archive is written; see `writer.Progress`.
+        sample: requests to store in the archive, each as ``FILE[=EXPECTED]`` or a `samples.GivenSample`.
+        before_publish: called with the complete archive before it takes its place, where it still has another name;
+            what it raises ends the build, and nothing is left.
 
     Raises:
         BuildError: the inputs cannot make an archive that works; all problems are told at once.
@@ -133,14 +138,24 @@ def build(
         checks.check(inputs, plan, report)
         if vendor_sdk:
             plan = vendor(inputs, plan, report)
+        stated = _record(inputs, record or Record(), description, licence)
+        plan = replace(plan, manifest=plan.manifest.with_record(stated))
+        given = [samples.read(one, report) if isinstance(one, str) else one for one in sample]
+        plan = samples.add(plan, [one for one in given if one is not None], report)
     # What looks at one file names it; this is for what the system refuses on the way there.
     except (OSError, ValueError) as error:
         raise BuildError(f"an input cannot be read: {error}") from error
     report.raise_errors()
-    stated = _record(inputs, record or Record(), description, licence)
-    plan = replace(plan, manifest=plan.manifest.with_record(stated))
     replaced = os.path.lexists(target)
-    manifest = writer.write(plan, target, archive_format, force=force, compress=compress, progress=progress)
+    manifest = writer.write(
+        plan,
+        target,
+        archive_format,
+        force=force,
+        compress=compress,
+        progress=progress,
+        before_publish=before_publish,
+    )
     return BuildResult(
         path=target,
         size=_size(target),
@@ -153,7 +168,8 @@ def build(
 
 
 def _record(inputs: Inputs, given: Record, description: str | None, licence: str | None) -> Record:
-    kind = sniff_file(inputs.serialized_file) if inputs.serialized_file else Format.UNKNOWN
+    file = inputs.serialized_file
+    kind = sniff_file(file) if file and file.is_file() else Format.UNKNOWN  # what is no file has been told
     return replace(
         given,
         tool_version=__version__,

@@ -6,10 +6,9 @@ Each check fails only where TorchServe is certain to fail; what merely looks odd
 from __future__ import annotations
 
 import ast
-import re
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import model_config, python_source
+from archive_tool import model_config, python_source, requirements
 from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff_file
 
 if TYPE_CHECKING:
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 #: Built-in handlers that get their weights from elsewhere than the serialized file.
 _NO_WEIGHTS: Final = frozenset({"vllm_handler", "trt_llm_handler"})
 _LFS_HINT: Final = "fetch the real file with `git lfs pull`"
-_VARIABLE: Final = re.compile(r"\$\{[A-Z0-9_]+\}")
-# pip takes a path or an address where a requirement may stand.
-_PATH_LIKE: Final = re.compile(r"://|^[./~]|^[A-Za-z]:[\\/]|[\\/]|\.(whl|zip|tar\.gz|tar\.bz2|tgz)$")
 
 
 def check(inputs: Inputs, plan: Plan, report: Report) -> None:
@@ -192,8 +188,6 @@ def _says_nothing(statement: ast.stmt) -> bool:
 
 def check_requirements(path: Path, report: Report) -> None:
     """Check every line that pip would read as a requirement; options, paths and addresses are left to pip."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -202,23 +196,9 @@ def check_requirements(path: Path, report: Report) -> None:
     except OSError as error:
         report.error(f"the requirements file cannot be read: {error.strerror}", where=str(path))
         return
-    number, pending = 0, ""
-    for index, raw in enumerate([*text.splitlines(), ""], start=1):
-        number = number or index
-        pending += raw
-        if pending.endswith("\\"):
-            pending = pending[:-1]
-            continue
-        line = re.sub(r"(^|\s)#.*$", "", pending).strip()
-        line = _VARIABLE.sub("1", re.split(r"\s--?[a-z]", line)[0]).strip()
-        where, number, pending = f"{path}:{number}", 0, ""
-        if not line or line.startswith("-") or (" @ " not in line and _PATH_LIKE.search(line.split(";")[0])):
-            continue
-        try:
-            Requirement(line)
-        except InvalidRequirement as error:
-            reason = str(error).split("\n")[0]
-            report.error(f"{line!r} is not a requirement: {reason}", where=where)
+    for line in requirements.parse(text):
+        if line.problem is not None:
+            report.error(f"{line.text!r} is not a requirement: {line.problem}", where=f"{path}:{line.number}")
 
 
 def check_config(path: Path, report: Report) -> None:

@@ -66,6 +66,7 @@ BACKEND_KEYS: Final = {
     "threads": "threads",
     "isolate_errors": "bool",
     "pipeline": "bool",
+    "warm_up": "bool",
 }
 _CHOICES: Final = {"device": ("cpu", "gpu"), "parallel": ("pp", "tp", "pptp", "custom")}
 _RANGES: Final = {"batch": (1, 4096), "delay": (0, 60_000), "processes": (1, 256), "threads": (1, 2**31 - 1)}

@@ -110,6 +110,28 @@ def imports_package(tree: ast.Module, package: str) -> bool:
     return False
 
 
+def line_of(tree: ast.Module, name: str) -> int | None:
+    """The line in which a module binds a name last; None if it is not seen to."""
+    lines = [statement.lineno for statement in _top_level(tree.body) if name in _bindings(statement)]
+    return lines[-1] if lines else None
+
+
+def certain_imports(tree: ast.Module) -> dict[str, int]:
+    """Find the modules that a module surely imports when it is imported itself, with the line.
+
+    What stands in a function, a condition or a ``try`` may be meant to fail, and is left out. Relative imports are.
+    """
+    found: dict[str, int] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                found.setdefault(alias.name, statement.lineno)
+        elif isinstance(statement, ast.ImportFrom) and not statement.level and statement.module:
+            found.setdefault(statement.module, statement.lineno)
+    found.pop("__future__", None)
+    return found
+
+
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements that run on import: also those inside if, try, with, for, while and match."""
     for statement in body:

@@ -55,6 +55,7 @@ def write(
     force: bool = False,
     compress: bool = False,
     progress: Progress | None = None,
+    before_publish: Callable[[Path], None] | None = None,
 ) -> Manifest:
     """Write a plan to its target. Returns the manifest, whose record now has all the members.
 
@@ -65,6 +66,7 @@ def write(
         force: replace what is there. A folder is replaced only if it is a model's: it holds a manifest, or nothing.
         compress: deflate weights too; a "tgz" always does, "zip-store" and "no-archive" never do.
         progress: called from time to time.
+        before_publish: called with the complete result under its temporary name; what it raises ends the writing.
 
     Raises:
         TargetExistsError: the target is there and force was not given, or replacing it would be wrong.
@@ -78,9 +80,11 @@ def write(
     try:
         if as_folder:
             manifest = _fill_folder(plan, temporary, progress)
+            _call(before_publish, temporary)
             _publish_folder(temporary, target, force=force)
         else:
             manifest = _fill_file(plan, temporary, archive_format, compress, progress)
+            _call(before_publish, temporary)
             _publish_file(temporary, target, force=force)
         return manifest
     except OSError as error:
@@ -90,6 +94,11 @@ def write(
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _call(hook: Callable[[Path], None] | None, temporary: Path) -> None:
+    if hook is not None:
+        hook(temporary)
 
 
 def check_target(target: Path, *, as_folder: bool, force: bool) -> None:

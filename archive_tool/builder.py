@@ -61,6 +61,7 @@ def build(
     extra_files: StrPath | Sequence[StrPath] | None = None,
     runtime: str = "python",
     export_path: StrPath | None = None,
+    archive_name: str | None = None,
     archive_format: str = "default",
     force: bool = False,
     requirements_file: StrPath | None = None,
@@ -88,6 +89,7 @@ def build(
         extra_files: text split at commas, or a list of paths; wildcards; the contents of a directory go to the root.
         runtime: "python", "python3" or "LSP".
         export_path: an existing directory; None for the current one.
+        archive_name: the archive's own name, without its suffix; None for the model's name.
         archive_format: "default", "zip-store", "tgz" or "no-archive".
         force: replace an archive that is there.
         requirements_file: pip requirements of this model.
@@ -119,6 +121,8 @@ def build(
             f"the archive format {archive_format} is never compressed", hint="leave --compress out, or --archive-format"
         )
     layout.check_model_name(model_name)
+    if archive_name is not None:
+        layout.check_model_name(archive_name)
     inputs = Inputs(
         model_name=model_name,
         handler=handler,
@@ -132,7 +136,7 @@ def build(
     )
     report = Report()
     try:
-        target = _target(model_name, export_path, archive_format)
+        target = _target(archive_name or model_name, export_path, archive_format)
         writer.check_target(target, as_folder=archive_format == "no-archive", force=force)
         plan = make_plan(inputs, build_time(), report)
         checks.check(inputs, plan, report)
@@ -190,13 +194,13 @@ def _path(value: StrPath | None) -> Path | None:
     return Path(value) if value is not None and os.fspath(value) else None
 
 
-def _target(model_name: str, export_path: StrPath | None, archive_format: str) -> Path:
+def _target(name: str, export_path: StrPath | None, archive_format: str) -> Path:
     folder = Path(export_path) if export_path is not None else Path()
     if not folder.is_dir():
         if folder.exists():
             raise BuildError(f"the export path {folder} is not a directory", where="--export-path")
         raise BuildError(f"the export path {folder} does not exist", where="--export-path", hint=f"mkdir -p {folder}")
-    return folder / (model_name + layout.SUFFIXES[archive_format])
+    return folder / (name + layout.SUFFIXES[archive_format])
 
 
 def _size(target: Path) -> int:

@@ -219,7 +219,8 @@ def statements_for(tree: ast.Module, text: str, name: str) -> list[str]:
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _globals_of(statement: str) -> set[str]:

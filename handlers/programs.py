@@ -186,7 +186,7 @@ def load_onnx(path: Path, device: torch.device | None) -> OnnxModel:
     except Exception as error:  # ONNX Runtime's errors have no common class
         raise LoadError(
             f"{path} cannot be read: {_first_line(error)}",
-            hint="it may be damaged, or made for a newer ONNX Runtime; weights beside the .onnx file go to --extra-files",
+            hint="it may be damaged, or made for a newer ONNX Runtime; its weights, if apart, go to --extra-files",
         ) from error
     return OnnxModel(session, device)
 

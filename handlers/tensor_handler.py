@@ -39,9 +39,9 @@ class TensorHandler(BaseHandler):
     A request is JSON, in one of these forms; the first dimension counts rows, if the model takes rows:
 
     `{"tensor_input": [[...], ...]}` is the input as a whole. For a model of several inputs it is an object,
-    `{"tensor_input": {"ids": [[...]], "mask": [[...]]}}`, and the names may also stand alone: `{"ids": ..., "mask": ...}`.
-    A list alone is `tensor_input` too. The reply is `{"tensor_output": [[...], ...]}`, or an object by name if the
-    model gives several tensors.
+    `{"tensor_input": {"ids": [[...]], "mask": [[...]]}}`, and the names may also stand alone:
+    `{"ids": ..., "mask": ...}`. A list alone is `tensor_input` too. The reply is `{"tensor_output": [[...], ...]}`, or
+    an object by name if the model gives several tensors.
 
     `{"instances": [row, ...]}` has the rows one by one, each `{"ids": [...], "mask": [...]}` for several inputs. The
     reply is `{"predictions": [row, ...]}`.
@@ -128,7 +128,7 @@ def _split(outputs: dict[str, torch.Tensor], requests: Sequence[TensorRequest]) 
                 f"the model gave {name!r} in the shape {list(tensor.shape)} for {sum(sizes)} rows of "
                 f"{len(sizes)} requests, although the manifest says that it gives a row for each"
             )
-    parts = {name: tensor.split(sizes) for name, tensor in outputs.items()}
+    parts = {name: torch.split(tensor, sizes) for name, tensor in outputs.items()}
     for index in range(len(sizes)):
         yield {name: part[index] for name, part in parts.items()}
 

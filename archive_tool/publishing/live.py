@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     Shapes = Mapping[str, Sequence[int | None]]
 
 #: So many rows of the example are compared with the archive's answers.
-_ROWS: Final = 4
-#: A model's answer for a row alone, beside that for the row among others: libraries choose their order of adding by size.
+ROWS: Final = 4
+#: So near is an answer for a row alone to that for the row among others: how libraries add depends on sizes.
 _SAME: Final = 1e-3
 
 
@@ -115,7 +115,7 @@ def run(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch
         shapes = ", ".join(f"{name} {_dtype(one)} {list(one.shape)}" for name, one in inputs.items())
         raise BuildError(
             f"the model fails on its example ({shapes}): {type(error).__name__}: {error}",
-            hint="give an example of the shape and type that the model takes; for several inputs a tuple, or a dict by name",
+            hint="give an example of the shape and type that the model takes; of several inputs a tuple, or a dict",
         ) from error
     try:
         return {name: one.detach().cpu().clone() for name, one in named_tensors(found).items()}
@@ -151,13 +151,13 @@ def study(model: nn.Module, example: object, *, batch: bool = True, shapes: Shap
         raise BuildError("the example has no rows")
     if rows is not None:
         # Two rows at least: one alone would not show whether the model takes any number of them.
-        some = {name: torch.cat([one, one]) if rows == 1 else one[:_ROWS] for name, one in inputs.items()}
+        some = {name: torch.cat([one, one]) if rows == 1 else one[:ROWS] for name, one in inputs.items()}
         outputs = run(model, some)
         if _are_independent(model, some, outputs):
             return Example(some, outputs, True, _shapes(some, shapes, has_rows=True))
         warnings.append(
-            "an answer of the model does not belong to one row of its input alone, so the archive takes inputs of exactly "
-            "the example's shape, and one request at a time"
+            "an answer of the model does not belong to one row of its input alone, so the archive takes inputs of "
+            "exactly the example's shape, and one request at a time"
         )
     return Example(inputs, run(model, inputs), False, _shapes(inputs, shapes, has_rows=False), tuple(warnings))
 
@@ -212,7 +212,8 @@ def rows_of(inputs: Mapping[str, torch.Tensor]) -> int:
 def _arguments(model: nn.Module) -> tuple[list[str], bool]:
     """Give the names of the arguments of forward, and whether it takes more of them."""
     if isinstance(model, torch.jit.ScriptModule):
-        return [one.name for one in model.forward.schema.arguments if one.name != "self"], False
+        schema: Any = model.forward.schema  # type: ignore[attr-defined]
+        return [one.name for one in schema.arguments if one.name != "self"], False
     kinds = inspect.Parameter
     parameters = inspect.signature(model.forward).parameters.values()
     named = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
@@ -228,13 +229,15 @@ def _tensor(model: nn.Module, name: str, value: Any) -> torch.Tensor:
         try:
             import numpy
 
-            tensor = torch.from_numpy(numpy.ascontiguousarray(value))
+            tensor = torch.from_numpy(numpy.array(value, order="C"))
         except (TypeError, ValueError, RuntimeError) as error:
             raise BuildError(
                 f"{name} of the example is no array of numbers: {error}", hint="give a tensor or an array"
             ) from error
         if tensor.dtype is torch.float64:  # NumPy's habit, and hardly a model's
-            tensor = tensor.to(next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32))
+            tensor = tensor.to(
+                next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+            )
     if _dtype(tensor) not in DTYPES:
         raise BuildError(f"{name} of the example is of the type {_dtype(tensor)}, which JSON does not hold")
     if tensor.layout is not torch.strided or tensor.is_quantized:
@@ -282,7 +285,9 @@ def _shapes(
         if name not in inputs:
             raise BuildError(f"shapes has {name!r}, and the inputs are {', '.join(map(repr, inputs))}")
         size = tuple(inputs[name].shape)
-        if len(shape) != len(size) or any(s not in (None, e) for s, e in zip(shape[has_rows:], size[has_rows:], strict=True)):
+        if len(shape) != len(size) or any(
+            s not in (None, e) for s, e in zip(shape[has_rows:], size[has_rows:], strict=True)
+        ):
             raise BuildError(
                 f"the shape {list(shape)} for {name!r} does not fit the example, which has {list(size)}",
                 hint="give the example's own sizes, and None for each that may be another one",

@@ -44,9 +44,8 @@ class _Context:
 
 def _answer(folder: str, task: dict[str, Any]) -> list[Any]:
     module = importlib.import_module(task["handler"])
-    (handler_class,) = (
-        value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__
-    )
+    classes: list[Any] = [value for _, value in inspect.getmembers(module, inspect.isclass)]
+    (handler_class,) = (one for one in classes if one.__module__ == module.__name__)
     context = _Context(folder, task)
     handler = handler_class()
     handler.initialize(context)

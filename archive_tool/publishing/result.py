@@ -66,7 +66,7 @@ class Published:
 
     @property
     def snippet(self) -> str:
-        """A Python program, with nothing but the standard library, that sends the stored sample and prints the reply."""
+        """A Python program that sends the stored sample and prints the reply; the standard library is all it needs."""
         if len(self.request) <= _INLINE_BYTES:
             imports, body = "import json\nimport urllib.request", f"{self.request!r}.encode()"
         else:

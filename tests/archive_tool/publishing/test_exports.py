@@ -96,9 +96,8 @@ def test_torchscript_has_no_source(nets, folder):
 
 
 def test_packages_that_a_server_may_lack_are_told(project, folder):
-    nets = project(
-        {"nets_with_more.py": "import yaml, numpy, torchvision\n" + NETS.replace("\n    ", "\n")}, "nets_with_more"
-    )
+    text = "import yaml, numpy, torchvision\n" + NETS.replace("\n    ", "\n")
+    nets = project({"nets_with_more.py": text}, "nets_with_more")
     files = exports.write_eager(nets.Net(), studied(nets.Net()), folder, None)
     assert files.warnings == ("the model's source imports yaml, which must be installed where the server runs",)
 

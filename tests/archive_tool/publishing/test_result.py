@@ -53,8 +53,8 @@ def test_a_long_one_comes_from_the_archive(published):
     words = [sys.executable if word == "python3" else word for word in shlex.split(read)]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == published.request
     assert shlex.split(send)[-2:] == ["--data-binary", "@-"]
-    program = published.snippet.replace(
-        "print(json.load(urllib.request.urlopen(request)))", "print(request.data.decode())"
-    )
+    asks = "json.load(urllib.request.urlopen(request))"
+    assert asks in published.snippet
+    program = published.snippet.replace(asks, "request.data.decode()")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == published.request

@@ -59,6 +59,7 @@ def build(
     serialized_file: StrPath | None = None,
     model_file: StrPath | None = None,
     extra_files: StrPath | Sequence[StrPath] | None = None,
+    keep_folders: StrPath | bool = False,
     runtime: str = "python",
     export_path: StrPath | None = None,
     archive_name: str | None = None,
@@ -87,6 +88,9 @@ def build(
         serialized_file: weights, or a TorchScript, ONNX or AOTInductor file.
         model_file: the Python file with the model's class, for weights.
         extra_files: text split at commas, or a list of paths; wildcards; the contents of a directory go to the root.
+            ``FILE=PLACE`` says where a file, or the contents of a directory, go.
+        keep_folders: extra files keep the folders that they are in, as seen from this directory; True for the current
+            one.
         runtime: "python", "python3" or "LSP".
         export_path: an existing directory; None for the current one.
         archive_name: the archive's own name, without its suffix; None for the model's name.
@@ -130,6 +134,7 @@ def build(
         serialized_file=_path(serialized_file),
         model_file=_path(model_file),
         extra_files=split_extra_files(extra_files),
+        folders_from=_folders_from(keep_folders),
         runtime=runtime,
         requirements_file=_path(requirements_file),
         config_file=_path(config_file),
@@ -187,6 +192,12 @@ def _record(inputs: Inputs, given: Record, description: str | None, licence: str
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise BuildError(f"{value!r} is no {what}", hint=f"choose one of {', '.join(choices)}")
+
+
+def _folders_from(keep_folders: StrPath | bool) -> Path | None:
+    if isinstance(keep_folders, bool):
+        return Path() if keep_folders else None
+    return Path(keep_folders)
 
 
 def _path(value: StrPath | None) -> Path | None:

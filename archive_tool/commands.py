@@ -20,8 +20,10 @@ from archive_tool.layout import RUNTIMES, SUFFIXES
 @click.option(
     "--extra-files",
     multiple=True,
-    help="Further files: comma-separated paths or wildcards; a directory's contents go to the root. May be repeated.",
+    help="Further files: comma-separated paths or wildcards; a directory's contents go to the root. FILE=PLACE names "
+    "another place. May be repeated.",
 )
+@click.option("--keep-folders", is_flag=True, help="Extra files keep the folders that they are in.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="python", show_default=True, help="What runs it.")
 @click.option("--export-path", help="Existing directory for the archive.  [default: the current one]")
 @click.option(

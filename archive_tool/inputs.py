@@ -18,7 +18,10 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of one archive, as torch-model-archiver's options of the same names."""
+    """The inputs of one archive, as torch-model-archiver's options of the same names.
+
+    Extra files lose their folders, unless `folders_from` says from which folder on they keep them.
+    """
 
     model_name: str
     handler: str
@@ -26,6 +29,7 @@ class Inputs:
     serialized_file: Path | None = None
     model_file: Path | None = None
     extra_files: tuple[str, ...] = ()
+    folders_from: Path | None = None
     runtime: str = "python"
     requirements_file: Path | None = None
     config_file: Path | None = None

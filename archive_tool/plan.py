@@ -96,7 +96,7 @@ def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path | bytes
     if inputs.sdk_handler:
         yield f"{inputs.handler}.py", sdk_handler_source(inputs.sdk_handler)
     for item in inputs.extra_files:
-        yield from _extra(item, report)
+        yield from _extra(item, inputs.folders_from, report)
 
 
 def sdk_handler_source(name: str) -> bytes:
@@ -151,21 +151,66 @@ def _reason(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _extra(item: str, report: Report) -> Iterator[tuple[str, Path]]:
+def _extra(item: str, folders_from: Path | None, report: Report) -> Iterator[tuple[str, Path]]:
     option = "--extra-files"
-    if os.path.lexists(item):
-        found = [item]
-    elif any(char in item for char in "*?") or ("[" in item and "]" in item):
-        found = sorted(glob.glob(item))  # noqa: PTH207 - Path.glob takes no absolute pattern, and sees dotfiles
+    source, target = split_target(item)
+    if target is not None and not target.strip():
+        report.error(f"{item!r} names no place in the archive", where=option, hint="write FILE=PLACE, or FILE alone")
+        return
+    several = False
+    if os.path.lexists(source):
+        found = [source]
+    elif _is_wildcard(source):
+        several = True
+        found = sorted(glob.glob(source))  # noqa: PTH207 - Path.glob takes no absolute pattern, and sees dotfiles
         if not found:
-            report.warning(f"no file matches {item!r}", where=option)
+            report.warning(f"no file matches {source!r}", where=option)
     else:
-        found = [item]  # check_file says that it is missing
+        found = [source]  # check_file says that it is missing
     for entry in map(Path, found):
-        if entry.is_dir():
-            yield from _walk(entry, "", (os.path.realpath(entry),), report)
-        elif check_file(entry, option, report):
-            yield entry.name, entry
+        is_folder = entry.is_dir()
+        if not is_folder and not check_file(entry, option, report):
+            continue
+        name = _place(entry, target, is_folder=is_folder, several=several, folders_from=folders_from)
+        if name is None:
+            report.error(
+                f"{entry} is not below {folders_from}, so it has no folders to keep",
+                where=option,
+                hint=f"say where it goes: {entry}=PLACE",
+            )
+        elif is_folder:
+            yield from _walk(entry, f"{name}/" if name else "", (os.path.realpath(entry),), report)
+        else:
+            yield name, entry
+
+
+def split_target(item: str) -> tuple[str, str | None]:
+    """Read ``FILE`` or ``FILE=PLACE``; a file with ``=`` in its name is found, too."""
+    if os.path.lexists(item):
+        return item, None
+    places = [index for index, char in enumerate(item) if char == "="]
+    sources = [index for index in places if os.path.lexists(item[:index])]
+    at = (sources or places or [None])[0]
+    return (item, None) if at is None else (item[:at], item[at + 1 :])
+
+
+def _is_wildcard(text: str) -> bool:
+    return any(char in text for char in "*?") or ("[" in text and "]" in text)
+
+
+def _place(entry: Path, target: str | None, *, is_folder: bool, several: bool, folders_from: Path | None) -> str | None:
+    """Say what an extra file is called in the archive, or what the names below a folder begin with; None if nothing."""
+    if target is not None:
+        into = several or target.endswith("/") or target.strip() == "."
+        name = "/".join(part for part in target.strip().split("/") if part not in ("", "."))
+        return f"{name}/{entry.name}".lstrip("/") if into and not (is_folder and not several) else name
+    if folders_from is None:
+        return "" if is_folder else entry.name
+    # Not resolve(): a link keeps the folder that it is in, not that of what it leads to.
+    relative = Path(os.path.relpath(os.path.abspath(entry), os.path.abspath(folders_from)))  # noqa: PTH100
+    if relative.parts[:1] == (os.pardir,):
+        return None
+    return "" if relative == Path() else relative.as_posix()
 
 
 def _walk(folder: Path, prefix: str, above: tuple[str, ...], report: Report) -> Iterator[tuple[str, Path]]:

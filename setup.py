@@ -53,6 +53,13 @@ RUNTIME = [
     "safetensors>=0.4.3",
 ]
 
+# To publish models as ONNX, and to serve them.
+ONNX = [
+    "onnx>=1.16",
+    "onnxruntime>=1.18",
+    "onnxscript>=0.1",
+]
+
 DEV = [
     "filelock>=3.13",
     "hypothesis>=6.100",
@@ -80,7 +87,7 @@ setup(
     packages=PACKAGES,
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
-    extras_require={"dev": DEV},
+    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX},
     entry_points={"console_scripts": ["torchmar = archive_tool.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

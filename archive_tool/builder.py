@@ -56,6 +56,7 @@ def build(
     model_name: str,
     handler: StrPath,
     version: str = "1.0",
+    model_path: StrPath | None = None,
     serialized_file: StrPath | None = None,
     model_file: StrPath | None = None,
     extra_files: StrPath | Sequence[StrPath] | None = None,
@@ -85,6 +86,8 @@ def build(
         model_name: letters, digits, ``_``, ``-``, ``.``.
         handler: a built-in name, or a path: ``h``, ``h.py``, ``h:function``, ``h.py:function``.
         version: the model's version; an empty one is left out, and TorchServe takes 1.0 then.
+        model_path: a folder whose contents all go to the root, as for MXNet Model Server; the handler is a module in
+            it, an ONNX model in it is the serialized file, and its signature.json tells the inputs.
         serialized_file: weights, or a TorchScript, ONNX or AOTInductor file.
         model_file: the Python file with the model's class, for weights.
         extra_files: text split at commas, or a list of paths; wildcards; the contents of a directory go to the root.
@@ -140,6 +143,9 @@ def build(
         config_file=_path(config_file),
     )
     report = Report()
+    stated = record or Record()
+    if model_path is not None and os.fspath(model_path):
+        inputs, stated = _with_service(inputs, Path(model_path), stated, report)
     try:
         target = _target(archive_name or model_name, export_path, archive_format)
         writer.check_target(target, as_folder=archive_format == "no-archive", force=force)
@@ -147,7 +153,7 @@ def build(
         checks.check(inputs, plan, report)
         if vendor_sdk:
             plan = vendor(inputs, plan, report)
-        stated = _record(inputs, record or Record(), description, licence)
+        stated = _record(inputs, stated, description, licence)
         plan = replace(plan, manifest=plan.manifest.with_record(stated))
         given = [samples.read(one, report) if isinstance(one, str) else one for one in sample]
         plan = samples.add(plan, [one for one in given if one is not None], report)
@@ -192,6 +198,25 @@ def _record(inputs: Inputs, given: Record, description: str | None, licence: str
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise BuildError(f"{value!r} is no {what}", hint=f"choose one of {', '.join(choices)}")
+
+
+def _with_service(inputs: Inputs, folder: Path, record: Record, report: Report) -> tuple[Inputs, Record]:
+    """Add what a service folder of MXNet Model Server holds."""
+    from archive_tool.mms import read_folder
+
+    try:
+        service = read_folder(folder, inputs.handler)
+    except OSError as error:
+        raise BuildError(f"cannot read {folder}: {error.strerror or error}", where="--model-path") from error
+    for warning in service.warnings:
+        report.warning(warning)
+    found = replace(
+        inputs,
+        handler=service.handler,
+        serialized_file=inputs.serialized_file or service.serialized_file,
+        extra_files=(*inputs.extra_files, f"{folder}=."),
+    )
+    return found, record if record.inputs else replace(record, inputs=service.inputs)
 
 
 def _folders_from(keep_folders: StrPath | bool) -> Path | None:

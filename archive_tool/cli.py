@@ -35,6 +35,9 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
     "Archives": {
         "build": _Entry("archive_tool.commands:build", "Build an archive that TorchServe can serve."),
         "inspect": _Entry("archive_tool.commands_inspect:inspect", "Show what an archive holds."),
+        "convert": _Entry(
+            "archive_tool.commands_from:convert", "Turn an archive of MXNet Model Server into one for TorchServe."
+        ),
         "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
         "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
     },

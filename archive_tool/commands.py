@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from archive_tool.cli import load_hook, printable
 from archive_tool.layout import RUNTIMES, SUFFIXES
 
+if TYPE_CHECKING:
+    from archive_tool.builder import BuildResult
+
 
 @click.command()
 @click.option("--model-name", required=True, help="Name of the model, and of the archive.")
 @click.option("--version", "-v", default="1.0", show_default=True, help="Version of the model.")
 @click.option("--handler", required=True, help="Built-in name, or a path: h, h.py, h:function, h.py:function.")
+@click.option(
+    "--model-path",
+    help="Folder whose contents all go to the root, with the handler's module among them, as for MXNet Model Server.",
+)
 @click.option("--serialized-file", help="Weights (.pt, .pth), TorchScript, ONNX or AOTInductor file.")
 @click.option("--model-file", help="Python file with the model's class; needed with weights.")
 @click.option(
@@ -76,14 +83,19 @@ def build(quiet: bool, check: bool, **options: Any) -> None:
     before_publish = check_built and (lambda path: checked.append(check_built(path)))
     with progress_bar("writing", hidden=quiet) as progress:
         result = run(**options, before_publish=before_publish, progress=progress)
+    show_built(result, quiet=quiet)
+    for line in [] if quiet else checked:
+        click.echo(line)
+
+
+def show_built(result: BuildResult, *, quiet: bool) -> None:
+    """Print the warnings of a build, and, unless quiet, what it has written."""
     for warning in result.warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
     if not quiet:
         count = len(result.members)
         parts = [printable(str(result.path)), human_size(result.size), f"{count} members", f"{result.seconds:.2f} s"]
         click.echo("  ".join([*parts, "replaced"] if result.replaced else parts))
-        for line in checked:
-            click.echo(line)
 
 
 @click.command()

@@ -34,6 +34,7 @@ class _Entry(NamedTuple):
 COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
     "Archives": {
         "build": _Entry("archive_tool.commands:build", "Build an archive that TorchServe can serve."),
+        "init": _Entry("archive_tool.commands_from:init", "Write a project file for the model in a folder."),
         "inspect": _Entry("archive_tool.commands_inspect:inspect", "Show what an archive holds."),
         "convert": _Entry(
             "archive_tool.commands_from:convert", "Turn an archive of MXNet Model Server into one for TorchServe."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from archive_tool.cli import load_hook, printable
 from archive_tool.layout import RUNTIMES, SUFFIXES
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--model-name", required=True, help="Name of the model, and of the archive.")
+@click.option(
+    "--from", "project_file", help="Project file that sets these options (torchmar init writes one), or its folder."
+)
+@click.option("--model-name", help="Name of the model, and of the archive.  [required]")
 @click.option("--version", "-v", default="1.0", show_default=True, help="Version of the model.")
-@click.option("--handler", required=True, help="Built-in name, or a path: h, h.py, h:function, h.py:function.")
+@click.option("--handler", help="Built-in name, or a path: h, h.py, h:function, h.py:function.  [required]")
 @click.option(
     "--model-path",
     help="Folder whose contents all go to the root, with the handler's module among them, as for MXNet Model Server.",
@@ -61,7 +65,8 @@ if TYPE_CHECKING:
 )
 @click.option("--check", is_flag=True, help="Load the archive and run its samples before it takes its place.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
-def build(quiet: bool, check: bool, **options: Any) -> None:
+@click.pass_context
+def build(context: click.Context, /, quiet: bool, project_file: str | None, **given: Any) -> None:
     """Build an archive that TorchServe can serve.
 
     Takes the options of torch-model-archiver 0.12, and a few more. The inputs are checked first, and every mistake is
@@ -74,10 +79,13 @@ def build(quiet: bool, check: bool, **options: Any) -> None:
           --model-file mnist_model.py --serialized-file mnist_sd.pt --export-path model_store
       torchmar build --model-name resnet --version 2.0 --handler image_classifier \\
           --serialized-file resnet.pt --extra-files index_to_name.json --sample cat.png --check -f
+      torchmar build --from torchmar.yaml --version 2.0
     """
     from archive_tool.builder import build as run
     from archive_tool.progress import progress_bar
 
+    options = _with_project(context, project_file, given)
+    check = options.pop("check")
     checked: list[str] = []
     check_built = load_hook("check-built") if check else None
     before_publish = check_built and (lambda path: checked.append(check_built(path)))
@@ -86,6 +94,20 @@ def build(quiet: bool, check: bool, **options: Any) -> None:
     show_built(result, quiet=quiet)
     for line in [] if quiet else checked:
         click.echo(line)
+
+
+def _with_project(context: click.Context, project_file: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Add what a project file sets to the options; those of the command line win."""
+    options = dict(given)
+    if project_file is not None:
+        from archive_tool.project import read
+
+        said = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        options |= {name: value for name, value in read(Path(project_file)).items() if name not in said}
+    for parameter in context.command.params:
+        if parameter.name in ("model_name", "handler") and options[parameter.name] is None:
+            raise click.MissingParameter(ctx=context, param=parameter)
+    return options
 
 
 def show_built(result: BuildResult, *, quiet: bool) -> None:

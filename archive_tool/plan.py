@@ -190,8 +190,10 @@ def split_target(item: str) -> tuple[str, str | None]:
         return item, None
     places = [index for index, char in enumerate(item) if char == "="]
     sources = [index for index in places if os.path.lexists(item[:index])]
-    at = (sources or places or [None])[0]
-    return (item, None) if at is None else (item[:at], item[at + 1 :])
+    if not places:
+        return item, None
+    at = (sources or places)[0]
+    return item[:at], item[at + 1 :]
 
 
 def _is_wildcard(text: str) -> bool:

@@ -104,7 +104,7 @@ def test_no_file_is_lost(folder):
 
 
 def test_names_that_mean_something_in_yaml(work):
-    for name in ("null", "true", "2024", "a: b"):
+    for name in ("null", "true", "2024", "net: b"):
         path = work / name
         path.mkdir()
         script(path / f"{name}.pt")

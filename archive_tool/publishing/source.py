@@ -98,6 +98,8 @@ def _file(source: Any, module: Any, name: str) -> Path | None:
         raise BuildError(f"{name} is in a C extension ({origin}), which has no source to take along", hint=_TO_FILE)
     code = getattr(inspect.unwrap(source), "__code__", None)
     path = Path(code.co_filename if code is not None else origin or "<stdin>")
+    if origin and not path.is_file() and path.name == Path(origin).name:
+        path = Path(origin)  # as the script was called, perhaps from another folder than the present one
     if module is not None and origin is None and code is None and module.__name__ != "__main__":
         raise BuildError(
             f"{name} is built in, or its module {module.__name__} has no file",
@@ -157,7 +159,7 @@ class _Tracer:
     def take(self, name: str) -> None:
         """Take a module, the packages around it, and all that they import; an installed one is only noted."""
         root = name.partition(".")[0]
-        if name in self._seen or root in _OURS or root in sys.stdlib_module_names:
+        if name in self._seen or root in sys.stdlib_module_names or _is_ours(root):
             return
         self._seen.add(name)
         if "." in name:
@@ -232,6 +234,12 @@ def _origin(name: str) -> Path | None:
             return None
     origin = spec.origin if spec is not None and spec.has_location else None
     return Path(origin) if origin else None
+
+
+def _is_ours(root: str) -> bool:
+    """Tell whether a package is this project's, and not one of the user's that has its name."""
+    origin = _origin(root) if root in _OURS else None
+    return origin is not None and origin.parent.parent == Path(__file__).resolve().parents[2]
 
 
 def _is_installed(path: Path) -> bool:

@@ -191,3 +191,11 @@ def test_two_builds_of_one_name_into_two_stores(options):
     for name, result in results.items():
         with archive_tool.open_archive(result.path) as archive:
             assert archive.read("data.bin", 1 << 20) == name.encode() * 100_000
+
+
+def test_the_archive_may_have_another_name_than_the_model(options):
+    result = archive_tool.build(**options, archive_name="m-1.0")
+    assert result.path == Path("store/m-1.0.mar")
+    assert result.manifest.model.model_name == "m"
+    with pytest.raises(BuildError, match="'m/1'"):
+        archive_tool.build(**options, archive_name="m/1")

@@ -103,6 +103,13 @@ def test_our_own_packages_stay_out(project):
     assert not taken.packages
 
 
+def test_a_users_package_with_a_name_of_ours_is_the_users(project, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "serving"]:
+        monkeypatch.delitem(sys.modules, name)
+    files = {"entry.py": "import serving.tea\ndef create(): pass\n", "serving/__init__.py": "", "serving/tea.py": ""}
+    assert set(take(project(files, "entry").create).files) == set(files)
+
+
 def test_a_class_of_an_installed_package_is_imported_from_there():
     taken = take(nn.Linear)
     assert (taken.module, taken.name, taken.files) == ("torch.nn.modules.linear", "Linear", {})
@@ -272,6 +279,11 @@ def test_of_a_script_only_what_is_needed_is_taken(tmp_path):
         "class Net:",
         "def create() -> Net:",
     ]
+
+
+def test_a_script_that_has_gone_to_another_folder(tmp_path):
+    (tmp_path / "train.py").write_text("import os\ndef create(): pass\nos.chdir('/')\n" + TAKE)
+    assert run("train.py", cwd=tmp_path).startswith("train create ['train.py'] []")
 
 
 def test_a_module_that_was_run_is_taken_under_its_own_name(tmp_path):

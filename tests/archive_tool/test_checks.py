@@ -115,7 +115,7 @@ ONE = "class H(Base):\n    pass\n"
         ("def run(data, context): pass", "x:run"),
         ("def run(data, context): pass", "x.py:run"),
         ("_service = S()\nhandle = _service.handle\nclass A: pass\nclass B: pass", "x.py"),
-        ("class A: pass\nclass B: pass\ndef run(): pass", "x.py:run"),
+        ("class A: pass\nclass B: pass\ndef run(data, context): pass", "x.py:run"),
         ("from a import handle", "x.py"),
         ("from a import *", "x.py"),
         ("from a import *\nclass A: pass\nclass B: pass", "x.py"),

@@ -245,6 +245,7 @@ def test_the_words_on_a_wrong_value_in_backend():
         ("thread", "threads"),
         ("isolate-errors", "isolate_errors"),
         ("pipelining", "pipeline"),
+        ("warmup", "warm_up"),
     ],
 )
 def test_an_unknown_key_of_backend_is_an_error(key, meant):
@@ -259,7 +260,7 @@ def test_without_a_near_miss_the_settings_are_listed(key):
     assert problem.severity == "error"
     assert problem.key.startswith("backend.")
     assert problem.hint == (
-        "the settings are mode, max_batch_size, max_batch_delay_ms, processes, threads, isolate_errors, pipeline"
+        "the settings are mode, max_batch_size, max_batch_delay_ms, processes, threads, isolate_errors, pipeline, warm_up"
     )
 
 

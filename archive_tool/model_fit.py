@@ -241,8 +241,8 @@ def _tensors(prefix: str, value: ast.AST, names: Mapping[str, str]) -> dict[str,
     """The tensors that a layer surely has, by their keys."""
     if not isinstance(value, ast.Call):
         return {}
-    kind = _dotted(value.func, names).removeprefix("torch.nn.modules.").removeprefix("torch.nn.").rpartition(".")[2]
-    if not _dotted(value.func, names).startswith("torch.nn."):
+    package, _, kind = _dotted(value.func, names).rpartition(".")
+    if package != "torch.nn":
         return {}
     arguments = _Arguments(value)
     if kind == "Sequential":

@@ -33,7 +33,7 @@ _SIZE_LIMIT: Final = 1 << 63
 _PLAIN_MODULES: Final = frozenset(
     {"torch", "torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter", "torch.serialization"}
     | {"collections", "builtins", "__builtin__", "_codecs", "copyreg", "numpy", "numpy.dtypes"}
-    | {"numpy.core.multiarray", "numpy._core.multiarray", "torch._C", "typing"}
+    | {"numpy.core.multiarray", "numpy._core.multiarray", "torch._C", "torch.jit._pickle", "typing"}
 )
 
 

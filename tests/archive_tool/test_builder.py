@@ -137,3 +137,32 @@ def test_two_builds_of_one_name_into_two_stores(options):
     for name, result in results.items():
         with archive_tool.open_archive(result.path) as archive:
             assert archive.read("data.bin", 1 << 20) == name.encode() * 100_000
+
+
+@pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz", "no-archive"])
+def test_the_hook_sees_the_whole_archive_under_another_name(options, archive_format):
+    seen = []
+
+    def hook(path):
+        with archive_tool.open_archive(path) as archive:
+            seen.append({member.name for member in archive.members})
+        assert not Path("store/m.mar").exists()
+        assert path.parent == Path("store")
+
+    result = archive_tool.build(**options, archive_format=archive_format, before_publish=hook)
+    assert seen == [set(result.members)]
+
+
+@pytest.mark.parametrize("archive_format", ["default", "no-archive"])
+@pytest.mark.parametrize("error", [BuildError("no"), KeyboardInterrupt()])
+def test_what_the_hook_raises_ends_the_build(options, archive_format, error):
+    result = archive_tool.build(**options, archive_format=archive_format)
+    before = [path.name for path in Path("store").rglob("*")]
+
+    def hook(path):
+        raise error
+
+    with pytest.raises(type(error)):
+        archive_tool.build(**options, archive_format=archive_format, force=True, before_publish=hook)
+    assert [path.name for path in Path("store").rglob("*")] == before
+    assert result.path.exists()

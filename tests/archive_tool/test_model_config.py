@@ -173,6 +173,7 @@ backend:
   threads: 4
   isolate_errors: false
   pipeline: true
+  warm_up: false
 """
 
 
@@ -212,6 +213,7 @@ def test_a_good_backend():
         "threads: [auto]",
         "isolate_errors: 1",
         'pipeline: "true"',
+        "warm_up: strict",
     ],
 )
 def test_a_wrong_value_in_backend(line):
@@ -260,7 +262,8 @@ def test_without_a_near_miss_the_settings_are_listed(key):
     assert problem.severity == "error"
     assert problem.key.startswith("backend.")
     assert problem.hint == (
-        "the settings are mode, max_batch_size, max_batch_delay_ms, processes, threads, isolate_errors, pipeline, warm_up"
+        "the settings are mode, max_batch_size, max_batch_delay_ms, processes, threads, isolate_errors, pipeline, "
+        "warm_up"
     )
 
 

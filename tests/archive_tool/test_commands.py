@@ -94,7 +94,7 @@ def test_a_check_that_succeeds(work, torchmar):
     done = torchmar(*BUILD, "--sample", "in.txt=4", "--check", "--extra-files", "torch.py")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(
-        r"\nchecked: loads in \d+\.\d\d s, 1 samples answered, 1 of them as expected, [\d.]+ MB\n", done.stdout
+        r"\nchecked: loads in \d+\.\d\d s, 1 sample answered, 1 of them as expected, [\d.]+ MB\n", done.stdout
     )
     assert [path.name for path in Path("store").iterdir()] == ["m.mar"]
 

@@ -295,6 +295,12 @@ def test_the_worker_is_as_the_frontend_starts_it(check: Check) -> None:
     assert seen["tmp"].startswith(str(Path(seen["dir"]).parents[1]))
 
 
+def test_paths_are_shown_as_names_in_the_archive(check: Check) -> None:
+    source = "import sys\nprint(__file__)\nprint(__file__, file=sys.stderr)\ndef handle(data, context): pass\n"
+    result = check(source)
+    assert (result.stdout, result.stderr) == ("handler.py\n", "handler.py\n")
+
+
 def test_samples_are_not_run_twice(check: Check) -> None:
     source = """
         calls = []

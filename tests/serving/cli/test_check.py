@@ -115,7 +115,10 @@ def test_long_outputs_are_cut_with_a_word_about_it(archive: Path, torchmar: Run)
 def test_a_word_about_an_archive_that_was_just_built(archive: Path) -> None:
     line = check_built(archive)
     assert line.startswith("checked: loads in 0.")
-    assert ", 1 samples answered, 1 of them as expected, " in line
+    assert ", 1 sample answered, 1 of them as expected, " in line
+    two = [GivenSample("in", b"1"), GivenSample("in", b"2")]
+    path = build(model_name="m", handler="handler.py", extra_files="torch.py", sample=two, force=True).path
+    assert ", 2 samples answered, " in check_built(path)
     bare = build(model_name="m", handler="handler.py", extra_files="torch.py", force=True)
     assert ", no samples to try it with, " in check_built(bare.path)
     Path("handler.py").write_text("1 / 0\ndef handle(data, context): pass\n")

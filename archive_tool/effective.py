@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, validate
+from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, construct, validate
 
 #: Sections that TorchServe's Python side reads, or a handler of its examples. The frontend passes over them.
 PYTHON_KEYS: Final = frozenset({"handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
@@ -104,7 +104,8 @@ def _problem_text(problem: Any) -> str:
 
 def _load(text: bytes | str) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = construct(root) if root is not None else None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
         return {}  # validate has told why
     if not isinstance(document, dict):

@@ -187,6 +187,14 @@ def test_bombs_are_not_unfolded():
     assert len(json.dumps(effective.plain(found.value("backend.mode")))) < 100_000
 
 
+def test_merge_keys_that_multiply():
+    lines = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 13)]
+    found = understand("\n".join(["batchSize: 3", *lines]))
+    assert found.document == {}
+    assert any("merge keys" in note for note in found.notes)
+    assert understand("a: &a {x: 1}\nb: {<<: *a}").document["b"] == {"x": 1}
+
+
 def test_plain_values():
     import datetime
 

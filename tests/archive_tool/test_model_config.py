@@ -390,3 +390,17 @@ def test_any_text_in_backend_gives_a_list(text):
 def test_any_input_gives_a_list(text):
     """Whatever the file holds, the answer is a list of problems and never an exception."""
     assert isinstance(validate(text), list)
+
+
+def test_merge_keys():
+    assert validate("a: &a {batchSize: 4}\nhandler: {<<: *a, x: 1}\n") == []
+
+
+def test_merge_keys_that_multiply():
+    """Each mapping merges the one before nine times: PyYAML would copy 9**12 settings."""
+    lines = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 13)]
+    (problem,) = validate("\n".join(lines))
+    assert problem.severity == "error"
+    assert "merge keys make too many settings" in problem.message
+    (problem,) = validate("a: &a {<<: *a}")
+    assert problem.severity == "error"

@@ -80,6 +80,12 @@ def test_damage(content):
     assert tensors.read(io.BytesIO(content), Format.ONNX) is None
 
 
+def test_more_numbers_than_there_is_memory():
+    content = model(tensor("w", (2**40, 2**40)))
+    assert len(read(content)) == 1
+    assert tensors.read(io.BytesIO(content), Format.ONNX) is None
+
+
 def test_fields_are_bounded(monkeypatch):
     monkeypatch.setattr(onnx_tensors, "_MAX_FIELDS", 10)
     assert len(read(data(7, b"".join(tensor(str(index), ()) for index in range(2))))) == 2

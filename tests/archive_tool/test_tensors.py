@@ -194,7 +194,9 @@ def header(entries):
 
 
 @pytest.mark.parametrize(
-    "shape", [[-1], [1.5], "3", [True], [2**63], [1] * 65, None, {"a": 1}], ids=lambda value: str(value)[:10]
+    "shape",
+    [[-1], [2**32, 2**31], [1.5], "3", [True], [2**63], [1] * 65, None, {"a": 1}],
+    ids=lambda value: str(value)[:10],
 )
 def test_shapes_that_are_none(shape):
     data = header({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}})
@@ -220,6 +222,13 @@ def test_a_pickle_that_refers_to_itself():
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
         archive.writestr("a/data.pkl", data)
+    assert tensors.read(sink, Format.STATE_DICT) == Weights(())
+
+
+def test_lists_in_lists_without_end():
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + b"]" * 400_000 + b"a" * 399_999 + b".")
     assert tensors.read(sink, Format.STATE_DICT) == Weights(())
 
 

@@ -16,7 +16,7 @@ from serving.worker.loader import Model
 from serving.worker.service import Service
 from serving.worker.settings import Backend
 
-from .frontend import WITHOUT_TORCH, Server, Worker, archive, rest
+from .frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest, wait_for
 from .test_service import CACHE, Context, Sink
 
 SAMPLES = [
@@ -261,6 +261,48 @@ def test_a_sample_that_fails_does_not_keep_the_model_from_loading(server: Server
     assert "The first: sample: ValueError: no in handler.py:6 (handle)\n" in worker.out.wait("handler.py:6 (handle)\n")
     assert worker.answer() == b"fine"
     assert "Traceback" not in worker.out.text
+
+
+SLOW = """
+    import time
+
+    def handle(data, context):
+        if data and data[0]["body"] == b"warm":
+            time.sleep(0.3)
+            open("warmed", "w").close()
+        return [1] * len(data or [])
+"""
+
+
+@pytest.mark.parametrize("mode", ["dedicated", "shared"])
+def test_it_is_done_before_the_worker_is_ready(server: Server, tmp_path: Path, mode: str) -> None:
+    load(server, make(tmp_path, SLOW, mode=mode))
+    assert (tmp_path / "model" / "warmed").exists()
+
+
+def test_a_plain_worker_does_it_before_it_is_ready(plain_server: Server, tmp_path: Path) -> None:
+    load(plain_server, make(tmp_path, SLOW))
+    assert (tmp_path / "model" / "warmed").exists()
+
+
+@pytest.mark.parametrize("mode", ["dedicated", "shared"])
+def test_a_sample_that_hangs_keeps_no_process_alive(server: Server, tmp_path: Path, mode: str) -> None:
+    source = """
+        import os, time
+
+        def handle(data, context):
+            if data:
+                with open("pid.tmp", "w") as file:
+                    file.write(str(os.getpid()))
+                os.rename("pid.tmp", "pid")
+                time.sleep(3600)
+    """
+    folder = make(tmp_path, source, mode=mode)
+    worker = server.worker(folder)
+    worker.send_load(folder)
+    assert wait_for((folder / "pid").exists)
+    worker.kill()
+    assert ends(int((folder / "pid").read_text()))
 
 
 def test_it_can_be_switched_off(server: Server, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import effective, model_config, model_fit, python_source, requirements, tensors
+from archive_tool import python_source, requirements
 from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def check_model_file(inputs: Inputs, report: Report) -> None:
     path = inputs.model_file
     if path is None or (tree := _parse(path, "model file", report)) is None:
         return
+    from archive_tool import model_fit
+
     names = python_source.names(tree)
     if not names.classes and not names.dynamic:
         report.error(
@@ -126,7 +128,7 @@ def check_model_file(inputs: Inputs, report: Report) -> None:
             where=str(path),
             hint="import the others from a module given with --extra-files",
         )
-    elif len(modules := model_fit.module_classes(tree)) > 1 and "__all__" not in names.bound and _uses_sdk(inputs):
+    elif "__all__" not in names.bound and len(modules := model_fit.module_classes(tree)) > 1 and _uses_sdk(inputs):
         listed = ", ".join(node.name for node in modules)
         report.warning(
             f"the model file defines {len(modules)} subclasses of nn.Module ({listed}); the handler SDK serves one",
@@ -143,6 +145,8 @@ def check_fit(inputs: Inputs, report: Report) -> None:
     path, model_file = inputs.serialized_file, inputs.model_file
     if path is None or model_file is None or not _loads_state_dicts(inputs):
         return
+    from archive_tool import model_fit, tensors
+
     try:
         with path.open("rb") as stream:
             weights = tensors.read(stream, sniff(stream))
@@ -190,8 +194,12 @@ def _loads_state_dicts(inputs: Inputs) -> bool:
 
 def _allows_code(inputs: Inputs) -> bool:
     """Whether the config file has ``handler: {weights_only: false}``."""
+    if inputs.config_file is None:
+        return False
+    from archive_tool import effective
+
     try:
-        text = inputs.config_file.read_bytes() if inputs.config_file else None
+        text = inputs.config_file.read_bytes()
     except OSError:
         return False
     section = effective.understand(text).document.get("handler")
@@ -305,6 +313,9 @@ def check_config(path: Path, report: Report) -> None:
     except OSError as error:
         report.error(f"the config file cannot be read: {error.strerror}", where=str(path))
         return
+    # Here, because most builds have no config file and can do without the YAML library.
+    from archive_tool import model_config
+
     for problem in model_config.validate(text):
         where = f"{path}:{problem.line}" if problem.line else str(path)
         note = report.error if problem.severity == "error" else report.warning

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, validate
+from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, construct, validate
 
 #: Sections that TorchServe's Python side reads, or a handler of its examples. The frontend passes over them.
 PYTHON_KEYS: Final = frozenset({"handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
@@ -104,7 +104,8 @@ def _problem_text(problem: Any) -> str:
 
 def _load(text: bytes | str) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = construct(root) if root is not None else None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
         return {}  # validate has told why
     if not isinstance(document, dict):
@@ -187,6 +188,8 @@ class _Reader:
             if value is not None and value > 0:
                 found.append(Setting(key, value, FILE))
             elif self._has_file:
+                if value is not None:
+                    self.ignored.append(Ignored(key, "it is not above 0"))
                 found.append(Setting(key, 120, DEFAULT))
                 option = "default_response_timeout" if key == "responseTimeout" else "default_startup_timeout"
                 self.notes.append(
@@ -204,8 +207,10 @@ class _Reader:
         if "deviceIds" in self._document and not (isinstance(ids, list) and all(map(_is_integer, ids))):
             self.ignored.append(Ignored("deviceIds", "it is no list of integers"))
             ids = None
+        elif ids == []:
+            self.ignored.append(Ignored("deviceIds", "it is empty"))
         level = self._level()
-        if parallel is None and level:
+        if parallel is None and "parallelLevel" in self._document:
             self.ignored.append(Ignored("parallelLevel", "it has no effect without parallelType"))
         if kind == "gpu":
             self.notes.append("deviceType: gpu means cpu on a server that finds no GPU")
@@ -241,7 +246,7 @@ class _Reader:
         self.ignored += [
             Ignored(key, "it has no effect without sequenceMaxIdleMSec") for key in _SEQUENCE if key in self._document
         ]
-        return []
+        return [idle]
 
     # ---- values ----------------------------------------------------------------------------------------------------
 
@@ -261,7 +266,11 @@ class _Reader:
 
     def _positive(self, key: str) -> Setting:
         value = self._integer(key)
-        return Setting(key, value, FILE) if value is not None and value > 0 else Setting(key, None, SERVER)
+        if value is not None and value > 0:
+            return Setting(key, value, FILE)
+        if value is not None:
+            self.ignored.append(Ignored(key, "it is not above 0"))
+        return Setting(key, None, SERVER)
 
     def _flag(self, key: str) -> Setting:
         value = self._document.get(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickletools
 import struct
+import warnings
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
@@ -80,10 +81,12 @@ def follow(stream: IO[bytes], *, max_opcodes: int = MAX_OPCODES) -> Followed:
     """
     machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count >= max_opcodes:
-                raise PickleError(f"it has more than {max_opcodes} opcodes")
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "invalid escape sequence", in a damaged text
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                if count >= max_opcodes:
+                    raise PickleError(f"it has more than {max_opcodes} opcodes")
+                machine.step(opcode.name, argument)
         return Followed(machine.stack.pop(), tuple(sorted(machine.names)))
     # What damaged bytes raise in pickletools, and what an opcode raises that finds nothing on the stack.
     except (ValueError, IndexError, LookupError, struct.error, OverflowError, TypeError, MemoryError) as error:

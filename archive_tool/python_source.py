@@ -116,6 +116,11 @@ def line_of(tree: ast.Module, name: str) -> int | None:
     return lines[-1] if lines else None
 
 
+def binding_count(tree: ast.Module, name: str) -> int:
+    """How often statements at a module's top level may bind a name."""
+    return sum(bound == name for statement in _top_level(tree.body) for bound in _bindings(statement))
+
+
 def certain_imports(tree: ast.Module) -> dict[str, int]:
     """Find the modules that a module surely imports when it is imported itself, with the line.
 

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 MAX_HEADER: Final = 32 << 20
 _MAX_TENSORS: Final = 1_000_000
 _MAX_OBJECTS: Final = 5_000_000
+_MAX_PATH: Final = 1000
 _SIZE_LIMIT: Final = 1 << 63
 
 # What a checkpoint may name that holds tensors only: torch reads these with weights_only.
 _PLAIN_MODULES: Final = frozenset(
     {"torch", "torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter", "torch.serialization"}
     | {"collections", "builtins", "__builtin__", "_codecs", "copyreg", "numpy", "numpy.dtypes"}
-    | {"numpy.core.multiarray", "numpy._core.multiarray", "torch._C", "typing"}
+    | {"numpy.core.multiarray", "numpy._core.multiarray", "torch._C", "torch.jit._pickle", "typing"}
 )
 
 
@@ -127,7 +128,9 @@ def read(stream: IO[bytes], kind: Format) -> Weights | None:
         if kind is Format.ONNX:
             from archive_tool import onnx_tensors
 
-            return Weights(tuple(Tensor(*found) for found in onnx_tensors.read(stream)))
+            return Weights(
+                tuple(Tensor(name, dtype, _shape(sizes)) for name, dtype, sizes in onnx_tensors.read(stream))
+            )
     # What damaged headers raise, found by mutating good ones.
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile, struct.error, zlib.error, RecursionError):
         return None
@@ -185,6 +188,8 @@ def _shape(sizes: Any) -> tuple[int, ...]:
     for size in sizes:
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < _SIZE_LIMIT:
             raise ValueError("a size is a number from 0")
+    if math.prod(sizes) >= _SIZE_LIMIT:
+        raise ValueError("no memory holds that many numbers")
     return tuple(sizes)
 
 
@@ -251,7 +256,8 @@ def _children(value: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path and key else path + key
+    # Lists in lists in lists: the paths of a hostile pickle would take more than all the rest.
+    return (f"{path}.{key}" if path and key else path + key)[:_MAX_PATH]
 
 
 def _tensor(path: str, node: Node) -> Tensor | None:

@@ -215,21 +215,19 @@ class Worker:
         return code
 
     def end(self) -> None:
-        """Ends it, as the frontend does: its connection closes; if that does not do, with all that it started."""
-        if self._sock is not None:
-            self._sock.close()
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        """Ends it, as the frontend does: its connection closes. What does not end so is killed, with all it started."""
         try:
-            self._process.wait(_LEAVE_S if self._sock is not None else 0.0)
-        except subprocess.TimeoutExpired:
-            pass
+            if self._sock is not None:
+                self._sock.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_LEAVE_S)
         finally:
             # Also after an orderly end: the handler may have started processes of its own.
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             for pipe in (self._out, self._err):
                 pipe.wait_for_end(_LEAVE_S)
 

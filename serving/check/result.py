@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
-import math
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from archive_tool.errors import TorchmarError
+from serving.answers import decode, strict
 
 
 @dataclass
@@ -42,14 +42,7 @@ class InputResult:
     @property
     def output(self) -> Any:
         """The answer: parsed JSON, else text, else bytes."""
-        try:
-            text = self.body.decode()
-        except UnicodeDecodeError:
-            return self.body
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
+        return decode(self.body)
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON-ready object; times in milliseconds, binary answers in base64."""
@@ -60,9 +53,9 @@ class InputResult:
             "ok": self.ok,
             "status": self.status,
             "firstMs": _ms(self.seconds[0]) if self.seconds else None,
-            "medianMs": _ms(_median(self.seconds[1:])) if len(self.seconds) > 1 else None,
+            "medianMs": _ms(statistics.median(self.seconds[1:])) if len(self.seconds) > 1 else None,
             "contentType": self.content_type,
-            **(shown or {"output": _strict(output)}),
+            **(shown or {"output": strict(output)}),
             "expected": self.expected,
             "difference": self.difference,
         }
@@ -133,18 +126,3 @@ def _error(error: TorchmarError | None) -> dict[str, Any] | None:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 2)
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
-
-
-def _strict(value: Any) -> Any:
-    """The value with null for the numbers that JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    return [_strict(item) for item in value] if isinstance(value, list) else value

@@ -176,7 +176,10 @@ class _Run:
                 result.error = error
             result.memory, result.peak = worker.memory()
             worker.settle()
-            result.stdout, result.stderr = worker.stdout, worker.stderr
+            # A path of an archive's file is shown as its name in the archive.
+            result.stdout, result.stderr = (
+                text.replace(f"{self._folder}/", "") for text in (worker.stdout, worker.stderr)
+            )
 
     def _timeout(self, key: str) -> float:
         if self._options.timeout_s is not None:

@@ -108,10 +108,15 @@ def check_built(archive: Path) -> str:
     result = run(CheckOptions(archive, repeat=0))
     if result.error is not None:
         raise result.error
-    count = len(result.inputs)
-    compared = sum(one.expected for one in result.inputs)
-    tried = f"{count} samples answered, {compared} of them as expected" if count else "no samples to try it with"
-    return f"checked: loads in {result.load_seconds or 0:.2f} s, {tried}, {human_size(result.peak)}"
+    return f"checked: loads in {result.load_seconds or 0:.2f} s, {_tried(result.inputs)}, {human_size(result.peak)}"
+
+
+def _tried(inputs: list[InputResult]) -> str:
+    if not inputs:
+        return "no samples to try it with"
+    compared = sum(one.expected for one in inputs)
+    plural = "s" if len(inputs) > 1 else ""
+    return f"{len(inputs)} sample{plural} answered" + (f", {compared} of them as expected" if compared else "")
 
 
 def _inputs(texts: tuple[str, ...], expected: tuple[str, ...]) -> tuple[Input, ...] | None:

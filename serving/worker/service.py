@@ -143,7 +143,7 @@ class Service:
         return [answers[index] for index in range(len(requests))]
 
     def rehearse(self, request: Request) -> Answer:
-        """Runs the handler on a request that nobody has sent. Nothing is logged, measured or sent of it.
+        """Runs the handler on a request that nobody has sent; no time is reported, and no part of an answer sent.
 
         Raises:
             BaseException: what the handler raises.

@@ -83,6 +83,14 @@ def test_a_command_that_cannot_be_loaded(monkeypatch, capsys):
     assert cli.main(["odd"]) == 1
 
 
+def test_hooks_can_be_loaded(monkeypatch):
+    for name in cli.HOOKS:
+        assert callable(cli.load_hook(name))
+    monkeypatch.setitem(cli.HOOKS, "gone", "no_such_module:gone")
+    with pytest.raises(TorchmarError, match="gone cannot be loaded"):
+        cli.load_hook("gone")
+
+
 def test_wrong_usage_is_2(torchmar):
     for arguments in (["nothing"], ["build"], ["build", "--model-name"], ["inspect"], ["--odd"]):
         done = torchmar(*arguments)

@@ -9,7 +9,7 @@ import ast
 import re
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import model_config, python_source
+from archive_tool import python_source
 from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff_file
 
 if TYPE_CHECKING:
@@ -228,6 +228,9 @@ def check_config(path: Path, report: Report) -> None:
     except OSError as error:
         report.error(f"the config file cannot be read: {error.strerror}", where=str(path))
         return
+    # Here, because most builds have no config file and can do without the YAML library.
+    from archive_tool import model_config
+
     for problem in model_config.validate(text):
         where = f"{path}:{problem.line}" if problem.line else str(path)
         note = report.error if problem.severity == "error" else report.warning

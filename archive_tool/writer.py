@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -74,7 +73,7 @@ def write(
     check_target(target, as_folder=as_folder, force=force)
     # The name is known before anything exists, so whatever interrupts us, the cleanup finds it. It starts with a dot:
     # TorchServe does not load hidden files of a model store.
-    temporary = target.parent / f".torchmar-{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / f".torchmar-{os.urandom(8).hex()}.tmp"
     try:
         if as_folder:
             manifest = _fill_folder(plan, temporary, progress)

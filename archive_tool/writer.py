@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import shutil
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 _ATTEMPTS: Final = 20
+_TAR_BLOCK: Final = 512
+_TAR_RECORD: Final = 20 * _TAR_BLOCK
 
 _WEIGHTS = {".bin", ".ckpt", ".gguf", ".h5", ".npy", ".npz", ".onnx", ".pb", ".pkl", ".pt", ".pt2", ".pth", ".ptl"}
 _BINARIES = {".dll", ".dylib", ".engine", ".plan", ".safetensors", ".so"}
@@ -214,6 +215,8 @@ class _TarSink:
         self._seconds = plan.seconds
 
     def add(self, name: str, source: Source, copier: Copier) -> Sums:
+        import tarfile  # for this format only
+
         # Java cuts the first component off every name.
         info = tarfile.TarInfo(f"{self._root}/{name}")
         info.mtime = self._seconds
@@ -223,13 +226,13 @@ class _TarSink:
         self._packed.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
         for block in copier.blocks(source, sums):
             self._packed.write(block)
-        self._packed.write(bytes(-source.size % tarfile.BLOCKSIZE))
+        self._packed.write(bytes(-source.size % _TAR_BLOCK))
         return sums
 
     def close(self) -> None:
         # Two empty blocks end a tar; GNU tar fills its last record, and complains of others that do not.
-        self._packed.write(bytes(2 * tarfile.BLOCKSIZE))
-        self._packed.write(bytes(-self._packed.size % tarfile.RECORDSIZE))
+        self._packed.write(bytes(2 * _TAR_BLOCK))
+        self._packed.write(bytes(-self._packed.size % _TAR_RECORD))
         self._packed.close()
 
 

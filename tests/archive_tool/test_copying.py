@@ -147,6 +147,17 @@ def test_members_one_after_the_other(work):
     assert Path("sink").read_bytes() == b"".join(pieces[1::2])
 
 
+def test_a_failure_of_the_second_thread_is_told():
+    class Broken:
+        def update(self, data):
+            raise MemoryError
+
+    with Copier() as copier, open_source(b"x" * 100) as source:
+        list(copier.blocks(source, Sums(100, sha256=Broken())))
+        with pytest.raises(MemoryError):
+            copier.settle()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_blocks_are_full_but_the_last(work, size):
     Path("source").write_bytes(bytes(size))

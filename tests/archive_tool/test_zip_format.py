@@ -112,17 +112,41 @@ def test_the_time_is_kept_within_what_a_zip_can_say(work, seconds, date):
         assert archive.infolist()[0].date_time == date
 
 
-@pytest.mark.parametrize("names", [["w.pt"], ["a", "b", "é", "x" * 4087, "y" * 4090]])
-def test_large_stored_members_begin_at_a_page(work, names):
+def test_large_stored_members_begin_at_a_multiple(work):
+    names = ["w.pt", "b" * 100, "é"]
     write("m.mar", *((name, STORED, os.urandom(ALIGN_FROM)) for name in names))
     found = from_the_front("m.mar")
     assert list(found) == names
     assert {start % ALIGNMENT for start, _ in found.values()} == {0}
     with zipfile.ZipFile("m.mar") as archive:
         assert archive.testzip() is None
-    (extra_length,) = struct.unpack_from("<H", Path("m.mar").read_bytes(), 28)
-    padding = Path("m.mar").read_bytes()[30 + len(names[0]) :][:extra_length]
-    assert extra_fields(padding) == {0xD935: struct.pack("<H", ALIGNMENT) + bytes(extra_length - 6)}
+    data = Path("m.mar").read_bytes()
+    (extra_length,) = struct.unpack_from("<H", data, 28)
+    extra = data[30 + len(names[0]) :][:extra_length]
+    assert extra_fields(extra) == {0xD935: struct.pack("<H", 0x8000) + bytes(extra_length - 6)}
+
+
+@pytest.mark.parametrize("size", [ALIGN_FROM, LARGE])
+def test_padding_that_does_not_fit_is_shorter(work, size):
+    """The extra fields may have 65,535 bytes together; where 64 KiB would take more, the content begins earlier."""
+    multiples = []
+    for offset in range(ALIGNMENT - 80, ALIGNMENT + 1):
+        path = Path(f"{offset}.mar")
+        first = offset - 31  # a header without extra fields, a name of one letter, and this content end at the offset
+        write(path, ("a", STORED, first), ("b", STORED, size))
+        with zipfile.ZipFile(path) as archive:
+            assert [info.file_size for info in archive.infolist()] == [first, size]
+            assert archive.infolist()[1].header_offset == offset
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            name_length, extra_length = struct.unpack("<26x2H", stream.read(30))
+        start = offset + 30 + name_length + extra_length
+        assert start % (ALIGNMENT // 2) == 0
+        multiples.append(start % ALIGNMENT == 0)
+    # The padding that is wanted grows and begins again at nothing; only the few longest do not fit.
+    assert multiples.count(False) == 26
+    assert multiples[0]
+    assert multiples[-1]
 
 
 def test_others_are_not_padded(work):
@@ -135,7 +159,7 @@ def test_members_beyond_four_gigabytes(work):
     """Holes, so that they take no room on most file systems."""
     write("m.mar", ("large", STORED, LARGE), ("text", DEFLATED, b"x" * 99), ("after", STORED, b"tail"))
     found = from_the_front("m.mar")
-    assert found["large"] == (4096, LARGE)
+    assert found["large"] == (ALIGNMENT, LARGE)
     assert (found["text"][1], found["after"][1]) == (b"x" * 99, b"tail")
     with zipfile.ZipFile("m.mar") as archive:
         large, text, after = archive.infolist()

@@ -11,6 +11,7 @@ import pytest
 
 from archive_tool import zip_format
 from archive_tool.copying import write_all
+from archive_tool.layout import MAX_NAME_BYTES
 from archive_tool.manifest import ZIP_EPOCH
 from archive_tool.zip_format import ALIGN_FROM, ALIGNMENT, DEFLATED, STORED, ZipWriter
 
@@ -127,26 +128,21 @@ def test_large_stored_members_begin_at_a_multiple(work):
 
 
 @pytest.mark.parametrize("size", [ALIGN_FROM, LARGE])
-def test_padding_that_does_not_fit_is_shorter(work, size):
-    """The extra fields may have 65,535 bytes together; where 64 KiB would take more, the content begins earlier."""
-    multiples = []
-    for offset in range(ALIGNMENT - 80, ALIGNMENT + 1):
+def test_no_header_is_longer_than_java_takes(work, size):
+    """Java 25 adds the name, the extra fields and the 46 bytes of a central header: 65,535 at the most."""
+    name = "n" * MAX_NAME_BYTES
+    wanted = set()
+    for offset in range(ALIGNMENT - 120 - len(name), ALIGNMENT - len(name)):
         path = Path(f"{offset}.mar")
         first = offset - 31  # a header without extra fields, a name of one letter, and this content end at the offset
-        write(path, ("a", STORED, first), ("b", STORED, size))
-        with zipfile.ZipFile(path) as archive:
-            assert [info.file_size for info in archive.infolist()] == [first, size]
-            assert archive.infolist()[1].header_offset == offset
+        write(path, ("a", STORED, first), (name, STORED, size))
         with path.open("rb") as stream:
             stream.seek(offset)
             name_length, extra_length = struct.unpack("<26x2H", stream.read(30))
-        start = offset + 30 + name_length + extra_length
-        assert start % (ALIGNMENT // 2) == 0
-        multiples.append(start % ALIGNMENT == 0)
-    # The padding that is wanted grows and begins again at nothing; only the few longest do not fit.
-    assert multiples.count(False) == 26
-    assert multiples[0]
-    assert multiples[-1]
+        assert (offset + 30 + name_length + extra_length) % ALIGNMENT == 0
+        assert 46 + name_length + extra_length <= 0xFFFF
+        wanted.add(extra_length)
+    assert max(wanted) - min(wanted) == ALIGNMENT - 1  # from no padding at all to the longest
 
 
 def test_others_are_not_padded(work):

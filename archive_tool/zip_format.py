@@ -26,8 +26,8 @@ _MANY: Final = 0xFFFF
 _LATEST: Final = 4354819198  # 2107-12-31 23:59:58, the last moment that a zip archive can express
 
 #: Where the content of a large stored member begins: at a multiple of this. Linux then keeps the copy in large pages
-#: as it has the file (a quarter less time than at an odd place or a multiple of 4096), a file system that shares extents
-#: can copy without copying, and a reader may map a tensor from the archive. Not 64 KiB, which are a little faster still:
+#: as it has the file (a quarter less time than at an odd place or a multiple of 4096), file systems that share extents
+#: can copy without copying, and a reader may map a tensor from the archive. Not 64 KiB, which is a little faster yet:
 #: Java 25 takes no header whose name and extra fields have more than 65,489 bytes together.
 ALIGNMENT: Final = 32 << 10
 #: Bytes from which it is worth the padding.

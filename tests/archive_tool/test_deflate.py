@@ -72,6 +72,14 @@ def test_several_threads_do_the_work():
     assert threading.active_count() == 1
 
 
+def test_the_cores_that_there_are():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with Compressor() as compressor:
+        assert compressor.threads == min(16, cores)
+    with Compressor(1000) as compressor:
+        assert compressor.threads == 16
+
+
 def test_blocks_do_not_pile_up():
     """A slow sink holds the reader back: no more than two blocks a thread are in memory."""
     written = []

@@ -28,10 +28,15 @@ def write(path, *members, seconds=ZIP_EPOCH):
             if isinstance(data, int):
                 archive.end(member, size=size, packed=size, crc=0)
                 continue
-            packed = data if method == STORED else zlib.compress(data, wbits=-15)
+            packed = data if method == STORED else deflate(data)
             write_all(file, packed, member.start)
             archive.end(member, size=size, packed=len(packed), crc=zlib.crc32(data))
         archive.close()
+
+
+def deflate(data):
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
 
 
 def from_the_front(path):

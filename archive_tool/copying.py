@@ -17,9 +17,9 @@ import errno
 import hashlib
 import io
 import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool.errors import BuildError
@@ -120,24 +120,40 @@ def _state(found: os.stat_result) -> tuple[int, int, int]:
 class Copier:
     """Copies sources, one after the other; a context manager, for it has a thread.
 
+    The thread is a plain one: importing `concurrent.futures` takes longer than copying a few megabytes.
+
     Args:
         advance: told after each block how many bytes it had.
     """
 
     def __init__(self, advance: Callable[[int], None] | None = None) -> None:
         self._advance = advance
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sha256")
-        self._under_way: deque[Future[None]] = deque()
+        self._waiting: SimpleQueue[tuple[Sums, memoryview] | None] = SimpleQueue()
+        # How many of the buffers are free. They are used in turn and hashed in turn, so the next one is free if any is.
+        self._free = threading.Semaphore(_RING)
         self._ring = [memoryview(bytearray(BLOCK)) for _ in range(_RING)]
         self._turn = 0
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="sha256", daemon=True)
 
     def __enter__(self) -> Copier:
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            sums, block = item
+            try:
+                sums.sha256.update(block)  # lets go of the interpreter's lock meanwhile
+            except BaseException as error:  # raised again by `settle`, in the other thread
+                self._failure = error
+            self._free.release()
 
     def copy(self, source: Source, sink: io.FileIO, offset: int = 0) -> Sums:
         """Copy a source to a place in a file that is open for reading and writing.
@@ -185,18 +201,20 @@ class Copier:
 
     def settle(self) -> None:
         """Wait until all that was copied so far is hashed."""
-        while self._under_way:
-            self._under_way.popleft().result()
+        for _ in range(_RING):
+            self._free.acquire()
+        self._free.release(_RING)
+        if self._failure is not None:
+            raise self._failure
 
     def _buffer(self) -> memoryview:
-        # Every buffer is hashed before the next one is asked for, so the one whose turn it is was hashed `_RING` ago.
-        if len(self._under_way) == _RING:
-            self._under_way.popleft().result()
+        """Give the next buffer of the ring; every one is hashed before the next is asked for."""
+        self._free.acquire()
         self._turn = (self._turn + 1) % _RING
         return self._ring[self._turn]
 
     def _hash(self, block: memoryview, sums: Sums) -> None:
-        self._under_way.append(self._pool.submit(sums.sha256.update, block))
+        self._waiting.put((sums, block))
         sums.crc = crc32(block, sums.crc)
         if self._advance is not None:
             self._advance(len(block))

@@ -11,13 +11,13 @@ import os
 import struct
 import zlib
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from archive_tool.copying import BLOCK, crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
 
 _LEVEL: Final = 6  # torch-model-archiver's, and zlib's own default
@@ -27,11 +27,15 @@ _MAX_THREADS: Final = 16
 
 
 class Compressor:
-    """The threads that deflate; a context manager. One stream at a time."""
+    """The threads that deflate; a context manager. One stream at a time.
+
+    Attributes:
+        threads: how many there are at the most.
+    """
 
     def __init__(self, threads: int | None = None) -> None:
-        self._threads = min(_MAX_THREADS, threads or _cores())
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="deflate")
+        self.threads = min(_MAX_THREADS, threads or _cores())
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Compressor:
         return self
@@ -39,19 +43,28 @@ class Compressor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def stream(self, write: Callable[[bytes], object]) -> DeflateStream:
         """Begin a stream whose deflated bytes are given to ``write``, in order."""
-        return DeflateStream(self._pool, 2 * self._threads, write)
+        return DeflateStream(self, write)
+
+    def submit(self, block: bytes, before: bytes, last: bool) -> Future[bytes]:
+        """Deflate a block in a thread; ``before`` is the end of the block before it."""
+        if self._pool is None:
+            # Most archives have no text that is long enough, and do without what this import costs.
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="deflate")
+        return self._pool.submit(_deflate, block, before, last)
 
 
 class DeflateStream:
     """A raw deflate stream; made by `Compressor.stream`."""
 
-    def __init__(self, pool: ThreadPoolExecutor, depth: int, write: Callable[[bytes], object]) -> None:
-        self._pool = pool
-        self._depth = depth
+    def __init__(self, compressor: Compressor, write: Callable[[bytes], object]) -> None:
+        self._compressor = compressor
         self._write = write
         self._before = b""
         self._under_way: deque[Future[bytes]] = deque()
@@ -62,9 +75,10 @@ class DeflateStream:
             # A stream of one block, as nearly all texts are: no thread is faster.
             self._write(_deflate(block, b"", last))
             return
-        self._under_way.append(self._pool.submit(_deflate, block, self._before, last))
+        self._under_way.append(self._compressor.submit(block, self._before, last))
         self._before = block[-_WINDOW:]
-        while len(self._under_way) > (0 if last else self._depth):
+        # Two blocks a thread are enough to keep it busy; more would only take memory.
+        while len(self._under_way) > (0 if last else 2 * self._compressor.threads):
             self._write(self._under_way.popleft().result())
 
 

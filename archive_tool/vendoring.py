@@ -6,7 +6,6 @@ this: it imports the standard library and torch only.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -80,7 +79,9 @@ def find_sdk() -> Path:
     beside = Path(__file__).resolve().parent.with_name(PACKAGE)
     if (beside / "py.typed").is_file():
         return beside
-    spec = importlib.util.find_spec(PACKAGE)
+    from importlib.util import find_spec
+
+    spec = find_spec(PACKAGE)
     locations = spec.submodule_search_locations if spec else None
     if not locations:
         raise BuildError("the handler SDK (package `handlers`) is imported but not installed here", hint=_HINT)

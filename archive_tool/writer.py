@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 _ATTEMPTS: Final = 20
+_TAR_BLOCK: Final = 512
+_TAR_RECORD: Final = 20 * _TAR_BLOCK
 
 _WEIGHTS = {".bin", ".ckpt", ".gguf", ".h5", ".npy", ".npz", ".onnx", ".pb", ".pkl", ".pt", ".pt2", ".pth", ".ptl"}
 _BINARIES = {".dll", ".dylib", ".engine", ".plan", ".safetensors", ".so"}
@@ -76,7 +76,7 @@ def write(
     check_target(target, as_folder=as_folder, force=force)
     # The name is known before anything exists, so whatever interrupts us, the cleanup finds it. It starts with a dot:
     # TorchServe does not load hidden files of a model store.
-    temporary = target.parent / f".torchmar-{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / f".torchmar-{os.urandom(8).hex()}.tmp"
     try:
         if as_folder:
             manifest = _fill_folder(plan, temporary, progress)
@@ -224,6 +224,8 @@ class _TarSink:
         self._seconds = plan.seconds
 
     def add(self, name: str, source: Source, copier: Copier) -> Sums:
+        import tarfile  # for this format only
+
         # Java cuts the first component off every name.
         info = tarfile.TarInfo(f"{self._root}/{name}")
         info.mtime = self._seconds
@@ -233,13 +235,13 @@ class _TarSink:
         self._packed.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
         for block in copier.blocks(source, sums):
             self._packed.write(block)
-        self._packed.write(bytes(-source.size % tarfile.BLOCKSIZE))
+        self._packed.write(bytes(-source.size % _TAR_BLOCK))
         return sums
 
     def close(self) -> None:
         # Two empty blocks end a tar; GNU tar fills its last record, and complains of others that do not.
-        self._packed.write(bytes(2 * tarfile.BLOCKSIZE))
-        self._packed.write(bytes(-self._packed.size % tarfile.RECORDSIZE))
+        self._packed.write(bytes(2 * _TAR_BLOCK))
+        self._packed.write(bytes(-self._packed.size % _TAR_RECORD))
         self._packed.close()
 
 

@@ -25,11 +25,13 @@ LIMIT: Final = 0xFFFFFFFF
 _MANY: Final = 0xFFFF
 _LATEST: Final = 4354819198  # 2107-12-31 23:59:58, the last moment that a zip archive can express
 
-#: Where the content of a large stored member begins: at a multiple of this. A file system that shares extents can then
-#: copy without copying, any other copies whole pages, and a reader may map a tensor from the archive.
-ALIGNMENT: Final = 4096
+#: Where the content of a large stored member begins: at a multiple of this. Linux then keeps the copy in large pages
+#: as it has the file (a quarter less time than at an odd place or a multiple of 4096), file systems that share extents
+#: can copy without copying, and a reader may map a tensor from the archive. Not 64 KiB, which is a little faster yet:
+#: Java 25 takes no header whose name and extra fields have more than 65,489 bytes together.
+ALIGNMENT: Final = 32 << 10
 #: Bytes from which it is worth the padding.
-ALIGN_FROM: Final = 64 << 10
+ALIGN_FROM: Final = 1 << 20
 
 _UNIX: Final = 3  # "made by": the external attributes hold a Unix mode (4.4.2)
 _FILE: Final = 0o100644 << 16
@@ -37,7 +39,7 @@ _UTF8: Final = 0x800  # flag: the name is UTF-8 (4.4.4)
 _PLAIN: Final = 20
 _ZIP64: Final = 45  # version needed (4.4.3)
 _ZIP64_EXTRA: Final = 1
-# An extra field for padding: the alignment in two bytes, then zeros. The number is that of Android's build tools.
+# An extra field for padding: the alignment in two bytes, then zeros. The number is that of Android's apksig.
 _PADDING_EXTRA: Final = 0xD935
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")  # 4.3.7

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 import sys
 import threading
 import zipfile
@@ -155,6 +156,45 @@ def test_the_package_that_loads_the_weights_is_recorded(options):
     Path("weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     record = archive_tool.build(**options | {"serialized_file": "weights.safetensors"}).manifest.record
     assert record.frameworks["safetensors"] == version("safetensors")
+
+
+@pytest.mark.parametrize("archive_format", ["default", "tgz"])
+def test_two_machines_give_one_archive(tmp_path, torchmar, archive_format):
+    """Another folder, another order and time of the files, another user's settings, another number of cores."""
+    digests = set()
+    names = ["h.py", "weights.pt", "é.txt", "large.txt"]
+    contents = [b"def handle(data, context): return data\n", bytes(200_000), b"\xc3\xa4", b"some text " * 300_000]
+    pairs = list(zip(names, contents, strict=True))
+    for number, (folder, order) in enumerate((("one", pairs), ("two/deeper", pairs[::-1]))):
+        place = tmp_path / folder
+        place.mkdir(parents=True)
+        for name, data in order:
+            (place / name).write_bytes(data)
+            (place / name).chmod(0o600 + number)
+            os.utime(place / name, (number * 10**9, number * 10**9))
+        environment = {
+            "TZ": ("UTC", "Asia/Tokyo")[number],
+            "LC_ALL": ("C", "C.UTF-8")[number],
+            "PYTHONHASHSEED": str(number),
+            "HOME": str(place),
+            "USER": folder,
+        }
+        done = torchmar(
+            *("build", "--model-name", "m", "--handler", "h.py", "--serialized-file", "weights.pt", "--compress"),
+            *("--extra-files", ["é.txt,large.txt", "large.txt,é.txt"][number], "--archive-format", archive_format),
+            cwd=place,
+            env=environment,
+            preexec_fn=one_core if number else None,
+        )
+        assert done.returncode == 0, done.stderr
+        (path,) = place.glob("m.*")
+        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def one_core():
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def test_compress(options):

@@ -43,6 +43,13 @@ def little_at_a_time(monkeypatch):
     )
 
 
+def little_read_back(monkeypatch):
+    if not hasattr(os, "copy_file_range"):
+        pytest.skip("Linux only")
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: real(fd, [buffers[0][: 300 << 10]], offset))
+
+
 def some_and_then_no_more(monkeypatch):
     if not hasattr(os, "copy_file_range"):
         pytest.skip("Linux only")
@@ -88,7 +95,7 @@ def test_every_size_by_every_way(work, monkeypatch, size, way):
     check(size, offset=137)
 
 
-@pytest.mark.parametrize("way", [little_at_a_time, some_and_then_no_more])
+@pytest.mark.parametrize("way", [little_at_a_time, little_read_back, some_and_then_no_more])
 def test_a_kernel_that_does_not_do_it_all(work, monkeypatch, way):
     way(monkeypatch)
     check(SIZES[-1])
@@ -145,6 +152,17 @@ def test_members_one_after_the_other(work):
     assert [sums.sha256.digest() for sums in found] == [hashlib.sha256(piece).digest() for piece in pieces]
     assert [sums.crc for sums in found] == [zlib.crc32(piece) for piece in pieces]
     assert Path("sink").read_bytes() == b"".join(pieces[1::2])
+
+
+def test_a_failure_of_the_second_thread_is_told():
+    class Broken:
+        def update(self, data):
+            raise MemoryError
+
+    with Copier() as copier, open_source(b"x" * 100) as source:
+        list(copier.blocks(source, Sums(100, sha256=Broken())))
+        with pytest.raises(MemoryError):
+            copier.settle()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 
+from archive_tool import deflate as deflate_module
 from archive_tool.copying import BLOCK
 from archive_tool.deflate import Compressor, GzipWriter, max_deflated
 
@@ -61,15 +62,26 @@ def test_what_cannot_shrink_stays_within_the_bound():
         assert len(deflate(os.urandom(size))) <= max_deflated(size)
 
 
-def test_several_threads_do_the_work():
+def test_several_threads_do_the_work(monkeypatch):
+    """Three blocks are each waited for by the other two, twice: that ends only with three threads at once."""
+    meeting = threading.Barrier(3, timeout=60)
+    real = deflate_module._deflate
+
+    def meet(*arguments):
+        meeting.wait()
+        return real(*arguments)
+
+    monkeypatch.setattr(deflate_module, "_deflate", meet)
+    assert zlib.decompress(deflate(text(5 * BLOCK + 1), threads=3), wbits=-zlib.MAX_WBITS) == text(5 * BLOCK + 1)
     assert threading.active_count() == 1
-    with Compressor(3) as compressor:
-        stream = compressor.stream(lambda data: None)
-        for _ in range(5):
-            stream.add(text(BLOCK), last=False)
-        assert threading.active_count() == 4
-        stream.add(b"", last=True)
-    assert threading.active_count() == 1
+
+
+def test_the_cores_that_there_are():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with Compressor() as compressor:
+        assert compressor.threads == min(16, cores)
+    with Compressor(1000) as compressor:
+        assert compressor.threads == 16
 
 
 def test_blocks_do_not_pile_up():

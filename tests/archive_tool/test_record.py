@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from archive_tool.errors import UnreadableArchiveError
 from archive_tool.manifest import Manifest, Model
-from archive_tool.record import MemberRecord, Record, Sample, TensorSpec
+from archive_tool.record import MemberRecord, Record, Sample, TensorSpec, installed, python_version
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -159,3 +160,15 @@ def test_a_broken_record_does_not_hide_the_manifest():
     assert manifest.model.model_name == "m"
     with pytest.raises(UnreadableArchiveError, match="torchmar: expected an object, got 1"):
         _ = manifest.record
+
+
+def test_versions_are_found_without_importing(tmp_path, monkeypatch):
+    (tmp_path / "tmdemo-1.2+cpu.dist-info").mkdir()
+    (tmp_path / "tmdemo-1.2+cpu.dist-info/METADATA").write_text("Name: tmdemo\nVersion: 1.2+cpu\n")
+    (tmp_path / "tmdemo.py").write_text("raise RuntimeError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed(["tmdemo", "tm-is-not-there"]) == {"tmdemo": "1.2"}
+
+
+def test_the_version_of_python():
+    assert sys.version.startswith(python_version() + ".")

@@ -4,6 +4,7 @@ import errno
 import gzip
 import hashlib
 import os
+import re
 import stat
 import tarfile
 import threading
@@ -78,6 +79,11 @@ def test_the_record_names_every_member(plan, archive_format):
     }
     assert manifest.record == Record(description="a net", members=expected)
     assert list(manifest.to_dict()["torchmar"]["members"]) == sorted(expected)
+
+
+def test_the_document_lists_what_is_stored():
+    text = (Path(__file__).resolve().parents[2] / "docs/archive-format.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(\.[a-z0-9]+)`", text)) == writer.STORED_SUFFIXES | {".mar"}
 
 
 def test_everything_is_deflated_on_request(plan):

@@ -11,6 +11,7 @@ import pytest
 
 from archive_tool import zip_format
 from archive_tool.copying import write_all
+from archive_tool.layout import MAX_NAME_BYTES
 from archive_tool.manifest import ZIP_EPOCH
 from archive_tool.zip_format import ALIGN_FROM, ALIGNMENT, DEFLATED, STORED, ZipWriter
 
@@ -27,10 +28,15 @@ def write(path, *members, seconds=ZIP_EPOCH):
             if isinstance(data, int):
                 archive.end(member, size=size, packed=size, crc=0)
                 continue
-            packed = data if method == STORED else zlib.compress(data, wbits=-15)
+            packed = data if method == STORED else deflate(data)
             write_all(file, packed, member.start)
             archive.end(member, size=size, packed=len(packed), crc=zlib.crc32(data))
         archive.close()
+
+
+def deflate(data):
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
 
 
 def from_the_front(path):
@@ -112,17 +118,36 @@ def test_the_time_is_kept_within_what_a_zip_can_say(work, seconds, date):
         assert archive.infolist()[0].date_time == date
 
 
-@pytest.mark.parametrize("names", [["w.pt"], ["a", "b", "é", "x" * 4087, "y" * 4090]])
-def test_large_stored_members_begin_at_a_page(work, names):
+def test_large_stored_members_begin_at_a_multiple(work):
+    names = ["w.pt", "b" * 100, "é"]
     write("m.mar", *((name, STORED, os.urandom(ALIGN_FROM)) for name in names))
     found = from_the_front("m.mar")
     assert list(found) == names
     assert {start % ALIGNMENT for start, _ in found.values()} == {0}
     with zipfile.ZipFile("m.mar") as archive:
         assert archive.testzip() is None
-    (extra_length,) = struct.unpack_from("<H", Path("m.mar").read_bytes(), 28)
-    padding = Path("m.mar").read_bytes()[30 + len(names[0]) :][:extra_length]
-    assert extra_fields(padding) == {0xD935: struct.pack("<H", ALIGNMENT) + bytes(extra_length - 6)}
+    data = Path("m.mar").read_bytes()
+    (extra_length,) = struct.unpack_from("<H", data, 28)
+    extra = data[30 + len(names[0]) :][:extra_length]
+    assert extra_fields(extra) == {0xD935: struct.pack("<H", 0x8000) + bytes(extra_length - 6)}
+
+
+@pytest.mark.parametrize("size", [ALIGN_FROM, LARGE])
+def test_no_header_is_longer_than_java_takes(work, size):
+    """Java 25 adds the name, the extra fields and the 46 bytes of a central header: 65,535 at the most."""
+    name = "n" * MAX_NAME_BYTES
+    wanted = set()
+    for offset in range(ALIGNMENT - 120 - len(name), ALIGNMENT - len(name)):
+        path = Path(f"{offset}.mar")
+        first = offset - 31  # a header without extra fields, a name of one letter, and this content end at the offset
+        write(path, ("a", STORED, first), (name, STORED, size))
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            name_length, extra_length = struct.unpack("<26x2H", stream.read(30))
+        assert (offset + 30 + name_length + extra_length) % ALIGNMENT == 0
+        assert 46 + name_length + extra_length <= 0xFFFF
+        wanted.add(extra_length)
+    assert max(wanted) - min(wanted) == ALIGNMENT - 1  # from no padding at all to the longest
 
 
 def test_others_are_not_padded(work):
@@ -135,7 +160,7 @@ def test_members_beyond_four_gigabytes(work):
     """Holes, so that they take no room on most file systems."""
     write("m.mar", ("large", STORED, LARGE), ("text", DEFLATED, b"x" * 99), ("after", STORED, b"tail"))
     found = from_the_front("m.mar")
-    assert found["large"] == (4096, LARGE)
+    assert found["large"] == (ALIGNMENT, LARGE)
     assert (found["text"][1], found["after"][1]) == (b"x" * 99, b"tail")
     with zipfile.ZipFile("m.mar") as archive:
         large, text, after = archive.infolist()

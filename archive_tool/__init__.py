@@ -7,6 +7,9 @@
     result = archive_tool.build(model_name="mnist", handler="mnist_handler.py", serialized_file="mnist.pt")
     with archive_tool.open_archive(result.path) as archive:
         print(archive.manifest, [member.name for member in archive.members])
+
+    published = archive_tool.publish(model, name="mnist", source=create_net, x_test=images, y_test=digits)
+    print(published.curl)
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from archive_tool.version import __version__
 if TYPE_CHECKING:
     from archive_tool.builder import BuildResult, build
     from archive_tool.manifest import Manifest, Model
+    from archive_tool.publishing.publish import publish
+    from archive_tool.publishing.result import Published
     from archive_tool.reader import Archive, ArchiveMember, open_archive
 
 __all__ = [
@@ -39,6 +44,7 @@ __all__ = [
     "InputError",
     "Manifest",
     "Model",
+    "Published",
     "TargetExistsError",
     "TorchmarError",
     "UnreadableArchiveError",
@@ -46,6 +52,7 @@ __all__ = [
     "__version__",
     "build",
     "open_archive",
+    "publish",
 ]
 
 # Loaded when first asked for, so that `import archive_tool` and `torchmar --help` stay a matter of milliseconds.
@@ -56,7 +63,9 @@ _LAZY = {
     "Manifest": "archive_tool.manifest",
     "Model": "archive_tool.manifest",
     "build": "archive_tool.builder",
+    "Published": "archive_tool.publishing.result",
     "open_archive": "archive_tool.reader",
+    "publish": "archive_tool.publishing.publish",  # the one that imports torch
 }
 
 

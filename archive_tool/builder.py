@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool import checks, layout, writer
+from archive_tool import checks, layout, samples, writer
 from archive_tool.errors import BuildError
+from archive_tool.formats import Format, sniff_file
 from archive_tool.inputs import Inputs, StrPath, split_extra_files
 from archive_tool.manifest import Manifest, build_time
 from archive_tool.plan import plan as make_plan
+from archive_tool.record import Record, installed, python_version
 from archive_tool.report import Report
 from archive_tool.vendoring import vendor
+from archive_tool.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+#: What loads a serialized file, beside torch.
+_LOADERS = {Format.ONNX: ("onnxruntime",), Format.SAFETENSORS: ("safetensors",)}
+#: The formats in which `compress` changes something, or is what happens anyway.
+_COMPRESSED = ("default", "tgz")
 
 
 @dataclass(frozen=True)
@@ -48,35 +56,60 @@ def build(
     model_name: str,
     handler: StrPath,
     version: str = "1.0",
+    model_path: StrPath | None = None,
     serialized_file: StrPath | None = None,
     model_file: StrPath | None = None,
     extra_files: StrPath | Sequence[StrPath] | None = None,
+    keep_folders: StrPath | bool = False,
     runtime: str = "python",
     export_path: StrPath | None = None,
+    archive_name: str | None = None,
     archive_format: str = "default",
     force: bool = False,
     requirements_file: StrPath | None = None,
     config_file: StrPath | None = None,
     vendor_sdk: bool = True,
+    compress: bool = False,
+    description: str | None = None,
+    licence: str | None = None,
+    record: Record | None = None,
+    progress: writer.Progress | None = None,
+    sample: Sequence[str | samples.GivenSample] = (),
+    before_publish: Callable[[Path], None] | None = None,
 ) -> BuildResult:
     """Check the inputs, then write ``<export_path>/<model_name>`` with the suffix of the format.
 
-    The options are torch-model-archiver's. No code of the user is run. The same inputs give the same bytes.
+    The options are torch-model-archiver's, and a few more. No code of the user is run. The same inputs give the same
+    bytes.
 
     Args:
         model_name: letters, digits, ``_``, ``-``, ``.``.
         handler: a built-in name, or a path: ``h``, ``h.py``, ``h:function``, ``h.py:function``.
         version: the model's version; an empty one is left out, and TorchServe takes 1.0 then.
+        model_path: a folder whose contents all go to the root, as for MXNet Model Server; the handler is a module in
+            it, an ONNX model in it is the serialized file, and its signature.json tells the inputs.
         serialized_file: weights, or a TorchScript, ONNX or AOTInductor file.
         model_file: the Python file with the model's class, for weights.
         extra_files: text split at commas, or a list of paths; wildcards; the contents of a directory go to the root.
+            ``FILE=PLACE`` says where a file, or the contents of a directory, go.
+        keep_folders: extra files keep the folders that they are in, as seen from this directory; True for the current
+            one.
         runtime: "python", "python3" or "LSP".
         export_path: an existing directory; None for the current one.
+        archive_name: the archive's own name, without its suffix; None for the model's name.
         archive_format: "default", "zip-store", "tgz" or "no-archive".
         force: replace an archive that is there.
         requirements_file: pip requirements of this model.
         config_file: the model-config YAML file.
         vendor_sdk: put a copy of the package `handlers` into an archive whose code imports it.
+        compress: deflate weights too, on all cores; for the formats "default" and "tgz" (which always does).
+        description: what the model is for.
+        licence: the model's; an SPDX expression for choice.
+        record: what else the manifest shall say: inputs, outputs, samples, metrics. The rest of it is filled in here.
+        progress: called from time to time while the archive is written; see `writer.Progress`.
+        sample: requests to store in the archive, each as ``FILE[=EXPECTED]`` or a `samples.GivenSample`.
+        before_publish: called with the complete archive before it takes its place, where it still has another name;
+            what it raises ends the build, and nothing is left.
 
     Raises:
         BuildError: the inputs cannot make an archive that works; all problems are told at once.
@@ -90,7 +123,13 @@ def build(
         )
     _check_choice("runtime", runtime, layout.RUNTIMES)
     _check_choice("archive format", archive_format, tuple(layout.SUFFIXES))
+    if compress and archive_format not in _COMPRESSED:
+        raise BuildError(
+            f"the archive format {archive_format} is never compressed", hint="leave --compress out, or --archive-format"
+        )
     layout.check_model_name(model_name)
+    if archive_name is not None:
+        layout.check_model_name(archive_name)
     inputs = Inputs(
         model_name=model_name,
         handler=handler,
@@ -98,32 +137,61 @@ def build(
         serialized_file=_path(serialized_file),
         model_file=_path(model_file),
         extra_files=split_extra_files(extra_files),
+        folders_from=_folders_from(keep_folders),
         runtime=runtime,
         requirements_file=_path(requirements_file),
         config_file=_path(config_file),
     )
     report = Report()
+    stated = record or Record()
+    if model_path is not None and os.fspath(model_path):
+        inputs, stated = _with_service(inputs, Path(model_path), stated, report)
     try:
-        target = _target(model_name, export_path, archive_format)
+        target = _target(archive_name or model_name, export_path, archive_format)
         writer.check_target(target, as_folder=archive_format == "no-archive", force=force)
         plan = make_plan(inputs, build_time(), report)
         checks.check(inputs, plan, report)
         if vendor_sdk:
             plan = vendor(inputs, plan, report)
+        stated = _record(inputs, stated, description, licence)
+        plan = replace(plan, manifest=plan.manifest.with_record(stated))
+        given = [samples.read(one, report) if isinstance(one, str) else one for one in sample]
+        plan = samples.add(plan, [one for one in given if one is not None], report)
     # What looks at one file names it; this is for what the system refuses on the way there.
     except (OSError, ValueError) as error:
         raise BuildError(f"an input cannot be read: {error}") from error
     report.raise_errors()
     replaced = os.path.lexists(target)
-    writer.write(plan, target, archive_format, force=force)
+    manifest = writer.write(
+        plan,
+        target,
+        archive_format,
+        force=force,
+        compress=compress,
+        progress=progress,
+        before_publish=before_publish,
+    )
     return BuildResult(
         path=target,
         size=_size(target),
-        members=tuple(member.name for member in plan.all_members()),
+        members=(*(member.name for member in plan.members), layout.MANIFEST_NAME),
         seconds=time.perf_counter() - start,
         warnings=tuple(dict.fromkeys(str(problem) for problem in report.warnings)),
-        manifest=plan.manifest,
+        manifest=manifest,
         replaced=replaced,
+    )
+
+
+def _record(inputs: Inputs, given: Record, description: str | None, licence: str | None) -> Record:
+    file = inputs.serialized_file
+    kind = sniff_file(file) if file and file.is_file() else Format.UNKNOWN  # what is no file has been told
+    return replace(
+        given,
+        tool_version=__version__,
+        python=python_version(),
+        frameworks=installed(("torch", *_LOADERS.get(kind, ()))) | dict(given.frameworks),
+        description=description or given.description,
+        licence=licence or given.licence,
     )
 
 
@@ -132,18 +200,43 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         raise BuildError(f"{value!r} is no {what}", hint=f"choose one of {', '.join(choices)}")
 
 
+def _with_service(inputs: Inputs, folder: Path, record: Record, report: Report) -> tuple[Inputs, Record]:
+    """Add what a service folder of MXNet Model Server holds."""
+    from archive_tool.mms import read_folder
+
+    try:
+        service = read_folder(folder, inputs.handler)
+    except OSError as error:
+        raise BuildError(f"cannot read {folder}: {error.strerror or error}", where="--model-path") from error
+    for warning in service.warnings:
+        report.warning(warning)
+    found = replace(
+        inputs,
+        handler=service.handler,
+        serialized_file=inputs.serialized_file or service.serialized_file,
+        extra_files=(*inputs.extra_files, f"{folder}=."),
+    )
+    return found, record if record.inputs else replace(record, inputs=service.inputs)
+
+
+def _folders_from(keep_folders: StrPath | bool) -> Path | None:
+    if isinstance(keep_folders, bool):
+        return Path() if keep_folders else None
+    return Path(keep_folders)
+
+
 def _path(value: StrPath | None) -> Path | None:
     # An empty text is "not given", as for torch-model-archiver.
     return Path(value) if value is not None and os.fspath(value) else None
 
 
-def _target(model_name: str, export_path: StrPath | None, archive_format: str) -> Path:
+def _target(name: str, export_path: StrPath | None, archive_format: str) -> Path:
     folder = Path(export_path) if export_path is not None else Path()
     if not folder.is_dir():
         if folder.exists():
             raise BuildError(f"the export path {folder} is not a directory", where="--export-path")
         raise BuildError(f"the export path {folder} does not exist", where="--export-path", hint=f"mkdir -p {folder}")
-    return folder / (model_name + layout.SUFFIXES[archive_format])
+    return folder / (name + layout.SUFFIXES[archive_format])
 
 
 def _size(target: Path) -> int:

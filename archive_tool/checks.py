@@ -6,11 +6,10 @@ Each check fails only where TorchServe is certain to fail; what merely looks odd
 from __future__ import annotations
 
 import ast
-import re
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import model_config, python_source
-from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff_file
+from archive_tool import python_source, requirements
+from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 #: Built-in handlers that get their weights from elsewhere than the serialized file.
 _NO_WEIGHTS: Final = frozenset({"vllm_handler", "trt_llm_handler"})
 _LFS_HINT: Final = "fetch the real file with `git lfs pull`"
-_VARIABLE: Final = re.compile(r"\$\{[A-Z0-9_]+\}")
-# pip takes a path or an address where a requirement may stand.
-_PATH_LIKE: Final = re.compile(r"://|^[./~]|^[A-Za-z]:[\\/]|[\\/]|\.(whl|zip|tar\.gz|tar\.bz2|tgz)$")
 
 
 def check(inputs: Inputs, plan: Plan, report: Report) -> None:
@@ -36,6 +32,8 @@ def check(inputs: Inputs, plan: Plan, report: Report) -> None:
         check_model_file(inputs, report)
     if inputs.handler_file in found and inputs.handler_file and inputs.uses_python:
         check_handler(inputs.handler_file, inputs.handler_function, report)
+    if {inputs.serialized_file, inputs.model_file} <= found and inputs.uses_python:
+        check_fit(inputs, report)
     if inputs.requirements_file in found and inputs.requirements_file:
         check_requirements(inputs.requirements_file, report)
     if inputs.config_file in found and inputs.config_file:
@@ -115,6 +113,8 @@ def check_model_file(inputs: Inputs, report: Report) -> None:
     path = inputs.model_file
     if path is None or (tree := _parse(path, "model file", report)) is None:
         return
+    from archive_tool import model_fit
+
     names = python_source.names(tree)
     if not names.classes and not names.dynamic:
         report.error(
@@ -128,6 +128,82 @@ def check_model_file(inputs: Inputs, report: Report) -> None:
             where=str(path),
             hint="import the others from a module given with --extra-files",
         )
+    elif "__all__" not in names.bound and len(modules := model_fit.module_classes(tree)) > 1 and _uses_sdk(inputs):
+        listed = ", ".join(node.name for node in modules)
+        report.warning(
+            f"the model file defines {len(modules)} subclasses of nn.Module ({listed}); the handler SDK serves one",
+            where=str(path),
+            hint="name it in the file's __all__, or move the others to a file of their own (--extra-files)",
+        )
+
+
+def check_fit(inputs: Inputs, report: Report) -> None:
+    """Note tensors that surely do not go with the model's class, and weights that are more than tensors.
+
+    Warnings only, and only where one of the handlers does the loading that load a state dict as it is.
+    """
+    path, model_file = inputs.serialized_file, inputs.model_file
+    if path is None or model_file is None or not _loads_state_dicts(inputs):
+        return
+    from archive_tool import model_fit, tensors
+
+    try:
+        with path.open("rb") as stream:
+            weights = tensors.read(stream, sniff(stream))
+        tree = python_source.parse(model_file)
+    except (OSError, python_source.SourceError):
+        return  # told already
+    if weights is None:
+        return
+    if weights.needs and not _allows_code(inputs):
+        report.warning(
+            f"the serialized file is not only tensors: reading it needs {weights.needs[0]}, and could run code, which "
+            "torch refuses from 2.6 on",
+            where=str(path),
+            hint="save the weights alone: torch.save(model.state_dict(), ...)",
+        )
+    keys = {tensor.name: tensor.shape for tensor in weights.tensors}
+    for line, message, hint in model_fit.problems(tree, keys):
+        report.warning(message, where=f"{model_file}:{line}", hint=hint)
+
+
+def _handler_tree(inputs: Inputs) -> ast.Module | None:
+    """The handler's syntax tree; None if there is none, which is told elsewhere."""
+    path = inputs.handler_file
+    try:
+        return python_source.parse(path) if path else None
+    except (OSError, python_source.SourceError):
+        return None
+
+
+def _uses_sdk(inputs: Inputs) -> bool:
+    tree = _handler_tree(inputs)
+    return tree is not None and python_source.imports_package(tree, "handlers") and _loads_state_dicts(inputs)
+
+
+def _loads_state_dicts(inputs: Inputs) -> bool:
+    """Whether the handler is a stock one or one of our SDK, or extends one and leaves the loading to it."""
+    if inputs.built_in_handler:
+        return inputs.handler not in _NO_WEIGHTS
+    tree = _handler_tree(inputs)
+    if tree is None or not any(python_source.imports_package(tree, package) for package in ("handlers", "ts")):
+        return False
+    own = {getattr(part, "name", None) for node in tree.body if isinstance(node, ast.ClassDef) for part in node.body}
+    return not own & {"initialize", "_load_pickled_model", "_load_model"}
+
+
+def _allows_code(inputs: Inputs) -> bool:
+    """Whether the config file has ``handler: {weights_only: false}``."""
+    if inputs.config_file is None:
+        return False
+    from archive_tool import effective
+
+    try:
+        text = inputs.config_file.read_bytes()
+    except OSError:
+        return False
+    section = effective.understand(text).document.get("handler")
+    return isinstance(section, dict) and section.get("weights_only") is False
 
 
 def check_handler(path: Path, function: str | None, report: Report) -> None:
@@ -148,6 +224,7 @@ def check_handler(path: Path, function: str | None, report: Report) -> None:
     names = python_source.names(tree)
     wanted = function or "handle"
     if wanted in names.bound:
+        _check_function(path, tree, wanted, report)
         return
     if not names.classes and not names.dynamic:
         report.error(
@@ -170,18 +247,42 @@ def check_handler(path: Path, function: str | None, report: Report) -> None:
         _check_class(path, names, report)
 
 
+def _check_function(path: Path, tree: ast.Module, name: str, report: Report) -> None:
+    """Note a function that certainly cannot be called with data and context."""
+    found = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    found = [node for node in found if node.name == name]
+    # A name bound twice may be something else in the end, and a decorator may return anything.
+    if len(found) != 1 or found[0].decorator_list or python_source.binding_count(tree, name) != 1:
+        return
+    arguments = found[0].args
+    most = len(arguments.posonlyargs) + len(arguments.args)
+    least = most - len(arguments.defaults)
+    keywords = [default for default in arguments.kw_defaults if default is None]
+    if keywords or least > 2 or (most < 2 and arguments.vararg is None):
+        report.error(
+            f"the function {name} of the handler cannot be called with the two arguments that TorchServe gives it",
+            where=f"{path}:{found[0].lineno}",
+            hint=f"define {name}(data, context)",
+        )
+
+
 def _check_class(path: Path, names: python_source.Names, report: Report) -> None:
-    """Note a class that certainly has no ``handle``: nothing inherited, nothing made when it is created."""
+    """Note a class that certainly lacks one of the two methods: nothing inherited, nothing made when it is created."""
     if len(names.classes) != 1 or names.classes != names.certain_classes:
         return
     (node,) = names.classes
     inside = {getattr(statement, "name", None) for statement in node.body}
     plain = all(hasattr(statement, "name") or _says_nothing(statement) for statement in node.body)
-    if plain and not node.bases and not node.keywords and not inside & {"handle", "__init__", "__getattr__"}:
+    if not plain or node.bases or node.keywords or inside & {"__init__", "__getattr__"}:
+        return
+    wanted = (("handle", "data, context"), ("initialize", "context"))
+    missing = [(method, arguments) for method, arguments in wanted if method not in inside]
+    if missing:
+        method, arguments = missing[0]
         report.error(
-            f"the class {node.name} of the handler has no method handle",
+            f"the class {node.name} of the handler has no method {method}",
             where=f"{path}:{node.lineno}",
-            hint="add handle(self, data, context), or derive the class from a handler",
+            hint=f"add {method}(self, {arguments}), or derive the class from a handler",
         )
 
 
@@ -192,8 +293,6 @@ def _says_nothing(statement: ast.stmt) -> bool:
 
 def check_requirements(path: Path, report: Report) -> None:
     """Check every line that pip would read as a requirement; options, paths and addresses are left to pip."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -202,23 +301,9 @@ def check_requirements(path: Path, report: Report) -> None:
     except OSError as error:
         report.error(f"the requirements file cannot be read: {error.strerror}", where=str(path))
         return
-    number, pending = 0, ""
-    for index, raw in enumerate([*text.splitlines(), ""], start=1):
-        number = number or index
-        pending += raw
-        if pending.endswith("\\"):
-            pending = pending[:-1]
-            continue
-        line = re.sub(r"(^|\s)#.*$", "", pending).strip()
-        line = _VARIABLE.sub("1", re.split(r"\s--?[a-z]", line)[0]).strip()
-        where, number, pending = f"{path}:{number}", 0, ""
-        if not line or line.startswith("-") or (" @ " not in line and _PATH_LIKE.search(line.split(";")[0])):
-            continue
-        try:
-            Requirement(line)
-        except InvalidRequirement as error:
-            reason = str(error).split("\n")[0]
-            report.error(f"{line!r} is not a requirement: {reason}", where=where)
+    for line in requirements.parse(text):
+        if line.problem is not None:
+            report.error(f"{line.text!r} is not a requirement: {line.problem}", where=f"{path}:{line.number}")
 
 
 def check_config(path: Path, report: Report) -> None:
@@ -228,6 +313,9 @@ def check_config(path: Path, report: Report) -> None:
     except OSError as error:
         report.error(f"the config file cannot be read: {error.strerror}", where=str(path))
         return
+    # Here, because most builds have no config file and can do without the YAML library.
+    from archive_tool import model_config
+
     for problem in model_config.validate(text):
         where = f"{path}:{problem.line}" if problem.line else str(path)
         note = report.error if problem.severity == "error" else report.warning

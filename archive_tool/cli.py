@@ -17,7 +17,7 @@ from archive_tool.errors import TorchmarError
 from archive_tool.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 # A shell's exit code for a program that a signal ended; Windows has no SIGPIPE to ask for its number.
@@ -34,8 +34,13 @@ class _Entry(NamedTuple):
 COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
     "Archives": {
         "build": _Entry("archive_tool.commands:build", "Build an archive that TorchServe can serve."),
-        "inspect": _Entry("archive_tool.commands:inspect", "Show what an archive holds."),
+        "init": _Entry("archive_tool.commands_from:init", "Write a project file for the model in a folder."),
+        "inspect": _Entry("archive_tool.commands_inspect:inspect", "Show what an archive holds."),
+        "convert": _Entry(
+            "archive_tool.commands_from:convert", "Turn an archive of MXNet Model Server into one for TorchServe."
+        ),
         "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
+        "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
     },
     "Server": {
         "start": _Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),
@@ -53,6 +58,9 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "predict": _Entry("serving.cli.predict:predict", "Send files to a model and show the answers."),
     },
 }
+
+#: What commands here need of the packages above this one, which it may not import.
+HOOKS: Final[dict[str, str]] = {"check-built": "serving.cli.check:check_built"}
 
 
 class _LazyGroup(click.Group):
@@ -75,17 +83,31 @@ class _LazyGroup(click.Group):
 
 
 def _load(name: str, target: str) -> click.Command:
+    command = _resolve(f"the command {name}", target)
+    assert isinstance(command, click.Command)  # noqa: S101 - a table entry that is no command is our own mistake
+    return command
+
+
+def load_hook(name: str) -> Callable[..., Any]:
+    """Import a function of `HOOKS`.
+
+    Raises:
+        TorchmarError: it cannot be imported.
+    """
+    hook: Callable[..., Any] = _resolve(name, HOOKS[name])
+    return hook
+
+
+def _resolve(what: str, target: str) -> Any:
     module_name, _, attribute = target.partition(":")
     try:
-        command = getattr(import_module(module_name), attribute)
+        return getattr(import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise TorchmarError(
-            f"the command {name} cannot be loaded: {error}",
+            f"{what} cannot be loaded: {error}",
             where=target,
             hint="install torchmar anew; a package that it needs is missing or too old",
         ) from error
-    assert isinstance(command, click.Command)  # noqa: S101 - a table entry that is no command is our own mistake
-    return command
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

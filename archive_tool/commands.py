@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from archive_tool.cli import printable
-from archive_tool.errors import ArchiveError
+from archive_tool.cli import load_hook, printable
 from archive_tool.layout import RUNTIMES, SUFFIXES
 
 if TYPE_CHECKING:
-    from archive_tool.manifest import Manifest
-    from archive_tool.reader import Archive, ArchiveMember
-
-# A member that is no larger than this is unpacked to see what it is; larger ones only where that costs nothing.
-_SNIFF_LIMIT = 64 << 20
+    from archive_tool.builder import BuildResult
 
 
 @click.command()
-@click.option("--model-name", required=True, help="Name of the model, and of the archive.")
+@click.option(
+    "--from", "project_file", help="Project file that sets these options (torchmar init writes one), or its folder."
+)
+@click.option("--model-name", help="Name of the model, and of the archive.  [required]")
 @click.option("--version", "-v", default="1.0", show_default=True, help="Version of the model.")
-@click.option("--handler", required=True, help="Built-in name, or a path: h, h.py, h:function, h.py:function.")
+@click.option("--handler", help="Built-in name, or a path: h, h.py, h:function, h.py:function.  [required]")
+@click.option(
+    "--model-path",
+    help="Folder whose contents all go to the root, with the handler's module among them, as for MXNet Model Server.",
+)
 @click.option("--serialized-file", help="Weights (.pt, .pth), TorchScript, ONNX or AOTInductor file.")
 @click.option("--model-file", help="Python file with the model's class; needed with weights.")
 @click.option(
     "--extra-files",
     multiple=True,
-    help="Further files: comma-separated paths or wildcards; a directory's contents go to the root. May be repeated.",
+    help="Further files: comma-separated paths or wildcards; a directory's contents go to the root. FILE=PLACE names "
+    "another place. May be repeated.",
 )
+@click.option("--keep-folders", is_flag=True, help="Extra files keep the folders that they are in.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="python", show_default=True, help="What runs it.")
 @click.option("--export-path", help="Existing directory for the archive.  [default: the current one]")
 @click.option(
@@ -50,61 +53,71 @@ _SNIFF_LIMIT = 64 << 20
     default=True,
     help="Put a copy of the package `handlers` into an archive whose code imports it.  [default: do]",
 )
+@click.option("--compress", is_flag=True, help="Deflate weights too, on all cores: a little smaller, much slower.")
+@click.option("--description", help="What the model is for; goes into the manifest.")
+@click.option("--licence", "--license", help="The model's licence, for example Apache-2.0; goes into the manifest.")
+@click.option(
+    "--sample",
+    multiple=True,
+    metavar="FILE[=EXPECTED]",
+    help="Store a request in the archive, and the answer that is expected: a file, or the answer itself. May be "
+    "repeated. A worker runs them before it reports that it is ready, and torchmar check compares the answers.",
+)
+@click.option("--check", is_flag=True, help="Load the archive and run its samples before it takes its place.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
-def build(quiet: bool, **options: Any) -> None:
+@click.pass_context
+def build(context: click.Context, /, quiet: bool, project_file: str | None, **given: Any) -> None:
     """Build an archive that TorchServe can serve.
 
-    Takes the options of torch-model-archiver 0.12. The inputs are checked first, and every mistake is told at once; the
-    archive is then written whole or not at all. The same inputs give the same bytes.
+    Takes the options of torch-model-archiver 0.12, and a few more. The inputs are checked first, and every mistake is
+    told at once; the archive is then written whole or not at all. The same inputs give the same bytes. No code of yours
+    is run, unless you give --check.
 
     \b
     Examples:
       torchmar build --model-name mnist --handler mnist_handler.py \\
           --model-file mnist_model.py --serialized-file mnist_sd.pt --export-path model_store
       torchmar build --model-name resnet --version 2.0 --handler image_classifier \\
-          --serialized-file resnet.pt --extra-files index_to_name.json -f
+          --serialized-file resnet.pt --extra-files index_to_name.json --sample cat.png --check -f
+      torchmar build --from torchmar.yaml --version 2.0
     """
     from archive_tool.builder import build as run
+    from archive_tool.progress import progress_bar
 
-    result = run(**options)
+    options = _with_project(context, project_file, given)
+    check = options.pop("check")
+    checked: list[str] = []
+    check_built = load_hook("check-built") if check else None
+    before_publish = check_built and (lambda path: checked.append(check_built(path)))
+    with progress_bar("writing", hidden=quiet) as progress:
+        result = run(**options, before_publish=before_publish, progress=progress)
+    show_built(result, quiet=quiet)
+    for line in [] if quiet else checked:
+        click.echo(line)
+
+
+def _with_project(context: click.Context, project_file: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Add what a project file sets to the options; those of the command line win."""
+    options = dict(given)
+    if project_file is not None:
+        from archive_tool.project import read
+
+        said = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        options |= {name: value for name, value in read(Path(project_file)).items() if name not in said}
+    for parameter in context.command.params:
+        if parameter.name in ("model_name", "handler") and options[parameter.name] is None:
+            raise click.MissingParameter(ctx=context, param=parameter)
+    return options
+
+
+def show_built(result: BuildResult, *, quiet: bool) -> None:
+    """Print the warnings of a build, and, unless quiet, what it has written."""
     for warning in result.warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
     if not quiet:
         count = len(result.members)
         parts = [printable(str(result.path)), human_size(result.size), f"{count} members", f"{result.seconds:.2f} s"]
         click.echo("  ".join([*parts, "replaced"] if result.replaced else parts))
-
-
-@click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(archive: Path, as_json: bool) -> None:
-    """Show what an archive holds.
-
-    ARCHIVE is a .mar, a .tar.gz or a folder. Shows its manifest, and each member with its size and what it is. Nothing
-    is unpacked to disk, nothing is run. An archive that is not safe to unpack is listed too, with exit code 5.
-
-    \b
-    Examples:
-      torchmar inspect model_store/mnist.mar
-      torchmar inspect model_store/mnist.mar --json
-    """
-    from archive_tool.reader import open_archive
-
-    with open_archive(archive, allow_unsafe=True) as opened:
-        manifest, broken = None, None
-        try:
-            manifest = opened.manifest
-        except ArchiveError as error:
-            broken = error  # told after the list, which may show why
-        description = describe(opened, manifest)
-        if as_json:
-            click.echo(json.dumps(description, indent=2))
-        else:
-            _show(description)
-        opened.check_safe()
-        if broken is not None:
-            raise broken
 
 
 @click.command()
@@ -128,83 +141,6 @@ def extract(archive: Path, folder: Path, quiet: bool) -> None:
         size = sum(member.size for member in opened.members)
         if not quiet:
             click.echo(f"{printable(str(folder))}  {human_size(size)}  {len(opened.members)} members")
-
-
-def describe(archive: Archive, manifest: Manifest | None) -> dict[str, Any]:
-    """Give all that `inspect` shows as one JSON-ready object."""
-    members = [
-        {
-            "name": member.name,
-            "size": member.size,
-            "packed": member.packed,
-            "method": member.method,
-            "format": _format(archive, member),
-        }
-        for member in archive.members
-    ]
-    return {
-        "path": str(archive.path),
-        "archiveFormat": archive.archive_format,
-        "size": archive.size,
-        "manifest": manifest.to_dict() if manifest else None,
-        "members": members,
-        "problems": list(archive.problems),
-    }
-
-
-def _format(archive: Archive, member: ArchiveMember) -> str | None:
-    from archive_tool.formats import Format, sniff
-    from archive_tool.writer import STORED_SUFFIXES
-
-    if Path(member.name).suffix.lower() not in STORED_SUFFIXES:
-        return None
-    try:
-        stream = archive.peek(member.name)
-        if stream is None:
-            if member.size > _SNIFF_LIMIT:
-                return None
-            stream = io.BytesIO(archive.read(member.name, _SNIFF_LIMIT))
-        with stream:
-            kind = sniff(stream)
-    except (ArchiveError, OSError):
-        return None  # one member that cannot be read is no reason to hide the others
-    return None if kind is Format.UNKNOWN else kind.value
-
-
-def _show(description: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=1 << 16)  # a pipe has no width to fold lines to
-    title = f"{description['path']}  {human_size(description['size'])}  {description['archiveFormat']}"
-    console.print(Text(printable(title), style="bold"))
-    console.print()
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in _flat(description["manifest"] or {}):
-        facts.add_row(Text(printable(key)), Text(printable(value)))
-    console.print(facts if description["manifest"] else Text("no manifest"))
-    console.print()
-    table = Table("member", "size", "packed", "method", "format", box=None, pad_edge=False)
-    for column in table.columns[1:3]:
-        column.justify = "right"
-    for member in description["members"]:
-        sizes = [human_size(member["size"]), human_size(member["packed"])]
-        cells = [member["name"], *sizes, member["method"], member["format"] or ""]
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    console.print(table)
-
-
-def _flat(document: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in document.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((prefix + key, value if isinstance(value, str) else json.dumps(value)))
-    return rows
 
 
 def human_size(size: int) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zipfile
 from enum import Enum
 from typing import IO, TYPE_CHECKING, Final
 
@@ -84,6 +83,8 @@ def sniff(stream: IO[bytes]) -> Format:
 
 
 def _sniff_zip(stream: IO[bytes]) -> Format:
+    import zipfile  # takes a while, and not every format needs it
+
     stream.seek(0)
     try:
         with zipfile.ZipFile(stream) as archive:

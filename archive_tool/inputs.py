@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS, STOCK_HANDLERS
+from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS, SDK_HANDLERS, STOCK_HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,10 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of one archive, as torch-model-archiver's options of the same names."""
+    """The inputs of one archive, as torch-model-archiver's options of the same names.
+
+    Extra files lose their folders, unless `folders_from` says from which folder on they keep them.
+    """
 
     model_name: str
     handler: str
@@ -26,6 +29,7 @@ class Inputs:
     serialized_file: Path | None = None
     model_file: Path | None = None
     extra_files: tuple[str, ...] = ()
+    folders_from: Path | None = None
     runtime: str = "python"
     requirements_file: Path | None = None
     config_file: Path | None = None
@@ -37,13 +41,18 @@ class Inputs:
 
     @property
     def built_in_handler(self) -> bool:
-        """Whether the handler is one that the server brings, so that no file is copied for it."""
+        """Whether the handler is one that the server or the SDK brings, so that no file is copied for it."""
         if not self.uses_python:
             return self.handler in LSP_HANDLERS
         # torch-model-archiver copies ./densenet_handler.py for the name densenet_handler; so do we if it is there.
         return self.handler in STOCK_HANDLERS or (
-            self.handler in BUILT_IN_HANDLERS and not Path(f"{self.handler}.py").exists()
+            self.handler in BUILT_IN_HANDLERS | SDK_HANDLERS.keys() and not Path(f"{self.handler}.py").exists()
         )
+
+    @property
+    def sdk_handler(self) -> str | None:
+        """The SDK's class that a handler of the user's would only repeat; None for any other handler."""
+        return SDK_HANDLERS.get(self.handler) if self.uses_python and self.built_in_handler else None
 
     @property
     def handler_file(self) -> Path | None:

@@ -66,6 +66,7 @@ BACKEND_KEYS: Final = {
     "threads": "threads",
     "isolate_errors": "bool",
     "pipeline": "bool",
+    "warm_up": "bool",
 }
 _CHOICES: Final = {"device": ("cpu", "gpu"), "parallel": ("pp", "tp", "pptp", "custom")}
 _RANGES: Final = {"batch": (1, 4096), "delay": (0, 60_000), "processes": (1, 256), "threads": (1, 2**31 - 1)}
@@ -84,6 +85,8 @@ _WORDS: Final = {
     "processes": "an integer from 1 to 256",
     "threads": "auto or an integer from 1",
 }
+#: Settings of one mapping, merged ones included; an honest file has some dozens.
+_MAX_MERGED: Final = 10_000
 _INT_MAX: Final = 2**31 - 1  # a larger number is a Long in Java, and ignored
 _TAG: Final = "tag:yaml.org,2002:"
 _SCALARS: Final = ("null", "bool", "int", "float", "str", "binary", "timestamp", "merge", "value")
@@ -132,8 +135,7 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
     if any(not problem.key for problem in problems):
         return problems  # tags that cannot be read: there are no values to look at
     try:
-        loader = yaml.SafeLoader("")
-        document = loader.construct_document(root)
+        document = construct(root)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
         # PyYAML fails in many ways on a value that is not of the form which its tag says, such as !!int "".
         return [*problems, _not_yaml(error)]
@@ -143,6 +145,53 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
     problems += _check_together(entries)
     problems += _check_backend(root, entries)
     return sorted(problems, key=lambda problem: problem.line or 0)
+
+
+def construct(root: yaml.Node) -> Any:
+    """Make the values of a document, unless its merge keys (``<<``) would multiply them without end.
+
+    Raises:
+        yaml.YAMLError, ValueError and others: as PyYAML does for a value that is not of the form which its tag says.
+    """
+    if _merged(root) > _MAX_MERGED:
+        raise ValueError("its merge keys make too many settings")
+    loader = yaml.SafeLoader("")
+    return loader.construct_document(root)
+
+
+def _merged(root: yaml.Node) -> int:
+    """How many settings the largest mapping has when all are merged; PyYAML copies them one by one."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = _MAX_MERGED + 1  # until it is known: one that merges itself has no end
+            sizes[id(node)] = sum(map(count, node.value)) if isinstance(node, yaml.MappingNode) else 0
+        return sizes[id(node)]
+
+    def count(pair: tuple[yaml.Node, yaml.Node]) -> int:
+        key, value = pair
+        if key.tag != _TAG + "merge":
+            return 1
+        parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        return sum(size(part) for part in parts)
+
+    return max((size(node) for node in _nodes(root) if isinstance(node, yaml.MappingNode)), default=0)
+
+
+def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:
+    """Yield each node once, for aliases may multiply without end."""
+    todo, seen = [root], set()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if isinstance(node, yaml.MappingNode):
+            todo += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            todo += node.value
 
 
 def _line(node: yaml.Node) -> int:

@@ -35,16 +35,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that an archive will hold: members sorted by name, then the manifest as the last one."""
+    """All that an archive will hold: its members, sorted by name, and the manifest, which is written after them."""
 
     model_name: str
     members: tuple[Member, ...]
     manifest: Manifest
     seconds: int
-
-    def all_members(self) -> tuple[Member, ...]:
-        """Give the members with the manifest at the end, where torch-model-archiver has it."""
-        return (*self.members, Member(MANIFEST_NAME, self.manifest.to_json()))
 
 
 def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:
@@ -52,7 +48,7 @@ def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:
 
     Reads directories, and the contents of two files only if they compete for one name. Nothing is written.
     """
-    members: dict[str, Path] = {}
+    members: dict[str, Path | bytes] = {}
     for name, source in _sources(inputs, report):
         _add(members, name, source, report)
     for problem in collisions(sorted(members)):
@@ -86,7 +82,7 @@ def _model(inputs: Inputs) -> Model:
     )
 
 
-def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path]]:
+def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path | bytes]]:
     named: list[tuple[str, Path | None]] = [
         ("--model-file", inputs.model_file),
         ("--serialized-file", inputs.serialized_file),
@@ -97,8 +93,23 @@ def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path]]:
     for option, path in named:
         if path is not None and check_file(path, option, report):
             yield path.name, path
+    if inputs.sdk_handler:
+        yield f"{inputs.handler}.py", sdk_handler_source(inputs.sdk_handler)
     for item in inputs.extra_files:
-        yield from _extra(item, report)
+        yield from _extra(item, inputs.folders_from, report)
+
+
+def sdk_handler_source(name: str) -> bytes:
+    """Write the handler file of an archive that takes a handler of the SDK as it is.
+
+    TorchServe wants exactly one class that is defined in the file itself.
+    """
+    return (
+        f'"""The handler of this archive: {name} of the package `handlers`, as it is."""\n\n'
+        f"from handlers import {name}\n\n\n"
+        f"class Handler({name}):\n"
+        f'    """Nothing is changed."""\n'
+    ).encode()
 
 
 def check_file(path: Path, option: str, report: Report) -> bool:
@@ -140,21 +151,68 @@ def _reason(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _extra(item: str, report: Report) -> Iterator[tuple[str, Path]]:
+def _extra(item: str, folders_from: Path | None, report: Report) -> Iterator[tuple[str, Path]]:
     option = "--extra-files"
-    if os.path.lexists(item):
-        found = [item]
-    elif any(char in item for char in "*?") or ("[" in item and "]" in item):
-        found = sorted(glob.glob(item))  # noqa: PTH207 - Path.glob takes no absolute pattern, and sees dotfiles
+    source, target = split_target(item)
+    if target is not None and not target.strip():
+        report.error(f"{item!r} names no place in the archive", where=option, hint="write FILE=PLACE, or FILE alone")
+        return
+    several = False
+    if os.path.lexists(source):
+        found = [source]
+    elif _is_wildcard(source):
+        several = True
+        found = sorted(glob.glob(source))  # noqa: PTH207 - Path.glob takes no absolute pattern, and sees dotfiles
         if not found:
-            report.warning(f"no file matches {item!r}", where=option)
+            report.warning(f"no file matches {source!r}", where=option)
     else:
-        found = [item]  # check_file says that it is missing
+        found = [source]  # check_file says that it is missing
     for entry in map(Path, found):
-        if entry.is_dir():
-            yield from _walk(entry, "", (os.path.realpath(entry),), report)
-        elif check_file(entry, option, report):
-            yield entry.name, entry
+        is_folder = entry.is_dir()
+        if not is_folder and not check_file(entry, option, report):
+            continue
+        name = _place(entry, target, is_folder=is_folder, several=several, folders_from=folders_from)
+        if name is None:
+            report.error(
+                f"{entry} is not below {folders_from}, so it has no folders to keep",
+                where=option,
+                hint=f"say where it goes: {entry}=PLACE",
+            )
+        elif is_folder:
+            yield from _walk(entry, f"{name}/" if name else "", (os.path.realpath(entry),), report)
+        else:
+            yield name, entry
+
+
+def split_target(item: str) -> tuple[str, str | None]:
+    """Read ``FILE`` or ``FILE=PLACE``; a file with ``=`` in its name is found, too."""
+    if os.path.lexists(item):
+        return item, None
+    places = [index for index, char in enumerate(item) if char == "="]
+    sources = [index for index in places if os.path.lexists(item[:index])]
+    if not places:
+        return item, None
+    at = (sources or places)[0]
+    return item[:at], item[at + 1 :]
+
+
+def _is_wildcard(text: str) -> bool:
+    return any(char in text for char in "*?") or ("[" in text and "]" in text)
+
+
+def _place(entry: Path, target: str | None, *, is_folder: bool, several: bool, folders_from: Path | None) -> str | None:
+    """Say what an extra file is called in the archive, or what the names below a folder begin with; None if nothing."""
+    if target is not None:
+        into = several or target.endswith("/") or target.strip() == "."
+        name = "/".join(part for part in target.strip().split("/") if part not in ("", "."))
+        return f"{name}/{entry.name}".lstrip("/") if into and not (is_folder and not several) else name
+    if folders_from is None:
+        return "" if is_folder else entry.name
+    # Not resolve(): a link keeps the folder that it is in, not that of what it leads to.
+    relative = Path(os.path.relpath(os.path.abspath(entry), os.path.abspath(folders_from)))  # noqa: PTH100
+    if relative.parts[:1] == (os.pardir,):
+        return None
+    return "" if relative == Path() else relative.as_posix()
 
 
 def _walk(folder: Path, prefix: str, above: tuple[str, ...], report: Report) -> Iterator[tuple[str, Path]]:
@@ -182,25 +240,31 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], report: Report) -> 
             yield from _walk(path, f"{name}/", (*above, real), report)
 
 
-def _add(members: dict[str, Path], name: str, source: Path, report: Report) -> None:
+def _add(members: dict[str, Path | bytes], name: str, source: Path | bytes, report: Report) -> None:
+    shown = name if isinstance(source, bytes) else str(source)
     if problem := name_problem(name):
-        report.error(f"the file name {name!r} {problem}", where=str(source), hint="rename the file")
+        report.error(f"the file name {name!r} {problem}", where=shown, hint="rename the file")
     elif fold(name) == fold(MANIFEST_NAME):
         report.error(
-            f"{source} would take the place of the archive's own manifest",
+            f"{shown} would take the place of the archive's own manifest",
             hint="leave MAR-INF out of the extra files; the manifest is written anew",
         )
     elif name not in members:
         members[name] = source
     elif not _same(members[name], source):
+        before = members[name]
+        first = "the one that torchmar writes" if isinstance(before, bytes) else str(before)
         report.error(
-            f"two different files would become the member {name!r}: {members[name]} and {source}",
+            f"two different files would become the member {name!r}: {first} and {shown}",
             hint="rename one of them, or put it into a folder below a directory given to --extra-files",
         )
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(one: Path | bytes, other: Path | bytes) -> bool:
     try:
+        if isinstance(one, bytes) or isinstance(other, bytes):
+            first, second = (part if isinstance(part, bytes) else part.read_bytes() for part in (one, other))
+            return first == second
         return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
     except OSError:
         return False

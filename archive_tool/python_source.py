@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import symtable
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -58,11 +59,19 @@ def parse(path: Path) -> ast.Module:
         SourceError: it is not Python of this interpreter's version.
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
+    return parse_bytes(path.read_bytes(), str(path))
+
+
+def parse_bytes(data: bytes, filename: str) -> ast.Module:
+    """Parse the content of a file.
+
+    Raises:
+        SourceError: as `parse`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "invalid escape sequence" is the author's business
-            return ast.parse(data, filename=str(path))
+            return ast.parse(data, filename=filename)
     except SyntaxError as error:
         raise SourceError(error.msg, error.lineno, (error.text or "").strip()) from error
     except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes; too deep
@@ -99,6 +108,33 @@ def imports_package(tree: ast.Module, package: str) -> bool:
         if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == package:
             return True
     return False
+
+
+def line_of(tree: ast.Module, name: str) -> int | None:
+    """The line in which a module binds a name last; None if it is not seen to."""
+    lines = [statement.lineno for statement in _top_level(tree.body) if name in _bindings(statement)]
+    return lines[-1] if lines else None
+
+
+def binding_count(tree: ast.Module, name: str) -> int:
+    """How often statements at a module's top level may bind a name."""
+    return sum(bound == name for statement in _top_level(tree.body) for bound in _bindings(statement))
+
+
+def certain_imports(tree: ast.Module) -> dict[str, int]:
+    """Find the modules that a module surely imports when it is imported itself, with the line.
+
+    What stands in a function, a condition or a ``try`` may be meant to fail, and is left out. Relative imports are.
+    """
+    found: dict[str, int] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                found.setdefault(alias.name, statement.lineno)
+        elif isinstance(statement, ast.ImportFrom) and not statement.level and statement.module:
+            found.setdefault(statement.module, statement.lineno)
+    found.pop("__future__", None)
+    return found
 
 
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
@@ -156,3 +192,49 @@ def _makes_names(node: ast.AST) -> bool:
     if isinstance(function, ast.Name):
         return function.id in _CLASS_MAKERS | _NAME_MAKERS
     return isinstance(function, ast.Attribute) and function.attr in _CLASS_MAKERS
+
+
+def statements_for(tree: ast.Module, text: str, name: str) -> list[str]:
+    """Give the text of the top-level statements that a name needs, in their order; empty if nothing binds it.
+
+    Those that bind the name, those that bind what these use, and so on. ``import *`` and ``from __future__`` are
+    always among them.
+    """
+    lines = text.splitlines()
+    pieces = ["\n".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in tree.body]
+    binders: dict[str, list[int]] = {}
+    for index, node in enumerate(tree.body):
+        for statement in _top_level([node]):
+            for bound in _bindings(statement):
+                binders.setdefault(bound, []).append(index)
+    always = {
+        index
+        for index, node in enumerate(tree.body)
+        if isinstance(node, ast.ImportFrom)
+        and (node.module == "__future__" or any(alias.name == "*" for alias in node.names))
+    }
+    kept: set[int] = set()
+    todo = [name] if name in binders else []
+    while todo:
+        for index in binders.get(todo.pop(), ()):
+            if index not in kept:
+                kept.add(index)
+                todo += _globals_of(pieces[index])
+    return [pieces[index] for index in sorted(kept | always)] if kept else []
+
+
+def _first_line(node: ast.stmt) -> int:
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _globals_of(statement: str) -> set[str]:
+    """Give the names that a top-level statement looks up in its module, also later, when a function of it is called."""
+    tables = [symtable.symtable(statement, "<statement>", "exec")]
+    found: set[str] = set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        at_top = table.get_type() == "module"
+        found |= {one.get_name() for one in table.get_symbols() if one.is_referenced() and (at_top or one.is_global())}
+    return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +170,7 @@ class Archive:
         occupied = _check_target(target)
         # An empty folder may be somebody's current one or a mount point: it stays, and its content moves into it.
         parent = target if occupied else target.parent
-        temporary = parent / f".torchmar-{secrets.token_hex(8)}.tmp"
+        temporary = parent / f".torchmar-{os.urandom(8).hex()}.tmp"
         try:
             self._unpack(temporary)
             if occupied:

@@ -6,7 +6,6 @@ this: it imports the standard library and torch only.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -53,10 +52,11 @@ def vendor(inputs: Inputs, plan: Plan, report: Report, *, sdk_root: Path | None 
 
 def _importer(plan: Plan) -> str | None:
     for member in plan.members:
-        if isinstance(member.source, bytes) or not member.name.endswith(".py"):
+        if not member.name.endswith(".py"):
             continue
         try:
-            tree = python_source.parse(member.source)
+            data = member.source if isinstance(member.source, bytes) else member.source.read_bytes()
+            tree = python_source.parse_bytes(data, member.name)
         except (python_source.SourceError, OSError):
             continue  # an extra file may be of another Python; the checks speak of the files that must parse
         if python_source.imports_package(tree, PACKAGE):
@@ -79,7 +79,9 @@ def find_sdk() -> Path:
     beside = Path(__file__).resolve().parent.with_name(PACKAGE)
     if (beside / "py.typed").is_file():
         return beside
-    spec = importlib.util.find_spec(PACKAGE)
+    from importlib.util import find_spec
+
+    spec = find_spec(PACKAGE)
     locations = spec.submodule_search_locations if spec else None
     if not locations:
         raise BuildError("the handler SDK (package `handlers`) is imported but not installed here", hint=_HINT)

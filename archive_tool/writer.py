@@ -8,32 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
-import io
 import os
-import secrets
 import shutil
-import stat
-import tarfile
-import time
-import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
+from archive_tool import zip_format
+from archive_tool.copying import Copier, Sums, open_source, write_all
+from archive_tool.deflate import Compressor, GzipWriter
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.layout import MANIFEST_NAME
-from archive_tool.manifest import ZIP_EPOCH
+from archive_tool.record import MemberRecord, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import io
 
-    from archive_tool.plan import Member, Plan
+    from archive_tool.copying import Source
+    from archive_tool.manifest import Manifest
+    from archive_tool.plan import Plan
 
-_CHUNK: Final = 1 << 20
+#: Told while an archive is written: bytes of the members done, and of all.
+Progress = Callable[[int, int], None]
+
 _ATTEMPTS: Final = 20
-_ZIP_LATEST: Final = 4354819198  # 2107-12-31 23:59:58, the last moment that a zip archive can express
-_FILE_MODE: Final = stat.S_IFREG | 0o644
-_UNIX: Final = 3  # "made by" in a zip: the external attributes hold a Unix mode
+_TAR_BLOCK: Final = 512
+_TAR_RECORD: Final = 20 * _TAR_BLOCK
 
 _WEIGHTS = {".bin", ".ckpt", ".gguf", ".h5", ".npy", ".npz", ".onnx", ".pb", ".pkl", ".pt", ".pt2", ".pth", ".ptl"}
 _BINARIES = {".dll", ".dylib", ".engine", ".plan", ".safetensors", ".so"}
@@ -46,14 +47,26 @@ STORED_SUFFIXES: Final = frozenset(_WEIGHTS | _BINARIES | _PACKED | _MEDIA)
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK}
 
 
-def write(plan: Plan, target: Path, archive_format: str, *, force: bool = False) -> None:
-    """Write a plan to its target.
+def write(
+    plan: Plan,
+    target: Path,
+    archive_format: str,
+    *,
+    force: bool = False,
+    compress: bool = False,
+    progress: Progress | None = None,
+    before_publish: Callable[[Path], None] | None = None,
+) -> Manifest:
+    """Write a plan to its target. Returns the manifest, whose record now has all the members.
 
     Args:
         plan: what goes in.
         target: the archive's path; its folder exists.
         archive_format: "default", "zip-store", "tgz" or "no-archive".
         force: replace what is there. A folder is replaced only if it is a model's: it holds a manifest, or nothing.
+        compress: deflate weights too; a "tgz" always does, "zip-store" and "no-archive" never do.
+        progress: called from time to time.
+        before_publish: called with the complete result under its temporary name; what it raises ends the writing.
 
     Raises:
         TargetExistsError: the target is there and force was not given, or replacing it would be wrong.
@@ -63,14 +76,17 @@ def write(plan: Plan, target: Path, archive_format: str, *, force: bool = False)
     check_target(target, as_folder=as_folder, force=force)
     # The name is known before anything exists, so whatever interrupts us, the cleanup finds it. It starts with a dot:
     # TorchServe does not load hidden files of a model store.
-    temporary = target.parent / f".torchmar-{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / f".torchmar-{os.urandom(8).hex()}.tmp"
     try:
         if as_folder:
-            _fill_folder(plan, temporary)
+            manifest = _fill_folder(plan, temporary, progress)
+            _call(before_publish, temporary)
             _publish_folder(temporary, target, force=force)
         else:
-            _fill_file(plan, temporary, archive_format)
+            manifest = _fill_file(plan, temporary, archive_format, compress, progress)
+            _call(before_publish, temporary)
             _publish_file(temporary, target, force=force)
+        return manifest
     except OSError as error:
         raise BuildError(f"cannot write {target}: {error.strerror or error}", where=str(target)) from error
     finally:
@@ -78,6 +94,11 @@ def write(plan: Plan, target: Path, archive_format: str, *, force: bool = False)
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _call(hook: Callable[[Path], None] | None, temporary: Path) -> None:
+    if hook is not None:
+        hook(temporary)
 
 
 def check_target(target: Path, *, as_folder: bool, force: bool) -> None:
@@ -109,108 +130,133 @@ def _list(folder: Path) -> list[Path]:
         raise TargetExistsError(f"cannot look into {folder}: {error.strerror}", where=str(folder)) from error
 
 
-def _fill_file(plan: Plan, temporary: Path, archive_format: str) -> None:
+class _Sink(Protocol):
+    """One of the shapes of an archive, being written."""
+
+    def add(self, name: str, source: Source, copier: Copier) -> Sums:
+        """Write the next member."""
+
+    def close(self) -> None:
+        """Write what comes after the last one."""
+
+
+def _fill_file(plan: Plan, temporary: Path, archive_format: str, compress: bool, progress: Progress | None) -> Manifest:
     # "x": ours alone; and open() gives the permissions that the umask allows, where mkstemp would give 0600.
-    with temporary.open("x+b") as stream:
+    with temporary.open("x+b", buffering=0) as file, Compressor() as compressor:
+        sink: _Sink
         if archive_format == "tgz":
-            _write_tar(plan, stream)
+            sink = _TarSink(file, compressor, plan)
         else:
-            _write_zip(plan, stream, store_all=archive_format == "zip-store")
+            stored = "all" if archive_format == "zip-store" else "none" if compress else "packed"
+            sink = _ZipSink(file, compressor, plan.seconds, stored)
+        return _fill(plan, sink, progress)
 
 
-def _write_zip(plan: Plan, stream: IO[bytes], *, store_all: bool) -> None:
-    moment = time.gmtime(min(max(plan.seconds, ZIP_EPOCH), _ZIP_LATEST))
-    with zipfile.ZipFile(stream, "w", strict_timestamps=True) as archive:
-        for member in plan.all_members():
-            stored = store_all or Path(member.name).suffix.lower() in STORED_SUFFIXES
-            info = zipfile.ZipInfo(member.name, moment[:6])
-            info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-            info.create_system = _UNIX
-            info.external_attr = _FILE_MODE << 16
-
-            def write_member(source: IO[bytes], size: int, info: zipfile.ZipInfo = info) -> None:
-                # The size decides whether the header needs ZIP64. As the stream can be rewound, zipfile then puts the
-                # real sizes into the local header: Java reads a zip as a stream and needs them there.
-                info.file_size = size
-                with archive.open(info, "w") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
-
-            _with_source(member, write_member)
-
-
-def _write_tar(plan: Plan, stream: IO[bytes]) -> None:
-    # No file name and no time in the gzip header: both would differ from build to build.
-    with (
-        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=stream, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for member in plan.all_members():
-            # Java cuts the first component off every name.
-            info = tarfile.TarInfo(f"{plan.model_name}/{member.name}")
-            info.mtime = plan.seconds
-            info.mode = 0o644
-
-            def write_member(source: IO[bytes], size: int, info: tarfile.TarInfo = info) -> None:
-                info.size = size
-                archive.addfile(info, source)
-                source.read(1)  # addfile stops at the size; this notices a file that grew meanwhile
-
-            _with_source(member, write_member)
-
-
-def _fill_folder(plan: Plan, temporary: Path) -> None:
+def _fill_folder(plan: Plan, temporary: Path, progress: Progress | None) -> Manifest:
     temporary.mkdir()
-    for member in plan.all_members():
-        path = temporary.joinpath(*member.name.split("/"))
+    return _fill(plan, _FolderSink(temporary), progress)
+
+
+def _fill(plan: Plan, sink: _Sink, progress: Progress | None) -> Manifest:
+    """Write the members, then the manifest, which says what they are. Returns the manifest."""
+    with Copier(_counter(plan, progress) if progress else None) as copier:
+        written = {}
+        for member in plan.members:
+            with open_source(member.source) as source:
+                written[member.name] = sink.add(member.name, source, copier)
+        copier.settle()
+        members = {name: MemberRecord(sums.sha256.hexdigest(), sums.size) for name, sums in written.items()}
+        manifest = plan.manifest.with_record(replace(plan.manifest.record or Record(), members=members))
+        with open_source(manifest.to_json()) as source:
+            sink.add(MANIFEST_NAME, source, copier)
+        sink.close()
+    return manifest
+
+
+def _counter(plan: Plan, progress: Progress) -> Callable[[int], None]:
+    total = 0
+    for member in plan.members:
+        with contextlib.suppress(OSError):  # told when it is opened
+            total += len(member.source) if isinstance(member.source, bytes) else member.source.stat().st_size
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done = min(total, done + count)  # the manifest is not in the total
+        progress(done, total)
+
+    return advance
+
+
+class _ZipSink:
+    def __init__(self, file: io.FileIO, compressor: Compressor, seconds: int, stored: str) -> None:
+        self._file = file
+        self._compressor = compressor
+        self._zip = zip_format.ZipWriter(file, seconds)
+        self._stored = stored
+
+    def add(self, name: str, source: Source, copier: Copier) -> Sums:
+        packed = Path(name).suffix.lower() in STORED_SUFFIXES
+        if self._stored == "all" or (self._stored == "packed" and packed):
+            member = self._zip.begin(name, zip_format.STORED, source.size)
+            sums = copier.copy(source, self._file, member.start)
+            self._zip.end(member, size=sums.size, packed=sums.size, crc=sums.crc)
+            return sums
+        member = self._zip.begin(name, zip_format.DEFLATED, source.size)
+        sums = Sums(source.size)
+        self._file.seek(member.start)
+        stream = self._compressor.stream(lambda data: write_all(self._file, data))
+        left = source.size
+        for block in copier.blocks(source, sums):
+            left -= len(block)
+            stream.add(block, last=not left)
+        self._zip.end(member, size=sums.size, packed=self._file.tell() - member.start, crc=sums.crc)
+        return sums
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+class _TarSink:
+    def __init__(self, file: io.FileIO, compressor: Compressor, plan: Plan) -> None:
+        self._packed = GzipWriter(compressor, lambda data: write_all(file, data))
+        self._root = plan.model_name
+        self._seconds = plan.seconds
+
+    def add(self, name: str, source: Source, copier: Copier) -> Sums:
+        import tarfile  # for this format only
+
+        # Java cuts the first component off every name.
+        info = tarfile.TarInfo(f"{self._root}/{name}")
+        info.mtime = self._seconds
+        info.mode = 0o644
+        info.size = source.size
+        sums = Sums(source.size)
+        self._packed.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        for block in copier.blocks(source, sums):
+            self._packed.write(block)
+        self._packed.write(bytes(-source.size % _TAR_BLOCK))
+        return sums
+
+    def close(self) -> None:
+        # Two empty blocks end a tar; GNU tar fills its last record, and complains of others that do not.
+        self._packed.write(bytes(2 * _TAR_BLOCK))
+        self._packed.write(bytes(-self._packed.size % _TAR_RECORD))
+        self._packed.close()
+
+
+class _FolderSink:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, name: str, source: Source, copier: Copier) -> Sums:
+        path = self._folder.joinpath(*name.split("/"))
         path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x+b", buffering=0) as file:
+            return copier.copy(source, file)
 
-        def write_member(source: IO[bytes], size: int, path: Path = path) -> None:  # noqa: ARG001
-            with path.open("xb") as sink:
-                shutil.copyfileobj(source, sink, _CHUNK)
-
-        _with_source(member, write_member)
-
-
-class _Source(io.RawIOBase):
-    """A file that counts what is read of it, and whose own errors are told from those of the target."""
-
-    def __init__(self, stream: IO[bytes], path: Path, size: int) -> None:
-        self._stream = stream
-        self._path = path
-        self._size = size
-        self._count = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        try:
-            data = self._stream.read(size)
-        except OSError as error:
-            raise BuildError(f"cannot read {self._path}: {error.strerror}", where=str(self._path)) from error
-        self._count += len(data)
-        # Stop at once: a file that grows while it is read would never end, and its header holds another size.
-        if self._count > self._size or (not data and size and self._count < self._size):
-            raise BuildError(
-                f"{self._path} changed while it was read",
-                where=str(self._path),
-                hint="build again when it is complete",
-            )
-        return data
-
-
-def _with_source(member: Member, use: Callable[[IO[bytes], int], None]) -> None:
-    """Open a member's source and hand it to the writer, with its exact size."""
-    if isinstance(member.source, bytes):
-        use(io.BytesIO(member.source), len(member.source))
-        return
-    try:
-        stream = member.source.open("rb")
-    except OSError as error:
-        raise BuildError(f"cannot read {member.source}: {error.strerror}", where=str(member.source)) from error
-    with stream:
-        size = os.fstat(stream.fileno()).st_size
-        use(cast("IO[bytes]", _Source(stream, member.source, size)), size)
+    def close(self) -> None:
+        """Nothing comes after the last file."""
 
 
 def _publish_file(temporary: Path, target: Path, *, force: bool) -> None:

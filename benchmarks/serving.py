@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import signal
 import sys
@@ -31,7 +29,6 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 
@@ -40,6 +37,7 @@ import psutil
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # run as a script, only this file's own folder is searched
 
 from archive_tool.errors import TorchmarError  # noqa: E402
+from benchmarks import machine  # noqa: E402
 from benchmarks.serving_bench import bare, chart, driver, report  # noqa: E402
 from benchmarks.serving_bench.contenders import Contender  # noqa: E402
 from benchmarks.serving_bench.results import Bare, Life, Load, Results  # noqa: E402
@@ -187,23 +185,11 @@ class Run:
 def settings(options: argparse.Namespace, chosen: driver.Driver) -> dict[str, str]:
     """What the figures depend on."""
     return {
-        "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()}",
-        "versions": ", ".join(
-            [
-                f"Python {platform.python_version()}",
-                *(f"{name} {version(name)}" for name in ("torch", "torchserve", "torchmar")),
-            ]
-        ),
+        "machine": machine.describe(),
+        "versions": machine.versions("torch", "torchserve", "torchmar"),
         "load": f"{chosen}, {options.seconds:g} s after {options.warm_up:g} s of warm-up, "
         f"median of {options.rounds} round{'s' if options.rounds > 1 else ''}",
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

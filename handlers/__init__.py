@@ -1,4 +1,4 @@
-"""The SDK for handlers: subclass `BaseHandler` or `ImageClassifier`, override the hooks that differ.
+"""The SDK for handlers: subclass `BaseHandler`, `ImageClassifier` or `TensorHandler`, override what differs.
 
 An archive carries a copy of this package and so runs on any TorchServe. Names are imported when they are first
 used: `import handlers` alone does not import torch.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnsupportedMediaError,
     )
     from handlers.image_classifier import ImageClassifier
+    from handlers.tensor_handler import TensorHandler
 
 __all__ = [
     "BadInputError",
@@ -38,13 +39,19 @@ __all__ = [
     "ModelFileError",
     "NotSupportedError",
     "RequestError",
+    "TensorHandler",
     "TooLargeError",
     "UnsafeCheckpointError",
     "UnsupportedFormatError",
     "UnsupportedMediaError",
 ]
 
-_HOMES = {"BaseHandler": "base", "Context": "context", "ImageClassifier": "image_classifier"}
+_HOMES = {
+    "BaseHandler": "base",
+    "Context": "context",
+    "ImageClassifier": "image_classifier",
+    "TensorHandler": "tensor_handler",
+}
 
 
 def __getattr__(name: str) -> Any:

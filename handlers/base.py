@@ -87,7 +87,8 @@ class BaseHandler:
 
         Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, compiled
         if the `pt2` section says so) and `mapping`. With a model file in the manifest the model is eager, without
-        one TorchScript. Without a manifest nothing is loaded, and `model` stays None. Raises a `LoadError`.
+        one the serialized file is a program. Without a manifest nothing is loaded, and `model` stays None. Raises a
+        `LoadError`.
         """
         self.context = context
         self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
@@ -134,9 +135,9 @@ class BaseHandler:
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         """Load a model that needs no model file. Runs in `initialize`; `model_pt_path` is the serialized file.
 
-        Gives the model on `self.device`. Default: TorchScript.
+        Gives the model on `self.device`. Default: TorchScript, torch.export, AOTInductor or ONNX, by the content.
         """
-        return loading.load_torchscript(Path(model_pt_path), self.device)
+        return loading.load_program(Path(model_pt_path), self.device, weights_only=self._weights_only())
 
     def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
         """Load a model that a model file defines. Runs in `initialize`.
@@ -145,9 +146,11 @@ class BaseHandler:
         Gives the model, on any device. Default: create the file's `nn.Module`, and give it the state dict or the
         safetensors of the serialized file.
         """
-        weights_only = self._handler_config().get("weights_only", True) is not False
         weights = Path(model_pt_path) if model_pt_path else None
-        return loading.load_eager(Path(model_dir, model_file), weights, weights_only=weights_only)
+        return loading.load_eager(Path(model_dir, model_file), weights, weights_only=self._weights_only())
+
+    def _weights_only(self) -> bool:
+        return self._handler_config().get("weights_only", True) is not False
 
     def _handler_config(self) -> dict[str, Any]:
         section = self.model_yaml_config.get("handler")

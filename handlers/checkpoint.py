@@ -33,9 +33,9 @@ def read_state_dict(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     With `weights_only=False` the checkpoint may run any code that it names.
     """
     form = detect_format(path)
-    if form is WeightsFormat.TORCHSCRIPT:
+    if form.is_program:
         raise UnsupportedFormatError(
-            f"{path} is a TorchScript module, which needs no model file",
+            f"{path} is {form.value}, which needs no model file",
             hint="leave out --model-file, or serialise model.state_dict() in its place",
         )
     if form is WeightsFormat.SAFETENSORS:

@@ -19,7 +19,10 @@ _STRANGERS = (
     (b"\x93NUMPY", "a NumPy array", ""),
     (b"\x1f\x8b", "a gzip file", "unpack it before archiving"),
 )
-_SUPPORTED = "read are state dicts written by torch.save, safetensors files (both with a model file) and TorchScript"
+_SUPPORTED = (
+    "read are state dicts written by torch.save, safetensors files (both with a model file), TorchScript, programs of "
+    "torch.export, AOTInductor packages and ONNX"
+)
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that torch.save began with before 1.6
 
@@ -31,6 +34,19 @@ class WeightsFormat(enum.Enum):
     TORCH_LEGACY = "a torch.save checkpoint in the format before torch 1.6"
     TORCHSCRIPT = "a TorchScript module"
     SAFETENSORS = "a safetensors file"
+    EXPORTED = "a program of torch.export"
+    AOT_INDUCTOR = "an AOTInductor package"
+    ONNX = "an ONNX model"
+
+    @property
+    def is_program(self) -> bool:
+        """Whether the file holds the model itself, and no model file belongs to it."""
+        return self in _PROGRAMS
+
+
+_PROGRAMS = frozenset(
+    {WeightsFormat.TORCHSCRIPT, WeightsFormat.EXPORTED, WeightsFormat.AOT_INDUCTOR, WeightsFormat.ONNX}
+)
 
 
 def detect_format(path: Path) -> WeightsFormat:
@@ -51,6 +67,8 @@ def detect_format(path: Path) -> WeightsFormat:
         return WeightsFormat.TORCH_LEGACY
     if _is_safetensors(start, size):
         return WeightsFormat.SAFETENSORS
+    if _is_onnx(start):
+        return WeightsFormat.ONNX
     raise _unsupported(path, start)
 
 
@@ -68,15 +86,12 @@ def _detect_zip(path: Path) -> WeightsFormat:
         return WeightsFormat.TORCHSCRIPT
     if "data.pkl" in members and ".data/version" not in members:
         return WeightsFormat.TORCH
-    kind = "an archive of torch.export" if _is_exported(members | set(names)) else "a zip file without torch weights"
-    raise UnsupportedFormatError(f"{path} is {kind}", hint=_SUPPORTED)
-
-
-def _is_exported(members: set[str]) -> bool:
-    return any(
-        member.startswith(("serialized_exported_program", "archive_format", "models/", "data/aotinductor"))
-        for member in members
-    )
+    if any(member.startswith("data/aotinductor/") for member in members):
+        return WeightsFormat.AOT_INDUCTOR
+    # The second name is that of torch before 2.7, whose files have no folder.
+    if any(member.startswith("models/") for member in members) or "serialized_exported_program.json" in names:
+        return WeightsFormat.EXPORTED
+    raise UnsupportedFormatError(f"{path} is a zip file without torch weights", hint=_SUPPORTED)
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
@@ -86,12 +101,18 @@ def _is_safetensors(start: bytes, size: int) -> bool:
     return 2 <= header <= min(_LARGEST_SAFETENSORS_HEADER, size - 8) and start[8:9] == b"{"
 
 
+def _is_onnx(start: bytes) -> bool:
+    if len(start) < 3:
+        return False
+    # onnx.proto: field 1 is the version of the format, a small number; one of the fields 2 to 8, or 14, follows it.
+    # ONNX Runtime reads the rest and judges it.
+    return start[0] == 0x08 and 1 <= start[1] <= 99 and start[2] in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72)
+
+
 def _unsupported(path: Path, start: bytes) -> UnsupportedFormatError:
     for magic, kind, remedy in _STRANGERS:
         if start.lstrip().startswith(magic):
             return UnsupportedFormatError(f"{path} is {kind}", hint=remedy or _SUPPORTED)
-    if path.suffix.lower() == ".onnx":
-        return UnsupportedFormatError(f"{path} is an ONNX model", hint=_SUPPORTED)
     if start.startswith(b"\x80"):
         return UnsupportedFormatError(f"{path} is a pickle that torch.save did not write", hint=_SUPPORTED)
     return UnsupportedFormatError(f"{path} (which begins {start[:16]!r}) holds no known weights", hint=_SUPPORTED)

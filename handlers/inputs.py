@@ -61,27 +61,53 @@ def rows_to_tensor(rows: Sequence[Any], device: torch.device | None) -> torch.Te
         raise BadInputError(f"the inputs of a batch do not have one shape: {error}") from error
 
 
-def numbers_to_tensor(value: Any) -> torch.Tensor:
-    """Make a float32 tensor of one request's nested lists of numbers."""
+def numbers_to_tensor(value: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Make a tensor of one request's nested lists of numbers.
+
+    No number becomes another one: a fraction is refused where whole numbers are taken, and so is a number that the type
+    cannot hold. Rounding a number to a floating-point type is none of that.
+    """
     try:
-        return torch.as_tensor(value, dtype=torch.float32)
+        if dtype.is_floating_point:
+            exact = torch.float64 if dtype is torch.float64 else torch.float32
+            return torch.as_tensor(value, dtype=exact).to(dtype)
+        found = torch.as_tensor(value, dtype=torch.float64 if _has_fractions(value) else None)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         _shape(value, "", 0)
         raise BadInputError(f"the input cannot be made a tensor: {error}") from error
+    low, high = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    if found.is_floating_point():  # the largest int64 is none of its numbers, the one after it is
+        wrong = (found != found.round()) | (found < low) | (found >= float(high) + 1)
+    else:
+        wrong = (found < low) | (found > high)
+    if wrong.any():
+        name = str(dtype).removeprefix("torch.")
+        raise BadInputError(f"{found[wrong][0].item()} is no {name}")
+    return found.to(dtype)
+
+
+def _has_fractions(value: Any) -> bool:
+    return bool(torch.as_tensor(value).is_floating_point())
 
 
 def _parse(value: Any) -> Any:
     """Read JSON where the worker did not, because the request named no content type."""
-    if is_empty(value):
-        raise BadInputError("the request has no body: send a JSON list of numbers, or one number")
-    if isinstance(value, bytes | bytearray | memoryview | str):
-        try:
-            value = json.loads(value if isinstance(value, str) else bytes(value))
-        except (ValueError, RecursionError) as error:
-            raise BadInputError("the body is not JSON: send a list of numbers, or one number") from error
+    value = read_json(value, "a JSON list of numbers, or one number")
     if isinstance(value, dict):
         names = ", ".join(sorted(map(str, value))[:5])
         raise BadInputError(f"the body is a JSON object (with {names or 'no keys'}): send a list of numbers")
+    return value
+
+
+def read_json(value: Any, wanted: str) -> Any:
+    """Give the JSON of a request's body, whether the worker has parsed it or not; `wanted` is what errors ask for."""
+    if is_empty(value):
+        raise BadInputError(f"the request has no body: send {wanted}")
+    if isinstance(value, bytes | bytearray | memoryview | str):
+        try:
+            return json.loads(value if isinstance(value, str) else bytes(value))
+        except (ValueError, RecursionError) as error:
+            raise BadInputError(f"the body is not JSON: send {wanted}") from error
     return value
 
 

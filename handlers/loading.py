@@ -1,4 +1,4 @@
-"""Models from an archive's files: eager ones without copying their weights, and TorchScript.
+"""Models from an archive's files: eager ones without copying their weights, and those that bring their own program.
 
 An eager model is built on the meta device, where tensors have a shape and no memory, and then takes the tensors of
 the checkpoint as they are mapped from the file. So nothing is initialised in vain, and the workers that load one
@@ -67,14 +67,30 @@ def load_eager(model_file: Path, weights: Path | None, *, weights_only: bool = T
     return model
 
 
-def load_torchscript(path: Path, device: torch.device | None) -> nn.Module:
-    """Load a TorchScript module onto a device."""
+def load_program(path: Path, device: torch.device | None, *, weights_only: bool = True) -> Any:
+    """Load a model that needs no model file: TorchScript, torch.export, AOTInductor or ONNX, told by the content.
+
+    Gives something to call with tensors on `device`. `weights_only=False` allows the file to run code of pickle's while
+    it is read; an AOTInductor package is native code in any case.
+    """
     form = detect_format(path)
-    if form is not WeightsFormat.TORCHSCRIPT:
+    if not form.is_program:
         raise UnsupportedFormatError(
             f"{path} is {form.value}, which holds weights without the model that they belong to",
             hint="name the file that defines the model's class with --model-file, or serialise TorchScript instead",
         )
+    if form is WeightsFormat.TORCHSCRIPT:
+        return _load_torchscript(path, device)
+    from handlers import programs  # what they need takes seconds to import, and is not everywhere
+
+    if form is WeightsFormat.EXPORTED:
+        return programs.load_exported(path, device, weights_only=weights_only)
+    if form is WeightsFormat.AOT_INDUCTOR:
+        return programs.load_compiled(path, device)
+    return programs.load_onnx(path, device)
+
+
+def _load_torchscript(path: Path, device: torch.device | None) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*torch\.jit")  # torch announces its end; we serve it on
@@ -92,7 +108,7 @@ def load_torchscript(path: Path, device: torch.device | None) -> nn.Module:
 def describe(model: Any) -> str:
     """Say in a few words what was loaded: class, number of parameters, types of their numbers."""
     if not isinstance(model, nn.Module):
-        return type(model).__name__
+        return str(getattr(model, "summary", type(model).__name__))
     name = getattr(model, "original_name", None) or type(model).__name__
     parameters = list(model.parameters())
     kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})

@@ -9,7 +9,8 @@
         ├── PortInUseError        8   somebody listens on a port that the server needs
         ├── AlreadyRunningError   8   a server of this name runs already
         ├── NotRunningError       7   no server of this name, or nobody answers at its address
-        └── ReplyError            9   the server answered with an error; carries its status and message
+        ├── ReplyError            9   the server answered with an error; carries its status and message
+        └── CheckError            10  a model that can be loaded fails on an input, or gives another answer
 """
 
 from __future__ import annotations
@@ -87,3 +88,18 @@ class ReplyError(ServingError):
         super().__init__(message, where=where, hint=hint)
         self.status = status
         self.kind = kind
+
+
+class CheckError(ServingError):
+    """A model that can be loaded fails on an input, or gives another answer than was expected.
+
+    Args:
+        message: which input, and what happened.
+        traceback: of the handler, empty if there is none.
+    """
+
+    exit_code = 10
+
+    def __init__(self, message: str, *, traceback: str = "", where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.traceback = traceback

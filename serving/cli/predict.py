@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archive_tool.cli import printable
+from serving.answers import strict
 from serving.cli.options import console, inference_client, json_option, name_option, running, timeout_option
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def predict(
     with inference_client(server, inference, timeout) as client:
         answers = list(client.predict_files(model, inputs, version=version, parallel=parallel))
     if as_json:
-        click.echo(json.dumps([_strict(prediction_to_dict(answer)) for answer in answers], indent=2, allow_nan=False))
+        click.echo(json.dumps([strict(prediction_to_dict(answer)) for answer in answers], indent=2, allow_nan=False))
     else:
         _print_predictions(answers)
     record = running(server) if inference is None else None
@@ -85,15 +85,6 @@ def prediction_to_dict(prediction: Prediction) -> dict[str, Any]:
     if isinstance(answer, bytes):
         return row | {"answer_base64": base64.b64encode(answer).decode()}
     return row | ({"answer": answer} if prediction.ok else {"error": prediction.error})
-
-
-def _strict(value: Any) -> Any:
-    """The value with null for the numbers that JSON does not have: NaN and the infinities."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    return [_strict(item) for item in value] if isinstance(value, list) else value
 
 
 def _print_predictions(answers: Sequence[Prediction]) -> None:

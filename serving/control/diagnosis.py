@@ -187,10 +187,10 @@ def read_failure(model: str, lines: Sequence[str]) -> LoadFailure | None:
         summary, start = found
         if start < len(lines) and lines[start] != _TRACEBACK:
             return summary  # of another form: an exception group's, for one
-        failure = _read_traceback(model, lines, start)
+        failure = read_traceback(model, lines, start)
         return failure and _summed_up(failure, summary)
     marker = next((i for i, line in enumerate(lines) if line.startswith(_MARKERS)), None)
-    return None if marker is None else _read_traceback(model, lines, marker)
+    return None if marker is None else read_traceback(model, lines, marker)
 
 
 def _read_summary(model: str, lines: Sequence[str]) -> tuple[LoadFailure, int] | None:
@@ -219,8 +219,8 @@ def _number(text: str | None) -> int | None:
     return int(text) if text else None
 
 
-def _read_traceback(model: str, lines: Sequence[str], start: int) -> LoadFailure | None:
-    """The first traceback from a line on; None while it is not complete."""
+def read_traceback(model: str, lines: Sequence[str], start: int) -> LoadFailure | None:
+    """The first traceback from a line on, as a failure of the model; None if there is none, or it is not complete."""
     begin = next((i for i in range(start, len(lines)) if lines[i] == _TRACEBACK), None)
     if begin is None:
         return None

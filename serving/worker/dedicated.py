@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol import Inference, Load, ProtocolError, Reply
-from serving.worker import failures, output
+from serving.worker import failures, output, warm_up
 from serving.worker.arguments import Arguments
 from serving.worker.connection import Connection, items_of
 from serving.worker.guardian import Guardian
@@ -55,13 +55,15 @@ def serve(connection: Connection, request: Load, arguments: Arguments, guardian:
     except (Exception, SystemExit) as error:
         tell_failure([connection], request, error, end=True)
         return 1
+    stream = Stream(connection, guardian)
+    service = Service(model, stream)
+    warm_up.run(service, request.model_path)
     gc.collect()
     gc.freeze()
     guardian.limit(model.backend.response_timeout_s)
     if not connection.send_load_reply(200, f"loaded model {request.model_name}"):
         return 0
-    stream = Stream(connection, guardian)
-    service = Service(model, stream)
+    service.use(stream)
     silent = arguments.rank != 0
     items_only = model.backend.stateful
     profile = _profile()

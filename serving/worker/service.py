@@ -59,6 +59,16 @@ class Sink(Protocol):
         """Sends a frame of the frontend's protocol, as `ts.handler_utils` makes it."""
 
 
+class _Nowhere:
+    """Takes the parts of an answer that nobody waits for."""
+
+    def __init__(self) -> None:
+        self.streamed: set[str] = set()
+
+    def sendall(self, data: Any) -> None:
+        """Drops them."""
+
+
 @dataclass(eq=False)
 class Batch:
     """Requests on their way through the handler.
@@ -131,6 +141,24 @@ class Service:
             if index not in answers:
                 answers[index] = self._answer_group([request])[0]
         return [answers[index] for index in range(len(requests))]
+
+    def rehearse(self, request: Request) -> Answer:
+        """Runs the handler on a request that nobody has sent; no time is reported, and no part of an answer sent.
+
+        Raises:
+            BaseException: what the handler raises.
+            OutputError: it gave something else than a list with one item.
+        """
+        context = self._context
+        known = context.request_ids, context.request_processor, context.metrics.request_ids
+        self.use(_Nowhere())
+        try:
+            rows = self._begin([request], context).rows
+            result = self._entry(rows, context)
+            check(result, 1)
+            return item_of(request, context.request_processor[0], result[0])
+        finally:
+            context.request_ids, context.request_processor, context.metrics.request_ids = known
 
     def can_prepare(self, requests: Sequence[Request]) -> bool:
         """Whether these can go through the two halves of an SDK handler, in which they are all alike."""

@@ -29,6 +29,7 @@ class Backend:
         isolate_errors: run the requests of a failed batch again one by one.
         pipeline: whether a shared process prepares the next batch while the model runs this one; None where the
             handler is known to allow it.
+        warm_up: run the archive's samples before the worker reports that it is ready.
         response_timeout_s: after which the frontend gives up on a worker.
         stateful: what the frontend sends depends on what was answered before (sequences, continuous batching).
         continuous: continuous batching: every message has all the requests that are not finished.
@@ -41,6 +42,7 @@ class Backend:
     threads: int | None = None
     isolate_errors: bool = True
     pipeline: bool | None = None
+    warm_up: bool = True
     response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
     stateful: bool = False
     continuous: bool = False
@@ -126,6 +128,7 @@ def backend_of(config: Mapping[str, Any]) -> Backend:
         threads=None if threads == "auto" else int(threads),
         isolate_errors=section.get("isolate_errors") is not False,
         pipeline=pipeline if isinstance(pipeline := section.get("pipeline"), bool) else None,
+        warm_up=section.get("warm_up") is not False,
         # With a configuration, Java's own default holds where this is not set, whatever config.properties says.
         response_timeout_s=float(timeout) if _is_int(timeout) and timeout > 0 else DEFAULT_RESPONSE_TIMEOUT_S,
         stateful=continuous or config.get("sequenceBatching") is True or _positive(config.get("sequenceMaxIdleMSec")),

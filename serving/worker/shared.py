@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.protocol import Inference, Load, PredictionItem, ProtocolError, Reply
-from serving.worker import dedicated, loader, pipeline, rendezvous
+from serving.worker import dedicated, loader, pipeline, rendezvous, warm_up
 from serving.worker.arguments import Arguments
 from serving.worker.connection import Connection, items_of
 from serving.worker.guardian import Guardian
@@ -115,12 +115,13 @@ class Server:
             self._guardian.busy_since = 0.0
             self._tell(error)
             return 1
+        backend = model.backend
+        self._service = Service(model, _Streams(self._guardian, {}))
+        warm_up.run(self._service, self._request.model_path)
         self._guardian.busy_since = 0.0
         gc.collect()
         gc.freeze()
-        backend = model.backend
         self._guardian.limit(backend.response_timeout_s)
-        self._service = Service(model, _Streams(self._guardian, {}))
         self._limit = backend.max_batch_size
         self._delay_s = backend.max_batch_delay_s
         if pipeline.can_run(model):

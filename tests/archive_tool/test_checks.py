@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from archive_tool import checks
 from archive_tool.inputs import Inputs
@@ -115,7 +116,7 @@ ONE = "class H(Base):\n    pass\n"
         ("def run(data, context): pass", "x:run"),
         ("def run(data, context): pass", "x.py:run"),
         ("_service = S()\nhandle = _service.handle\nclass A: pass\nclass B: pass", "x.py"),
-        ("class A: pass\nclass B: pass\ndef run(): pass", "x.py:run"),
+        ("class A: pass\nclass B: pass\ndef run(data, context): pass", "x.py:run"),
         ("from a import handle", "x.py"),
         ("from a import *", "x.py"),
         ("from a import *\nclass A: pass\nclass B: pass", "x.py"),
@@ -212,3 +213,118 @@ def test_all_mistakes_are_told_at_once(work):
     Path("net.py").write_text("")
     Path("h.py").write_text("")
     assert len(errors(config_file=Path("c.yaml"), model_file=Path("net.py"), serialized_file=Path("gone"))) == 4
+
+
+# ---- functions and methods -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "data, context",
+        "data, context=None",
+        "*rows",
+        "data, *more",
+        "data, context, /",
+        "a, b, *, c=1",
+        "a=1, b=2, c=3",
+    ],
+)
+def test_functions_that_can_be_called(work, signature):
+    assert handler(f"def handle({signature}): pass").errors == []
+
+
+@pytest.mark.parametrize("signature", ["", "data", "a, b, c", "data, *, context", "a, b, *, c"])
+def test_functions_that_cannot_be_called(work, signature):
+    (problem,) = handler(f"x = 1\ndef handle({signature}): pass").errors
+    assert problem.where == "x.py:2"
+    assert "cannot be called with the two arguments" in problem.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@decorated\ndef handle(): pass",
+        "def handle(): pass\nhandle = other",
+        "def handle(): pass\nif 1:\n    def handle(a, b): pass",
+        "if 1:\n    def handle(): pass",
+        "handle = make()",
+    ],
+)
+def test_functions_that_may_be_something_else(work, text):
+    assert handler(text).errors == []
+
+
+def test_a_class_without_initialize(work):
+    (problem,) = handler("class H:\n    def handle(self, data, context): pass").errors
+    assert problem.message == "the class H of the handler has no method initialize"
+    assert "initialize(self, context)" in problem.hint
+    assert handler("class H(Base):\n    def handle(self, data, context): pass").errors == []
+
+
+# ---- weights and classes -------------------------------------------------------------------------------------------
+
+NET = "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        {}\n"
+SDK = "from handlers import BaseHandler\nclass H(BaseHandler):\n    pass\n"
+
+
+def warnings(net="self.fc = nn.Linear(2, 3)", weights=None, handler=SDK, reference="x.py", **options):
+    Path("net.py").write_text(NET.format(net))
+    Path("x.py").write_text(handler)
+    torch.save({"fc.weight": torch.zeros(3, 2), "fc.bias": torch.zeros(3)} if weights is None else weights, "w.pt")
+    files = {"model_file": Path("net.py"), "serialized_file": Path("w.pt")}
+    report = check(handler=reference, **files, **options)
+    assert report.errors == []
+    return [str(problem) for problem in report.warnings]
+
+
+def test_weights_that_fit(work):
+    assert warnings() == []
+    assert warnings(reference="image_classifier") == []
+
+
+def test_weights_that_do_not_fit(work):
+    (warning,) = warnings("self.fc = nn.Linear(2, 4)")
+    assert warning.startswith("net.py:2: the state dict does not fit Net: fc.weight is [3, 2] there and [4, 2]")
+    (warning,) = warnings(weights={"state_dict": {"fc.weight": torch.zeros(3, 2)}}, reference="image_classifier")
+    assert "save that part alone, checkpoint['state_dict']" in warning
+    ts = "from ts.torch_handler.image_classifier import ImageClassifier\nclass H(ImageClassifier): pass\n"
+    assert len(warnings("self.fc = nn.Linear(2, 4)", handler=ts)) == 1
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "def handle(data, context): pass\n",
+        "from handlers import BaseHandler\nclass H(BaseHandler):\n    def initialize(self, context): pass\n",
+        "from handlers import BaseHandler\nclass H(BaseHandler):\n    def _load_pickled_model(self, *args): pass\n",
+    ],
+)
+def test_handlers_that_load_in_their_own_way(work, handler):
+    assert warnings("self.fc = nn.Linear(2, 4)", handler=handler) == []
+
+
+def test_weights_that_could_run_code(work):
+    (warning,) = [one for one in warnings(weights={"fc.weight": torch.zeros(3, 2), "x": Path("a")}) if "code" in one]
+    assert warning.startswith("w.pt: the serialized file is not only tensors: reading it needs pathlib.")
+    Path("c.yaml").write_text("handler: {weights_only: false}\n")
+    allowed = warnings(weights={"fc.weight": torch.zeros(3, 2), "x": Path("a")}, config_file=Path("c.yaml"))
+    assert not any("code" in one for one in allowed)
+
+
+def test_several_modules_in_a_model_file(work):
+    two = "self.fc = nn.Linear(2, 3)\nclass Other(nn.Module):\n    pass\n"
+    (warning,) = warnings(two)
+    assert warning.startswith("net.py: the model file defines 2 subclasses of nn.Module (Net, Other); the handler SDK")
+    assert warnings(two + "__all__ = ['Net']\n") == []
+    assert warnings(two.replace("nn.Module", "object")) == []
+    assert warnings(two, handler="def handle(data, context): pass\n") == []
+
+
+def test_safetensors_are_looked_into_too(work):
+    from safetensors.torch import save_file
+
+    Path("net.py").write_text(NET.format("self.fc = nn.Linear(2, 4)"))
+    save_file({"fc.weight": torch.zeros(3, 2), "fc.bias": torch.zeros(3)}, "w.safetensors")
+    files = {"model_file": Path("net.py"), "serialized_file": Path("w.safetensors")}
+    assert len(check(handler="image_classifier", **files).warnings) == 1

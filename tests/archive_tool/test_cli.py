@@ -71,7 +71,7 @@ def test_each_command_has_help_with_an_example(torchmar, name):
 
 def test_commands_of_the_server_are_named_and_not_loaded():
     names = [name for section in cli.COMMANDS.values() for name, entry in section.items() if "serving" in entry.target]
-    expected = "start stop status env home models register scale set-default unregister predict"
+    expected = "check start stop status env home models register scale set-default unregister predict"
     assert sorted(names) == sorted(expected.split())
 
 
@@ -81,6 +81,14 @@ def test_a_command_that_cannot_be_loaded(monkeypatch, capsys):
     assert cli.main(["gone"]) == 1
     assert "error: the command gone cannot be loaded" in capsys.readouterr().err
     assert cli.main(["odd"]) == 1
+
+
+def test_hooks_can_be_loaded(monkeypatch):
+    for name in cli.HOOKS:
+        assert callable(cli.load_hook(name))
+    monkeypatch.setitem(cli.HOOKS, "gone", "no_such_module:gone")
+    with pytest.raises(TorchmarError, match="gone cannot be loaded"):
+        cli.load_hook("gone")
 
 
 def test_wrong_usage_is_2(torchmar):

@@ -42,6 +42,16 @@ def test_built_in_handlers(work):
     assert Inputs("m", "densenet_handler").handler_file == Path("densenet_handler.py")
 
 
+def test_handlers_of_the_sdk(work):
+    assert Inputs("m", "tensor_handler").sdk_handler == "TensorHandler"
+    assert Inputs("m", "tensor_handler").handler_file is None
+    assert Inputs("m", "image_classifier").sdk_handler is None
+    assert Inputs("m", "h.py").sdk_handler is None
+    Path("tensor_handler.py").touch()
+    assert Inputs("m", "tensor_handler").sdk_handler is None
+    assert Inputs("m", "tensor_handler").handler_file == Path("tensor_handler.py")
+
+
 def test_libraries_for_the_cpp_backend(monkeypatch):
     assert Inputs("m", "TorchScriptHandler", runtime="LSP").handler_file is None
     monkeypatch.setattr("platform.system", lambda: "Linux")

@@ -173,6 +173,7 @@ backend:
   threads: 4
   isolate_errors: false
   pipeline: true
+  warm_up: false
 """
 
 
@@ -212,6 +213,7 @@ def test_a_good_backend():
         "threads: [auto]",
         "isolate_errors: 1",
         'pipeline: "true"',
+        "warm_up: strict",
     ],
 )
 def test_a_wrong_value_in_backend(line):
@@ -245,6 +247,7 @@ def test_the_words_on_a_wrong_value_in_backend():
         ("thread", "threads"),
         ("isolate-errors", "isolate_errors"),
         ("pipelining", "pipeline"),
+        ("warmup", "warm_up"),
     ],
 )
 def test_an_unknown_key_of_backend_is_an_error(key, meant):
@@ -259,7 +262,8 @@ def test_without_a_near_miss_the_settings_are_listed(key):
     assert problem.severity == "error"
     assert problem.key.startswith("backend.")
     assert problem.hint == (
-        "the settings are mode, max_batch_size, max_batch_delay_ms, processes, threads, isolate_errors, pipeline"
+        "the settings are mode, max_batch_size, max_batch_delay_ms, processes, threads, isolate_errors, pipeline, "
+        "warm_up"
     )
 
 
@@ -386,3 +390,17 @@ def test_any_text_in_backend_gives_a_list(text):
 def test_any_input_gives_a_list(text):
     """Whatever the file holds, the answer is a list of problems and never an exception."""
     assert isinstance(validate(text), list)
+
+
+def test_merge_keys():
+    assert validate("a: &a {batchSize: 4}\nhandler: {<<: *a, x: 1}\n") == []
+
+
+def test_merge_keys_that_multiply():
+    """Each mapping merges the one before nine times: PyYAML would copy 9**12 settings."""
+    lines = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 13)]
+    (problem,) = validate("\n".join(lines))
+    assert problem.severity == "error"
+    assert "merge keys make too many settings" in problem.message
+    (problem,) = validate("a: &a {<<: *a}")
+    assert problem.severity == "error"

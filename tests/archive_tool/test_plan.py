@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from archive_tool import python_source
 from archive_tool.inputs import Inputs, split_extra_files
 from archive_tool.plan import plan
 from archive_tool.report import Report
@@ -49,12 +50,10 @@ def test_everything_lands_at_the_root(work):
     assert found["net.py"] == Path("a/net.py")
 
 
-def test_the_manifest_is_the_last_member_and_has_base_names(work):
+def test_the_manifest_has_base_names(work):
     touch("a/net.py")
     result = plan(Inputs("m", "./h.py:f", "2", model_file=Path("a/net.py")), 0, Report())
-    *_, last = result.all_members()
-    assert last.name == "MAR-INF/MANIFEST.json"
-    assert last.source == result.manifest.to_json()
+    assert "MAR-INF/MANIFEST.json" not in [member.name for member in result.members]  # it is written after them
     assert result.manifest.model.handler == "h.py:f"
     assert result.manifest.model.model_file == "net.py"
 
@@ -162,3 +161,84 @@ def test_names_that_other_systems_do_not_have(work):
         " is the name of a device on Windows",
     ]
     assert "case does not count" in errors(extra_files=("x",))[0]
+
+
+def kept(text, folders_from=Path()):
+    found = planned(extra_files=split_extra_files(text), folders_from=folders_from)
+    return sorted(set(found) - {"h.py"})
+
+
+def test_folders_are_kept_on_request(work):
+    touch("d/a", "d/sub/b", "d/__pycache__/x", "top")
+    assert kept("d, top") == ["d/a", "d/sub/b", "top"]
+    assert kept("d/sub/b, d/a") == ["d/a", "d/sub/b"]
+    assert kept("./d/sub/../a") == ["d/a"]
+    assert kept("d/[as]*") == ["d/a", "d/sub/b"]
+    assert kept(str(work / "d")) == ["d/a", "d/sub/b"]
+    assert kept("d", Path("d")) == ["a", "sub/b"]
+    assert kept("d/sub", work / "d") == ["sub/b"]
+
+
+def test_two_files_of_one_name_stand_side_by_side_in_their_folders(work):
+    touch("one/labels.txt", "two/labels.txt")
+    assert kept("one, two") == ["one/labels.txt", "two/labels.txt"]
+    assert "two different files would become the member 'labels.txt'" in errors(extra_files=("one", "two"))[0]
+
+
+def test_what_is_elsewhere_has_no_folders_to_keep(work):
+    touch("inside/x", "outside/y")
+    assert errors(extra_files=("outside/y",), folders_from=Path("inside")) == [
+        "outside/y is not below inside, so it has no folders to keep"
+    ]
+
+
+def test_a_place_can_be_named(work):
+    touch("a.txt", "b.txt", "d/c.txt", "d/sub/e.txt")
+    assert extra("a.txt=x/y.txt") == ["x/y.txt"]
+    assert extra("a.txt=x/") == ["x/a.txt"]
+    assert extra("a.txt=./x//y.txt") == ["x/y.txt"]
+    assert extra("d=words") == ["words/c.txt", "words/sub/e.txt"]
+    assert extra("d=words/") == ["words/c.txt", "words/sub/e.txt"]
+    assert extra("d=.") == ["c.txt", "sub/e.txt"]
+    assert extra("d/c.txt=.") == ["c.txt"]
+    assert extra("*.txt=texts") == ["texts/a.txt", "texts/b.txt"]
+    assert extra("d/*=all") == ["all/c.txt", "all/sub/e.txt"]
+    assert kept("a.txt=x.txt, d/c.txt") == ["d/c.txt", "x.txt"]
+
+
+def test_a_name_with_an_equals_sign_is_a_name_first(work):
+    touch("a=b", "c=d.txt", "c")
+    assert extra("a=b") == ["a=b"]
+    assert extra("c=d.txt=e.txt") == ["d.txt=e.txt"]
+    assert extra("a=b=z") == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ("a.txt=", "names no place"),
+        ("no.txt=x", "no.txt does not exist"),
+        ("a.txt=../x", "leads out of the archive"),
+        ("a.txt=MAR-INF/MANIFEST.json", "manifest"),
+        ("a.txt=h.py", "two different files would become the member 'h.py'"),
+        ("a.txt=H.PY", "case does not count"),
+        ("a.txt=h.py/x", "needs a folder where 'h.py' is a file"),
+    ],
+)
+def test_places_that_cannot_be(work, item, reason):
+    touch("a.txt")
+    assert any(reason in message for message in errors(extra_files=(item,)))
+
+
+def test_a_handler_of_the_sdk_gets_a_file_of_its_own(work):
+    found = planned(handler="tensor_handler")
+    assert list(found) == ["tensor_handler.py"]
+    names = python_source.names(python_source.parse_bytes(found["tensor_handler.py"], "tensor_handler.py"))
+    assert [node.name for node in names.classes] == ["Handler"]
+    touch("d/tensor_handler.py")
+    (message,) = errors(handler="tensor_handler", extra_files=("d",))
+    assert "'tensor_handler.py': the one that torchmar writes and d/tensor_handler.py" in message
+    Path("d/tensor_handler.py").write_bytes(found["tensor_handler.py"])
+    planned(handler="tensor_handler", extra_files=("d",))
+    touch("tensor_handler.py")
+    assert planned(handler="tensor_handler") == {"tensor_handler.py": Path("tensor_handler.py")}

@@ -120,3 +120,17 @@ def test_warnings_of_the_parser_stay_quiet(tmp_path):
     path = tmp_path / "x.py"
     path.write_text("x = '\\d'\nassert (x, 'always')\n")
     python_source.parse(path)
+
+
+def test_certain_imports():
+    text = "from __future__ import annotations\nimport a, b.c as d\nfrom e.f import g\nfrom . import h\nimport a\n"
+    text += "try:\n    import i\nexcept ImportError: pass\nif x:\n    import j\ndef f():\n    import k\n"
+    tree = python_source.parse_bytes(text.encode(), "x.py")
+    assert python_source.certain_imports(tree) == {"a": 2, "b.c": 2, "e.f": 3}
+
+
+def test_lines_and_counts_of_names():
+    tree = python_source.parse_bytes(b"a = 1\ndef b(): pass\nif x:\n    a = 2\n", "x.py")
+    assert (python_source.line_of(tree, "a"), python_source.line_of(tree, "b")) == (4, 2)
+    assert python_source.line_of(tree, "c") is None
+    assert [python_source.binding_count(tree, name) for name in "abc"] == [2, 1, 0]

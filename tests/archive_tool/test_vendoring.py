@@ -53,6 +53,10 @@ def test_another_python_file_imports_it(sdk):
     assert vendored(sdk, extra_files=("extra",)) == COPY
 
 
+def test_a_handler_of_the_sdk_needs_a_copy(sdk):
+    assert vendored(sdk, handler="tensor_handler") == COPY
+
+
 def test_a_built_in_handler_needs_no_copy_but_a_model_file_may(sdk):
     assert vendored(sdk, handler="image_classifier") == []
     Path("model.py").write_text("import handlers\nclass Net: pass\n")

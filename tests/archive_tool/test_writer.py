@@ -2,12 +2,15 @@
 
 import errno
 import gzip
+import hashlib
 import os
+import re
 import stat
-import struct
 import tarfile
 import threading
+import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from archive_tool import writer
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.manifest import ZIP_EPOCH, Model, new_manifest
 from archive_tool.plan import Member, Plan
+from archive_tool.reader import open_archive
+from archive_tool.record import MemberRecord, Record
 
 FORMATS = {"default": "m.mar", "zip-store": "m.mar", "tgz": "m.tar.gz", "no-archive": "m"}
 
@@ -33,11 +38,12 @@ def make_plan(*members, seconds=ZIP_EPOCH):
     return Plan("m", members, new_manifest(Model("m", "h.py"), runtime="python", seconds=seconds), seconds)
 
 
-def contents(plan):
-    return {
+def contents(plan, manifest):
+    members = {
         member.name: member.source if isinstance(member.source, bytes) else member.source.read_bytes()
-        for member in plan.all_members()
+        for member in plan.members
     }
+    return {**members, "MAR-INF/MANIFEST.json": manifest.to_json()}
 
 
 def leftovers(folder="store"):
@@ -46,10 +52,10 @@ def leftovers(folder="store"):
 
 @pytest.mark.parametrize("archive_format", ["default", "zip-store"])
 def test_zip(plan, archive_format):
-    writer.write(plan, Path("store/m.mar"), archive_format)
+    manifest = writer.write(plan, Path("store/m.mar"), archive_format)
     with zipfile.ZipFile("store/m.mar") as archive:
         assert archive.testzip() is None
-        assert {name: archive.read(name) for name in archive.namelist()} == contents(plan)
+        assert {name: archive.read(name) for name in archive.namelist()} == contents(plan, manifest)
         assert archive.namelist() == ["a.py", "empty", "sub/w.pt", "é.txt", "MAR-INF/MANIFEST.json"]
         for info in archive.infolist():
             assert info.date_time == (1980, 1, 1, 0, 0, 0)
@@ -57,39 +63,44 @@ def test_zip(plan, archive_format):
             assert info.create_system == 3
             stored = archive_format == "zip-store" or info.filename == "sub/w.pt"
             assert info.compress_type == (zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED)
-            check_local_header(Path("store/m.mar").read_bytes(), info)
 
 
-def check_local_header(data, info):
-    """Java reads a zip from front to back: what it needs must stand before each member, not behind it."""
-    fields = struct.unpack_from("<4sHHHHHIIIHH", data, info.header_offset)
-    signature, _, flags, method, _, _, crc, packed, size, _, _ = fields
-    assert signature == b"PK\x03\x04"
-    assert not flags & 0x08
-    assert method == info.compress_type
-    assert (crc, packed, size) == (info.CRC, info.compress_size, info.file_size)
+@pytest.mark.parametrize("archive_format", FORMATS)
+def test_the_record_names_every_member(plan, archive_format):
+    given = Record(description="a net", members={"stale": MemberRecord("0" * 64, 1)})
+    before = replace(plan, manifest=plan.manifest.with_record(given))
+    manifest = writer.write(before, Path("store/m"), archive_format)
+    with open_archive("store/m") as archive:
+        assert archive.manifest == manifest
+    expected = {
+        name: MemberRecord(hashlib.sha256(data).hexdigest(), len(data))
+        for name, data in contents(plan, manifest).items()
+        if name != "MAR-INF/MANIFEST.json"
+    }
+    assert manifest.record == Record(description="a net", members=expected)
+    assert list(manifest.to_dict()["torchmar"]["members"]) == sorted(expected)
 
 
-def test_members_beyond_the_limit_of_plain_zip(plan, monkeypatch):
-    """The same code path as for 2 GiB and more, with the limit lowered."""
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
-    writer.write(plan, Path("store/m.mar"), "default")
-    data = Path("store/m.mar").read_bytes()
+def test_the_document_lists_what_is_stored():
+    text = (Path(__file__).resolve().parents[2] / "docs/archive-format.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(\.[a-z0-9]+)`", text)) == writer.STORED_SUFFIXES | {".mar"}
+
+
+def test_everything_is_deflated_on_request(plan):
+    Path("in/sub/w.pt").write_bytes(bytes(3 << 20))
+    writer.write(plan, Path("store/m.mar"), "default", compress=True)
     with zipfile.ZipFile("store/m.mar") as archive:
-        assert archive.read("sub/w.pt") == Path("in/sub/w.pt").read_bytes()
-        info = archive.getinfo("sub/w.pt")
-    (flags,) = struct.unpack_from("<H", data, info.header_offset + 6)
-    assert not flags & 0x08
-    start = info.header_offset + 30 + len("sub/w.pt")
-    assert struct.unpack_from("<HHQQ", data, start) == (1, 16, 5000, 5000)
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+        assert archive.read("sub/w.pt") == bytes(3 << 20)
+    assert Path("store/m.mar").stat().st_size < 100_000
 
 
 def test_tar(plan):
-    writer.write(plan, Path("store/m.tar.gz"), "tgz")
+    manifest = writer.write(plan, Path("store/m.tar.gz"), "tgz")
     with tarfile.open("store/m.tar.gz") as archive:
         infos = archive.getmembers()
         assert {info.name: archive.extractfile(info).read() for info in infos} == {
-            f"m/{name}": data for name, data in contents(plan).items()
+            f"m/{name}": data for name, data in contents(plan, manifest).items()
         }
         for info in infos:
             assert (info.mtime, info.mode, info.uid, info.gid, info.uname, info.gname) == (
@@ -103,17 +114,26 @@ def test_tar(plan):
     head = Path("store/m.tar.gz").read_bytes()[:8]
     assert head == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"  # no name, no time
     with gzip.open("store/m.tar.gz") as stream:
-        assert stream.read()
+        data = stream.read()
+    assert len(data) % 10240 == 0  # whole records
+    assert data.endswith(bytes(1024))
+
+
+def test_a_long_name_in_a_tar(work):
+    name = "/".join(["é" * 50] * 5)
+    writer.write(make_plan(Member(name, b"x" * 513)), Path("m.tar.gz"), "tgz")
+    with tarfile.open("m.tar.gz") as archive:
+        assert archive.extractfile(f"m/{name}").read() == b"x" * 513
 
 
 def test_folder(plan):
-    writer.write(plan, Path("store/m"), "no-archive")
+    manifest = writer.write(plan, Path("store/m"), "no-archive")
     found = {
         path.relative_to("store/m").as_posix(): path.read_bytes()
         for path in Path("store/m").rglob("*")
         if path.is_file()
     }
-    assert found == contents(plan)
+    assert found == contents(plan, manifest)
 
 
 @pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz"])
@@ -195,9 +215,10 @@ def test_a_build_that_ends_meanwhile_is_not_replaced(plan, monkeypatch):
 def test_a_folder_that_appears_meanwhile_is_not_replaced(plan, monkeypatch):
     real = writer._fill_folder
 
-    def late(plan, temporary):
-        real(plan, temporary)
+    def late(*arguments):
+        manifest = real(*arguments)
         monkeypatch.setattr(writer, "check_target", lambda *_, **__: late_check())
+        return manifest
 
     def late_check():
         monkeypatch.setattr(writer, "check_target", check_target)
@@ -223,21 +244,32 @@ def test_a_file_system_without_links(plan, monkeypatch):
 
 
 @pytest.mark.parametrize(("archive_format", "name"), FORMATS.items())
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_a_failure_leaves_nothing(plan, monkeypatch, archive_format, name, error):
-    def fail(*_):
-        raise error
+def test_an_interrupt_leaves_nothing(plan, archive_format, name):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
 
-    expected = BuildError if isinstance(error, OSError) else KeyboardInterrupt
     writer.write(make_plan(), Path("store", name), archive_format)
-    with monkeypatch.context() as patched:
-        patched.setattr(writer._Source, "read", fail)
-        with pytest.raises(expected) as caught:
-            writer.write(plan, Path("store", name), archive_format, force=True)
-    if expected is BuildError:
-        assert "No space left on device" in str(caught.value)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(plan, Path("store", name), archive_format, force=True, progress=interrupt)
     assert leftovers() == [name]
+    assert threading.active_count() == 1
     writer.write(plan, Path("store", name), archive_format, force=True)
+
+
+@pytest.mark.parametrize(("archive_format", "name"), FORMATS.items())
+def test_a_full_disk_leaves_nothing(plan, archive_format, name):
+    """A file that may not grow stands for a disk that is full."""
+    resource = pytest.importorskip("resource")
+    Path("in/sub/w.pt").write_bytes(os.urandom(200_000))
+    writer.write(make_plan(), Path("store", name), archive_format)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(BuildError, match=r"cannot write store.m.*: File too large"):
+            writer.write(plan, Path("store", name), archive_format, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert leftovers() == [name]
 
 
 @pytest.mark.parametrize(("archive_format", "name"), FORMATS.items())
@@ -261,19 +293,38 @@ def test_a_failure_at_the_last_step(plan, monkeypatch, archive_format, name):
         assert Path("store/m/a.py").exists()
 
 
+def append(path):
+    with path.open("ab") as stream:
+        stream.write(b"x")
+
+
+def cut(path):
+    os.truncate(path, 100)
+
+
+def overwrite(path):
+    """The old size and the old times."""
+    times = path.stat()
+    with path.open("r+b") as stream:
+        stream.write(b"y")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 @pytest.mark.parametrize(("archive_format", "name"), FORMATS.items())
-@pytest.mark.parametrize("change", [-1, 1])
-def test_a_source_that_changes_meanwhile(work, monkeypatch, archive_format, name, change):
-    Path("growing").write_bytes(b"x" * 100)
+@pytest.mark.parametrize("change", [append, cut, overwrite])
+def test_a_source_that_changes_meanwhile(work, archive_format, name, change):
+    path = Path("busy.pt")
+    path.write_bytes(b"x" * (3 << 20))
+    settled = time.monotonic() + 0.05  # file systems count time in ticks of some milliseconds
 
-    real = writer._Source.__init__
+    def meanwhile(done, total):
+        if done == 1 << 20:
+            time.sleep(max(0.0, settled - time.monotonic()))
+            change(path)
 
-    def other_size(self, stream, path, size):
-        real(self, stream, path, size + change)
-
-    monkeypatch.setattr(writer._Source, "__init__", other_size)
-    with pytest.raises(BuildError, match="growing changed while it was read"):
-        writer.write(make_plan(Member("growing", Path("growing"))), Path("store", name), archive_format)
+    with pytest.raises(BuildError, match=r"busy\.pt changed while it was read") as caught:
+        writer.write(make_plan(Member("busy.pt", path)), Path("store", name), archive_format, progress=meanwhile)
+    assert "build again" in caught.value.hint
     assert leftovers() == []
 
 
@@ -314,10 +365,25 @@ def test_memory_does_not_grow_with_a_member(work):
 
     with Path("big.pt").open("wb") as stream:
         stream.truncate(64 << 20)
+    plan = make_plan(Member("big.pt", Path("big.pt")))
+    writer.write(plan, Path("store/m.mar"), "default")  # imports what it needs
     tracemalloc.start()
     try:
-        writer.write(make_plan(Member("big.pt", Path("big.pt"))), Path("store/m.mar"), "default")
+        writer.write(plan, Path("store/m.mar"), "default", force=True)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("archive_format", FORMATS)
+def test_progress(plan, archive_format):
+    Path("in/sub/w.pt").write_bytes(bytes((3 << 20) + 1))
+    told = []
+    writer.write(plan, Path("store/m"), archive_format, progress=lambda done, total: told.append((done, total)))
+    total = sum(member.source.stat().st_size for member in plan.members)
+    assert {whole for _, whole in told} == {total}
+    counts = [done for done, _ in told]
+    assert counts == sorted(counts)
+    assert counts[-1] == total
+    assert len(counts) > 4

@@ -60,16 +60,38 @@ def test_what_is_not_read_is_named(tmp_path, content, reason):
         detect_format(path)
 
 
-def test_an_onnx_model_is_named(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(b"\x08\x07\x12\x07pytorch")
-    with pytest.raises(UnsupportedFormatError, match=r"ONNX[^$]*state dicts"):
+@pytest.mark.parametrize("tail", [b"\x12\x07pytorch", b"\x3a\x02\x0a\x00", b"\x42\x02\x10\x12"])
+def test_an_onnx_model(tmp_path, tail):
+    (tmp_path / "m.bin").write_bytes(b"\x08\x0a" + tail)
+    assert detect_format(tmp_path / "m.bin") is WeightsFormat.ONNX
+
+
+@pytest.mark.parametrize("content", [b"\x08", b"\x08\x0a", b"\x08\x00\x12", b"\x08\xff\x12", b"\x08\x0a\x13"])
+def test_what_only_begins_like_onnx(tmp_path, content):
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(UnsupportedFormatError, match="holds no known weights"):
         detect_format(tmp_path / "m.onnx")
 
 
-def test_an_exported_program_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "form"),
+    [
+        (["m/archive_format", "m/models/model.json", "m/data/weights/weight_0"], WeightsFormat.EXPORTED),
+        (["serialized_exported_program.json", "serialized_state_dict.pt"], WeightsFormat.EXPORTED),
+        (["m/archive_format", "m/data/aotinductor/model/x.so"], WeightsFormat.AOT_INDUCTOR),
+    ],
+)
+def test_packages_of_torch_are_told_by_their_members(tmp_path, names, form):
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    assert detect_format(tmp_path / "m.pt") is form
+    assert form.is_program
+
+
+def test_an_exported_program(tmp_path):
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), tmp_path / "m.pt2")
-    with pytest.raises(UnsupportedFormatError, match=r"torch\.export"):
-        detect_format(tmp_path / "m.pt2")
+    assert detect_format(tmp_path / "m.pt2") is WeightsFormat.EXPORTED
 
 
 def test_another_zip_is_named(tmp_path):

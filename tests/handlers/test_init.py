@@ -13,8 +13,8 @@ def test_importing_the_package_imports_no_torch():
 
 def test_importing_the_classifier_imports_no_torchvision():
     code = (
-        "import sys, handlers; handlers.ImageClassifier\n"
-        "assert not {'torchvision', 'PIL', 'captum', 'safetensors', 'ts'} & set(sys.modules)"
+        "import sys, handlers; handlers.ImageClassifier, handlers.TensorHandler\n"
+        "assert not {'torchvision', 'PIL', 'captum', 'safetensors', 'onnxruntime', 'ts'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -104,3 +104,49 @@ def test_numbers_of_one_request():
     assert numbers_to_tensor([[1, 2]]).dtype == torch.float32
     with pytest.raises(BadInputError, match=r"element \[0\] is the text"):
         numbers_to_tensor(["a"])
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "expected"),
+    [
+        ([[1, 2.5]], torch.float32, [[1.0, 2.5]]),
+        ([0.1], torch.float64, [0.1]),
+        ([1, 2], torch.bfloat16, [1.0, 2.0]),
+        ([1, 2], torch.int64, [1, 2]),
+        ([2**62 + 1], torch.int64, [2**62 + 1]),
+        ([1.0, 2], torch.int32, [1, 2]),
+        ([True, False], torch.int8, [1, 0]),
+        ([255], torch.uint8, [255]),
+        ([True, False], torch.bool, [True, False]),
+        ([0, 1.0], torch.bool, [False, True]),
+        (3, torch.int64, 3),
+    ],
+)
+def test_numbers_become_the_type_that_is_asked_for(value, dtype, expected):
+    found = numbers_to_tensor(value, dtype)
+    assert found.dtype == dtype
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "wrong"),
+    [
+        ([1, 2.5], torch.int64, "2.5 is no int64"),
+        ([0, 256], torch.uint8, "256 is no uint8"),
+        ([0, -1], torch.uint8, "-1 is no uint8"),
+        ([2**31], torch.int32, "2147483648 is no int32"),
+        ([2**31 + 0.0], torch.int32, "2147483648.0 is no int32"),
+        ([2.0**63], torch.int64, "no int64"),
+        ([-(2.0**64)], torch.int64, "no int64"),
+        ([float("nan")], torch.int64, "nan is no int64"),
+        ([float("inf")], torch.int16, "inf is no int16"),
+        ([2], torch.bool, "2 is no bool"),
+        ([0.5], torch.bool, "0.5 is no bool"),
+        ([2**70], torch.int64, "more than 64 bits"),
+        (["1"], torch.int64, "element .0. is the text '1'"),
+        ([[1], [1, 2]], torch.bool, "not of equal lengths"),
+    ],
+)
+def test_no_number_becomes_another_one(value, dtype, wrong):
+    with pytest.raises(BadInputError, match=wrong):
+        numbers_to_tensor(value, dtype)

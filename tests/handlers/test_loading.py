@@ -19,7 +19,7 @@ from handlers import (
     UnsupportedFormatError,
     loading,
 )
-from handlers.loading import describe, load_eager, load_torchscript
+from handlers.loading import describe, load_eager, load_program
 
 HEAD = "import copy, functools, torch\nfrom torch import nn\nfrom torch.nn import functional as F\n\n"
 
@@ -563,7 +563,7 @@ def test_torchscript(tmp_path):
     module.save(str(tmp_path / "m.pt"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = load_torchscript(tmp_path / "m.pt", torch.device("cpu"))
+        loaded = load_program(tmp_path / "m.pt", torch.device("cpu"))
     inputs = torch.randn(4, 3)
     assert torch.equal(loaded(inputs), module(inputs))
     assert describe(loaded) == "Linear, 8 parameters (float32)"
@@ -572,7 +572,7 @@ def test_torchscript(tmp_path):
 def test_a_state_dict_without_a_model_file(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "m.pt")
     with pytest.raises(UnsupportedFormatError, match="--model-file"):
-        load_torchscript(tmp_path / "m.pt", None)
+        load_program(tmp_path / "m.pt", None)
 
 
 def test_damaged_torchscript(tmp_path):
@@ -583,7 +583,7 @@ def test_damaged_torchscript(tmp_path):
         for name, content in members.items():
             archive.writestr(name, content.replace(b"def forward", b"dfe forward"))
     with pytest.raises(LoadError, match="cannot be read"):
-        load_torchscript(tmp_path / "m.pt", None)
+        load_program(tmp_path / "m.pt", None)
 
 
 def test_a_cache_in_a_helper_file_is_undone_too(write, tmp_path, monkeypatch):

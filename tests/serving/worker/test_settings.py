@@ -85,6 +85,7 @@ def test_the_name_of_the_configuration(manifest: dict[str, Any] | None, expected
             },
             Backend(True, 4, 0.0025, 2, None, isolate_errors=False, pipeline=False),
         ),
+        ({"backend": {"warm_up": False}}, Backend(warm_up=False)),
         ({"responseTimeout": 7}, Backend(response_timeout_s=7.0)),
         ({"responseTimeout": "7"}, Backend()),
         ({"responseTimeout": True}, Backend()),

@@ -1,0 +1,119 @@
+"""Service folders of MXNet Model Server, TorchServe's ancestor.
+
+Its service code is called as TorchServe calls it: a function ``handle(data, context)``, or a class with ``initialize``
+and ``handle``. What differs is the manifest, and that a folder was archived as a whole, with a ``signature.json`` in it
+that names the model's inputs. An ONNX model, which its archiver turned into MXNet's format, stays as it is here: ONNX
+Runtime runs it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from archive_tool import python_source
+from archive_tool.errors import BuildError
+from archive_tool.record import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SIGNATURE: Final = "signature.json"
+#: Packages that an environment with TorchServe does not have.
+_GONE: Final = {
+    "mms": "write what it gave into the service itself; TorchServe's package ts has most of it",
+    "mxnet": "run the model with torch, or as ONNX with onnxruntime",
+    "mxnet_model_service": "run the model with torch, or as ONNX with onnxruntime",
+}
+
+
+@dataclass(frozen=True)
+class ServiceFolder:
+    """A folder that ``--model-path`` names.
+
+    Attributes:
+        handler: the reference to the service, as a path.
+        serialized_file: the ONNX model, if there is exactly one.
+        inputs: what ``signature.json`` says of the model's inputs.
+        warnings: what will probably not run.
+    """
+
+    handler: str
+    serialized_file: Path | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def read_folder(folder: Path, handler: str) -> ServiceFolder:
+    """Look at a service folder. Nothing of it is run.
+
+    Args:
+        folder: the one that is archived.
+        handler: ``module`` or ``module:function``, with or without ``.py``, in the folder; a built-in name; a path.
+
+    Raises:
+        BuildError: the folder is none, or its signature cannot be used.
+    """
+    if not folder.is_dir():
+        raise BuildError(f"the model path {folder} is not a directory", where="--model-path")
+    module, colon, function = handler.partition(":")
+    file = folder / (module if module.endswith(".py") else f"{module}.py")
+    models = sorted(path for path in folder.iterdir() if path.suffix == ".onnx" and path.is_file())
+    if len(models) > 1:
+        raise BuildError(
+            f"{folder} holds {len(models)} ONNX models: {', '.join(path.name for path in models)}",
+            where="--model-path",
+            hint="leave one, or give them with --extra-files and the one that is served with --serialized-file",
+        )
+    signature = folder / SIGNATURE
+    return ServiceFolder(
+        handler=f"{file}{colon}{function}" if file.is_file() else handler,
+        serialized_file=models[0] if models else None,
+        inputs=read_signature(signature.read_bytes(), str(signature)) if signature.is_file() else (),
+        warnings=tuple(_gone_packages(folder)),
+    )
+
+
+def read_signature(content: bytes, where: str) -> tuple[TensorSpec, ...]:
+    """Read the inputs of a ``signature.json``: name and shape, of which 0 is any size.
+
+    Raises:
+        BuildError: it is not JSON, or not a signature.
+    """
+    try:
+        document = json.loads(content)
+        return tuple(_input(item) for item in document["inputs"])
+    except (ValueError, RecursionError) as error:
+        raise BuildError(f"the signature is not JSON: {error}", where=where) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BuildError(
+            f"the signature does not list the model's inputs: {error!r}",
+            where=where,
+            hint='write {"inputs": [{"data_name": "input", "data_shape": [0, 10]}], "input_type": "application/json"}',
+        ) from error
+
+
+def _input(item: dict[str, Any]) -> TensorSpec:
+    name, shape = item["data_name"], item.get("data_shape")
+    if not isinstance(name, str):
+        raise TypeError(f"data_name is {name!r}")
+    if shape is None:
+        return TensorSpec(name)
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise TypeError(f"data_shape is {shape!r}")
+    return TensorSpec(name, None, tuple(size or None for size in shape))
+
+
+def _gone_packages(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*.py")):
+        try:
+            tree = python_source.parse(path)
+        except (python_source.SourceError, OSError):
+            continue  # the checks speak of those that must parse
+        own = {entry.stem for entry in folder.iterdir()}
+        for package, hint in _GONE.items():
+            if package not in own and python_source.imports_package(tree, package):
+                name = path.relative_to(folder).as_posix()
+                yield f"{name} imports {package}, which is not there beside TorchServe ({hint})"

@@ -1,0 +1,289 @@
+"""What of an archive would not run on this machine, found without running anything of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from archive_tool import python_source, requirements
+from archive_tool.errors import ArchiveError
+from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from archive_tool.effective import Effective
+    from archive_tool.manifest import Manifest
+    from archive_tool.reader import Archive
+
+_SOURCE_LIMIT: Final = 2 << 20
+_TEXT_LIMIT: Final = 1 << 20
+_MAX_MODULES: Final = 500
+_PYTHON_RUNTIMES: Final = ("python", "python3")
+_MODEL_FILES: Final = {
+    "serialized_file": "serializedFile",
+    "model_file": "modelFile",
+    "config_file": "configFile",
+    "requirements_file": "requirementsFile",
+}
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One thing that stands in the way: what, the member and line it is about, and what to do."""
+
+    message: str
+    where: str | None = None
+    hint: str | None = None
+
+    def to_dict(self) -> dict[str, str]:
+        """Give what is set as JSON-ready object."""
+        known = {"message": self.message, "where": self.where, "hint": self.hint}
+        return {key: value for key, value in known.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """What TorchServe will call.
+
+    Attributes:
+        handler: as in the manifest.
+        kind: "built-in", "function" or "class"; "unknown" if only running the handler can tell.
+        name: of the function or class, if it is known.
+        where: member and line.
+    """
+
+    handler: str
+    kind: str
+    name: str | None = None
+    where: str | None = None
+
+    def to_dict(self) -> dict[str, str]:
+        """Give what is known as JSON-ready object."""
+        known = {"handler": self.handler, "kind": self.kind, "name": self.name, "where": self.where}
+        return {key: value for key, value in known.items() if value is not None}
+
+
+class Sources:
+    """The Python files of an archive, by the names that they are imported by."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._names = {member.name for member in archive.members}
+        self.packages = {name.split("/")[0] for name in self._names if name.endswith(".py") and "/" in name}
+        self._trees: dict[str, Any] = {}
+
+    def handler_member(self, reference: str) -> str | None:
+        """The member that a manifest's handler means; None if there is none."""
+        path = reference.partition(":")[0].removesuffix(".py").rpartition("/")[2]
+        return f"{path}.py" if f"{path}.py" in self._names else None
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a member."""
+        return name in self._names
+
+    def files_of(self, module: str) -> list[str]:
+        """The members that run when a module is imported; empty if the archive has none of that name."""
+        found, parts = [], module.split(".")
+        for depth in range(1, len(parts) + 1):
+            stem = "/".join(parts[:depth])
+            found += [name for name in (f"{stem}/__init__.py", f"{stem}.py") if name in self._names]
+        return found
+
+    def is_own(self, module: str) -> bool:
+        """Whether the archive has a module or package of that top-level name."""
+        top = module.split(".")[0]
+        own = top in self.packages or f"{top}.py" in self._names
+        return own or any(name.startswith(f"{top}.") and name.endswith((".so", ".pyd")) for name in self._names)
+
+    def tree(self, name: str) -> Any:
+        """The syntax tree of a member.
+
+        Raises:
+            SourceError: it is not Python here.
+            ArchiveError: it cannot be read.
+        """
+        if name not in self._trees:
+            self._trees[name] = python_source.parse_bytes(self._archive.read(name, _SOURCE_LIMIT), name)
+        return self._trees[name]
+
+
+def entry_point(archive: Archive, manifest: Manifest) -> EntryPoint | None:
+    """Tell what TorchServe will call; None if the manifest names no handler."""
+    handler = manifest.model.handler
+    if not handler:
+        return None
+    sources = Sources(archive)
+    member = sources.handler_member(handler)
+    if manifest.runtime not in _PYTHON_RUNTIMES:
+        return EntryPoint(handler, "built-in" if handler in LSP_HANDLERS else "unknown")
+    if member is None:
+        return EntryPoint(handler, "built-in" if handler in BUILT_IN_HANDLERS else "unknown")
+    try:
+        tree = sources.tree(member)
+    except (python_source.SourceError, ArchiveError):
+        return EntryPoint(handler, "unknown", where=member)
+    return _entry_of(handler, member, tree)
+
+
+def _entry_of(handler: str, member: str, tree: Any) -> EntryPoint:
+    names = python_source.names(tree)
+    function = handler.partition(":")[2] or "handle"
+    if function in names.bound:
+        line = python_source.line_of(tree, function)
+        return EntryPoint(handler, "function", function, f"{member}:{line}" if line else member)
+    if len(names.classes) == 1 and not names.dynamic:
+        node = names.classes[0]
+        return EntryPoint(handler, "class", node.name, f"{member}:{node.lineno}")
+    return EntryPoint(handler, "unknown", where=member)
+
+
+def find(archive: Archive, manifest: Manifest, config: Effective) -> list[Obstacle]:
+    """List what would keep the archive from running here."""
+    found = [*_missing_members(archive, manifest), *_runtime(manifest), *_requirements(archive, manifest)]
+    if manifest.runtime in _PYTHON_RUNTIMES:
+        found += _sources(archive, manifest)
+    return [*found, *_devices(config)]
+
+
+def _missing_members(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
+    sources = Sources(archive)
+    for attribute, key in _MODEL_FILES.items():
+        name = getattr(manifest.model, attribute)
+        if name and not sources.has(name):
+            yield Obstacle(f"the manifest's {key} {name!r} is not in the archive", hint="build the archive again")
+
+
+def _runtime(manifest: Manifest) -> Iterator[Obstacle]:
+    if manifest.runtime not in _PYTHON_RUNTIMES:
+        yield Obstacle(
+            f"runtime {manifest.runtime} needs TorchServe's C++ backend",
+            hint="the PyPI package of TorchServe does not have it",
+        )
+    if manifest.runtime == "python3" and shutil.which("python3") is None:
+        yield Obstacle("runtime python3 needs a program python3, and there is none on the PATH")
+    try:
+        record = manifest.record
+    except ArchiveError as error:
+        yield Obstacle(f"torchmar's part of the manifest cannot be read: {error.message}")
+        return
+    if record is None:
+        return
+    here = ".".join(platform.python_version_tuple()[:2])
+    if record.python and record.python != here:
+        yield Obstacle(f"it was built with Python {record.python}, this is {here}", hint="compiled files will not load")
+    yield from _frameworks(record.frameworks)
+
+
+def _frameworks(frameworks: Mapping[str, str]) -> Iterator[Obstacle]:
+    for name, version in frameworks.items():
+        here = _version(name)
+        if here is None:
+            yield Obstacle(f"{name} {version} is not installed here", hint=f"pip install {name}")
+        elif here.split(".")[0] != version.split(".")[0]:
+            yield Obstacle(f"it was built with {name} {version}, this is {here}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+
+
+def _requirements(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
+    name = manifest.model.requirements_file
+    if not name or not any(member.name == name for member in archive.members):
+        return
+    try:
+        text = archive.read(name, _TEXT_LIMIT).decode("utf-8-sig")
+    except (ArchiveError, UnicodeDecodeError):
+        yield Obstacle("the requirements file cannot be read", where=name)
+        return
+    for line in requirements.parse(text):
+        where = f"{name}:{line.number}"
+        if line.requirement is None:
+            yield Obstacle(f"{line.text!r} is not a requirement: {line.problem}", where)
+        elif problem := _unmet(line.requirement):
+            yield Obstacle(problem, where, f"pip install '{line.text}', or install_py_dep_per_model=true")
+
+
+def _unmet(requirement: Any) -> str | None:
+    if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        return None
+    here = _version(requirement.name)
+    if here is None:
+        return f"{requirement.name} is not installed here"
+    if not requirement.specifier.contains(here, prereleases=True):
+        return f"{requirement.name} {here} is installed here, {requirement.specifier} is wanted"
+    return None
+
+
+def _sources(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
+    """Follow the imports of handler and model file through the archive's own files."""
+    sources = Sources(archive)
+    handler = manifest.model.handler
+    member = sources.handler_member(handler) if handler else None
+    if handler and member is None and handler not in BUILT_IN_HANDLERS:
+        yield Obstacle(f"there is no file for the handler {handler!r}, and no built-in handler has that name")
+    todo = [name for name in (member, manifest.model.model_file) if name and sources.has(name)]
+    seen: set[str] = set()
+    told: set[str] = set()
+    while todo and len(seen) < _MAX_MODULES:
+        name = todo.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            imports = python_source.certain_imports(sources.tree(name))
+        except python_source.SourceError as error:
+            where = f"{name}:{error.line}" if error.line else name
+            yield Obstacle(f"it is not Python {platform.python_version()}: {error.message}", where)
+            continue
+        except ArchiveError:
+            continue
+        for module, line in imports.items():
+            top = module.split(".")[0]
+            if sources.is_own(module):
+                todo += sources.files_of(module)
+            elif top not in told and not _is_importable(top):
+                told.add(top)
+                hint = "install it, or put its file into the archive (--extra-files)"
+                yield Obstacle(f"no module named {top!r} can be found here", f"{name}:{line}", hint)
+
+
+def _is_importable(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError, AttributeError):
+        return True  # something odd is loaded under that name: it is there
+
+
+def _devices(config: Effective) -> Iterator[Obstacle]:
+    wanted = config.value("deviceType") == "gpu" or config.value("parallelType") is not None
+    numbers = config.value("deviceIds") or []
+    if not wanted and not numbers:
+        return
+    count = gpus()
+    if count == 0:
+        yield Obstacle("a GPU is wanted, and there is none here", hint="without one TorchServe runs it on the CPU")
+    elif count is not None and numbers and max(numbers) >= count:
+        yield Obstacle(f"GPU {max(numbers)} is wanted, and there are {count} here")
+
+
+def gpus() -> int | None:
+    """How many GPUs TorchServe would find; None if that cannot be told without running its programs."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([item for item in visible.split(",") if item.strip() and item.strip() != "-1"])
+    found = Path("/proc/driver/nvidia/gpus")
+    if found.is_dir():
+        return sum(1 for _ in found.iterdir())
+    return None if shutil.which("nvidia-smi") or shutil.which("xpu-smi") or platform.system() == "Darwin" else 0

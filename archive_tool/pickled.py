@@ -1,0 +1,281 @@
+"""Reads what a pickle says without doing what it says: its opcodes are followed, its calls are written down, not made.
+
+A pickle is a program that may call anything. Here its stack machine runs with symbols in the place of functions and
+objects, which is enough to find the tensors of a checkpoint. What a hostile one can cost is bounded: by the bytes it
+has, by the number of its opcodes, and because each of these makes no more than its own arguments.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+import warnings
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
+
+#: A checkpoint of ten thousand tensors has some 350,000 opcodes; following these takes two or three seconds.
+MAX_OPCODES: Final = 2_000_000
+
+_MARK: Final = object()
+
+
+class PickleError(ValueError):
+    """A pickle that cannot be followed: damaged, too long, or not one."""
+
+
+@dataclass(eq=False)
+class Node:
+    """Something that a pickle would make by a call.
+
+    Attributes:
+        function: what is called, as ``module.name``; "?" if the pickle computes that, too.
+        args: of the call.
+        items: what is set on the result by keys.
+        values: what is appended to the result, or added.
+        state: what it is given to restore itself from.
+    """
+
+    function: str
+    args: tuple[Any, ...] = ()
+    items: dict[Any, Any] = field(default_factory=dict)
+    values: list[Any] = field(default_factory=list)
+    state: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Global:
+    """A function or class that a pickle names, as ``module.name``."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class External:
+    """What stands elsewhere, by the id that the pickle gives: for torch, the numbers of a tensor."""
+
+    key: Any
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The end of a pickle.
+
+    Attributes:
+        value: what it would give; plain values as they are, the rest as `Node`, `Global` and `External`.
+        names: all functions and classes that it names, sorted.
+    """
+
+    value: Any
+    names: tuple[str, ...]
+
+
+def follow(stream: IO[bytes], *, max_opcodes: int = MAX_OPCODES) -> Followed:
+    """Follow one pickle, from where the stream stands; the stream then stands after it.
+
+    Args:
+        stream: of bytes in memory, or bounded in another way.
+        max_opcodes: more make an error.
+
+    Raises:
+        PickleError: it is none, is damaged, or has too many opcodes.
+    """
+    machine = _Machine()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "invalid escape sequence", in a damaged text
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                if count >= max_opcodes:
+                    raise PickleError(f"it has more than {max_opcodes} opcodes")
+                machine.step(opcode.name, argument)
+        return Followed(machine.stack.pop(), tuple(sorted(machine.names)))
+    # What damaged bytes raise in pickletools, and what an opcode raises that finds nothing on the stack.
+    except (ValueError, IndexError, LookupError, struct.error, OverflowError, TypeError, MemoryError) as error:
+        if isinstance(error, PickleError):
+            raise
+        raise PickleError(f"it is damaged: {error or type(error).__name__}") from error
+
+
+_CONSTANTS: Final = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY: Final = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
+_TUPLES: Final = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_PUT: Final = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_GET: Final = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_NOTHING: Final = frozenset({"PROTO", "FRAME", "STOP", "READONLY_BUFFER"})
+
+
+class _Machine:
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.names: set[str] = set()
+        self._memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        if name in _PUT:
+            self._memo[argument] = self.stack[-1]
+        elif name in _GET:
+            self.stack.append(self._memo[argument])
+        elif method := _STEPS.get(name):
+            method(self, argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            self.stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            self._tuple(_TUPLES[name])
+        elif name not in _NOTHING:
+            self.stack.append(argument)  # a number or a text
+
+    def _above_mark(self) -> list[Any]:
+        """Take what was pushed since the last mark, and the mark."""
+        index = len(self.stack) - 1
+        while self.stack[index] is not _MARK:
+            if index == 0:
+                raise PickleError("it is damaged: there is no mark")
+            index -= 1
+        taken = self.stack[index + 1 :]
+        del self.stack[index:]
+        return taken
+
+    def _tuple(self, count: int) -> None:
+        taken = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        self.stack.append(taken)
+
+    def _push_global(self, name: str) -> None:
+        self.names.add(name)
+        self.stack.append(Global(name))
+
+    def _call(self, function: Any, args: Any) -> None:
+        name = function.name if isinstance(function, Global) else "?"
+        self.stack.append(Node(name, args if isinstance(args, tuple) else ()))
+
+    def _set(self, target: Any, pairs: list[Any]) -> None:
+        items = target.items if isinstance(target, Node) else target
+        if isinstance(items, dict):
+            for key, value in zip(pairs[::2], pairs[1::2], strict=False):
+                # Nested tuples as keys would be hashed, which can take for ever.
+                items[key if isinstance(key, (str, int, bytes)) else id(key)] = value
+
+    def _append(self, target: Any, values: list[Any]) -> None:
+        found = target.values if isinstance(target, Node) else target
+        if isinstance(found, list):
+            found.extend(values)
+
+    # ---- opcodes ---------------------------------------------------------------------------------------------------
+
+    def mark(self, _: Any) -> None:
+        self.stack.append(_MARK)
+
+    def pop(self, _: Any) -> None:
+        self.stack.pop()
+
+    def pop_mark(self, _: Any) -> None:
+        self._above_mark()
+
+    def dup(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def memoize(self, _: Any) -> None:
+        self._memo[len(self._memo)] = self.stack[-1]
+
+    def tuple_(self, _: Any) -> None:
+        self.stack.append(tuple(self._above_mark()))
+
+    def list_(self, _: Any) -> None:
+        self.stack.append(self._above_mark())
+
+    def dict_(self, _: Any) -> None:
+        pairs = self._above_mark()
+        self.stack.append({})
+        self._set(self.stack[-1], pairs)
+
+    def setitem(self, _: Any) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [key, value])
+
+    def setitems(self, _: Any) -> None:
+        pairs = self._above_mark()
+        self._set(self.stack[-1], pairs)
+
+    def append(self, _: Any) -> None:
+        value = self.stack.pop()
+        self._append(self.stack[-1], [value])
+
+    def appends(self, _: Any) -> None:
+        values = self._above_mark()
+        self._append(self.stack[-1], values)
+
+    def global_(self, argument: Any) -> None:
+        module, _, name = str(argument).partition(" ")  # how pickletools gives the two lines
+        self._push_global(f"{module}.{name}")
+
+    def stack_global(self, _: Any) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        known = isinstance(name, str) and isinstance(module, str)
+        self._push_global(f"{module}.{name}" if known else "?")
+
+    def extension(self, argument: Any) -> None:
+        self._push_global(f"copyreg.extension_{argument}")
+
+    def inst(self, argument: Any) -> None:
+        args = tuple(self._above_mark())
+        self.global_(argument)
+        self._call(self.stack.pop(), args)
+
+    def obj(self, _: Any) -> None:
+        function, *args = self._above_mark()
+        self._call(function, tuple(args))
+
+    def reduce(self, _: Any) -> None:
+        args, function = self.stack.pop(), self.stack.pop()
+        self._call(function, args)
+
+    def newobj_ex(self, _: Any) -> None:
+        _named, args, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        self._call(function, args)
+
+    def build(self, _: Any) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Node):
+            self.stack[-1].state = state
+
+    def persid(self, argument: Any) -> None:
+        self.stack.append(External(argument))
+
+    def binpersid(self, _: Any) -> None:
+        self.stack.append(External(self.stack.pop()))
+
+    def next_buffer(self, _: Any) -> None:
+        self.stack.append(External(None))
+
+
+_STEPS: Final = {
+    "MARK": _Machine.mark,
+    "POP": _Machine.pop,
+    "POP_MARK": _Machine.pop_mark,
+    "DUP": _Machine.dup,
+    "MEMOIZE": _Machine.memoize,
+    "TUPLE": _Machine.tuple_,
+    "LIST": _Machine.list_,
+    "DICT": _Machine.dict_,
+    "FROZENSET": _Machine.list_,
+    "SETITEM": _Machine.setitem,
+    "SETITEMS": _Machine.setitems,
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.appends,
+    "ADDITEMS": _Machine.appends,
+    "GLOBAL": _Machine.global_,
+    "STACK_GLOBAL": _Machine.stack_global,
+    "EXT1": _Machine.extension,
+    "EXT2": _Machine.extension,
+    "EXT4": _Machine.extension,
+    "INST": _Machine.inst,
+    "OBJ": _Machine.obj,
+    "REDUCE": _Machine.reduce,
+    "NEWOBJ": _Machine.reduce,
+    "NEWOBJ_EX": _Machine.newobj_ex,
+    "BUILD": _Machine.build,
+    "PERSID": _Machine.persid,
+    "BINPERSID": _Machine.binpersid,
+    "NEXT_BUFFER": _Machine.next_buffer,
+}

@@ -1,0 +1,190 @@
+"""A project file, ``torchmar.yaml``: what a repository's archive is, said once.
+
+Its keys are the options of ``torchmar build``. Paths are relative to the file, wherever the command is run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from archive_tool.errors import BuildError
+from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS, RUNTIMES, SDK_HANDLERS, STOCK_HANDLERS, SUFFIXES
+from archive_tool.plan import split_target
+from archive_tool.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAME: Final = "torchmar.yaml"
+#: Key to kind of value; "handler", "files" and "samples" are lists or texts with paths in them.
+KEYS: Final = {
+    "model-name": "text",
+    "version": "text",
+    "handler": "handler",
+    "model-path": "path",
+    "serialized-file": "path",
+    "model-file": "path",
+    "extra-files": "files",
+    "keep-folders": "flag",
+    "runtime": "runtime",
+    "export-path": "path",
+    "archive-format": "format",
+    "force": "flag",
+    "requirements-file": "path",
+    "config-file": "path",
+    "vendor-sdk": "flag",
+    "compress": "flag",
+    "description": "text",
+    "licence": "text",
+    "sample": "samples",
+    "check": "flag",
+}
+_CHOICES: Final = {"runtime": RUNTIMES, "format": tuple(SUFFIXES)}
+_NULL: Final = "tag:yaml.org,2002:null"
+_BOOL: Final = "tag:yaml.org,2002:bool"
+_MERGE: Final = "tag:yaml.org,2002:merge"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a project file, or the one in a folder; give the arguments of `archive_tool.build` that it sets.
+
+    A ``check`` is among them, which is the command line's alone.
+
+    Raises:
+        BuildError: it cannot be read, or says something that is no option; all mistakes are told at once.
+    """
+    file = path / NAME if path.is_dir() else path
+    root = _compose(file)
+    report = Report()
+    folder = file.parent
+    options: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key, value in root.value:
+        name = str(key.value).replace("_", "-") if isinstance(key, yaml.ScalarNode) else ""
+        where = f"{file}:{key.start_mark.line + 1}"
+        if name not in KEYS:
+            meant = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.6)
+            hint = f"did you mean {meant[0]}?" if meant else f"the options are {', '.join(KEYS)}"
+            report.error(f"{key.value if name else 'a list'!r} is no option of torchmar build", where=where, hint=hint)
+        elif name in lines:
+            report.error(f"{name} is set twice, first in line {lines[name]}", where=where, hint="remove one of them")
+        else:
+            lines[name] = key.start_mark.line + 1
+            try:
+                options[name.replace("-", "_")] = _READERS[KEYS[name]](value, KEYS[name], folder)
+            except ValueError as error:
+                place = f"{file}:{value.start_mark.line + 1}"
+                report.error(f"{name}: expected {error}, got {_shown(value)}", where=place)
+    report.raise_errors()
+    if options.get("keep_folders"):
+        options["keep_folders"] = folder  # seen from there, not from where the command is run
+    return options
+
+
+def _compose(file: Path) -> yaml.MappingNode:
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise BuildError(
+            f"cannot read the project file {file}: {error.strerror}", where="--from", hint="torchmar init writes one"
+        ) from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        reason = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise BuildError(f"the project file is not YAML: {reason}", where=where) from error
+    if not isinstance(root, yaml.MappingNode):
+        raise BuildError(
+            "the project file holds no settings", where=str(file), hint="write lines such as handler: h.py"
+        )
+    return root
+
+
+def _text(node: yaml.Node, kind: str, folder: Path) -> str:  # noqa: ARG001
+    # The text as it stands there: version: 1.10 is no number that ends in .1.
+    if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL:
+        raise ValueError("a text")
+    return str(node.value)
+
+
+def _flag(node: yaml.Node, kind: str, folder: Path) -> bool:  # noqa: ARG001
+    if not isinstance(node, yaml.ScalarNode) or node.tag != _BOOL:
+        raise ValueError("true or false")
+    return bool(yaml.SafeLoader("").construct_yaml_bool(node))
+
+
+def _choice(node: yaml.Node, kind: str, folder: Path) -> str:
+    text = _text(node, kind, folder)
+    if text not in _CHOICES[kind]:
+        raise ValueError(f"one of {', '.join(_CHOICES[kind])}")
+    return text
+
+
+def _path(node: yaml.Node, kind: str, folder: Path) -> str:
+    return _join(folder, _text(node, kind, folder))
+
+
+def _handler(node: yaml.Node, kind: str, folder: Path) -> str:
+    text = _text(node, kind, folder)
+    own = (folder / f"{text}.py").exists()
+    if text in STOCK_HANDLERS | LSP_HANDLERS or (text in BUILT_IN_HANDLERS | SDK_HANDLERS.keys() and not own):
+        return text
+    return _join(folder, text)
+
+
+def _files(node: yaml.Node, kind: str, folder: Path) -> list[str]:
+    found = []
+    for item in _items(node, kind, folder):
+        # As split at "=" where the file is; the folder in front may have one, too.
+        relative, target = item, None
+        if not os.path.lexists(folder / item) and "=" in item:
+            relative, target = split_target(item)
+        joined = _join(folder, relative)
+        found.append(joined if target is None else f"{joined}={target}")
+    return found
+
+
+def _samples(node: yaml.Node, kind: str, folder: Path) -> list[str]:
+    found = []
+    for item in _items(node, kind, folder):
+        file, equals, expected = item.partition("=")
+        if equals and (folder / expected).is_file():
+            expected = _join(folder, expected)
+        found.append(f"{_join(folder, file)}{equals}{expected}")
+    return found
+
+
+def _items(node: yaml.Node, kind: str, folder: Path) -> list[str]:
+    if isinstance(node, yaml.SequenceNode):
+        return [_text(item, kind, folder) for item in node.value]
+    return [part.strip() for part in _text(node, kind, folder).split(",") if part.strip()]
+
+
+def _join(folder: Path, text: str) -> str:
+    # Not by pathlib, which takes the trailing slash off.
+    return os.path.join(folder, text) if folder != Path() and text else text  # noqa: PTH118
+
+
+_READERS: Final[dict[str, Callable[[yaml.Node, str, Path], Any]]] = {
+    "text": _text,
+    "flag": _flag,
+    "path": _path,
+    "handler": _handler,
+    "files": _files,
+    "samples": _samples,
+    "runtime": _choice,
+    "format": _choice,
+}
+
+
+def _shown(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return "nothing" if node.tag == _NULL else repr(node.value)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"

@@ -1,0 +1,4 @@
+"""From a live PyTorch model to an archive that serves it; `publish.publish` is the way in.
+
+These modules, unlike the rest of `archive_tool`, use torch. Nothing imports them before `archive_tool.publish` is used.
+"""

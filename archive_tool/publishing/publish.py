@@ -1,0 +1,228 @@
+"""From a live model to an archive in a model store, in one call."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from archive_tool import builder, layout, record
+from archive_tool.errors import BuildError, TargetExistsError
+from archive_tool.plan import sdk_handler_source
+from archive_tool.publishing import evaluation, exports, live, proof
+from archive_tool.publishing.result import Published
+from archive_tool.publishing.versions import next_version
+from archive_tool.samples import FOLDER, GivenSample
+from handlers.tensor_handler import TensorHandler, TensorRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+    from torch import nn
+
+    from archive_tool.inputs import StrPath
+
+_HANDLER: Final = "tensor_handler"
+_ADDRESS: Final = "http://127.0.0.1:8080"
+_ATTEMPTS: Final = 20  # publishers that take the same number at the same time
+
+
+def publish(
+    model: nn.Module,
+    *,
+    name: str,
+    model_store: StrPath = "model_store",
+    source: object = None,
+    example: object = None,
+    format: str = "eager",  # noqa: A002 - the name that a user expects
+    x_test: object = None,
+    y_test: object = None,
+    metrics: Mapping[str, evaluation.Metric] | None = None,
+    version: str | None = None,
+    description: str | None = None,
+    licence: str | None = None,
+    batch: bool = True,
+    shapes: live.Shapes | None = None,
+    tolerance: float | None = None,
+    extra_files: StrPath | Sequence[StrPath] | None = None,
+    requirements_file: StrPath | None = None,
+    config_file: StrPath | None = None,
+    address: str = _ADDRESS,
+) -> Published:
+    """Write an archive that serves a model's tensors over HTTP, once it is proved to answer as the live model does.
+
+    The archive holds the model, a handler that takes and gives tensors as JSON, and, as its sample, the first row of
+    the example with the model's answer. Before it gets its place it is loaded in a process of its own and answers the
+    example; if anything differs, nothing is left. The model is run in eval mode and is then in the mode that it was in.
+
+    Args:
+        model: the live model; wrappers of DataParallel and torch.compile are taken off.
+        name: the model's name: letters, digits, ``_``, ``-``, ``.``.
+        model_store: an existing directory; the archive is ``<name>-<version>.mar`` in it.
+        source: what creates the model, for the format "eager": a class, or a function without arguments. Its file goes
+            into the archive, with all modules of yours that it imports. None for the model's own class.
+        example: inputs of the model: a tensor or array of rows, a tuple in the order of the arguments of `forward`, or
+            a dict by their names. None for the first rows of `x_test`.
+        format: "eager" (weights and source), "torchscript", "export" (torch.export), "aotinductor" or "onnx".
+        x_test, y_test: a test set, to measure and record how well the model does; see `evaluation.evaluate`.
+        metrics: functions (outputs, targets) -> number by name, instead of accuracy or error.
+        version: None counts up: one more than the highest version of this model in the store, "1.0" at first.
+        description, licence: what the manifest says of the model; the licence is an SPDX expression for choice.
+        batch: False for a model that takes the example's number of rows and no other.
+        shapes: sizes to record for inputs by name, None for any size: ``{"ids": (None, None)}`` for texts of any
+            length.
+        tolerance: the largest difference between the archive's answers and the live model's, relative above 1 and
+            absolute below. None for 1e-4, or 0.02 for outputs of 16 bits.
+        extra_files, requirements_file, config_file: as for `archive_tool.build`.
+        address: of the server that the result's `curl` and `snippet` name.
+
+    Raises:
+        BuildError: the model cannot be archived so that it answers as it does here.
+        TargetExistsError: the version is given, and is in the store already.
+    """
+    start = time.perf_counter()
+    if format not in exports.FORMATS:
+        raise BuildError(f"{format!r} is no format", hint=f"choose one of {', '.join(exports.FORMATS)}")
+    layout.check_model_name(name)
+    store = _store(model_store)
+    if version is not None and os.path.lexists(target := _target(store, name, version)):
+        raise TargetExistsError(f"{target} exists already", hint="give another version=..., or None to count up")
+    module = live.unwrap(model)
+    studied = live.study(module, _example(module, example, x_test), batch=batch, shapes=shapes)
+    measured = _measure(module, x_test, y_test, has_rows=studied.has_rows, metrics=metrics)
+    request, reply = _sample(*studied.first())
+    allowed = proof.tolerance_for(studied.output_specs()) if tolerance is None else tolerance
+    differences: list[float] = []
+
+    def compare(archive: Path) -> None:
+        trials = [(request, studied.first()[1]), (_sample(studied.inputs, studied.outputs)[0], studied.outputs)]
+        found = proof.prove(archive, _HANDLER, trials, tolerance=allowed, gpu=_gpu(module, format))
+        differences.append(found)
+
+    # Beside the archive, so that its parts are written to the disk that it will be on.
+    with tempfile.TemporaryDirectory(prefix=".torchmar-publish-", dir=store) as scratch:
+        files = _write(format, module, studied, Path(scratch), source)
+        handler = Path(scratch, f"{_HANDLER}.py")
+        handler.write_bytes(sdk_handler_source(layout.SDK_HANDLERS[_HANDLER]))
+        options = {
+            "model_name": name,
+            "handler": handler,
+            "serialized_file": files.serialized,
+            "model_file": files.model_file,
+            "extra_files": [*_listed(extra_files), *([files.modules] if files.modules else [])],
+            "requirements_file": requirements_file,
+            "config_file": config_file,
+            "export_path": store,
+            "description": description,
+            "licence": licence,
+            "record": record.Record(inputs=studied.input_specs(), outputs=studied.output_specs(), metrics=measured),
+            "sample": [GivenSample("input.json", request.encode(), reply.encode(), "application/json")],
+            "before_publish": compare,
+        }
+        built, version = _build(store, name, version, options)
+    return Published(
+        name=name,
+        version=version,
+        path=built.path,
+        size=built.size,
+        format=format,
+        inputs=studied.input_specs(),
+        outputs=studied.output_specs(),
+        metrics=measured,
+        largest_difference=differences[-1],
+        warnings=(*studied.warnings, *files.warnings, *built.warnings),
+        seconds=time.perf_counter() - start,
+        request=request,
+        sample=f"{FOLDER}/0/input.json",
+        address=address,
+    )
+
+
+def _store(path: StrPath) -> Path:
+    store = Path(path)
+    if not store.is_dir():
+        raise BuildError(f"the model store {store} is no directory", where="model_store", hint=f"mkdir -p {store}")
+    return store.resolve()
+
+
+def _target(store: Path, name: str, version: str) -> Path:
+    archive_name = f"{name}-{version}"
+    layout.check_model_name(archive_name)
+    return store / (archive_name + layout.SUFFIXES["default"])
+
+
+def _build(store: Path, name: str, version: str | None, options: dict[str, Any]) -> tuple[builder.BuildResult, str]:
+    """Build with the version that is given, or with the next one that nobody else takes meanwhile."""
+    for _ in range(_ATTEMPTS):
+        number = version or next_version(store, name)
+        archive_name = _target(store, name, number).name.removesuffix(layout.SUFFIXES["default"])
+        try:
+            return builder.build(version=number, archive_name=archive_name, **options), number
+        except TargetExistsError as error:
+            if version is not None or next_version(store, name) == number:
+                raise TargetExistsError(error.message, hint="give another version=...") from error
+    raise BuildError(f"others publish {name} in {store} all the time", hint="give the version yourself")
+
+
+def _example(model: nn.Module, example: object, x_test: object) -> object:
+    if example is not None:
+        return example
+    if x_test is None:
+        raise BuildError("there is neither an example nor a test set", hint="give example=inputs, or x_test=...")
+    rows = live.read_inputs(model, x_test)
+    live.rows_of(rows)
+    return {name: one[: live.ROWS] for name, one in rows.items()}
+
+
+def _measure(
+    model: nn.Module,
+    x_test: object,
+    y_test: object,
+    *,
+    has_rows: bool,
+    metrics: Mapping[str, evaluation.Metric] | None,
+) -> dict[str, float]:
+    if y_test is None:
+        if metrics:
+            raise BuildError("metrics need a test set", hint="give x_test=... and y_test=...")
+        return {}
+    if x_test is None:
+        raise BuildError("there is y_test, and no x_test", hint="give x_test=... too")
+    return evaluation.evaluate(model, x_test, y_test, has_rows=has_rows, metrics=metrics)
+
+
+def _sample(inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> tuple[str, str]:
+    """Write a request, and the reply that the handler shall give to it."""
+    values = {name: one.tolist() for name, one in inputs.items()}
+    document = {"tensor_input": values if len(values) > 1 else next(iter(values.values()))}
+    try:
+        request = json.dumps(document, allow_nan=False)
+    except ValueError as error:
+        raise BuildError("the example holds NaN or infinity, which JSON does not", hint="give another one") from error
+    ((reply),) = (
+        TensorHandler().postprocess([(TensorRequest(tuple(inputs.values())), dict(outputs))]) if outputs else ({},)
+    )
+    return request, json.dumps(reply)
+
+
+def _write(format_name: str, model: nn.Module, example: live.Example, folder: Path, source: object) -> exports.Files:
+    write = exports.FORMATS[format_name]
+    if write is None:
+        return exports.write_eager(model, example, folder, source)
+    return write(model, example, folder)
+
+
+def _gpu(model: nn.Module, format_name: str) -> int | None:
+    """Say which GPU the proof needs: native code runs on nothing but what it was compiled for."""
+    device = live.device_of(model)
+    return (device.index or 0) if device.type == "cuda" and format_name == "aotinductor" else None
+
+
+def _listed(files: StrPath | Sequence[StrPath] | None) -> list[StrPath]:
+    if files is None:
+        return []
+    return [files] if isinstance(files, str | os.PathLike) else list(files)

@@ -1,0 +1,146 @@
+"""Requests that an archive carries, to try its model with: ``--sample FILE[=EXPECTED]``.
+
+They are stored below ``MAR-INF/samples`` and recorded in the manifest under torchmar's own key. TorchServe's frontend
+unpacks them like any other file and does not look at them.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from archive_tool.layout import MANIFEST_DIRECTORY, fold
+from archive_tool.plan import Member, Plan, check_file, with_members
+from archive_tool.record import Record, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from archive_tool.report import Report
+
+FOLDER: Final = f"{MANIFEST_DIRECTORY}/samples"
+#: The frontend's default for ``max_request_size``; a larger request is refused with status 413.
+MAX_REQUEST: Final = 6_553_500
+_OPTION: Final = "--sample"
+_SUFFIX_LIMIT: Final = 16
+
+
+@dataclass(frozen=True)
+class GivenSample:
+    """A sample that is to be stored.
+
+    Attributes:
+        name: of the input's file; its suffix is kept, and tells the content type.
+        body: the request's body, or the file that holds it.
+        expected: the answer's body; None if any answer will do.
+        content_type: media type of the request's body; None to go by the name.
+    """
+
+    name: str
+    body: Path | bytes
+    expected: bytes | None = None
+    content_type: str | None = None
+
+
+def content_type_of(name: str) -> str:
+    """The media type that a file is sent with, by its name, whatever the system has been told of such names."""
+    if name.lower().endswith(".webp"):
+        return "image/webp"  # Python has it from 3.13 on
+    # Of its own: the module's functions know the files of this system too, and an archive would depend on them.
+    return mimetypes.MimeTypes().guess_type(name)[0] or "application/octet-stream"
+
+
+def read(text: str, report: Report, *, option: str = _OPTION) -> GivenSample | None:
+    """Read ``FILE[=EXPECTED]``; what is wrong is noted in the report, and gives None.
+
+    EXPECTED is a file, or the answer itself. A FILE with ``=`` in its name is found, too.
+    """
+    file, expected = _split(text)
+    path = Path(file)
+    if not check_file(path, option, report):
+        return None
+    if expected is None:
+        return GivenSample(path.name, path)
+    answer = _expected(expected, option, report)
+    return None if answer is None else GivenSample(path.name, path, answer)
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    if Path(text).is_file():
+        return text, None
+    places = [index for index, char in enumerate(text) if char == "="]
+    at = next((index for index in places if Path(text[:index]).is_file()), places[0] if places else None)
+    return (text, None) if at is None else (text[:at], text[at + 1 :])
+
+
+def _expected(text: str, option: str, report: Report) -> bytes | None:
+    path = Path(text)
+    try:
+        if path.is_file():
+            return path.read_bytes()
+    except OSError as error:
+        report.error(f"the file {path} cannot be read: {error.strerror}", where=option)
+        return None
+    if path.suffix.lower() in (".json", ".txt"):  # a slip of the pen, not an answer
+        report.error(f"the file {path} does not exist", where=option)
+        return None
+    return text.encode()
+
+
+def add(plan: Plan, given: Sequence[GivenSample], report: Report) -> Plan:
+    """Return the plan with the samples in it, and in the manifest's record."""
+    if not given:
+        return plan
+    own = next((member.name for member in plan.members if fold(member.name).startswith(fold(FOLDER) + "/")), None)
+    if own is not None:
+        report.error(
+            f"{own} is in the place of the samples", where=_OPTION, hint=f"leave {FOLDER} out of the extra files"
+        )
+        return plan
+    members: list[Member] = []
+    samples: list[Sample] = []
+    for index, one in enumerate(given):
+        folder = f"{FOLDER}/{index}"
+        body = Member(f"{folder}/input{_suffix(one.name)}", one.body)
+        members.append(body)
+        answer = None
+        if one.expected is not None:
+            answer = Member(f"{folder}/expected{_kind(one.expected)}", one.expected)
+            members.append(answer)
+        kind = one.content_type or content_type_of(one.name)
+        samples.append(Sample(body.name, kind, answer.name if answer else None))
+        _check_size(one, report)
+    record = plan.manifest.record or Record()
+    manifest = plan.manifest.with_record(replace(record, samples=(*record.samples, *samples)))
+    return replace(with_members(plan, members), manifest=manifest)
+
+
+def _suffix(name: str) -> str:
+    """The suffix, if it is one that every system takes."""
+    suffix = Path(name).suffix
+    return suffix if suffix[1:].isalnum() and suffix.isascii() and len(suffix) <= _SUFFIX_LIMIT else ""
+
+
+def _kind(expected: bytes) -> str:
+    try:
+        text = expected.decode()
+    except UnicodeDecodeError:
+        return ".bin"
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return ".txt"
+    return ".json"
+
+
+def _check_size(sample: GivenSample, report: Report) -> None:
+    size = len(sample.body) if isinstance(sample.body, bytes) else sample.body.stat().st_size
+    if size > MAX_REQUEST:
+        report.warning(
+            f"the sample {sample.name} has {size} bytes; TorchServe refuses requests of more than {MAX_REQUEST}",
+            where=_OPTION,
+            hint="max_request_size in config.properties sets another limit",
+        )

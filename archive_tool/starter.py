@@ -1,0 +1,251 @@
+"""Writes a first project file, and a handler that fits the model, from what a folder holds: ``torchmar init``."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from archive_tool import project, python_source
+from archive_tool.errors import BuildError, TargetExistsError
+from archive_tool.formats import Format, sniff_file
+
+KINDS: Final = ("tensor", "image", "custom")
+_HANDLER: Final = "handler.py"
+_PROGRAMS: Final = (Format.TORCHSCRIPT, Format.EXPORTED_PROGRAM, Format.AOT_INDUCTOR, Format.ONNX)
+_WEIGHTS: Final = (Format.STATE_DICT, Format.LEGACY_PICKLE, Format.SAFETENSORS)
+_LABELS: Final = "index_to_name.json"
+_METHODS: Final = frozenset({"handle", "preprocess", "postprocess", "initialize"})
+
+_IMAGE: Final = '''\
+"""Names what is in a picture: PNG, JPEG or another format in, the most probable labels out."""
+
+from handlers import ImageClassifier
+
+
+class Handler(ImageClassifier):
+    """As it stands: RGB, scaled and cut to 224 x 224 as for ImageNet; the five most probable labels."""
+
+    topk = 5
+    # For another size or other colours:
+    # image_mode = "L"
+    # image_processing = transforms.Compose([transforms.Resize((28, 28)), transforms.ToTensor()])
+'''
+_CUSTOM: Final = '''\
+"""Answers requests with the model; change the two hooks to what your clients send and expect."""
+
+from handlers import BadInputError, BaseHandler
+
+
+class Handler(BaseHandler):
+    """Loads the model by itself; a hook that you remove does what the SDK does."""
+
+    def preprocess(self, data):
+        """Turn a list of requests into the model's input, a tensor of as many rows."""
+        for row in data:
+            if isinstance(row.get("body"), dict):
+                raise BadInputError("send a list of numbers")
+        return super().preprocess(data)
+
+    def postprocess(self, data):
+        """Turn the model's output into a list with one reply for each request."""
+        return [{"scores": row} for row in data.tolist()]
+'''
+_SOURCES: Final = {"image": _IMAGE, "custom": _CUSTOM}
+
+
+@dataclass(frozen=True)
+class Started:
+    """What was written.
+
+    Attributes:
+        project: the project file.
+        written: all files, the project file among them.
+        kind: the kind of model that the handler is for; None for a handler that was there.
+    """
+
+    project: Path
+    written: tuple[Path, ...]
+    kind: str | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    serialized: str | None
+    model_file: str | None
+    handler: str | None
+    extra: tuple[str, ...]
+    requirements: str | None
+    config: str | None
+
+
+def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Started:
+    """Write ``torchmar.yaml`` for the model that is in a folder, and a handler if there is none. Nothing of it is run.
+
+    Args:
+        folder: existing.
+        kind: "tensor", "image" or "custom"; None to tell it from the files.
+        force: replace a project file. A handler is never replaced.
+
+    Raises:
+        BuildError: there is no model in the folder, or it is not clear which of several files it is.
+        TargetExistsError: there is a project file, and force is not set.
+    """
+    if kind is not None and kind not in KINDS:
+        raise BuildError(f"{kind!r} is no kind of model", where="--kind", hint=f"choose one of {', '.join(KINDS)}")
+    if not folder.is_dir():
+        raise BuildError(f"{folder} is not a directory", hint=f"mkdir -p {folder}")
+    target = folder / project.NAME
+    if os.path.lexists(target) and not force:
+        raise TargetExistsError(f"{target} exists already", hint="give --force (-f) to replace it")
+    found = _look(folder)
+    written = []
+    handler = found.handler
+    if handler is None or kind is not None:
+        kind = kind or ("image" if _LABELS in found.extra else "tensor")
+        handler = "tensor_handler"
+        if kind in _SOURCES:
+            handler = _free_name(folder, kind)
+            path = folder / handler
+            path.write_text(_SOURCES[kind], encoding="utf-8")
+            written.append(path)
+    target.write_text(_project(_model_name(folder), handler, kind, found), encoding="utf-8")
+    return Started(target, (target, *written), kind)
+
+
+def _look(folder: Path) -> _Found:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    kinds = {path.name: sniff_file(path) for path in files if path.suffix != ".py"}
+    programs = [name for name, kind in kinds.items() if kind in _PROGRAMS]
+    weights = [name for name, kind in kinds.items() if kind in _WEIGHTS]
+    models, handlers = _sources([path for path in files if path.suffix == ".py"])
+    serialized = _one("model", programs or weights, folder)
+    model_file = None
+    if not programs:
+        model_file = _one("class of a model", models, folder)
+        if weights and model_file is None:
+            raise BuildError(
+                f"{serialized} holds weights, and no Python file in {folder} defines a subclass of nn.Module",
+                hint="put the file with the model's class there, or TorchScript: torch.jit.script(model).save(...)",
+            )
+        if model_file is None:
+            raise BuildError(
+                f"there is no model in {folder}",
+                hint="put the weights there with the Python file of the model's class, or TorchScript, ONNX or .pt2",
+            )
+    names = {path.name for path in files}
+    return _Found(
+        serialized=serialized,
+        model_file=model_file,
+        handler=_one("handler", handlers, folder),
+        extra=(_LABELS,) if _LABELS in names else (),
+        requirements="requirements.txt" if "requirements.txt" in names else None,
+        config="model-config.yaml" if "model-config.yaml" in names else None,
+    )
+
+
+def _one(what: str, names: list[str], folder: Path) -> str | None:
+    if len(names) > 1:
+        raise BuildError(
+            f"{folder} holds more than one {what}: {', '.join(names)}",
+            hint=f"move the others away, or write {project.NAME} by hand",
+        )
+    return names[0] if names else None
+
+
+def _sources(paths: list[Path]) -> tuple[list[str], list[str]]:
+    """Tell the files that define a model's class from those that define a handler."""
+    models, handlers = [], []
+    for path in paths:
+        try:
+            tree = python_source.parse(path)
+        except (python_source.SourceError, OSError):
+            continue
+        classes = python_source.names(tree).classes
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        if "handle" in functions or any(_is_handler(node) for node in classes):
+            handlers.append(path.name)
+        elif any(_is_module(node) for node in classes):
+            models.append(path.name)
+    return models, handlers
+
+
+def _is_handler(node: ast.ClassDef) -> bool:
+    bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+    methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+    return any(base.endswith(("Handler", "Classifier")) for base in bases) or bool(
+        "handle" in methods and methods & _METHODS - {"handle"}
+    )
+
+
+def _is_module(node: ast.ClassDef) -> bool:
+    return any(ast.unparse(base) in ("nn.Module", "torch.nn.Module", "Module") for base in node.bases)
+
+
+def _free_name(folder: Path, kind: str) -> str:
+    for name in (_HANDLER, f"{kind}_handler.py"):
+        if not os.path.lexists(folder / name):
+            return name
+    raise TargetExistsError(
+        f"{folder / _HANDLER} exists already, and it is no handler that is known",
+        hint=f"rename it, or write it into {project.NAME} yourself",
+    )
+
+
+def _model_name(folder: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name).lstrip("_.-")
+    return name or "model"
+
+
+def _project(name: str, handler: str, kind: str | None, found: _Found) -> str:
+    comments = {
+        None: "The handler that was here.",
+        "tensor": 'Numbers in, numbers out: {"tensor_input": [[...]]}; no code is needed.',
+    }
+    comment = comments.get(kind, "Change it to what your clients send and expect.")
+    extra = f"extra-files: [{', '.join(found.extra)}]" if found.extra else "# extra-files: [labels.txt, words=texts]"
+    lines = [
+        "# What the archive of this model is. Build it:  torchmar build --from torchmar.yaml",
+        "# Paths are relative to this file. Options of the command line win.",
+        "",
+        f"model-name: {_quoted(name)}",
+        'version: "1.0"',
+        "",
+        f"# {comment}",
+        f"handler: {_quoted(handler)}",
+        "",
+        _line("serialized-file", found.serialized, "model.pt    # weights, TorchScript, ONNX or .pt2"),
+        _line("model-file", found.model_file, "model.py    # the class of the model, for weights"),
+        "",
+        "# Further files. FILE=PLACE names a place in the archive, keep-folders keeps folders.",
+        extra,
+        "# keep-folders: true",
+        "",
+        "# pip requirements of this model; workers, batch size and timeouts.",
+        _line("requirements-file", found.requirements, "requirements.txt"),
+        _line("config-file", found.config, "model-config.yaml"),
+        "",
+        "# A request to try it with and the expected answer; checked before the archive takes its place.",
+        "# sample: [request.json=answer.json]",
+        "# check: true",
+        "",
+        "# description: What the model is for.",
+        "# licence: Apache-2.0",
+        "# export-path: ../model_store",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: str | None, example: str) -> str:
+    return f"# {key}: {example}" if value is None else f"{key}: {_quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", text) and yaml.safe_load(text) == text  # null is no text
+    return text if plain else json.dumps(text)  # whose texts are YAML's, too

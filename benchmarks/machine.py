@@ -1,0 +1,25 @@
+"""What a run was made on; part of every report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+
+def describe() -> str:
+    """Cores, processor, system."""
+    return f"{os.cpu_count()} cores, {_processor()}, {platform.system()}"
+
+
+def versions(*packages: str) -> str:
+    """Versions of Python and of these packages."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

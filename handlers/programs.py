@@ -1,0 +1,196 @@
+"""Models that bring their own program: torch.export, AOTInductor packages, and ONNX through ONNX Runtime."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from handlers.errors import LoadError, UnsafeCheckpointError, UnsupportedFormatError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 300  # characters of another library's error
+
+
+class ExportedModule(nn.Module):
+    """A program of torch.export as a module; it runs in the mode in which it was exported."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        self.program = program.module()
+        self.training = False
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Run the program."""
+        return self.program(*inputs, **named)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Do nothing: torch refuses both modes for a program."""
+        return self
+
+
+class CompiledPackage:
+    """An AOTInductor package: native code for one kind of device."""
+
+    def __init__(self, package: Any, summary: str) -> None:
+        self.summary = summary
+        self._package = package
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Run the code."""
+        return self._package(*inputs, **named)
+
+
+class OnnxModel:
+    """An ONNX model in a session of ONNX Runtime. Tensors in; one tensor out, or a tuple of them."""
+
+    def __init__(self, session: Any, device: torch.device) -> None:
+        provider = session.get_providers()[0].removesuffix("ExecutionProvider")
+        self.summary = f"ONNX model on ONNX Runtime's {provider} provider"
+        self._session = session
+        self._device = device
+        self._inputs = [item.name for item in session.get_inputs()]
+        self._outputs = [item.name for item in session.get_outputs()]
+
+    def __call__(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Run the model on inputs in the model's own order, or by name."""
+        if len(inputs) > len(self._inputs):
+            raise TypeError(f"the ONNX model takes {len(self._inputs)} inputs, and {len(inputs)} were given")
+        feed = dict(zip(self._inputs, inputs, strict=False)) | named
+        arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in feed.items()}
+        found = tuple(torch.from_numpy(array).to(self._device) for array in self._session.run(self._outputs, arrays))
+        return found[0] if len(found) == 1 else found
+
+
+def load_exported(path: Path, device: torch.device | None, *, weights_only: bool = True) -> nn.Module:
+    """Load a program of torch.export onto a device; None leaves it where it was exported."""
+    if weights_only:
+        _refuse_code(path)
+    try:
+        program = torch.export.load(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises whatever its deserializer meets
+        raise LoadError(
+            f"{path} cannot be read: {_first_line(error)}",
+            hint="it may be damaged, or exported by a newer torch than the server's, or need custom operators that the "
+            "handler must import first",
+        ) from error
+    places = {tensor.device for tensor in program.state_dict.values() if isinstance(tensor, torch.Tensor)}
+    if device is not None and any(place.type != device.type or place.index != device.index for place in places):
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    return ExportedModule(program)
+
+
+def _refuse_code(path: Path) -> None:
+    """Refuse a program that would unpickle code: torch falls back to that by itself, and says nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".pt"):
+                    _require_data(path, name, archive.read(name))
+                elif name.endswith("_config.json"):
+                    _require_plain_payloads(path, name, archive)
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        raise LoadError(f"{path} cannot be read: {_first_line(error)}", hint="write the program again") from error
+
+
+def _require_plain_payloads(path: Path, name: str, archive: zipfile.ZipFile) -> None:
+    payloads = json.loads(archive.read(name)).get("config") or {}
+    folder = name.rpartition("/")[0]
+    for payload in payloads.values():
+        inside = str(payload.get("path_name"))
+        if inside.startswith(("custom_obj", "opaque_obj")):
+            raise _unsafe(path, inside)
+        if payload.get("use_pickle"):
+            _require_data(path, inside, archive.read(f"{folder}/{inside}"))
+
+
+def _require_data(path: Path, name: str, content: bytes) -> None:
+    if not content:
+        return
+    try:
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _unsafe(path, name) from error
+    except (RuntimeError, EOFError) as error:
+        raise LoadError(f"{name} in {path} cannot be read: {_first_line(error)}", hint="export again") from error
+
+
+def _unsafe(path: Path, name: str) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{path} is not only a program and tensors: reading its {name} could run code",
+        hint="export a model without custom objects, or, if you trust the file's origin, put "
+        "`handler: {weights_only: false}` into model-config.yaml",
+    )
+
+
+def load_compiled(path: Path, device: torch.device | None) -> CompiledPackage:
+    """Load an AOTInductor package, which was compiled for one kind of device; `device` must be of that kind."""
+    index = device.index if device is not None and device.index is not None else -1
+    try:
+        from torch._inductor import aoti_load_package
+
+        package = aoti_load_package(str(path), device_index=index)
+        metadata: dict[str, str] = package.get_metadata()
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises whatever its loader and the system's meet
+        raise LoadError(
+            f"{path} cannot be loaded: {_first_line(error)}",
+            hint="it was compiled by another version of torch, or for another system: publish the model again here",
+        ) from error
+    made_for = metadata.get("AOTI_DEVICE_KEY", "")
+    if device is not None and made_for and made_for != device.type:
+        raise LoadError(
+            f"{path} was compiled for {made_for}, and this worker's device is {device.type}",
+            hint="set deviceType in model-config.yaml, or compile the model for the other device",
+        )
+    return CompiledPackage(package, f"AOTInductor package for {made_for or 'this device'}")
+
+
+def load_onnx(path: Path, device: torch.device | None) -> OnnxModel:
+    """Open an ONNX model with ONNX Runtime, on as many threads as torch uses."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UnsupportedFormatError(
+            f"{path} is an ONNX model, and the package onnxruntime is not installed",
+            hint="pip install onnxruntime (or torchmar[onnx]), or add it to the archive's requirements file",
+        ) from error
+    device = device or torch.device("cpu")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    elif device.type != "cpu":
+        logger.warning("This onnxruntime cannot use %s: the ONNX model runs on the CPU", device)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except MemoryError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        raise LoadError(
+            f"{path} cannot be read: {_first_line(error)}",
+            hint="it may be damaged, or made for a newer ONNX Runtime; its weights, if apart, go to --extra-files",
+        ) from error
+    return OnnxModel(session, device)
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    return line if len(line) <= _SHOWN else line[:_SHOWN] + "..."

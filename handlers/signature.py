@@ -1,0 +1,122 @@
+"""What a model takes and gives, as the archive's manifest records it under the key `torchmar`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from handlers.errors import BadInputError, LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: The element types that JSON can hold, by the names that the record gives them.
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output. In `shape` None is a dimension of any size; `shape` None means that nothing is known."""
+
+    name: str
+    dtype: torch.dtype = torch.float32
+    shape: tuple[int | None, ...] | None = None
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether its first dimension counts rows, and may have any size."""
+        return bool(self.shape) and self.shape is not None and self.shape[0] is None
+
+    def check(self, tensor: torch.Tensor) -> None:
+        """Refuse a tensor of another shape, with a `BadInputError` that says what was expected and what came."""
+        expected = self.shape
+        if expected is None:
+            return
+        found = tuple(tensor.shape)
+        if len(found) != len(expected) or any(e not in (None, f) for e, f in zip(expected, found, strict=True)):
+            shown = ", ".join("any" if size is None else str(size) for size in expected)
+            raise BadInputError(f"the input {self.name!r} is expected in the shape [{shown}], got {list(found)}")
+
+    def describe(self) -> dict[str, Any]:
+        """Give the tensor as the manifest has it."""
+        shape = None if self.shape is None else list(self.shape)
+        return {"name": self.name, "dtype": str(self.dtype).removeprefix("torch."), "shape": shape}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs in the order in which the model takes them, and its outputs; empty where nothing is recorded."""
+
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the rows of several requests may go through the model together."""
+        return bool(self.inputs and self.outputs) and all(one.has_rows for one in (*self.inputs, *self.outputs))
+
+
+def read_signature(manifest: Mapping[str, Any] | None) -> Signature:
+    """Read the record of a manifest; one without it gives an empty signature."""
+    record = (manifest or {}).get("torchmar") or {}
+    try:
+        return Signature(*(tuple(_tensor(item) for item in record.get(key) or ()) for key in ("inputs", "outputs")))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LoadError(
+            f"what the manifest says of the model's inputs and outputs cannot be used: {error}",
+            hint="publish the model again, or remove `inputs` and `outputs` from the manifest",
+        ) from error
+
+
+def _tensor(item: Mapping[str, Any]) -> Tensor:
+    name, dtype, shape = item["name"], item.get("dtype"), item.get("shape")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"{name} is of the type {dtype!r}; known are {', '.join(DTYPES)}")
+    sizes = None if shape is None else tuple(_size(size) for size in shape)
+    return Tensor(str(name), torch.float32 if dtype is None else DTYPES[dtype], sizes)
+
+
+def _size(size: Any) -> int | None:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+        raise TypeError(f"{size!r} is no size of a dimension")
+    return size
+
+
+def named_tensors(value: Any, known: Sequence[Tensor] = ()) -> dict[str, torch.Tensor]:
+    """Give the tensors of a model's output by name: a tensor, a tuple or list of them, or a dict.
+
+    Names are the dict's own, else those of `known` in that order, else `output` or `output_0`, `output_1` and so on.
+    Raises TypeError for anything else.
+    """
+    if isinstance(value, torch.Tensor):
+        value = [value]
+    if isinstance(value, dict):
+        found = {str(name): item for name, item in value.items()}
+    elif isinstance(value, tuple | list):
+        names = [one.name for one in known]
+        if len(names) != len(value):
+            names = ["output"] if len(value) == 1 else [f"output_{index}" for index in range(len(value))]
+        fields = getattr(value, "_fields", None)
+        found = dict(zip(fields or names, value, strict=True))
+    else:
+        raise TypeError(f"the model gives {type(value).__name__}, which is no tensor, and no tuple or dict of tensors")
+    for name, item in found.items():
+        if not isinstance(item, torch.Tensor):
+            raise TypeError(f"the model gives {type(item).__name__} as {name!r}, which is no tensor")
+    return found

@@ -1,0 +1,224 @@
+"""The handler for models that take tensors and give tensors: numbers in JSON, and no code to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from handlers.base import BaseHandler
+from handlers.errors import BadInputError
+from handlers.inputs import numbers_to_tensor, read_json, row_value
+from handlers.signature import Signature, Tensor, named_tensors, read_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from handlers.context import Context
+
+_WANTED = '{"tensor_input": [[...]]} or {"instances": [...]}'
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRequest:
+    """One request: the model's inputs in its order, and whether they came as instances, to be answered likewise."""
+
+    inputs: tuple[torch.Tensor, ...]
+    instances: bool = False
+
+    @property
+    def rows(self) -> int:
+        """The size of the first dimension; 1 without one."""
+        return self.inputs[0].shape[0] if self.inputs[0].dim() else 1
+
+
+class TensorHandler(BaseHandler):
+    """Answer tensors with tensors.
+
+    A request is JSON, in one of these forms; the first dimension counts rows, if the model takes rows:
+
+    `{"tensor_input": [[...], ...]}` is the input as a whole. For a model of several inputs it is an object,
+    `{"tensor_input": {"ids": [[...]], "mask": [[...]]}}`, and the names may also stand alone:
+    `{"ids": ..., "mask": ...}`. A list alone is `tensor_input` too. The reply is `{"tensor_output": [[...], ...]}`, or
+    an object by name if the model gives several tensors.
+
+    `{"instances": [row, ...]}` has the rows one by one, each `{"ids": [...], "mask": [...]}` for several inputs. The
+    reply is `{"predictions": [row, ...]}`.
+
+    Names, types and shapes are checked against what the manifest records (`inputs` under the key `torchmar`). Without a
+    record everything is float32 and of any shape, and each request runs by itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signature = Signature()
+
+    def initialize(self, context: Context) -> None:
+        """Load the model, and what the manifest says of its inputs and outputs."""
+        super().initialize(context)
+        self.signature = read_signature(self.manifest)
+
+    def preprocess(self, data: Any) -> Any:
+        """Turn requests into the model's inputs: a list with a `TensorRequest` for each."""
+        known = self.signature.inputs
+        return [_read(read_json(row_value(row), _WANTED), known) for row in data]
+
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on the requests, the rows of those that fit together at once.
+
+        Gives a list with a pair for each: the request, and its outputs by name. Anything but a list of `TensorRequest`,
+        as an own `preprocess` may give, goes to the model as it is.
+        """
+        if not _is_ours(data):
+            return super().inference(data, *args, **kwargs)
+        answers: list[Any] = [None] * len(data)
+        for group in self._groups(data):
+            together = [data[index] for index in group]
+            inputs = [_join(parts) for parts in zip(*(request.inputs for request in together), strict=True)]
+            rest = [tensor.to(self.device) for tensor in inputs[1:]]
+            outputs = named_tensors(super().inference(inputs[0], *rest, *args, **kwargs), self.signature.outputs)
+            for index, request, part in zip(group, together, _split(outputs, together), strict=True):
+                answers[index] = (request, part)
+        return answers
+
+    def postprocess(self, data: Any) -> Any:
+        """Turn the outputs into replies: a dict for each request. What an own `inference` gave becomes lists."""
+        if not (isinstance(data, list) and all(isinstance(item, tuple) and _is_ours([item[0]]) for item in data)):
+            return super().postprocess(data)
+        return [_reply(request, outputs) for request, outputs in data]
+
+    def describe_handle(self) -> dict[str, Any]:
+        """Give the model's inputs and outputs as the manifest records them."""
+        signature = self.signature
+        return {
+            "inputs": [one.describe() for one in signature.inputs],
+            "outputs": [one.describe() for one in signature.outputs],
+        }
+
+    def _groups(self, requests: Sequence[TensorRequest]) -> list[list[int]]:
+        """Say which requests run together: those whose rows have one shape, if the model takes rows."""
+        if not self.signature.has_rows:
+            return [[index] for index in range(len(requests))]
+        groups: dict[Any, list[int]] = {}
+        for index, request in enumerate(requests):
+            # The inputs of a request whose numbers of rows differ may mean something to its model.
+            equal = len({tensor.shape[0] for tensor in request.inputs}) == 1
+            shapes = tuple(tensor.shape[1:] for tensor in request.inputs)
+            groups.setdefault(shapes if equal else index, []).append(index)
+        return list(groups.values())
+
+
+def _is_ours(data: Any) -> bool:
+    return isinstance(data, list) and all(isinstance(item, TensorRequest) for item in data)
+
+
+def _join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _split(outputs: dict[str, torch.Tensor], requests: Sequence[TensorRequest]) -> Iterator[dict[str, torch.Tensor]]:
+    if len(requests) == 1:
+        yield outputs
+        return
+    sizes = [request.rows for request in requests]
+    for name, tensor in outputs.items():
+        if not tensor.dim() or tensor.shape[0] != sum(sizes):
+            raise RuntimeError(
+                f"the model gave {name!r} in the shape {list(tensor.shape)} for {sum(sizes)} rows of "
+                f"{len(sizes)} requests, although the manifest says that it gives a row for each"
+            )
+    parts = {name: torch.split(tensor, sizes) for name, tensor in outputs.items()}
+    for index in range(len(sizes)):
+        yield {name: part[index] for name, part in parts.items()}
+
+
+# ---- JSON in -----------------------------------------------------------------------------------------------------
+
+
+def _read(document: Any, known: tuple[Tensor, ...]) -> TensorRequest:
+    if isinstance(document, dict) and "instances" in document and "instances" not in {one.name for one in known}:
+        _only(document, "instances")
+        return TensorRequest(_tensors(_by_input(document["instances"], known), known), instances=True)
+    return TensorRequest(_tensors(_values(document, known), known))
+
+
+def _values(document: Any, known: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Give the JSON of each input by name."""
+    names = [one.name for one in known]
+    value = document
+    if isinstance(document, dict):
+        if names and document.keys() == set(names):
+            return document
+        if "tensor_input" not in document:
+            raise _wrong_names(document, names)
+        _only(document, "tensor_input")
+        value = document["tensor_input"]
+        if isinstance(value, dict):
+            if value.keys() != set(names):
+                raise _wrong_names(value, names)
+            return value
+    if len(names) > 1:
+        raise BadInputError(f"the model takes {len(names)} inputs: send an object with {_listed(names)}")
+    return {names[0] if names else "tensor_input": value}
+
+
+def _by_input(instances: Any, known: tuple[Tensor, ...]) -> dict[str, list[Any]]:
+    """Turn a list of rows into a list for each input."""
+    if not isinstance(instances, list) or not instances:
+        raise BadInputError("'instances' must be a list with at least one row")
+    names = [one.name for one in known]
+    if not any(isinstance(row, dict) for row in instances):
+        if len(names) > 1:
+            raise BadInputError(f"the model takes {len(names)} inputs: each instance must have {_listed(names)}")
+        return {names[0] if names else "instances": instances}
+    for index, row in enumerate(instances):
+        if not isinstance(row, dict):
+            raise BadInputError(f"instance {index} is no object, as others are")
+        if row.keys() != set(names):
+            raise _wrong_names(row, names, f"instance {index}: ")
+    return {name: [row[name] for row in instances] for name in names}
+
+
+def _tensors(values: dict[str, Any], known: tuple[Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    found = []
+    for one in known or (Tensor(next(iter(values))),):
+        try:
+            tensor = numbers_to_tensor(values[one.name], one.dtype)
+        except BadInputError as error:
+            raise BadInputError(f"the input {one.name!r}: {error}") from error
+        one.check(tensor)
+        found.append(tensor)
+    return tuple(found)
+
+
+def _only(document: dict[str, Any], name: str) -> None:
+    if len(document) > 1:
+        others = sorted(map(str, document.keys() - {name}))
+        raise BadInputError(f"beside {name!r} there must be nothing, got {_listed(others)}")
+
+
+def _wrong_names(given: dict[str, Any], names: list[str], place: str = "") -> BadInputError:
+    expected = _listed(names) if names else "'tensor_input' or 'instances'"
+    return BadInputError(f"{place}expected {expected}, got {_listed(sorted(map(str, given))) or 'an empty object'}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+
+
+# ---- JSON out ----------------------------------------------------------------------------------------------------
+
+
+def _reply(request: TensorRequest, outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    values = {name: tensor.tolist() for name, tensor in outputs.items()}
+    if not request.instances:
+        return {"tensor_output": next(iter(values.values())) if len(values) == 1 else values}
+    for name, value in values.items():
+        if not isinstance(value, list) or len(value) != request.rows:
+            raise BadInputError(f"the output {name!r} has no row for each instance: send 'tensor_input'")
+    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    if len(values) == 1:
+        return {"predictions": [next(iter(row.values())) for row in rows]}
+    return {"predictions": rows}

@@ -1,0 +1,316 @@
+"""A worker's process as the frontend starts it, and the frontend's end of the connection to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from archive_tool.errors import InputError
+from serving.errors import StartError
+from serving.protocol import Inference, Load, Reply, ReplyDecoder, Request, encode_inference, encode_load
+from serving.worker import __file__ as worker_file
+from serving.worker.collector import memory_of
+from serving.worker.warm_up import VARIABLE as WARM_UP
+
+_HOME = Path(worker_file).resolve().parent / "home"
+_SCRIPT = _HOME / "ts" / "model_service_worker.py"
+_METRICS = _HOME / "ts" / "configs" / "metrics.yaml"
+# The frontend gives up on a worker that has not said that it started after this many seconds.
+_START_S = 120.0
+_LEAVE_S = 2.0
+_DUMP_S = 5.0
+# Bytes of each pipe that are kept, the last ones.
+_KEPT = 4 << 20
+_UNIX_PATH_MAX = 100
+_STARTED = "Torch worker started."
+# What a worker prints for the frontend, and a line of TorchServe's own that every worker begins with.
+_PROTOCOL = re.compile(r"(\[PID\]\d+|Torch worker started\.|\[METRICS\].*|Successfully loaded \S*metrics\.yaml\.)$")
+_QUIET_S = 0.1
+_SETTLE_S = 1.0
+
+
+class EndedError(Exception):
+    """The worker's process has ended, or closed its connection."""
+
+
+class NoAnswerError(Exception):
+    """The worker has not answered in time."""
+
+
+class Worker:
+    """A worker's process; to be used as a context manager, at whose end nothing of it is left.
+
+    Args:
+        folder: of the extracted archive.
+        scratch: an empty folder, for the socket and for what the handler puts into its temporary folder.
+        python: interpreter.
+        module_folder: a further folder of modules, as the frontend takes it from the handler's name.
+        asynchronous: whether to speak the frontend's asynchronous mode.
+    """
+
+    def __init__(
+        self, folder: Path, scratch: Path, *, python: str, module_folder: str = "", asynchronous: bool = False
+    ) -> None:
+        self._decoder = ReplyDecoder()
+        self._sock: socket.socket | None = None
+        self._address: str | tuple[str, int] = str(scratch / ".ts.sock.9000")
+        where = ["--sock-type", "unix", "--sock-name", str(self._address)]
+        if len(os.fsencode(str(self._address))) > _UNIX_PATH_MAX:
+            self._address = ("127.0.0.1", _free_port())
+            where = ["--sock-type", "tcp", "--port", str(self._address[1])]
+        command = [python, str(_SCRIPT), *where, "--metrics-config", str(_METRICS)]
+        try:
+            self._process = subprocess.Popen(
+                [*command, "--async"] if asynchronous else command,
+                cwd=folder,
+                env=_environment(folder, scratch, module_folder),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for us; and the whole group can be ended
+            )
+        except OSError as error:
+            raise InputError(f"the interpreter {python} cannot be started: {error.strerror}") from error
+        self._out, self._err = _Pipe(self._process.stdout), _Pipe(self._process.stderr)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def stdout(self) -> str:
+        """What it printed, without the lines that are meant for the frontend."""
+        return "".join(line for line in self._out.text.splitlines(True) if not _PROTOCOL.match(line.rstrip("\n")))
+
+    @property
+    def stderr(self) -> str:
+        """What it printed there."""
+        return self._err.text
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    # ---- the frontend's part ---------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Waits until the worker has started, and connects.
+
+        Raises:
+            EndedError: it ended before.
+            StartError: it did not start.
+        """
+        if not self._out.wait(_STARTED, _START_S):
+            if self._out.ended:
+                raise EndedError
+            raise StartError(f"the worker has not started within {_START_S:.0f} s")
+        family = socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET
+        self._sock = socket.socket(family)
+        try:
+            self._sock.connect(self._address)
+        except OSError as error:
+            raise EndedError from error
+
+    def load(self, load: Load, timeout: float) -> Reply:
+        """Lets it load the model. Raises as `ask`."""
+        self._send(encode_load(load))
+        return self.receive(timeout)
+
+    def ask(self, request: Request, timeout: float) -> Reply:
+        """Sends one request and gives the first reply.
+
+        Raises:
+            EndedError: the worker ended, or closed the connection.
+            NoAnswerError: it took longer than ``timeout`` seconds.
+        """
+        self._send(encode_inference(Inference((request,))))
+        return self.receive(timeout)
+
+    def receive(self, timeout: float) -> Reply:
+        """Waits for the next reply. Raises as `ask`."""
+        sock = self._connected()
+        deadline = time.monotonic() + timeout
+        while (reply := self._decoder.next_message()) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise NoAnswerError
+            sock.settimeout(left)
+            try:
+                data = sock.recv(1 << 20)
+            except TimeoutError as error:
+                raise NoAnswerError from error
+            except OSError as error:
+                raise EndedError from error
+            if not data:
+                raise EndedError
+            self._decoder.feed(data)
+        return reply
+
+    def _send(self, frame: bytes) -> None:
+        sock = self._connected()
+        sock.settimeout(None)
+        try:
+            sock.sendall(frame)
+        except OSError as error:
+            raise EndedError from error
+
+    def _connected(self) -> socket.socket:
+        if self._sock is None:
+            raise EndedError
+        return self._sock
+
+    # ---- what is seen of it ----------------------------------------------------------------------------------------
+
+    def lines(self) -> list[str]:
+        """The lines of its standard output so far."""
+        self.settle()
+        return self.stdout.splitlines()
+
+    def settle(self) -> None:
+        """Waits until all that was printed before now has come."""
+        for pipe in (self._out, self._err):
+            pipe.settle()
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes that it has (PSS), and the most that it had (resident); 0 where that cannot be told."""
+        peak = 0
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    peak = int(line.split()[1]) * 1024
+        return memory_of(self.pid), peak
+
+    def dump(self) -> str:
+        """Lets it print where all its threads are, which ends it; gives what it printed."""
+        before = len(self.stderr)
+        with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
+            import resource
+
+            resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(OSError):
+            self._process.send_signal(signal.SIGABRT)
+        self.wait(_DUMP_S)
+        return self.stderr[before:]
+
+    def wait(self, timeout: float) -> int | None:
+        """Waits for its end and for all that it printed; gives the exit code, None if it has not ended."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        for pipe in (self._out, self._err):
+            pipe.wait_for_end(_LEAVE_S)  # a process that the handler started may hold it open
+        return code
+
+    def end(self) -> None:
+        """Ends it, as the frontend does: its connection closes. What does not end so is killed, with all it started."""
+        try:
+            if self._sock is not None:
+                self._sock.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_LEAVE_S)
+        finally:
+            # Also after an orderly end: the handler may have started processes of its own.
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            for pipe in (self._out, self._err):
+                pipe.wait_for_end(_LEAVE_S)
+
+
+class _Pipe:
+    """Reads a pipe to its end, in a thread of its own."""
+
+    def __init__(self, stream: object) -> None:
+        self._fd = os.dup(stream.fileno())  # type: ignore[attr-defined]
+        stream.close()  # type: ignore[attr-defined]
+        self._data = bytearray()
+        self.ended = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="torchmar-check-pipe", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                data = os.read(self._fd, 65536)
+            except OSError:
+                data = b""
+            with self._changed:
+                self._data += data
+                if len(self._data) > 2 * _KEPT:
+                    del self._data[:-_KEPT]
+                self.ended = not data
+                self._changed.notify_all()
+            if not data:
+                os.close(self._fd)
+                return
+
+    @property
+    def text(self) -> str:
+        with self._changed:
+            return self._data.decode("utf-8", "replace")
+
+    def wait(self, text: str, timeout: float) -> bool:
+        """Waits until a text has come; whether it has."""
+        wanted = text.encode()
+        with self._changed:
+            self._changed.wait_for(lambda: wanted in self._data or self.ended, timeout)
+            return wanted in self._data
+
+    def wait_for_end(self, timeout: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self.ended, timeout)
+
+    def settle(self) -> None:
+        """Waits until nothing has come for a moment: what was printed before an answer may still be on its way."""
+        deadline = time.monotonic() + _SETTLE_S
+        with self._changed:
+            while not self.ended and time.monotonic() < deadline and self._changed.wait(_QUIET_S):
+                pass
+
+
+def _environment(folder: Path, scratch: Path, module_folder: str) -> Mapping[str, str]:
+    """What the frontend gives a worker, and a temporary folder of its own."""
+    path = [module_folder] if module_folder else []
+    path += [entry for entry in (os.environ.get("PYTHONPATH"),) if entry]
+    path.append(str(folder))
+    if not {"site-packages", "dist-packages"} & set(_HOME.parts):
+        path.append(str(_HOME))
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path),
+        "TS_DECODE_INPUT_REQUEST": "true",
+        "TS_IPEX_ENABLE": "false",
+        "TS_IPEX_GPU_ENABLE": "false",
+        "TMPDIR": str(scratch),
+        # The samples are sent as requests here, and timed.
+        WARM_UP: "0",
+        # SIGABRT makes it print where a handler hangs.
+        "PYTHONFAULTHANDLER": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def interpreter(runtime: str) -> str:
+    """The Python that the frontend would take for a manifest's runtime."""
+    return sys.executable if runtime == "python" else runtime

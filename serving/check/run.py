@@ -1,0 +1,290 @@
+"""Loads an archive as a worker would, sends it inputs as the frontend would, and tells what came of it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from archive_tool import compare, effective, obstacles
+from archive_tool.errors import ArchiveError, InputError, TorchmarError
+from archive_tool.manifest import Manifest
+from archive_tool.reader import Archive, open_archive
+from archive_tool.samples import content_type_of
+from serving.check import failures
+from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
+from serving.check.result import InputResult, Result
+from serving.errors import CheckError
+from serving.protocol import Load, Reply
+from serving.worker.service import STREAM_NEXT
+from serving.worker.warm_up import request_of
+
+DEFAULT_TIMEOUT_S = 120.0
+DEFAULT_REPEAT = 5
+# Seconds that the repetitions of one input may take together.
+_REPEAT_S = 2.0
+_SAMPLE_LIMIT = 64 << 20
+_CONFIG_LIMIT = 1 << 20
+_ENDED_S = 10.0
+_DEVICE = re.compile(r"cpu|cuda(?::(\d{1,4}))?")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A request to try the model with.
+
+    Attributes:
+        name: file, or member of the archive.
+        body: of the request.
+        content_type: of the body.
+        expected: body of the answer; None if any will do.
+    """
+
+    name: str
+    body: bytes
+    content_type: str = "application/octet-stream"
+    expected: bytes | None = None
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What to check, and how.
+
+    Attributes:
+        archive: a .mar, a .tar.gz or a folder.
+        inputs: to send; None for the samples that the archive has.
+        device: "cpu" or "cuda:N".
+        timeout_s: for loading, and for each answer; None for what the archive's config says, else 120.
+        repeat: how often an input is sent again, for the latency; at most two seconds are spent on that.
+        tolerance: by which two numbers may differ, as a part of the larger one.
+    """
+
+    archive: Path
+    inputs: tuple[Input, ...] | None = None
+    device: str = "cpu"
+    timeout_s: float | None = None
+    repeat: int = DEFAULT_REPEAT
+    tolerance: float = compare.RELATIVE
+
+
+def check(options: CheckOptions) -> Result:
+    """Checks an archive. What is wrong with the model is in the result; nothing is left behind.
+
+    Raises:
+        ArchiveError: the archive cannot be read, or is not safe to unpack.
+        InputError: it cannot be checked here.
+    """
+    gpu = _gpu(options.device)
+    with open_archive(options.archive) as archive:
+        manifest = archive.manifest
+        if manifest is None or not manifest.model.handler:
+            raise InputError(f"{options.archive} names no handler, so there is nothing to load")
+        config = effective.understand(_config(archive, manifest))
+        _refuse(manifest, config)
+        inputs = options.inputs if options.inputs is not None else stored(archive, manifest)
+        result = Result(options.archive, manifest.model.model_name, manifest.model.model_version, options.device)
+        with tempfile.TemporaryDirectory(prefix="torchmar-check-", ignore_cleanup_errors=True) as root:
+            # Named as the frontend names them: what reads its logs knows such paths.
+            folder = Path(root).resolve() / "models" / secrets.token_hex(16)
+            scratch = Path(root).resolve() / "tmp"
+            for made in (folder.parent, scratch):
+                made.mkdir()
+            archive.extract(folder)
+            _Run(options, manifest, config, folder, gpu).go(scratch, inputs, result)
+    return result
+
+
+def stored(archive: Archive, manifest: Manifest) -> tuple[Input, ...]:
+    """The samples of an archive.
+
+    Raises:
+        ArchiveError: one of them is not there, or has more than 64 MiB.
+    """
+    record = manifest.record
+    return tuple(
+        Input(
+            sample.input,
+            archive.read(sample.input, _SAMPLE_LIMIT),
+            sample.content_type or content_type_of(sample.input),
+            archive.read(sample.expected, _SAMPLE_LIMIT) if sample.expected else None,
+        )
+        for sample in (record.samples if record else ())
+    )
+
+
+def _gpu(device: str) -> int | None:
+    found = _DEVICE.fullmatch(device)
+    if found is None:
+        raise InputError(f"{device!r} is no device", hint="write cpu, cuda or cuda:0")
+    if device == "cpu":
+        return None
+    number, count = int(found[1] or 0), obstacles.gpus()
+    if count is not None and number >= count:
+        raise InputError(f"there is no device {device} here: {count} GPUs are found")
+    return number
+
+
+def _config(archive: Archive, manifest: Manifest) -> bytes | None:
+    try:
+        name = manifest.model.config_file
+        return archive.read(name, _CONFIG_LIMIT) if name else None
+    except ArchiveError:
+        return None  # the worker will say so
+
+
+def _refuse(manifest: Manifest, config: effective.Effective) -> None:
+    if manifest.runtime not in ("python", "python3"):
+        raise InputError(f"runtime {manifest.runtime} has no Python worker, so it cannot be checked")
+    if config.value("parallelType") in ("pp", "tp", "pptp"):
+        raise InputError("a model that torchrun starts in several processes cannot be checked")
+
+
+class _Run:
+    def __init__(
+        self, options: CheckOptions, manifest: Manifest, config: effective.Effective, folder: Path, gpu: int | None
+    ) -> None:
+        self._options = options
+        self._manifest = manifest
+        self._config = config
+        self._folder = folder
+        self._gpu = gpu
+        self._name = manifest.model.model_name
+
+    def go(self, scratch: Path, inputs: Sequence[Input], result: Result) -> None:
+        handler = self._manifest.model.handler or ""
+        worker = Worker(
+            self._folder,
+            scratch,
+            python=interpreter(self._manifest.runtime),
+            module_folder=handler.partition(":")[0].rpartition("/")[0] if ":" in handler else "",
+            asynchronous=self._config.value("asyncCommunication") is True,
+        )
+        with worker:
+            try:
+                worker.connect()
+                begin = time.monotonic()
+                self._load(worker)
+                result.load_seconds = time.monotonic() - begin
+                for number, one in enumerate(inputs):
+                    result.inputs.append(InputResult(one.name, expected=one.expected is not None))
+                    self._try(worker, f"check-{number}", one, result)
+            except TorchmarError as error:
+                result.error = error
+            result.memory, result.peak = worker.memory()
+            worker.settle()
+            # A path of an archive's file is shown as its name in the archive.
+            result.stdout, result.stderr = (
+                text.replace(f"{self._folder}/", "") for text in (worker.stdout, worker.stderr)
+            )
+
+    def _timeout(self, key: str) -> float:
+        if self._options.timeout_s is not None:
+            return self._options.timeout_s
+        return float(self._config.value(key) or DEFAULT_TIMEOUT_S)
+
+    # ---- loading ---------------------------------------------------------------------------------------------------
+
+    def _load(self, worker: Worker) -> None:
+        """Raises a TorchmarError if the model cannot be loaded."""
+        timeout = self._timeout("startupTimeout")
+        load = Load(
+            model_name=self._name,
+            model_path=str(self._folder),
+            batch_size=self._config.value("batchSize"),
+            handler=self._manifest.model.handler,
+            gpu_id=self._gpu,
+        )
+        try:
+            reply = worker.load(load, timeout)
+        except EndedError:
+            code = worker.wait(_ENDED_S)
+            raise failures.load_failure(self._name, worker, self._folder, code) from None
+        except NoAnswerError:
+            dump = worker.dump()
+            raise failures.hang(f"model {self._name} is not loaded after {timeout:g} s", dump, self._folder) from None
+        if reply.code != 200:
+            raise failures.load_failure(self._name, worker, self._folder, None, told=reply.message)
+
+    # ---- inputs ----------------------------------------------------------------------------------------------------
+
+    def _try(self, worker: Worker, request_id: str, one: Input, result: Result) -> None:
+        """Sends an input, and again; raises a TorchmarError if no further one can be sent, else keeps the first."""
+        found = result.inputs[-1]
+        printed = len(worker.lines())
+        try:
+            found.status, found.content_type, found.body = self._ask(worker, request_id, one, found)
+            for _ in range(self._repetitions(found)):
+                if sum(found.seconds[1:]) > _REPEAT_S:
+                    break
+                self._ask(worker, request_id, one, found)
+        except EndedError:
+            code = worker.wait(_ENDED_S)
+            raise failures.death(f"input {one.name}: the worker failed", worker, self._folder, code) from None
+        except NoAnswerError:
+            timeout = self._timeout("responseTimeout")
+            dump = worker.dump()
+            raise failures.hang(f"input {one.name}: no answer after {timeout:g} s", dump, self._folder) from None
+        if found.status >= 400:
+            error = failures.request_failure(self._name, one.name, found, worker.lines()[printed:])
+            result.error = result.error or error
+        elif one.expected is not None:
+            relative = self._options.tolerance
+            found.difference = compare.difference(one.expected, found.body, relative=relative)
+            if found.difference is not None:
+                message = f"input {one.name}: another answer than expected: {found.difference}"
+                result.error = result.error or CheckError(message)
+
+    def _repetitions(self, found: InputResult) -> int:
+        stateful = any(self._config.value(key) for key in ("sequenceMaxIdleMSec", "continuousBatching"))
+        return 0 if stateful or found.status >= 400 else self._options.repeat
+
+    def _ask(self, worker: Worker, request_id: str, one: Input, found: InputResult) -> tuple[int, str, bytes]:
+        """Gives status, content type and body of the answer, with all its parts if it is a stream."""
+        request = request_of(request_id, one.body, one.content_type)
+        if self._config.value("sequenceMaxIdleMSec"):
+            sequence = {"ts_request_sequence_id": request_id}
+            request = replace(request, headers={**request.headers, **sequence})
+        timeout = self._timeout("responseTimeout")
+        begin = time.monotonic()
+        reply = worker.ask(request, timeout)
+        answer = _Answer(request_id)
+        while answer.take(reply):
+            left = begin + timeout - time.monotonic()
+            if self._config.value("continuousBatching") is True:
+                # The frontend then sends the request again, without its content.
+                reply = worker.ask(replace(request, parameters=()), left)
+            else:
+                reply = worker.receive(left)
+        found.seconds.append(time.monotonic() - begin)
+        return answer.status, answer.content_type, bytes(answer.body)
+
+
+class _Answer:
+    """Puts the parts of an answer together."""
+
+    def __init__(self, request_id: str) -> None:
+        self.status = 0
+        self.content_type = ""
+        self.body = bytearray()
+        self._id = request_id
+
+    def take(self, reply: Reply) -> bool:
+        """Takes a frame; whether more will come.
+
+        Raises:
+            CheckError: the frame does not answer the request: the frontend would end the worker.
+        """
+        if reply.code != 200:
+            self.status, self.body = reply.code, bytearray(reply.message.encode())
+            return False
+        if not reply.items or any(item.request_id != self._id for item in reply.items):
+            raise CheckError("the worker answered another request than the one that was sent")
+        for item in reply.items:
+            if not self.status:
+                self.status, self.content_type = item.status, item.content_type
+            self.body += item.body
+        return reply.items[-1].headers.get(STREAM_NEXT) == "true"

@@ -1,0 +1,202 @@
+"""From a live model to an archive that has answered as it does; all formats over HTTP are the integration test's."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import archive_tool
+from archive_tool.errors import BuildError, TargetExistsError
+from archive_tool.publishing import proof
+from archive_tool.publishing import publish as publishing
+
+NETS = """
+    import torch
+    from torch import nn
+    from layers_of_a_user import double
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+            self.dropout = nn.Dropout(0.5)
+            self.factor = 1.0
+
+        def forward(self, x):
+            return double(self.dropout(self.layer(x))) * self.factor
+
+    def create_net():
+        return Net()
+
+    def create_other():
+        return nn.Sequential(nn.Linear(3, 4))
+
+    def create_broken():
+        raise ValueError("no such thing")
+"""
+LAYERS = "def double(x):\n    return x * 2\n"
+
+
+@pytest.fixture
+def nets(project):
+    torch.manual_seed(0)
+    return project({"nets_to_publish.py": NETS, "layers_of_a_user.py": LAYERS}, "nets_to_publish")
+
+
+def read(published):
+    with archive_tool.open_archive(published.path) as archive:
+        members = {member.name: archive.read(member.name, 1 << 24) for member in archive.members}
+        return archive.manifest, members
+
+
+def test_a_model_with_a_factory_and_a_test_set(nets, store):
+    net = nets.create_net()
+    x_test = torch.randn(10, 3)
+    y_test = net.eval()(x_test).argmax(1)
+    y_test[0] = 1 - y_test[0]
+    net.train()
+    published = archive_tool.publish(
+        net,
+        name="net",
+        model_store=store,
+        source=nets.create_net,
+        x_test=x_test,
+        y_test=y_test,
+        description="two of three",
+        licence="Apache-2.0",
+    )
+    assert (published.name, published.version, published.format) == ("net", "1.0", "eager")
+    assert published.path == store / "net-1.0.mar"
+    assert published.size == published.path.stat().st_size
+    assert published.metrics == {"accuracy": 0.9}
+    assert published.largest_difference < 1e-6
+    assert not published.warnings
+    assert net.training
+    assert [path.name for path in store.iterdir()] == ["net-1.0.mar"]
+
+    manifest, members = read(published)
+    assert (manifest.model.model_name, manifest.model.model_version) == ("net", "1.0")
+    assert {"nets_to_publish.py", "layers_of_a_user.py", "published_model.py", "tensor_handler.py"} < set(members)
+    assert "handlers/tensor_handler.py" in members
+    record = manifest.record
+    assert (record.description, record.licence, record.metrics) == ("two of three", "Apache-2.0", {"accuracy": 0.9})
+    assert [spec.to_dict() for spec in record.inputs] == [{"name": "x", "dtype": "float32", "shape": [None, 3]}]
+    assert [spec.to_dict() for spec in record.outputs] == [{"name": "output", "dtype": "float32", "shape": [None, 2]}]
+
+    (sample,) = record.samples
+    assert (sample.input, sample.content_type) == (published.sample, "application/json")
+    assert json.loads(members[sample.input]) == {"tensor_input": x_test[:1].tolist()} == json.loads(published.request)
+    found = torch.tensor(json.loads(members[sample.expected])["tensor_output"])
+    torch.testing.assert_close(found, net.eval()(x_test[:1]))
+
+
+def test_versions_count_up_also_for_those_who_publish_at_once(store, tmp_path):
+    handler = tmp_path / "h.py"
+    handler.write_text("def handle(data, context): return data\n")
+    options = {"model_name": "net", "handler": handler, "export_path": store}
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: publishing._build(store, "net", None, options), range(4)))
+    assert sorted(version for _, version in found) == ["1.0", "2.0", "3.0", "4.0"]
+    assert sorted(path.name for path in store.iterdir()) == [f"net-{number}.0.mar" for number in (1, 2, 3, 4)]
+    assert all(built.manifest.model.model_version == version for built, version in found)
+
+
+def test_a_version_that_is_there(nets, store):
+    (store / "net-2.0.mar").touch()
+    with pytest.raises(TargetExistsError, match=r"net-2\.0\.mar exists already") as caught:
+        archive_tool.publish(nets.Net(), name="net", model_store=store, example=torch.randn(2, 3), version="2.0")
+    assert "another version" in caught.value.hint
+
+
+def test_a_file_in_the_place_of_the_next_version(nets, store):
+    (store / "net-1.0.mar").write_text("something else")
+    with pytest.raises(TargetExistsError, match=r"net-1\.0\.mar exists already") as caught:
+        archive_tool.publish(nets.Net(), name="net", model_store=store, example=torch.randn(2, 3))
+    assert "another version" in caught.value.hint
+
+
+def fails(nets, store, match, source=None, model=None, **options):
+    options = {"example": torch.randn(2, 3)} | options
+    with pytest.raises(BuildError, match=match) as caught:
+        archive_tool.publish(model or nets.Net(), name="net", model_store=store, source=source, **options)
+    assert list(store.iterdir()) == []
+    return caught.value
+
+
+def test_a_source_that_creates_another_model_is_found_out(nets, store):
+    error = fails(nets, store, r"cannot be loaded: CheckpointMismatchError: .*does not fit", nets.create_other)
+    assert error.hint
+
+
+def test_a_source_that_fails_is_found_out(nets, store):
+    fails(nets, store, r"cannot be loaded: ModelFileError: .*ValueError: no such thing", nets.create_broken)
+
+
+def test_a_model_that_is_more_than_its_state_is_found_out(nets, store):
+    net = nets.Net()
+    net.factor = 3.0
+    error = fails(nets, store, r"does not give what the live one gives: the largest difference is", model=net)
+    assert "tolerance" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"format": "keras"}, "'keras' is no format"),
+        ({"example": None}, "neither an example nor a test set"),
+        ({"y_test": [1, 2]}, "y_test, and no x_test"),
+        ({"metrics": {"one": len}}, "metrics need a test set"),
+        ({"example": torch.full((2, 3), float("nan"))}, "NaN or infinity"),
+        ({"source": lambda: None}, "a lambda cannot be taken along"),
+        ({"model_store": "no/such/folder"}, "is no directory"),
+        ({"name": "a/b"}, "model name"),
+        ({"version": "1/0"}, "model name 'net-1/0'"),
+        ({"config_file": "no_such.yaml"}, "does not exist"),
+    ],
+)
+def test_wrong_options_leave_nothing(nets, store, options, reason):
+    given = {"name": "net", "model_store": store, "example": torch.randn(2, 3)} | options
+    with pytest.raises(BuildError, match=reason):
+        archive_tool.publish(nets.Net(), **given)
+    assert list(store.iterdir()) == []
+
+
+def test_config_requirements_and_extra_files_go_along(nets, store, tmp_path):
+    (tmp_path / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\n")
+    (tmp_path / "requirements.txt").write_text("pyyaml\n")
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    published = archive_tool.publish(
+        nets.Net(),
+        name="net",
+        model_store=str(store),
+        example=torch.randn(2, 3),
+        format="torchscript",
+        version="7.5",
+        config_file=tmp_path / "model-config.yaml",
+        requirements_file=tmp_path / "requirements.txt",
+        extra_files=str(tmp_path / "labels.txt"),
+    )
+    manifest, members = read(published)
+    assert published.path.name == "net-7.5.mar"
+    assert manifest.model.config_file == "model-config.yaml"
+    assert manifest.model.requirements_file == "requirements.txt"
+    assert {"labels.txt", "model.pt"} < set(members)
+    assert manifest.model.model_file is None
+
+
+def test_importing_the_tool_imports_no_torch():
+    code = (
+        "import sys, archive_tool; from archive_tool import build, open_archive; dir(archive_tool)\n"
+        "assert not {'torch', 'archive_tool.publishing', 'handlers'} & set(sys.modules)\n"
+        "archive_tool.Published; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tolerances_follow_the_types():
+    spec = archive_tool.record.TensorSpec
+    assert proof.tolerance_for([spec("x", "float32"), spec("y", "int64")]) == proof.TOLERANCE
+    assert proof.tolerance_for([spec("x", "float32"), spec("y", "bfloat16")]) == proof.COARSE_TOLERANCE

@@ -10,11 +10,13 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from archive_tool import document as read
 from archive_tool.errors import BuildError, UnreadableArchiveError
 from archive_tool.layout import MANIFEST_NAME
+from archive_tool.record import KEY, Record
 from archive_tool.version import __version__
 
 #: 1980-01-01 00:00:00 UTC, the first moment that a zip archive can express.
@@ -77,14 +79,14 @@ class Model:
     def from_dict(cls, document: Mapping[str, Any]) -> Model:
         """Read the object; see `Manifest.from_dict` for the errors."""
         if document.get("modelName") is None:
-            raise _error("model.modelName", "is missing")
+            raise read.error("model.modelName", "is missing")
         values: dict[str, Any] = {}
         for key, attribute in _MODEL_FIELDS.items():
             value = document.get(key)
             # Java's Gson reads a number where it wants text; manifests with a version of 1.0 exist.
             if key == "modelVersion" and isinstance(value, (int, float)) and not isinstance(value, bool):
                 value = str(value)
-            values[attribute] = value if key == "extensions" else _text(value, f"model.{key}")
+            values[attribute] = value if key == "extensions" else read.optional_text(value, f"model.{key}")
         extra = {key: value for key, value in document.items() if key not in _MODEL_FIELDS}
         return cls(**values, extra=extra)
 
@@ -112,17 +114,17 @@ class Manifest:
             UnreadableArchiveError: a value is missing or of a wrong type; the message names its path.
         """
         if not isinstance(document, Mapping):
-            raise _error("the document", f"expected an object, got {_shown(document)}")
+            raise read.error("the document", f"expected an object, got {read.shown(document)}")
         model = document.get("model")
         if model is None:
-            raise _error("model", "is missing")
+            raise read.error("model", "is missing")
         if not isinstance(model, Mapping):
-            raise _error("model", f"expected an object, got {_shown(model)}")
+            raise read.error("model", f"expected an object, got {read.shown(model)}")
         return cls(
             model=Model.from_dict(model),
-            runtime=_text(document.get("runtime"), "runtime") or "python",
-            created_on=_text(document.get("createdOn"), "createdOn"),
-            archiver_version=_text(document.get("archiverVersion"), "archiverVersion"),
+            runtime=read.optional_text(document.get("runtime"), "runtime") or "python",
+            created_on=read.optional_text(document.get("createdOn"), "createdOn"),
+            archiver_version=read.optional_text(document.get("archiverVersion"), "archiverVersion"),
             extra={key: value for key, value in document.items() if key not in _MANIFEST_KEYS},
         )
 
@@ -139,6 +141,19 @@ class Manifest:
         except (ValueError, RecursionError) as error:
             raise UnreadableArchiveError(f"the manifest is not JSON: {error}", where=MANIFEST_NAME) from error
         return cls.from_dict(document)
+
+    @property
+    def record(self) -> Record | None:
+        """What the manifest says under torchmar's own key; None if another tool wrote it.
+
+        Raises:
+            UnreadableArchiveError: a value in there is missing or of a wrong type; the message names its path.
+        """
+        return Record.from_dict(self.extra[KEY]) if KEY in self.extra else None
+
+    def with_record(self, record: Record) -> Manifest:
+        """Return the manifest with this record in the place of its own."""
+        return replace(self, extra={**self.extra, KEY: record.to_dict()})
 
     def to_dict(self) -> dict[str, Any]:
         """Write the manifest in torch-model-archiver's key order; what is not set is left out."""
@@ -158,19 +173,3 @@ class Manifest:
 def new_manifest(model: Model, *, runtime: str, seconds: int) -> Manifest:
     """Make the manifest of an archive that is built now by this version of torchmar."""
     return Manifest(model=model, runtime=runtime, created_on=format_time(seconds), archiver_version=__version__)
-
-
-def _text(value: object, path: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise _error(path, f"expected a string, got {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=repr)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _error(path: str, problem: str) -> UnreadableArchiveError:
-    separator = " " if problem.startswith("is ") else ": "
-    return UnreadableArchiveError(f"{path}{separator}{problem}", where=MANIFEST_NAME)

@@ -1,0 +1,236 @@
+"""What the manifest says under torchmar's own key: the hash of every member, versions, what the model takes and gives.
+
+TorchServe's frontend ignores keys that it does not know, so an archive with a record is served everywhere. Keys of a
+record that we do not know survive reading and writing, as those of the manifest do.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from archive_tool import document as read
+
+#: Our key in the manifest.
+KEY: Final = "torchmar"
+#: Raised when a reader of the present format would misunderstand a record.
+FORMAT_VERSION: Final = 1
+
+_HUGE: Final = sys.float_info.max
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """What a member must be: the SHA-256 of its unpacked bytes in lower-case hex, and how many they are."""
+
+    sha256: str
+    size: int
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_dict(cls, value: object, path: str) -> MemberRecord:
+        """Read the object; see `Record.from_dict` for the errors."""
+        document = _object(value, path)
+        sha256 = read.text(document.get("sha256"), f"{path}.sha256")
+        if not _SHA256.fullmatch(sha256):
+            raise read.error(f"{path}.sha256", f"expected 64 lower-case hex digits, got {read.shown(sha256)}")
+        size = read.whole_number(document.get("size"), f"{path}.size")
+        return cls(sha256, size, _rest(document, "sha256", "size"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the object."""
+        return {"sha256": self.sha256, "size": self.size} | dict(self.extra)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    Attributes:
+        name: the argument's or the output's name.
+        dtype: torch's name of the element type without ``torch.``, such as "float32"; None if not known.
+        shape: sizes of the dimensions, None for one that may have any size; None as a whole if not known.
+    """
+
+    name: str
+    dtype: str | None = None
+    shape: tuple[int | None, ...] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_dict(cls, value: object, path: str) -> TensorSpec:
+        """Read the object; see `Record.from_dict` for the errors."""
+        document = _object(value, path)
+        shape = document.get("shape")
+        return cls(
+            name=read.text(document.get("name"), f"{path}.name"),
+            dtype=read.optional_text(document.get("dtype"), f"{path}.dtype"),
+            shape=None if shape is None else _shape(shape, f"{path}.shape"),
+            extra=_rest(document, "name", "dtype", "shape"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the object; what is not known is left out."""
+        shape = None if self.shape is None else list(self.shape)
+        return _set({"name": self.name, "dtype": self.dtype, "shape": shape}) | dict(self.extra)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A request that the archive carries, to try the model with.
+
+    Attributes:
+        input: the member that holds the request's body.
+        content_type: the body's media type, such as "image/png".
+        expected: the member that holds the response's body; None if any answer will do.
+    """
+
+    input: str
+    content_type: str | None = None
+    expected: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_dict(cls, value: object, path: str) -> Sample:
+        """Read the object; see `Record.from_dict` for the errors."""
+        document = _object(value, path)
+        return cls(
+            input=read.text(document.get("input"), f"{path}.input"),
+            content_type=read.optional_text(document.get("contentType"), f"{path}.contentType"),
+            expected=read.optional_text(document.get("expected"), f"{path}.expected"),
+            extra=_rest(document, "input", "contentType", "expected"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the object; what is not set is left out."""
+        known = {"input": self.input, "contentType": self.content_type, "expected": self.expected}
+        return _set(known) | dict(self.extra)
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that stands under our key.
+
+    Attributes:
+        format_version: of the record itself, see `FORMAT_VERSION`.
+        tool_version: torchmar's version that wrote it.
+        python: "major.minor" of the Python that wrote it.
+        frameworks: versions of the packages that the model needs, where they were installed, by package name.
+        description: what the model is for, in the author's words.
+        licence: the licence of the model, an SPDX expression for choice.
+        inputs, outputs: what the model takes and gives; empty if not known.
+        samples: requests to try it with.
+        metrics: how well it did, such as {"accuracy": 0.98}.
+        members: every member but the manifest, by name.
+    """
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str | None = None
+    python: str | None = None
+    frameworks: Mapping[str, str] = field(default_factory=dict, hash=False)
+    description: str | None = None
+    licence: str | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    members: Mapping[str, MemberRecord] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_dict(cls, value: object) -> Record:
+        """Read a record from parsed JSON.
+
+        Raises:
+            UnreadableArchiveError: a value is missing or of a wrong type; the message names its path in the manifest.
+        """
+        document = _object(value, KEY)
+        version = read.whole_number(document.get("formatVersion"), f"{KEY}.formatVersion")
+        if version != FORMAT_VERSION:
+            raise read.error(f"{KEY}.formatVersion", f"expected {FORMAT_VERSION}, got {version}: a newer torchmar's")
+        return cls(
+            format_version=version,
+            tool_version=read.optional_text(document.get("toolVersion"), f"{KEY}.toolVersion"),
+            python=read.optional_text(document.get("python"), f"{KEY}.python"),
+            frameworks={key: read.text(item, path) for key, item, path in _items(document, "frameworks")},
+            description=read.optional_text(document.get("description"), f"{KEY}.description"),
+            licence=read.optional_text(document.get("licence"), f"{KEY}.licence"),
+            inputs=tuple(TensorSpec.from_dict(item, path) for item, path in _list(document, "inputs")),
+            outputs=tuple(TensorSpec.from_dict(item, path) for item, path in _list(document, "outputs")),
+            samples=tuple(Sample.from_dict(item, path) for item, path in _list(document, "samples")),
+            metrics={key: _metric(item, path) for key, item, path in _items(document, "metrics")},
+            members={key: MemberRecord.from_dict(item, path) for key, item, path in _items(document, "members")},
+            extra=_rest(document, *_KEYS),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the record in a fixed order, names sorted; what is not set is left out."""
+        known = {
+            "formatVersion": self.format_version,
+            "toolVersion": self.tool_version,
+            "python": self.python,
+            "frameworks": dict(sorted(self.frameworks.items())) or None,
+            "description": self.description,
+            "licence": self.licence,
+            "inputs": [spec.to_dict() for spec in self.inputs] or None,
+            "outputs": [spec.to_dict() for spec in self.outputs] or None,
+            "samples": [sample.to_dict() for sample in self.samples] or None,
+            "metrics": dict(sorted(self.metrics.items())) or None,
+            "members": {name: self.members[name].to_dict() for name in sorted(self.members)} or None,
+        }
+        return _set(known) | dict(self.extra)
+
+
+_KEYS: Final = (
+    "formatVersion",
+    "toolVersion",
+    "python",
+    "frameworks",
+    "description",
+    "licence",
+    "inputs",
+    "outputs",
+    "samples",
+    "metrics",
+    "members",
+)
+
+
+def _object(value: object, path: str) -> Mapping[str, Any]:
+    if value is None:
+        raise read.error(path, "is missing")
+    return read.mapping(value, path)
+
+
+def _items(document: Mapping[str, Any], key: str) -> list[tuple[str, Any, str]]:
+    path = f"{KEY}.{key}"
+    return [(name, item, f"{path}[{read.shown(name)}]") for name, item in read.mapping(document.get(key), path).items()]
+
+
+def _list(document: Mapping[str, Any], key: str) -> list[tuple[Any, str]]:
+    path = f"{KEY}.{key}"
+    return [(item, f"{path}[{index}]") for index, item in enumerate(read.sequence(document.get(key), path))]
+
+
+def _shape(value: object, path: str) -> tuple[int | None, ...]:
+    sizes = enumerate(read.sequence(value, path))
+    return tuple(None if size is None else read.whole_number(size, f"{path}[{index}]") for index, size in sizes)
+
+
+def _metric(value: object, path: str) -> float:
+    # JSON has no NaN, although Python writes and reads one. An integer beyond any float is no measurement either.
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and -_HUGE <= value <= _HUGE:
+        return value
+    raise read.error(path, f"expected a finite number, got {read.shown(value)}")
+
+
+def _rest(document: Mapping[str, Any], *known: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in known}
+
+
+def _set(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value is not None}

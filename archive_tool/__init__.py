@@ -1,4 +1,4 @@
-"""Build, open, inspect and extract model archives for TorchServe.
+"""Build, open, verify, sign and extract model archives for TorchServe.
 
 ::
 
@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from archive_tool.errors import (
+    AlteredArchiveError,
     ArchiveError,
     BuildError,
     InputError,
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from archive_tool.builder import BuildResult, build
     from archive_tool.manifest import Manifest, Model
     from archive_tool.reader import Archive, ArchiveMember, open_archive
+    from archive_tool.signing import check_signature, sign
 
 __all__ = [
+    "AlteredArchiveError",
     "Archive",
     "ArchiveError",
     "ArchiveMember",
@@ -45,7 +48,9 @@ __all__ = [
     "UnsafeArchiveError",
     "__version__",
     "build",
+    "check_signature",
     "open_archive",
+    "sign",
 ]
 
 # Loaded when first asked for, so that `import archive_tool` and `torchmar --help` stay a matter of milliseconds.
@@ -56,6 +61,8 @@ _LAZY = {
     "Manifest": "archive_tool.manifest",
     "Model": "archive_tool.manifest",
     "build": "archive_tool.builder",
+    "check_signature": "archive_tool.signing",
+    "sign": "archive_tool.signing",
     "open_archive": "archive_tool.reader",
 }
 

@@ -36,6 +36,9 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "build": _Entry("archive_tool.commands:build", "Build an archive that TorchServe can serve."),
         "inspect": _Entry("archive_tool.commands:inspect", "Show what an archive holds."),
         "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
+        "verify": _Entry("archive_tool.commands_verify:verify", "Find everything that is wrong with archives."),
+        "sign": _Entry("archive_tool.commands_verify:sign", "Sign an archive."),
+        "diff": _Entry("archive_tool.commands_verify:diff", "Show in what two archives differ."),
     },
     "Server": {
         "start": _Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),

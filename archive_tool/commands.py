@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archive_tool.cli import printable
+from archive_tool.commands_verify import allow_pickle_option
 from archive_tool.errors import ArchiveError
 from archive_tool.layout import RUNTIMES, SUFFIXES
 
@@ -110,12 +111,13 @@ def inspect(archive: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
+@allow_pickle_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
-def extract(archive: Path, folder: Path, quiet: bool) -> None:
+def extract(archive: Path, folder: Path, allow_pickles: tuple[str, ...], quiet: bool) -> None:
     """Unpack an archive into a new folder.
 
-    FOLDER must not exist, or be empty. An archive that would write elsewhere, or grow without bound, is refused as a
-    whole; if anything fails, nothing is left.
+    FOLDER must not exist, or be empty. An archive with which torchmar verify finds anything wrong is refused as a whole,
+    with the same exit code; if anything fails, nothing is left.
 
     \b
     Examples:
@@ -124,7 +126,7 @@ def extract(archive: Path, folder: Path, quiet: bool) -> None:
     from archive_tool.reader import open_archive
 
     with open_archive(archive) as opened:
-        opened.extract(folder)
+        opened.extract(folder, allow_pickles=allow_pickles)
         size = sum(member.size for member in opened.members)
         if not quiet:
             click.echo(f"{printable(str(folder))}  {human_size(size)}  {len(opened.members)} members")

@@ -10,7 +10,7 @@ import pytest
 
 from archive_tool import containers
 from archive_tool.errors import UnreadableArchiveError
-from archive_tool.streams import MAX_READ, damage_named, guarded, open_gzip, window
+from archive_tool.streams import MAX_READ, damage_named, guarded, Gzip, window
 
 
 @pytest.mark.parametrize("error", [zlib.error("x"), EOFError("x"), KeyError("x"), OSError(5, "x"), RecursionError("x")])
@@ -58,7 +58,7 @@ def test_a_window_shows_its_part_only():
 def test_a_gzip_stream_gives_no_absurd_amount_at_once(tmp_path):
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(b"abc"))
-    with open_gzip(path) as stream:
+    with Gzip(path) as stream:
         assert stream.read(MAX_READ) == b"abc"
         for size in (MAX_READ + 1, -1, None):
             with pytest.raises(tarfile.ReadError):

@@ -13,6 +13,8 @@ from archive_tool.cli import printable
 from archive_tool.errors import InputError
 
 if TYPE_CHECKING:
+    from archive_tool.diff import MemberChange
+    from archive_tool.tensor_diff import TensorChange
     from archive_tool.verify import Verification
 
 #: Where the password of an encrypted private key is taken from, without a prompt.
@@ -90,11 +92,13 @@ def sign(archive: Path, key: Path, force: bool, quiet: bool) -> None:
     TORCHMAR_KEY_PASSWORD. No network is needed.
 
     \b
-    Examples:
+    Keys are made with OpenSSL:
       openssl ecparam -name prime256v1 -genkey -noout -out key.pem
       openssl ec -in key.pem -pubout -out public.pem
+
+    \b
+    Examples:
       torchmar sign mnist.mar --key key.pem
-      torchmar verify mnist.mar --key public.pem
     """
     from archive_tool.signing import sign as run
 
@@ -137,6 +141,32 @@ def diff(first: Path, second: Path, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(changes.to_dict(), indent=2))
     else:
-        for line in changes.lines():
-            click.echo(printable(line))
+        for change in changes.members:
+            _show_change(change)
     return 1 if changes else 0
+
+
+_SIGNS = {"added": "+", "removed": "-", "changed": "~"}
+
+
+def _show_change(change: MemberChange) -> None:
+    from archive_tool.commands import human_size
+
+    sizes = " -> ".join(human_size(size) for size in (change.before, change.after) if size is not None)
+    click.echo(f"{_SIGNS[change.status]} {printable(change.name)}  {change.status}  {sizes}")
+    for tensor in change.tensors or ():
+        click.echo(f"    {printable(_tensor_line(tensor))}")
+    for line in change.text:
+        click.echo(f"    {printable(line)}")
+    if change.note:
+        click.echo(f"    {printable(change.note)}")
+
+
+def _tensor_line(change: TensorChange) -> str:
+    if change.before is None:
+        return f"+ {change.name}  {change.after}"
+    if change.after is None:
+        return f"- {change.name}  {change.before}"
+    what = change.before if change.before == change.after else f"{change.before} -> {change.after}"
+    largest = "" if change.largest is None else f"  largest difference {change.largest:.6g}"
+    return f"~ {change.name}  {what}{largest}"

@@ -116,8 +116,8 @@ def inspect(archive: Path, as_json: bool) -> None:
 def extract(archive: Path, folder: Path, allow_pickles: tuple[str, ...], quiet: bool) -> None:
     """Unpack an archive into a new folder.
 
-    FOLDER must not exist, or be empty. What torchmar verify finds wrong is refused here too, with the same exit code; if
-    anything fails, nothing is left.
+    FOLDER must not exist, or be empty. What torchmar verify finds wrong is refused here too, with the same exit code;
+    if anything fails, nothing is left.
 
     \b
     Examples:

@@ -82,9 +82,15 @@ _OTHERS: Final = frozenset(
         "builtins.frozenset",
         "builtins.int",
         "builtins.list",
+        "builtins.long",
+        "builtins.object",
         "builtins.range",
         "builtins.slice",
+        "builtins.str",
         "builtins.tuple",
+        "builtins.unicode",
+        "builtins.xrange",
+        "copyreg._reconstructor",
         "numpy._core.multiarray._reconstruct",
         "numpy._core.multiarray.scalar",
         "numpy._core.numeric._frombuffer",
@@ -96,7 +102,7 @@ _OTHERS: Final = frozenset(
     }
 )
 _DTYPE: Final = re.compile(
-    r"bool|bfloat16|(float|complex|u?int|qu?int|bits)[0-9]+(x[0-9]+)?(_e[0-9]+m[0-9]+[a-z]*(_x[0-9]+)?)?"
+    r"bool|bfloat16|(float|b?complex|u?int|qu?int|bits)[0-9]+(x[0-9]+)?(_e[0-9]+m[0-9]+[a-z]*(_x[0-9]+)?)?"
 )
 # TorchScript's names are those of its own language; its reader, in C++, knows no Python.
 _TORCHSCRIPT: Final = ("__torch__.", "torch.jit._pickle.")

@@ -98,7 +98,7 @@ def check_signature(archive: StrPath, key: StrPath, *, signature: StrPath | None
         hint = f"torchmar sign {path} --key PRIVATE_KEY makes one"
         raise AlteredArchiveError(f"{path} is not signed", where=str(found), hint=hint) from error
     try:
-        verifier.verify(path, found)
+        verifier.set_hashing_config(config.hashing()).verify(path, found)
         uncovered = _uncovered(path, found)
     except Exception as error:  # whatever is raised, the signature was not found good
         reason = f": {error}" if isinstance(error, ValueError) else ""

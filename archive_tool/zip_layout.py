@@ -174,12 +174,9 @@ def _check_end(stream: IO[bytes], archive: zipfile.ZipFile) -> Iterator[Issue]:
     if len(end) < _END_SIZE or not end.startswith(b"PK\x05\x06"):
         yield Issue(Kind.UNSAFE, "between the directory and its end are bytes that belong to no member")
         return
-    comment = _read_at(stream, position + _END_SIZE, _END.unpack(end)[1])
-    position += _END_SIZE + len(comment)
-    if b"PK\x05\x06" in comment:
-        yield Issue(Kind.UNSAFE, "the archive's comment looks like another directory")
+    position += _END_SIZE + _END.unpack(end)[1]
     if position != size:
-        yield Issue(Kind.UNSAFE, f"{size - position} bytes after the directory belong to no member")
+        yield Issue(Kind.UNSAFE, "the file does not end where the directory does")
 
 
 def _read_at(stream: IO[bytes], position: int, count: int) -> bytes:

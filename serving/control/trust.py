@@ -33,8 +33,7 @@ def restricted(properties: Mapping[str, str]) -> dict[str, str]:
         if properties.get(key, harmless).strip().lower() != harmless:
             raise InputError(
                 f"{key}={properties[key]} lets the server fetch archives that nobody has signed",
-                hint=f"remove it from the configuration, or --require-signature from the command line; {key}={harmless} "
-                "goes with it",
+                hint=f"remove it from the configuration; with --require-signature only {key}={harmless} goes",
             )
     closed = {} if token_authorization(properties) else {"enable_model_api": "false"}
     return {**properties, **closed}

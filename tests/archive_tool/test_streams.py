@@ -10,7 +10,7 @@ import pytest
 
 from archive_tool import containers
 from archive_tool.errors import UnreadableArchiveError
-from archive_tool.streams import MAX_READ, damage_named, guarded, Gzip, window
+from archive_tool.streams import MAX_READ, Gzip, damage_named, guarded, window
 
 
 @pytest.mark.parametrize("error", [zlib.error("x"), EOFError("x"), KeyError("x"), OSError(5, "x"), RecursionError("x")])

@@ -87,10 +87,8 @@ def admit(archive: Path, store: Path, key: Path) -> None:
             check_archive(copy)
         except ArchiveError as error:
             # The person knows the archive, not the copy.
-            error.message = error.message.replace(str(copy), str(archive))
-            if error.hint:
-                error.hint = error.hint.replace(str(copy), str(archive))
-            raise
+            where, hint = (text and text.replace(str(copy), str(archive)) for text in (error.where, error.hint))
+            raise type(error)(error.message.replace(str(copy), str(archive)), where=where, hint=hint) from error
         _put(copy, store / archive.name)
     except OSError as error:
         raise InputError(f"{archive} cannot be copied: {error.strerror or error}", where=error.filename) from error

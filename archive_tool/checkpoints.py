@@ -25,22 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Files that are unpickled as they are, whatever they begin with: pickles of protocol 0 have no mark.
-_PICKLES = {
-    ".bin",
-    ".ckpt",
-    ".data",
-    ".dat",
-    ".joblib",
-    ".model",
-    ".p",
-    ".pickle",
-    ".pk",
-    ".pkl",
-    ".pt",
-    ".pth",
-    ".ptl",
-}
-PICKLE_SUFFIXES: Final = frozenset(_PICKLES | {".sav", ".tar"})
+PICKLE_SUFFIXES: Final = frozenset(
+    {".bin", ".ckpt", ".dat", ".data", ".joblib", ".model", ".npz", ".p", ".pickle", ".pk", ".pkl"}
+    | {".pt", ".pth", ".ptl", ".sav", ".tar"}
+)
 _PROTOCOLS: Final = tuple(bytes((0x80, version)) for version in range(6))
 _NUMPY: Final = b"\x93NUMPY"
 _ZIP: Final = b"PK\x03\x04"
@@ -61,20 +49,21 @@ def may_be_one(name: str, head: bytes) -> bool:
     return PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES
 
 
-def scan(stream: IO[bytes], name: str) -> Iterator[str]:
+def scan(stream: IO[bytes], name: str, budget: pickles.Budget | None = None) -> Iterator[str]:
     """Say what a file would run when it is loaded, each time as the end of a sentence that begins with its name.
 
     Args:
         stream: seekable, at its start.
         name: of the file; its suffix counts.
+        budget: of instructions; by default one for this file.
 
     Raises:
         ArchiveError, OSError: the stream itself cannot be read.
     """
-    yield from dict.fromkeys(_scan(stream, name, _MAX_DEPTH))
+    yield from dict.fromkeys(_scan(stream, name, _MAX_DEPTH, budget or pickles.Budget()))
 
 
-def _scan(stream: IO[bytes], name: str, depth: int) -> Iterator[str]:
+def _scan(stream: IO[bytes], name: str, depth: int, budget: pickles.Budget) -> Iterator[str]:
     head = _read_head(stream)
     if not may_be_one(name, head):
         return
@@ -82,15 +71,15 @@ def _scan(stream: IO[bytes], name: str, depth: int) -> Iterator[str]:
     if packed and depth == 0:
         yield f"holds archives in archives, more than {_MAX_DEPTH} deep"
     elif head.startswith(_ZIP):
-        yield from _scan_zip(stream, depth)
+        yield from _scan_zip(stream, name, depth, budget)
     elif head.startswith(_GZIP):
-        yield from _scan_gzip(stream, name, depth)
+        yield from _scan_gzip(stream, name, depth, budget)
     elif head[_TAR[0] :].startswith(_TAR[1]):
-        yield from _scan_tar(stream, depth)
+        yield from _scan_tar(stream, depth, budget)
     elif head.startswith(_NUMPY):
-        yield from _scan_numpy(stream, head)
+        yield from _scan_numpy(stream, head, budget)
     else:
-        yield from _scan_pickle(stream)
+        yield from _scan_pickle(stream, budget)
 
 
 def _read_head(stream: IO[bytes]) -> bytes:
@@ -101,30 +90,36 @@ def _read_head(stream: IO[bytes]) -> bytes:
     return head
 
 
-def _scan_zip(stream: IO[bytes], depth: int) -> Iterator[str]:
+def _scan_zip(stream: IO[bytes], name: str, depth: int, budget: pickles.Budget) -> Iterator[str]:
     """A checkpoint of torch, which is a zip with pickles in it; or any other zip."""
+    weights = PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES
     try:
         with zipfile.ZipFile(stream) as archive:
             infos = archive.infolist()
-            # Another reader, such as torch's, could see other members than those that we look at.
-            for issue in zip_layout.issues(stream, archive):
-                if issue.kind is Kind.UNSAFE:
-                    yield f"is a zip that readers disagree on: {issue.message}"
             if len(infos) > MAX_MEMBERS:
                 yield f"is a zip of more than {MAX_MEMBERS} members"
                 return
+            if sum(info.compress_size for info in infos) > stream.seek(0, 2):
+                yield "is a zip whose members lie over each other"
+                return
+            # torch's own reader could see other members than those that we look at.
+            if weights or any(info.filename.endswith("data.pkl") for info in infos):
+                for issue in zip_layout.issues(stream, archive):
+                    if issue.kind is Kind.UNSAFE:
+                        yield f"is a zip that readers disagree on: {issue.message}"
             for info in infos:
                 if problem := growth_problem(info.file_size, info.compress_size):
                     yield f"has a member {info.filename!r} that {problem}"
                     continue
                 with archive.open(info) as member:
-                    yield from _within(info.filename, _scan(member, info.filename, depth - 1))
+                    yield from _within(info.filename, _scan(member, info.filename, depth - 1, budget))
     except DAMAGE as error:
-        yield f"is a zip that cannot be read, so nobody knows what it runs: {_reason(error)}"
+        if weights:
+            yield f"is a zip that cannot be read, so nobody knows what it runs: {_reason(error)}"
 
 
-def _scan_gzip(stream: IO[bytes], name: str, depth: int) -> Iterator[str]:
-    inner = name[:-3] if name.lower().endswith(".gz") else name + ".pkl"
+def _scan_gzip(stream: IO[bytes], name: str, depth: int, budget: pickles.Budget) -> Iterator[str]:
+    inner = name[:-3] if name.lower().endswith(".gz") else name
     try:
         size = stream.seek(0, 2)
         stream.seek(0)
@@ -137,12 +132,13 @@ def _scan_gzip(stream: IO[bytes], name: str, depth: int) -> Iterator[str]:
                     yield problem
                     return
             unpacked.seek(0)
-            yield from _scan(cast("IO[bytes]", unpacked), inner, depth - 1)
+            yield from _scan(cast("IO[bytes]", unpacked), inner, depth - 1, budget)
     except DAMAGE as error:
-        yield f"is a gzip that cannot be read, so nobody knows what it runs: {_reason(error)}"
+        if PurePosixPath(inner).suffix.lower() in PICKLE_SUFFIXES:
+            yield f"is a gzip that cannot be read, so nobody knows what it runs: {_reason(error)}"
 
 
-def _scan_tar(stream: IO[bytes], depth: int) -> Iterator[str]:
+def _scan_tar(stream: IO[bytes], depth: int, budget: pickles.Budget) -> Iterator[str]:
     """A checkpoint of torch before 0.2, which is a tar with pickles in it; or any other tar."""
     try:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
@@ -152,13 +148,14 @@ def _scan_tar(stream: IO[bytes], depth: int) -> Iterator[str]:
                     return
                 member = archive.extractfile(info) if info.isreg() else None
                 if member is not None:
-                    # The names in such a checkpoint have no suffix.
-                    yield from _within(info.name, _scan(member, info.name + ".pkl", depth - 1))
+                    # The pickles in such a checkpoint have names without a suffix.
+                    inner = info.name if "." in info.name else f"{info.name}.pkl"
+                    yield from _within(info.name, _scan(member, inner, depth - 1, budget))
     except DAMAGE as error:
         yield f"is a tar that cannot be read, so nobody knows what it runs: {_reason(error)}"
 
 
-def _scan_numpy(stream: IO[bytes], head: bytes) -> Iterator[str]:
+def _scan_numpy(stream: IO[bytes], head: bytes, budget: pickles.Budget) -> Iterator[str]:
     """An array of numpy, whose elements follow its header; objects among them are pickled."""
     width = 2 if head[6:7] == b"\x01" else 4
     start = 8 + width
@@ -167,15 +164,17 @@ def _scan_numpy(stream: IO[bytes], head: bytes) -> Iterator[str]:
     described = re.search(rb"'descr': *([^)]*?), *'fortran_order'", stream.read(min(length, MAX_READ)))
     if described is None or re.search(rb"O", described[1]):
         stream.seek(start + length)
-        yield from _scan_pickle(stream)
+        yield from _scan_pickle(stream, budget)
 
 
-def _scan_pickle(stream: IO[bytes]) -> Iterator[str]:
+def _scan_pickle(stream: IO[bytes], budget: pickles.Budget) -> Iterator[str]:
     start = stream.tell()
-    found = pickles.imports(stream)
+    found = pickles.imports(stream, budget)
     names = {name for name in found.names if not pickles.is_data(name)}
     stream.seek(start)
-    more, known = _second_reader(stream) if found.names or found.complete else (set(), set())
+    marked = stream.read(1) == _PROTOCOLS[0][:1]
+    stream.seek(start)
+    more, known = _second_reader(stream) if marked or found.names or found.complete else (set(), set())
     names |= {name for name in more if not pickles.is_data(name)}
     if names:
         shown = sorted(names, key=lambda name: (name not in known, name))

@@ -12,9 +12,10 @@ from typing import IO, TYPE_CHECKING, Final
 from archive_tool import safety
 from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import refuse
+from archive_tool.pickles import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
     from archive_tool.containers import Entry
     from archive_tool.inputs import StrPath
@@ -40,9 +41,8 @@ def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str]
         TargetExistsError: something is in the folder, or is no folder.
         InputError: the folder cannot be written.
     """
-    archive.check_safe()
-    issues = [*archive.issues, *safety.static_issues(archive)]
-    refuse(archive.path, issues)
+    archive.check_safe()  # nothing of it is read before
+    refuse(archive.path, [*archive.issues, *safety.static_issues(archive)])
     target = Path(folder)
     occupied = _check_target(target)
     # An empty folder may be somebody's current one or a mount point: it stays, and its content moves into it.
@@ -69,6 +69,7 @@ def _unpack(archive: Archive, temporary: Path, allow_pickles: Collection[str]) -
     if needed > free:
         raise InputError(f"the archive needs {needed} bytes, {free} are free", where=str(temporary.parent))
     found: list[Issue] = []
+    budget = Budget()
     for entry, stream in archive.stream(list(archive.entries)):
         path = root.joinpath(*entry.name.split("/"))
         # The names are checked already. This asks the file system itself, whatever rule the checks may lack.
@@ -77,8 +78,11 @@ def _unpack(archive: Archive, temporary: Path, allow_pickles: Collection[str]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x+b") as sink:
             digest = _copy(archive, entry, stream, sink)
-            found += safety.hash_issues(archive, entry.name, digest)
-            found += _look_into(archive, entry, sink, allow_pickles)
+            found += safety.hash_issues(archive, entry, digest)
+            found += safety.early_end_issues(archive, entry)
+            if entry.name not in allow_pickles:
+                sink.seek(0)
+                found += safety.pickle_issues(archive, entry.name, sink, budget)
     return found
 
 
@@ -99,13 +103,6 @@ def _copy(archive: Archive, entry: Entry, stream: IO[bytes], sink: IO[bytes]) ->
             f"{entry.name!r} has {count} bytes where {entry.size} were announced", where=str(archive.path)
         )
     return digest.hexdigest()
-
-
-def _look_into(archive: Archive, entry: Entry, sink: IO[bytes], allow_pickles: Collection[str]) -> Iterator[Issue]:
-    yield from safety.early_end_issues(archive, entry)
-    if entry.name not in allow_pickles:
-        sink.seek(0)
-        yield from safety.pickle_issues(archive, entry.name, sink)
 
 
 def _check_target(target: Path) -> bool:

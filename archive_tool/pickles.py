@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass, field
 from typing import IO, Final, NamedTuple
 
-#: What is longer can be no pickle of a model: 100,000 tensors take three million instructions.
+#: More instructions have no archive's pickles together: 100,000 tensors take three million.
 MAX_INSTRUCTIONS: Final = 20_000_000
-#: Values that may be on the stack, and texts that may be remembered.
+#: Values that may be on the stack, and places of the memo.
 MAX_DEPTH: Final = 2_000_000
 #: Pickles may follow each other in a file; old checkpoints of torch are five.
 MAX_PICKLES: Final = 1000
@@ -34,6 +34,7 @@ _TEXTS: Final = frozenset({"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}) | _
 _TEXT_LINES: Final = frozenset({"UNICODE", "STRING"})
 _PUTS: Final = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS: Final = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_CALLS: Final = frozenset({"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
 _EXTENSIONS: Final = frozenset({"EXT1", "EXT2", "EXT4"})
 #: Names of Python 2, which pickles of protocol 0 to 2 use to this day.
 PYTHON_2: Final = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
@@ -108,6 +109,13 @@ _DTYPE: Final = re.compile(
 _TORCHSCRIPT: Final = ("__torch__.", "torch.jit._pickle.")
 
 
+class Budget:
+    """How many instructions may still be read, in all the pickles that share it."""
+
+    def __init__(self) -> None:
+        self.left = MAX_INSTRUCTIONS
+
+
 @dataclass
 class Imports:
     """What a pickle, or several in a row, would import.
@@ -138,27 +146,32 @@ def is_data(name: str) -> bool:
 
 
 class _StopReadingError(Exception):
-    """These bytes are no further instruction; an unpickler stops here too."""
+    """These bytes are no instruction that can be followed; an unpickler stops here too."""
 
 
 class _TooLongError(Exception):
     """The pickle is beyond what we read."""
 
 
-def imports(stream: IO[bytes]) -> Imports:
+def imports(stream: IO[bytes], budget: Budget | None = None) -> Imports:
     """Read the pickles that begin at the stream's position.
 
-    What precedes a damaged place counts: an unpickler has run it when it comes there.
+    What precedes a damaged place counts: an unpickler has run it when it comes there. Many a text file begins like a
+    pickle of protocol 0, which has no mark of its own; what such a one imports counts if it is called, or if the pickle
+    ends as it should.
+
+    Args:
+        stream: seekable, or it is read through.
+        budget: of instructions; by default one for this call.
 
     Raises:
         OSError, ArchiveError: the stream cannot be read.
     """
     found = Imports()
-    machine = _Machine(stream, found)
+    machine = _Machine(stream, found, budget or Budget())
     try:
         for _ in range(MAX_PICKLES):
             machine.run()
-            found.complete = True
         found.too_long = True
     except _StopReadingError:
         pass
@@ -198,28 +211,30 @@ _CODES: Final = {info.code.encode("latin-1"): _code(info) for info in pickletool
 
 
 class _Machine:
-    def __init__(self, stream: IO[bytes], found: Imports) -> None:
+    def __init__(self, stream: IO[bytes], found: Imports, budget: Budget) -> None:
         self._stream = stream
         self._found = found
-        self._left = MAX_INSTRUCTIONS
+        self._budget = budget
         self._stack: list[_Value] = []
-        self._memo: dict[int, str] = {}
-        self._memoized = 0
+        self._memo: dict[int, str | None] = {}
+        self._pending: set[str] = set()
         self._with_protocol = False
 
     def run(self) -> None:
         """Go through one pickle, to its STOP."""
-        self._stack, self._memo, self._memoized = [], {}, 0
+        self._stack, self._memo, self._pending = [], {}, set()
         name = ""
         while name != "STOP":
-            self._left -= 1
-            if self._left < 0 or len(self._stack) > MAX_DEPTH or len(self._memo) > MAX_DEPTH:
+            self._budget.left -= 1
+            if self._budget.left < 0 or len(self._stack) > MAX_DEPTH or len(self._memo) > MAX_DEPTH:
                 raise _TooLongError
             code = _CODES.get(self._stream.read(1))
             if code is None:
                 raise _StopReadingError
             name = code.name
             self._step(code, None if code.size is None else self._argument(name, code.size))
+        self._confirm()
+        self._found.complete = True
 
     def _step(self, code: _Code, argument: str | None) -> None:
         name = code.name
@@ -239,6 +254,12 @@ class _Machine:
             self._stack.append(self._stack[-1] if self._stack else None)
         if name != "MEMOIZE" and name not in _PUTS and name != "DUP":
             self._move(code, argument)
+        if self._with_protocol or name in _CALLS:
+            self._confirm()
+
+    def _confirm(self) -> None:
+        self._found.names |= self._pending
+        self._pending.clear()
 
     def _import_from_stack(self) -> None:
         if len(self._stack) < 2:
@@ -250,32 +271,41 @@ class _Machine:
             self._found.unknown = True
 
     def _put(self, argument: str | None) -> None:
-        key = self._memoized if argument is None else _number(argument)
-        self._memoized += 1
-        value = self._stack[-1] if self._stack else None
-        if isinstance(value, str):
-            self._memo[key] = value
-        else:
-            self._memo.pop(key, None)  # what is not there counts as no text
+        if not self._stack:
+            raise _StopReadingError
+        value = self._stack[-1]
+        self._memo[len(self._memo) if argument is None else _number(argument)] = (
+            value if isinstance(value, str) else None
+        )
 
     def _move(self, code: _Code, argument: str | None) -> None:
         """Take what an instruction takes from the stack and put there what it puts."""
         if code.from_mark:
-            while self._stack and self._stack.pop() is not _MARK:
-                pass
+            self._to_mark()
         if code.taken:
+            if code.taken > len(self._stack):
+                raise _StopReadingError
             del self._stack[-code.taken :]
         if code.name in _GETS:
-            self._stack.append(self._memo.get(_number(argument)))
+            key = _number(argument)
+            if key not in self._memo:
+                raise _StopReadingError
+            self._stack.append(self._memo[key])
         elif code.name in _TEXTS or code.name in _TEXT_LINES:
             self._stack.append(argument)
         else:
             self._stack += code.results
 
+    def _to_mark(self) -> None:
+        while self._stack:
+            if self._stack.pop() is _MARK:
+                return
+        raise _StopReadingError
+
     def _import(self, module: str, attribute: str) -> None:
         # A file that is no pickle at all may look like an import; no such module could be found.
         if all(part.isidentifier() for part in module.split(".")):
-            self._found.names.add(f"{PYTHON_2.get(module, module)}.{attribute}")
+            self._pending.add(f"{PYTHON_2.get(module, module)}.{attribute}")
 
     def _argument(self, name: str, size: int) -> str | None:
         """Read an instruction's argument; given are texts, numbers that name a place of the memo, and import lines."""

@@ -61,6 +61,7 @@ class Archive:
         size: its bytes on disk.
         members: its files, in the archive's order.
         entries: the same with all that the archive's shape tells of them, also of those that are no files.
+        is_bomb: it would grow without bound, so nothing of it should be unpacked.
         issues: what can be said against it without reading its members; `verify` reads them too.
     """
 
@@ -73,21 +74,26 @@ class Archive:
             ArchiveMember(entry.name, entry.size, entry.packed, entry.method) for entry in self.entries
         )
         self.size = sum(member.size for member in self.members) if path.is_dir() else path.stat().st_size
-        self.issues = tuple(self._issues(max_total))
+        self._by_name = {entry.name: entry for entry in reversed(self.entries)}  # of several the first
+        whole = tuple(self._size_issues(max_total))
+        self.is_bomb = bool(whole)
+        self.issues = (*self._name_issues(), *whole, *container.layout())
 
-    def _issues(self, max_total: int) -> Iterator[Issue]:
+    def _name_issues(self) -> Iterator[Issue]:
         entries = self._container.entries
         for entry in entries:
             if problem := _entry_problem(entry):
                 yield Issue(Kind.UNSAFE, f"{entry.raw_name!r} {problem}", entry.raw_name)
         for problem in collisions(entry.name for entry in self.entries):
             yield Issue(Kind.UNSAFE, problem)
+
+    def _size_issues(self, max_total: int) -> Iterator[Issue]:
+        entries = self._container.entries
         total = sum(entry.size for entry in entries)
         if problem := growth_problem(total, self.size) or count_problem(len(entries)):
             yield Issue(Kind.UNSAFE, f"the archive {problem}")
         if total > max(max_total, MAX_GROWTH * self.size):
             yield Issue(Kind.UNSAFE, f"the archive would grow to {total} bytes, more than the limit of {max_total}")
-        yield from self._container.layout()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -109,7 +115,7 @@ class Archive:
         Raises:
             UnreadableArchiveError: there is one that cannot be read.
         """
-        if not any(member.name == MANIFEST_NAME for member in self.members):
+        if MANIFEST_NAME not in self._by_name:
             return None
         return Manifest.from_json(self.read(MANIFEST_NAME, _MANIFEST_LIMIT))
 
@@ -125,7 +131,7 @@ class Archive:
             yield stream
 
     def _find(self, name: str) -> Entry:
-        entry = next((entry for entry in self.entries if entry.name == name), None)
+        entry = self._by_name.get(name)
         if entry is None:
             raise UnreadableArchiveError(f"there is no member {name!r}", where=str(self.path))
         if entry.kind != "file":
@@ -138,7 +144,11 @@ class Archive:
         Raises:
             UnreadableArchiveError, UnsafeArchiveError: as `open`.
         """
-        return self._container.peek(self._find(name))
+        return self.peek_entry(self._find(name))
+
+    def peek_entry(self, entry: Entry) -> IO[bytes] | None:
+        """Do what `peek` does with an entry of kind "file"; of several with one name, each can be had."""
+        return self._container.peek(entry)
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a member of at most ``limit`` bytes into memory.

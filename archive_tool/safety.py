@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from archive_tool.containers import Entry
     from archive_tool.manifest import Manifest
+    from archive_tool.pickles import Budget
     from archive_tool.reader import Archive
     from archive_tool.record import Record
 
@@ -71,7 +72,7 @@ def _record_issues(archive: Archive, record: Record) -> Iterator[Issue]:
             yield Issue(Kind.ALTERED, message, name)
 
 
-def hash_issues(archive: Archive, name: str, sha256: str) -> Iterator[Issue]:
+def hash_issues(archive: Archive, entry: Entry, sha256: str) -> Iterator[Issue]:
     """Compare the hash of a member's bytes with the manifest's record, if there is one.
 
     That its size is another has been told already.
@@ -80,10 +81,9 @@ def hash_issues(archive: Archive, name: str, sha256: str) -> Iterator[Issue]:
         record = archive.manifest.record if archive.manifest else None
     except ArchiveError:
         return  # told by `static_issues`
-    wanted = record.members.get(name) if record else None
-    size = next(member.size for member in archive.members if member.name == name)
-    if wanted is not None and wanted.size == size and wanted.sha256 != sha256:
-        yield Issue(Kind.ALTERED, f"{name!r} was altered: its SHA-256 is not the recorded one", name)
+    wanted = record.members.get(entry.name) if record else None
+    if wanted is not None and wanted.size == entry.size and wanted.sha256 != sha256:
+        yield Issue(Kind.ALTERED, f"{entry.name!r} was altered: its SHA-256 is not the recorded one", entry.name)
 
 
 def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
@@ -111,18 +111,19 @@ def _as_scanned(archive: Archive, name: str) -> str:
     return f"{name}.pt" if name == serialized else name
 
 
-def pickle_issues(archive: Archive, name: str, stream: IO[bytes]) -> Iterator[Issue]:
+def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget) -> Iterator[Issue]:
     """Tell what a member would run when it is loaded; see `checkpoints`.
 
     Args:
         archive: that it is of.
         name: of the member.
         stream: its bytes, seekable, at their start.
+        budget: of instructions, for all members of the archive.
 
     Raises:
         ArchiveError, OSError: the stream cannot be read.
     """
-    for problem in checkpoints.scan(stream, _as_scanned(archive, name)):
+    for problem in checkpoints.scan(stream, _as_scanned(archive, name), budget):
         yield Issue(Kind.UNSAFE, f"{name!r} {problem}", name)
 
 

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from archive_tool import safety
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.issues import Issue, Kind, worst
+from archive_tool.pickles import Budget
 from archive_tool.reader import open_archive
 
 if TYPE_CHECKING:
@@ -110,26 +111,27 @@ def _signature_issues(path: Path, key: StrPath) -> Iterator[Issue]:
 
 def _content_issues(archive: Archive, allow_pickles: Collection[str]) -> Iterator[Issue]:
     """Read each member: is it whole, is it what was recorded, and what does it run?"""
-    if any(issue.kind is Kind.UNSAFE and issue.member is None for issue in archive.issues):
-        return  # a bomb as a whole: nothing of it is unpacked
+    if archive.is_bomb:
+        return
     # Members that are bombs, links or lie over each other are told by now, and not read.
     told = {issue.member for issue in archive.issues if issue.kind is Kind.UNSAFE}
     wanted = [entry for entry in archive.entries if entry.kind == "file" and entry.raw_name not in told]
+    budget = Budget()
     batches = [wanted] if archive.archive_format == "tgz" else [[entry] for entry in wanted]
     for batch in batches:
         try:
             for entry, stream in archive.stream(batch):
-                yield from _member_issues(archive, entry, stream, allow_pickles)
+                yield from _member_issues(archive, entry, stream, allow_pickles, budget)
         except ArchiveError as error:  # one damaged member of a zip does not hide what is wrong with the others
             yield safety.as_issue(error, batch[0].name if len(batch) == 1 else None)
 
 
 def _member_issues(
-    archive: Archive, entry: Entry, stream: IO[bytes], allow_pickles: Collection[str]
+    archive: Archive, entry: Entry, stream: IO[bytes], allow_pickles: Collection[str], budget: Budget
 ) -> Iterator[Issue]:
     head = stream.read(_HEAD)
     look = entry.name not in allow_pickles and safety.may_unpickle(archive, entry.name, head)
-    within = archive.peek(entry.name) if look else None
+    within = archive.peek_entry(entry) if look else None
     digest = hashlib.sha256(head)
     keep = look and within is None
     with _scratch(entry if keep else None) as kept:
@@ -139,14 +141,14 @@ def _member_issues(
                 kept.write(chunk)
             chunk = stream.read(_CHUNK)
             digest.update(chunk)
-        yield from safety.hash_issues(archive, entry.name, digest.hexdigest())
+        yield from safety.hash_issues(archive, entry, digest.hexdigest())
         yield from safety.early_end_issues(archive, entry)
         if keep:
             kept.seek(0)
-            yield from safety.pickle_issues(archive, entry.name, kept)
+            yield from safety.pickle_issues(archive, entry.name, kept, budget)
     if within is not None:
         with within:
-            yield from safety.pickle_issues(archive, entry.name, within)
+            yield from safety.pickle_issues(archive, entry.name, within, budget)
 
 
 def _scratch(entry: Entry | None) -> IO[bytes]:

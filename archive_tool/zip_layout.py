@@ -121,6 +121,9 @@ def _compare(info: zipfile.ZipInfo, local: _Local) -> Iterator[Issue]:
         yield Issue(Kind.UNSAFE, message, name)
     if local.method != info.compress_type or (local.flags ^ info.flag_bits) & (_ENCRYPTED | DESCRIPTOR):
         yield Issue(Kind.UNSAFE, f"{name!r} is packed in another way by its own header than by the directory", name)
+    if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+        # Java goes on after as many bytes as the member has, Python after as many as it takes.
+        yield Issue(Kind.UNSAFE, f"{name!r} is stored in {info.compress_size} bytes and has {info.file_size}", name)
     stated = (local.crc, local.packed, local.size)
     if local.flags & DESCRIPTOR:
         if local.method == zipfile.ZIP_STORED and not name.endswith("/"):

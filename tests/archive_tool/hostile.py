@@ -25,6 +25,7 @@ class Member:
     before: bytes = b""
     tail: bytes = b""  # within what the directory takes for the member
     central: dict[str, Any] | None = None
+    header: dict[str, Any] | None = None
     descriptor: bytes | None = None
     listed: bool = True
 
@@ -56,7 +57,8 @@ def zip_of(
             "extra": b"",
         } | (member.central or {})
         later = member.flags & 8
-        numbers = (0, 0, 0) if later else (zlib.crc32(member.data), len(packed), len(member.data))
+        own = {"crc": zlib.crc32(member.data), "packed": len(packed), "size": len(member.data)} | (member.header or {})
+        numbers = (0, 0, 0) if later else tuple(own.values())
         lengths = (len(member.name), len(member.extra))
         header = struct.pack("<4s5H3I2H", b"PK\3\4", 20, member.flags, member.method, 0, 33, *numbers, *lengths)
         out += header + member.name + member.extra + packed + member.tail

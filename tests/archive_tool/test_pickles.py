@@ -68,7 +68,10 @@ def test_a_class_is_no_data():
 
 BUILT = {
     "GLOBAL": b"cposix\nsystem\n.",
-    "INST": b"(S'x'\niposix\nsystem\n.",
+    "INST": b"(S'x'\niposix\nsystem\n",
+    "OBJ": b"(cposix\nsystem\nS'x'\no",
+    "NEWOBJ": b"cposix\nsystem\n)\x81",
+    "BUILD": b"cposix\nsystem\n)b",
     "STACK_GLOBAL": b"\x80\x04\x8c\x05posix\x8c\x06system\x93.",
     "memo": b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x940h\x00h\x01\x93.",
     "memo of another place": b"\x80\x04\x8c\x05posixq\x07\x8c\x06systemr\x09\x00\x00\x0000h\x07j\x09\x00\x00\x00\x93.",
@@ -84,8 +87,9 @@ BUILT = {
     "long text": b"\x80\x04X\x05\0\0\0posix\x8d\x06\0\0\0\0\0\0\0system\x93.",
     "bytes of Python 2": b"U\x05posixT\x06\0\0\0system\x93.",
     "a later pickle": pickle.dumps(1) + b"cposix\nsystem\n.",
-    "no end": b"cposix\nsystem\n",
-    "damaged after it": b"cposix\nsystem\n\xff\xff\xff",
+    "no end": b"cposix\nsystem\n(S'x'\ntR",
+    "damaged after it": b"cposix\nsystem\n(S'x'\ntR\xff\xff\xff",
+    "damaged after it, with a mark": b"\x80\x02cposix\nsystem\n\xff\xff\xff",
     "behind a large number of bytes": b"\x80\x04B"
     + struct.pack("<I", 100_000)
     + bytes(100_000)
@@ -103,7 +107,7 @@ def test_imports_by_hand(data):
     "data",
     [
         b"\x80\x04K\x01\x8c\x06system\x93.",  # no text
-        b"\x80\x04\x8c\x05posix\x8c\x06systemh\x05\x93.",  # nothing is remembered there
+        b"\x80\x04K\x01q\x050\x8c\x05posixh\x05\x93.",  # what is remembered there is no text
         b"\x80\x04V\\u0070osix\nVsystem\n\x93.",  # escaped
         b"\x80\x04X" + struct.pack("<I", 2000) + b"x" * 2000 + b"\x8c\x01a\x93.",  # longer than any name
         b"\x80\x04\x82\x01.",  # a number that somebody registered
@@ -120,6 +124,14 @@ def test_an_import_that_cannot_be_told(data):
         b"",
         b"\0\0\0",
         b"import os\nimport sys\n",
+        b"cat\ndog\nhorse\n",
+        b"iris\nrose\nlily\n",
+        b"at.x\nb\n",
+        b"0000cposix\nsystem\n.",
+        b"h\x00cposix\nsystem\n.",
+        b"tcposix\nsystem\n.",
+        b"\x94cposix\nsystem\n.",
+        b"q\x00cposix\nsystem\n.",
         b"class Net:\n    pass\n",
         b"\x93",
         b"\x82\x01.",
@@ -147,11 +159,15 @@ def test_reading_is_given_up(monkeypatch):
     monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 100)
     assert imports(b"K\x01" * 200).too_long
     assert not imports(b"K\x01" * 99).too_long
+    shared = pickles.Budget()
+    assert not pickles.imports(io.BytesIO(b"K\x01" * 60), shared).too_long
+    assert pickles.imports(io.BytesIO(b"K\x01" * 60), shared).too_long
     monkeypatch.setattr(pickles, "MAX_PICKLES", 10)
     assert imports(b"N." * 10).too_long
     monkeypatch.setattr(pickles, "MAX_DEPTH", 50)
     assert imports(b"K\x01" * 60).too_long
-    assert imports(b"K\x010" * 30).complete is False
+    assert imports(b"K\x010" * 30).too_long is False
+    assert imports(b"N" + b"\x94" * 60).too_long
 
 
 def test_a_large_pickle_is_not_held_in_memory():

@@ -189,6 +189,14 @@ def test_names_that_collide(put):
     ]
 
 
+def test_a_collision_hides_nothing_else(put):
+    twice = [Member(b"w.pt", b"1"), Member(b"w.pt", checkpoint(attack()))]
+    result = verify(put(archive(*twice, Member(b"x.pkl", attack()))))
+    messages = [issue.message for issue in result.issues if issue.kind is Kind.UNSAFE]
+    assert len(messages) == 3
+    assert sum("would run code" in message for message in messages) == 2
+
+
 def test_links_and_devices(put):
     with zipfile.ZipFile(stream := io.BytesIO(), "w") as packed_file:
         info = zipfile.ZipInfo("link")

@@ -70,6 +70,11 @@ def test_what_other_tools_write(tmp_path):
         assert found((tmp_path / "x.zip").read_bytes()) == []
 
 
+def stored_in_more():
+    """A member that takes more bytes than it has; Java reads on within it."""
+    return Member(b"s", b"1234", tail=b"56789", header={"packed": 9})
+
+
 UNSAFE = [
     ("prefix", zip_of(GOOD, before=b"#!/bin/sh\n", between=b""), "TorchServe finds no member"),
     ("gap", zip_of(GOOD, Member(b"b", b"b", before=b"12345")), "5 bytes belong to no member: TorchServe stops"),
@@ -80,6 +85,7 @@ UNSAFE = [
     ("after end", zip_of(GOOD, after=b"123"), "does not end where the directory does"),
     ("comment", zip_of(GOOD, comment=b"PK\5\6" + bytes(20)), "before the directory belong to no member"),
     ("size", zip_of(Member(b"s", b"12345", central={"size": 4, "packed": 4}), GOOD), "other sizes in its own header"),
+    ("stored", zip_of(stored_in_more()), "is stored in 9 bytes and has 4"),
     ("crc", zip_of(Member(b"s", b"12345", central={"crc": 1})), "other sizes in its own header"),
     ("method", zip_of(Member(b"s", b"12345", central={"method": 8})), "packed in another way"),
     ("encrypted", zip_of(Member(b"s", b"12345", central={"flags": 1})), "packed in another way"),

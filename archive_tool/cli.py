@@ -41,6 +41,9 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         ),
         "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
         "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
+        "verify": _Entry("archive_tool.commands_verify:verify", "Find everything that is wrong with archives."),
+        "sign": _Entry("archive_tool.commands_verify:sign", "Sign an archive."),
+        "diff": _Entry("archive_tool.commands_verify:diff", "Show in what two archives differ."),
     },
     "Server": {
         "start": _Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from archive_tool.cli import load_hook, printable
+from archive_tool.commands_verify import allow_pickle_option
 from archive_tool.layout import RUNTIMES, SUFFIXES
 
 if TYPE_CHECKING:
@@ -123,12 +124,13 @@ def show_built(result: BuildResult, *, quiet: bool) -> None:
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
+@allow_pickle_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
-def extract(archive: Path, folder: Path, quiet: bool) -> None:
+def extract(archive: Path, folder: Path, allow_pickles: tuple[str, ...], quiet: bool) -> None:
     """Unpack an archive into a new folder.
 
-    FOLDER must not exist, or be empty. An archive that would write elsewhere, or grow without bound, is refused as a
-    whole; if anything fails, nothing is left.
+    FOLDER must not exist, or be empty. What torchmar verify finds wrong is refused here too, with the same exit code;
+    if anything fails, nothing is left.
 
     \b
     Examples:
@@ -137,7 +139,7 @@ def extract(archive: Path, folder: Path, quiet: bool) -> None:
     from archive_tool.reader import open_archive
 
     with open_archive(archive) as opened:
-        opened.extract(folder)
+        opened.extract(folder, allow_pickles=allow_pickles)
         size = sum(member.size for member in opened.members)
         if not quiet:
             click.echo(f"{printable(str(folder))}  {human_size(size)}  {len(opened.members)} members")

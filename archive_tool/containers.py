@@ -6,7 +6,6 @@ Each lists what it holds and gives the bytes of one entry. Whether that is safe 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
 import stat
 import struct
@@ -16,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
+from archive_tool import zip_layout
 from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
-from archive_tool.streams import MAX_READ, damage_named, guarded, open_gzip, window
+from archive_tool.issues import Issue, Kind
+from archive_tool.streams import MAX_READ, Gzip, damage_named, guarded, window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +70,12 @@ class Container(Protocol):
 
     def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
         """Give several entries, in the archive's order, each to be read before the next is asked for."""
+
+    def layout(self) -> tuple[Issue, ...]:
+        """Say where TorchServe would find something else in the file than we do; costs little."""
+
+    def ends_early(self, entry: Entry) -> bool:
+        """Whether TorchServe would take some of an entry's packed bytes for further members; unpacks it if need be."""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -158,6 +165,19 @@ class ZipContainer:
             with self.open(entry) as stream:
                 yield entry, stream
 
+    def layout(self) -> tuple[Issue, ...]:
+        """See `Container.layout`."""
+        with damage_named(self._path), self._path.open("rb") as stream:
+            return tuple(zip_layout.issues(stream, self._zip))
+
+    def ends_early(self, entry: Entry) -> bool:
+        """See `Container.ends_early`."""
+        info = self._infos[entry.index]
+        if entry.method != "deflated" or not info.flag_bits & zip_layout.DESCRIPTOR:
+            return False  # the frontend compares the size that stands before the bytes
+        with damage_named(self._path), self._path.open("rb") as stream:
+            return not zip_layout.inflates_exactly(stream, info)
+
     def close(self) -> None:
         """See `Container.close`."""
         self._zip.close()
@@ -180,18 +200,23 @@ class TarContainer:
                 if problem := growth_problem(total, self._packed) or count_problem(index + 1):
                     raise UnsafeArchiveError(f"{path} {problem}", where=str(path))
                 entries.append(self._entry(index, info))
-            # The checksum of a gzip stands at its end; tarfile takes a damaged header for the end of the list.
+            # tarfile takes a damaged header for the end of the list, which another reader does not. And the checksum of
+            # a gzip stands at its end.
+            stream.seek(archive.offset)
+            zeros = True
             while chunk := stream.read(MAX_READ):
+                zeros = zeros and not chunk.strip(b"\0")
                 total += len(chunk)
                 if problem := growth_problem(total, self._packed):
                     raise UnsafeArchiveError(f"{path} {problem}", where=str(path))
+            self._layout = tuple(_tar_layout(zeros=zeros, followed=stream.followed()))
         self.entries = tuple(entries)
 
     @contextlib.contextmanager
-    def _tar(self) -> Iterator[tuple[tarfile.TarFile, gzip.GzipFile]]:
+    def _tar(self) -> Iterator[tuple[tarfile.TarFile, Gzip]]:
         with (
             damage_named(self._path),
-            open_gzip(self._path) as stream,
+            Gzip(self._path) as stream,
             tarfile.open(fileobj=stream, mode="r:") as archive,
         ):
             yield archive, stream
@@ -229,6 +254,14 @@ class TarContainer:
                     yield entry, guarded(stream, self._path)
                 if not by_index:
                     return
+
+    def layout(self) -> tuple[Issue, ...]:
+        """See `Container.layout`."""
+        return self._layout
+
+    def ends_early(self, entry: Entry) -> bool:  # noqa: ARG002
+        """See `Container.ends_early`."""
+        return False
 
     def close(self) -> None:
         """See `Container.close`."""
@@ -289,8 +322,23 @@ class FolderContainer:
             with self.open(entry) as stream:
                 yield entry, stream
 
+    def layout(self) -> tuple[Issue, ...]:
+        """See `Container.layout`."""
+        return ()
+
+    def ends_early(self, entry: Entry) -> bool:  # noqa: ARG002
+        """See `Container.ends_early`."""
+        return False
+
     def close(self) -> None:
         """See `Container.close`."""
+
+
+def _tar_layout(*, zeros: bool, followed: bool) -> Iterator[Issue]:
+    if not zeros:
+        yield Issue(Kind.UNSAFE, "after the last member follow bytes that belong to no member, or to a damaged one")
+    if followed:
+        yield Issue(Kind.UNSAFE, "after the gzip stream that TorchServe reads follow further bytes")
 
 
 def growth_problem(size: int, packed: int) -> str | None:

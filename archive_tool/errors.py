@@ -8,10 +8,11 @@
     │   └── TargetExistsError        1   the result is there already and --force was not given
     ├── ArchiveError                 3   an archive cannot be used
     │   ├── UnreadableArchiveError   3   not an archive, broken, or without a usable manifest
-    │   └── UnsafeArchiveError       5   opening it would touch what it must not
+    │   ├── AlteredArchiveError      4   not what was recorded, or not what was signed
+    │   └── UnsafeArchiveError       5   using it would touch what it must not, or run what nobody sees
     └── (serving.errors)             6-9 servers; see there
 
-Exit code 2 is click's: a command line that cannot be parsed. 4 is kept for "altered".
+Exit code 2 is click's: a command line that cannot be parsed.
 An error carries its parts apart, so that a program can use them; only the command line prints.
 """
 
@@ -60,7 +61,13 @@ class UnreadableArchiveError(ArchiveError):
     """Not an archive, a broken one, or one without a usable manifest."""
 
 
+class AlteredArchiveError(ArchiveError):
+    """The archive is not what its manifest recorded, or not what was signed."""
+
+    exit_code = 4
+
+
 class UnsafeArchiveError(ArchiveError):
-    """Opening the archive would write outside its folder or exhaust the machine."""
+    """The archive would write outside its folder, exhaust the machine, or run code that nobody sees."""
 
     exit_code = 5

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import yaml
 
+from archive_tool.yaml_nodes import PLAIN_TAGS, TAG, join
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -88,9 +90,6 @@ _WORDS: Final = {
 #: Settings of one mapping, merged ones included; an honest file has some dozens.
 _MAX_MERGED: Final = 10_000
 _INT_MAX: Final = 2**31 - 1  # a larger number is a Long in Java, and ignored
-_TAG: Final = "tag:yaml.org,2002:"
-_SCALARS: Final = ("null", "bool", "int", "float", "str", "binary", "timestamp", "merge", "value")
-_PLAIN_TAGS: Final = frozenset(_TAG + name for name in (*_SCALARS, "seq", "map", "omap", "pairs", "set"))
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         return [_not_yaml(error)]
-    if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == _TAG + "null"):
+    if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == TAG + "null"):
         hint = "leave --config-file out, or write a setting such as minWorkers: 1"
         message = "the config file is empty: TorchServe fails to register the model and may not even start"
         return [ConfigProblem("error", "", None, message, hint)]
@@ -215,33 +214,28 @@ def _check_nodes(root: yaml.Node) -> Iterator[ConfigProblem]:
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if node.tag not in _PLAIN_TAGS:
+        if node.tag not in PLAIN_TAGS:
             message = f"the tag {node.tag!r} makes an object of a program; plain settings are needed"
             yield ConfigProblem("error", "", _line(node), message, "write plain values only")
         if isinstance(node, yaml.MappingNode):
             yield from _check_duplicates(node, path)
-            todo += [(value, _join(path, key)) for key, value in node.value]
+            todo += [(value, join(path, key)) for key, value in node.value]
             todo += [(key, path) for key, _ in node.value]
         elif isinstance(node, yaml.SequenceNode):
             todo += [(item, path) for item in node.value]
 
 
-def _join(path: str, key: yaml.Node) -> str:
-    name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
-    return f"{path}.{name}" if path else name
-
-
 def _check_duplicates(node: yaml.MappingNode, path: str) -> Iterator[ConfigProblem]:
     lines: dict[str, int] = {}
     for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag == _TAG + "merge":
+        if not isinstance(key, yaml.ScalarNode) or key.tag == TAG + "merge":
             continue
-        name = _join(path, key)
+        name = join(path, key)
         if (first := lines.get(key.value)) is not None:
             message = f"{name} is set twice, first in line {first}; the last one wins"
             yield ConfigProblem("error", name, _line(key), message, "remove one of them")
         lines.setdefault(key.value, _line(key))
-        if not path and key.tag != _TAG + "str":
+        if not path and key.tag != TAG + "str":
             message = f"the key {key.value} is no text; Java fails on it"
             yield ConfigProblem("error", name, _line(key), message, f'write "{key.value}":')
 

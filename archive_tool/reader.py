@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -23,17 +21,17 @@ from archive_tool.containers import (
     growth_problem,
     open_container,
 )
-from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
+from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
+from archive_tool.issues import Issue, Kind, refuse
 from archive_tool.layout import MANIFEST_NAME, collisions, name_problem
 from archive_tool.manifest import Manifest
 from archive_tool.streams import damage_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from archive_tool.inputs import StrPath
 
-_CHUNK: Final = 1 << 20
 _MANIFEST_LIMIT: Final = 16 << 20
 
 
@@ -62,31 +60,45 @@ class Archive:
         archive_format: "default", "zip-store", "tgz" or "no-archive", as `build` calls them.
         size: its bytes on disk.
         members: its files, in the archive's order.
-        problems: why it is not safe to unpack; empty if it is.
+        entries: the same with all that the archive's shape tells of them, also of those that are no files.
+        is_bomb: it would grow without bound, so nothing of it should be unpacked.
+        issues: what can be said against it without reading its members; `verify` reads them too.
     """
 
     def __init__(self, path: Path, container: Container, max_total: int) -> None:
         self.path = path
         self.archive_format = container.archive_format
         self._container = container
-        self._entries = [entry for entry in container.entries if entry.kind != "folder"]
+        self.entries = tuple(entry for entry in container.entries if entry.kind != "folder")
         self.members = tuple(
-            ArchiveMember(entry.name, entry.size, entry.packed, entry.method) for entry in self._entries
+            ArchiveMember(entry.name, entry.size, entry.packed, entry.method) for entry in self.entries
         )
         self.size = sum(member.size for member in self.members) if path.is_dir() else path.stat().st_size
-        self.problems = tuple(self._problems(max_total))
+        self._by_name = {entry.name: entry for entry in reversed(self.entries)}  # of several the first
+        whole = tuple(self._size_issues(max_total))
+        self.is_bomb = bool(whole)
+        self.issues = (*self._name_issues(), *whole, *container.layout())
 
-    def _problems(self, max_total: int) -> Iterator[str]:
+    def _name_issues(self) -> Iterator[Issue]:
         entries = self._container.entries
         for entry in entries:
             if problem := _entry_problem(entry):
-                yield f"{entry.raw_name!r} {problem}"
-        yield from collisions(entry.name for entry in self._entries)
+                yield Issue(Kind.UNSAFE, f"{entry.raw_name!r} {problem}", entry.raw_name)
+        for problem in collisions(entry.name for entry in self.entries):
+            yield Issue(Kind.UNSAFE, problem)
+
+    def _size_issues(self, max_total: int) -> Iterator[Issue]:
+        entries = self._container.entries
         total = sum(entry.size for entry in entries)
         if problem := growth_problem(total, self.size) or count_problem(len(entries)):
-            yield f"the archive {problem}"
+            yield Issue(Kind.UNSAFE, f"the archive {problem}")
         if total > max(max_total, MAX_GROWTH * self.size):
-            yield f"the archive would grow to {total} bytes, more than the limit of {max_total}"
+            yield Issue(Kind.UNSAFE, f"the archive would grow to {total} bytes, more than the limit of {max_total}")
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why it is not safe to unpack; empty if it is."""
+        return tuple(issue.message for issue in self.issues if issue.kind is Kind.UNSAFE)
 
     def check_safe(self) -> None:
         """Refuse an archive that is not safe to unpack.
@@ -94,12 +106,7 @@ class Archive:
         Raises:
             UnsafeArchiveError: it names every problem.
         """
-        if self.problems:
-            lines = "".join(f"\n- {problem}" for problem in self.problems)
-            raise UnsafeArchiveError(
-                f"{self.path} is not safe to unpack{lines}",
-                hint="do not use it; ask for a new one where it comes from",
-            )
+        refuse(self.path, [issue for issue in self.issues if issue.kind is Kind.UNSAFE])
 
     @functools.cached_property
     def manifest(self) -> Manifest | None:
@@ -108,7 +115,7 @@ class Archive:
         Raises:
             UnreadableArchiveError: there is one that cannot be read.
         """
-        if not any(member.name == MANIFEST_NAME for member in self.members):
+        if MANIFEST_NAME not in self._by_name:
             return None
         return Manifest.from_json(self.read(MANIFEST_NAME, _MANIFEST_LIMIT))
 
@@ -124,7 +131,7 @@ class Archive:
             yield stream
 
     def _find(self, name: str) -> Entry:
-        entry = next((entry for entry in self._entries if entry.name == name), None)
+        entry = self._by_name.get(name)
         if entry is None:
             raise UnreadableArchiveError(f"there is no member {name!r}", where=str(self.path))
         if entry.kind != "file":
@@ -137,7 +144,11 @@ class Archive:
         Raises:
             UnreadableArchiveError, UnsafeArchiveError: as `open`.
         """
-        return self._container.peek(self._find(name))
+        return self.peek_entry(self._find(name))
+
+    def peek_entry(self, entry: Entry) -> IO[bytes] | None:
+        """Do what `peek` does with an entry of kind "file"; of several with one name, each can be had."""
+        return self._container.peek(entry)
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a member of at most ``limit`` bytes into memory.
@@ -153,65 +164,27 @@ class Archive:
             raise UnreadableArchiveError(f"the member {name!r} is longer than {limit} bytes", where=str(self.path))
         return data
 
-    def extract(self, folder: StrPath) -> Path:
-        """Unpack every member below a folder that does not exist yet, or is empty. Returns the folder.
-
-        All is unpacked elsewhere first and moved into place at the end, so a failure leaves nothing. Permissions and
-        times are not restored.
+    def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
+        """Give several entries of kind "file", in the archive's order, each to be read before the next is asked for.
 
         Raises:
-            UnsafeArchiveError: see `problems`.
-            UnreadableArchiveError: a member is damaged.
-            TargetExistsError: something is in the folder, or is no folder.
-            InputError: the folder cannot be written.
+            UnreadableArchiveError: one is damaged.
         """
-        self.check_safe()
-        target = Path(folder)
-        occupied = _check_target(target)
-        # An empty folder may be somebody's current one or a mount point: it stays, and its content moves into it.
-        parent = target if occupied else target.parent
-        temporary = parent / f".torchmar-{os.urandom(8).hex()}.tmp"
-        try:
-            self._unpack(temporary)
-            if occupied:
-                _move_children(temporary, target)
-            else:
-                temporary.rename(target)
-        except OSError as error:
-            raise InputError(f"cannot extract to {target}: {error.strerror or error}", where=str(target)) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return target
+        return self._container.stream(wanted)
 
-    def _unpack(self, temporary: Path) -> None:
-        temporary.mkdir()
-        root = temporary.resolve()
-        free = shutil.disk_usage(root).free
-        needed = sum(entry.size for entry in self._entries)
-        if needed > free:
-            raise InputError(f"the archive needs {needed} bytes, {free} are free", where=str(temporary.parent))
-        for entry, stream in self._container.stream(self._entries):
-            path = root.joinpath(*entry.name.split("/"))
-            # The names are checked already. This asks the file system itself, whatever rule the checks may lack.
-            if not path.resolve().is_relative_to(root):
-                raise UnsafeArchiveError(f"{entry.raw_name!r} leads out of the folder", where=str(self.path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as sink:
-                self._copy(entry, stream, sink)
+    def ends_early(self, entry: Entry) -> bool:
+        """Whether TorchServe would take some of an entry's packed bytes for further members.
 
-    def _copy(self, entry: Entry, stream: IO[bytes], sink: IO[bytes]) -> None:
-        count = 0
-        while True:
-            chunk = stream.read(_CHUNK)
-            count += len(chunk)
-            # A file of a folder may grow meanwhile; the sizes were what we checked.
-            if not chunk or count > entry.size:
-                break
-            sink.write(chunk)
-        if count != entry.size:
-            raise UnreadableArchiveError(
-                f"{entry.name!r} has {count} bytes where {entry.size} were announced", where=str(self.path)
-            )
+        Raises:
+            UnreadableArchiveError: it is damaged.
+        """
+        return self._container.ends_early(entry)
+
+    def extract(self, folder: StrPath, *, allow_pickles: Collection[str] = ()) -> Path:
+        """Unpack every member below a folder that does not exist yet, or is empty; see `extraction.extract`."""
+        from archive_tool.extraction import extract
+
+        return extract(self, folder, allow_pickles=allow_pickles)
 
     def close(self) -> None:
         """Close the file."""
@@ -255,34 +228,3 @@ def _entry_problem(entry: Entry) -> str | None:
     if problem := name_problem(name):
         return problem
     return growth_problem(entry.size, entry.packed)
-
-
-def _check_target(target: Path) -> bool:
-    """Say whether the target is there (an empty folder, then)."""
-    try:
-        if not os.path.lexists(target):
-            if not target.parent.is_dir():
-                raise InputError(f"the folder {target.parent} does not exist", hint=f"mkdir -p {target.parent}")
-            return False
-        if target.is_dir() and not any(target.iterdir()):
-            return True
-    except OSError as error:
-        raise InputError(f"cannot look at {target}: {error.strerror}", where=str(target)) from error
-    what = "is not empty" if target.is_dir() else "exists already and is no folder"
-    raise TargetExistsError(f"{target} {what}", hint="choose a folder that does not exist yet")
-
-
-def _move_children(source: Path, target: Path) -> None:
-    moved: list[Path] = []
-    try:
-        for child in sorted(source.iterdir()):
-            destination = target / child.name
-            moved.append(destination)
-            child.rename(destination)
-    except BaseException:
-        for path in moved:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        raise

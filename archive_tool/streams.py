@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 # tarfile reads an extended header at once and keeps all that follow each other; an honest one has a few hundred bytes.
 MAX_READ: Final = 1 << 20
+_PACKED_CHUNK: Final = 1 << 17
 
-# What zipfile, tarfile, gzip and zlib raise for damaged input, found by mutating good archives.
-_DAMAGE: Final = (
+#: What zipfile, tarfile, gzip and zlib raise for damaged input, found by mutating good archives.
+DAMAGE: Final = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     tarfile.TarError,
@@ -43,7 +44,7 @@ def damage_named(path: Path) -> Iterator[None]:
     """Turn what the standard library raises for a damaged archive into our error."""
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = str(error).strip("'\"") or type(error).__name__
         raise UnreadableArchiveError(f"{path} is damaged or no archive: {reason}", where=str(path)) from error
     except OSError as error:
@@ -116,20 +117,87 @@ class _Window(io.RawIOBase):
         super().close()
 
 
-class _BoundedGzip(gzip.GzipFile):
-    """A gzip stream that refuses to give an absurd amount at once."""
+class _Inflate(io.RawIOBase):
+    """The first member of a gzip file, unpacked; what follows is not looked at but for being there."""
 
-    def read(self, size: int | None = -1) -> bytes:
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("rb")
+        self._restart()
+
+    def _restart(self) -> None:
+        self._stream.seek(0)
+        self._packed = zlib.decompressobj(16 + zlib.MAX_WBITS)  # 16: with the header and the checksum of a gzip
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = b""
+        while not data and not self._packed.eof and len(buffer):
+            chunk = self._packed.unconsumed_tail or self._stream.read(_PACKED_CHUNK)
+            try:
+                data = self._packed.decompress(chunk, len(buffer))
+            except zlib.error as error:
+                raise gzip.BadGzipFile(f"what is packed, or its checksum (CRC), is wrong: {error}") from error
+            if not data and not chunk:
+                raise EOFError("the file ends in the middle of what is packed")
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        if whence == 2:
+            raise io.UnsupportedOperation("the size of what is packed is not known")
+        target = offset + (self._position if whence else 0)
+        if target < self._position:
+            self._restart()
+        while self._position < target and self.read(min(MAX_READ, target - self._position)):
+            pass
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def followed(self) -> bool:
+        """Whether more than zeros, which tapes are padded with, comes after the end."""
+        rest = self._packed.unused_data
+        while rest or (rest := self._stream.read(_PACKED_CHUNK)):
+            if rest.strip(b"\0"):
+                return True
+            rest = b""
+        return False
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class Gzip(io.BufferedReader):
+    """What a gzip file holds, as TorchServe reads it: its first member. It refuses to give an absurd amount at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._inflate = _Inflate(path)
+        super().__init__(self._inflate, _PACKED_CHUNK)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most `MAX_READ` bytes.
+
+        Raises:
+            tarfile.ReadError: more are asked for.
+        """
         if size is None or not 0 <= size <= MAX_READ:
             raise tarfile.ReadError("a header of the archive is too long")
         return super().read(size)
+
+    def followed(self) -> bool:
+        """Whether the file goes on after its first member, all of which must have been read."""
+        return self._inflate.followed()
 
 
 def window(stream: IO[bytes], start: int, size: int) -> IO[bytes]:
     """Show a part of a file as a file of its own; closing it closes the file."""
     return io.BufferedReader(_Window(stream, start, size))
-
-
-def open_gzip(path: Path) -> gzip.GzipFile:
-    """Open a gzip file of which at most `MAX_READ` bytes may be asked for at once (tarfile.ReadError)."""
-    return _BoundedGzip(path, "rb")

@@ -121,7 +121,8 @@ def register(
     """Register an archive with the running server.
 
     ARCHIVE is a file of the server's model store. Returns when the workers are ready; if one fails to load the
-    model, its own error is shown and the model is not registered.
+    model, its own error is shown and the model is not registered. A server that was started with --require-signature
+    takes only what was signed with that key, and something only if it uses token authorization.
 
     \b
     Examples:
@@ -129,7 +130,8 @@ def register(
       torchmar register mnist_v2.mar --model-name mnist --workers 2
     """
     from archive_tool.layout import check_model_name
-    from serving.control.registration import explained, model_name_of, rolled_back
+    from serving.control.registration import admit, explained, model_name_of, rolled_back
+    from serving.control.state import StateFolder
     from serving.control.store import name_in_store
 
     if model_name:
@@ -139,6 +141,8 @@ def register(
     if record:
         archive = name_in_store(archive, Path(record.model_store))
         name = model_name or model_name_of(Path(record.model_store) / archive)
+        if record.trusted_store:
+            admit(record, StateFolder(server), archive)
     with (
         traceback_shown(),
         management_client(server, management, timeout) as client,

@@ -51,6 +51,12 @@ class _Port(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers of each model.")
 @click.option("--port", type=_Port(), help="Use ports N to N+4, or free ones, instead of the configured ones.")
 @click.option("--stock-worker", is_flag=True, help="Use TorchServe's own Python worker in place of torchmar's.")
+@click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    metavar="PUBLIC",
+    help="Serve only archives signed with the private key of this public one.",
+)
 @click.option("--foreground", is_flag=True, help="Stay, show the logs, and stop the server on Ctrl-C.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
 @timeout_option(300.0)
@@ -63,6 +69,7 @@ def start(
     workers: int | None,
     port: int | Literal["auto"] | None,
     stock_worker: bool,
+    require_signature: Path | None,
     foreground: bool,
     quiet: bool,
     timeout: float,
@@ -79,13 +86,23 @@ def start(
       torchmar start --models mnist=mnist.mar --model-store model_store
       torchmar start model_store/mnist.mar --workers 2
       torchmar start --name second --port auto --models all --model-store model_store
+      torchmar start --models all --model-store model_store --require-signature public.pem
     """
     from serving.control import StartOptions, StateFolder
     from serving.control import start as begin
 
     wanted = (*models, *archives)
     options = StartOptions(
-        server, wanted, model_store, ts_config, workers, port, timeout, foreground=foreground, stock_worker=stock_worker
+        server,
+        wanted,
+        model_store,
+        ts_config,
+        workers,
+        port,
+        timeout,
+        foreground=foreground,
+        stock_worker=stock_worker,
+        require_signature=require_signature,
     )
     state = StateFolder(server)
 
@@ -225,6 +242,8 @@ def status(as_json: bool, server: str) -> None:
         click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} (pid {record.pid})")
         for label in ("inference", "management", "metrics", "grpc_inference", "worker", "model_store", "log_folder"):
             click.echo(f"  {label.replace('_', ' '):<15}{getattr(record, label)}")
+        if record.trusted_store:
+            click.echo(f"  {'signed with':<15}{state.signature_key}")
     if not healthy:
         raise ServingError(
             f"server {server!r} is not healthy: a model has fewer workers than it wants",

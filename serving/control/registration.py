@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from archive_tool.errors import InputError
 from archive_tool.reader import open_archive
 from serving.client import ManagementClient
-from serving.control.config import ModelSpec
+from serving.control import trust
+from serving.control.config import ModelSpec, read_properties
 from serving.control.diagnosis import LogWatch
-from serving.control.state import ServerRecord
+from serving.control.state import ServerRecord, StateFolder
 from serving.errors import ReplyError, ServingError
 
 # How long a worker's last lines may take from the worker to the frontend's log.
@@ -28,6 +30,27 @@ def model_name_of(archive: Path) -> str:
     with open_archive(archive) as opened:
         manifest = opened.manifest
     return manifest.model.model_name if manifest is not None else ModelSpec.parse(archive.name).name
+
+
+def admit(record: ServerRecord, state: StateFolder, archive: str) -> None:
+    """Makes an archive one that a server which asks for signatures can register.
+
+    Args:
+        record: of the server.
+        state: of the server.
+        archive: its name in the server's model store.
+
+    Raises:
+        InputError: the server registers nothing any more.
+        archive_tool.errors.ArchiveError: it is not signed with the server's key.
+    """
+    if read_properties(state.config).get("enable_model_api", "").strip().lower() != "true":
+        raise InputError(
+            f"server {record.name!r} was started with --require-signature and takes no further models: without token "
+            "authorization, anybody who reaches it could register a folder that is not signed",
+            hint="name the model at the start, or start the server with disable_token_authorization=false",
+        )
+    trust.admit(Path(record.model_store) / archive, Path(record.trusted_store), state.signature_key)
 
 
 @contextmanager

@@ -7,16 +7,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
+from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
 from serving.control import config as configuration
-from serving.control import java, ports, vmargs
+from serving.control import java, ports, trust, vmargs
 from serving.control.keys import current_key
 from serving.control.processes import end_session
 from serving.control.state import ServerRecord, StateFolder
@@ -46,6 +47,7 @@ class StartOptions:
         timeout_s: seconds until every model must be ready.
         foreground: log to standard output as well.
         stock_worker: run TorchServe's own worker, whatever the configuration says.
+        require_signature: a public key in PEM; nothing is served that was not signed with its private key.
     """
 
     name: str = "default"
@@ -57,6 +59,7 @@ class StartOptions:
     timeout_s: float = 300.0
     foreground: bool = False
     stock_worker: bool = False
+    require_signature: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,11 @@ class _Prepared:
     runtime_folder: Path
     home: Path
     vm_options: tuple[str, ...]
+    user_store: Path
+
+    @property
+    def trusted_store(self) -> str:
+        return "" if self.user_store == self.selection.store else str(self.selection.store)
 
 
 def _clear_previous(state: StateFolder) -> None:
@@ -201,11 +209,32 @@ def _prepare(options: StartOptions, state: StateFolder) -> _Prepared:
     ports.check_free(configuration.listeners(properties))
     configuration.response_timeout(properties)  # read again for the workers' environment; refused here
     properties.pop("load_models", None)
-    properties["model_store"] = str(selection.store)
     java.java_home()
-    _rotate_logs(state)
-    configuration.write_properties(state.config, properties)
-    return _Prepared(properties, selection, _make_runtime_folder(), home, vm_arguments.options)
+    runtime_folder = _make_runtime_folder()
+    try:
+        user_store = selection.store
+        if options.require_signature is not None:
+            properties = trust.restricted(properties)
+            selection = _trusted(options.require_signature, selection, state, runtime_folder)
+            properties["workflow_store"] = str(selection.store)
+        properties["model_store"] = str(selection.store)
+        _rotate_logs(state)
+        configuration.write_properties(state.config, properties)
+    except BaseException:
+        shutil.rmtree(runtime_folder, ignore_errors=True)
+        raise
+    return _Prepared(properties, selection, runtime_folder, home, vm_arguments.options, user_store)
+
+
+def _trusted(key: Path, selection: Selection, state: StateFolder, runtime_folder: Path) -> Selection:
+    """The same models out of a store of checked copies; the key is kept as it is now."""
+    try:
+        state.signature_key.write_bytes(key.read_bytes())
+    except OSError as error:
+        raise InputError(f"the key {key} cannot be read: {error.strerror}", where=str(key)) from error
+    store = runtime_folder / "store"
+    trust.fill(store, selection.archives(), state.signature_key)
+    return replace(selection, store=store)
 
 
 def _home(options: StartOptions, of_vmargs: str | None, of_key: str) -> Path:
@@ -283,10 +312,11 @@ def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: _Pre
         metrics=properties["metrics_address"],
         grpc_inference=f"{properties['grpc_inference_address']}:{properties['grpc_inference_port']}",
         grpc_management=f"{properties['grpc_management_address']}:{properties['grpc_management_port']}",
-        model_store=str(prepared.selection.store),
+        model_store=str(prepared.user_store),
         runtime_folder=str(prepared.runtime_folder),
         log_folder=str(state.logs),
         worker=java.worker_name(prepared.home),
+        trusted_store=prepared.trusted_store,
     )
 
 

@@ -5,6 +5,7 @@
     server.json        the record of the running server; absent when none runs
     config.properties  what the frontend was started with
     key_file.json      keys of the token authorization, if it is on (written by the frontend)
+    signature_key.pem  with --require-signature: the public key, as it was at the start
     logs/              of the last start; logs.previous/ of the one before
     lock               held while a server is started or stopped
 """
@@ -51,6 +52,7 @@ class ServerRecord:
         runtime_folder: sockets and extracted models; removed at the stop.
         log_folder: ts_log.log, model_log.log, java.log.
         worker: whose Python worker runs the models: ``torchmar``, ``torchserve``, or the path of another's home.
+        trusted_store: the store that the frontend reads, of checked copies; empty where any archive is served.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ServerRecord:
     runtime_folder: str
     log_folder: str
     worker: str
+    trusted_store: str = ""
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ServerRecord:
@@ -73,8 +76,8 @@ class ServerRecord:
         Raises:
             KeyError, TypeError, ValueError: it is not one.
         """
-        # A record from before there was a choice does not say which worker.
-        document = {"worker": "torchserve", **document}
+        # A record from before there was a choice does not say which worker, nor of signatures.
+        document = {"worker": "torchserve", "trusted_store": "", **document}
         texts = {key: str(document[key]) for key in cls.__annotations__ if key not in ("pid", "started")}
         return cls(pid=int(document["pid"]), started=float(document["started"]), **texts)
 
@@ -117,6 +120,11 @@ class StateFolder:
     def keys(self) -> Path:
         """The frontend's key file."""
         return self.path / "key_file.json"
+
+    @property
+    def signature_key(self) -> Path:
+        """The public key with which every archive must be signed, if the server asks for signatures."""
+        return self.path / "signature_key.pem"
 
     def create(self) -> None:
         """Makes the folder, for its owner only: it may hold keys.

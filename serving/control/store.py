@@ -30,6 +30,17 @@ class Selection:
     models: tuple[ModelSpec, ...]
     load_all: bool = False
 
+    def archives(self) -> list[Path]:
+        """The files and folders that the frontend will read, each once."""
+        if self.load_all:
+            return _all_archives(self.store)
+        return [self.store / name for name in dict.fromkeys(model.archive for model in self.models)]
+
+
+def _all_archives(store: Path) -> list[Path]:
+    found = sorted(path for path in store.iterdir() if not path.name.startswith("."))
+    return [path for path in found if path.is_dir() or path.name.endswith(ARCHIVE_SUFFIXES)]
+
 
 def select(
     wanted: Sequence[str], *, model_store: Path | None, properties: Mapping[str, str], config_folder: Path
@@ -55,9 +66,8 @@ def select(
     store = _store(specs, model_store, properties, config_folder)
     models = tuple(_in_store(spec, store) for spec in specs)
     if load_all:
-        for path in sorted(store.iterdir()):
-            if not path.name.startswith(".") and (path.is_dir() or path.name.endswith(ARCHIVE_SUFFIXES)):
-                check_archive(path)
+        for path in _all_archives(store):
+            check_archive(path)
     seen: dict[str, ModelSpec] = {}
     for spec in models:
         if spec.name in seen and seen[spec.name].archive == spec.archive:

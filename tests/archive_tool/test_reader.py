@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import archive_tool
-from archive_tool import containers, reader
+from archive_tool import containers, extraction
 from archive_tool.errors import (
     ArchiveError,
     InputError,
@@ -189,7 +189,7 @@ def test_the_bound_of_all_members_together(make_zip):
 def test_too_little_space(options, monkeypatch):
     result = archive_tool.build(**options)
     usage = shutil.disk_usage(".")
-    monkeypatch.setattr(reader.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda path: usage._replace(free=10))
     with open_archive(result.path) as archive, pytest.raises(InputError, match="10 are free"):
         archive.extract("out")
     assert not Path("out").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from archive_tool import containers
 from archive_tool.errors import UnreadableArchiveError
-from archive_tool.streams import MAX_READ, damage_named, guarded, open_gzip, window
+from archive_tool.streams import MAX_READ, Gzip, damage_named, guarded, window
 
 
 @pytest.mark.parametrize("error", [zlib.error("x"), EOFError("x"), KeyError("x"), OSError(5, "x"), RecursionError("x")])
@@ -58,8 +58,51 @@ def test_a_window_shows_its_part_only():
 def test_a_gzip_stream_gives_no_absurd_amount_at_once(tmp_path):
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(b"abc"))
-    with open_gzip(path) as stream:
+    with Gzip(path) as stream:
         assert stream.read(MAX_READ) == b"abc"
         for size in (MAX_READ + 1, -1, None):
             with pytest.raises(tarfile.ReadError):
                 stream.read(size)
+
+
+def test_a_gzip_stream_can_be_jumped_about_in(tmp_path):
+    data = bytes(range(256)) * 4000
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(data))
+    with Gzip(path) as stream:
+        for position in (0, 500_000, 499_000, 10, 1_000_000, 3):
+            assert stream.seek(position) == position
+            assert stream.read(100) == data[position : position + 100]
+            assert stream.tell() == position + 100
+        assert stream.seek(10**9) == len(data)
+        assert stream.read(1) == b""
+        with pytest.raises(io.UnsupportedOperation):
+            stream.seek(0, 2)
+
+
+@pytest.mark.parametrize(("more", "followed"), [(b"", False), (bytes(5000), False), (b"\0" * 300_000 + b"x", True)])
+def test_what_follows_a_gzip_stream(tmp_path, more, followed):
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b"abc") + more)
+    with Gzip(path) as stream:
+        assert stream.read(10) == b"abc"
+        assert stream.followed() is followed
+
+
+def test_a_second_gzip_stream_is_not_read(tmp_path):
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b"abc") + gzip.compress(b"def"))
+    with Gzip(path) as stream:
+        assert stream.read(10) == b"abc"
+        assert stream.followed()
+
+
+def test_damage_in_a_gzip_stream(tmp_path):
+    path = tmp_path / "x.gz"
+    good = gzip.compress(bytes(range(256)))
+    path.write_bytes(good[:-9])
+    with Gzip(path) as stream, pytest.raises(EOFError):
+        stream.read(1000)
+    path.write_bytes(good[:-5] + b"\xff" * 5)
+    with Gzip(path) as stream, pytest.raises(gzip.BadGzipFile, match="CRC"):
+        stream.read(1000)

@@ -104,3 +104,10 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be made") as caught, state.locked():
         pass
     assert "TORCHMAR_STATE_HOME" in (caught.value.hint or "")
+
+
+def test_a_record_of_before_there_were_signatures_is_read(tmp_path: Path) -> None:
+    document = dataclasses.asdict(record())
+    del document["trusted_store"]
+    assert ServerRecord.from_dict(document) == record(trusted_store="")
+    assert ServerRecord.from_dict({**document, "trusted_store": "/x"}).trusted_store == "/x"

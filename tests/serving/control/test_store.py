@@ -106,3 +106,12 @@ def test_all_looks_into_every_archive(store: Path) -> None:
     (store / "c.mar").write_text("broken")
     with pytest.raises(UnreadableArchiveError, match=r"c\.mar"):
         chosen("all", store=store)
+
+
+def test_the_files_that_will_be_read(store: Path) -> None:
+    named = select(["x=a.mar", "y=a.mar", "b.mar"], model_store=store, properties={}, config_folder=Path.cwd())
+    assert named.archives() == [store / "a.mar", store / "b.mar"]
+    (store / "folder").mkdir()
+    (store / "a.mar.sig").write_text("a signature")
+    every = select(["all"], model_store=store, properties={}, config_folder=Path.cwd())
+    assert every.archives() == [store / "a.mar", store / "b.mar", store / "folder"]

@@ -1,0 +1,136 @@
+"""Unpacks an archive without harm: what `verify` refuses is refused here too, and a failure leaves nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+from archive_tool import safety
+from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
+from archive_tool.issues import refuse
+from archive_tool.pickles import Budget
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from archive_tool.containers import Entry
+    from archive_tool.inputs import StrPath
+    from archive_tool.issues import Issue
+    from archive_tool.reader import Archive
+
+_CHUNK: Final = 1 << 20
+
+
+def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str] = ()) -> Path:
+    """Unpack every member below a folder that does not exist yet, or is empty. Returns the folder.
+
+    All is unpacked elsewhere first, compared with the manifest's record, and moved into place at the end, so a failure
+    leaves nothing. Permissions and times are not restored.
+
+    Args:
+        archive: an open one.
+        folder: where to.
+        allow_pickles: names of members that may run code when they are loaded.
+
+    Raises:
+        UnsafeArchiveError, AlteredArchiveError, UnreadableArchiveError: `verify` would find an issue; all are named.
+        TargetExistsError: something is in the folder, or is no folder.
+        InputError: the folder cannot be written.
+    """
+    archive.check_safe()  # nothing of it is read before
+    refuse(archive.path, [*archive.issues, *safety.static_issues(archive)])
+    target = Path(folder)
+    occupied = _check_target(target)
+    # An empty folder may be somebody's current one or a mount point: it stays, and its content moves into it.
+    parent = target if occupied else target.parent
+    temporary = parent / f".torchmar-{secrets.token_hex(8)}.tmp"
+    try:
+        refuse(archive.path, _unpack(archive, temporary, allow_pickles))
+        if occupied:
+            _move_children(temporary, target)
+        else:
+            temporary.rename(target)
+    except OSError as error:
+        raise InputError(f"cannot extract to {target}: {error.strerror or error}", where=str(target)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _unpack(archive: Archive, temporary: Path, allow_pickles: Collection[str]) -> list[Issue]:
+    temporary.mkdir()
+    root = temporary.resolve()
+    free = shutil.disk_usage(root).free
+    needed = sum(entry.size for entry in archive.entries)
+    if needed > free:
+        raise InputError(f"the archive needs {needed} bytes, {free} are free", where=str(temporary.parent))
+    found: list[Issue] = []
+    budget = Budget()
+    for entry, stream in archive.stream(list(archive.entries)):
+        path = root.joinpath(*entry.name.split("/"))
+        # The names are checked already. This asks the file system itself, whatever rule the checks may lack.
+        if not path.resolve().is_relative_to(root):
+            raise UnsafeArchiveError(f"{entry.raw_name!r} leads out of the folder", where=str(archive.path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x+b") as sink:
+            digest = _copy(archive, entry, stream, sink)
+            found += safety.hash_issues(archive, entry, digest)
+            found += safety.early_end_issues(archive, entry)
+            if entry.name not in allow_pickles:
+                sink.seek(0)
+                found += safety.pickle_issues(archive, entry.name, sink, budget)
+    return found
+
+
+def _copy(archive: Archive, entry: Entry, stream: IO[bytes], sink: IO[bytes]) -> str:
+    """Copy a member and give the SHA-256 of it."""
+    count = 0
+    digest = hashlib.sha256()
+    while True:
+        chunk = stream.read(_CHUNK)
+        count += len(chunk)
+        # A file of a folder may grow meanwhile; the sizes were what we checked.
+        if not chunk or count > entry.size:
+            break
+        digest.update(chunk)
+        sink.write(chunk)
+    if count != entry.size:
+        raise UnreadableArchiveError(
+            f"{entry.name!r} has {count} bytes where {entry.size} were announced", where=str(archive.path)
+        )
+    return digest.hexdigest()
+
+
+def _check_target(target: Path) -> bool:
+    """Say whether the target is there (an empty folder, then)."""
+    try:
+        if not os.path.lexists(target):
+            if not target.parent.is_dir():
+                raise InputError(f"the folder {target.parent} does not exist", hint=f"mkdir -p {target.parent}")
+            return False
+        if target.is_dir() and not any(target.iterdir()):
+            return True
+    except OSError as error:
+        raise InputError(f"cannot look at {target}: {error.strerror}", where=str(target)) from error
+    what = "is not empty" if target.is_dir() else "exists already and is no folder"
+    raise TargetExistsError(f"{target} {what}", hint="choose a folder that does not exist yet")
+
+
+def _move_children(source: Path, target: Path) -> None:
+    moved: list[Path] = []
+    try:
+        for child in sorted(source.iterdir()):
+            destination = target / child.name
+            moved.append(destination)
+            child.rename(destination)
+    except BaseException:
+        for path in moved:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise

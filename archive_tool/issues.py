@@ -1,0 +1,82 @@
+"""What is wrong with an archive, one thing at a time, so that all of it is told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from archive_tool.errors import AlteredArchiveError, ArchiveError, UnreadableArchiveError, UnsafeArchiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+class Kind(Enum):
+    """How bad an issue is; the value is the word in JSON. Later members are worse."""
+
+    NOTE = "note"  # worth knowing, nothing is refused for it
+    UNREADABLE = "unreadable"
+    ALTERED = "altered"
+    UNSAFE = "unsafe"
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One thing that is wrong.
+
+    Attributes:
+        message: a sentence that names the member if it is about one.
+        member: its name as the archive has it; None if it is about the whole.
+    """
+
+    kind: Kind
+    message: str
+    member: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the issue as JSON."""
+        return {"kind": self.kind.value, "member": self.member, "message": self.message}
+
+
+_ORDER: Final = list(Kind)
+_ERRORS: Final[dict[Kind, type[ArchiveError]]] = {
+    Kind.UNREADABLE: UnreadableArchiveError,
+    Kind.ALTERED: AlteredArchiveError,
+    Kind.UNSAFE: UnsafeArchiveError,
+}
+_WORDS: Final = {
+    Kind.UNREADABLE: "cannot be read",
+    Kind.ALTERED: "is not what was recorded",
+    Kind.UNSAFE: "is not safe to unpack",
+}
+_HINTS: Final = {
+    Kind.UNREADABLE: "build it again, or ask for a new one where it comes from",
+    Kind.ALTERED: "do not use it; ask for a new one where it comes from",
+    Kind.UNSAFE: "do not use it; ask for a new one where it comes from",
+}
+
+
+def worst(issues: Iterable[Issue]) -> Kind | None:
+    """Give the worst kind among issues; None if there is nothing, or nothing but notes."""
+    kinds = {issue.kind for issue in issues} - {Kind.NOTE}
+    return max(kinds, key=_ORDER.index, default=None)
+
+
+def exit_code(kind: Kind | None) -> int:
+    """Give the exit code for the worst kind that was found; 0 for none."""
+    return 0 if kind is None else _ERRORS[kind].exit_code
+
+
+def refuse(path: Path, issues: Iterable[Issue]) -> None:
+    """Refuse an archive that has issues; notes are none.
+
+    Raises:
+        ArchiveError: of the worst kind; its message names every issue.
+    """
+    issues = [issue for issue in issues if issue.kind is not Kind.NOTE]
+    kind = worst(issues)
+    if kind is not None:
+        lines = "".join(f"\n- {issue.message}" for issue in issues)
+        raise _ERRORS[kind](f"{path} {_WORDS[kind]}{lines}", hint=_HINTS[kind])

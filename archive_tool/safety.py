@@ -1,0 +1,163 @@
+"""What an archive's manifest, its record, its config file and its checkpoints give away, without running anything.
+
+`verify` reports it, `extraction` refuses it. What the archive's shape gives away is in `Archive.issues`.
+"""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from archive_tool import checkpoints
+from archive_tool.errors import ArchiveError
+from archive_tool.issues import Issue, Kind
+from archive_tool.layout import MANIFEST_NAME, name_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from archive_tool.containers import Entry
+    from archive_tool.manifest import Manifest
+    from archive_tool.pickles import Budget
+    from archive_tool.reader import Archive
+    from archive_tool.record import Record
+
+#: A model-config file is a page of text.
+_CONFIG_LIMIT: Final = 1 << 20
+_FILES: Final = {
+    "serializedFile": "serialized_file",
+    "modelFile": "model_file",
+    "configFile": "config_file",
+    "requirementsFile": "requirements_file",
+}
+
+
+def static_issues(archive: Archive) -> Iterator[Issue]:
+    """Find what can be told from the manifest and the config file."""
+    try:
+        manifest = archive.manifest
+        record = manifest.record if manifest else None
+    except ArchiveError as error:
+        message = f"{error.where}: {error.message}" if error.where == MANIFEST_NAME else error.message
+        yield Issue(Kind.UNREADABLE, message, MANIFEST_NAME)
+        return
+    if manifest is None:
+        yield Issue(Kind.NOTE, "there is no manifest, which TorchServe allows")
+        return
+    yield from _manifest_paths(manifest)
+    yield from _config_issues(archive, manifest)
+    if record is None or not record.members:
+        yield Issue(Kind.NOTE, "the manifest records no hashes of the members; only the archive's own checksums tell")
+    else:
+        yield from _record_issues(archive, record)
+
+
+def _manifest_paths(manifest: Manifest) -> Iterator[Issue]:
+    values = {key: getattr(manifest.model, attribute) for key, attribute in _FILES.items()}
+    # What follows the colon is a function.
+    values["handler"] = manifest.model.handler and manifest.model.handler.split(":")[0]
+    for key, value in values.items():
+        if value and (problem := name_problem(value)):
+            yield Issue(Kind.UNSAFE, f"the manifest's model.{key} {value!r} {problem}", MANIFEST_NAME)
+
+
+def _record_issues(archive: Archive, record: Record) -> Iterator[Issue]:
+    sizes = {member.name: member.size for member in archive.members if member.name != MANIFEST_NAME}
+    for name in sorted(record.members.keys() - sizes.keys()):
+        yield Issue(Kind.ALTERED, f"{name!r} is missing", name)
+    for name in sorted(sizes.keys() - record.members.keys()):
+        yield Issue(Kind.ALTERED, f"{name!r} was added: the manifest does not record it", name)
+    for name in sorted(sizes.keys() & record.members.keys()):
+        if sizes[name] != record.members[name].size:
+            message = f"{name!r} was altered: it has {sizes[name]} bytes, recorded are {record.members[name].size}"
+            yield Issue(Kind.ALTERED, message, name)
+
+
+def hash_issues(archive: Archive, entry: Entry, sha256: str) -> Iterator[Issue]:
+    """Compare the hash of a member's bytes with the manifest's record, if there is one.
+
+    That its size is another has been told already.
+    """
+    try:
+        record = archive.manifest.record if archive.manifest else None
+    except ArchiveError:
+        return  # told by `static_issues`
+    wanted = record.members.get(entry.name) if record else None
+    if wanted is not None and wanted.size == entry.size and wanted.sha256 != sha256:
+        yield Issue(Kind.ALTERED, f"{entry.name!r} was altered: its SHA-256 is not the recorded one", entry.name)
+
+
+def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
+    """Tell if TorchServe would find further members within one.
+
+    Raises:
+        UnreadableArchiveError: it is damaged.
+    """
+    if archive.ends_early(entry):
+        message = f"{entry.name!r} ends before the directory says so: TorchServe takes the rest for further members"
+        yield Issue(Kind.UNSAFE, message, entry.name)
+
+
+def may_unpickle(archive: Archive, name: str, head: bytes) -> bool:
+    """Whether a member is to be looked into by `pickle_issues`; from its name and its first 512 bytes."""
+    return checkpoints.may_be_one(_as_scanned(archive, name), head)
+
+
+def _as_scanned(archive: Archive, name: str) -> str:
+    """The serialized file is loaded as weights whatever it is called."""
+    try:
+        serialized = archive.manifest.model.serialized_file if archive.manifest else None
+    except ArchiveError:
+        serialized = None
+    return f"{name}.pt" if name == serialized else name
+
+
+def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget) -> Iterator[Issue]:
+    """Tell what a member would run when it is loaded; see `checkpoints`.
+
+    Args:
+        archive: that it is of.
+        name: of the member.
+        stream: its bytes, seekable, at their start.
+        budget: of instructions, for all members of the archive.
+
+    Raises:
+        ArchiveError, OSError: the stream cannot be read.
+    """
+    for problem in checkpoints.scan(stream, _as_scanned(archive, name), budget):
+        yield Issue(Kind.UNSAFE, f"{name!r} {problem}", name)
+
+
+def _config_issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
+    name = manifest.model.config_file
+    if not name or not any(member.name == name for member in archive.members):
+        return
+    try:
+        text = archive.read(name, _CONFIG_LIMIT)
+    except ArchiveError as error:
+        yield Issue(Kind.UNREADABLE, error.message, name)
+        return
+    from archive_tool import yaml_nodes
+
+    for line, tag in yaml_nodes.foreign_tags(text):
+        yield Issue(Kind.UNSAFE, f"{name!r}, line {line}: the tag {tag!r} makes an object of a program", name)
+    try:
+        values = yaml_nodes.texts(text)
+    except ValueError as error:
+        yield Issue(Kind.NOTE, f"{name!r} is {error}", name)
+        return
+    for path, value in values:
+        yield from _config_path(name, path, value)
+
+
+def _config_path(name: str, path: str, value: str) -> Iterator[Issue]:
+    if ".." in value.replace("\\", "/").split("/"):
+        yield Issue(Kind.UNSAFE, f"{name!r}: {path} leads out of the archive: {value!r}", name)
+    elif value.startswith(("/", "~/")):
+        message = f"{name!r}: {path} names a place outside the archive, which must exist where it is served: {value!r}"
+        yield Issue(Kind.NOTE, message, name)
+
+
+def as_issue(error: ArchiveError, member: str | None = None) -> Issue:
+    """Tell an error as an issue, of the kind with the same exit code."""
+    kinds: dict[int, Any] = {3: Kind.UNREADABLE, 4: Kind.ALTERED, 5: Kind.UNSAFE}
+    return Issue(kinds[error.exit_code], error.message, member)

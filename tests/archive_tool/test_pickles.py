@@ -1,0 +1,246 @@
+"""What a pickle would import, read without unpickling it."""
+
+import io
+import os
+import pickle
+import struct
+from collections import Counter, OrderedDict
+
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archive_tool import pickles
+
+from .hostile import Unknown, attack
+
+
+def imports(data):
+    return pickles.imports(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_an_attack_in_every_protocol(protocol):
+    found = imports(attack(protocol))
+    assert found.complete
+    assert found.names == {f"{os.name}.mkdir" if os.name != "nt" else "nt.mkdir"}
+    assert not pickles.is_data(next(iter(found.names)))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_data_in_every_protocol(protocol):
+    values = [
+        1,
+        2.5,
+        "text",
+        b"bytes",
+        None,
+        True,
+        (1, 2),
+        {1, 2},
+        [],
+        {},
+        2**70,
+        "é\n\\",
+        complex(1, 2),
+        frozenset({3}),
+    ]
+    values += [bytearray(b"x"), OrderedDict(a=1), Counter("aab"), slice(1, 2), range(3)]
+    found = imports(pickle.dumps(values, protocol))
+    assert found.complete
+    assert not found.unknown
+    assert all(pickles.is_data(name) for name in found.names)
+
+
+def test_numbers_of_numpy_are_data():
+    data = pickle.dumps({"array": numpy.arange(5.0), "number": numpy.float64(0.5), "large": numpy.zeros(10**6)})
+    found = imports(data)
+    assert found.names
+    assert all(map(pickles.is_data, found.names))
+
+
+def test_a_class_is_no_data():
+    found = imports(pickle.dumps(Unknown()))
+    assert [name for name in found.names if not pickles.is_data(name)] == [f"{Unknown.__module__}.Unknown"]
+
+
+BUILT = {
+    "GLOBAL": b"cposix\nsystem\n.",
+    "INST": b"(S'x'\niposix\nsystem\n",
+    "OBJ": b"(cposix\nsystem\nS'x'\no",
+    "NEWOBJ": b"cposix\nsystem\n)\x81",
+    "BUILD": b"cposix\nsystem\n)b",
+    "STACK_GLOBAL": b"\x80\x04\x8c\x05posix\x8c\x06system\x93.",
+    "memo": b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x940h\x00h\x01\x93.",
+    "memo of another place": b"\x80\x04\x8c\x05posixq\x07\x8c\x06systemr\x09\x00\x00\x0000h\x07j\x09\x00\x00\x00\x93.",
+    "put by the top, not by what came last": b"\x80\x04\x8c\x05posix\x8c\x0bcollections0\x94\x8c\x06system\x93.",
+    "doubled": b"\x80\x04\x8c\x05posix20\x8c\x06system\x93.",
+    "text lines": b"Vposix\nVsystem\n\x93.",
+    "quoted": b"S'posix'\nS\"system\"\n\x93.",
+    "decoy on top": b"\x80\x04\x8c\x05posix\x8c\x06system\x8c\x0bcollections\x8c\x0bOrderedDict00\x93.",
+    "decoy below a mark": b"\x80\x04\x8c\x05posix\x8c\x06system(\x8c\x01a1\x93.",
+    "after a list": b"\x80\x04](K\x01e0\x8c\x05posix\x8c\x06system\x93.",
+    "after a tuple": b"\x80\x04(K\x01t0\x8c\x05posix\x8c\x06system\x93.",
+    "after a dict": b"\x80\x04}(K\x01K\x02u0\x8c\x05posix\x8c\x06system\x93.",
+    "long text": b"\x80\x04X\x05\0\0\0posix\x8d\x06\0\0\0\0\0\0\0system\x93.",
+    "bytes of Python 2": b"U\x05posixT\x06\0\0\0system\x93.",
+    "a later pickle": pickle.dumps(1) + b"cposix\nsystem\n.",
+    "no end": b"cposix\nsystem\n(S'x'\ntR",
+    "damaged after it": b"cposix\nsystem\n(S'x'\ntR\xff\xff\xff",
+    "damaged after it, with a mark": b"\x80\x02cposix\nsystem\n\xff\xff\xff",
+    "behind a large number of bytes": b"\x80\x04B"
+    + struct.pack("<I", 100_000)
+    + bytes(100_000)
+    + b"0cposix\nsystem\n.",
+    "behind a long line": b"I" + b"0" * 200_000 + b"\n0cposix\nsystem\n.",
+}
+
+
+@pytest.mark.parametrize("data", BUILT.values(), ids=BUILT)
+def test_imports_by_hand(data):
+    assert imports(data).names == {"posix.system"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x04K\x01\x8c\x06system\x93.",  # no text
+        b"\x80\x04K\x01q\x050\x8c\x05posixh\x05\x93.",  # what is remembered there is no text
+        b"\x80\x04V\\u0070osix\nVsystem\n\x93.",  # escaped
+        b"\x80\x04X" + struct.pack("<I", 2000) + b"x" * 2000 + b"\x8c\x01a\x93.",  # longer than any name
+        b"\x80\x04\x82\x01.",  # a number that somebody registered
+        b"\x80\x04\x8c\x05posix\x94K\x01q\x000\x8c\x06system0h\x00\x8c\x06system\x93.",  # remembered anew
+    ],
+)
+def test_an_import_that_cannot_be_told(data):
+    assert imports(data).unknown
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0\0\0",
+        b"import os\nimport sys\n",
+        b"cat\ndog\nhorse\n",
+        b"iris\nrose\nlily\n",
+        b"at.x\nb\n",
+        b"0000cposix\nsystem\n.",
+        b"h\x00cposix\nsystem\n.",
+        b"tcposix\nsystem\n.",
+        b"\x94cposix\nsystem\n.",
+        b"q\x00cposix\nsystem\n.",
+        b"class Net:\n    pass\n",
+        b"\x93",
+        b"\x82\x01.",
+        b"\xff" * 100,
+        b"S'a\n.",
+        b"c\xff\xfe\nx\n.",
+        b"\x8a\xff",
+        b"X\xff\xff\xff\xff",
+        b"gx\n.",
+        b"T\xff\xff\xff\xff.",
+        b"\x8e" + b"\xff" * 8 + b".",
+    ],
+)
+def test_what_is_no_pickle(data):
+    found = imports(data)
+    assert not found.names
+    assert not found.unknown
+
+
+def test_a_text_of_python_2_that_is_no_utf8_does_not_stop_the_reading():
+    assert imports(b"U\x02\xff\xfe0cposix\nsystem\n.").names == {"posix.system"}
+
+
+def test_reading_is_given_up(monkeypatch):
+    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 100)
+    assert imports(b"K\x01" * 200).too_long
+    assert not imports(b"K\x01" * 99).too_long
+    shared = pickles.Budget()
+    assert not pickles.imports(io.BytesIO(b"K\x01" * 60), shared).too_long
+    assert pickles.imports(io.BytesIO(b"K\x01" * 60), shared).too_long
+    monkeypatch.setattr(pickles, "MAX_PICKLES", 10)
+    assert imports(b"N." * 10).too_long
+    monkeypatch.setattr(pickles, "MAX_DEPTH", 50)
+    assert imports(b"K\x01" * 60).too_long
+    assert imports(b"K\x010" * 30).too_long is False
+    assert imports(b"N" + b"\x94" * 60).too_long
+
+
+def test_a_large_pickle_is_not_held_in_memory():
+    class Counting(io.BytesIO):
+        most = 0
+
+        def read(self, size=-1, /):
+            data = super().read(size)
+            self.most = max(self.most, len(data))
+            return data
+
+    stream = Counting(pickle.dumps([bytes(10**7), "x" * 10**6]))
+    found = pickles.imports(stream)
+    assert found.complete
+    assert stream.most < 2000
+
+
+def test_a_stream_that_cannot_jump():
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+    assert pickles.imports(Pipe(pickle.dumps(bytes(10**6)) + b"cposix\nsystem\n.")).names == {"posix.system"}
+
+
+def test_what_torch_accepts_as_data_is_data_to_us():
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    assert [name for name in _get_allowed_globals() if not pickles.is_data(name)] == []
+
+
+def test_no_function_of_torch_is_data_but_those_that_make_tensors():
+    functions = [f"torch.{name}" for name in dir(torch) if not isinstance(getattr(torch, name), (type, torch.dtype))]
+    accepted = {name for name in functions if pickles.is_data(name)}
+    kinds = "tensor_affine tensor_symmetric channel_affine channel_symmetric channel_affine_float_qparams"
+    assert accepted <= {f"torch.per_{kind}" for kind in kinds.split()}
+    for name in ("torch.load", "torch.hub.load", "torch.compile", "torch.cuda.x", "torch._utils._import_dotted_name"):
+        assert not pickles.is_data(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["builtins.eval", "builtins.getattr", "collections.OrderedDict.x", "os.system", "OrderedDict", ""]
+)
+def test_what_is_no_data(name):
+    assert not pickles.is_data(name)
+
+
+def test_names_of_python_2():
+    assert imports(b"c__builtin__\nset\n.").names == {"builtins.set"}
+    assert imports(b"c__builtin__\neval\n.").names == {"builtins.eval"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200) | st.lists(st.sampled_from(list(BUILT.values()))).map(b"".join))
+def test_any_bytes_are_read_or_given_up(data):
+    """Nothing is raised, whatever the bytes."""
+    imports(data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.recursive(
+    st.none() | st.integers() | st.floats() | st.text() | st.binary() | st.just(os.mkdir),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5) | st.tuples(inner, inner),
+    max_leaves=30,
+), st.integers(0, 5))  # fmt: skip
+def test_the_imports_are_those_that_unpickling_asks_for(value, protocol):
+    asked = set()
+
+    class Asking(pickle.Unpickler):
+        def find_class(self, module, name):
+            asked.add((module, name))
+            return super().find_class(module, name)
+
+    data = pickle.dumps(value, protocol)
+    Asking(io.BytesIO(data)).load()
+    assert {pickles.PYTHON_2.get(module, module) + "." + name for module, name in asked} == imports(data).names

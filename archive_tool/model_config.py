@@ -170,7 +170,7 @@ def _merged(root: yaml.Node) -> int:
 
     def count(pair: tuple[yaml.Node, yaml.Node]) -> int:
         key, value = pair
-        if key.tag != _TAG + "merge":
+        if key.tag != TAG + "merge":
             return 1
         parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
         return sum(size(part) for part in parts)

@@ -233,14 +233,14 @@ def test_two_builds_of_one_name_into_two_stores(options):
             assert archive.read("data.bin", 1 << 20) == name.encode() * 100_000
 
 
-<<<<<<< HEAD
 def test_the_archive_may_have_another_name_than_the_model(options):
     result = archive_tool.build(**options, archive_name="m-1.0")
     assert result.path == Path("store/m-1.0.mar")
     assert result.manifest.model.model_name == "m"
     with pytest.raises(BuildError, match="'m/1'"):
         archive_tool.build(**options, archive_name="m/1")
-=======
+
+
 @pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz", "no-archive"])
 def test_the_hook_sees_the_whole_archive_under_another_name(options, archive_format):
     seen = []
@@ -268,4 +268,3 @@ def test_what_the_hook_raises_ends_the_build(options, archive_format, error):
         archive_tool.build(**options, archive_format=archive_format, force=True, before_publish=hook)
     assert [path.name for path in Path("store").rglob("*")] == before
     assert result.path.exists()
->>>>>>> issue4-c

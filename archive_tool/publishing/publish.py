@@ -175,7 +175,7 @@ def _example(model: nn.Module, example: object, x_test: object) -> object:
         raise BuildError("there is neither an example nor a test set", hint="give example=inputs, or x_test=...")
     rows = live.read_inputs(model, x_test)
     live.rows_of(rows)
-    return {name: one[: live.ROWS] for name, one in rows.items()}
+    return tuple(one[: live.ROWS] for one in rows.values())  # by position: further arguments have no names
 
 
 def _measure(
@@ -203,9 +203,7 @@ def _sample(inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tens
         request = json.dumps(document, allow_nan=False)
     except ValueError as error:
         raise BuildError("the example holds NaN or infinity, which JSON does not", hint="give another one") from error
-    ((reply),) = (
-        TensorHandler().postprocess([(TensorRequest(tuple(inputs.values())), dict(outputs))]) if outputs else ({},)
-    )
+    (reply,) = TensorHandler().postprocess([(TensorRequest(tuple(inputs.values())), dict(outputs))])
     return request, json.dumps(reply)
 
 

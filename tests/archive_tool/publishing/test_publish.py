@@ -10,7 +10,7 @@ import torch
 
 import archive_tool
 from archive_tool.errors import BuildError, TargetExistsError
-from archive_tool.publishing import proof
+from archive_tool.publishing import live, proof
 from archive_tool.publishing import publish as publishing
 
 NETS = """
@@ -91,6 +91,18 @@ def test_a_model_with_a_factory_and_a_test_set(nets, store):
     assert json.loads(members[sample.input]) == {"tensor_input": x_test[:1].tolist()} == json.loads(published.request)
     found = torch.tensor(json.loads(members[sample.expected])["tensor_output"])
     torch.testing.assert_close(found, net.eval()(x_test[:1]))
+
+
+def test_the_first_rows_of_the_test_set_are_the_example():
+    class Sum(torch.nn.Module):
+        def forward(self, *parts):
+            return sum(parts)
+
+    given = torch.arange(20.0).reshape(10, 2), torch.ones(10, 2)
+    example = publishing._example(Sum(), None, given)
+    assert [part.tolist() for part in example] == [part[:4].tolist() for part in given]
+    assert live.study(Sum(), example).has_rows
+    assert publishing._example(Sum(), "given", given) == "given"
 
 
 def test_versions_count_up_also_for_those_who_publish_at_once(store, tmp_path):

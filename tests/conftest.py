@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # Tests whose parts are real processes: frontends, workers, clients. A busy machine can starve any of them.
-_OF_PROCESSES = (ROOT / "tests" / "integration", ROOT / "tests" / "serving" / "worker", ROOT / "tests" / "test_docs.py")
+_OF_PROCESSES = tuple(
+    ROOT / "tests" / name
+    for name in ("integration", "serving/worker", "serving/check", "archive_tool/publishing", "test_docs.py")
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

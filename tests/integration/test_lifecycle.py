@@ -68,7 +68,6 @@ def test_a_server_from_start_to_stop(sandbox: Sandbox, echo: str) -> None:
     assert "--name" in second.err
 
     assert sandbox.torchmar("stop").ok().out == "stopped default\n"
-    assert not psutil.pid_exists(server.pid)
     assert sandbox.leftovers() == []
     again = sandbox.torchmar("stop")
     assert again.code == 7

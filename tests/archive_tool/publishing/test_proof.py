@@ -79,7 +79,7 @@ def test_modules_of_this_session_are_missed(archive, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "only_here.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
-    (tmp_path / "h2.py").write_text("import only_here\nclass Handler:\n    def handle(self, data, context): pass\n")
+    (tmp_path / "h2.py").write_text("import only_here\ndef handle(data, context): return data\n")
     built = archive_tool.build(model_name="m2", handler=tmp_path / "h2.py", export_path=tmp_path)
     with pytest.raises(BuildError, match="No module named 'only_here'"):
         proof.prove(built.path, "h2", [], tolerance=0)

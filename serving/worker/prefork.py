@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.util
 import os
 import selectors
 import signal
@@ -41,7 +42,8 @@ _LATER = (
     "torchvision.transforms",
     "torchvision.io",
     "torchvision",
-    "ts.torch_handler.base_handler",
+    # It imports onnxruntime where that is installed, which starts threads; they would not survive a fork.
+    *(() if importlib.util.find_spec("onnxruntime") else ("ts.torch_handler.base_handler",)),
 )
 # On the path of every worker, with a folder ``ts`` that is no package and so hides none.
 _HOME = str(Path(__file__).resolve().parent / "home")
@@ -219,6 +221,7 @@ class _Prefork:
 
     def _end(self) -> None:
         """The server has ended, in whatever way: the frontend may not have removed the sockets."""
+        self._listener.close()
         for worker in self._workers:
             if path := worker.guest.arguments.unix:
                 with contextlib.suppress(OSError):

@@ -342,7 +342,7 @@ class Server:
             import sys
 
             def handle(data, context):
-                return ["ts.torch_handler.base_handler" in sys.modules] * len(data or [])
+                return ["torchvision" in sys.modules] * len(data or [])
         """
         archive(folder / "model", source)
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,25 +108,41 @@ def check_target(target: Path, *, as_folder: bool, force: bool) -> None:
     Raises:
         TargetExistsError: as `write`.
     """
-    if not os.path.lexists(target):
-        return
-    if not force:
-        raise TargetExistsError(f"{target} exists already", hint="give --force (-f) to replace it")
-    is_folder = target.is_dir() and not target.is_symlink()
-    if not as_folder and target.is_dir():
-        raise TargetExistsError(f"{target} is a directory, and a file would replace it", hint="remove it first")
-    if as_folder and not is_folder:
-        raise TargetExistsError(f"{target} is not a directory, and one would replace it", hint="remove it first")
-    if as_folder and any(_list(target)) and not (target / MANIFEST_NAME).is_file():
-        raise TargetExistsError(
-            f"{target} is a directory without {MANIFEST_NAME}, so it is no model of ours to replace",
-            hint="remove it yourself if it is not needed, or choose another --export-path",
-        )
+    for _ in range(_ATTEMPTS):
+        found = _look(target)
+        if found is None:
+            return
+        if not force:
+            raise TargetExistsError(f"{target} exists already", hint="give --force (-f) to replace it")
+        is_folder = stat.S_ISDIR(found.st_mode)
+        if not as_folder and (is_folder or target.is_dir()):
+            raise TargetExistsError(f"{target} is a directory, and a file would replace it", hint="remove it first")
+        if as_folder and not is_folder:
+            raise TargetExistsError(f"{target} is not a directory, and one would replace it", hint="remove it first")
+        if not as_folder or _is_model_or_empty(target):
+            return
+        # Judged only if it was there all the time: another build of this name may be replacing it just now.
+        again = _look(target)
+        if again is not None and again.st_ino == found.st_ino:
+            break
+    raise TargetExistsError(
+        f"{target} is a directory without {MANIFEST_NAME}, so it is no model of ours to replace",
+        hint="remove it yourself if it is not needed, or choose another --export-path",
+    )
 
 
-def _list(folder: Path) -> list[Path]:
+def _look(target: Path) -> os.stat_result | None:
     try:
-        return list(folder.iterdir())
+        return target.lstat()
+    except OSError:  # not there, or told when it is written
+        return None
+
+
+def _is_model_or_empty(folder: Path) -> bool:
+    try:
+        return not os.listdir(folder) or (folder / MANIFEST_NAME).is_file()
+    except FileNotFoundError:
+        return True
     except OSError as error:
         raise TargetExistsError(f"cannot look into {folder}: {error.strerror}", where=str(folder)) from error
 
@@ -285,19 +302,22 @@ def _publish_folder(temporary: Path, target: Path, *, force: bool) -> None:
                 # Not every system can swap two folders at once: the old one steps aside for a moment.
                 with contextlib.suppress(FileNotFoundError):
                     target.rename(old)
-            try:
-                temporary.rename(target)
-            except OSError as error:
-                # Another build of this name came between; its folder is not empty, so the rename could not replace it.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                shutil.rmtree(old, ignore_errors=True)
-            else:
+            if _rename_to_empty(temporary, target):
                 return
+            shutil.rmtree(old, ignore_errors=True)
         raise BuildError(f"{target} is being written by other builds all the time", where=str(target))
     finally:
-        if old.exists():
-            if target.exists():
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                old.rename(target)
+        if temporary.exists() and old.exists():
+            _rename_to_empty(old, target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _rename_to_empty(folder: Path, target: Path) -> bool:
+    """Whether the folder has the name now; not if another build of that name came between, for its is not empty."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True

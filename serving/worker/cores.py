@@ -64,6 +64,11 @@ def calm_openmp(environ: MutableMapping[str, str] = os.environ) -> None:
         environ["GOMP_SPINCOUNT"] = _SPINS
 
 
+def is_automatic(setting: int | None) -> bool:
+    """Whether neither model-config.yaml (``setting``) nor the environment says how many intra-op threads to use."""
+    return setting is None and _named() is None
+
+
 def threads(setting: int | None, processes: int) -> int:
     """Intra-op threads of one of ``processes`` processes of a model.
 
@@ -71,9 +76,9 @@ def threads(setting: int | None, processes: int) -> int:
         setting: what model-config.yaml says; None for its share of the cores.
         processes: that run this model side by side.
     """
-    if setting is not None:
-        return setting
-    named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if named.isdigit() and int(named) > 0:
-        return int(named)
-    return max(1, available() // max(1, processes))
+    return setting or _named() or max(1, available() // max(1, processes))
+
+
+def _named() -> int | None:
+    named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(named) if named.isdigit() and int(named) > 0 else None

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias
 
 from serving.protocol import PredictionItem, Reply, Request, decode_value, decoding_enabled
-from serving.worker import bodies
+from serving.worker import bodies, tuning
 from serving.worker.failures import is_memory, text_of
 from serving.worker.loader import Model
 
@@ -113,6 +113,7 @@ class Service:
         self._open: set[str] = set()
         self._processor = type_of_processor()
         self._context.cl_socket = sink
+        self._threads = tuning.threads_of(model)
 
     def use(self, sink: Sink) -> None:
         """Sets where the parts of the batch go that is answered next."""
@@ -228,15 +229,19 @@ class Service:
             batch = self._begin(requests, self._context)
         if batch.error is not None:
             return [], batch.error
-        context = batch.context
-        begin = time.monotonic() - batch.seconds
+        context, threads = batch.context, self._threads
+        if threads is not None:
+            threads.before(len(requests))
+        begin = time.monotonic()
         try:
             if batch.prepared is None:
                 result = self._entry(batch.rows, context)
             else:
                 result = self.model.handler.complete(batch.prepared, context)
             check(result, len(requests))
-            self._timer.report(context.metrics, begin)
+            if threads is not None:
+                threads.after(len(requests), time.monotonic() - begin)
+            self._timer.report(context.metrics, begin - batch.seconds)
             # Also what an answer is made of may call the handler: its stopping criteria.
             return [self._item(request, index, result[index]) for index, request in enumerate(requests)], None
         except Exception as error:

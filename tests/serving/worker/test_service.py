@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -798,3 +800,31 @@ def test_the_item_of_a_failure_is_what_the_frontend_writes() -> None:
     )
     assert (item.status, item.phrase, item.content_type) == (507, "Insufficient Storage", "application/json")
     assert failure_item("1", Failure(799, "")).phrase == ""
+
+
+def test_the_threads_are_those_that_are_faster(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = []
+
+        def handle(data, context):
+            seen.append(torch.get_num_threads())
+            time.sleep(0.001 * seen[-1])
+            return [""] * len(data)
+
+        served = service(handle)
+        for _ in range(30):
+            served.answer([rest("r")])
+        assert set(seen) == {1, 2}
+        assert set(seen[-5:]) == {1}
+
+        seen.clear()
+        torch.set_num_threads(2)
+        served = service(handle, threads=2)
+        for _ in range(30):
+            served.answer([rest("r")])
+        assert set(seen) == {2}
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,165 @@
+"""Finds how many intra-op threads the batches of a model want: its share of the cores, or fewer.
+
+Two threads halve the time of a large model and double that of a small one, whose operators are over before the second
+thread is awake, and which competes with the frontend for the cores. No property of a model tells which it is, so the
+first batches are run with either, as they come, and the faster setting is kept. Each size of batch has its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, Protocol
+
+from serving.worker import cores
+
+if TYPE_CHECKING:
+    from serving.worker.loader import Model
+
+logger = logging.getLogger(__name__)
+
+# Batches of a size before the trial: the first ones pay for what is made on demand, also by TorchScript's optimizer.
+_WARM_UP: Final = 3
+# Batches that run with one setting after the other: the first of them is not counted, for caches and threads are those
+# of the setting before.
+_BLOCK: Final = 5
+_ROUNDS: Final = 2
+# Seconds; what takes longer gains from every core, and a trial of the other settings would cost its clients too much.
+_LONG_S: Final = 0.02
+# A core left to the frontend is worth more than this.
+_GAIN: Final = 0.9
+_MIDDLE: Final = 4
+
+
+class Settings(Protocol):
+    """What is asked of torch."""
+
+    def get_num_threads(self) -> int:
+        """Intra-op threads of the calling thread."""
+
+    def set_num_threads(self, count: int, /) -> None:
+        """Sets them."""
+
+
+class Threads:
+    """Sets the intra-op threads before every batch. For the thread that runs the handler, as torch's setting is.
+
+    Args:
+        torch: the module.
+        most: threads, at least 2; what is set now.
+    """
+
+    def __init__(self, torch: Settings, most: int) -> None:
+        self._torch = torch
+        self._most = self._now = most
+        self._counts = sorted({1, min(_MIDDLE, most), most}, reverse=True)
+        self._trials: dict[int, _Trial] = {}
+        self._chosen: dict[int, int] = {}
+        self._over = False
+
+    def before(self, size: int) -> None:
+        """A batch of ``size`` requests is run next."""
+        if self._over:
+            return
+        if self._torch.get_num_threads() != self._now:
+            self._over = True  # the handler has its own idea of it
+            return
+        bucket = size.bit_length()
+        count = self._chosen.get(bucket)
+        if count is None:
+            if bucket not in self._trials:
+                self._trials[bucket] = _Trial(self._counts)
+            elif _is_compiled():
+                # Compiled code is for one number of threads, and would be compiled again for the other.
+                self._over = True
+                self._set(self._most)
+                return
+            count = self._trials[bucket].count()
+        self._set(count)
+
+    def after(self, size: int, seconds: float) -> None:
+        """It was run, without an error."""
+        bucket = size.bit_length()
+        trial = self._trials.get(bucket)
+        if trial is None or self._over:
+            return
+        trial.took(seconds)
+        if trial.is_over():
+            count = self._chosen[bucket] = trial.best()
+            del self._trials[bucket]
+            logger.info("Threads for batches of %s: %d%s", _sizes(bucket), count, trial.summary())
+
+    def _set(self, count: int) -> None:
+        if count != self._now:
+            self._torch.set_num_threads(count)
+            self._now = count
+
+
+class _Trial:
+    """Of batches of about the same size.
+
+    Args:
+        counts: numbers of threads to try, the largest first.
+    """
+
+    def __init__(self, counts: list[int]) -> None:
+        self._counts = counts
+        self._schedule = [count for count in counts * _ROUNDS for _ in range(_BLOCK)]
+        self._step = -_WARM_UP
+        self._seconds: dict[int, list[float]] = defaultdict(list)
+
+    def count(self) -> int:
+        return self._schedule[max(0, self._step)]
+
+    def took(self, seconds: float) -> None:
+        if self._step >= 0 and self._step % _BLOCK:
+            self._seconds[self.count()].append(seconds)
+        self._step += 1
+
+    def is_over(self) -> bool:
+        first = self._seconds[self._counts[0]]
+        if len(first) == _BLOCK - 1 and statistics.median(first) > _LONG_S:
+            return True
+        return self._step >= len(self._schedule)
+
+    def best(self) -> int:
+        """The fewest threads but those that more are clearly faster than."""
+        best = None
+        for count in reversed(self._counts):
+            took = self._median(count)
+            if took is not None and (best is None or took < _GAIN * best[1]):
+                best = (count, took)
+        return best[0] if best else self._counts[0]
+
+    def summary(self) -> str:
+        figures = [f"{count}: {took * 1000:.2f}" for count in self._counts if (took := self._median(count)) is not None]
+        return f" (median in ms, by threads: {', '.join(figures)})" if len(figures) > 1 else ""
+
+    def _median(self, count: int) -> float | None:
+        return statistics.median(self._seconds[count]) if self._seconds[count] else None
+
+
+def threads_of(model: Model) -> Threads | None:
+    """For the model that this process has loaded; None where there is nothing to choose, or somebody has chosen."""
+    torch = sys.modules.get("torch")
+    if torch is None or not cores.is_automatic(model.backend.threads):
+        return None
+    most = torch.get_num_threads()
+    # On a GPU none of this counts; deterministic algorithms are to give the same bits every time.
+    if most < 2 or torch.cuda.is_initialized() or torch.are_deterministic_algorithms_enabled():
+        return None
+    return Threads(torch, most)
+
+
+def _is_compiled() -> bool:
+    """Whether torch.compile has compiled anything here."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    frames = getattr(utils, "counters", {}).get("frames")
+    return bool(frames and frames.get("total"))
+
+
+def _sizes(bucket: int) -> str:
+    least, most = 1 << (bucket - 1), (1 << bucket) - 1
+    return str(least) if least == most else f"{least} to {most}"

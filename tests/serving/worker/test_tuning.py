@@ -1,0 +1,185 @@
+"""How the number of threads is found: with torch's own setting, and handlers that take the time they are told to."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.worker.settings import Backend
+from serving.worker.tuning import Threads, threads_of
+
+ROOT = Path(__file__).parents[3]
+ENOUGH = 60  # batches; more than any trial takes
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(threads: Threads, took: dict[int, float], size: int = 1, batches: int = ENOUGH) -> list[int]:
+    """Batches of a model that takes so long with so many threads; the threads that each was run with."""
+    used = []
+    for _ in range(batches):
+        threads.before(size)
+        used.append(torch.get_num_threads())
+        threads.after(size, took[used[-1]])
+    return used
+
+
+def model(**backend: Any) -> Any:
+    return SimpleNamespace(backend=Backend(**backend))
+
+
+@pytest.mark.parametrize(
+    ("took", "best"),
+    [
+        ({2: 0.004, 1: 0.002}, 1),
+        ({2: 0.002, 1: 0.004}, 2),
+        ({2: 0.0020, 1: 0.0021}, 1),  # a core for the frontend is worth more than that
+        ({2: 0.002, 1: 0.002}, 1),
+    ],
+)
+def test_the_faster_setting_is_kept(took, best, caplog):
+    caplog.set_level(logging.INFO)
+    used = run(Threads(torch, 2), took)
+    assert set(used) == {1, 2}
+    assert set(used[-20:]) == {best}
+    assert f"Threads for batches of 1: {best} (median in ms, by threads: 2: " in caplog.text
+
+
+def test_the_first_batches_have_all_threads_and_do_not_count():
+    threads = Threads(torch, 2)
+    assert set(run(threads, {2: 9.0, 1: 9.0}, batches=4)) == {2}
+    assert run(threads, {2: 0.001, 1: 0.004})[-1] == 2
+
+
+def test_the_first_batch_after_a_change_does_not_count():
+    threads = Threads(torch, 2)
+    last = 2
+    for _ in range(ENOUGH):
+        threads.before(1)
+        now = torch.get_num_threads()
+        threads.after(1, 9.0 if now != last else {2: 0.004, 1: 0.001}[now])
+        last = now
+    assert last == 1
+
+
+def test_single_slow_batches_decide_nothing():
+    threads = Threads(torch, 2)
+    for index in range(ENOUGH):
+        threads.before(1)
+        slow = index % 4 == 0
+        threads.after(1, 0.019 if slow else {2: 0.004, 1: 0.001}[torch.get_num_threads()])
+    assert torch.get_num_threads() == 1
+
+
+def test_what_takes_long_is_not_tried_with_fewer():
+    assert set(run(Threads(torch, 2), {2: 0.03, 1: 0.001})) == {2}
+
+
+def test_every_size_of_batch_has_its_own():
+    threads = Threads(torch, 2)
+    for _ in range(ENOUGH):
+        for size, took in ((1, {2: 0.002, 1: 0.001}), (8, {2: 0.005, 1: 0.009}), (15, {2: 0.005, 1: 0.009})):
+            run(threads, took, size, batches=1)
+    assert [run(threads, {1: 1.0, 2: 1.0}, size, batches=1) for size in (1, 8, 15)] == [[1], [2], [2]]
+
+
+def test_many_cores_are_tried_in_steps():
+    torch.set_num_threads(16)
+    used = run(Threads(torch, 16), {16: 0.004, 4: 0.001, 1: 0.003})
+    assert set(used) == {16, 4, 1}
+    assert used[-1] == 4
+
+
+def test_a_handler_that_sets_its_own_is_left_alone():
+    threads = Threads(torch, 2)
+    run(threads, {2: 0.004, 1: 0.001}, batches=10)
+    torch.set_num_threads(3)
+    assert set(run(threads, {3: 0.001})) == {3}
+
+
+def test_a_batch_that_failed_is_not_measured():
+    threads = Threads(torch, 2)
+    for _ in range(ENOUGH):
+        threads.before(1)
+        if torch.get_num_threads() == 2:
+            continue
+        threads.after(1, 0.001)
+    assert torch.get_num_threads() == 2
+
+
+def test_compiled_code_keeps_all_threads():
+    """It is compiled for a number of threads, and anew for another: seconds, within a request."""
+    program = """
+import torch
+torch.set_num_threads(2)
+from serving.worker.tuning import Threads
+threads, used = Threads(torch, 2), set()
+model = torch.compile(lambda x: x * 2, backend="eager")
+for _ in range(40):
+    threads.before(1)
+    used.add(torch.get_num_threads())
+    model(torch.ones(2))
+    threads.after(1, 0.001)
+print(used, torch._dynamo.utils.counters["frames"]["total"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "{2} 1\n", done.stderr
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 0.05)), max_size=300), st.integers(2, 64))
+def test_the_setting_is_always_one_of_those_to_try(batches, most):
+    torch.set_num_threads(most)
+    threads = Threads(torch, most)
+    for size, seconds in batches:
+        threads.before(size)
+        assert torch.get_num_threads() in {1, min(4, most), most}
+        threads.after(size, seconds)
+
+
+def test_only_where_nobody_has_chosen(monkeypatch):
+    assert threads_of(model()) is not None
+    assert threads_of(model(threads=2)) is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads_of(model()) is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "what")
+    assert threads_of(model()) is not None
+
+
+def test_not_with_one_thread():
+    torch.set_num_threads(1)
+    assert threads_of(model()) is None
+
+
+def test_not_without_torch(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    assert threads_of(model()) is None
+
+
+def test_not_where_the_bits_must_stay_the_same():
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert threads_of(model()) is None
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_not_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert threads_of(model()) is None

@@ -140,7 +140,7 @@ def _look(target: Path) -> os.stat_result | None:
 
 def _is_model_or_empty(folder: Path) -> bool:
     try:
-        return not os.listdir(folder) or (folder / MANIFEST_NAME).is_file()
+        return not any(folder.iterdir()) or (folder / MANIFEST_NAME).is_file()
     except FileNotFoundError:
         return True
     except OSError as error:

@@ -112,8 +112,8 @@ def _enter(guest: Guest) -> None:
     importlib.invalidate_caches()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Forked processes would all draw the same numbers; random itself sees to that.
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed(random.SystemRandom().getrandbits(32))
+    if numpy_random := sys.modules.get("numpy.random"):  # else its import will seed it
+        numpy_random.seed(random.SystemRandom().getrandbits(32))
 
 
 def leave(serve: Callable[[], int]) -> int:

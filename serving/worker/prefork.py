@@ -38,6 +38,7 @@ _FIRST = ("torch", "numpy", "yaml", "ts.context", "ts.metrics.metric_cache_yaml_
 _LATER = (
     "ts.utils.util",
     "ts.service",
+    "numpy.random",
     "PIL.Image",
     "torchvision.transforms",
     "torchvision.io",

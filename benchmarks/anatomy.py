@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # run as a script, only this file's own folder is searched
 
 from archive_tool import open_archive  # noqa: E402
+from benchmarks import machine  # noqa: E402
 from benchmarks.serving_bench.contenders import Contender  # noqa: E402
 from benchmarks.serving_bench.servers import serving  # noqa: E402
 from benchmarks.serving_bench.workloads import WORKLOADS, Workload  # noqa: E402
@@ -322,6 +323,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (%(default)s)")
     parser.add_argument("--output-dir", type=Path, default=RESULTS, help="default: %(default)s")
     options = parser.parse_args()
+    machine.compile_packages()
     names = options.workloads.split(",")
     if unknown := set(names) - set(WORKLOADS):
         parser.error(f"no such workload: {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")

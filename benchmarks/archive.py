@@ -262,6 +262,9 @@ def settings(rounds: int) -> dict[str, str]:
 def main() -> int:
     """Measures, prints the report and writes it; 1 if something went wrong on the way."""
     options = parse()
+    from benchmarks.machine import compile_packages
+
+    compile_packages()
     with tempfile.TemporaryDirectory(prefix="tmbench-", dir=options.folder, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         # In a process of its own, for numpy would make this one, and so every contender, larger.

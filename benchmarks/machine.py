@@ -18,6 +18,14 @@ def versions(*packages: str) -> str:
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
 
 
+def compile_packages() -> None:
+    """Compiles our modules, as pip does with what it installs: the peer's are, too, whatever the environment says."""
+    import compileall
+
+    for name in ("archive_tool", "handlers", "serving", "model_defs"):
+        compileall.compile_dir(Path(__file__).resolve().parents[1] / name, quiet=2)
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []

@@ -273,6 +273,7 @@ def _ended(number: int, _frame: object) -> None:
 def main() -> int:
     """Measures, prints the report and writes it; 1 if something went wrong on the way."""
     options = parse()
+    machine.compile_packages()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ended)  # as an exception, so that servers and files are taken away
     with tempfile.TemporaryDirectory(prefix="tmbench-", ignore_cleanup_errors=True) as folder:

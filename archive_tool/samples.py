@@ -100,9 +100,10 @@ def add(plan: Plan, given: Sequence[GivenSample], report: Report) -> Plan:
             f"{own} is in the place of the samples", where=_OPTION, hint=f"leave {FOLDER} out of the extra files"
         )
         return plan
+    record = plan.manifest.record or Record()
     members: list[Member] = []
     samples: list[Sample] = []
-    for index, one in enumerate(given):
+    for index, one in enumerate(given, start=len(record.samples)):
         folder = f"{FOLDER}/{index}"
         body = Member(f"{folder}/input{_suffix(one.name)}", one.body)
         members.append(body)
@@ -113,7 +114,6 @@ def add(plan: Plan, given: Sequence[GivenSample], report: Report) -> Plan:
         kind = one.content_type or content_type_of(one.name)
         samples.append(Sample(body.name, kind, answer.name if answer else None))
         _check_size(one, report)
-    record = plan.manifest.record or Record()
     manifest = plan.manifest.with_record(replace(record, samples=(*record.samples, *samples)))
     return replace(with_members(plan, members), manifest=manifest)
 

@@ -15,6 +15,7 @@ from archive_tool.errors import ArchiveError, InputError, TorchmarError
 from archive_tool.manifest import Manifest
 from archive_tool.reader import Archive, open_archive
 from archive_tool.samples import content_type_of
+from archive_tool.yaml_nodes import MAX_BYTES
 from serving.check import failures
 from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
 from serving.check.result import InputResult, Result
@@ -28,7 +29,6 @@ DEFAULT_REPEAT = 5
 # Seconds that the repetitions of one input may take together.
 _REPEAT_S = 2.0
 _SAMPLE_LIMIT = 64 << 20
-_CONFIG_LIMIT = 1 << 20
 _ENDED_S = 10.0
 _DEVICE = re.compile(r"cpu|cuda(?::(\d{1,4}))?")
 
@@ -131,7 +131,7 @@ def _gpu(device: str) -> int | None:
 def _config(archive: Archive, manifest: Manifest) -> bytes | None:
     try:
         name = manifest.model.config_file
-        return archive.read(name, _CONFIG_LIMIT) if name else None
+        return archive.read(name, MAX_BYTES) if name else None
     except ArchiveError:
         return None  # the worker will say so
 

@@ -71,7 +71,7 @@ def test_values():
     ],
 )
 def test_what_is_no_yaml(text, line, reason):
-    with pytest.raises(yaml_nodes.NotYamlError, match="^not YAML: ") as raised:
+    with pytest.raises(yaml_nodes.NotYamlError, match=r"^not YAML: ") as raised:
         load(text)
     assert raised.value.line == line
     assert reason in raised.value.reason

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 #: Two numbers are equal if they differ by less than this part of the larger one: float32 on another machine, another
 #: number of threads or another version of torch keeps about five digits.
 RELATIVE: Final = 1e-4
+#: The same for float16 and bfloat16, which have three digits or two.
+COARSE: Final = 2e-2
 #: Or by less than this, for numbers near zero.
 ABSOLUTE: Final = 1e-6
 _SHOWN: Final = 3

@@ -10,9 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import yaml
-
-from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, construct, validate
+from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, validate
+from archive_tool.yaml_nodes import NotYamlError, compose, construct
 
 #: Sections that TorchServe's Python side reads, or a handler of its examples. The frontend passes over them.
 PYTHON_KEYS: Final = frozenset({"handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
@@ -104,9 +103,8 @@ def _problem_text(problem: Any) -> str:
 
 def _load(text: bytes | str) -> dict[str, Any]:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = construct(root) if root is not None else None
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        document = construct(compose(text))
+    except NotYamlError:
         return {}  # validate has told why
     if not isinstance(document, dict):
         return {}

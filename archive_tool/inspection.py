@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from archive_tool import effective, obstacles, tensors
 from archive_tool.errors import ArchiveError
 from archive_tool.formats import Format, sniff
+from archive_tool.yaml_nodes import MAX_BYTES
 
 if TYPE_CHECKING:
     from archive_tool.manifest import Manifest
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 # A packed member that is no larger than this is unpacked in memory to see what it is; of larger ones the start is.
 _SNIFF_LIMIT: Final = 64 << 20
-_CONFIG_LIMIT: Final = 1 << 20
 # Seconds after which no further member is looked into; an honest archive of hundreds of files takes two or three.
 _PATIENCE_S: Final = 30.0
 
@@ -98,7 +98,7 @@ def _config(archive: Archive, manifest: Manifest | None) -> effective.Effective:
     text = None
     if name:
         try:
-            text = archive.read(name, _CONFIG_LIMIT)
+            text = archive.read(name, MAX_BYTES)
         except ArchiveError:
             text = None  # `obstacles` says that it is missing
     return effective.understand(text)

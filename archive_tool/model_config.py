@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import yaml
 
-from archive_tool.yaml_nodes import PLAIN_TAGS, TAG, join
+from archive_tool.yaml_nodes import MERGE, PLAIN_TAGS, TAG, NotYamlError, compose, construct, join, line_of, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,8 +87,6 @@ _WORDS: Final = {
     "processes": "an integer from 1 to 256",
     "threads": "auto or an integer from 1",
 }
-#: Settings of one mapping, merged ones included; an honest file has some dozens.
-_MAX_MERGED: Final = 10_000
 _INT_MAX: Final = 2**31 - 1  # a larger number is a Long in Java, and ignored
 
 
@@ -120,8 +118,8 @@ class _Entry:
 def validate(text: bytes | str) -> list[ConfigProblem]:
     """Check a document; an empty list says that Java will take each setting as it is written."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        root = compose(text)
+    except NotYamlError as error:
         return [_not_yaml(error)]
     if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == TAG + "null"):
         hint = "leave --config-file out, or write a setting such as minWorkers: 1"
@@ -129,14 +127,13 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
         return [ConfigProblem("error", "", None, message, hint)]
     if not isinstance(root, yaml.MappingNode):
         message = "the config file holds no mapping of settings"
-        return [ConfigProblem("error", "", _line(root), message, "write lines such as minWorkers: 1")]
+        return [ConfigProblem("error", "", line_of(root), message, "write lines such as minWorkers: 1")]
     problems = list(_check_nodes(root))
     if any(not problem.key for problem in problems):
         return problems  # tags that cannot be read: there are no values to look at
     try:
         document = construct(root)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
-        # PyYAML fails in many ways on a value that is not of the form which its tag says, such as !!int "".
+    except NotYamlError as error:
         return [*problems, _not_yaml(error)]
     entries = _entries(root, document)
     problems += _check_section(entries, JAVA_KEYS, "")
@@ -146,106 +143,44 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 
-def construct(root: yaml.Node) -> Any:
-    """Make the values of a document, unless its merge keys (``<<``) would multiply them without end.
-
-    Raises:
-        yaml.YAMLError, ValueError and others: as PyYAML does for a value that is not of the form which its tag says.
-    """
-    if _merged(root) > _MAX_MERGED:
-        raise ValueError("its merge keys make too many settings")
-    loader = yaml.SafeLoader("")
-    return loader.construct_document(root)
-
-
-def _merged(root: yaml.Node) -> int:
-    """How many settings the largest mapping has when all are merged; PyYAML copies them one by one."""
-    sizes: dict[int, int] = {}
-
-    def size(node: yaml.Node) -> int:
-        if id(node) not in sizes:
-            sizes[id(node)] = _MAX_MERGED + 1  # until it is known: one that merges itself has no end
-            sizes[id(node)] = sum(map(count, node.value)) if isinstance(node, yaml.MappingNode) else 0
-        return sizes[id(node)]
-
-    def count(pair: tuple[yaml.Node, yaml.Node]) -> int:
-        key, value = pair
-        if key.tag != TAG + "merge":
-            return 1
-        parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
-        return sum(size(part) for part in parts)
-
-    return max((size(node) for node in _nodes(root) if isinstance(node, yaml.MappingNode)), default=0)
-
-
-def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:
-    """Yield each node once, for aliases may multiply without end."""
-    todo, seen = [root], set()
-    while todo:
-        node = todo.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        if isinstance(node, yaml.MappingNode):
-            todo += [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            todo += node.value
-
-
-def _line(node: yaml.Node) -> int:
-    line: int = node.start_mark.line
-    return line + 1
-
-
-def _not_yaml(error: Exception) -> ConfigProblem:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    reason = getattr(error, "problem", None) or str(error).split("\n")[0] or type(error).__name__
-    line = mark.line + 1 if mark else None
-    return ConfigProblem("error", "", line, f"the config file is not YAML that TorchServe can read: {reason}")
+def _not_yaml(error: NotYamlError) -> ConfigProblem:
+    message = f"the config file is not YAML that TorchServe can read: {error.reason}"
+    return ConfigProblem("error", "", error.line, message)
 
 
 def _check_nodes(root: yaml.Node) -> Iterator[ConfigProblem]:
-    """Look for tags and duplicate keys everywhere; each node once, for aliases may multiply without end."""
-    todo: list[tuple[yaml.Node, str]] = [(root, "")]
-    seen: set[int] = set()
-    while todo:
-        node, path = todo.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
+    """Look for tags and duplicate keys everywhere."""
+    for node, path in walk(root):
         if node.tag not in PLAIN_TAGS:
             message = f"the tag {node.tag!r} makes an object of a program; plain settings are needed"
-            yield ConfigProblem("error", "", _line(node), message, "write plain values only")
+            yield ConfigProblem("error", "", line_of(node), message, "write plain values only")
         if isinstance(node, yaml.MappingNode):
             yield from _check_duplicates(node, path)
-            todo += [(value, join(path, key)) for key, value in node.value]
-            todo += [(key, path) for key, _ in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            todo += [(item, path) for item in node.value]
 
 
 def _check_duplicates(node: yaml.MappingNode, path: str) -> Iterator[ConfigProblem]:
     lines: dict[str, int] = {}
     for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag == TAG + "merge":
+        if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
             continue
         name = join(path, key)
         if (first := lines.get(key.value)) is not None:
             message = f"{name} is set twice, first in line {first}; the last one wins"
-            yield ConfigProblem("error", name, _line(key), message, "remove one of them")
-        lines.setdefault(key.value, _line(key))
+            yield ConfigProblem("error", name, line_of(key), message, "remove one of them")
+        lines.setdefault(key.value, line_of(key))
         if not path and key.tag != TAG + "str":
             message = f"the key {key.value} is no text; Java fails on it"
-            yield ConfigProblem("error", name, _line(key), message, f'write "{key.value}":')
+            yield ConfigProblem("error", name, line_of(key), message, f'write "{key.value}":')
 
 
 def _entries(node: yaml.Node, document: Any) -> dict[str, _Entry]:
     """Map the text keys of a mapping to their values and lines."""
     if not isinstance(node, yaml.MappingNode) or not isinstance(document, dict):
         return {}
-    lines = {key.value: _line(key) for key, _ in node.value if isinstance(key, yaml.ScalarNode)}
-    return {key: _Entry(value, lines.get(key, _line(node))) for key, value in document.items() if isinstance(key, str)}
+    lines = {key.value: line_of(key) for key, _ in node.value if isinstance(key, yaml.ScalarNode)}
+    return {
+        key: _Entry(value, lines.get(key, line_of(node))) for key, value in document.items() if isinstance(key, str)
+    }
 
 
 def _check_section(entries: dict[str, _Entry], schema: dict[str, str], prefix: str) -> Iterator[ConfigProblem]:

@@ -16,6 +16,7 @@ from archive_tool.errors import BuildError
 from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS, RUNTIMES, SDK_HANDLERS, STOCK_HANDLERS, SUFFIXES
 from archive_tool.plan import split_target
 from archive_tool.report import Report
+from archive_tool.yaml_nodes import TAG, NotYamlError, compose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +46,8 @@ KEYS: Final = {
     "check": "flag",
 }
 _CHOICES: Final = {"runtime": RUNTIMES, "format": tuple(SUFFIXES)}
-_NULL: Final = "tag:yaml.org,2002:null"
-_BOOL: Final = "tag:yaml.org,2002:bool"
-_MERGE: Final = "tag:yaml.org,2002:merge"
+_NULL: Final = TAG + "null"
+_BOOL: Final = TAG + "bool"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -94,12 +94,10 @@ def _compose(file: Path) -> yaml.MappingNode:
             f"cannot read the project file {file}: {error.strerror}", where="--from", hint="torchmar init writes one"
         ) from error
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        reason = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise BuildError(f"the project file is not YAML: {reason}", where=where) from error
+        root = compose(text)
+    except NotYamlError as error:
+        where = f"{file}:{error.line}" if error.line else str(file)
+        raise BuildError(f"the project file is {error}", where=where) from error
     if not isinstance(root, yaml.MappingNode):
         raise BuildError(
             "the project file holds no settings", where=str(file), hint="write lines such as handler: h.py"

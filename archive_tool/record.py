@@ -88,11 +88,14 @@ class Sample:
         input: the member that holds the request's body.
         content_type: the body's media type, such as "image/png".
         expected: the member that holds the response's body; None if any answer will do.
+        tolerance: by which a number of the response may differ from the expected one, as a part of it above 1 and as
+            it is below; None if that is not stated.
     """
 
     input: str
     content_type: str | None = None
     expected: str | None = None
+    tolerance: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
@@ -103,13 +106,14 @@ class Sample:
             input=read.text(document.get("input"), f"{path}.input"),
             content_type=read.optional_text(document.get("contentType"), f"{path}.contentType"),
             expected=read.optional_text(document.get("expected"), f"{path}.expected"),
-            extra=_rest(document, "input", "contentType", "expected"),
+            tolerance=_tolerance(document.get("tolerance"), f"{path}.tolerance"),
+            extra=_rest(document, "input", "contentType", "expected", "tolerance"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Write the object; what is not set is left out."""
         known = {"input": self.input, "contentType": self.content_type, "expected": self.expected}
-        return _set(known) | dict(self.extra)
+        return _set(known | {"tolerance": self.tolerance}) | dict(self.extra)
 
 
 @dataclass(frozen=True)
@@ -250,6 +254,14 @@ def _metric(value: object, path: str) -> float:
 
 def _rest(document: Mapping[str, Any], *known: str) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key not in known}
+
+
+def _tolerance(value: object, path: str) -> float | None:
+    if value is None:
+        return None
+    if (found := _metric(value, path)) < 0:
+        raise read.error(path, f"expected a number from 0 up, got {read.shown(value)}")
+    return found
 
 
 def _set(document: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from archive_tool.reader import Archive
     from archive_tool.record import Record
 
-#: A model-config file is a page of text.
-_CONFIG_LIMIT: Final = 1 << 20
 _FILES: Final = {
     "serializedFile": "serialized_file",
     "modelFile": "model_file",
@@ -131,13 +129,13 @@ def _config_issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
     name = manifest.model.config_file
     if not name or not any(member.name == name for member in archive.members):
         return
+    from archive_tool import yaml_nodes
+
     try:
-        text = archive.read(name, _CONFIG_LIMIT)
+        text = archive.read(name, yaml_nodes.MAX_BYTES)
     except ArchiveError as error:
         yield Issue(Kind.UNREADABLE, error.message, name)
         return
-    from archive_tool import yaml_nodes
-
     for line, tag in yaml_nodes.foreign_tags(text):
         yield Issue(Kind.UNSAFE, f"{name!r}, line {line}: the tag {tag!r} makes an object of a program", name)
     try:

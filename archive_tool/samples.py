@@ -37,12 +37,14 @@ class GivenSample:
         body: the request's body, or the file that holds it.
         expected: the answer's body; None if any answer will do.
         content_type: media type of the request's body; None to go by the name.
+        tolerance: by which the numbers of an answer may differ from the expected ones; see `record.Sample`.
     """
 
     name: str
     body: Path | bytes
     expected: bytes | None = None
     content_type: str | None = None
+    tolerance: float | None = None
 
 
 def content_type_of(name: str) -> str:
@@ -100,9 +102,10 @@ def add(plan: Plan, given: Sequence[GivenSample], report: Report) -> Plan:
             f"{own} is in the place of the samples", where=_OPTION, hint=f"leave {FOLDER} out of the extra files"
         )
         return plan
+    record = plan.manifest.record or Record()
     members: list[Member] = []
     samples: list[Sample] = []
-    for index, one in enumerate(given):
+    for index, one in enumerate(given, start=len(record.samples)):
         folder = f"{FOLDER}/{index}"
         body = Member(f"{folder}/input{_suffix(one.name)}", one.body)
         members.append(body)
@@ -111,9 +114,8 @@ def add(plan: Plan, given: Sequence[GivenSample], report: Report) -> Plan:
             answer = Member(f"{folder}/expected{_kind(one.expected)}", one.expected)
             members.append(answer)
         kind = one.content_type or content_type_of(one.name)
-        samples.append(Sample(body.name, kind, answer.name if answer else None))
+        samples.append(Sample(body.name, kind, answer.name if answer else None, one.tolerance))
         _check_size(one, report)
-    record = plan.manifest.record or Record()
     manifest = plan.manifest.with_record(replace(record, samples=(*record.samples, *samples)))
     return replace(with_members(plan, members), manifest=manifest)
 

@@ -1,19 +1,133 @@
-"""What a YAML document holds that is no plain setting, told without making an object of anything."""
+"""Reads YAML that anybody may have written: what it costs is bounded, and no tag of it makes an object of a program.
+
+Aliases cost nothing, for PyYAML makes one object for all of them. What merge keys (``<<``) name is copied, setting by
+setting, so a page of text could fill the memory.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: A file of settings is a page of text; PyYAML takes some ten seconds for one of this size.
+MAX_BYTES: Final = 1 << 20
+#: Settings that all the merge keys of a document may copy; an honest one has some dozens.
+MAX_MERGED: Final = 10_000
 TAG: Final = "tag:yaml.org,2002:"
+MERGE: Final = TAG + "merge"
 _SCALARS: Final = ("null", "bool", "int", "float", "str", "binary", "timestamp", "merge", "value")
 #: Tags of plain values; any other asks a reader to make an object of a program, such as ``!!java.net.URL``.
 PLAIN_TAGS: Final = frozenset(TAG + name for name in (*_SCALARS, "seq", "map", "omap", "pairs", "set"))
-_ERRORS: Final = (yaml.YAMLError, ValueError, RecursionError)
+# PyYAML fails in many ways on a value that is not of the form which its tag says, such as !!int "".
+_ERRORS: Final = (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError)
+
+
+class NotYamlError(ValueError):
+    """A document that is no YAML, or costs too much to read.
+
+    Attributes:
+        reason: what is wrong.
+        line: counted from 1, if known.
+    """
+
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        super().__init__(f"not YAML: {reason}")
+        self.reason = reason
+        self.line = line
+
+
+def compose(text: bytes | str) -> yaml.Node | None:
+    """Read a document as nodes, which know their lines; None for an empty one.
+
+    Raises:
+        NotYamlError: it is none, or longer than `MAX_BYTES`.
+    """
+    if len(text) > MAX_BYTES:
+        raise NotYamlError(f"it has more than {MAX_BYTES} bytes")
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except _ERRORS as error:
+        raise _not_yaml(error) from error
+
+
+def construct(root: yaml.Node | None) -> Any:
+    """Make the values of a document; None of an empty one.
+
+    Raises:
+        NotYamlError: a value is not of the form that its tag says, a tag is not plain, or merge keys make too much.
+    """
+    if root is None:
+        return None
+    try:
+        _check_merges(root)
+        return yaml.SafeLoader("").construct_document(root)
+    except NotYamlError:
+        raise
+    except _ERRORS as error:
+        raise _not_yaml(error) from error
+
+
+def _not_yaml(error: Exception) -> NotYamlError:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    reason = getattr(error, "problem", None) or str(error).split("\n")[0] or type(error).__name__
+    return NotYamlError(reason, mark.line + 1 if mark else None)
+
+
+def _check_merges(root: yaml.Node) -> None:
+    """Count what PyYAML will copy: for each merge key all settings of each mapping that it names."""
+    sizes: dict[int, int] = {}
+    copied = 0
+
+    def size(node: yaml.MappingNode) -> int:
+        nonlocal copied
+        if id(node) in sizes:
+            return sizes[id(node)]
+        sizes[id(node)] = MAX_MERGED + 1  # until it is known: one that merges itself has no end
+        settings = 0
+        for key, value in node.value:
+            if key.tag != MERGE:
+                settings += 1
+                continue
+            parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for part in parts:
+                more = size(part) if isinstance(part, yaml.MappingNode) else 0
+                settings += more
+                copied += more
+                if copied > MAX_MERGED:
+                    raise NotYamlError("its merge keys make too many settings", line_of(key))
+        sizes[id(node)] = settings
+        return settings
+
+    for node, _ in walk(root):
+        if isinstance(node, yaml.MappingNode):
+            size(node)
+
+
+def walk(root: yaml.Node) -> Iterator[tuple[yaml.Node, str]]:
+    """Give each node once, as aliases may multiply without end: from top to bottom, keys too, with the path of keys."""
+    todo: list[tuple[yaml.Node, str]] = [(root, "")]
+    seen: set[int] = set()
+    while todo:
+        node, path = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node, path
+        if isinstance(node, yaml.MappingNode):
+            for key, value in reversed(node.value):
+                todo += [(value, join(path, key)), (key, path)]
+        elif isinstance(node, yaml.SequenceNode):
+            todo += [(item, path) for item in reversed(node.value)]
+
+
+def line_of(node: yaml.Node) -> int:
+    """Where a node begins, counted from 1."""
+    line: int = node.start_mark.line
+    return line + 1
 
 
 def foreign_tags(text: bytes | str) -> list[tuple[int, str]]:
@@ -38,13 +152,9 @@ def texts(text: bytes | str) -> list[tuple[str, str]]:
     """Give each single value of the document, as it is written, with the path of keys that leads to it.
 
     Raises:
-        ValueError: the document is no YAML.
+        NotYamlError: the document is none.
     """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except _ERRORS as error:
-        reason = getattr(error, "problem", None) or str(error).split("\n")[0] or type(error).__name__
-        raise ValueError(f"not YAML: {reason}") from error
+    root = compose(text)
     return sorted(_texts(root)) if root is not None else []
 
 

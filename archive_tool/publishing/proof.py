@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import yaml
 
+from archive_tool import compare
 from archive_tool.errors import BuildError
 from archive_tool.publishing import live
 from archive_tool.reader import open_archive
@@ -25,14 +26,11 @@ if TYPE_CHECKING:
 _SCRIPT: Final = Path(__file__).with_name("replay.py")
 _SHOWN: Final = 2000
 _COARSE: Final = ("float16", "bfloat16")
-#: What the formats keep of float32, and what of types with fewer digits.
-TOLERANCE: Final = 1e-4
-COARSE_TOLERANCE: Final = 2e-2
 
 
 def tolerance_for(outputs: Sequence[TensorSpec]) -> float:
     """Give the largest difference that an archive's answers may have by the types of the model's outputs."""
-    return COARSE_TOLERANCE if any(one.dtype in _COARSE for one in outputs) else TOLERANCE
+    return compare.COARSE if any(one.dtype in _COARSE for one in outputs) else compare.RELATIVE
 
 
 def prove(

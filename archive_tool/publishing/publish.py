@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -76,7 +77,7 @@ def publish(
         shapes: sizes to record for inputs by name, None for any size: ``{"ids": (None, None)}`` for texts of any
             length.
         tolerance: the largest difference between the archive's answers and the live model's, relative above 1 and
-            absolute below. None for 1e-4, or 0.02 for outputs of 16 bits.
+            absolute below; the sample states it for `torchmar check`. None for 1e-4, or 0.02 for outputs of 16 bits.
         extra_files, requirements_file, config_file: as for `archive_tool.build`.
         address: of the server that the result's `curl` and `snippet` name.
 
@@ -96,6 +97,9 @@ def publish(
     measured = _measure(module, x_test, y_test, has_rows=studied.has_rows, metrics=metrics)
     request, reply = _sample(*studied.first())
     allowed = proof.tolerance_for(studied.output_specs()) if tolerance is None else tolerance
+    if not allowed >= 0:
+        raise BuildError(f"the tolerance is a number from 0 up, not {allowed}")
+    stated = min(allowed, sys.float_info.max)  # JSON has no infinity
     differences: list[float] = []
 
     def compare(archive: Path) -> None:
@@ -120,7 +124,7 @@ def publish(
             "description": description,
             "licence": licence,
             "record": record.Record(inputs=studied.input_specs(), outputs=studied.output_specs(), metrics=measured),
-            "sample": [GivenSample("input.json", request.encode(), reply.encode(), "application/json")],
+            "sample": [GivenSample("input.json", request.encode(), reply.encode(), "application/json", stated)],
             "before_publish": compare,
         }
         built, version = _build(store, name, version, options)

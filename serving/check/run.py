@@ -15,6 +15,7 @@ from archive_tool.errors import ArchiveError, InputError, TorchmarError
 from archive_tool.manifest import Manifest
 from archive_tool.reader import Archive, open_archive
 from archive_tool.samples import content_type_of
+from archive_tool.yaml_nodes import MAX_BYTES
 from serving.check import failures
 from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
 from serving.check.result import InputResult, Result
@@ -28,7 +29,6 @@ DEFAULT_REPEAT = 5
 # Seconds that the repetitions of one input may take together.
 _REPEAT_S = 2.0
 _SAMPLE_LIMIT = 64 << 20
-_CONFIG_LIMIT = 1 << 20
 _ENDED_S = 10.0
 _DEVICE = re.compile(r"cpu|cuda(?::(\d{1,4}))?")
 
@@ -42,12 +42,14 @@ class Input:
         body: of the request.
         content_type: of the body.
         expected: body of the answer; None if any will do.
+        tolerance: that the archive states for it; see `archive_tool.record.Sample`.
     """
 
     name: str
     body: bytes
     content_type: str = "application/octet-stream"
     expected: bytes | None = None
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class CheckOptions:
         device: "cpu" or "cuda:N".
         timeout_s: for loading, and for each answer; None for what the archive's config says, else 120.
         repeat: how often an input is sent again, for the latency; at most two seconds are spent on that.
-        tolerance: by which two numbers may differ, as a part of the larger one.
+        tolerance: by which two numbers may differ, as a part of the larger one; None for what the sample states,
+            else 1e-4.
     """
 
     archive: Path
@@ -68,7 +71,7 @@ class CheckOptions:
     device: str = "cpu"
     timeout_s: float | None = None
     repeat: int = DEFAULT_REPEAT
-    tolerance: float = compare.RELATIVE
+    tolerance: float | None = None
 
 
 def check(options: CheckOptions) -> Result:
@@ -111,6 +114,7 @@ def stored(archive: Archive, manifest: Manifest) -> tuple[Input, ...]:
             archive.read(sample.input, _SAMPLE_LIMIT),
             sample.content_type or content_type_of(sample.input),
             archive.read(sample.expected, _SAMPLE_LIMIT) if sample.expected else None,
+            sample.tolerance,
         )
         for sample in (record.samples if record else ())
     )
@@ -131,7 +135,7 @@ def _gpu(device: str) -> int | None:
 def _config(archive: Archive, manifest: Manifest) -> bytes | None:
     try:
         name = manifest.model.config_file
-        return archive.read(name, _CONFIG_LIMIT) if name else None
+        return archive.read(name, MAX_BYTES) if name else None
     except ArchiveError:
         return None  # the worker will say so
 
@@ -141,6 +145,13 @@ def _refuse(manifest: Manifest, config: effective.Effective) -> None:
         raise InputError(f"runtime {manifest.runtime} has no Python worker, so it cannot be checked")
     if config.value("parallelType") in ("pp", "tp", "pptp"):
         raise InputError("a model that torchrun starts in several processes cannot be checked")
+
+
+def _tolerances(wanted: float | None, stated: float | None) -> tuple[float, float]:
+    """The relative and the absolute one: as asked for, else as the archive states it, else for float32."""
+    if wanted is not None:
+        return wanted, compare.ABSOLUTE
+    return (stated, stated) if stated is not None else (compare.RELATIVE, compare.ABSOLUTE)
 
 
 class _Run:
@@ -232,8 +243,8 @@ class _Run:
             error = failures.request_failure(self._name, one.name, found, worker.lines()[printed:])
             result.error = result.error or error
         elif one.expected is not None:
-            relative = self._options.tolerance
-            found.difference = compare.difference(one.expected, found.body, relative=relative)
+            relative, absolute = _tolerances(self._options.tolerance, one.tolerance)
+            found.difference = compare.difference(one.expected, found.body, relative=relative, absolute=absolute)
             if found.difference is not None:
                 message = f"input {one.name}: another answer than expected: {found.difference}"
                 result.error = result.error or CheckError(message)

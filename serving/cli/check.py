@@ -53,9 +53,7 @@ _SHOWN_ANSWER = 400
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    default=1e-4,
-    show_default=True,
-    help="By which part of them two numbers may differ.",
+    help="By which part of them two numbers may differ.  [default: what the sample states, else 0.0001]",
 )
 @json_option
 def check(
@@ -65,7 +63,7 @@ def check(
     device: str,
     timeout: float | None,
     repeat: int,
-    tolerance: float,
+    tolerance: float | None,
     as_json: bool,
 ) -> None:
     """Load an archive as a worker would, and try it.

@@ -45,7 +45,7 @@ from serving.protocol import (
     decoding_enabled,
     encode_reply,
 )
-from serving.worker import output
+from serving.worker import output, warm_up
 from serving.worker.arguments import Arguments
 from serving.worker.connection import Connection, items_of
 from serving.worker.dedicated import tell_failure
@@ -73,7 +73,7 @@ _MAX_UNSENT = 64 * 1024 * 1024
 # The frontend prepares for the answer to LOAD only after it has sent LOAD, and breaks if that comes earlier.
 _LOAD_PAUSE_S = 0.1
 # What is above them in a stack is not the user's.
-_CALLERS = ("run", "_handle")
+_CALLERS = ("run", "_run")
 _LEAVE_S = 1.0
 _END_S = 2.0
 _NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # where there is none a send waits, which is slower and no more
@@ -100,10 +100,12 @@ def serve(connection: Connection, request: Load, arguments: Arguments, processes
                 pass
         return 1
     loop = _usable(loop)
+    server = _Server(connection, model, loop)
+    warm_up.run(model, server.rehearse, request.model_path)
     gc.collect()
     gc.freeze()
     try:
-        return _Server(connection, model, loop).run(answer_from)
+        return server.run(answer_from)
     finally:
         asyncio.set_event_loop(None)
         loop.close()
@@ -191,6 +193,13 @@ class _Server:
         self._leave()
         return self._code
 
+    def rehearse(self, request: Request) -> Answer:
+        """Runs the handler on a request that nobody has sent, before `run`. Raises as `Service.rehearse` does."""
+        try:
+            return self._loop.run_until_complete(self._run(request, report=False))
+        except asyncio.CancelledError as error:  # which is no Exception
+            raise RuntimeError("the handler cancelled its task") from error
+
     def _leave(self) -> None:
         if tasks := asyncio.all_tasks(self._loop):
             for task in tasks:
@@ -243,16 +252,19 @@ class _Server:
         self._finish(call, answer)
 
     async def _handle(self, call: _Call) -> Answer:
-        request = call.request
+        call.deadline = time.monotonic() + self._limit_s
+        return await self._run(call.request, report=True)
+
+    async def _run(self, request: Request, *, report: bool) -> Answer:
         row, headers = inputs_of(request, decode=self._decode)
         context = self._context(request, headers)
         begin = time.monotonic()
-        call.deadline = begin + self._limit_s
         result = self._model.entry([row], context)
         if inspect.isawaitable(result):
             result = await result
         check(result, 1)
-        self._timer.report(context.metrics, begin)
+        if report:
+            self._timer.report(context.metrics, begin)
         return item_of(request, context.request_processor[0], result[0])
 
     def _context(self, request: Request, headers: dict[str, Any]) -> Any:

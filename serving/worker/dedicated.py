@@ -57,7 +57,7 @@ def serve(connection: Connection, request: Load, arguments: Arguments, guardian:
         return 1
     stream = Stream(connection, guardian)
     service = Service(model, stream)
-    warm_up.run(service, request.model_path)
+    warm_up.run(model, service.rehearse, request.model_path)
     gc.collect()
     gc.freeze()
     guardian.limit(model.backend.response_timeout_s)

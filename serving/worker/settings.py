@@ -82,17 +82,23 @@ def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[di
     name = config_file(manifest)
     if name is None:
         return {}, Backend(response_timeout_s=_default_timeout())
-    import yaml
+    # It bounds what reading costs: the archive may be anybody's, and the process that forks all workers reads it, too.
+    places.provide("archive_tool", always=True)
+    from archive_tool import yaml_nodes
 
     try:
-        text = (model_dir / name).read_text(encoding="utf-8")
-        config = yaml.safe_load(text)
+        with (model_dir / name).open("rb") as file:
+            data = file.read(yaml_nodes.MAX_BYTES + 1)
+        if len(data) > yaml_nodes.MAX_BYTES:
+            raise ValueError(f"it has more than {yaml_nodes.MAX_BYTES} bytes")
+        text = data.decode("utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"the configuration cannot be read: {error}", where=name) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark is not None else name
-        raise ConfigError(f"the configuration is no YAML: {error}", where=where) from error
+    try:
+        config = yaml_nodes.construct(yaml_nodes.compose(text))
+    except yaml_nodes.NotYamlError as error:
+        where = f"{name}:{error.line}" if error.line else name
+        raise ConfigError(f"the configuration is {error}", where=where) from error
     if config is None:
         config = {}
     if not isinstance(config, dict):
@@ -104,7 +110,6 @@ def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[di
 
 def _check(text: str, name: str) -> None:
     """Applies the rules of the archive tool: the archive may have been built by another one."""
-    places.provide("archive_tool", always=True)
     from archive_tool.model_config import validate
 
     for problem in validate(text):

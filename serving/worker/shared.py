@@ -117,7 +117,7 @@ class Server:
             return 1
         backend = model.backend
         self._service = Service(model, _Streams(self._guardian, {}))
-        warm_up.run(self._service, self._request.model_path)
+        warm_up.run(model, self._service.rehearse, self._request.model_path)
         self._guardian.busy_since = 0.0
         gc.collect()
         gc.freeze()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from serving.protocol import Parameter, Request
 from serving.worker.failures import place, summary
-from serving.worker.service import Failure, Service
+from serving.worker.loader import Model
+from serving.worker.service import Answer, Failure
 
 logger = logging.getLogger(__name__)
 
@@ -25,39 +26,42 @@ VARIABLE = "TORCHMAR_WARM_UP"
 _LIMIT = 64 << 20
 
 
-def run(service: Service, model_path: str) -> None:
+def run(model: Model, rehearse: Callable[[Request], Answer], model_path: str) -> None:
     """Runs every sample of the archive once.
 
     Not where a request is one of a sequence, and not in one of several processes that have to work together.
+
+    Args:
+        rehearse: lets the handler answer a request; raises what the handler raises.
     """
-    backend = service.model.backend
+    backend = model.backend
     if not backend.warm_up or backend.stateful or os.environ.get(VARIABLE) == "0" or "LOCAL_RANK" in os.environ:
         return
     folder = Path(model_path)
     begin = time.monotonic()
     failed: list[str] = []
-    samples = list(_requests(service.model.context.manifest, folder))
+    samples = list(_requests(model.context.manifest, folder))
     for name, request in samples:
-        if problem := _try(service, request, folder):
+        if problem := _try(rehearse, request, folder):
             failed.append(f"{name}: {problem}")
     if failed:
         logger.warning(
             "Warm-up: %d of %d samples of %s failed; the model is served all the same. The first: %s",
             len(failed),
             len(samples),
-            service.model.name,
+            model.name,
             failed[0],
         )
     elif samples:
         logger.info("Warmed up with %d samples in %.2f s", len(samples), time.monotonic() - begin)
 
 
-def _try(service: Service, request: Request | str, folder: Path) -> str:
+def _try(rehearse: Callable[[Request], Answer], request: Request | str, folder: Path) -> str:
     """What went wrong; empty if nothing did."""
     if isinstance(request, str):
         return request
     try:
-        answer = service.rehearse(request)
+        answer = rehearse(request)
     except (Exception, SystemExit) as error:
         where = place(error, folder)
         return summary(error) + (f" in {where}" if where else "")

@@ -402,5 +402,5 @@ def test_merge_keys_that_multiply():
     (problem,) = validate("\n".join(lines))
     assert problem.severity == "error"
     assert "merge keys make too many settings" in problem.message
-    (problem,) = validate("a: &a {<<: *a}")
-    assert problem.severity == "error"
+    (problem,) = validate("x: 1\na: &a {<<: *a}")
+    assert (problem.severity, problem.line) == ("error", 2)

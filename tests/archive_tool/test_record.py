@@ -34,7 +34,9 @@ records = st.builds(
     licence=texts,
     inputs=specs,
     outputs=specs,
-    samples=st.lists(st.builds(Sample, st.text(), texts, texts, others), max_size=2).map(tuple),
+    samples=st.lists(st.builds(Sample, st.text(), texts, texts, st.none() | st.floats(0, 1), others), max_size=2).map(
+        tuple
+    ),
     metrics=st.dictionaries(st.text(), numbers, max_size=2),
     members=st.dictionaries(st.text(), members, max_size=3),
     extra=others,
@@ -49,7 +51,15 @@ FULL = {
     "licence": "Apache-2.0",
     "inputs": [{"name": "x", "dtype": "float32", "shape": [None, 1, 28, 28], "unit": "grey"}],
     "outputs": [{"name": "y"}],
-    "samples": [{"input": "MAR-INF/samples/0/input.png", "contentType": "image/png", "expected": "e.json", "n": 1}],
+    "samples": [
+        {
+            "input": "MAR-INF/samples/0/input.png",
+            "contentType": "image/png",
+            "expected": "e.json",
+            "tolerance": 0,
+            "n": 1,
+        }
+    ],
     "metrics": {"accuracy": 0.98},
     "members": {"a.py": {"sha256": DIGEST, "size": 0}, "w.pt": {"sha256": DIGEST, "size": 1 << 40, "md5": "x"}},
     "later": {"key": [1]},
@@ -80,7 +90,7 @@ def test_every_field_has_its_place_in_a_fixed_order():
     assert (record.description, record.licence) == ("digits", "Apache-2.0")
     assert record.inputs == (TensorSpec("x", "float32", (None, 1, 28, 28), {"unit": "grey"}),)
     assert record.outputs == (TensorSpec("y"),)
-    assert record.samples == (Sample("MAR-INF/samples/0/input.png", "image/png", "e.json", {"n": 1}),)
+    assert record.samples == (Sample("MAR-INF/samples/0/input.png", "image/png", "e.json", 0, {"n": 1}),)
     assert record.metrics == {"accuracy": 0.98}
     assert record.members["w.pt"] == MemberRecord(DIGEST, 1 << 40, {"md5": "x"})
     assert record.extra == {"later": {"key": [1]}}
@@ -120,6 +130,14 @@ def test_what_is_not_known_is_left_out():
         ({"samples": [{"expected": "e"}]}, "torchmar.samples[0].input is missing"),
         ({"samples": [{"input": "i", "contentType": 1}]}, "torchmar.samples[0].contentType: expected a string, got 1"),
         ({"samples": [{"input": "i", "expected": 1}]}, "torchmar.samples[0].expected: expected a string, got 1"),
+        (
+            {"samples": [{"input": "i", "tolerance": -1}]},
+            "torchmar.samples[0].tolerance: expected a number from 0 up, got -1",
+        ),
+        (
+            {"samples": [{"input": "i", "tolerance": "1"}]},
+            'torchmar.samples[0].tolerance: expected a finite number, got "1"',
+        ),
         ({"metrics": {"loss": "low"}}, 'torchmar.metrics["loss"]: expected a finite number, got "low"'),
         ({"metrics": {"loss": True}}, 'torchmar.metrics["loss"]: expected a finite number, got true'),
         ({"metrics": {"loss": float("nan")}}, 'torchmar.metrics["loss"]: expected a finite number, got NaN'),

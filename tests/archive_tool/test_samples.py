@@ -8,6 +8,9 @@ import pytest
 
 import archive_tool
 from archive_tool import BuildError, samples
+from archive_tool.manifest import Model, new_manifest
+from archive_tool.plan import Plan
+from archive_tool.record import Record, Sample
 from archive_tool.report import Report
 from archive_tool.samples import GivenSample
 
@@ -144,3 +147,11 @@ def test_the_same_bytes_from_the_same_samples(files, options):
 def test_without_samples_nothing_is_recorded(options):
     manifest = archive_tool.build(**options).manifest
     assert "samples" not in json.dumps(manifest.to_dict())
+
+
+def test_samples_after_those_that_are_there():
+    before = Plan(
+        "m", (), new_manifest(Model("m"), runtime="python", seconds=0).with_record(Record(samples=(Sample("x"),))), 0
+    )
+    after = samples.add(before, [GivenSample("a", b"")], Report())
+    assert [sample.input for sample in after.manifest.record.samples] == ["x", "MAR-INF/samples/1/input"]

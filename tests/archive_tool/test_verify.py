@@ -312,9 +312,9 @@ def test_config_files_that_are_not_refused(put, text):
 
 
 def test_a_config_file_that_is_too_long(put, monkeypatch):
-    from archive_tool import safety
+    from archive_tool import yaml_nodes
 
-    monkeypatch.setattr(safety, "_CONFIG_LIMIT", 10)
+    monkeypatch.setattr(yaml_nodes, "MAX_BYTES", 10)
     ((kind, _),) = told(put(archive(Member(b"c.yaml", b"a: 1234567890"), manifest=manifest(configFile="c.yaml"))))
     assert kind is Kind.UNREADABLE
 

@@ -48,9 +48,75 @@ def test_aliases_do_not_multiply():
     assert yaml_nodes.foreign_tags("a0: &a0 x\n" + levels) == []
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.text(alphabet="a!:-[]{}&*\n \"'%#|>,?", max_size=60) | st.binary(max_size=60))
+def load(text):
+    return yaml_nodes.construct(yaml_nodes.compose(text))
+
+
+def test_values():
+    assert load("a: &a {x: 1}\nb: [*a, {<<: *a, y: 2}]\n") == {"a": {"x": 1}, "b": [{"x": 1}, {"x": 1, "y": 2}]}
+    assert load("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        ("a: [1\nb: 2\n", 2, "expected ',' or ']'"),
+        ("a: 1\n---\nb: 2\n", 2, "but found another document"),
+        ("a: 1\nb: *c\n", 2, "undefined alias"),
+        ("a: 1\nb: !!python/object/apply:os.system [x]\n", 2, "could not determine a constructor"),
+        ("a: 1\n<<: 2\n", 2, "expected a mapping"),
+        ('a: !!int ""\n', None, "index out of range"),
+        ("[" * 1000, None, "maximum recursion depth"),
+        ("a: \x01\n", None, "special characters are not allowed"),
+    ],
+)
+def test_what_is_no_yaml(text, line, reason):
+    with pytest.raises(yaml_nodes.NotYamlError, match=r"^not YAML: ") as raised:
+        load(text)
+    assert raised.value.line == line
+    assert reason in raised.value.reason
+
+
+def test_a_long_document():
+    text = "#" * yaml_nodes.MAX_BYTES
+    assert yaml_nodes.compose(text) is None
+    for longer in (text + "#", text.encode() + b"#"):
+        with pytest.raises(yaml_nodes.NotYamlError, match=f"more than {yaml_nodes.MAX_BYTES} bytes"):
+            yaml_nodes.compose(longer)
+
+
+def merging(count):
+    """Mappings that merge one of a thousand settings, line by line from the second on."""
+    return f"- &a {{{', '.join(f'k{n}: 1' for n in range(1000))}}}\n" + "- {<<: *a}\n" * count
+
+
+def test_merge_keys_are_counted_together():
+    """No mapping is large by itself; 4,000 such lines of five thousand settings took 600 MB and half a minute."""
+    most = yaml_nodes.MAX_MERGED // 1000
+    assert len(load(merging(most))[-1]) == 1000
+    with pytest.raises(yaml_nodes.NotYamlError, match="merge keys make too many settings") as raised:
+        load(merging(most + 1))
+    assert raised.value.line == most + 2
+
+
+def test_merge_keys_of_merge_keys():
+    """Each mapping merges the one before nine times: PyYAML would copy 9**12 settings."""
+    lines = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 13)]
+    for text in ("\n".join(lines), "a: &a {<<: *a}", "a: &a {<<: [*a]}", "a: &a {b: &b {<<: *a}, <<: *b}"):
+        with pytest.raises(yaml_nodes.NotYamlError, match="merge keys make too many settings"):
+            load(text)
+
+
+def test_many_settings_without_merge_keys():
+    text = "".join(f"k{n}: 1\n" for n in range(yaml_nodes.MAX_MERGED + 1))
+    assert len(load(text)) == yaml_nodes.MAX_MERGED + 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab!:-[]{}&*\n \"'%#|>,?<=1", max_size=60) | st.binary(max_size=60))
 def test_any_text_has_an_answer(text):
+    """What tags, texts and values a text has, or that it is no YAML; nothing else is raised."""
     yaml_nodes.foreign_tags(text)
-    with contextlib.suppress(ValueError):
-        yaml_nodes.texts(text)
+    for reader in (yaml_nodes.texts, load):
+        with contextlib.suppress(yaml_nodes.NotYamlError):
+            reader(text)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import archive_tool
+from archive_tool import compare
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.publishing import live, proof
 from archive_tool.publishing import publish as publishing
@@ -88,6 +89,7 @@ def test_a_model_with_a_factory_and_a_test_set(nets, store):
 
     (sample,) = record.samples
     assert (sample.input, sample.content_type) == (published.sample, "application/json")
+    assert sample.tolerance == compare.RELATIVE
     assert json.loads(members[sample.input]) == {"tensor_input": x_test[:1].tolist()} == json.loads(published.request)
     found = torch.tensor(json.loads(members[sample.expected])["tensor_output"])
     torch.testing.assert_close(found, net.eval()(x_test[:1]))
@@ -167,6 +169,8 @@ def test_a_model_that_is_more_than_its_state_is_found_out(nets, store):
         ({"name": "a/b"}, "model name"),
         ({"version": "1/0"}, "model name 'net-1/0'"),
         ({"config_file": "no_such.yaml"}, "does not exist"),
+        ({"tolerance": -1.0}, "from 0 up"),
+        ({"tolerance": float("nan")}, "from 0 up"),
     ],
 )
 def test_wrong_options_leave_nothing(nets, store, options, reason):
@@ -199,6 +203,13 @@ def test_config_requirements_and_extra_files_go_along(nets, store, tmp_path):
     assert manifest.model.model_file is None
 
 
+def test_the_sample_states_the_tolerance_that_the_model_was_published_with(nets, store):
+    """JSON has no infinity, which is for models whose answers are random."""
+    options = {"format": "torchscript", "tolerance": float("inf")}
+    published = archive_tool.publish(nets.Net(), name="net", model_store=store, example=torch.randn(2, 3), **options)
+    assert read(published)[0].record.samples[0].tolerance == sys.float_info.max
+
+
 def test_importing_the_tool_imports_no_torch():
     code = (
         "import sys, archive_tool; from archive_tool import build, open_archive; dir(archive_tool)\n"
@@ -210,5 +221,5 @@ def test_importing_the_tool_imports_no_torch():
 
 def test_tolerances_follow_the_types():
     spec = archive_tool.record.TensorSpec
-    assert proof.tolerance_for([spec("x", "float32"), spec("y", "int64")]) == proof.TOLERANCE
-    assert proof.tolerance_for([spec("x", "float32"), spec("y", "bfloat16")]) == proof.COARSE_TOLERANCE
+    assert proof.tolerance_for([spec("x", "float32"), spec("y", "int64")]) == compare.RELATIVE
+    assert proof.tolerance_for([spec("x", "float32"), spec("y", "bfloat16")]) == compare.COARSE

@@ -79,6 +79,20 @@ def test_the_tolerance(check: Check) -> None:
     assert check(source, expected, options={"tolerance": 0.02}).error is None
 
 
+def test_the_tolerance_that_a_sample_states(check: Check) -> None:
+    """Relative above 1, absolute below, as `publish` measures it; the command line's goes before it."""
+    source = "def handle(data, context): return [[101, 0.015]] * len(data or [])"
+
+    def tried(stated: float | None, wanted: float | None = None) -> bool:
+        sample = GivenSample("in", b"", b"[100, 0.005]", tolerance=stated)
+        return check(source, samples=[sample], options={"repeat": 0, "tolerance": wanted}).ok
+
+    assert tried(0.02)
+    assert not tried(0.009)
+    assert not tried(None)
+    assert not tried(0.02, wanted=0.02)
+
+
 # ---- loading fails -------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from archive_tool.yaml_nodes import MAX_BYTES
 from serving.worker import settings
 from serving.worker.failures import ConfigError
 from serving.worker.settings import Backend
@@ -111,10 +112,14 @@ def test_an_empty_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
-        ("a: [1\nb: 2\n", "model-config.yaml:2", "no YAML"),
+        ("a: [1\nb: 2\n", "model-config.yaml:2", "not YAML"),
         ("- 1\n", "model-config.yaml", "no mapping"),
         ("just text\n", "model-config.yaml", "no mapping"),
-        ("a: \x01\n", "model-config.yaml", "no YAML"),
+        ("a: \x01\n", "model-config.yaml", "not YAML"),
+        ("a: 1\nb: !!python/object/apply:os.system [ls]\n", "model-config.yaml:2", "python/object"),
+        ('a: !!int ""\n', "model-config.yaml", "not YAML"),
+        ("a: " + "[" * 1000, "model-config.yaml", "recursion"),
+        ("é" * (MAX_BYTES // 2) + "é", "model-config.yaml", f"cannot be read: it has more than {MAX_BYTES} bytes"),
         ("x: 1\nbackend:\n  mode: both\n", "model-config.yaml:3", "dedicated or shared"),
         ("backend:\n  batch_size: 3\n", "model-config.yaml:2", "batch_size"),
         ("backend: shared\n", "model-config.yaml:1", "mapping"),
@@ -130,6 +135,19 @@ def test_a_wrong_configuration(tmp_path: Path, text: str, where: str, what: str)
     assert raised.value.where == where
     assert what in raised.value.message
     assert settings.peek(str(folder)) is None
+
+
+def test_merge_keys_that_multiply(tmp_path: Path) -> None:
+    """A file of some hundred bytes, whose 9**12 settings would be copied in the process that forks all workers."""
+    lines = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 13)]
+    folder = archive(tmp_path / "m", config={})
+    (folder / "model-config.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="merge keys make too many settings") as raised:
+        read(folder)
+    assert raised.value.where.startswith("model-config.yaml:")
+    assert settings.peek(str(folder)) is None
+    (folder / "model-config.yaml").write_text("a: &a {x: 1}\nhandler: {<<: *a}\n")
+    assert read(folder)[0]["handler"] == {"x": 1}
 
 
 def test_what_is_wrong_elsewhere_is_not_for_us_to_refuse(tmp_path: Path) -> None:

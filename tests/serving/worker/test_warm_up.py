@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from serving.worker.service import Service
 from serving.worker.settings import Backend
 
 from .frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest, wait_for
+from .test_asynchronous import AsyncServer
 from .test_service import CACHE, Context, Sink
 
 SAMPLES = [
@@ -38,7 +39,7 @@ def run(entry: Callable[[Any, Any], Any], folder: Path, samples: Any = SAMPLES, 
     manifest = {"model": {"modelName": "m"}, "torchmar": {"formatVersion": 1, "samples": samples}}
     context = Context("m", str(folder), manifest, 8, None, "0.12.0", True, CACHE, {})
     service = Service(Model("m", entry, context, None, Backend(**backend)), Sink())
-    warm_up.run(service, str(folder))
+    warm_up.run(service.model, service.rehearse, str(folder))
     return service
 
 
@@ -165,7 +166,7 @@ def test_without_samples_nothing_is_said(folder: Path, caplog: pytest.LogCapture
 def test_archives_of_other_tools(folder: Path, manifest: Any) -> None:
     context = Context("m", str(folder), manifest, 8, None, "0.12.0", True, CACHE, {})
     service = Service(Model("m", lambda rows, context: pytest.fail("nothing"), context, None, Backend()), Sink())
-    warm_up.run(service, str(folder))
+    warm_up.run(service.model, service.rehearse, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,9 @@ COUNTING = """
 """
 
 
-def make(folder: Path, source: str = COUNTING, **backend: Any) -> Path:
-    made = archive(folder / "model", source, config={"backend": backend}, files=WITHOUT_TORCH if not backend else {})
+def make(folder: Path, source: str = COUNTING, *, asynchronous: bool = False, **backend: Any) -> Path:
+    config = {"backend": backend} | ({"asyncCommunication": True} if asynchronous else {})
+    made = archive(folder / "model", source, config=config, files=WITHOUT_TORCH if not backend else {})
     manifest = made / "MAR-INF" / "MANIFEST.json"
     document = json.loads(manifest.read_text())
     document["torchmar"] = {"formatVersion": 1, "samples": [{"input": "sample"}]}
@@ -261,6 +263,45 @@ def test_a_sample_that_fails_does_not_keep_the_model_from_loading(server: Server
     assert "The first: sample: ValueError: no in handler.py:6 (handle)\n" in worker.out.wait("handler.py:6 (handle)\n")
     assert worker.answer() == b"fine"
     assert "Traceback" not in worker.out.text
+
+
+@pytest.fixture(scope="module")
+def _launcher_of_async() -> Iterator[AsyncServer]:
+    server = AsyncServer(b"launcher")
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def async_server(_launcher_of_async: AsyncServer) -> Iterator[AsyncServer]:
+    yield _launcher_of_async
+    _launcher_of_async.end_workers()
+
+
+@pytest.mark.parametrize("line", ["raise ValueError('no')", "raise asyncio.CancelledError", "return None"])
+def test_the_asynchronous_mode(async_server: AsyncServer, tmp_path: Path, line: str) -> None:
+    source = f"""
+        import asyncio
+        calls = []
+
+        async def handle(data, context):
+            if data is None:
+                return
+            calls.append(bytes(data[0]["body"]).decode())
+            await asyncio.sleep(0)
+            if len(calls) > 1 and calls[-1] == "warm":
+                {line}
+            return [{{"calls": calls}}]
+    """
+    folder = make(tmp_path, source, asynchronous=True)
+    manifest = folder / "MAR-INF" / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace('[{"input"', '[{"input": "sample"}, {"input"'))
+    worker = async_server.worker(folder)
+    assert worker.load(folder) == Reply(200, "loaded model model"), worker.out.text
+    assert "Warm-up: 1 of 2 samples of model failed" in worker.out.wait("The first: sample: ")
+    reply = worker.ask(rest("1", b"cold"))
+    assert json.loads(reply.items[0].body) == {"calls": ["warm", "warm", "cold"]}
+    assert "[METRICS]" not in worker.out.text.partition("Warm-up")[0]
 
 
 SLOW = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,10 +68,11 @@ def print_models(found: Sequence[ModelVersion]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("model", "version", "archive", "workers", "ready", "batch", "pids", "memory"):
         table.add_column(title, justify="right" if title in ("workers", "ready", "batch", "memory") else "left")
+    now = _memory_now(found)
     names = [version.name for version in found]
     marked = {name for name in names if names.count(name) > 1}
     for version in found:
-        memory = sum(_memory(worker.pid, worker.memory_bytes) for worker in version.workers)
+        memory = sum(now.get(worker.pid, worker.memory_bytes) for worker in version.workers)
         table.add_row(
             Text(version.name),  # plain text: brackets of a name are not markup
             Text(version.version + (" *" if version.default and version.name in marked else "")),
@@ -87,14 +88,20 @@ def print_models(found: Sequence[ModelVersion]) -> None:
         click.echo("* is the version that requests without one reach")
 
 
-def _memory(pid: int, reported: int) -> int:
-    """Resident memory of a local worker now, in bytes; the frontend's figure is up to a minute old."""
+def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
+    """Bytes of memory of the workers of a server on this machine, by pid; the frontend's figures are a minute old."""
     import psutil
 
-    try:
-        return int(psutil.Process(pid).memory_info().rss) if pid > 0 else reported
-    except psutil.Error:
-        return reported
+    from serving.worker import collector
+
+    servers: dict[int, list[int]] = {}
+    for pid in {worker.pid for version in found for worker in version.workers if worker.pid > 0}:
+        with suppress(psutil.Error, OSError):
+            parent = psutil.Process(pid).parent()
+            if parent is not None and parent.name().startswith("java"):  # else it is of another machine
+                servers.setdefault(parent.pid, []).append(pid)
+    sizes = {pid: size for server, pids in servers.items() for pid, size in collector.sizes(pids, server)}
+    return {pid: size for pid, size in sizes.items() if size}
 
 
 @click.command()

@@ -145,27 +145,30 @@ def read_pids() -> list[int]:
 
 
 def memory(pids: Iterable[int], java_pid: int) -> list[str]:
-    """The ``pid:bytes`` lines.
+    """The ``pid:bytes`` lines."""
+    return [f"{pid}:{size}" for pid, size in sizes(pids, java_pid)]
+
+
+def sizes(pids: Iterable[int], java_pid: int) -> Iterator[tuple[int, int]]:
+    """Bytes of memory of workers, with their pids in the order given.
 
     The pid that the frontend knows may be that of a thin process, with the model in a backend process behind it, which
     many may share: each has its own memory and its part of the backend's.
     """
     behind = _backends(java_pid)
-    sizes: dict[int, int] = {}
+    known: dict[int, int] = {}
 
     def size(pid: int) -> int:
-        if pid not in sizes:
-            sizes[pid] = memory_of(pid)
-        return sizes[pid]
+        if pid not in known:
+            known[pid] = memory_of(pid)
+        return known[pid]
 
-    lines = []
     for pid in pids:
         own = size(pid)
         backend, sharers = behind.get(pid, (pid, 1))
         # A dead process has nothing; the backend that it is still registered for may be another program by now.
         part = size(backend) // max(sharers, 1) if own and backend != pid else 0
-        lines.append(f"{pid}:{own + part}")
-    return lines
+        yield pid, own + part
 
 
 def _backends(java_pid: int) -> Mapping[int, tuple[int, int]]:

@@ -12,7 +12,8 @@ from serving.client import ModelVersion, WorkerInfo
 def version(number: str, *, default: bool) -> ModelVersion:
     row = {"modelName": "[bold]mnist", "modelVersion": number, "modelUrl": "mnist.mar", "batchSize": 4}
     found = ModelVersion.from_dict(row, default=default)
-    worker = WorkerInfo("9000", "READY", os.getpid(), 0, False)
+    # No child of a Java process: of a server elsewhere, whose own figure counts.
+    worker = WorkerInfo("9000", "READY", os.getpid(), 5_000_000, False)
     return ModelVersion(**{**vars(found), "workers": (worker,)})
 
 
@@ -23,7 +24,7 @@ def test_the_table_has_a_row_a_version_and_marks_the_default(capsys: pytest.Capt
     assert "2.0 *" in shown
     assert "[bold]mnist" in shown
     assert str(os.getpid()) in shown
-    assert " MB" in shown
+    assert " 5 MB" in shown
     assert "* is the version" in shown
 
 

@@ -58,7 +58,7 @@ from .support import (
     wait_until,
 )
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.hides("torchvision")]
 
 MODELS = Path(__file__).parent / "models"
 SHARED = "backend: {mode: shared}\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pytest
 from serving.control.ports import choose_free
 
 from .conftest import BIN, ROOT, Sandbox
+from .support import ask, wait_until
 
 MNIST = ROOT / "examples" / "mnist"
 SAMPLES = sorted((MNIST / "samples").glob("*.png"))
@@ -82,16 +82,14 @@ def stock_torchserve(box: Sandbox, *models: str, worker: str = "torchserve") -> 
 
 
 def wait_ready(box: Sandbox, management: str, models: list[str]) -> None:
-    deadline = time.monotonic() + 120
-    ready: list[str] = []
-    while time.monotonic() < deadline:
-        done = box.torchmar("models", "--json", "--management", management)
-        rows = json.loads(done.out) if done.code == 0 else []
-        ready = [row["name"] for row in rows if any(worker["status"] == "READY" for worker in row["workers"])]
-        if set(models) <= set(ready):
-            return
-        time.sleep(0.3)
-    raise AssertionError(f"ready: {ready} of {models}\n{(box.root / 'torchserve.log').read_text()[-3000:]}")
+    def is_ready(model: str) -> bool:
+        (row,) = ask(management, f"/models/{model}").json()
+        return any(worker["status"] == "READY" for worker in row["workers"])
+
+    try:
+        wait_until(lambda: all(map(is_ready, models)), f"{models}", 120.0)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{(box.root / 'torchserve.log').read_text()[-3000:]}") from None
 
 
 def curl(box: Sandbox, url: str, *options: str) -> str:

@@ -24,16 +24,18 @@ _OF_PROCESSES = tuple(
 
 
 # What takes longest comes first in a parallel run, which hands out whole files: the end is no time to begin such a one.
-# The first two do not wait for one another: one trains the digits' weights, the other starts the first server.
+# The first two do not wait for one another: one trains the digits' weights for all, the other does without and without
+# Java.
 _LONGEST_FIRST = tuple(
     ROOT / "tests" / f"{name}.py"
     for name in (
+        "integration/test_demo",
+        "archive_tool/publishing/test_publish",
         "test_docs",
         "integration/test_publish",
-        "integration/test_lifecycle",
         "integration/test_compatibility",
+        "integration/test_lifecycle",
         "integration/test_scenarios",
-        "integration/test_demo",
         "integration/test_worker_rules",
         "integration/test_wrong_input",
         "integration/test_async",
@@ -66,16 +68,21 @@ def of_the_run(factory: pytest.TempPathFactory, name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mnist_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `examples/mnist/train.py` writes, after one epoch."""
-    folder = of_the_run(tmp_path_factory, "mnist-weights")
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "mnist_script.pt").exists():
+def mnist_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `mnist_weights` are, or will be; who writes there holds the lock of this name and `.lock`."""
+    return of_the_run(tmp_path_factory, "mnist-weights")
+
+
+@pytest.fixture(scope="session")
+def mnist_weights(mnist_place: Path) -> Path:
+    """What `examples/mnist/train.py` writes: for the test of the demo, or else after one epoch."""
+    with FileLock(f"{mnist_place}.lock"):
+        if not (mnist_place / "mnist_script.pt").exists():
             # One epoch may be less than the example asks of itself; the files are written all the same.
             command = [sys.executable, ROOT / "examples" / "mnist" / "train.py", "--epochs", "1"]
-            subprocess.run([*command, "--output-dir", folder], capture_output=True, check=False)
-    assert (folder / "mnist_script.pt").exists()
-    return folder
+            subprocess.run([*command, "--output-dir", mnist_place], capture_output=True, check=False)
+    assert (mnist_place / "mnist_script.pt").exists()
+    return mnist_place
 
 
 _QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"

@@ -76,7 +76,7 @@ DEV = [
     "pytest>=8.2",
     "pytest-rerunfailures>=14",
     "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "ruff>=0.8",
     "setuptools>=77",
     "torch-model-archiver==0.12.0",

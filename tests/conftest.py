@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from serving.control.java import java_home, torchserve_home
+
 ROOT = Path(__file__).resolve().parents[1]
+_PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 
 
 # Tests whose parts are real processes: frontends, workers, clients. A busy machine can starve any of them.
@@ -20,23 +23,99 @@ _OF_PROCESSES = tuple(
 )
 
 
+# What takes longest comes first in a parallel run, which hands out whole files: the end is no time to begin such a one.
+# The first two do not wait for one another: one trains the digits' weights for all, the other does without and without
+# Java.
+_LONGEST_FIRST = tuple(
+    ROOT / "tests" / f"{name}.py"
+    for name in (
+        "integration/test_demo",
+        "archive_tool/publishing/test_publish",
+        "test_docs",
+        "integration/test_publish",
+        "integration/test_compatibility",
+        "integration/test_lifecycle",
+        "integration/test_scenarios",
+        "integration/test_worker_rules",
+        "integration/test_wrong_input",
+        "integration/test_async",
+        "integration/test_workers",
+        "integration/test_shared",
+        "integration/test_fizbuz",
+        "integration/test_signatures",
+        "integration/test_commands",
+        "integration/test_client",
+        "examples/test_mnist_train",
+    )
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives them a second try, which the summary counts; what fails twice has failed."""
+    """Gives them a second try, which the summary counts; what fails twice has failed. Puts long files first."""
     for item in items:
         if any(place == item.path or place in item.path.parents for place in _OF_PROCESSES):
             item.add_marker(pytest.mark.flaky(reruns=1))
+    if _PARALLEL:
+        places = {path: place for place, path in enumerate(_LONGEST_FIRST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def of_the_run(factory: pytest.TempPathFactory, name: str) -> Path:
+    """The place of something that is made once, by whichever process of a parallel run asks first."""
+    base = factory.getbasetemp()
+    # Those processes have folders of their own in a common one; alone, that one outlives the run.
+    return (base.parent if _PARALLEL else base) / name
 
 
 @pytest.fixture(scope="session")
-def mnist_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `examples/mnist/train.py` writes, after one epoch; trained once, whichever process asks first."""
-    base = tmp_path_factory.getbasetemp()
-    # The processes of one parallel run have folders of their own in a common one; alone, that one outlives the run.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mnist-weights"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "mnist_script.pt").exists():
+def mnist_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `mnist_weights` are, or will be; who writes there holds the lock of this name and `.lock`."""
+    return of_the_run(tmp_path_factory, "mnist-weights")
+
+
+@pytest.fixture(scope="session")
+def mnist_weights(mnist_place: Path) -> Path:
+    """What `examples/mnist/train.py` writes: for the test of the demo, or else after one epoch."""
+    with FileLock(f"{mnist_place}.lock"):
+        if not (mnist_place / "mnist_script.pt").exists():
             # One epoch may be less than the example asks of itself; the files are written all the same.
             command = [sys.executable, ROOT / "examples" / "mnist" / "train.py", "--epochs", "1"]
-            subprocess.run([*command, "--output-dir", folder], capture_output=True, check=False)
-    assert (folder / "mnist_script.pt").exists()
-    return folder
+            subprocess.run([*command, "--output-dir", mnist_place], capture_output=True, check=False)
+    assert (mnist_place / "mnist_script.pt").exists()
+    return mnist_place
+
+
+_QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+_FIRST_SERVER = (
+    "build --model-name m --handler handler.py --export-path store -q",
+    "start m.mar --model-store store --port auto -q",
+    "predict m handler.py",
+    "stop",
+)
+
+
+@pytest.fixture(scope="session")
+def java_options(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """JAVA_TOOL_OPTIONS for a frontend that lives for seconds: it is compiled quickly rather than well.
+
+    In a run of all tests its classes are read once, by a server before all others, and mapped by those: that takes half
+    of a start off the processor. A runtime that cannot do so starts as it would without.
+    """
+    if not _PARALLEL:
+        return _QUICK_JAVA  # for a few tests it would cost more than it saves
+    folder = of_the_run(tmp_path_factory, "java-classes")
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            (folder / "store").mkdir(parents=True)
+            (folder / "handler.py").write_text("def handle(data, context):\n    return ['x'] * len(data or [])\n")
+            (folder / "torch.py").write_text("raise ImportError('not needed here, and slow')\n")
+            env = {name: value for name, value in os.environ.items() if not name.startswith(("TS_", "TORCHMAR_"))}
+            env |= {"TORCHMAR_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(folder)}
+            env["JAVA_TOOL_OPTIONS"] = f'{_QUICK_JAVA} -XX:DumpLoadedClassList="{folder / "list"}"'
+            for line in _FIRST_SERVER:
+                command = [Path(sys.executable).parent / "torchmar", *line.split()]
+                subprocess.run(command, cwd=folder, env=env, capture_output=True, check=False)
+            command = [java_home() / "bin" / "java", "-Xshare:dump", "-cp", torchserve_home() / "ts" / "frontend" / "*"]
+            command += [f"-XX:SharedClassListFile={folder / 'list'}", f"-XX:SharedArchiveFile={folder / 'classes'}"]
+            subprocess.run(command, capture_output=True, check=False)
+    return f'{_QUICK_JAVA} -XX:SharedArchiveFile="{folder / "classes"}"'

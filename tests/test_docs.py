@@ -84,12 +84,19 @@ torchserve() {
 """
 
 
+# What these show runs with every `make test` all the same: their examples' demo.py does it, and so do the tutorial's
+# scenarios in tests/integration/test_scenarios.py.
+REPEATED = {ROOT / "examples" / name / "README.md" for name in ("mnist", "fizbuz")}
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    "path", [path for path in DOCUMENTS if commands(path)], ids=lambda path: str(path.relative_to(ROOT))
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path in REPEATED else ()) for path in DOCUMENTS if commands(path)],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_every_command_runs(path: Path, checkout: Path) -> None:
+def test_every_command_runs(path: Path, checkout: Path, java_options: str) -> None:
     ports = dict(zip(("8080", "8081", "8082", "7070", "7071"), choose_free("127.0.0.1", 5), strict=True))
 
     def moved(text: str) -> str:
@@ -114,6 +121,7 @@ def test_every_command_runs(path: Path, checkout: Path) -> None:
         "TORCHMAR_MANAGEMENT": f"http://127.0.0.1:{ports['8081']}",
         "TORCHMAR_INFERENCE": f"http://127.0.0.1:{ports['8080']}",
         "OMP_NUM_THREADS": "1",
+        "JAVA_TOOL_OPTIONS": java_options,
         "BUILDS": str(any("build " in line or "torch-model-archiver" in line for line in commands(path))).lower(),
     }
     (checkout / "tmp").mkdir()

@@ -9,8 +9,11 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from archive_tool import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,8 +98,20 @@ def make_tar(tmp_path):
 
 
 @pytest.fixture
-def torchmar():
-    """Run the command line in its own process."""
+def torchmar(capsys):
+    """Run the command line in this process: a process each time would take most of the time."""
+
+    def run(*arguments):
+        code = cli.main([*map(str, arguments)])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run
+
+
+@pytest.fixture
+def torchmar_process():
+    """Run the command line in its own process, in whatever folder and environment."""
 
     def run(*arguments, **more):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("env", {})}

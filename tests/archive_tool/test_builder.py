@@ -159,7 +159,7 @@ def test_the_package_that_loads_the_weights_is_recorded(options):
 
 
 @pytest.mark.parametrize("archive_format", ["default", "tgz"])
-def test_two_machines_give_one_archive(tmp_path, torchmar, archive_format):
+def test_two_machines_give_one_archive(tmp_path, torchmar_process, archive_format):
     """Another folder, another order and time of the files, another user's settings, another number of cores."""
     digests = set()
     names = ["h.py", "weights.pt", "é.txt", "large.txt"]
@@ -179,7 +179,7 @@ def test_two_machines_give_one_archive(tmp_path, torchmar, archive_format):
             "HOME": str(place),
             "USER": folder,
         }
-        done = torchmar(
+        done = torchmar_process(
             *("build", "--model-name", "m", "--handler", "h.py", "--serialized-file", "weights.pt", "--compress"),
             *("--extra-files", ["é.txt,large.txt", "large.txt,é.txt"][number], "--archive-format", archive_format),
             cwd=place,

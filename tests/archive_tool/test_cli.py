@@ -45,8 +45,8 @@ def test_help_lists_every_command(torchmar):
             assert entry.help in text
 
 
-def test_version(torchmar):
-    assert torchmar("--version").stdout == f"torchmar, version {__version__}\n"
+def test_version(torchmar_process):
+    assert torchmar_process("--version").stdout == f"torchmar, version {__version__}\n"
 
 
 OWN = {

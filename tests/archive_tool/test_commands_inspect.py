@@ -3,27 +3,12 @@
 import json
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import archive_tool
-from archive_tool import cli
 from archive_tool.commands import human_size
-
-
-@pytest.fixture
-def torchmar(capsys):
-    """Run the command line in this process: a process each time would take most of the time."""
-
-    def run(*arguments):
-        code = cli.main([*map(str, arguments)])
-        out, err = capsys.readouterr()
-        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
-
-    return run
-
 
 BUILD = ["build", "--model-name", "m", "--handler", "h.py", "--export-path", "store"]
 

@@ -151,7 +151,7 @@ def test_the_command_line_wins(write, torchmar):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     with archive_tool.open_archive(Path("store/other.mar")) as archive:
         assert archive.manifest.model.model_version == "2.0"
-    done = torchmar("build", "--from", "net", "--export-path", "net", "--extra-files", "model.py", cwd=None)
+    done = torchmar("build", "--from", "net", "--export-path", "net", "--extra-files", "model.py")
     assert done.returncode == 1  # model.py is not below net, so keep-folders has nothing to keep
     assert "not below net" in done.stderr
 

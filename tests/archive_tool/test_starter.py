@@ -159,7 +159,7 @@ def test_wrong_arguments(folder):
         start(folder / "no")
 
 
-def test_the_command(folder, torchmar):
+def test_the_command(folder, torchmar, monkeypatch):
     script(folder / "net.pt")
     done = torchmar("init", "a net", "--kind", "custom")
     assert (done.returncode, done.stderr) == (0, "")
@@ -172,5 +172,6 @@ def test_the_command(folder, torchmar):
     done = torchmar("build", "--from", folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert Path("a_net.mar").exists()
-    done = torchmar("init", cwd=folder)
+    monkeypatch.chdir(folder)
+    done = torchmar("init")
     assert done.returncode == 1

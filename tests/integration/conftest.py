@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,14 @@ class Server:
         return sum(worker["status"] == "READY" for row in rows for worker in row["workers"])
 
 
-def make_sandbox() -> Sandbox:
+def make_sandbox(java_options: str, hidden: Iterable[str] = ()) -> Sandbox:
+    """A new sandbox.
+
+    Args:
+        java_options: of the fixture of this name.
+        hidden: modules that nothing in it can import. Each server imports torch, and torchvision when it has time,
+            which takes seconds of the processor: too much where no handler needs it.
+    """
     # Not pytest's tmp_path: the path of a socket below it would be too long.
     root = Path(tempfile.mkdtemp(prefix="tmtest-", dir="/tmp")).resolve()
     for name in ("model_store", "tmp", "home"):
@@ -175,10 +182,18 @@ def make_sandbox() -> Sandbox:
         "PATH": f"{BIN}:{os.environ['PATH']}",
         # A worker a core: two tests side by side on two cores.
         "OMP_NUM_THREADS": "1",
-        # A frontend lives for seconds here: compiled quickly rather than well, it takes a third less of the processor.
-        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "JAVA_TOOL_OPTIONS": java_options,
     }
-    return Sandbox(root, env)
+    box = Sandbox(root, env)
+    for name in hidden:
+        box.file(f"hidden/{name}.py", f"raise ImportError('{name} is hidden from this test')\n")
+        env["PYTHONPATH"] = str(root / "hidden")
+    return box
+
+
+def hidden_from(node: pytest.Item | pytest.Collector) -> set[str]:
+    """The modules that the marks of a test or of a module hide."""
+    return {name for mark in node.iter_markers("hides") for name in mark.args}
 
 
 def close(sandbox: Sandbox, *, failed: bool) -> None:
@@ -195,17 +210,17 @@ def close(sandbox: Sandbox, *, failed: bool) -> None:
 
 
 @pytest.fixture
-def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    box = make_sandbox()
+def sandbox(request: pytest.FixtureRequest, java_options: str) -> Iterator[Sandbox]:
+    box = make_sandbox(java_options, hidden_from(request.node))
     before = request.session.testsfailed
     yield box
     close(box, failed=request.session.testsfailed > before)
 
 
 @pytest.fixture(scope="module")
-def shared_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+def shared_sandbox(request: pytest.FixtureRequest, java_options: str) -> Iterator[Sandbox]:
     """One sandbox for all tests of a module: for servers that several tests only ask."""
-    box = make_sandbox()
+    box = make_sandbox(java_options, hidden_from(request.node))
     before = request.session.testsfailed
     yield box
     close(box, failed=request.session.testsfailed > before)

@@ -30,6 +30,8 @@ from .support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.hides("torchvision")
+
 HANDLER = """
 import asyncio
 import json

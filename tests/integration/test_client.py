@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from serving.client import InferenceClient, ManagementClient
 
 from .conftest import Sandbox
+
+# Importing torch takes seconds, and no handler here needs it.
+pytestmark = pytest.mark.hides("torch")
 
 
 def test_models_are_listed_over_several_pages(sandbox: Sandbox, echo: str) -> None:

@@ -10,6 +10,9 @@ import pytest
 
 from .conftest import Sandbox, Server
 
+# Importing torch takes seconds, and no handler here needs it.
+pytestmark = pytest.mark.hides("torch")
+
 SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
 
 

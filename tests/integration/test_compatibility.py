@@ -53,6 +53,8 @@ FORMS = {
     "form_file_function": "forms.py:special",
     "form_path_function": "where/forms.py:special",
 }
+# Each takes a worker of TorchServe's, which takes seconds: these have every kind of name, with and without a function.
+USUAL_FORMS = ("form_file", "form_path", "form_function")
 BATCHED = "batchSize: 4\nmaxBatchDelay: 2000\nminWorkers: 1\nmaxWorkers: 1\n"
 JSON = {"Content_Type": "application/json"}
 SEQUENCES = (
@@ -159,8 +161,8 @@ def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], c
 
 
 @pytest.fixture(scope="module")
-def pair(request: pytest.FixtureRequest, mnist_weights: Path) -> Iterator[Pair]:
-    box = make_sandbox()
+def pair(request: pytest.FixtureRequest, mnist_weights: Path, java_options: str) -> Iterator[Pair]:
+    box = make_sandbox(java_options)
     archives = [
         pack(box, "everything", "everything.py", source("everything")),
         pack(box, "batch", "batch", source("batch"), BATCHED),
@@ -170,7 +172,7 @@ def pair(request: pytest.FixtureRequest, mnist_weights: Path) -> Iterator[Pair]:
         tutorial(box, mnist_weights),
         built_in(box),
     ]
-    archives += [pack(box, name, form, source("forms")) for name, form in FORMS.items()]
+    archives += [pack(box, name, FORMS[name], source("forms")) for name in USUAL_FORMS]
     text = (torchserve_home() / "ts" / "configs" / "metrics.yaml").read_text()
     text = text.replace("model_metrics:\n", f"model_metrics:{METRICS}", 1)
     metrics = box.file("metrics.yaml", text + GAUGES)
@@ -454,8 +456,11 @@ def picture(sample: Path, mode: str) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [x if x in USUAL_FORMS else pytest.param(x, marks=pytest.mark.slow) for x in FORMS])
 def test_functions(pair: Pair, name: str) -> None:
+    if name not in USUAL_FORMS:
+        archive = pack(pair.ours.sandbox, name, FORMS[name], source("forms"))
+        assert pair.same(lambda server: register(server, archive, name).status) == 200
     answer = pair.same(lambda server: predict(server, name, "x"))
     function = "special" if ":" in FORMS[name] else "handle"
     assert answer.json() == {"function": function, "loaded": function, "own": True}
@@ -596,13 +601,13 @@ ENVELOPES = {
 
 
 # Two servers each: what differs from envelope to envelope is tested in tests/serving/worker, too.
-RARE = ("body", "json")
+RARE = ("body", "json", "kserve")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(e, marks=pytest.mark.slow) if e in RARE else e for e in ENVELOPES])
-def enveloped(request: pytest.FixtureRequest) -> Iterator[tuple[str, Pair]]:
+def enveloped(request: pytest.FixtureRequest, java_options: str) -> Iterator[tuple[str, Pair]]:
     """Two servers with the envelope; it is a setting of a whole server."""
-    box = make_sandbox()
+    box = make_sandbox(java_options, ["torchvision"])
     archives = [pack(box, "rows", "rows.py", source("rows"), "batchSize: 3\nmaxBatchDelay: 300\n")]
     config = box.file("config.properties", f"service_envelope={request.param}\n")
     with servers(box, request, archives, config) as started:

@@ -17,6 +17,9 @@ from serving.control.ports import choose_free
 
 from .conftest import Sandbox
 
+# Importing torch takes seconds, and no handler here needs it.
+pytestmark = pytest.mark.hides("torch")
+
 # A handler that is still being imported when everybody has lost patience.
 SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
 

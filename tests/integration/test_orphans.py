@@ -30,7 +30,7 @@ from .support import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.hides("torchvision")]
 
 EVERYTHING = {"everything.py": (Path(__file__).parent / "models" / "everything.py").read_text()}
 TWO = "minWorkers: 2\nmaxWorkers: 2\n"

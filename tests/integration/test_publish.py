@@ -23,6 +23,8 @@ from model_defs.mnist import MNISTNet
 from .conftest import ROOT, Sandbox, Server
 from .support import predict
 
+pytestmark = pytest.mark.hides("torchvision")
+
 TOLERANCE = 1e-4
 
 
@@ -42,8 +44,12 @@ def published(
     shared_sandbox: Sandbox, net: MNISTNet, images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Published]:
     """The model in every format; a C++ compiler takes the longest."""
+    from torch._inductor import config  # takes seconds
+
     patch = pytest.MonkeyPatch()
     patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+    # They save time from the second package on, and cost it before the first.
+    patch.setattr(config.aot_inductor, "precompile_headers", False, raising=False)
     with torch.no_grad():
         digits = net(images).argmax(1)
     try:
@@ -111,7 +117,7 @@ def test_what_is_there_to_copy_works(
         torch.testing.assert_close(torch.tensor(json.loads(text)["tensor_output"]), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["eager", "export"])
+@pytest.mark.parametrize("name", [pytest.param("eager", marks=pytest.mark.slow), "export"])
 def test_the_stored_sample_passes_the_check(
     shared_sandbox: Sandbox, published: dict[str, Published], name: str
 ) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from serving.control.ports import choose_free
 
 from .conftest import BIN, ROOT, Sandbox
+from .support import ask, wait_until
 
 MNIST = ROOT / "examples" / "mnist"
 SAMPLES = sorted((MNIST / "samples").glob("*.png"))
@@ -81,16 +82,14 @@ def stock_torchserve(box: Sandbox, *models: str, worker: str = "torchserve") -> 
 
 
 def wait_ready(box: Sandbox, management: str, models: list[str]) -> None:
-    deadline = time.monotonic() + 120
-    ready: list[str] = []
-    while time.monotonic() < deadline:
-        done = box.torchmar("models", "--json", "--management", management)
-        rows = json.loads(done.out) if done.code == 0 else []
-        ready = [row["name"] for row in rows if any(worker["status"] == "READY" for worker in row["workers"])]
-        if set(models) <= set(ready):
-            return
-        time.sleep(0.3)
-    raise AssertionError(f"ready: {ready} of {models}\n{(box.root / 'torchserve.log').read_text()[-3000:]}")
+    def is_ready(model: str) -> bool:
+        (row,) = ask(management, f"/models/{model}").json()
+        return any(worker["status"] == "READY" for worker in row["workers"])
+
+    try:
+        wait_until(lambda: all(map(is_ready, models)), f"{models}", 120.0)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{(box.root / 'torchserve.log').read_text()[-3000:]}") from None
 
 
 def curl(box: Sandbox, url: str, *options: str) -> str:
@@ -150,7 +149,7 @@ def build(project: Sandbox, archiver: str, name: str, archive_format: str, *, ea
     project.run(
         *archiver.split(), "--model-name", name, "-v", "1.0", *model, "--handler", "mnist_handler.py",
         "--extra-files", "extra,notes.txt", "-r", "requirements.txt", "-c", "model-config.yaml",
-        "--export-path", "model_store", "--archive-format", archive_format,
+        "--export-path", "model_store", "--archive-format", archive_format, "-f",
     ).ok()  # fmt: skip
 
 
@@ -169,33 +168,71 @@ def members(path: Path) -> dict[str, int]:
     return {name: -1 if name.endswith("MANIFEST.json") else size for name, size in found.items()}
 
 
-def test_a5_every_format_of_both_archivers_serves_the_same_answers(project: Sandbox) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """Which archives scenario A5 builds with both archivers, and which of them each worker serves.
+
+    Attributes:
+        kinds: of the archives, by their format.
+        served: by the worker's name, the archives' archiver, kind and format.
+    """
+
+    kinds: dict[str, tuple[str, ...]]
+    served: dict[str, list[tuple[str, str, str]]]
+
+
+# The frontend unpacks the formats, and the worker is given a folder: so each format of each archiver is served by some
+# worker, and each worker has both kinds and, with test_a1_a3, both archivers.
+PAIRS = Plan(
+    kinds={"default": ("eager",), "zip-store": ("script",), "tgz": ("eager",), "no-archive": ("script",)},
+    served={
+        "torchserve": [("ours", "eager", "default"), ("ours", "script", "no-archive")],
+        "torchmar": [
+            *(("ours", kind, name) for kind, name in (("script", "zip-store"), ("eager", "tgz"))),
+            *(("stock", "eager", name) for name in ("default", "tgz")),
+            *(("stock", "script", name) for name in ("zip-store", "no-archive")),
+        ],
+    },
+)
+EVERYTHING = Plan(
+    kinds=dict.fromkeys(FORMATS, ("eager", "script")),
+    served={
+        "torchserve": [*(("ours", "eager", name) for name in FORMATS), ("ours", "script", "default")],
+        "torchmar": [("stock", kind, name) for kind in ("eager", "script") for name in FORMATS],
+    },
+)
+
+
+@pytest.mark.parametrize(
+    "plan", [PAIRS, pytest.param(EVERYTHING, marks=pytest.mark.slow)], ids=["each with some other", "everything"]
+)
+def test_a5_every_format_of_both_archivers_serves_the_same_answers(project: Sandbox, plan: Plan) -> None:
     project.file("extra/index_to_name.json", json.dumps({str(i): str(i) for i in range(10)}))
     project.file("extra/sub/more.txt", "more")
     project.file("notes.txt", "notes")
     project.file("requirements.txt", "numpy\n")
     project.file("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\nresponseTimeout: 60\n")
-    files: dict[str, str] = {}
+    files: dict[tuple[str, str, str], str] = {}
     for archive_format, suffix in FORMATS.items():
-        for kind in ("eager", "script"):
+        for kind in plan.kinds[archive_format]:
             names = {short: f"{kind}_{short}_{archive_format.replace('-', '_')}" for short in ("stock", "ours")}
             for short, archiver in zip(("stock", "ours"), ARCHIVERS, strict=True):
                 build(project, archiver, names[short], archive_format, eager=kind == "eager")
-                files[names[short]] = names[short] + suffix
+                files[short, kind, archive_format] = names[short]
             ours, stock = (members(project.store / f"{names[short]}{suffix}") for short in ("ours", "stock"))
             assert {n.replace("_ours_", "_stock_"): size for n, size in ours.items()} == stock
-    # TorchServe's worker runs what we build, in every format, and ours what its archiver builds.
+    # TorchServe's worker runs what we build, and ours what its archiver builds.
     answers = {}
-    for worker, archiver, kinds in (("torchserve", "ours", ("eager",)), ("torchmar", "stock", ("eager", "script"))):
-        served = [name for name in files if name.split("_")[1] == archiver and name.startswith(kinds)]
-        served += ["script_ours_default"] if worker == "torchserve" else []
-        with stock_torchserve(project, *(f"{name}={files[name]}" for name in served), worker=worker) as addresses:
+    for worker, chosen in plan.served.items():
+        served = {files[one]: files[one] + FORMATS[one[2]] for one in chosen}
+        models = (f"{name}={file}" for name, file in served.items())
+        with stock_torchserve(project, *models, worker=worker) as addresses:
             for name in served:
                 answers[name] = [
                     curl(project, f"{addresses['inference']}/predictions/{name}", "-T", sample.name)
                     for sample in SAMPLES[:10]
                 ]
-    assert len(answers) == 13
+    assert len(answers) == sum(map(len, plan.served.values()))
     assert len({tuple(found) for found in answers.values()}) == 1
     assert set("".join(next(iter(answers.values())))) <= set("0123456789")
 

@@ -24,7 +24,7 @@ from .support import (
     wait_until,
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.hides("torchvision")]
 
 HANDLER = """
 import os

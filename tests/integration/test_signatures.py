@@ -11,6 +11,8 @@ import archive_tool
 from .conftest import Sandbox, Server
 
 pytest.importorskip("model_signing")
+# Importing torch takes seconds, and no handler here needs it.
+pytestmark = pytest.mark.hides("torch")
 
 
 @pytest.fixture

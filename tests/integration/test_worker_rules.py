@@ -58,7 +58,7 @@ from .support import (
     wait_until,
 )
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.hides("torchvision")]
 
 MODELS = Path(__file__).parent / "models"
 SHARED = "backend: {mode: shared}\n"
@@ -684,12 +684,12 @@ def test_rule_10_workflows(server: Server) -> None:
 # ---- 11: the model's modules come first ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extra", [(), ("torchvision.py",)], ids=["forked", "started plainly"])
+@pytest.mark.parametrize("extra", [(), ("PIL.py",)], ids=["forked", "started plainly"])
 def test_rule_11_modules_of_the_archive(server: Server, extra: tuple[str, ...]) -> None:
     names = ("context", "service", "metrics", "utils", "version", "protocol", "serving", "archive_tool", "launch")
     files = {f"{name}.py": f"own = {name!r}\n" for name in names} | dict.fromkeys(extra, "own = 'mine'\n")
-    imports = "".join(f"import {name}\n" for name in names) + ("import torchvision\n" if extra else "") + "import os\n"
-    told = ", ".join(f"{name}.own" for name in names) + (", torchvision.own" if extra else "")
+    imports = "".join(f"import {name}\n" for name in names) + ("import PIL\n" if extra else "") + "import os\n"
+    told = ", ".join(f"{name}.own" for name in names) + (", PIL.own" if extra else "")
     text = (
         f"{imports}import sys\nimport ts\nimport ts.context\nfrom ts.torch_handler.base_handler import BaseHandler\n"
         "class Handler:\n"

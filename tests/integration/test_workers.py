@@ -17,6 +17,9 @@ from serving.control.ports import choose_free
 
 from .conftest import BIN, ROOT, Sandbox
 
+# Importing torch takes seconds; TorchServe's own worker cannot do without it.
+light = pytest.mark.hides("torch")
+
 TIMEOUT = """
 import os
 def handle(data, context):
@@ -30,6 +33,7 @@ def scripts(sandbox: Sandbox) -> set[str]:
     return {argument for argument in lines if argument.endswith(WORKER_SCRIPT.name)}
 
 
+@light
 def test_torchmars_by_default(sandbox: Sandbox) -> None:
     sandbox.build("told", TIMEOUT)
     config = sandbox.file("mine.properties", "default_response_timeout=77\n")
@@ -39,6 +43,7 @@ def test_torchmars_by_default(sandbox: Sandbox) -> None:
     assert server.curl("/predictions/told") == (200, "77")
 
 
+@pytest.mark.hides("torchvision")
 def test_torchserves_when_asked_for(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     # Whatever the configuration names.
@@ -93,12 +98,14 @@ def start_stock(sandbox: Sandbox, config: Path) -> None:
     pytest.fail((sandbox.root / "torchserve.log").read_text()[-3000:])
 
 
+@light
 def test_torchmars_under_the_stock_command_with_the_repositorys_configuration(stock: Sandbox, echo: str) -> None:
     stock.build("echo", echo)
     start_stock(stock, stock.root / "config.properties")
     assert scripts(stock) == {str(stock.root / "serving" / "worker" / "home" / WORKER_SCRIPT)}
 
 
+@light
 def test_torchmars_under_the_stock_command_with_the_variable(stock: Sandbox, echo: str) -> None:
     stock.build("echo", echo)
     text = (stock.root / "config.properties").read_text()

@@ -15,6 +15,8 @@ from .conftest import ROOT, Sandbox, Server
 
 MNIST = ROOT / "examples" / "mnist"
 SAMPLE = MNIST / "samples"
+# Importing torch takes seconds, and these tests' handlers do not need it.
+light = pytest.mark.hides("torch")
 
 
 def start_refused(sandbox: Sandbox, archive: str, code: int) -> str:
@@ -33,17 +35,20 @@ def stock_archive(sandbox: Sandbox, name: str, handler: str, *options: str | Pat
     sandbox.run(*command, "--export-path", sandbox.store, *options).ok()
 
 
+@light
 def test_an_archive_that_is_not_there(sandbox: Sandbox) -> None:
     said = start_refused(sandbox, "missing.mar", 1)
     assert "no archive missing.mar in the model store" in said
 
 
+@light
 def test_a_model_store_that_is_not_there(sandbox: Sandbox) -> None:
     done = sandbox.torchmar("start", "x.mar", "--model-store", "nowhere", "--port", "auto")
     assert done.code == 1
     assert "not a folder: nowhere (--model-store)" in done.err
 
 
+@light
 @pytest.mark.parametrize("keep", [0, 10, 200])
 def test_a_broken_zip(sandbox: Sandbox, echo: str, keep: int) -> None:
     sandbox.build("broken", echo)
@@ -52,6 +57,7 @@ def test_a_broken_zip(sandbox: Sandbox, echo: str, keep: int) -> None:
     assert "broken.mar" in start_refused(sandbox, "broken.mar", 3)
 
 
+@light
 @pytest.mark.slow
 def test_a_handler_with_a_syntax_error(sandbox: Sandbox) -> None:
     stock_archive(sandbox, "bad", "def handle(data, context):\n    return [\n")
@@ -60,6 +66,7 @@ def test_a_handler_with_a_syntax_error(sandbox: Sandbox) -> None:
     assert "at: bad_handler.py:2" in said
 
 
+@light
 def test_a_handler_with_a_missing_import(sandbox: Sandbox) -> None:
     stock_archive(sandbox, "bad", "import os\nimport no_such_module\ndef handle(data, context):\n    return data\n")
     said = start_refused(sandbox, "bad.mar", 6)
@@ -68,6 +75,7 @@ def test_a_handler_with_a_missing_import(sandbox: Sandbox) -> None:
     assert "pip install" in said
 
 
+@light
 @pytest.mark.slow
 def test_a_handler_that_fails_in_initialize(sandbox: Sandbox) -> None:
     initialize = "class H:\n    def initialize(self, context):\n        raise ValueError('no licence')\n"
@@ -87,6 +95,7 @@ def test_a_checkpoint_that_does_not_fit_names_the_keys(sandbox: Sandbox) -> None
         assert text in said
 
 
+@light
 def test_a_registration_that_fails_says_why_and_leaves_nothing(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     stock_archive(sandbox, "bad", "import no_such_module\ndef handle(data, context):\n    return data\n")
@@ -179,6 +188,7 @@ def test_a_file_that_is_not_there(alive: Server) -> None:
     assert "missing.png" in done.err
 
 
+@light
 def test_nobody_listens(sandbox: Sandbox) -> None:
     done = sandbox.torchmar("predict", "mnist", digit(), "--inference", "http://127.0.0.1:9")
     assert done.code == 7
@@ -186,12 +196,14 @@ def test_nobody_listens(sandbox: Sandbox) -> None:
     assert "torchmar start" in done.err
 
 
+@light
 def test_a_broken_archive_among_all(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     (sandbox.store / "broken.mar").write_text("broken")
     assert "broken.mar is neither" in start_refused(sandbox, "all", 3)
 
 
+@light
 def test_a_worker_that_dies_without_a_word(sandbox: Sandbox) -> None:
     source = "import ctypes\nclass H:\n    def initialize(self, context):\n        ctypes.string_at(0)\n"
     stock_archive(sandbox, "bad", source + "    def handle(self, data, context):\n        return data\n")

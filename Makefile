@@ -27,10 +27,12 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/mnist/demo.py --port $(PORT)
 
-# Every check runs, whatever the others found; pytest comes last, so that its summary ends the output.
+# Every check runs, whatever the others found; pytest comes last, so that its summary ends the output. The tests start
+# hundreds of processes: what is compiled once is not compiled by each, also where the environment forbids to keep it.
 test: $(VENV)/.installed-dev
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=1; \
+	$(BIN)/python -m compileall -q archive_tool handlers serving model_defs || status=1; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder || status=1; \
 	exit $$status
 

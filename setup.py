@@ -20,6 +20,7 @@ PACKAGES = [
     "serving.cli",
     "serving.client",
     "serving.control",
+    "serving.local",
     "serving.protocol",
     "serving.worker",
 ]

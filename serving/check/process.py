@@ -38,6 +38,11 @@ _QUIET_S = 0.1
 _SETTLE_S = 1.0
 
 
+def is_protocol(line: str) -> bool:
+    """Whether a line of a worker's output is meant for the frontend, or one that every worker prints."""
+    return _PROTOCOL.match(line) is not None
+
+
 class EndedError(Exception):
     """The worker's process has ended, or closed its connection."""
 
@@ -90,7 +95,7 @@ class Worker:
     @property
     def stdout(self) -> str:
         """What it printed, without the lines that are meant for the frontend."""
-        return "".join(line for line in self._out.text.splitlines(True) if not _PROTOCOL.match(line.rstrip("\n")))
+        return "".join(line for line in self._out.text.splitlines(True) if not is_protocol(line.rstrip("\n")))
 
     @property
     def stderr(self) -> str:

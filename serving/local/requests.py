@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from email.parser import BytesParser
+from email.policy import Compat32
 from urllib.parse import parse_qsl
 
 from serving.protocol import Parameter, Request
@@ -12,6 +13,16 @@ from serving.protocol import Parameter, Request
 _FORM = "application/x-www-form-urlencoded"
 _SEQUENCE_ID = "ts_request_sequence_id"
 _SEQUENCE_START = "ts_request_sequence_start"
+
+
+class _Raw(Compat32):
+    """Gives headers as they came; names in forms are UTF-8, which mail does not have."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:  # noqa: ARG002
+        return value
+
+
+_RAW = _Raw()
 
 
 class FormError(ValueError):
@@ -49,7 +60,7 @@ def request_of(
 
 def _multipart(kind: str, body: bytes) -> tuple[Parameter, ...]:
     # The standard library's parser of mail takes forms, too: they have the same grammar.
-    message = BytesParser().parsebytes(b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n" + body)
+    message = BytesParser(policy=_RAW).parsebytes(b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n" + body)
     if not message.is_multipart():
         raise FormError("the body is no multipart form: it lacks the boundaries that the content type names")
     found = []

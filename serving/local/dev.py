@@ -15,6 +15,7 @@ from serving.local.sources import Sources
 from serving.local.web import listening
 
 _POLL_S = 0.3
+_POLL_SHARE = 10
 
 
 @dataclass(frozen=True)
@@ -56,4 +57,5 @@ def serve(options: DevOptions, tell: Tell, ready: Callable[[str], None] = lambda
         ready(address)
         while True:
             model.refresh()
-            time.sleep(_POLL_S)
+            # With very many files the looking must not keep a core busy; a request looks by itself.
+            time.sleep(max(_POLL_S, _POLL_SHARE * model.look_s))

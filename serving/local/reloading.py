@@ -61,6 +61,10 @@ class UnknownModelError(Exception):
 class Reloading:
     """The model, as its files are now; to be used as a context manager, at whose end nothing of it is left.
 
+    Attributes:
+        name: of the model, once it is known.
+        look_s: seconds that the last look at the files took.
+
     Args:
         sources: its files.
         root: an empty folder, for copies of them and for sockets.
@@ -70,6 +74,7 @@ class Reloading:
 
     def __init__(self, sources: Sources, root: Path, *, gpu: int | None, tell: Tell) -> None:
         self.name = ""
+        self.look_s = 0.0
         self._sources = sources
         self._root = root.resolve()
         self._gpu = gpu
@@ -110,11 +115,13 @@ class Reloading:
     def _refresh(self) -> None:
         if self._closed:
             raise CheckError("the server is being stopped")
+        begin = time.monotonic()
         fingerprint = self._sources.fingerprint()
+        self.look_s = time.monotonic() - begin
         if fingerprint == self._fingerprint and not self._lost:
             return
         again = self._fingerprint is not None
-        self._fingerprint, self._lost, self._error = fingerprint, False, None
+        self._fingerprint, self._lost, self._error = fingerprint, True, None
         self._end_worker()
         begin = time.monotonic()
         try:
@@ -126,6 +133,7 @@ class Reloading:
         else:
             word = "reloaded" if again else "loaded"
             self._tell(f"{word} {self.name} in {time.monotonic() - begin:.1f} s", False)
+        self._lost = False
 
     def _load(self) -> None:
         shutil.rmtree(self._root / "models", ignore_errors=True)

@@ -22,6 +22,7 @@ from archive_tool.plan import plan as make_plan
 from archive_tool.reader import open_archive
 from archive_tool.record import Record
 from archive_tool.report import Report
+from archive_tool.vendoring import vendor
 
 #: Settings of a project file that say which files a model has, and what they are; the others are about its archive.
 _FILES = (
@@ -127,6 +128,7 @@ class Sources:
         plan = make_plan(inputs, build_time(), report)
         if checked:
             checks.check(inputs, plan, report)
+            plan = vendor(inputs, plan, report)
         return replace(plan, manifest=plan.manifest.with_record(record)) if record.inputs else plan
 
     def _options(self) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from serving.local.reloading import Reloading, Tell, UnknownModelError
 from serving.local.requests import FormError, request_of
 
 HOST = "127.0.0.1"
-# Names under which a browser may have found us: a page whose own name leads here has no business with the model.
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 # What belongs to the connection, and not to the answer.
 _OURS = frozenset({"content-length", "content-type", "transfer-encoding", "connection", "ts_stream_next"})
@@ -97,9 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self) -> None:
         body = self._body()
-        host = _host(self.headers.get("Host", HOST))
-        if host not in _LOOPBACK:
-            raise _BadRequestError(403, "ForbiddenException", f"{host} is not this machine; ask {HOST}")
+        # A page that a browser shows may send requests here: one of another site, or one whose own name leads here.
+        for found in (f"//{self.headers.get('Host', HOST)}", self.headers.get("Origin", f"//{HOST}")):
+            if _host(found) not in _LOOPBACK:
+                raise _BadRequestError(403, "ForbiddenException", f"{found} is not this machine; ask {HOST} yourself")
         parts = [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]]
         if parts == ["ping"]:
             healthy = self.model.healthy
@@ -211,9 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.tell(format % args, True)
 
 
-def _host(header: str) -> str:
+def _host(url: str) -> str:
     try:
-        return urlsplit(f"//{header}").hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:
         return ""
 

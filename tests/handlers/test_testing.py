@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 from unittest import SkipTest
 
@@ -327,6 +328,15 @@ def test_long_values_are_cut():
     assert "for [1, 2], [3], and no request" in broken("test_any_batch_size", handler=handle)
     many = broken("test_order_is_kept", handler=handle, good=[[1], [2], [3]])
     assert "for [3], [2], [1], [1] and 2 more, and no request" in many
+
+
+def test_as_a_test_case_of_unittest():
+    values = {"handler": Doubles, "good": [[1, 2], [3]], "bad": []}
+    kind = type("Case", (HandlerContract, unittest.TestCase), values)
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(kind).run(result)
+    assert (result.testsRun, result.failures, result.errors) == (8, [], [])
+    assert [reason for _, reason in result.skipped] == ["no bad requests are given"]
 
 
 def test_random_answers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -177,6 +178,13 @@ def test_the_debugger(archive: Path, typed: str, code: int, answer: str) -> None
     assert done.stdout.endswith(answer)
     assert ("{'stop': True}" in done.stdout) == (code == 0)
     assert "Traceback" not in done.stderr
+
+
+def test_logging_is_as_it_was(archive: Path, torchmar: Run) -> None:
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    assert torchmar(str(archive), "bad.txt")[0] == 10
+    assert (root.level, list(root.handlers)) == before
 
 
 def test_another_debugger(archive: Path, torchmar: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,26 @@ def test_laps() -> None:
     assert watch.lap() == {}
     assert model.handler.preprocess.__name__ == "preprocess"
     assert model.handler.preprocess.__module__ == Handler.__module__  # the SDK looks who made a hook
+
+
+def test_a_step_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    cuda = SimpleNamespace(is_initialized=lambda: True, synchronize=lambda: calls.append("wait"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))  # type: ignore[arg-type]
+
+    class One(Handler):
+        def handle(self, data: Any, context: Any) -> Any:
+            calls.append("handle")
+            return data
+
+    model = model_of(One())
+    Stopwatch().adapt(model)
+    model.entry(1, None)
+    assert calls == ["wait", "handle", "wait"]
+    calls[:] = ["no"]
+    cuda.is_initialized = lambda: False
+    model.entry(1, None)
+    assert calls == ["no", "handle"]
 
 
 def test_hooks_that_cannot_be_replaced() -> None:

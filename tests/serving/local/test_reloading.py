@@ -212,6 +212,17 @@ def test_a_busy_handler_is_replaced_when_it_changes(author: Author) -> None:
     assert [str(error) for error in errors] == ["the handler was still busy when its files changed; it is replaced"]
 
 
+def test_what_is_no_fault_of_the_model_is_tried_again(author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Sources, "lay_out", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                author.ask()
+    assert not author.model.healthy
+    assert author.ask()["word"] == "first"
+    assert 0 < author.model.look_s < 60
+
+
 def test_streams(author: Author) -> None:
     author.project("config-file: c.yaml\n")
     (author.folder / "files" / "c.yaml").write_text("continuousBatching: true\n")

@@ -89,6 +89,16 @@ def test_an_unpacked_archive(author: Path, tmp_path: Path) -> None:
         sources.lay_out(tmp_path / "no")
 
 
+def test_the_sdk_travels_along_as_in_an_archive(author: Path, tmp_path: Path) -> None:
+    (author / "h.py").write_text("from handlers import BaseHandler\nclass H(BaseHandler):\n    pass\n")
+    Sources(author).lay_out(tmp_path / "out")
+    assert (tmp_path / "out" / "handlers" / "base.py").is_file()
+    (author / "torchmar.yaml").write_text("handler: tensor_handler\nserialized-file: w.pt\n")
+    assert Sources(author).lay_out(tmp_path / "more")[0].model.handler == "tensor_handler"
+    assert "from handlers import TensorHandler" in (tmp_path / "more" / "tensor_handler.py").read_text()
+    assert (tmp_path / "more" / "handlers" / "base.py").is_file()
+
+
 def test_what_is_nothing_to_serve(author: Path, tmp_path: Path) -> None:
     for target, text in (
         (tmp_path / "gone.py", "does not exist"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.errors import PortInUseError
+from serving.errors import PortInUseError, StartError
 from serving.local.reloading import Reloading
 from serving.local.sources import Sources
 from serving.local.web import HOST, listening
@@ -176,9 +177,49 @@ def test_bodies_that_are_not_read(address: str, head: bytes, status: bytes) -> N
     assert answer.startswith(b"HTTP/1.1 " + status)
 
 
-@pytest.mark.parametrize(("host", "status"), [("localhost:1", 200), ("[::1]", 200), ("evil.example", 403), ("[", 403)])
-def test_a_page_elsewhere_has_no_business_here(ask: Ask, host: str, status: int) -> None:
-    assert ask("/predictions/h", b"x", headers={"Host": host})[0] == status
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "[::1]"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "["}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_a_page_elsewhere_has_no_business_here(ask: Ask, headers: dict[str, str], status: int) -> None:
+    assert ask("/predictions/h", b"x", headers=headers)[0] == status
+
+
+def test_a_client_that_leaves(ask: Ask, address: str) -> None:
+    with socket.create_connection(address.removeprefix("http://").split(":")) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset in the place of an end
+        sock.sendall(b"POST /predictions/h HTTP/1.1\r\nContent-Length: 6\r\n\r\nstream")
+    assert ask("/predictions/h", b"x")[0] == 200
+
+
+def test_errors_of_connections_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    from serving.local.web import _Server
+
+    for error, shown in ((ConnectionResetError(), False), (TimeoutError(), False), (KeyError("ours"), True)):
+        try:
+            raise error
+        except Exception:
+            _Server.handle_error(_Server.__new__(_Server), None, None)
+        assert ("KeyError: 'ours'" in capsys.readouterr().err) is shown
+
+
+def test_a_port_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "h.py").write_text(HANDLER)
+    monkeypatch.setattr("serving.local.web._Server", refused)
+    model = Reloading(Sources(tmp_path / "h.py"), tmp_path, gpu=None, tell=print)
+    with pytest.raises(StartError, match="port 80: Permission denied"), listening(model, 80, print):
+        pass
 
 
 def test_only_this_machine_can_ask(address: str) -> None:

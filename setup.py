@@ -20,6 +20,7 @@ PACKAGES = [
     "serving.cli",
     "serving.client",
     "serving.control",
+    "serving.local",
     "serving.protocol",
     "serving.worker",
 ]
@@ -96,7 +97,11 @@ setup(
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
     extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX, "sign": SIGN},
-    entry_points={"console_scripts": ["torchmar = archive_tool.cli:main"]},
+    entry_points={
+        "console_scripts": ["torchmar = archive_tool.cli:main"],
+        # The fixture torchmar_server, for the tests of those who write handlers.
+        "pytest11": ["torchmar = serving.pytest_plugin"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -137,7 +137,7 @@ def build(
         serialized_file=_path(serialized_file),
         model_file=_path(model_file),
         extra_files=split_extra_files(extra_files),
-        folders_from=_folders_from(keep_folders),
+        folders_from=folders_from(keep_folders),
         runtime=runtime,
         requirements_file=_path(requirements_file),
         config_file=_path(config_file),
@@ -145,7 +145,7 @@ def build(
     report = Report()
     stated = record or Record()
     if model_path is not None and os.fspath(model_path):
-        inputs, stated = _with_service(inputs, Path(model_path), stated, report)
+        inputs, stated = with_service(inputs, Path(model_path), stated, report)
     try:
         target = _target(archive_name or model_name, export_path, archive_format)
         writer.check_target(target, as_folder=archive_format == "no-archive", force=force)
@@ -200,7 +200,7 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         raise BuildError(f"{value!r} is no {what}", hint=f"choose one of {', '.join(choices)}")
 
 
-def _with_service(inputs: Inputs, folder: Path, record: Record, report: Report) -> tuple[Inputs, Record]:
+def with_service(inputs: Inputs, folder: Path, record: Record, report: Report) -> tuple[Inputs, Record]:
     """Add what a service folder of MXNet Model Server holds."""
     from archive_tool.mms import read_folder
 
@@ -219,7 +219,8 @@ def _with_service(inputs: Inputs, folder: Path, record: Record, report: Report) 
     return found, record if record.inputs else replace(record, inputs=service.inputs)
 
 
-def _folders_from(keep_folders: StrPath | bool) -> Path | None:
+def folders_from(keep_folders: StrPath | bool) -> Path | None:
+    """The folder from which on extra files keep theirs, as `build` takes it; None if they lose them."""
     if isinstance(keep_folders, bool):
         return Path() if keep_folders else None
     return Path(keep_folders)

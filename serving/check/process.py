@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from archive_tool.errors import InputError
@@ -38,6 +38,11 @@ _QUIET_S = 0.1
 _SETTLE_S = 1.0
 
 
+def is_protocol(line: str) -> bool:
+    """Whether a line of a worker's output is meant for the frontend, or one that every worker prints."""
+    return _PROTOCOL.match(line) is not None
+
+
 class EndedError(Exception):
     """The worker's process has ended, or closed its connection."""
 
@@ -55,10 +60,19 @@ class Worker:
         python: interpreter.
         module_folder: a further folder of modules, as the frontend takes it from the handler's name.
         asynchronous: whether to speak the frontend's asynchronous mode.
+        tell: gets every line that it prints, when it prints it, and whether it is of standard error; called by other
+            threads.
     """
 
     def __init__(
-        self, folder: Path, scratch: Path, *, python: str, module_folder: str = "", asynchronous: bool = False
+        self,
+        folder: Path,
+        scratch: Path,
+        *,
+        python: str,
+        module_folder: str = "",
+        asynchronous: bool = False,
+        tell: Callable[[str, bool], None] | None = None,
     ) -> None:
         self._decoder = ReplyDecoder()
         self._sock: socket.socket | None = None
@@ -80,7 +94,8 @@ class Worker:
             )
         except OSError as error:
             raise InputError(f"the interpreter {python} cannot be started: {error.strerror}") from error
-        self._out, self._err = _Pipe(self._process.stdout), _Pipe(self._process.stderr)
+        self._out = _Pipe(self._process.stdout, tell and (lambda line: is_protocol(line) or tell(line, False)))
+        self._err = _Pipe(self._process.stderr, tell and (lambda line: tell(line, True)))
 
     @property
     def pid(self) -> int:
@@ -90,7 +105,7 @@ class Worker:
     @property
     def stdout(self) -> str:
         """What it printed, without the lines that are meant for the frontend."""
-        return "".join(line for line in self._out.text.splitlines(True) if not _PROTOCOL.match(line.rstrip("\n")))
+        return "".join(line for line in self._out.text.splitlines(True) if not is_protocol(line.rstrip("\n")))
 
     @property
     def stderr(self) -> str:
@@ -235,7 +250,9 @@ class Worker:
 class _Pipe:
     """Reads a pipe to its end, in a thread of its own."""
 
-    def __init__(self, stream: object) -> None:
+    def __init__(self, stream: object, tell: Callable[[str], object] | None) -> None:
+        self._tell = tell
+        self._line = b""
         self._fd = os.dup(stream.fileno())  # type: ignore[attr-defined]
         stream.close()  # type: ignore[attr-defined]
         self._data = bytearray()
@@ -249,6 +266,8 @@ class _Pipe:
                 data = os.read(self._fd, 65536)
             except OSError:
                 data = b""
+            if self._tell is not None:
+                self._tell_lines(data)
             with self._changed:
                 self._data += data
                 if len(self._data) > 2 * _KEPT:
@@ -258,6 +277,14 @@ class _Pipe:
             if not data:
                 os.close(self._fd)
                 return
+
+    def _tell_lines(self, data: bytes) -> None:
+        *lines, self._line = (self._line + data).split(b"\n")
+        if not data and self._line:
+            lines.append(self._line)  # the last one, without an end
+        for line in lines:
+            if self._tell is not None:
+                self._tell(line.decode("utf-8", "replace").rstrip("\r"))
 
     @property
     def text(self) -> str:

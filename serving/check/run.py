@@ -17,11 +17,11 @@ from archive_tool.reader import Archive, open_archive
 from archive_tool.samples import content_type_of
 from archive_tool.yaml_nodes import MAX_BYTES
 from serving.check import failures
+from serving.check.answers import Answers
 from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
 from serving.check.result import InputResult, Result
 from serving.errors import CheckError
-from serving.protocol import Load, Reply
-from serving.worker.service import STREAM_NEXT
+from serving.protocol import Load
 from serving.worker.warm_up import request_of
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -81,13 +81,13 @@ def check(options: CheckOptions) -> Result:
         ArchiveError: the archive cannot be read, or is not safe to unpack.
         InputError: it cannot be checked here.
     """
-    gpu = _gpu(options.device)
+    gpu = device_index(options.device)
     with open_archive(options.archive) as archive:
         manifest = archive.manifest
         if manifest is None or not manifest.model.handler:
             raise InputError(f"{options.archive} names no handler, so there is nothing to load")
-        config = effective.understand(_config(archive, manifest))
-        _refuse(manifest, config)
+        config = effective.understand(read_config(archive, manifest))
+        refuse_unservable(manifest, config)
         inputs = options.inputs if options.inputs is not None else stored(archive, manifest)
         result = Result(options.archive, manifest.model.model_name, manifest.model.model_version, options.device)
         with tempfile.TemporaryDirectory(prefix="torchmar-check-", ignore_cleanup_errors=True) as root:
@@ -120,7 +120,12 @@ def stored(archive: Archive, manifest: Manifest) -> tuple[Input, ...]:
     )
 
 
-def _gpu(device: str) -> int | None:
+def device_index(device: str) -> int | None:
+    """The number of a GPU; None for the CPU.
+
+    Raises:
+        InputError: it is no device, or none that is here.
+    """
     found = _DEVICE.fullmatch(device)
     if found is None:
         raise InputError(f"{device!r} is no device", hint="write cpu, cuda or cuda:0")
@@ -132,7 +137,8 @@ def _gpu(device: str) -> int | None:
     return number
 
 
-def _config(archive: Archive, manifest: Manifest) -> bytes | None:
+def read_config(archive: Archive, manifest: Manifest) -> bytes | None:
+    """The model-config.yaml of an archive; None if there is none, or if it cannot be read."""
     try:
         name = manifest.model.config_file
         return archive.read(name, MAX_BYTES) if name else None
@@ -140,11 +146,16 @@ def _config(archive: Archive, manifest: Manifest) -> bytes | None:
         return None  # the worker will say so
 
 
-def _refuse(manifest: Manifest, config: effective.Effective) -> None:
+def refuse_unservable(manifest: Manifest, config: effective.Effective) -> None:
+    """Refuses what needs more than one Python process.
+
+    Raises:
+        InputError: it does.
+    """
     if manifest.runtime not in ("python", "python3"):
-        raise InputError(f"runtime {manifest.runtime} has no Python worker, so it cannot be checked")
+        raise InputError(f"runtime {manifest.runtime} has no Python worker, so it cannot be tried")
     if config.value("parallelType") in ("pp", "tp", "pptp"):
-        raise InputError("a model that torchrun starts in several processes cannot be checked")
+        raise InputError("a model that torchrun starts in several processes cannot be tried")
 
 
 def _tolerances(wanted: float | None, stated: float | None) -> tuple[float, float]:
@@ -262,8 +273,8 @@ class _Run:
         timeout = self._timeout("responseTimeout")
         begin = time.monotonic()
         reply = worker.ask(request, timeout)
-        answer = _Answer(request_id)
-        while answer.take(reply):
+        answers = Answers([request_id])
+        while answers.take(reply):
             left = begin + timeout - time.monotonic()
             if self._config.value("continuousBatching") is True:
                 # The frontend then sends the request again, without its content.
@@ -271,31 +282,5 @@ class _Run:
             else:
                 reply = worker.receive(left)
         found.seconds.append(time.monotonic() - begin)
+        answer = answers[request_id]
         return answer.status, answer.content_type, bytes(answer.body)
-
-
-class _Answer:
-    """Puts the parts of an answer together."""
-
-    def __init__(self, request_id: str) -> None:
-        self.status = 0
-        self.content_type = ""
-        self.body = bytearray()
-        self._id = request_id
-
-    def take(self, reply: Reply) -> bool:
-        """Takes a frame; whether more will come.
-
-        Raises:
-            CheckError: the frame does not answer the request: the frontend would end the worker.
-        """
-        if reply.code != 200:
-            self.status, self.body = reply.code, bytearray(reply.message.encode())
-            return False
-        if not reply.items or any(item.request_id != self._id for item in reply.items):
-            raise CheckError("the worker answered another request than the one that was sent")
-        for item in reply.items:
-            if not self.status:
-                self.status, self.content_type = item.status, item.content_type
-            self.body += item.body
-        return reply.items[-1].headers.get(STREAM_NEXT) == "true"

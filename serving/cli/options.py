@@ -22,6 +22,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 USUAL_ADDRESSES = {"inference": "http://127.0.0.1:8080", "management": "http://127.0.0.1:8081"}
 
 
+class PortType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4
+    """A port, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["auto"] | None:
+        """Reads it."""
+        if value is None or value == "auto":
+            return value  # type: ignore[no-any-return]
+        if not str(value).isdigit() or not 1 <= int(value) <= 65531:
+            self.fail(f"{value!r} is neither 'auto' nor a port from 1 to 65531", param, ctx)
+        return int(value)
+
+
 def name_option(command: F) -> F:
     """``--name``: which server."""
     return click.option(

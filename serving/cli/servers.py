@@ -12,24 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from serving.cli.options import inference_client, json_option, name_option, timeout_option, traceback_shown
+from serving.cli.options import PortType, inference_client, json_option, name_option, timeout_option, traceback_shown
 
 if TYPE_CHECKING:
     from serving.control import StateFolder
     from serving.control.server import Started
-
-
-class _Port(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4
-    name = "N|auto"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["auto"] | None:
-        if value is None or value == "auto":
-            return value  # type: ignore[no-any-return]
-        if not str(value).isdigit() or not 1 <= int(value) <= 65531:
-            self.fail(f"{value!r} is neither 'auto' nor a port from 1 to 65531", param, ctx)
-        return int(value)
 
 
 @click.command()
@@ -49,7 +36,7 @@ class _Port(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generi
     help="Configuration; by default ./config.properties if there is one.",
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers of each model.")
-@click.option("--port", type=_Port(), help="Use ports N to N+4, or free ones, instead of the configured ones.")
+@click.option("--port", type=PortType(), help="Use ports N to N+4, or free ones, instead of the configured ones.")
 @click.option("--stock-worker", is_flag=True, help="Use TorchServe's own Python worker in place of torchmar's.")
 @click.option(
     "--require-signature",

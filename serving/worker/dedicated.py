@@ -7,7 +7,7 @@ import gc
 import os
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,21 +31,22 @@ class Stream:
     Attributes:
         streamed: requests that a part was sent for since this was cleared.
         asked: ids of the requests of the message that is being answered; the frontend ends over any other.
+
+    Args:
+        send: sends a frame to the frontend.
     """
 
-    def __init__(self, connection: Connection, guardian: Guardian) -> None:
+    def __init__(self, send: Callable[[Reply], object]) -> None:
         self.streamed: set[str] = set()
         self.asked: frozenset[str] = frozenset()
-        self._connection = connection
-        self._guardian = guardian
+        self._send = send
 
     def sendall(self, data: Any) -> None:
-        """Sends a frame made by `ts.handler_utils`; the frontend's clock of the response begins anew with it."""
+        """Sends a frame made by `ts.handler_utils`."""
         items = tuple(item for item in items_of(bytes(data)) if item.request_id in self.asked)
         if items:
             self.streamed.update(item.request_id for item in items)
-            self._connection.send(Reply(200, SUCCESS, items))
-            self._guardian.busy_since = time.monotonic()
+            self._send(Reply(200, SUCCESS, items))
 
 
 def serve(connection: Connection, request: Load, arguments: Arguments, guardian: Guardian, processes: int) -> int:
@@ -55,7 +56,12 @@ def serve(connection: Connection, request: Load, arguments: Arguments, guardian:
     except (Exception, SystemExit) as error:
         tell_failure([connection], request, error, end=True)
         return 1
-    stream = Stream(connection, guardian)
+
+    def send_part(reply: Reply) -> None:
+        connection.send(reply)
+        guardian.busy_since = time.monotonic()  # the frontend's clock of the response begins anew, too
+
+    stream = Stream(send_part)
     service = Service(model, stream)
     warm_up.run(model, service.rehearse, request.model_path)
     gc.collect()

@@ -139,3 +139,22 @@ def test_an_interpreter_that_is_not_there(folders: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match="no-such-python cannot be started"):
         Worker(model, scratch, python="no-such-python")
     assert time.monotonic()
+
+
+def test_what_it_prints_is_told_at_once(folders: tuple[Path, Path]) -> None:
+    model, scratch = folders
+    source = (
+        "import os, sys\nprint('one\\r\\ntwo', flush=True)\nprint('three', file=sys.stderr)\n"
+        "def handle(data, context):\n    if data: os.write(1, b'cut'); os._exit(0)\n"
+    )
+    (model / "handler.py").write_text(source)
+    told: list[tuple[str, bool]] = []
+    with Worker(model, scratch, python=sys.executable, tell=lambda *line: told.append(line)) as worker:
+        worker.connect()
+        worker.load(Load("m", str(model), handler="handler.py"), 60)
+        worker.settle()
+        assert sorted(told) == [("one", False), ("three", True), ("two", False)]
+        with pytest.raises(EndedError):
+            worker.ask(request_of("1", b"", ""), 60)
+        worker.wait(60)
+        assert told[-1] == ("cut", False)

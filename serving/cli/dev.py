@@ -1,0 +1,49 @@
+"""Command: dev."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from archive_tool.cli import printable
+from serving.cli.options import PortType
+
+
+@click.command()
+@click.argument("target", metavar="HANDLER_OR_FOLDER", type=click.Path(path_type=Path))
+@click.option("--port", type=PortType(), default=8080, show_default=True, help="Port, or auto for a free one.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--model-name", help="Name of the model.  [default: the project file's, else the handler's]")
+@click.option("--serialized-file", help="Weights, TorchScript, ONNX or .pt2 file.")
+@click.option("--model-file", help="Python file with the model's class; needed with weights.")
+@click.option("--extra-files", multiple=True, help="Further files, as for torchmar build. May be repeated.")
+@click.option("--config-file", help="Model-config YAML file.")
+def dev(target: Path, port: int | Literal["auto"], device: str, **given: str | tuple[str, ...] | None) -> None:
+    """Serve a model while you write it.
+
+    HANDLER_OR_FOLDER is a handler's Python file, a folder with a torchmar.yaml, which names handler, weights and
+    further files, or an unpacked archive. It answers at http://127.0.0.1:PORT/predictions/NAME, in a worker's process,
+    without Java. Save a file, and the next request is answered by what you saved; a request that comes meanwhile waits.
+    What goes wrong is answered with status 500 and the traceback. Ctrl-C ends it.
+
+    For development: one request at a time, on this machine only.
+
+    \b
+    Examples:
+      torchmar dev handler.py
+      torchmar dev handler.py --model-file model.py --serialized-file weights.pt --port auto
+      torchmar dev my_model
+    """
+    from serving.local.dev import DevOptions, serve
+
+    def tell(line: str, is_error: bool) -> None:
+        # A handler's prints and tracebacks are anybody's text.
+        click.echo("\n".join(map(printable, line.split("\n"))), err=is_error)
+
+    def ready(address: str) -> None:
+        tell(f"{target}: {address}/predictions/NAME (Ctrl-C ends it)", False)
+
+    options = {name: value for name, value in given.items() if value}
+    serve(DevOptions(target, 0 if port == "auto" else port, device, options), tell, ready)

@@ -1,0 +1,232 @@
+"""HTTP on the loopback interface for a model that is being written, at the paths of TorchServe's inference API."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from archive_tool.errors import TorchmarError
+from archive_tool.samples import MAX_REQUEST
+from serving.check.answers import Answer
+from serving.errors import CheckError, PortInUseError, StartError
+from serving.local.reloading import Reloading, Tell, UnknownModelError
+from serving.local.requests import FormError, request_of
+
+HOST = "127.0.0.1"
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+# What belongs to the connection, and not to the answer.
+_OURS = frozenset({"content-length", "content-type", "transfer-encoding", "connection", "ts_stream_next"})
+
+
+@contextmanager
+def listening(model: Reloading, port: int, tell: Tell) -> Iterator[str]:
+    """Answers requests in threads; gives the address.
+
+    Args:
+        port: 0 for a free one.
+
+    Raises:
+        PortInUseError: somebody has the port.
+        StartError: it cannot be listened on.
+    """
+
+    handler = type("Handler", (_Handler,), {"model": model, "tell": staticmethod(tell)})
+    try:
+        server = _Server((HOST, port), handler)
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise StartError(f"cannot listen on port {port}: {error.strerror}", hint="choose one above 1023") from error
+        raise PortInUseError(f"port {port} is in use", hint="choose another one: --port N, or --port auto") from error
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no matter; anything else is a bug of ours, and shown as such."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+class _BadRequestError(Exception):
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.message = status, kind, message
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "torchmar-dev"
+    sys_version = ""
+    timeout = 60
+    model: Reloading
+    tell: Tell
+
+    def _answer(self) -> None:
+        self._begin = time.monotonic()
+        self._started = self._chunked = False
+        try:
+            self._route()
+        except _BadRequestError as error:
+            self._send_json(error.status, {"code": error.status, "type": error.kind, "message": error.message})
+        except TorchmarError as error:
+            if self._started:
+                self.close_connection = True  # the client has the status already: an end without an end mark
+            else:
+                self._send_json(500, _shown(error))
+
+    do_GET = do_POST = do_PUT = _answer  # noqa: N815 (the names that the base class calls)
+
+    def _route(self) -> None:
+        body = self._body()
+        # A page that a browser shows may send requests here: one of another site, or one whose own name leads here.
+        for found in (f"//{self.headers.get('Host', HOST)}", self.headers.get("Origin", f"//{HOST}")):
+            if _host(found) not in _LOOPBACK:
+                raise _BadRequestError(403, "ForbiddenException", f"{found} is not this machine; ask {HOST} yourself")
+        parts = [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]]
+        if parts == ["ping"]:
+            healthy = self.model.healthy
+            self._send_json(200 if healthy else 500, {"status": "Healthy" if healthy else "Unhealthy"})
+            return
+        if parts[0] not in ("predictions", "explanations") or len(parts) < 2 or not parts[1]:
+            raise _BadRequestError(
+                404, "ResourceNotFoundException", "ask /predictions/NAME, /explanations/NAME or /ping"
+            )
+        try:
+            make = functools.partial(
+                request_of,
+                dict(self.headers.items()),
+                body,
+                explain=parts[0] == "explanations",
+                path="/".join(parts[3:]),
+            )
+            self.model.ask(parts[1], make, self._send_part)
+        except FormError as error:
+            raise _BadRequestError(400, "BadRequestException", str(error)) from error
+        except UnknownModelError as error:
+            message = f"the model here is {error}: /{parts[0]}/{error}"
+            raise _BadRequestError(404, "ModelNotFoundException", message) from error
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            return self._chunks()
+        length = self.headers.get("Content-Length", "0")
+        if not length.isdigit():
+            raise self._unreadable("the content length is no number")
+        self._bound(int(length))
+        return self.rfile.read(int(length))
+
+    def _chunks(self) -> bytes:
+        body = bytearray()
+        while True:
+            try:
+                size = int(self.rfile.readline(1024).partition(b";")[0], 16)
+            except ValueError:
+                raise self._unreadable("a chunk of the body has no length") from None
+            self._bound(len(body) + size)
+            body += self.rfile.read(size)
+            if not size:
+                while self.rfile.readline(65536) not in (b"\r\n", b"\n", b""):
+                    continue
+                return bytes(body)
+            self.rfile.readline(1024)
+
+    def _bound(self, size: int) -> None:
+        if not 0 <= size <= MAX_REQUEST:
+            self.close_connection = True
+            message = f"the request has more than {MAX_REQUEST} bytes, which a server would refuse, too"
+            raise _BadRequestError(413, "RequestEntityTooLargeException", message)
+
+    def _unreadable(self, message: str) -> _BadRequestError:
+        self.close_connection = True
+        return _BadRequestError(400, "BadRequestException", message)
+
+    # ---- answers ---------------------------------------------------------------------------------------------------
+
+    def _send_part(self, answer: Answer, part: bytes, more: bool) -> None:
+        try:
+            if not self._started:
+                body, kind = answer.as_sent()
+                part = part if more else body
+                self._head(answer.status, answer.headers, kind, None if more else len(part))
+            if self._chunked and part:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+            else:
+                self.wfile.write(part)
+            if self._chunked and not more:
+                self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self.close_connection = True  # the client has gone; the handler's answer is taken to its end all the same
+
+    def _send_json(self, status: int, content: dict[str, Any]) -> None:
+        body = (json.dumps(content, indent=2) + "\n").encode()
+        self._head(status, {}, "application/json", len(body))
+        self.wfile.write(body)
+
+    def _head(self, status: int, headers: dict[str, str], kind: str, length: int | None) -> None:
+        self._started = True
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        self.send_response(status, phrase)
+        if kind:
+            self.send_header("Content-Type", kind)
+        for name, value in headers.items():
+            if name.lower() not in _OURS:
+                self.send_header(name, value)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        elif self.request_version == "HTTP/1.1":
+            self._chunked = True
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.close_connection = True
+        self.end_headers()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002
+        """One line a request."""
+        seconds = time.monotonic() - getattr(self, "_begin", time.monotonic())
+        self.tell(f"{self.command} {self.path} {int(code)} {seconds * 1000:.1f} ms", False)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name in the base class)
+        """What the server has to say of a request that it cannot read."""
+        self.tell(format % args, True)
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _shown(error: TorchmarError) -> dict[str, Any]:
+    """A failure as its author wants to see it."""
+    traceback = getattr(error, "traceback", "")
+    kind = error.message.partition(":")[0] if traceback and isinstance(error, CheckError) else type(error).__name__
+    return {
+        "code": 500,
+        "type": kind,
+        "message": error.message,
+        "where": error.where,
+        "hint": error.hint,
+        "traceback": traceback.splitlines() if traceback else None,
+    }

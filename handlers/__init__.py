@@ -26,7 +26,11 @@ if TYPE_CHECKING:
         UnsupportedMediaError,
     )
     from handlers.image_classifier import ImageClassifier
+    from handlers.image_segmenter import ImageSegmenter
+    from handlers.object_detector import ObjectDetector
+    from handlers.request import RequestContext
     from handlers.tensor_handler import TensorHandler
+    from handlers.vision_handler import VisionHandler
 
 __all__ = [
     "BadInputError",
@@ -34,23 +38,31 @@ __all__ = [
     "CheckpointMismatchError",
     "Context",
     "ImageClassifier",
+    "ImageSegmenter",
     "LabelMapError",
     "LoadError",
     "ModelFileError",
     "NotSupportedError",
+    "ObjectDetector",
+    "RequestContext",
     "RequestError",
     "TensorHandler",
     "TooLargeError",
     "UnsafeCheckpointError",
     "UnsupportedFormatError",
     "UnsupportedMediaError",
+    "VisionHandler",
 ]
 
 _HOMES = {
     "BaseHandler": "base",
     "Context": "context",
     "ImageClassifier": "image_classifier",
+    "ImageSegmenter": "image_segmenter",
+    "ObjectDetector": "object_detector",
+    "RequestContext": "request",
     "TensorHandler": "tensor_handler",
+    "VisionHandler": "vision_handler",
 }
 
 

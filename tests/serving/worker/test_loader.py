@@ -246,7 +246,13 @@ def test_the_names_of_our_sdk(with_torch: None, tmp_path: Path) -> None:
     """With the module of the archive's name: it has one class, as the rules want it, and that is ours."""
     import handlers
 
-    for name, base in (("image_classifier", handlers.ImageClassifier), ("base_handler", handlers.BaseHandler)):
+    expected = {
+        "base_handler": handlers.BaseHandler,
+        "image_classifier": handlers.ImageClassifier,
+        "image_segmenter": handlers.ImageSegmenter,
+        "object_detector": handlers.ObjectDetector,
+    }
+    for name, base in expected.items():
         for reference in (name, f"{name}.py"):
             module, function = loader.find_handler(reference, tmp_path)
             assert function is None

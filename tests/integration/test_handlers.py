@@ -1,0 +1,168 @@
+"""The handlers that need no code, each served by name; their answers are those of the models called directly."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+from .conftest import Sandbox, Server, close, make_sandbox
+from .support import at_once, model_log, predict
+
+NETS = {
+    "classifier": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.pool, self.layer = nn.AdaptiveAvgPool2d(4), nn.Linear(48, 10)
+            def forward(self, pictures): return self.layer(self.pool(pictures).flatten(1))
+    """,
+    "detector": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(3, 5)
+            def forward(self, pictures):
+                found = []
+                for picture in pictures:
+                    left, top, right, bottom, score = self.layer(picture.mean(dim=(1, 2))).sigmoid()
+                    boxes = torch.stack([left, top, right, bottom])[None].repeat(2, 1) * picture.shape[2]
+                    scores = torch.stack([score, score / 4])
+                    found.append({"boxes": boxes, "labels": torch.tensor([1, 2]), "scores": scores})
+                return found
+    """,
+    "segmenter": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Conv2d(3, 4, 3, padding=1)
+            def forward(self, pictures): return {"out": self.layer(pictures)}
+    """,
+}
+HANDLERS = {"classifier": "image_classifier", "detector": "object_detector", "segmenter": "image_segmenter"}
+LABELS = {str(index): f"kind {index}" for index in range(10)}
+BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 4\nmaxWorkers: 4\n"
+
+
+@dataclass
+class Served:
+    """One server with a model for each handler, and the same models in this process."""
+
+    server: Server
+    nets: dict[str, Any]
+
+
+def net(folder: Path, name: str) -> nn.Module:
+    """A model with seeded weights, and its files in the folder."""
+    body = "\n".join(line[8:] for line in NETS[name].splitlines())
+    file = folder / f"{name}_net.py"
+    file.write_text(f"import torch\nfrom torch import nn\n{body}")
+    spec = importlib.util.spec_from_file_location(f"{name}_net", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    made: nn.Module = module.Net().eval()
+    torch.save(made.state_dict(), folder / f"{name}.pt")
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    box = make_sandbox()
+    before = request.session.testsfailed
+    try:
+        yield start(box)
+    finally:
+        close(box, failed=request.session.testsfailed > before)
+
+
+def start(box: Sandbox) -> Served:
+    (box.root / "index_to_name.json").write_text(json.dumps(LABELS))
+    (box.root / "model-config.yaml").write_text(BATCHES)
+    nets = {}
+    for name, handler in HANDLERS.items():
+        nets[name] = net(box.root, name)
+        files = ("--model-file", box.root / f"{name}_net.py", "--serialized-file", box.root / f"{name}.pt")
+        extra = ("--extra-files", box.root / "index_to_name.json", "--config-file", box.root / "model-config.yaml")
+        options = ("--model-name", name, "--handler", handler, "--export-path", box.store, "-q")
+        box.torchmar("build", *options, *files, *extra).ok()
+    return Served(box.start(*(f"{name}.mar" for name in HANDLERS)), nets)
+
+
+def picture(seed: int, size: tuple[int, int] = (300, 260)) -> bytes:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def for_imagenet(content: bytes) -> torch.Tensor:
+    processing = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+        ]
+    )
+    tensor: torch.Tensor = processing(Image.open(io.BytesIO(content)))
+    return tensor[None]
+
+
+def ask(served: Served, name: str, *bodies: bytes) -> list[Any]:
+    """Answers to requests that are sent at once, so that they run in batches."""
+    answers = at_once([lambda body=body: predict(served.server, name, body) for body in bodies])  # type: ignore[misc]
+    assert [answer.status for answer in answers] == [200] * len(bodies), model_log(served.server)[-4000:]
+    return [answer.json() for answer in answers]
+
+
+def test_image_classifier(served: Served) -> None:
+    bodies = [picture(seed) for seed in range(4)]
+    for reply, body in zip(ask(served, "classifier", *bodies), bodies, strict=True):
+        with torch.inference_mode():
+            values, classes = served.nets["classifier"](for_imagenet(body)).softmax(dim=1)[0].topk(5)
+        expected = {LABELS[str(index)]: value for index, value in zip(classes.tolist(), values.tolist(), strict=True)}
+        assert reply == pytest.approx(expected, abs=1e-5)
+        assert list(reply) == list(expected)
+
+
+def test_object_detector(served: Served) -> None:
+    bodies = [picture(seed, (60 + 20 * (seed % 2), 40)) for seed in range(6)]
+    for reply, body in zip(ask(served, "detector", *bodies), bodies, strict=True):
+        with torch.inference_mode():
+            (found,) = served.nets["detector"](transforms.ToTensor()(Image.open(io.BytesIO(body)))[None])
+        pairs = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+        expected = [(LABELS[str(label)], box, score) for box, label, score in pairs if score >= 0.5]
+        assert len(reply) == len(expected)
+        for item, (label, box, score) in zip(reply, expected, strict=True):
+            assert item[label] == pytest.approx(box, abs=1e-3)
+            assert item["score"] == pytest.approx(score, abs=1e-5)
+
+
+def test_image_segmenter(served: Served) -> None:
+    bodies = [picture(seed) for seed in range(3)]
+    for reply, body in zip(ask(served, "segmenter", *bodies), bodies, strict=True):
+        with torch.inference_mode():
+            values, classes = served.nets["segmenter"](for_imagenet(body))["out"].softmax(dim=1)[0].max(dim=0)
+        assert torch.allclose(torch.tensor(reply), torch.stack([classes.float(), values], dim=2), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_a_bad_request_among_good_ones_fails_alone(served: Served, name: str) -> None:
+    bodies = [picture(1), b"no picture", picture(2), b""]
+    answers = at_once([lambda body=body: predict(served.server, name, body) for body in bodies])  # type: ignore[misc]
+    assert [answer.status for answer in answers] == [200, 400, 200, 400]
+    assert [answer.json()["type"] for answer in (answers[1], answers[3])] == ["BadInputError"] * 2

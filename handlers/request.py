@@ -92,7 +92,8 @@ class RequestContext:
     def _record(self, kind: str, name: str, value: float) -> None:
         metrics = getattr(self._context, "metrics", None)
         if metrics is not None:
-            getattr(metrics, kind)(name, value, self._index())
+            # With a list of their own: TorchServe's default for it is one for all models of a process, and it adds to it.
+            getattr(metrics, kind)(name, value, self._index(), dimensions=[])
 
     def _index(self) -> int | None:
         """Its place among the requests that the context shows now."""

@@ -355,7 +355,12 @@ def test_metrics_are_of_their_request(make_context):
     recorded = []
 
     def add(kind):
-        return lambda name, value, idx: recorded.append((kind, name, value, idx))
+        def record(name, value, idx, dimensions):
+            assert dimensions == []
+            dimensions.append("TorchServe adds to it")
+            recorded.append((kind, name, value, idx))
+
+        return record
 
     context = make_context(requests=2)
     kinds = ("add_counter", "add_time", "add_size", "add_percent")

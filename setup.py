@@ -67,8 +67,14 @@ SIGN = [
     "pyopenssl>=24",
 ]
 
+# Hugging Face's tokenizer.json in the text handlers.
+TEXT = [
+    "tokenizers>=0.15",
+]
+
 DEV = [
     *SIGN,
+    *TEXT,
     "filelock>=3.13",
     "hypothesis>=6.100",
     "import-linter>=2.1",
@@ -95,7 +101,7 @@ setup(
     packages=PACKAGES,
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
-    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX, "sign": SIGN},
+    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX, "sign": SIGN, "text": TEXT},
     entry_points={"console_scripts": ["torchmar = archive_tool.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from handlers.object_detector import ObjectDetector
     from handlers.request import RequestContext
     from handlers.tensor_handler import TensorHandler
+    from handlers.text_classifier import TextClassifier
+    from handlers.text_embedder import TextEmbedder
+    from handlers.text_handler import TextHandler
+    from handlers.token_classifier import TokenClassifier
     from handlers.vision_handler import VisionHandler
 
 __all__ = [
@@ -47,6 +51,10 @@ __all__ = [
     "RequestContext",
     "RequestError",
     "TensorHandler",
+    "TextClassifier",
+    "TextEmbedder",
+    "TextHandler",
+    "TokenClassifier",
     "TooLargeError",
     "UnsafeCheckpointError",
     "UnsupportedFormatError",
@@ -62,6 +70,10 @@ _HOMES = {
     "ObjectDetector": "object_detector",
     "RequestContext": "request",
     "TensorHandler": "tensor_handler",
+    "TextClassifier": "text_classifier",
+    "TextEmbedder": "text_embedder",
+    "TextHandler": "text_handler",
+    "TokenClassifier": "token_classifier",
     "VisionHandler": "vision_handler",
 }
 

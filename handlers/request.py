@@ -92,7 +92,7 @@ class RequestContext:
     def _record(self, kind: str, name: str, value: float) -> None:
         metrics = getattr(self._context, "metrics", None)
         if metrics is not None:
-            # With a list of their own: TorchServe's default for it is one for all models of a process, and it adds to it.
+            # A list of their own: TorchServe's default is one for all models of the process, and it adds to that.
             getattr(metrics, kind)(name, value, self._index(), dimensions=[])
 
     def _index(self) -> int | None:

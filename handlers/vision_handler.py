@@ -11,6 +11,7 @@ from handlers import vision
 from handlers.base import BaseHandler
 from handlers.errors import BadInputError, NotSupportedError
 from handlers.inputs import is_empty, numbers_to_tensor
+from handlers.labels import class_index
 from handlers.prepared import is_computed
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class VisionHandler(BaseHandler):
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any = 0) -> list[Any]:  # noqa: ARG002
         """Attribute the probability of one class to the pixels, by integrated gradients, in the input's own shape."""
-        attributions: torch.Tensor = self.ig.attribute(tensor_data, target=_class_index(target), n_steps=15)
+        attributions: torch.Tensor = self.ig.attribute(tensor_data, target=class_index(target), n_steps=15)
         return attributions.tolist()
 
     @cached_property
@@ -92,10 +93,3 @@ class VisionHandler(BaseHandler):
         except ImportError as error:
             raise NotSupportedError("explanations need the package captum, which the server lacks") from error
         return IntegratedGradients(self.model)
-
-
-def _class_index(target: Any) -> int:
-    try:
-        return int(target.decode() if isinstance(target, bytes | bytearray) else target)
-    except (TypeError, ValueError) as error:
-        raise BadInputError(f"the target {target!r} is not the index of a class") from error

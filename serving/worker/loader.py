@@ -31,6 +31,7 @@ _BUILT_IN = {
     "image_classifier": ("handlers.image_classifier", "ImageClassifier"),
     "image_segmenter": ("handlers.image_segmenter", "ImageSegmenter"),
     "object_detector": ("handlers.object_detector", "ObjectDetector"),
+    "text_classifier": ("handlers.text_classifier", "TextClassifier"),
 }
 # What TorchServe's envelope answers one request of a batch with.
 _ENVELOPES_OF_ONE = frozenset({"kserve", "kservev2"})

@@ -42,6 +42,7 @@ BUILT_IN_HANDLERS: Final = STOCK_HANDLERS | {"densenet_handler"}
 SDK_HANDLERS: Final = {
     "tensor_handler": "TensorHandler",
     "text_embedder": "TextEmbedder",
+    "text_generator": "TextGenerator",
     "token_classifier": "TokenClassifier",
 }
 #: The handlers that are linked into TorchServe's C++ backend.

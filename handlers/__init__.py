@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from handlers.tensor_handler import TensorHandler
     from handlers.text_classifier import TextClassifier
     from handlers.text_embedder import TextEmbedder
+    from handlers.text_generator import TextGenerator
     from handlers.text_handler import TextHandler
     from handlers.token_classifier import TokenClassifier
     from handlers.vision_handler import VisionHandler
@@ -53,6 +54,7 @@ __all__ = [
     "TensorHandler",
     "TextClassifier",
     "TextEmbedder",
+    "TextGenerator",
     "TextHandler",
     "TokenClassifier",
     "TooLargeError",
@@ -72,6 +74,7 @@ _HOMES = {
     "TensorHandler": "tensor_handler",
     "TextClassifier": "text_classifier",
     "TextEmbedder": "text_embedder",
+    "TextGenerator": "text_generator",
     "TextHandler": "text_handler",
     "TokenClassifier": "token_classifier",
     "VisionHandler": "vision_handler",

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 import handlers
+from handlers.tokenizer import TextTokenizer
+from handlers.vocabulary import Vocabulary
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "handlers.md").read_text(encoding="utf-8")
 
@@ -51,6 +53,44 @@ def test_every_handler_shows_its_replies():
         assert issubclass(getattr(handlers, kind), handlers.BaseHandler)
         if name not in ("base_handler", "tensor_handler"):  # the first is any model's, the other has a page of its own
             assert section(name)
+
+
+def test_text_classifier(answer, make_context):
+    handler = handlers.TextClassifier()
+    handler.source_vocab = Vocabulary(["rain", "final"])
+    handler.mapping = {"0": "World", "1": "Sports", "2": "Business", "3": "Science"}
+    prediction, explanation = section("text_classifier")
+    assert answer(handler, torch.tensor([[0.1, 0.6, 0.2, 0.1]]).log(), "Rain") == pytest.approx(prediction)
+
+    def model(words, offsets):
+        """Both known words speak for the class: 1/8 and 1/4 of its probability of 1/2."""
+        sizes = torch.diff(offsets, append=torch.tensor([len(words)]))
+        rows = words.split(sizes.tolist())
+        share = torch.tensor([0.125 + 0.125 * (0 in row) + 0.25 * (1 in row) for row in rows])
+        return torch.stack([share, 1 - share], dim=1).log()
+
+    handler.model = model
+    context = make_context(requests=1, headers={0: {"explain": "True"}})
+    (found,) = handler.handle([{"body": "Rain stops the final", "target": "0"}], context)
+    assert found["words"] == explanation["words"]
+    assert found["importances"] == pytest.approx(explanation["importances"], abs=1e-6)
+
+
+def test_text_embedder(answer):
+    handler = handlers.TextEmbedder()
+    handler.source_vocab = Vocabulary(["rain"])
+    (shown,) = section("text_embedder")
+    assert answer(handler, torch.tensor([[3.0, -4.0]]), "rain") == pytest.approx(shown)
+
+
+def test_token_classifier(answer, make_tokenizer, tmp_path):
+    handler = handlers.TokenClassifier()
+    handler.tokenizer = TextTokenizer(make_tokenizer(tmp_path / "tokenizer.json", "ada lives in rome"))
+    handler.mapping = {"0": "O", "1": "PER"}
+    scores = torch.tensor([[1.0, 0.0], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]]).log()
+    (shown,) = section("token_classifier")
+    shown[0]["score"] = pytest.approx(shown[0]["score"])
+    assert answer(handler, scores[None], "Ada lives") == shown
 
 
 def test_image_classifier(answer, cat):

@@ -41,7 +41,8 @@ def test_words_are_torchserves(parts):
 
 
 def test_words():
-    assert words("<b>Isn't it\ncafé?</b>&nbsp;It's 5 o'clock.") == "is not it cafeit is 5 of the clock".split()
+    text = "<b>Isn't it\ncafé?</b>&nbsp;It's 5 o'clock."
+    assert " ".join(words(text)) == "is not it cafeit is 5 of the clock"
     assert words(" ") == []
 
 

@@ -48,8 +48,32 @@ NETS = {
                 self.layer = nn.Conv2d(3, 4, 3, padding=1)
             def forward(self, pictures): return {"out": self.layer(pictures)}
     """,
+    "news": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embedding, self.layer = nn.EmbeddingBag(5, 8), nn.Linear(8, 4)
+            def forward(self, words, offsets): return self.layer(self.embedding(words, offsets))
+    """,
+    "embedder": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.table = nn.Embedding(8, 6)
+            def forward(self, ids, mask): return {"last_hidden_state": self.table(ids)}
+    """,
+    "names": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.table = nn.Embedding(8, 10)
+            def forward(self, ids, mask): return self.table(ids)
+    """,
 }
-HANDLERS = {"classifier": "image_classifier", "detector": "object_detector", "segmenter": "image_segmenter"}
+PICTURES = {"classifier": "image_classifier", "detector": "object_detector", "segmenter": "image_segmenter"}
+TEXTS = {"news": "text_classifier", "embedder": "text_embedder", "names": "token_classifier"}
+HANDLERS = PICTURES | TEXTS
+WORDS = ["rain", "stops", "the", "final"]
 LABELS = {str(index): f"kind {index}" for index in range(10)}
 BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 4\nmaxWorkers: 4\n"
 
@@ -91,14 +115,30 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
 def start(box: Sandbox) -> Served:
     (box.root / "index_to_name.json").write_text(json.dumps(LABELS))
     (box.root / "model-config.yaml").write_text(BATCHES)
+    torch.save(["<unk>", *WORDS], box.root / "source_vocab.pt")
+    save_tokenizer(box.root / "tokenizer.json")
     nets = {}
     for name, handler in HANDLERS.items():
         nets[name] = net(box.root, name)
         files = ("--model-file", box.root / f"{name}_net.py", "--serialized-file", box.root / f"{name}.pt")
-        extra = ("--extra-files", box.root / "index_to_name.json", "--config-file", box.root / "model-config.yaml")
+        more = ["index_to_name.json"]
+        if name in TEXTS:
+            more.append("source_vocab.pt" if name == "news" else "tokenizer.json")
+        extra = ("--extra-files", ",".join(str(box.root / one) for one in more))
+        config = ("--config-file", box.root / "model-config.yaml")
         options = ("--model-name", name, "--handler", handler, "--export-path", box.store, "-q")
-        box.torchmar("build", *options, *files, *extra).ok()
+        box.torchmar("build", *options, *files, *extra, *config).ok()
     return Served(box.start(*(f"{name}.mar" for name in HANDLERS)), nets)
+
+
+def save_tokenizer(path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.save(str(path))
 
 
 def picture(seed: int, size: tuple[int, int] = (300, 260)) -> bytes:
@@ -160,9 +200,37 @@ def test_image_segmenter(served: Served) -> None:
         assert torch.allclose(torch.tensor(reply), torch.stack([classes.float(), values], dim=2), atol=1e-4)
 
 
+def test_text_classifier(served: Served) -> None:
+    texts = {"the rain": [3, 1, 0], "final": [4], "rain stops the final, truly": [1, 2, 3, 4, 0, 0, 0, 0, 0]}
+    for reply, numbers in zip(ask(served, "news", *map(str.encode, texts)), texts.values(), strict=True):
+        with torch.inference_mode():
+            (values,) = served.nets["news"](torch.tensor(numbers), torch.tensor([0])).softmax(dim=1).tolist()
+        assert reply == pytest.approx({LABELS[str(index)]: value for index, value in enumerate(values)}, abs=1e-5)
+
+
+# Texts, and their tokens' numbers.
+TOKENS = {"rain": [2, 4, 3], "the final stops": [2, 6, 7, 5, 3], "rain rain": [2, 4, 4, 3]}
+
+
+def test_text_embedder(served: Served) -> None:
+    for reply, numbers in zip(ask(served, "embedder", *map(str.encode, TOKENS)), TOKENS.values(), strict=True):
+        with torch.inference_mode():
+            vector = served.nets["embedder"].table(torch.tensor(numbers)).mean(dim=0)
+        assert reply == pytest.approx((vector / vector.norm()).tolist(), abs=1e-5)
+
+
+def test_token_classifier(served: Served) -> None:
+    for (text, numbers), reply in zip(TOKENS.items(), ask(served, "names", *map(str.encode, TOKENS)), strict=True):
+        with torch.inference_mode():
+            values, classes = served.nets["names"](torch.tensor([numbers]), None).softmax(dim=2)[0].max(dim=1)
+        assert [one["entity"] for one in reply] == [LABELS[str(index)] for index in classes[1:-1].tolist()]
+        assert [one["score"] for one in reply] == pytest.approx(values[1:-1].tolist(), abs=1e-5)
+        assert [text[one["start"] : one["end"]] for one in reply] == text.split()
+
+
 @pytest.mark.parametrize("name", HANDLERS)
 def test_a_bad_request_among_good_ones_fails_alone(served: Served, name: str) -> None:
-    bodies = [picture(1), b"no picture", picture(2), b""]
+    bodies = [b"rain", b"\xff", b"final", b""] if name in TEXTS else [picture(1), b"no picture", picture(2), b""]
     answers = at_once([lambda body=body: predict(served.server, name, body) for body in bodies])  # type: ignore[misc]
     assert [answer.status for answer in answers] == [200, 400, 200, 400]
     assert [answer.json()["type"] for answer in (answers[1], answers[3])] == ["BadInputError"] * 2

@@ -184,6 +184,12 @@ def make_context():
 
 
 @pytest.fixture
+def read_reply():
+    """Decode a frame that a worker sends."""
+    return parse_reply
+
+
+@pytest.fixture
 def ask():
     """Make a request with headers or parameters, for `StockWorker.predict`."""
     return request

@@ -93,6 +93,16 @@ def test_token_classifier(answer, make_tokenizer, tmp_path):
     assert answer(handler, scores[None], "Ada lives") == shown
 
 
+def test_text_generator(answer, make_tokenizer, tmp_path):
+    handler = handlers.TextGenerator()
+    handler.tokenizer = TextTokenizer(make_tokenizer(tmp_path / "tokenizer.json", "rain stops the final"))
+    handler.ends = frozenset({3})
+    following = [0, 1, 4, 3, 5, 6, 7, 3]
+    handler.scores = lambda texts: torch.eye(8)[[following[ids[-1]] for ids in texts]]
+    (shown,) = section("text_generator")
+    assert answer(handler, None, "Rain stops") == shown
+
+
 def test_image_classifier(answer, cat):
     handler = handlers.ImageClassifier()
     handler.mapping = {"0": "bird", "1": "cat", "2": "dog"}

@@ -69,9 +69,21 @@ NETS = {
                 self.table = nn.Embedding(8, 10)
             def forward(self, ids, mask): return self.table(ids)
     """,
+    "writer": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.table = nn.Embedding(8, 8)
+            def forward(self, ids, mask): return self.table(ids)
+    """,
 }
 PICTURES = {"classifier": "image_classifier", "detector": "object_detector", "segmenter": "image_segmenter"}
-TEXTS = {"news": "text_classifier", "embedder": "text_embedder", "names": "token_classifier"}
+TEXTS = {
+    "news": "text_classifier",
+    "embedder": "text_embedder",
+    "names": "token_classifier",
+    "writer": "text_generator",
+}
 HANDLERS = PICTURES | TEXTS
 WORDS = ["rain", "stops", "the", "final"]
 LABELS = {str(index): f"kind {index}" for index in range(10)}
@@ -226,6 +238,27 @@ def test_token_classifier(served: Served) -> None:
         assert [one["entity"] for one in reply] == [LABELS[str(index)] for index in classes[1:-1].tolist()]
         assert [one["score"] for one in reply] == pytest.approx(values[1:-1].tolist(), abs=1e-5)
         assert [text[one["start"] : one["end"]] for one in reply] == text.split()
+
+
+def test_text_generator(served: Served) -> None:
+    """As many tokens as asked for, each the most probable one; the stream has the same text."""
+    as_json = {"Content-Type": "application/json"}
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+    table = served.nets["writer"].table.weight
+    token, expected = 6, []
+    while len(expected) < 5 and (token := int(table[token].argmax())) != 3:
+        expected.append(names[token])
+    whole = {"text": "the", "max_new_tokens": 5}
+    bodies = [json.dumps(whole | {"stream": streamed}) for streamed in (False, True, False, True)]
+    answers = at_once([lambda body=body: predict(served.server, "writer", body, **as_json) for body in bodies])  # type: ignore[misc]
+    text = "".join(f" {name}" for name in expected)
+    for answer in answers[::2]:
+        assert answer.json()["text"] == text
+        assert answer.json()["tokens"] == len(expected)
+    for answer in answers[1::2]:
+        assert answer.text() == text
+        assert answer.header("content-type") == "text/plain; charset=utf-8"
+        assert answer.header("transfer-encoding") == "chunked"
 
 
 @pytest.mark.parametrize("name", HANDLERS)

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from handlers.audio_handler import AudioHandler
     from handlers.base import BaseHandler
     from handlers.context import Context
     from handlers.errors import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from handlers.vision_handler import VisionHandler
 
 __all__ = [
+    "AudioHandler",
     "BadInputError",
     "BaseHandler",
     "CheckpointMismatchError",
@@ -65,6 +67,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AudioHandler": "audio_handler",
     "BaseHandler": "base",
     "Context": "context",
     "ImageClassifier": "image_classifier",

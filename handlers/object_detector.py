@@ -8,6 +8,7 @@ import torch
 
 from handlers.errors import NotSupportedError
 from handlers.labels import map_class_to_label
+from handlers.outputs import run_by_shape
 from handlers.vision_handler import VisionHandler
 
 if TYPE_CHECKING:
@@ -46,14 +47,7 @@ class ObjectDetector(VisionHandler):
         """
         if isinstance(data, torch.Tensor):
             return self._detect(data, *args, **kwargs)
-        sizes: dict[torch.Size, list[int]] = {}
-        for index, picture in enumerate(data):
-            sizes.setdefault(picture.shape, []).append(index)
-        found: dict[int, dict[str, torch.Tensor]] = {}
-        for group in sizes.values():
-            pictures = torch.stack([data[index] for index in group])
-            found |= zip(group, self._detect(pictures, *args, **kwargs), strict=True)
-        return [found[index] for index in range(len(data))]
+        return run_by_shape(data, lambda pictures: self._detect(pictures, *args, **kwargs))
 
     def _detect(self, pictures: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(self.model, torch.jit.ScriptModule):

@@ -1,10 +1,13 @@
-"""What a model gives, taken apart by requests."""
+"""What a model gives, for each request its part."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 def split_batch(output: Any) -> list[Any]:
@@ -29,3 +32,17 @@ def _rows(value: Any) -> Any:
     if isinstance(value, torch.Tensor | list | tuple):
         return value
     raise TypeError(f"the model's output holds {type(value).__name__}, which is not split by itself: override split")
+
+
+def run_by_shape(inputs: Sequence[torch.Tensor], run: Callable[[torch.Tensor], Sequence[Any]]) -> list[Any]:
+    """Run a model on the inputs of one shape at a time, stacked to `[batch, ...]`; give its parts in their order.
+
+    `run` gives as many parts as it gets inputs.
+    """
+    shapes: dict[torch.Size, list[int]] = {}
+    for index, one in enumerate(inputs):
+        shapes.setdefault(one.shape, []).append(index)
+    found: dict[int, Any] = {}
+    for group in shapes.values():
+        found |= zip(group, run(torch.stack([inputs[index] for index in group])), strict=True)
+    return [found[index] for index in range(len(inputs))]

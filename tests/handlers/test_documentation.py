@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import wave
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_text_generator(answer, make_tokenizer, tmp_path):
     handler.scores = lambda texts: torch.eye(8)[[following[ids[-1]] for ids in texts]]
     (shown,) = section("text_generator")
     assert answer(handler, None, "Rain stops") == shown
+
+
+def test_audio_handler(answer):
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(b"\0" * 64)
+    (shown,) = section("audio_handler")
+    assert answer(handlers.AudioHandler(), torch.tensor([0.75]), stream.getvalue()) == shown
 
 
 def test_image_classifier(answer, cat):

@@ -3,7 +3,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from handlers.outputs import split_batch
+from handlers.outputs import run_by_shape, split_batch
 
 
 class Pair(NamedTuple):
@@ -45,3 +45,17 @@ def test_tensors_that_disagree_about_the_batch(output):
 def test_what_is_not_split_by_itself(output):
     with pytest.raises(TypeError, match="override split"):
         split_batch(output)
+
+
+def test_inputs_of_one_shape_run_together_and_all_come_back_in_order():
+    inputs = [torch.full((size,), float(index)) for index, size in enumerate((2, 3, 2, 1, 3))]
+    batches = []
+
+    def run(batch):
+        batches.append(tuple(batch.shape))
+        return batch[:, 0].tolist()
+
+    assert run_by_shape(inputs, run) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert batches == [(2, 2), (2, 3), (1, 1)]
+    with pytest.raises(ValueError, match="zip"):
+        run_by_shape(inputs, lambda batch: [0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,13 @@ NETS = {
                 self.table = nn.Embedding(8, 10)
             def forward(self, ids, mask): return self.table(ids)
     """,
+    "listener": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Conv1d(1, 3, 5)
+            def forward(self, sounds): return self.layer(sounds).mean(dim=2)
+    """,
     "writer": """
         class Net(nn.Module):
             def __init__(self):
@@ -84,7 +92,7 @@ TEXTS = {
     "names": "token_classifier",
     "writer": "text_generator",
 }
-HANDLERS = PICTURES | TEXTS
+HANDLERS = PICTURES | TEXTS | {"listener": "audio_handler"}
 WORDS = ["rain", "stops", "the", "final"]
 LABELS = {str(index): f"kind {index}" for index in range(10)}
 BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 4\nmaxWorkers: 4\n"
@@ -159,6 +167,16 @@ def picture(seed: int, size: tuple[int, int] = (300, 260)) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(stream, "PNG")
     return stream.getvalue()
+
+
+def wav(seed: int, count: int = 800) -> tuple[bytes, torch.Tensor]:
+    """A file, and its samples as a model takes them."""
+    samples = torch.randint(-(1 << 15), 1 << 15, (count,), generator=torch.Generator().manual_seed(seed))
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(samples.to(torch.int16).numpy().tobytes())
+    return stream.getvalue(), samples.float()[None, None] / (1 << 15)
 
 
 def for_imagenet(content: bytes) -> torch.Tensor:
@@ -261,9 +279,19 @@ def test_text_generator(served: Served) -> None:
         assert answer.header("transfer-encoding") == "chunked"
 
 
+def test_audio_handler(served: Served) -> None:
+    sounds = [wav(seed, 800 + 400 * (seed % 2)) for seed in range(4)]
+    for reply, (_, sound) in zip(ask(served, "listener", *(content for content, _ in sounds)), sounds, strict=True):
+        with torch.inference_mode():
+            expected = served.nets["listener"](sound)[0].tolist()
+        assert reply == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", HANDLERS)
 def test_a_bad_request_among_good_ones_fails_alone(served: Served, name: str) -> None:
-    bodies = [b"rain", b"\xff", b"final", b""] if name in TEXTS else [picture(1), b"no picture", picture(2), b""]
+    good = (b"rain", b"final") if name in TEXTS else (wav(1)[0], wav(2)[0]) if name == "listener" else ()
+    first, second = good or (picture(1), picture(2))
+    bodies = [first, b"\xff of no use", second, b""]
     answers = at_once([lambda body=body: predict(served.server, name, body) for body in bodies])  # type: ignore[misc]
     assert [answer.status for answer in answers] == [200, 400, 200, 400]
     assert [answer.json()["type"] for answer in (answers[1], answers[3])] == ["BadInputError"] * 2

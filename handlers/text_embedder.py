@@ -33,8 +33,8 @@ class TextEmbedder(TextHandler):
             return output
         vectors = tensor_of(output, "sentence_embedding", "last_hidden_state").float()
         if vectors.dim() == 3 and data.mask is not None:
-            weights = data.mask.to(vectors)[:, : vectors.shape[1], None]
-            vectors = (vectors * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+            weights = data.mask.to(vectors)[:, :, None]
+            vectors = (vectors * weights).sum(dim=1) / weights.sum(dim=1)
         if vectors.dim() != 2:
             raise RuntimeError(f"the model gives vectors in the shape {list(vectors.shape)} for a batch of texts")
         return functional.normalize(vectors, dim=1) if self.normalise else vectors

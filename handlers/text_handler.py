@@ -103,7 +103,10 @@ class TextHandler(BaseHandler):
     def encode(self, content: str) -> Any:
         """Make tokens of a text: the tokenizer's `Encoding`, or a list of words. Runs in `preprocess_one`."""
         if self.tokenizer is not None:
-            return self.tokenizer.encode(content)
+            encoding = self.tokenizer.encode(content)
+            if not encoding.ids:
+                raise BadInputError("the text holds no token")
+            return encoding
         found = self.words(content)
         if not self._numbers(found):
             raise BadInputError("no word of the text is in the model's vocabulary")

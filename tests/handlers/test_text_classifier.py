@@ -95,6 +95,11 @@ def test_a_batch_gives_what_each_text_would_alone(handler, make_context):
         assert sum(item.values()) == pytest.approx(1)
 
 
+def test_half_precision_is_no_less_of_a_probability(handler):
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    assert handler.postprocess(logits.bfloat16()) == handler.postprocess(logits)
+
+
 class Masked(nn.Module):
     """Sums what it attends to: two classes, of which the second likes high numbers."""
 

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import processors
 
 from handlers import LoadError, TextHandler
 from handlers.text_handler import tensor_of
@@ -108,6 +109,15 @@ def test_a_bad_text_fails_alone(load, make_context):
     assert [context.get_response_status(index)[0] for index in range(4)] == [200, 400, 400, 200]
     assert (output[0], output[3]) == (0, 1)
     assert "no word of the text" in output[2]["message"]
+
+
+def test_a_text_without_tokens(load, make_context):
+    handler = load(tokenizer=SENTENCE)
+    handler.tokenizer.tokenizer.post_processor = processors.TemplateProcessing("$A", None, [])
+    context = make_context(requests=2)
+    output = handler.handle(rows(" ", "rain"), context)
+    assert (output[0]["message"], context.get_response_status(0)[0]) == ("the text holds no token", 400)
+    assert output[1] == [4]
 
 
 def test_a_text_is_cut_at_a_length(load):

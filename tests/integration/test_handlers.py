@@ -17,6 +17,8 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
+import archive_tool
+
 from .conftest import Sandbox, Server, close, make_sandbox
 from .support import at_once, model_log, predict
 
@@ -95,7 +97,7 @@ TEXTS = {
 HANDLERS = PICTURES | TEXTS | {"listener": "audio_handler"}
 WORDS = ["rain", "stops", "the", "final"]
 LABELS = {str(index): f"kind {index}" for index in range(10)}
-BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 4\nmaxWorkers: 4\n"
+BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 2\nmaxWorkers: 2\n"
 
 
 @dataclass
@@ -140,14 +142,18 @@ def start(box: Sandbox) -> Served:
     nets = {}
     for name, handler in HANDLERS.items():
         nets[name] = net(box.root, name)
-        files = ("--model-file", box.root / f"{name}_net.py", "--serialized-file", box.root / f"{name}.pt")
         more = ["index_to_name.json"]
         if name in TEXTS:
             more.append("source_vocab.pt" if name == "news" else "tokenizer.json")
-        extra = ("--extra-files", ",".join(str(box.root / one) for one in more))
-        config = ("--config-file", box.root / "model-config.yaml")
-        options = ("--model-name", name, "--handler", handler, "--export-path", box.store, "-q")
-        box.torchmar("build", *options, *files, *extra, *config).ok()
+        archive_tool.build(
+            model_name=name,
+            handler=handler,
+            model_file=box.root / f"{name}_net.py",
+            serialized_file=box.root / f"{name}.pt",
+            extra_files=[box.root / one for one in more],
+            config_file=box.root / "model-config.yaml",
+            export_path=box.store,
+        )
     return Served(box.start(*(f"{name}.mar" for name in HANDLERS)), nets)
 
 
@@ -223,7 +229,7 @@ def test_object_detector(served: Served) -> None:
 
 
 def test_image_segmenter(served: Served) -> None:
-    bodies = [picture(seed) for seed in range(3)]
+    bodies = [picture(seed) for seed in range(2)]
     for reply, body in zip(ask(served, "segmenter", *bodies), bodies, strict=True):
         with torch.inference_mode():
             values, classes = served.nets["segmenter"](for_imagenet(body))["out"].softmax(dim=1)[0].max(dim=0)

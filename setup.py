@@ -68,8 +68,14 @@ SIGN = [
     "pyopenssl>=24",
 ]
 
+# Hugging Face's tokenizer.json in the text handlers.
+TEXT = [
+    "tokenizers>=0.15",
+]
+
 DEV = [
     *SIGN,
+    *TEXT,
     "filelock>=3.13",
     "hypothesis>=6.100",
     "import-linter>=2.1",
@@ -96,7 +102,7 @@ setup(
     packages=PACKAGES,
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
-    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX, "sign": SIGN},
+    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX, "sign": SIGN, "text": TEXT},
     entry_points={
         "console_scripts": ["torchmar = archive_tool.cli:main"],
         # The fixture torchmar_server, for the tests of those who write handlers.

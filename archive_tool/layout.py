@@ -39,7 +39,13 @@ STOCK_HANDLERS: Final = frozenset(
 BUILT_IN_HANDLERS: Final = STOCK_HANDLERS | {"densenet_handler"}
 #: Handlers of our SDK that need no code of the user's: the archive gets a file of this name with a class of its own,
 #: derived from the SDK's of the second name, and so runs where no torchmar is.
-SDK_HANDLERS: Final = {"tensor_handler": "TensorHandler"}
+SDK_HANDLERS: Final = {
+    "audio_handler": "AudioHandler",
+    "tensor_handler": "TensorHandler",
+    "text_embedder": "TextEmbedder",
+    "text_generator": "TextGenerator",
+    "token_classifier": "TokenClassifier",
+}
 #: The handlers that are linked into TorchServe's C++ backend.
 LSP_HANDLERS: Final = frozenset({"BaseHandler", "TorchScriptHandler"})
 

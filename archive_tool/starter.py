@@ -179,7 +179,7 @@ def _sources(paths: list[Path]) -> tuple[list[str], list[str]]:
 def _is_handler(node: ast.ClassDef) -> bool:
     bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
     methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
-    return any(base.endswith(("Handler", "Classifier")) for base in bases) or bool(
+    return any(base.endswith(("Handler", "Classifier", "Detector", "Segmenter", "Embedder")) for base in bases) or bool(
         "handle" in methods and methods & _METHODS - {"handle"}
     )
 

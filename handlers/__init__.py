@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from handlers.audio_handler import AudioHandler
     from handlers.base import BaseHandler
     from handlers.context import Context
     from handlers.errors import (
@@ -26,31 +27,60 @@ if TYPE_CHECKING:
         UnsupportedMediaError,
     )
     from handlers.image_classifier import ImageClassifier
+    from handlers.image_segmenter import ImageSegmenter
+    from handlers.object_detector import ObjectDetector
+    from handlers.request import RequestContext
     from handlers.tensor_handler import TensorHandler
+    from handlers.text_classifier import TextClassifier
+    from handlers.text_embedder import TextEmbedder
+    from handlers.text_generator import TextGenerator
+    from handlers.text_handler import TextHandler
+    from handlers.token_classifier import TokenClassifier
+    from handlers.vision_handler import VisionHandler
 
 __all__ = [
+    "AudioHandler",
     "BadInputError",
     "BaseHandler",
     "CheckpointMismatchError",
     "Context",
     "ImageClassifier",
+    "ImageSegmenter",
     "LabelMapError",
     "LoadError",
     "ModelFileError",
     "NotSupportedError",
+    "ObjectDetector",
+    "RequestContext",
     "RequestError",
     "TensorHandler",
+    "TextClassifier",
+    "TextEmbedder",
+    "TextGenerator",
+    "TextHandler",
+    "TokenClassifier",
     "TooLargeError",
     "UnsafeCheckpointError",
     "UnsupportedFormatError",
     "UnsupportedMediaError",
+    "VisionHandler",
 ]
 
 _HOMES = {
+    "AudioHandler": "audio_handler",
     "BaseHandler": "base",
     "Context": "context",
     "ImageClassifier": "image_classifier",
+    "ImageSegmenter": "image_segmenter",
+    "ObjectDetector": "object_detector",
+    "RequestContext": "request",
     "TensorHandler": "tensor_handler",
+    "TextClassifier": "text_classifier",
+    "TextEmbedder": "text_embedder",
+    "TextGenerator": "text_generator",
+    "TextHandler": "text_handler",
+    "TokenClassifier": "token_classifier",
+    "VisionHandler": "vision_handler",
 }
 
 

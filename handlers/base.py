@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers import isolation, loading, profiling
+from handlers import isolation, loading, profiling, request
 from handlers.compile import compile_model, is_compiler_error
 from handlers.device import pick_device
 from handlers.errors import LoadError, NotSupportedError
 from handlers.inputs import row_value, rows_to_tensor
 from handlers.labels import load_label_mapping
+from handlers.outputs import split_batch
 from handlers.prepared import Preparation, Prepared, current, is_sdks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from handlers.context import Context
+    from handlers.request import RequestContext
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ class BaseHandler:
     The worker creates the handler without arguments, calls `initialize` once and `handle` for every batch. `handle`
     calls `preprocess`, `inference` and `postprocess`, and it stays as it is: an override of `handle` does without
     the isolation of bad requests.
+
+    `preprocess_one` and `postprocess_one` are for one request in place of a batch. What they raise is the answer of
+    that request alone, and nothing runs twice for it. Of the two forms of a hook the one counts that the more derived
+    class overrides; if one class overrides both, the one for the batch.
 
     `handle` is `prepare` and `complete`, and a worker may call these in its place: `prepare` for a batch in a second
     thread, while `complete` runs for the one before.
@@ -47,8 +53,15 @@ class BaseHandler:
     isolate_errors: bool = True
     pipelined: bool | None = None
 
-    _first_half: tuple[str, ...] = ("preprocess", "_is_describe", "_is_explain")
+    _first_half: tuple[str, ...] = ("preprocess", "preprocess_one", "collate", "_is_describe", "_is_explain")
     _current_context: Context | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("preprocess", "postprocess"):
+            first = next(vars(one) for one in cls.__mro__ if name in vars(one) or f"{name}_one" in vars(one))
+            if name not in first:  # a hook for single requests replaces the inherited one for the batch
+                setattr(cls, name, getattr(BaseHandler, name))
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -167,9 +180,30 @@ class BaseHandler:
 
         `data` is a list with a dict for each request: the values of its parameters, of which `data` or `body` is the
         input (bytearray, str, or what JSON held). Gives a tensor `[batch, ...]`. Raise `BadInputError` for a request
-        that makes no sense; it then fails alone. Default: lists of numbers, or numbers, as float32.
+        that makes no sense; it then fails alone. Default: lists of numbers, or numbers, as float32; in a class with an
+        own `preprocess_one`, what that gives for each request, put together by `collate`.
         """
-        return rows_to_tensor(data, self.device)
+        if not self._has_own("preprocess_one"):
+            return rows_to_tensor(data, self.device)
+        requests = request.of_batch(len(data)) or request.requests_of(self.context, data)
+        return self.collate([self.preprocess_one(row_value(row), one) for row, one in zip(data, requests, strict=True)])
+
+    def preprocess_one(self, data: Any, context: RequestContext) -> Any:  # noqa: ARG002
+        """Turn one request into the model's input, without the dimension of the batch. Runs in `preprocess`.
+
+        `data` is the request's parameter `data` or `body`: bytearray, str, what JSON held, or None. `context` has its
+        headers and other parameters. Default: a list of numbers, or a number, as a float32 tensor.
+        """
+        return rows_to_tensor([{"body": data}], self.device)[0]
+
+    def collate(self, items: list[Any]) -> Any:
+        """Put together what `preprocess_one` gave for the requests of a batch. Runs after it.
+
+        Default: tensors of one shape become a tensor `[batch, ...]` on the device, anything else stays a list.
+        """
+        if all(isinstance(item, torch.Tensor) for item in items):
+            return torch.stack(items).to(self.device)
+        return items
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Runs after `preprocess`, on what that gave; further arguments go to the model.
@@ -195,9 +229,29 @@ class BaseHandler:
         """Turn the model's output into replies. Runs last, on what `inference` gave.
 
         Gives a list with one item a request: bytes and str go out as they are, a tensor as `torch.save` writes it,
-        anything else as JSON. Default: nested lists of numbers.
+        anything else as JSON. Default: nested lists of numbers; in a class with an own `postprocess_one`, what that
+        gives for each part of `split`.
         """
-        return data.tolist()
+        if not self._has_own("postprocess_one"):
+            return data.tolist()
+        parts = self.split(data)
+        requests = request.of_batch(len(parts)) or request.requests_of(self.context, parts)
+        return [self.postprocess_one(part, one) for part, one in zip(parts, requests, strict=True)]
+
+    def split(self, output: Any) -> list[Any]:
+        """Take the model's output apart, by requests. Runs before `postprocess_one`.
+
+        Default: along the first dimension of a tensor, or of every tensor in a dict or tuple; a list as it is.
+        """
+        return split_batch(output)
+
+    def postprocess_one(self, output: Any, context: RequestContext) -> Any:  # noqa: ARG002
+        """Turn the model's output for one request into its reply. Runs in `postprocess`.
+
+        `output` has no dimension of the batch. `context` sets status and headers of the reply, and records metrics; it
+        is the one that `preprocess_one` had. Default: nested lists of numbers.
+        """
+        return output.tolist()
 
     def describe_handle(self) -> Any:
         """Describe the model for `GET /models/<name>?customized=true`: a dict. Default: None."""
@@ -246,7 +300,7 @@ class BaseHandler:
             if self._is_plain(data):
                 prepared.done = True
                 try:
-                    prepared.value = self._step("preprocess", data)
+                    self._preprocess(prepared)
                 except Exception as error:
                     prepared.error = error
         finally:
@@ -308,11 +362,11 @@ class BaseHandler:
         if context is None or requests not in (1, len(rows)) or self.model_yaml_config.get("continuousBatching"):
             # Nobody reads statuses; or an envelope made rows of several requests, and whose row is whose is not
             # known; or the replies are parts of streams, which an item of another kind would upset.
-            return self._run(rows)
+            return isolation.require(self._run(rows))
         batch = self._batch(rows, context)
         if requests < len(rows):  # an envelope made them all of one request
             if self._is_explain():
-                return self._run(rows)
+                return isolation.require(self._run(rows))
             explained = []
         else:
             explained = self._explained(len(rows))
@@ -348,27 +402,76 @@ class BaseHandler:
         return self.isolate_errors and not any(self.model_yaml_config.get(key) for key in stateful)
 
     def _run(self, rows: Sequence[Any], prepared: Prepared | None = None) -> list[Any]:
-        """Take rows through the hooks, once; through the first one only if they are not prepared."""
+        """Take rows through the hooks, once; through the first one only if they are not prepared.
+
+        Gives an item a row: the reply, or `Failed` where a hook for single requests raised.
+        """
         if prepared is None and profiling.trace_requested():
-            output, _ = self._infer_with_profiler(rows)
-        else:
-            value = self._step("preprocess", rows) if prepared is None else prepared.take()
+            with request.serving(self._requests(rows)):
+                return _checked(self._infer_with_profiler(rows)[0], len(rows))
+        if prepared is None:
+            prepared = Prepared(rows)
+            self._preprocess(prepared)
+        value, failed = prepared.take(), prepared.failed
+        if not failed:
+            return self._predict(value, rows, prepared.requests)
+        good = [index for index in range(len(rows)) if index not in failed]
+        items: dict[int, Any] = {index: isolation.Failed(error) for index, error in failed.items()}
+        if good:
+            shown = len(getattr(self.context, "request_processor", None) or ()) == len(rows)
+            with isolation.part_of(self.context if shown else None, good):
+                found = self._predict(value, [rows[index] for index in good], [prepared.requests[i] for i in good])
+            items |= zip(good, found, strict=True)
+        return [items[index] for index in range(len(rows))]
+
+    def _preprocess(self, prepared: Prepared) -> None:
+        rows = prepared.rows
+        prepared.requests = self._requests(rows)
+        with request.serving(prepared.requests):
+            if self._has_own("preprocess") or not self._has_own("preprocess_one"):
+                prepared.value = self._step("preprocess", rows)
+            else:
+                prepared.value = self._step("preprocess", prepared, self._preprocess_each)
+
+    def _requests(self, rows: Sequence[Any]) -> Sequence[RequestContext]:
+        """Make the requests' contexts, if a hook takes them: that takes a microsecond for each."""
+        used = self._has_own("preprocess_one") or self._has_own("postprocess_one")
+        return request.requests_of(self.context, rows) if used else ()
+
+    def _preprocess_each(self, prepared: Prepared) -> Any:
+        items = request.each(self.preprocess_one, map(row_value, prepared.rows), prepared.requests)
+        prepared.failed = {index: item.error for index, item in enumerate(items) if isinstance(item, isolation.Failed)}
+        good = [item for item in items if not isinstance(item, isolation.Failed)]
+        return self.collate(good) if good else None
+
+    def _predict(self, value: Any, rows: Sequence[Any], requests: Sequence[RequestContext]) -> list[Any]:
+        with request.serving(requests):
             if self._is_explain():
                 output = self.explain_handle(value, rows)
-            else:
+            elif self._has_own("postprocess") or not self._has_own("postprocess_one"):
                 output = self._step("postprocess", self._step("inference", value))
-        if not isinstance(output, list):
-            raise isolation.OutputError(f"the handler gave {type(output).__name__} in place of a list")
-        if len(output) != len(rows):
-            raise isolation.OutputError(f"the handler gave {len(output)} items for {len(rows)} requests")
-        return output
+            else:
+                output = self._step("postprocess", self._step("inference", value), self._postprocess_each)
+        return _checked(output, len(rows))
 
-    def _step(self, name: str, data: Any) -> Any:
+    def _postprocess_each(self, data: Any) -> list[Any]:
+        parts = self.split(data)
+        requests = request.of_batch(len(parts))
+        return parts if requests is None else request.each(self.postprocess_one, parts, requests)
+
+    def _has_own(self, name: str) -> bool:
+        """Tell whether the class or the instance has a hook in place of this class's."""
         hook = getattr(self, name)
+        return getattr(hook, "__func__", hook) is not getattr(BaseHandler, name)
+
+    def _step(self, name: str, data: Any, run: Callable[[Any], Any] | None = None) -> Any:
+        """Run a hook, or what does its work, and record its time if the configuration says so."""
+        hook = getattr(self, name)
+        run = hook if run is None else run
         if not self._handler_config().get("profile") or profiling.is_timed(hook):
-            return hook(data)
+            return run(data)
         with profiling.timed(name, self.device, self.context):
-            return hook(data)
+            return run(data)
 
     def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
         """Answer a batch under the torch profiler. Runs in place of the steps if ENABLE_TORCH_PROFILER is set.
@@ -406,3 +509,11 @@ class BaseHandler:
         if context is None or not getattr(context, "request_processor", None):
             return False
         return context.get_request_header(index, header) == "True"
+
+
+def _checked(output: Any, count: int) -> list[Any]:
+    if not isinstance(output, list):
+        raise isolation.OutputError(f"the handler gave {type(output).__name__} in place of a list")
+    if len(output) != count:
+        raise isolation.OutputError(f"the handler gave {len(output)} items for {count} requests")
+    return output

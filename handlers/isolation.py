@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,21 @@ class OutputError(RuntimeError):
     """A handler's postprocess gave something else than one item a request."""
 
 
+@dataclass(frozen=True, eq=False)
+class Failed:
+    """Stands in place of the reply to a request that failed alone."""
+
+    error: Exception
+
+
+def require(items: list[Any]) -> list[Any]:
+    """Give replies of which none has failed; raise the error of the first that has."""
+    for item in items:
+        if isinstance(item, Failed):
+            raise item.error
+    return items
+
+
 def is_fatal(error: BaseException) -> bool:
     """Tell whether the worker itself must answer: memory or the GPU failed, so trying again in parts is no help."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
@@ -36,8 +52,8 @@ class Batch:
     """A batch that is answered so that each bad request fails alone.
 
     `rows` are the requests' own, or the rows that an envelope made of one request. `run` answers a list of rows, given
-    what `prepare` made of them or None, and `preprocess` is its first step. With `run_twice` false a batch that fails
-    is not run again in parts.
+    what `prepare` made of them or None, and `preprocess` is its first step. An item of what it gives may be `Failed`.
+    With `run_twice` false a batch that fails is not run again in parts.
     """
 
     def __init__(
@@ -91,11 +107,13 @@ class Batch:
                 if only_preprocess:
                     self._preprocess(rows)
                     return {}, None
-                return dict(zip(indices, self._run(rows, prepared), strict=True)), None
+                items = dict(zip(indices, self._run(rows, prepared), strict=True))
         except Exception as error:
             if is_fatal(error):
                 raise
             return {}, error
+        failed = {index: self._fail(item.error, index) for index, item in items.items() if isinstance(item, Failed)}
+        return items | failed, None
 
     def _fail(self, error: Exception, index: int) -> dict[str, Any]:
         return error_item(error, self._context, 0 if self._one_request else index)

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handlers.errors import LabelMapError
+from handlers.errors import BadInputError, LabelMapError
 
 if TYPE_CHECKING:
     import os
@@ -68,3 +68,11 @@ def map_class_to_label(
         {names.get(str(index), str(index)): probability for index, probability in zip(classes, row, strict=False)}
         for classes, row in zip(lbl_classes, probs, strict=False)
     ]
+
+
+def class_index(target: Any) -> int:
+    """Read the class that a request wants explained, `target`. Raises `BadInputError`."""
+    try:
+        return int(target.decode() if isinstance(target, bytes | bytearray) else target)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"the target {target!r} is not the index of a class") from error

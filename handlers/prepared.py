@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from handlers.context import Context
+    from handlers.request import RequestContext
 
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -20,13 +21,17 @@ class Prepared:
     """What `BaseHandler.prepare` gives for `BaseHandler.complete`.
 
     `rows` are the requests. `done` tells whether preprocess has run for them; else all is left to `complete`, for they
-    are no plain predictions. `value` is what preprocess gave, or `error` what it raised. `seconds` is the time it took.
+    are no plain predictions. `value` is what preprocess gave, or `error` what it raised. `failed` has what it raised
+    for single requests, by their index; then `value` is of the others. `requests` are the contexts of the requests.
+    `seconds` is the time it took.
     """
 
     rows: Sequence[Any]
     done: bool = False
     value: Any = None
     error: Exception | None = None
+    failed: dict[int, Exception] = field(default_factory=dict)
+    requests: Sequence[RequestContext] = ()
     seconds: float = 0.0
 
     def take(self) -> Any:

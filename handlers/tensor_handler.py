@@ -9,13 +9,14 @@ import torch
 
 from handlers.base import BaseHandler
 from handlers.errors import BadInputError
-from handlers.inputs import numbers_to_tensor, read_json, row_value
+from handlers.inputs import numbers_to_tensor, read_json
 from handlers.signature import Signature, Tensor, named_tensors, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from handlers.context import Context
+    from handlers.request import RequestContext
 
 _WANTED = '{"tensor_input": [[...]]} or {"instances": [...]}'
 
@@ -59,10 +60,9 @@ class TensorHandler(BaseHandler):
         super().initialize(context)
         self.signature = read_signature(self.manifest)
 
-    def preprocess(self, data: Any) -> Any:
-        """Turn requests into the model's inputs: a list with a `TensorRequest` for each."""
-        known = self.signature.inputs
-        return [_read(read_json(row_value(row), _WANTED), known) for row in data]
+    def preprocess_one(self, data: Any, context: RequestContext) -> TensorRequest:  # noqa: ARG002
+        """Turn a request into the model's inputs."""
+        return _read(read_json(data, _WANTED), self.signature.inputs)
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the model on the requests, the rows of those that fit together at once.

@@ -12,12 +12,52 @@ from typing import TYPE_CHECKING, Any, cast
 from handlers.errors import BadInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL import Image as PILImage
 
 # Not read from strangers: Ghostscript would run the first; the others are stubs without a decoder.
 _EXCLUDED_FORMATS = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "WMF", "FPX", "MIC", "MPEG"})
 _READ = "PNG, JPEG, GIF, BMP, WebP and TIFF pictures are read, among others"
 _DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
+
+
+class Processing:
+    """The class attribute `image_processing` of those who set none; made when it is first read, for torchvision
+    takes long to import.
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+        self.made: Any = None
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if self.made is None:
+            from torchvision import transforms
+
+            self.made = self._make(transforms)
+        return self.made
+
+
+imagenet_processing = Processing(
+    lambda transforms: transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+        ]
+    )
+)
+"""The middle 224 x 224 pixels after scaling to 256, normalised, as torchvision's models for ImageNet take them."""
+
+whole_picture = Processing(lambda transforms: transforms.Compose([transforms.ToTensor()]))
+"""All pixels, from 0 to 1."""
+
+
+def is_default(processing: Any) -> bool:
+    """Tell whether a processing is one of those above."""
+    return any(processing is one.made for one in (imagenet_processing, whole_picture) if one.made is not None)
 
 
 def decode_base64(text: str) -> bytes:

@@ -29,6 +29,9 @@ Entry = Callable[[Any, Any], Any]
 _BUILT_IN = {
     "base_handler": ("handlers.base", "BaseHandler"),
     "image_classifier": ("handlers.image_classifier", "ImageClassifier"),
+    "image_segmenter": ("handlers.image_segmenter", "ImageSegmenter"),
+    "object_detector": ("handlers.object_detector", "ObjectDetector"),
+    "text_classifier": ("handlers.text_classifier", "TextClassifier"),
 }
 # What TorchServe's envelope answers one request of a batch with.
 _ENVELOPES_OF_ONE = frozenset({"kserve", "kservev2"})

@@ -7,6 +7,7 @@ import pytest
 
 from archive_tool import python_source
 from archive_tool.inputs import Inputs, split_extra_files
+from archive_tool.layout import BUILT_IN_HANDLERS, SDK_HANDLERS
 from archive_tool.plan import plan
 from archive_tool.report import Report
 
@@ -242,3 +243,12 @@ def test_a_handler_of_the_sdk_gets_a_file_of_its_own(work):
     planned(handler="tensor_handler", extra_files=("d",))
     touch("tensor_handler.py")
     assert planned(handler="tensor_handler") == {"tensor_handler.py": Path("tensor_handler.py")}
+
+
+@pytest.mark.parametrize(("name", "kind"), SDK_HANDLERS.items())
+def test_every_handler_of_the_sdk_is_one_of_its_classes(work, name, kind):
+    import handlers
+
+    assert f"class Handler({kind}):" in planned(handler=name)[f"{name}.py"].decode()
+    assert issubclass(getattr(handlers, kind), handlers.BaseHandler)
+    assert name not in BUILT_IN_HANDLERS

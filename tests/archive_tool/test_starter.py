@@ -79,7 +79,17 @@ def test_every_kind_builds(folder, kind):
     assert not built(started).warnings
 
 
-@pytest.mark.parametrize("source", [HANDLER, "def handle(data, context): pass\n", "class H(BaseHandler): pass\n"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        HANDLER,
+        "def handle(data, context): pass\n",
+        "class H(BaseHandler): pass\n",
+        "class H(ObjectDetector): pass\n",
+        "class H(ImageSegmenter): pass\n",
+        "class H(TextEmbedder): pass\n",
+    ],
+)
 def test_a_handler_that_is_there_is_taken(folder, source):
     script(folder / "net.pt")
     (folder / "mine.py").write_text(source)

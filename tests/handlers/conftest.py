@@ -184,6 +184,12 @@ def make_context():
 
 
 @pytest.fixture
+def read_reply():
+    """Decode a frame that a worker sends."""
+    return parse_reply
+
+
+@pytest.fixture
 def ask():
     """Make a request with headers or parameters, for `StockWorker.predict`."""
     return request
@@ -208,5 +214,27 @@ def picture():
         stream = io.BytesIO()
         image.save(stream, form)
         return bytearray(stream.getvalue())
+
+    return make
+
+
+@pytest.fixture
+def make_tokenizer():
+    """Write a tokenizer.json of whole words, with [CLS] before and [SEP] after a text as BERT has them."""
+
+    def make(path: Path, words: str, *, padding: dict[str, Any] | None = None, truncation: int | None = None) -> Path:
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words.split()]
+        tokenizer = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+        if padding is not None:
+            tokenizer.enable_padding(**padding)
+        if truncation is not None:
+            tokenizer.enable_truncation(truncation)
+        tokenizer.save(str(path))
+        return path
 
     return make

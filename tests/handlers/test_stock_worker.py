@@ -1,5 +1,6 @@
 """The SDK on the machinery of the installed torchserve package: its loader, its service, its codec."""
 
+import io
 import os
 import shutil
 import struct
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+import wave
 import zlib
 from pathlib import Path
 
@@ -79,6 +81,61 @@ def test_a_good_and_a_bad_picture_in_one_batch(worker, picture):
         assert len(item.json()) == 2
         assert set(item.json()) <= {"c0", "c1", "c2", "c3"}
         assert item.json() == worker.predict(picture(seed=seed)).items[0].json()
+
+
+HANDLERS = {
+    "ImageClassifier": ("Pictures", "layer(x.mean(dim=(2, 3)))"),
+    "ImageSegmenter": ("Pictures", "{'out': x}"),
+    "ObjectDetector": (
+        "Pictures",
+        "[{'boxes': torch.ones(1, 4), 'labels': torch.ones(1, dtype=int), 'scores': p.max()[None]} for p in x]",
+    ),
+    "TextClassifier": ("Texts", "torch.ones(len(x), 2)"),
+    "TextEmbedder": ("Texts", "torch.ones(len(x), 2)"),
+    "TokenClassifier": ("Texts", "torch.ones(*x.shape, 2)"),
+    "TextGenerator": ("Texts", "torch.eye(8)[(x + 1) % 8]"),
+    "AudioHandler": ("Sounds", "x.mean(dim=2)"),
+}
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_each_handler_answers_one_bad_request_among_good_ones(archives, picture, make_tokenizer, kind):
+    form, output = HANDLERS[kind]
+    net = f"""
+        import torch
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(3, 4)
+            def forward(self, x, mask=None):
+                layer = self.layer
+                return {output}
+    """
+    make = archives.make
+
+    def with_tokenizer(**parts):
+        folder = make(**parts)
+        make_tokenizer(folder / "tokenizer.json", "rain stops the final")
+        return folder
+
+    archives.make = with_tokenizer
+    handler = f"from handlers import {kind}\nclass Handler({kind}):\n    pass\n"
+    served = archives.serve(model_file=net, handler=handler)
+    if form == "Sounds":
+        stream = io.BytesIO()
+        with wave.open(stream, "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(b"\1" * 640)
+        good = bytearray(stream.getvalue())
+    else:
+        good = bytearray(b"rain the final") if form == "Texts" else picture()
+    reply = served.predict(good, bytearray(b"\xff"), bytearray(), good)
+    assert [item.status for item in reply.items] == [200, 400, 400, 200]
+    first, last = reply.items[0].json(), reply.items[3].json()
+    assert first == last == served.predict(good).items[0].json()
+    assert [item.json()["type"] for item in reply.items[1:3]] == ["BadInputError"] * 2
 
 
 def png_of(width, height):

@@ -246,7 +246,14 @@ def test_the_names_of_our_sdk(with_torch: None, tmp_path: Path) -> None:
     """With the module of the archive's name: it has one class, as the rules want it, and that is ours."""
     import handlers
 
-    for name, base in (("image_classifier", handlers.ImageClassifier), ("base_handler", handlers.BaseHandler)):
+    expected = {
+        "base_handler": handlers.BaseHandler,
+        "image_classifier": handlers.ImageClassifier,
+        "image_segmenter": handlers.ImageSegmenter,
+        "object_detector": handlers.ObjectDetector,
+        "text_classifier": handlers.TextClassifier,
+    }
+    for name, base in expected.items():
         for reference in (name, f"{name}.py"):
             module, function = loader.find_handler(reference, tmp_path)
             assert function is None
@@ -265,9 +272,9 @@ def test_the_archive_comes_first(folder: Path, make: Make) -> None:
 def test_those_that_only_torchserve_has(with_torch: None, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module, _ = loader.find_handler("text_classifier", tmp_path)
-    assert module.__name__ == "ts.torch_handler.text_classifier"
-    assert module.TextClassifier.__module__ == module.__name__
+        module, _ = loader.find_handler("densenet_handler", tmp_path)
+    assert module.__name__ == "ts.torch_handler.densenet_handler"
+    assert module.DenseNetHandler.__module__ == module.__name__
 
 
 def test_a_built_in_handler_that_lacks_a_package(tmp_path: Path, with_torch: None) -> None:

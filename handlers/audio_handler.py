@@ -1,0 +1,93 @@
+"""The handler for models that listen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from handlers import audio
+from handlers.base import BaseHandler
+from handlers.errors import BadInputError, LoadError, TooLargeError
+from handlers.inputs import is_empty, numbers_to_tensor
+from handlers.outputs import run_by_shape
+
+if TYPE_CHECKING:
+    from handlers.context import Context
+    from handlers.request import RequestContext
+
+
+class AudioHandler(BaseHandler):
+    """Read the sound of each request; the model gets it as float32 `[batch, channels, samples]`, from -1 to 1.
+
+    A request is a WAV file: `curl localhost:8080/predictions/listener -T speech.wav`; or a JSON list of samples, or of
+    lists of them for each channel, at the model's own rate. The reply is what the model gives, as nested lists; a
+    subclass makes something else of it in `postprocess_one`.
+
+    `sample_rate`, in Hz, is what the model takes: sounds of other rates are resampled. None leaves them as they are;
+    `handler: {sample_rate: 8000}` in model-config.yaml comes first. `mono` mixes the channels to one. A sound longer
+    than `longest_s` seconds is refused.
+
+    Sounds of one length run as one batch, and those of other lengths apart: an answer does not depend on what else is
+    in the batch.
+    """
+
+    sample_rate: int | None = 16_000
+    mono: bool = True
+    longest_s: float = 600.0
+
+    def initialize(self, context: Context) -> None:
+        """Load the model, and read its sample rate."""
+        super().initialize(context)
+        rate = self._handler_config().get("sample_rate", self.sample_rate)
+        if rate is not None and (type(rate) is not int or rate < 1):
+            raise LoadError(
+                f"handler.sample_rate in model-config.yaml is {rate!r}",
+                hint="give the rate that the model takes, in Hz, or null to leave sounds as they are",
+            )
+        self.sample_rate = rate
+
+    def preprocess_one(self, data: Any, context: RequestContext) -> torch.Tensor:  # noqa: ARG002
+        """Turn a sound into the model's input, `[channels, samples]`."""
+        if is_empty(data):
+            raise BadInputError("the request has no body: send a WAV file")
+        if isinstance(data, bytes | bytearray | memoryview):
+            return self._decode(data)
+        if not isinstance(data, list) or not data:
+            raise BadInputError(f"the body is {type(data).__name__}: send a WAV file, or a JSON list of samples")
+        sound = numbers_to_tensor(data)
+        if sound.dim() == 1:
+            sound = sound[None]
+        if sound.dim() != 2 or not sound.numel():
+            raise BadInputError(
+                f"the samples have the shape {list(sound.shape)}: send [samples] or [channels][samples]"
+            )
+        return self._mixed(sound)
+
+    def _decode(self, content: bytes | bytearray | memoryview) -> torch.Tensor:
+        sound, rate = audio.decode_wav(content)
+        seconds = sound.shape[1] / rate
+        if seconds > self.longest_s:
+            raise TooLargeError(f"the sound is {seconds:.1f} s long: at most {self.longest_s:g} s are taken")
+        sound = self._mixed(sound)
+        return sound if self.sample_rate is None else audio.resample(sound, rate, self.sample_rate)
+
+    def _mixed(self, sound: torch.Tensor) -> torch.Tensor:
+        return sound.mean(dim=0, keepdim=True) if self.mono and len(sound) > 1 else sound
+
+    def collate(self, items: list[Any]) -> Any:
+        """Put the sounds together: a tensor `[batch, channels, samples]`; a list, if their lengths differ."""
+        return super().collate(items) if len({item.shape for item in items}) == 1 else items
+
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, on the sounds of one length at once. Gives what it gives, or a list of parts for lengths."""
+        if isinstance(data, list):
+            run = super().inference
+            return run_by_shape(data, lambda sounds: self.split(run(sounds, *args, **kwargs)))
+        return super().inference(data, *args, **kwargs)
+
+    def postprocess_one(self, output: Any, context: RequestContext) -> Any:  # noqa: ARG002
+        """Turn the model's output for one sound into nested lists; a dict or tuple of tensors by its parts."""
+        if isinstance(output, dict):
+            return {name: one.tolist() for name, one in output.items()}
+        return [one.tolist() for one in output] if isinstance(output, tuple) else output.tolist()

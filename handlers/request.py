@@ -1,0 +1,173 @@
+"""One request of a batch, as the hooks for single requests see it."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from handlers.isolation import Failed, is_fatal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from handlers.context import Context
+
+_DEFAULT_TIMEOUT_S = 120.0  # of the frontend, for a model with a config file that names none
+
+
+class RequestContext:
+    """What `preprocess_one` and `postprocess_one` are told of their request, and may set for its reply.
+
+    It belongs to the request, not to a place in the batch, so it stays right while parts of a batch run. Where there is
+    no request to speak of (the handler is called without a worker), there are no headers, and what is set is dropped.
+
+    Attributes:
+        parameters: the request's parameters by name, as the row of the batch holds them; `data` or `body` is the input.
+        state: the request's own, empty at first: what `preprocess_one` puts there, `postprocess_one` finds.
+        deadline: when the frontend gives up waiting, on the clock of `time.monotonic`, counted from when the batch came
+            to the handler; None if that is not known.
+    """
+
+    __slots__ = ("_context", "_processor", "deadline", "parameters", "state")
+
+    def __init__(
+        self,
+        context: Context | None = None,
+        processor: Any = None,
+        parameters: dict[str, Any] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self._context = context
+        self._processor = processor
+        self.parameters = parameters or {}
+        self.state: dict[str, Any] = {}
+        self.deadline = deadline
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The request's HTTP headers, their names in lower case; a gRPC request has none."""
+        found = {} if self._processor is None else self._processor.get_request_properties() or {}
+        # The worker keeps a dict there for each parameter, too.
+        return {str(name).lower(): value for name, value in found.items() if isinstance(value, str)}
+
+    @property
+    def request_id(self) -> str | None:
+        """The frontend's identifier of the request, as its log has it."""
+        index = self._index()
+        return None if index is None else _item(getattr(self._context, "request_ids", None), index)
+
+    def set_status(self, code: int, phrase: str = "") -> None:
+        """Set the HTTP status of the reply."""
+        if self._processor is not None:
+            self._processor.report_status(code, reason_phrase=phrase)
+
+    def set_header(self, name: str, value: str) -> None:
+        """Set a header of the reply."""
+        if self._processor is not None:
+            self._processor.add_response_property(name, value)
+
+    def set_content_type(self, value: str) -> None:
+        """Set the content type of the reply."""
+        self.set_header("content-type", value)
+
+    def add_counter(self, name: str, value: float = 1) -> None:
+        """Add to a metric that counts."""
+        self._record("add_counter", name, value)
+
+    def add_time(self, name: str, milliseconds: float) -> None:
+        """Record a metric that is a time."""
+        self._record("add_time", name, milliseconds)
+
+    def add_size(self, name: str, megabytes: float) -> None:
+        """Record a metric that is a size."""
+        self._record("add_size", name, megabytes)
+
+    def add_percent(self, name: str, percent: float) -> None:
+        """Record a metric that is a part of a hundred."""
+        self._record("add_percent", name, percent)
+
+    def _record(self, kind: str, name: str, value: float) -> None:
+        metrics = getattr(self._context, "metrics", None)
+        if metrics is not None:
+            # A list of their own: TorchServe's default is one for all models of the process, and it adds to that.
+            getattr(metrics, kind)(name, value, self._index(), dimensions=[])
+
+    def _index(self) -> int | None:
+        """Its place among the requests that the context shows now."""
+        shown = getattr(self._context, "request_processor", None) or ()
+        return next((index for index, one in enumerate(shown) if one is self._processor), None)
+
+
+def _item(values: Any, index: int) -> Any:
+    try:
+        return values[index]
+    except (LookupError, TypeError):
+        return None
+
+
+def requests_of(context: Context | None, rows: Sequence[Any]) -> list[RequestContext]:
+    """Make the contexts of a batch's requests.
+
+    Where an envelope made all rows of one request, they share what is told of it, but not their `state`. Where it is
+    not known which row is whose, nothing is told.
+    """
+    processors: Sequence[Any] = getattr(context, "request_processor", None) or ()
+    if len(processors) == 1:
+        processors = [processors[0]] * len(rows)
+    elif len(processors) != len(rows):
+        processors = [None] * len(rows)
+    timeout = _timeout(getattr(context, "model_yaml_config", None))
+    deadline = None if timeout is None else time.monotonic() + timeout
+    return [
+        RequestContext(context, processor, row if isinstance(row, dict) else None, deadline)
+        for row, processor in zip(rows, processors, strict=True)
+    ]
+
+
+def _timeout(config: Any) -> float | None:
+    """The seconds that the frontend waits for a batch, by the rules that it has for `responseTimeout`."""
+    if isinstance(config, dict) and config:
+        given = config.get("responseTimeout")
+        return float(given) if type(given) is int and given > 0 else _DEFAULT_TIMEOUT_S
+    try:
+        return float(os.environ["TORCHMAR_RESPONSE_TIMEOUT"])  # what torchmar's server is set to
+    except (KeyError, ValueError):
+        return None
+
+
+def each(hook: Callable[[Any, Any], Any], values: Iterable[Any], requests: Sequence[RequestContext]) -> list[Any]:
+    """Call a hook for every request; give what it gave, or `Failed` with what it raised.
+
+    Lack of memory and failures of the GPU are raised.
+    """
+    found: list[Any] = []
+    for value, request in zip(values, requests, strict=True):
+        try:
+            found.append(hook(value, request))
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            found.append(Failed(error))
+    return found
+
+
+_batch: ContextVar[Sequence[RequestContext] | None] = ContextVar("batch", default=None)
+
+
+@contextmanager
+def serving(requests: Sequence[RequestContext]) -> Iterator[None]:
+    """Let the hooks that run in this thread know of which requests the batch is."""
+    token = _batch.set(requests)
+    try:
+        yield
+    finally:
+        _batch.reset(token)
+
+
+def of_batch(count: int) -> Sequence[RequestContext] | None:
+    """Give the requests of the batch that is in a hook of this thread, if it has so many."""
+    found = _batch.get()
+    return found if found is not None and len(found) == count else None

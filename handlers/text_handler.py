@@ -1,0 +1,157 @@
+"""What the handlers for texts have in common: texts in, tokens for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from handlers import text
+from handlers.base import BaseHandler
+from handlers.errors import BadInputError, LoadError
+from handlers.signature import read_signature
+from handlers.tokenizer import INPUTS, TextTokenizer
+from handlers.vocabulary import Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from handlers.context import Context
+    from handlers.request import RequestContext
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """The texts of a batch as a model takes them.
+
+    `inputs` are the model's arguments in its order. `encodings` has for each text what `encode` gave. `mask`,
+    `[batch, tokens]`, is 1 where a token is no padding; None with a vocabulary, which pads nothing.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    encodings: Sequence[Any]
+    mask: torch.Tensor | None = None
+
+
+class TextHandler(BaseHandler):
+    """Read the text of each request and make tokens of it; a subclass says in `postprocess` what to answer.
+
+    With a `tokenizer.json` in the archive (and the package tokenizers on the server) the model is called with
+    `input_ids` and `attention_mask`, int64 `[batch, tokens]`, in this order. Other inputs or another order, such as
+    `token_type_ids` too, come from `handler: {inputs: [...]}` of model-config.yaml, or from the manifest's record.
+
+    With a `source_vocab.pt` the model is called as TorchServe does: with the numbers of all words and pairs of words of
+    the batch, int64 `[words]`, and the offset at which each text begins, `[batch]`; `nn.EmbeddingBag` takes both.
+
+    `ngrams` is the longest run of words that the vocabulary holds, `max_length` the number of tokens at which the
+    tokenizer cuts a text (`handler: {max_length: 128}` in model-config.yaml says the same).
+    """
+
+    ngrams: int = 2
+    max_length: int | None = None
+
+    _first_half = (*BaseHandler._first_half, "encode", "words")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer: TextTokenizer | None = None
+        self.source_vocab: Vocabulary | None = None
+        self.input_names: tuple[str, ...] = ("input_ids", "attention_mask")
+
+    def initialize(self, context: Context) -> None:
+        """Load the model, and the tokenizer or the vocabulary."""
+        super().initialize(context)
+        folder = Path(str(context.system_properties.get("model_dir") or ""))
+        if (folder / "tokenizer.json").is_file():
+            self.tokenizer = TextTokenizer(folder / "tokenizer.json", self._max_length())
+            self.input_names = self._input_names()
+            return
+        entry = (self.manifest or {}).get("model") or {}
+        path = folder / Path(str(entry.get("sourceVocab") or "source_vocab.pt")).name
+        if not path.is_file():
+            raise LoadError(
+                "the archive holds neither a tokenizer.json nor a source_vocab.pt",
+                hint="add one of them with --extra-files",
+            )
+        self.source_vocab = read_vocabulary(path, weights_only=self._weights_only())
+
+    def _max_length(self) -> int | None:
+        given = self._handler_config().get("max_length", self.max_length)
+        if given is not None and (type(given) is not int or given < 1):
+            raise LoadError(f"handler.max_length in model-config.yaml is {given!r}, and not a number of tokens")
+        return given
+
+    def _input_names(self) -> tuple[str, ...]:
+        given = self._handler_config().get("inputs")
+        if given is None:
+            recorded = tuple(one.name for one in read_signature(self.manifest).inputs)
+            return recorded if recorded and set(recorded) <= INPUTS.keys() else self.input_names
+        if not isinstance(given, list) or not given or not all(name in INPUTS for name in given):
+            raise LoadError(
+                f"handler.inputs in model-config.yaml is {given!r}",
+                hint=f"list the model's inputs in its order, out of {', '.join(INPUTS)}",
+            )
+        return tuple(given)
+
+    def preprocess_one(self, data: Any, context: RequestContext) -> Any:  # noqa: ARG002
+        """Read the text of a request (bytes, str, or the key `text` of an object), and encode it."""
+        return self.encode(text.read_text(data))
+
+    def encode(self, content: str) -> Any:
+        """Make tokens of a text: the tokenizer's `Encoding`, or a list of words. Runs in `preprocess_one`."""
+        if self.tokenizer is not None:
+            encoding = self.tokenizer.encode(content)
+            if not encoding.ids:
+                raise BadInputError("the text holds no token")
+            return encoding
+        found = self.words(content)
+        if not self._numbers(found):
+            raise BadInputError("no word of the text is in the model's vocabulary")
+        return found
+
+    def words(self, content: str) -> list[str]:
+        """Split a text into the words that a vocabulary holds. Default: as TorchServe's text classifier does."""
+        return text.words(content)
+
+    def collate(self, items: list[Any]) -> Any:
+        """Put the encoded texts of a batch together, as `Texts`."""
+        if self.tokenizer is not None:
+            *inputs, mask = self.tokenizer.tensors(items, (*self.input_names, "attention_mask"))
+            return Texts(tuple(inputs), items, mask)
+        return self._bags(items)
+
+    def _bags(self, items: list[list[str]]) -> Texts:
+        numbers = [self._numbers(item) for item in items]
+        ends = torch.tensor([0, *map(len, numbers)]).cumsum(0)
+        joined = torch.tensor([one for row in numbers for one in row], dtype=torch.int64)
+        return Texts((joined, ends[:-1]), items)
+
+    def _numbers(self, found: Sequence[str]) -> list[int]:
+        if self.source_vocab is None:
+            raise RuntimeError("there is no vocabulary: initialize loaded none")
+        return self.source_vocab.numbers(text.ngrams(found, self.ngrams))
+
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on `Texts`; anything else, as an own `preprocess` may give, goes to it as it is."""
+        if not isinstance(data, Texts):
+            return super().inference(data, *args, **kwargs)
+        first, *rest = data.inputs
+        return super().inference(first, *(one.to(self.device) for one in rest), *args, **kwargs)
+
+
+def tensor_of(output: Any, *names: str) -> torch.Tensor:
+    """Take the tensor out of a model's output: alone, the first of a tuple, or the first of these names that it has."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, Mapping):
+        found = next((output[name] for name in names if name in output), None)
+    else:
+        found = next((getattr(output, name) for name in names if hasattr(output, name)), None)
+        if found is None and isinstance(output, tuple | list) and output:
+            found = output[0]
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(f"the model gives {type(output).__name__} without a tensor {' or '.join(names)}")
+    return found

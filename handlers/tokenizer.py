@@ -1,0 +1,55 @@
+"""Tokens of a text by a Hugging Face `tokenizer.json`; needs the package tokenizers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from handlers.errors import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+#: What a tokenizer can tell a model, by the usual names, and where an encoding has it.
+INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+_PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
+
+
+class TextTokenizer:
+    """A tokenizer from its file. Texts are cut at `max_length` tokens, or where the file says."""
+
+    def __init__(self, path: Path, max_length: int | None = None) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise LoadError(
+                f"{path} needs the package tokenizers, which the server lacks",
+                hint="pip install 'torchmar[text]', or name tokenizers in the archive's requirements file",
+            ) from error
+        try:
+            self.tokenizer: Any = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise LoadError(f"{path} is no tokenizer: {error}", hint="save it with tokenizer.save(...)") from error
+        padding = self.tokenizer.padding or {}
+        known = (self.tokenizer.token_to_id(name) for name in _PADS)
+        self.pad: int = padding["pad_id"] if padding else next((pad for pad in known if pad is not None), 0)
+        self.length: int | None = padding.get("length")  # a model that was exported for one length
+        self.tokenizer.no_padding()  # each text is encoded alone, and padded with those of its batch
+        if max_length is not None:
+            self.tokenizer.enable_truncation(max_length)
+
+    def encode(self, text: str) -> Any:
+        """Give the `tokenizers.Encoding` of one text."""
+        return self.tokenizer.encode(text)
+
+    def tensors(self, encodings: Sequence[Any], names: Sequence[str]) -> list[torch.Tensor]:
+        """Give the named inputs for a batch, each int64 `[batch, tokens]`, padded on the right to the longest."""
+        longest = max(self.length or 0, *(len(encoding.ids) for encoding in encodings))
+        found = []
+        for name in names:
+            pad = self.pad if name == "input_ids" else 0
+            rows = [getattr(encoding, INPUTS[name]) for encoding in encodings]
+            found.append(torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], dtype=torch.int64))
+        return found

@@ -1,0 +1,59 @@
+"""What the handlers for pictures share; the pictures themselves are in test_image_classifier.py and test_vision.py."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+from handlers import ImageClassifier, ObjectDetector, VisionHandler
+
+
+class Brightness(VisionHandler):
+    """The mean of each picture."""
+
+    def inference(self, data):
+        return data.mean(dim=(1, 2, 3))
+
+    def postprocess_one(self, output, context):
+        return {"mean": round(output.item(), 4)}
+
+
+def test_a_handler_of_ones_own(make_context, picture):
+    context = make_context(requests=3)
+    data = [{"body": picture(seed=1)}, {"body": b"text"}, {"data": picture(seed=2)}]
+    first, second, third = Brightness().handle(data, context)
+    for item, row in ((first, data[0]), (third, data[2])):
+        image = transforms.ToTensor()(Image.open(io.BytesIO(next(iter(row.values())))))
+        assert item == {"mean": round(image.mean().item(), 4)}
+    assert second["code"] == 400
+
+
+def test_the_default_is_the_whole_picture_as_rgb(picture):
+    (tensor,) = VisionHandler().preprocess([{"body": picture("RGBA")}])
+    expected = Image.open(io.BytesIO(picture("RGBA"))).convert("RGB")
+    assert torch.equal(tensor, transforms.ToTensor()(expected))
+    assert VisionHandler.image_processing is ObjectDetector.image_processing is not ImageClassifier.image_processing
+
+
+def test_explanations_of_a_model_that_gives_a_number_for_each_class(make_context, picture):
+    handler = VisionHandler()
+    handler.device = torch.device("cpu")
+    handler.model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 30 * 40, 2)).eval()
+    context = make_context(requests=1, headers={0: {"explain": "True"}})
+    (item,) = handler.handle([{"body": picture(), "target": bytearray(b"1")}], context)
+    expected = handler.preprocess([{"body": picture()}])[0] * handler.model[1].weight[1].detach().reshape(3, 30, 40)
+    assert torch.allclose(torch.tensor(item), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [None, True])
+def test_batches_may_overlap_but_for_a_processing_that_is_a_method(value):
+    class Method(VisionHandler):
+        def image_processing(self, image):
+            self.size = image.size
+            return transforms.ToTensor()(image)
+
+    assert VisionHandler().may_pipeline(value)
+    assert Method().may_pipeline(value) is (value is True)

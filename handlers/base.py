@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers import isolation, loading, profiling, request
-from handlers.compile import compile_model, is_compiler_error
-from handlers.device import pick_device
-from handlers.errors import LoadError, NotSupportedError
+from handlers import isolation, profiling, request
+from handlers.compile import is_compiler_error
+from handlers.errors import NotSupportedError
 from handlers.inputs import row_value, rows_to_tensor
-from handlers.labels import load_label_mapping
+from handlers.model_holder import ModelHolder
 from handlers.outputs import split_batch
 from handlers.prepared import Preparation, Prepared, current, is_sdks
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class BaseHandler:
+class BaseHandler(ModelHolder):
     """Load a model and answer requests with it; override the hooks that differ.
 
     The worker creates the handler without arguments, calls `initialize` once and `handle` for every batch. `handle`
@@ -54,7 +52,6 @@ class BaseHandler:
     pipelined: bool | None = None
 
     _first_half: tuple[str, ...] = ("preprocess", "preprocess_one", "collate", "_is_describe", "_is_explain")
-    _current_context: Context | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -64,114 +61,10 @@ class BaseHandler:
                 setattr(cls, name, getattr(BaseHandler, name))
 
     def __init__(self) -> None:
-        self.model: Any = None
-        self.mapping: dict[str, str] | None = None
-        self.device: torch.device | None = None
-        self.initialized = False
-        self.model_pt_path: str | None = None
-        self.manifest: dict[str, Any] | None = None
-        self.map_location: str | None = None
+        super().__init__()
         self.explain = False
         self.target: Any = 0
         self.profiler_args: dict[str, Any] = {}
-        self.model_yaml_config: dict[str, Any] = {}
-        self._eager_model: Any = None
-
-    @property
-    def context(self) -> Context | None:
-        """The worker's context of the batch that this thread is at; before the first one that of `initialize`."""
-        preparation = current.get()
-        if preparation is None or preparation.handler is not self:
-            return self._current_context
-        return preparation.context
-
-    @context.setter
-    def context(self, context: Context | None) -> None:
-        preparation = current.get()
-        if preparation is None or preparation.handler is not self:
-            self._current_context = context
-        else:
-            preparation.context = context
-
-    # ---- loading -------------------------------------------------------------------------------------------------
-
-    def initialize(self, context: Context) -> None:
-        """Load the model. Runs once, before the first request.
-
-        Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, compiled
-        if the `pt2` section says so) and `mapping`. With a model file in the manifest the model is eager, without
-        one the serialized file is a program. Without a manifest nothing is loaded, and `model` stays None. Raises a
-        `LoadError`.
-        """
-        self.context = context
-        self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
-        properties = context.system_properties
-        self.device = pick_device(properties.get("gpu_id"))
-        self.map_location = self.device.type
-        self.manifest = context.manifest
-        model_dir = str(properties.get("model_dir") or "")
-
-        if self.manifest is None:
-            logger.warning("There is no manifest, so no model was loaded")
-        else:
-            self._load_model(model_dir, self.manifest.get("model") or {})
-        self.mapping = load_label_mapping(Path(model_dir, "index_to_name.json"))
-        self.initialized = True
-
-    def _load_model(self, model_dir: str, entry: dict[str, Any]) -> None:
-        begin = time.perf_counter()
-        model_file, weights = entry.get("modelFile"), entry.get("serializedFile")
-        self.model_pt_path = str(Path(model_dir, weights)) if weights else None
-        if model_file:
-            self.model = self._load_pickled_model(model_dir, model_file, self.model_pt_path)
-            self.model.to(self.device)
-        elif self.model_pt_path:
-            self.model = self._load_torchscript_model(self.model_pt_path)
-        else:
-            raise LoadError(
-                "the archive holds neither a model file nor a serialized file",
-                hint="build it with --serialized-file, or override initialize in the handler",
-            )
-        if hasattr(self.model, "eval"):
-            self.model.eval()
-        logger.info(
-            "Loaded %s from %s on %s in %.2f s",
-            loading.describe(self.model),
-            " and ".join(name for name in (model_file, weights) if name),
-            self.device,
-            time.perf_counter() - begin,
-        )
-        eager = self.model
-        self.model = compile_model(eager, self.model_yaml_config)
-        self._eager_model = None if self.model is eager else eager
-
-    def _load_torchscript_model(self, model_pt_path: str) -> Any:
-        """Load a model that needs no model file. Runs in `initialize`; `model_pt_path` is the serialized file.
-
-        Gives the model on `self.device`. Default: TorchScript, torch.export, AOTInductor or ONNX, by the content.
-        """
-        return loading.load_program(Path(model_pt_path), self.device, weights_only=self._weights_only())
-
-    def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
-        """Load a model that a model file defines. Runs in `initialize`.
-
-        `model_dir` is the archive's folder, `model_file` a name in it, `model_pt_path` the serialized file or None.
-        Gives the model, on any device. Default: create the file's `nn.Module`, and give it the state dict or the
-        safetensors of the serialized file.
-        """
-        weights = Path(model_pt_path) if model_pt_path else None
-        return loading.load_eager(Path(model_dir, model_file), weights, weights_only=self._weights_only())
-
-    def _weights_only(self) -> bool:
-        return self._handler_config().get("weights_only", True) is not False
-
-    def _handler_config(self) -> dict[str, Any]:
-        section = self.model_yaml_config.get("handler")
-        return section if isinstance(section, dict) else {}
-
-    def get_device(self) -> torch.device | None:
-        """Give the device that the model is on; None before `initialize`."""
-        return self.device
 
     # ---- the steps of a batch ------------------------------------------------------------------------------------
 

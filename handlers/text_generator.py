@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _ENDS = ("<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|im_end|>", "<|eot_id|>")
 _OPTIONS = {"max_new_tokens": int, "temperature": float, "top_k": int, "seed": int, "stream": bool}
+_RESERVE_S = 1.0  # to answer before the frontend gives up
 _INCOMPLETE = "\ufffd"  # what a tokenizer gives for the first bytes of a character
 
 
@@ -30,7 +32,8 @@ class Generation:
     """One text that is being continued.
 
     `ids` are the tokens of the prompt and those that follow, `new` the latter alone. `finish` is "stop" when the model
-    ended the text, "length" when `max_new_tokens` did, None before. `shown` is how much of `text` a client has got.
+    ended the text, "length" when `max_new_tokens` did, "time" when there was none left before `deadline`, None until
+    then. `shown` is how much of `text` a client has got.
     """
 
     ids: list[int]
@@ -39,6 +42,7 @@ class Generation:
     top_k: int | None = None
     generator: torch.Generator | None = None
     stream: bool = False
+    deadline: float | None = None
     new: list[int] = field(default_factory=list)
     text: str = ""
     finish: str | None = None
@@ -105,6 +109,7 @@ class TextGenerator(TextHandler):
             context.set_content_type("text/plain; charset=utf-8")
         else:
             found.stream = False
+            found.deadline = context.deadline  # each part of a stream begins the time anew
         return found
 
     def _read(self, prompt: str, options: dict[str, Any]) -> Generation:
@@ -141,9 +146,10 @@ class TextGenerator(TextHandler):
             return super().inference(data, *args, **kwargs)
         streams = can_stream(self.context, len(data))
         while open_ones := [(index, one) for index, one in enumerate(data) if one.finish is None]:
+            begin = time.monotonic()
             rows = self.scores([one.ids[-self.window :] if self.window else one.ids for _, one in open_ones])
             for (_, one), row in zip(open_ones, rows, strict=True):
-                self._append(one, row)
+                self._append(one, row, 2 * time.monotonic() - begin)
             if streams:
                 self._send([(index, one) for index, one in open_ones if one.stream and one.finish is None])
         return data
@@ -163,7 +169,8 @@ class TextGenerator(TextHandler):
         # What follows a token does not change its scores in a causal model, so padding on the right does no harm.
         return tensor_of(output, "logits")[torch.arange(len(texts)), last].float().cpu()
 
-    def _append(self, one: Generation, scores: torch.Tensor) -> None:
+    def _append(self, one: Generation, scores: torch.Tensor, next_end: float) -> None:
+        """Append the token that follows; `next_end` is when the one after it would be there."""
         token = _choose(scores, one)
         if token in self.ends:
             one.finish = "stop"
@@ -172,6 +179,8 @@ class TextGenerator(TextHandler):
             one.new.append(token)
             if len(one.new) == one.max_new_tokens:
                 one.finish = "length"
+            elif one.deadline is not None and next_end + _RESERVE_S > one.deadline:
+                one.finish = "time"
         if one.stream or one.finish is not None:
             one.text = self._continuation(one)
 

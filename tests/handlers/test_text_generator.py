@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from itertools import chain, repeat
 
 import pytest
 import torch
@@ -238,6 +239,27 @@ def test_a_model_that_fails_in_the_middle_is_not_run_again(handler, ask):
     assert [reply["code"] for reply in replies] == [500, 500]
     assert len(socket.frames) == 2
     assert len(handler.model.batches) == 2
+
+
+@pytest.mark.parametrize(("seconds", "finish", "tokens"), [(1.0, "time", 1), (600.0, "stop", 5)])
+def test_a_text_ends_before_the_frontend_gives_up(load, make_context, monkeypatch, seconds, finish, tokens):
+    """The last second is for the reply."""
+    handler = load()
+    monkeypatch.setenv("TORCHMAR_RESPONSE_TIMEOUT", str(seconds))
+    context = make_context(requests=1, headers={0: {"host": "here"}})
+    (reply,) = handler.handle([{"body": "one"}], context)
+    assert (reply["finish_reason"], reply["tokens"]) == (finish, tokens)
+    context = make_context(requests=1, headers={0: {"host": "here"}})
+    assert handler.handle([{"body": {"text": "one", "stream": True}}], context) == [" two three four five six"]
+
+
+def test_the_time_of_one_more_token_counts(load, make_context, monkeypatch):
+    handler = load()
+    monkeypatch.setenv("TORCHMAR_RESPONSE_TIMEOUT", "10")
+    now = chain([0.0, 0.0, 4.0, 4.0], repeat(8.0))  # the deadline is counted from the first, and a token takes 4 s
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    (reply,) = handler.postprocess(handler.inference(handler.preprocess([{"body": "one"}])))
+    assert (reply["finish_reason"], reply["tokens"]) == ("time", 2)
 
 
 # ---- what the archive says ---------------------------------------------------------------------------------------

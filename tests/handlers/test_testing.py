@@ -9,7 +9,7 @@ from unittest import SkipTest
 import pytest
 import torch
 
-from handlers.testing import FakeContext, HandlerContract, Request, same
+from handlers.testing import FakeContext, HandlerContract, Reply, Request, same
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = [name for name in vars(HandlerContract) if name.startswith("test_")]
@@ -202,6 +202,27 @@ def test_a_bad_request_that_takes_others_with_it():
                 else answers  # fmt: skip
 
     assert "has another answer beside" in broken("test_one_bad_request_fails_alone", handler=Shifts)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_bad_request_that_harms_at_one_place_only(place):
+    class Broken(Doubles):
+        def handle(self, data, context):
+            answers = super().handle(data, context)
+            if len(data) == 3 and isinstance(answers[place], dict):
+                answers[place - 1] = [0.0]
+            return answers
+
+    assert "has another answer beside" in broken("test_one_bad_request_fails_alone", handler=Broken)
+
+
+@pytest.mark.parametrize(
+    ("status", "good", "refused"),
+    [(199, 0, 0), (200, 1, 0), (399, 1, 0), (400, 0, 1), (499, 0, 1), (500, 0, 0)],
+)
+def test_what_a_status_means(status, good, refused):
+    reply = Reply(None, status)
+    assert (reply.good, reply.refused) == (bool(good), bool(refused))
 
 
 @pytest.mark.parametrize("value", [{1, 2}, float("nan"), [float("inf")], object(), {"a": b"x"}])

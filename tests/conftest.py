@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,11 @@ from serving.control.java import java_home, torchserve_home
 ROOT = Path(__file__).resolve().parents[1]
 _PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 
+
+# A shell without job control starts what it puts into the background with SIGINT ignored, and that is inherited: none
+# of the processes that the tests interrupt would end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests whose parts are real processes: frontends, workers, clients. A busy machine can starve any of them.
 _OF_PROCESSES = tuple(

@@ -28,7 +28,13 @@ def provide(name: str, *, always: bool = False) -> None:
         return
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]  # half of a package would serve the next one who asks
+        if isinstance(error, OSError):
+            raise ImportError(f"torchmar's package {name} cannot be read: {error}", name=name) from error
+        raise
 
 
 def make_way(folder: Path) -> None:

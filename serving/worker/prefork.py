@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,12 +179,7 @@ class _Prefork:
         try:
             callback()
         except Exception:
-            text = f"torchmar's prefork process: {traceback.format_exc()}".encode()
-            for worker in self._workers:
-                if worker.guest.stderr >= 0:
-                    with contextlib.suppress(OSError):
-                        os.write(worker.guest.stderr, text)
-                    return
+            _complain(self._workers)
 
     def _import(self, names: tuple[str, ...]) -> None:
         """Imports what can be; what is missing or broken will be told to whoever needs it.
@@ -313,7 +308,11 @@ class _Prefork:
             count, message = 0, None
         if isinstance(message, Load):
             self._selector.unregister(worker.sock)
-            self._assign(worker, message)
+            try:
+                self._assign(worker, message)
+            except Exception:
+                _complain([worker])
+                self._drop(worker)  # nobody would ever answer it
         elif message is not None or count == 0:
             self._drop(worker)
 
@@ -477,6 +476,16 @@ class _Prefork:
         return {
             worker.pid: (worker.process.pid, len(worker.process.workers)) for worker in self._workers if worker.process
         }
+
+
+def _complain(workers: Iterable[_Worker]) -> None:
+    """Prints what has just been raised into the log of the first worker that has one."""
+    text = f"torchmar's prefork process: {traceback.format_exc()}".encode()
+    for worker in workers:
+        if worker.guest.stderr >= 0:
+            with contextlib.suppress(OSError):
+                os.write(worker.guest.stderr, text)
+            return
 
 
 def _is_module(name: str) -> bool:

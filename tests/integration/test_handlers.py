@@ -125,8 +125,8 @@ def net(folder: Path, name: str) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    box = make_sandbox()
+def served(request: pytest.FixtureRequest, java_options: str) -> Iterator[Served]:
+    box = make_sandbox(java_options)
     before = request.session.testsfailed
     try:
         yield start(box)

@@ -39,7 +39,8 @@ def project(shared_sandbox: Sandbox, mnist_weights: Path) -> Sandbox:
     for sample in SAMPLES:
         shutil.copy(sample, box.root)
     # What the repository's configuration names in the folder that it lies in.
-    shutil.copytree(ROOT / "serving", box.root / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("serving", "archive_tool"):
+        shutil.copytree(ROOT / name, box.root / name, ignore=shutil.ignore_patterns("__pycache__"))
     return box
 
 
@@ -89,7 +90,9 @@ def wait_ready(box: Sandbox, management: str, models: list[str]) -> None:
     try:
         wait_until(lambda: all(map(is_ready, models)), f"{models}", 120.0)
     except AssertionError as error:
-        raise AssertionError(f"{error}\n{(box.root / 'torchserve.log').read_text()[-3000:]}") from None
+        states = {model: ask(management, f"/models/{model}").json()[0]["workers"] for model in models}
+        logs = [path.read_text()[-9000:] for path in (box.root / "torchserve.log", *box.root.rglob("*_log.log"))]
+        raise AssertionError("\n".join([str(error), str(states), *logs])) from None
 
 
 def curl(box: Sandbox, url: str, *options: str) -> str:

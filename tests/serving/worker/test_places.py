@@ -91,3 +91,14 @@ def test_an_archive_without_them_leaves_ours(tmp_path: Path) -> None:
         print(serving.worker.places is places)
     """
     assert run(code, cwd=tmp_path) == "True"
+
+
+def test_a_package_that_cannot_be_read_is_missing_and_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+        for _ in range(2):
+            try:
+                places.provide("nonesuch", always=True)
+            except ImportError as error:
+                print(error.name, "nonesuch" in sys.modules)
+    """
+    assert run(code, cwd=tmp_path).splitlines() == ["nonesuch False"] * 2

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -19,8 +20,11 @@ from typing import Any
 import psutil
 import pytest
 
+from serving.protocol import Load, encode_load
 from serving.worker import rendezvous
 from serving.worker.arguments import Arguments
+from serving.worker.child import Guest
+from serving.worker.prefork import _Prefork, _Worker
 
 from .frontend import (
     METRICS,
@@ -546,3 +550,33 @@ def test_it_is_killed(another: Callable[[], Prefork], tmp_path: Path) -> None:
     assert int(peer.answer()) == pid
     working.die()
     assert ends(pid)
+
+
+def test_a_worker_that_cannot_be_given_a_process_ends(tmp_path: Path) -> None:
+    """With a fork that fails, as it does without memory, put in the place of the real one."""
+    listener = socket.socket(socket.AF_UNIX)
+    serving = _Prefork(listener, os.getpid())
+    ours, theirs = socket.socketpair()
+    lifeline, other_end = socket.socketpair()
+    pipes = os.pipe()
+    try:
+        guest = Guest(Arguments("", "", 0, "", False, 0), [], {}, str(tmp_path), [], -1, os.dup(pipes[1]), lifeline)
+        worker = _Worker(socket.socket(socket.AF_UNIX), 1, guest, ours)
+        serving._workers.add(worker)
+        serving._selector.register(ours, selectors.EVENT_READ)
+        theirs.sendall(encode_load(Load("m", str(tmp_path), handler="h.py")))
+
+        def fail(*_: object) -> None:
+            raise OSError(12, "Cannot allocate memory")
+
+        serving._fork = fail  # type: ignore[method-assign]
+        serving._call(lambda: serving._readable(worker))
+        assert serving._workers == set()
+        assert other_end.recv(1) == b""
+        assert theirs.recv(1) == b""
+        assert b"Cannot allocate memory" in os.read(pipes[0], 10_000)
+    finally:
+        for end in (theirs, other_end, listener):
+            end.close()
+        for fd in pipes:
+            os.close(fd)

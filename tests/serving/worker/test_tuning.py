@@ -25,6 +25,8 @@ ENOUGH = 60  # batches; more than any trial takes
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if "torch._dynamo.utils" in sys.modules:  # what another test has compiled in this process
+        sys.modules["torch._dynamo.utils"].counters.clear()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -47,7 +47,7 @@ def test_what_is_no_vocabulary(tmp_path, table):
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02}q\x00"])
 def test_a_damaged_file(tmp_path, content):
     (tmp_path / "source_vocab.pt").write_bytes(content)
-    with pytest.raises(LoadError, match=r"source_vocab\.pt"):
+    with pytest.raises(LoadError, match=r"source_vocab\.pt cannot be read"):
         read_vocabulary(tmp_path / "source_vocab.pt")
 
 

@@ -221,10 +221,38 @@ def test_the_profile(run: Run) -> None:
     assert sum(row.first for row in timing.rows[:-1]) == pytest.approx(rows["total"].first)
 
 
+def test_a_trace_has_the_names_of_the_steps_without_a_profile(run: Run, tmp_path: Path) -> None:
+    import torch
+
+    assert torch.profiler  # the real one, before that of the archive
+    source = """
+        class Handler:
+            calls = 0
+
+            def initialize(self, context):
+                pass
+
+            def inference(self, data):
+                self.calls += 1
+                return [self.calls for _ in data]
+
+            def handle(self, data, context):
+                return self.inference(data)
+    """
+    options = {"trace": tmp_path / "t.json", "repeat": 1}
+    answers, (first, _) = run(source, *given(b"1", b"2"), options=options)
+    assert bodies(answers) == [1, 3]
+    assert not first.rows
+    names = [event.get("name") for event in json.loads((tmp_path / "t.json").read_text())["traceEvents"]]
+    assert names.count("inference") == 2  # one further run of each
+
+
 # ---- what is run -------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_run_where_it_is(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_folder_is_run_where_it_is(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make("def handle(data, context): return [__file__] * len(data or [])")
     inputs = tmp_path / "inputs"
     handler, extra = inputs / "handler.py", [inputs / "torch.py"]
@@ -235,6 +263,11 @@ def test_a_folder_is_run_where_it_is(make: Callable[..., Path], tmp_path: Path) 
     run_archive(RunOptions(folder, given(b"1")), answers.append)
     assert answers[0].body.decode() == str(folder.resolve() / "handler.py")
     before = sorted(folder.rglob("*"))
+    with monkeypatch.context() as patched:
+        patched.chdir(tmp_path)
+        again: list[Answered] = []
+        run_archive(RunOptions(Path(folder.name), given(b"1")), again.append)
+    assert again[0].body == answers[0].body
     # It may be changed since it was built: that is what it is run for.
     (folder / "handler.py").write_text("def handle(data, context): return ['changed'] * len(data or [])")
     run_archive(RunOptions(folder, given(b"1")), answers.append)
@@ -311,6 +344,18 @@ def test_a_folder_of_modules_that_the_handlers_name_gives(run: Run) -> None:
     assert bodies(run(source, *given(b"1"), handler="handler.py:run")[0]) == [7]
     assert "handler" not in sys.modules
     assert "TS_IPEX_ENABLE" not in os.environ
+
+
+def test_a_handler_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "MAR-INF").mkdir()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "nested_handler.py").write_text("def go(data, context): return [8] * len(data or [])\n")
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')")
+    model = {"modelName": "n", "modelVersion": "1.0", "handler": "sub/nested_handler.py:go"}
+    (tmp_path / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
+    answers: list[Answered] = []
+    run_archive(RunOptions(tmp_path, given(b"1")), answers.append)
+    assert bodies(answers) == [8]
 
 
 def test_an_answer_that_does_not_come(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,8 +198,10 @@ def _shape(sizes: Any) -> tuple[int, ...]:
 
 def _from_zip(stream: IO[bytes]) -> Weights:
     with zipfile.ZipFile(stream) as archive:
-        name = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
-        return _weights(follow(io.BytesIO(_read(archive, name))))
+        names = [name for name in archive.namelist() if name.partition("/")[2] == "data.pkl"]
+        if not names:
+            raise ValueError("no pickle of the object")
+        return _weights(follow(io.BytesIO(_read(archive, names[0]))))
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -253,6 +253,13 @@ def _good():
 GOOD = _good()
 
 
+def test_a_zip_without_the_object():
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("archive/data.pkx", b"")
+    assert tensors.read(sink, Format.STATE_DICT) is None
+
+
 @settings(max_examples=150)
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.integers(0, len(GOOD)))
 def test_changed_bytes(position, byte, length):

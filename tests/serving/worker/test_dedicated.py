@@ -179,7 +179,7 @@ def test_our_own_handler_is_the_built_in_one(server: Server, tmp_path: Path) -> 
     text = worker.out.wait("Traceback")
     assert "neither a model file nor a serialized file" in text
     assert "\n  hint: " in text
-    assert f"handlers{os.sep}base.py" in text
+    assert f"handlers{os.sep}model_holder.py" in text
     assert "torch_handler" not in text
 
 

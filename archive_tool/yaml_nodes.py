@@ -107,8 +107,11 @@ def _check_merges(root: yaml.Node) -> None:
             size(node)
 
 
-def walk(root: yaml.Node) -> Iterator[tuple[yaml.Node, str]]:
-    """Give each node once, as aliases may multiply without end: from top to bottom, keys too, with the path of keys."""
+def walk(root: yaml.Node, *, keys: bool = True) -> Iterator[tuple[yaml.Node, str]]:
+    """Give each node once, as aliases may multiply without end, from top to bottom, with the path of keys to it.
+
+    ``keys`` tells whether the keys of mappings are among them.
+    """
     todo: list[tuple[yaml.Node, str]] = [(root, "")]
     seen: set[int] = set()
     while todo:
@@ -119,7 +122,9 @@ def walk(root: yaml.Node) -> Iterator[tuple[yaml.Node, str]]:
         yield node, path
         if isinstance(node, yaml.MappingNode):
             for key, value in reversed(node.value):
-                todo += [(value, join(path, key)), (key, path)]
+                todo.append((value, join(path, key)))
+                if keys:
+                    todo.append((key, path))
         elif isinstance(node, yaml.SequenceNode):
             todo += [(item, path) for item in reversed(node.value)]
 
@@ -155,23 +160,9 @@ def texts(text: bytes | str) -> list[tuple[str, str]]:
         NotYamlError: the document is none.
     """
     root = compose(text)
-    return sorted(_texts(root)) if root is not None else []
-
-
-def _texts(root: yaml.Node) -> Iterator[tuple[str, str]]:
-    todo: list[tuple[yaml.Node, str]] = [(root, "")]
-    seen: set[int] = set()  # aliases may multiply without end
-    while todo:
-        node, path = todo.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.ScalarNode):
-            yield path, str(node.value)
-        elif isinstance(node, yaml.MappingNode):
-            todo += [(value, join(path, key)) for key, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            todo += [(item, path) for item in node.value]
+    if root is None:
+        return []
+    return sorted((path, str(node.value)) for node, path in walk(root, keys=False) if isinstance(node, yaml.ScalarNode))
 
 
 def join(path: str, key: yaml.Node) -> str:

@@ -6,7 +6,7 @@ import socket
 import sys
 
 from serving.protocol import Load, ProtocolError
-from serving.worker import cores, dedicated, lazy_dynamo
+from serving.worker import dedicated, imports
 from serving.worker.arguments import Arguments
 from serving.worker.child import leave
 from serving.worker.connection import Connection
@@ -22,8 +22,7 @@ def run(arguments: Arguments, listener: socket.socket) -> int:
 
 
 def _serve(arguments: Arguments, listener: socket.socket) -> int:
-    cores.calm_openmp()
-    lazy_dynamo.install()
+    imports.prepare()
     sys.argv[1:] = []  # a handler that parses arguments must not see ours
     Output().install()
     listener.settimeout(_ACCEPT_S)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol import Decoder, Load, ProtocolError
-from serving.worker import cores, lazy_dynamo, rendezvous, settings
+from serving.worker import imports, rendezvous, settings
 from serving.worker.arguments import Arguments
 from serving.worker.child import Assignment, Guest, run_dedicated, run_shared
 
@@ -64,8 +64,7 @@ def main(listener_fd: int, owner: int) -> int:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.chdir("/")
-    cores.calm_openmp()
-    lazy_dynamo.install()
+    imports.prepare()
     assignment = _Prefork(socket.socket(fileno=listener_fd), owner).run()
     if assignment is None:
         os._exit(0)  # nothing is kept that would have to be written; to take torch down again takes half a second

@@ -79,7 +79,8 @@ class BaseHandler(ModelHolder):
         if not self._has_own("preprocess_one"):
             return rows_to_tensor(data, self.device)
         requests = request.of_batch(len(data)) or request.requests_of(self.context, data)
-        return self.collate([self.preprocess_one(row_value(row), one) for row, one in zip(data, requests, strict=True)])
+        read, join = self._halves_of_preprocess()
+        return join([read(row_value(row), one) for row, one in zip(data, requests, strict=True)])
 
     def preprocess_one(self, data: Any, context: RequestContext) -> Any:  # noqa: ARG002
         """Turn one request into the model's input, without the dimension of the batch. Runs in `preprocess`.
@@ -332,10 +333,15 @@ class BaseHandler(ModelHolder):
         return request.requests_of(self.context, rows) if used else ()
 
     def _preprocess_each(self, prepared: Prepared) -> Any:
-        items = request.each(self.preprocess_one, map(row_value, prepared.rows), prepared.requests)
+        read, join = self._halves_of_preprocess()
+        items = request.each(read, map(row_value, prepared.rows), prepared.requests)
         prepared.failed = {index: item.error for index, item in enumerate(items) if isinstance(item, isolation.Failed)}
         good = [item for item in items if not isinstance(item, isolation.Failed)]
-        return self.collate(good) if good else None
+        return join(good) if good else None
+
+    def _halves_of_preprocess(self) -> tuple[Callable[[Any, RequestContext], Any], Callable[[list[Any]], Any]]:
+        """Give what reads a request, and what makes a batch of that."""
+        return self.preprocess_one, self.collate
 
     def _predict(self, value: Any, rows: Sequence[Any], requests: Sequence[RequestContext]) -> list[Any]:
         with request.serving(requests):

@@ -12,9 +12,12 @@ from handlers.base import BaseHandler
 from handlers.errors import BadInputError, NotSupportedError
 from handlers.inputs import is_empty, numbers_to_tensor
 from handlers.labels import class_index
+from handlers.picture_batch import ending_of
 from handlers.prepared import is_computed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL import Image as PILImage
 
     from handlers.context import Context
@@ -72,10 +75,34 @@ class VisionHandler(BaseHandler):
             raise BadInputError(f"the body is a text, and read as base64: {error}") from error
 
     def _process(self, image: PILImage.Image) -> Any:
+        return self.image_processing(self._converted(image))
+
+    def _converted(self, image: PILImage.Image) -> PILImage.Image:
         mode = self.image_mode
         if mode is None and vision.is_default(self.image_processing):
             mode = "RGB"
-        return self.image_processing(vision.convert(image, mode) if mode else image)
+        return vision.convert(image, mode) if mode else image
+
+    def _halves_of_preprocess(self) -> tuple[Callable[[Any, RequestContext], Any], Callable[[list[Any]], Any]]:
+        """With a processing that ends as torchvision's do, its end is for the batch, unless a hook is another's."""
+        ending = ending_of(self.image_processing) if self._has_sdk_hooks() else None
+        if ending is None:
+            return super()._halves_of_preprocess()
+
+        def read(data: Any, context: RequestContext) -> Any:
+            if isinstance(data, bytes | bytearray | memoryview) and len(data):
+                return ending.begin(self._converted(vision.decode_image(data)))
+            return self.preprocess_one(data, context)
+
+        def join(items: list[Any]) -> Any:
+            batch = ending.finish(items)
+            return batch.to(self.device) if isinstance(batch, torch.Tensor) else self.collate(batch)
+
+        return read, join
+
+    def _has_sdk_hooks(self) -> bool:
+        hooks = {"preprocess_one": VisionHandler, "_process": VisionHandler, "collate": BaseHandler}
+        return all(getattr(getattr(self, name), "__func__", None) is getattr(hooks[name], name) for name in hooks)
 
     def _keeps_no_batch(self) -> bool:
         return super()._keeps_no_batch() and not is_computed(self, "image_processing")

@@ -1,0 +1,109 @@
+"""The end of torchvision's usual processing, ToTensor and Normalize, once for all pictures of a batch.
+
+Both compute each number from one byte, so a batch gives the same numbers as its pictures one by one. But each takes
+several calls of torch for a picture, and for small pictures those cost more than the arithmetic.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CHANNELS = {"L": 1, "RGB": 3}  # modes with one byte a channel
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A picture before the last steps: its bytes in the order height, width, channel."""
+
+    content: bytes
+    shape: tuple[int, int, int]
+
+
+class Ending:
+    """A processing in two parts: steps for each picture, and ToTensor, perhaps with Normalize, for all of them."""
+
+    def __init__(self, steps: Sequence[Any], last: Sequence[Any]) -> None:
+        self._steps = steps
+        self._last = last
+
+    def begin(self, image: Any) -> Any:
+        """Take a PIL picture through the first steps. Gives `Pixels`, or what the whole processing would give."""
+        for step in self._steps:
+            image = step(image)
+        channels = _CHANNELS.get(getattr(image, "mode", ""))
+        if channels is not None:
+            return Pixels(image.tobytes(), (image.height, image.width, channels))
+        return self._finish_one(image)
+
+    def finish(self, items: Sequence[Any]) -> Any:
+        """Take pictures through the last steps.
+
+        Gives a tensor `[batch, channels, height, width]` if all are `Pixels` of one shape, else a list with a tensor
+        `[channels, height, width]` for each of those, and what is none as it is.
+        """
+        shapes = {item.shape if isinstance(item, Pixels) else None for item in items}
+        if len(shapes) > 1 or None in shapes:
+            return [self._to_tensor([item])[0] if isinstance(item, Pixels) else item for item in items]
+        return self._to_tensor(items)
+
+    def _to_tensor(self, pictures: Sequence[Pixels]) -> torch.Tensor:
+        content = torch.frombuffer(bytearray().join(one.content for one in pictures), dtype=torch.uint8)
+        pixels = content.view(len(pictures), *pictures[0].shape).permute(0, 3, 1, 2)
+        tensor = pixels.to(torch.get_default_dtype(), memory_format=torch.contiguous_format).div_(255)
+        for step in self._last[1:]:
+            numbers = _numbers_of(step)
+            if numbers is None:
+                tensor = step(tensor)
+            else:
+                mean, deviation = _columns(*numbers, tensor.dtype)
+                tensor.sub_(mean).div_(deviation)
+        return tensor
+
+    def _finish_one(self, image: Any) -> Any:
+        for step in self._last:
+            image = step(image)
+        return image
+
+
+def _numbers_of(step: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Give what Normalize subtracts, and what it divides by; None where it has something to say, or other types."""
+    mean, deviation = step.mean, step.std
+    if type(mean) not in (list, tuple) or type(deviation) not in (list, tuple):
+        return None
+    numbers = (tuple(mean), tuple(deviation))
+    if any(type(number) is not float for one in numbers for number in one) or 0.0 in numbers[1]:
+        return None
+    return numbers
+
+
+@functools.lru_cache(maxsize=64)
+def _columns(
+    mean: tuple[float, ...], deviation: tuple[float, ...], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the tensors that Normalize makes anew for each call, which takes as long as its arithmetic."""
+    with torch.inference_mode(mode=False):
+        first, second = (
+            torch.tensor(numbers, dtype=dtype, device="cpu").view(-1, 1, 1) for numbers in (mean, deviation)
+        )
+    return first, second
+
+
+def ending_of(processing: Any) -> Ending | None:
+    """Take a processing apart; None if it is no `Compose` that ends in ToTensor, or in ToTensor and Normalize."""
+    transforms = sys.modules.get("torchvision.transforms")
+    if transforms is None or type(processing) is not transforms.Compose:  # a class of its own may do more
+        return None
+    steps = processing.transforms
+    kinds = [type(step) for step in steps]
+    for last in ([transforms.ToTensor], [transforms.ToTensor, transforms.Normalize]):
+        if kinds[-len(last) :] == last:
+            return Ending(steps[: -len(last)], steps[-len(last) :])
+    return None

@@ -1,0 +1,187 @@
+"""The end of a processing for a whole batch gives what torchvision gives for each picture."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from handlers import ImageClassifier, VisionHandler
+from handlers.picture_batch import ending_of
+
+NORMALIZE = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+GREY = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+
+
+def handler_with(processing, mode=None, base=VisionHandler):
+    handler = base()
+    handler.device = torch.device("cpu")
+    handler.image_processing, handler.image_mode = processing, mode
+    return handler
+
+
+def one_by_one(processing, contents, mode):
+    opened = [Image.open(io.BytesIO(content)) for content in contents]
+    return torch.stack([processing(image.convert(mode) if mode else image) for image in opened])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often Normalize and ToTensor are called."""
+    counts = {"Normalize": 0, "ToTensor": 0}
+
+    def count(kind, method):
+        before = getattr(kind, method)
+
+        def counted(self, value):
+            counts[kind.__name__] += 1
+            return before(self, value)
+
+        monkeypatch.setattr(kind, method, counted)
+
+    count(transforms.Normalize, "forward")
+    count(transforms.ToTensor, "__call__")
+    return counts
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("processing", "mode"),
+    [
+        (transforms.Compose([transforms.Resize((20, 30)), transforms.ToTensor(), NORMALIZE]), "RGB"),
+        (transforms.Compose([transforms.CenterCrop(17), transforms.ToTensor()]), None),
+        (transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.5, 0.25)]), "RGB"),
+        (transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], (1, 2, 3))]), "RGB"),
+        (transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.1, 0.2, 0.3], [0.4])]), "RGB"),
+        (GREY, "L"),
+    ],
+)
+def test_the_numbers_are_those_of_torchvision(picture, calls, processing, mode, count):
+    contents = [picture(seed=seed) for seed in range(count)]
+    expected = one_by_one(processing, contents, mode)
+    calls.update(Normalize=0, ToTensor=0)
+    found = handler_with(processing, mode).preprocess([{"body": content} for content in contents])
+    assert torch.equal(found, expected)
+    assert found.is_contiguous()
+    assert found.dtype == expected.dtype
+    assert calls["ToTensor"] == 0
+    assert calls["Normalize"] <= 1
+    if processing is GREY:
+        assert calls["Normalize"] == 0
+
+
+def test_the_default_of_the_classifier(picture):
+    contents = [picture(seed=seed) for seed in range(2)]
+    found = ImageClassifier().preprocess([{"body": content} for content in contents])
+    assert torch.equal(found, one_by_one(ImageClassifier.image_processing, contents, "RGB"))
+
+
+@pytest.mark.parametrize("mode", ["1", "I", "F", "RGBA", "CMYK", "P", "LA"])
+def test_pictures_of_other_modes_go_through_torchvision(picture, calls, mode):
+    processing = transforms.Compose([transforms.ToTensor()])
+    handler = handler_with(processing, mode)
+    image = Image.open(io.BytesIO(picture()))
+    expected = processing(image.convert(mode))
+    calls.update(ToTensor=0)
+    assert torch.equal(handler.preprocess([{"body": picture()}])[0], expected)
+    assert calls["ToTensor"] == 1
+
+
+def test_the_dtype_is_torchs_default(picture):
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = handler_with(GREY, "L").preprocess([{"body": picture()}])
+        assert torch.equal(found, one_by_one(GREY, [picture()], "L"))
+        assert found.dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_numbers_beside_pictures(picture):
+    handler = handler_with(GREY, "L")
+    width, height = Image.open(io.BytesIO(picture())).size
+    numbers = torch.arange(width * height, dtype=torch.float32).reshape(1, height, width)
+    found = handler.preprocess([{"body": picture()}, {"body": numbers.tolist()}])
+    assert torch.equal(found[0], one_by_one(GREY, [picture()], "L")[0])
+    assert torch.equal(found[1], numbers)
+
+
+def test_pictures_of_different_sizes_are_answered_each(picture, make_context):
+    class Mean(VisionHandler):
+        image_processing = GREY
+        image_mode = "L"
+
+        def inference(self, data):
+            return data.mean(dim=(1, 2, 3))
+
+    small = io.BytesIO()
+    Image.new("L", (3, 5), 7).save(small, "PNG")
+    contents = [picture(), small.getvalue()]
+    found = Mean().handle([{"body": content} for content in contents], make_context(requests=2))
+    assert found == pytest.approx([GREY(Image.open(io.BytesIO(one)).convert("L")).mean().item() for one in contents])
+
+
+def test_a_picture_that_is_none_fails_alone(picture, make_context):
+    class Mean(VisionHandler):
+        image_processing = GREY
+        image_mode = "L"
+
+        def inference(self, data):
+            return data.mean(dim=(1, 2, 3))
+
+    rows = [{"body": picture()}, {"body": b"no picture"}, {"body": b""}, {"body": picture(seed=1)}]
+    found = Mean().handle(rows, make_context(requests=4))
+    assert [item["code"] if isinstance(item, dict) else 200 for item in found] == [200, 400, 400, 200]
+    assert found[2]["message"] == "the request has no body: send a picture"
+
+
+def test_what_torchvision_refuses_is_refused(picture):
+    for mean, deviation, message in [([0.5], [0.0], "zero"), ([0.1, 0.2], [0.5], "shape")]:
+        processing = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, deviation)])
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            handler_with(processing, "L").preprocess([{"body": picture()}])
+
+
+@pytest.mark.parametrize("hook", ["preprocess_one", "_process", "collate"])
+def test_a_hook_of_ones_own_gets_and_gives_whole_tensors(picture, calls, hook):
+    seen = []
+
+    def own(self, *args):
+        result = getattr(VisionHandler, hook)(self, *args)
+        seen.append(result)
+        return result
+
+    handler = type("Own", (VisionHandler,), {hook: own})()
+    handler.device, handler.image_processing, handler.image_mode = torch.device("cpu"), GREY, "L"
+    found = handler.preprocess([{"body": picture(seed=seed)} for seed in range(2)])
+    assert torch.equal(found, one_by_one(GREY, [picture(seed=seed) for seed in range(2)], "L"))
+    assert all(isinstance(one, torch.Tensor) for one in seen)
+    assert seen
+
+
+@pytest.mark.parametrize(
+    "processing",
+    [
+        transforms.ToTensor(),
+        lambda image: transforms.ToTensor()(image),
+        transforms.Compose([transforms.PILToTensor()]),
+        transforms.Compose([NORMALIZE]),
+        transforms.Compose([transforms.ToTensor(), NORMALIZE, NORMALIZE]),
+        transforms.Compose([transforms.ToTensor(), transforms.RandomErasing()]),
+        transforms.Compose([transforms.ToTensor(), type("Mine", (transforms.Normalize,), {})(0.5, 0.5)]),
+        transforms.Compose([type("Mine", (transforms.ToTensor,), {})()]),
+        type("Mine", (transforms.Compose,), {})([transforms.ToTensor()]),
+        transforms.Compose([]),
+    ],
+)
+def test_another_processing_stays_whole(processing):
+    assert ending_of(processing) is None
+
+
+def test_the_steps_are_those_of_now(picture):
+    processing = transforms.Compose([transforms.ToTensor()])
+    handler = handler_with(processing, "RGB")
+    handler.preprocess([{"body": picture()}])
+    processing.transforms.append(NORMALIZE)
+    assert torch.equal(handler.preprocess([{"body": picture()}]), one_by_one(processing, [picture()], "RGB"))

@@ -9,8 +9,9 @@ from pathlib import Path
 
 # Cores; with more, spinning threads have some to spin on.
 _SMALL = 4
-# Turns of libgomp's waiting loop, some tens of microseconds: from one region of a model to the next it takes less.
-_SPINS = "2000"
+# Turns of libgomp's waiting loop, a millisecond or two, a third of its default: from one region of a large model to the
+# next it takes less, also where Java or another thread comes between.
+_SPINS = "100000"
 _V2 = Path("/sys/fs/cgroup")
 _V1 = Path("/sys/fs/cgroup/cpu")
 
@@ -54,11 +55,11 @@ def _v1_quota(folder: Path) -> float | None:
 
 
 def calm_openmp(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Lets idle threads of OpenMP spin only for a moment on a small machine, unless the environment says otherwise.
+    """Lets idle threads of OpenMP spin for less long on a small machine, unless the environment says otherwise.
 
-    By default they spin for milliseconds after every parallel region, on the cores that the frontend needs: with two
-    cores and two threads a small model takes twice as long. If they sleep at once, they must be woken for each of the
-    many regions of a large model, which then takes a third longer. To be called before torch is imported.
+    They spin after every parallel region, on the cores that the frontend needs. If they sleep at once, they must be
+    woken for each of the many regions of a large model, which then takes a quarter longer. A small model does without
+    them altogether, see `tuning`. To be called before torch is imported.
     """
     if available() <= _SMALL and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environ.keys():
         environ["GOMP_SPINCOUNT"] = _SPINS

@@ -11,7 +11,8 @@ import logging
 import statistics
 import sys
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
 
 from serving.worker import cores
 
@@ -27,20 +28,10 @@ _WARM_UP: Final = 3
 _BLOCK: Final = 5
 _ROUNDS: Final = 2
 # Seconds; what takes longer gains from every core, and a trial of the other settings would cost its clients too much.
-_LONG_S: Final = 0.02
+_LONG_S: Final = 0.1
 # A core left to the frontend is worth more than this.
 _GAIN: Final = 0.9
 _MIDDLE: Final = 4
-
-
-class Settings(Protocol):
-    """What is asked of torch."""
-
-    def get_num_threads(self) -> int:
-        """Intra-op threads of the calling thread."""
-
-    def set_num_threads(self, count: int, /) -> None:
-        """Sets them."""
 
 
 class Threads:
@@ -51,7 +42,7 @@ class Threads:
         most: threads, at least 2; what is set now.
     """
 
-    def __init__(self, torch: Settings, most: int) -> None:
+    def __init__(self, torch: ModuleType, most: int) -> None:
         self._torch = torch
         self._most = self._now = most
         self._counts = sorted({1, min(_MIDDLE, most), most}, reverse=True)

@@ -117,7 +117,7 @@ def test_openmp_is_calmed_on_a_small_machine_only_and_never_against_the_user(mon
     monkeypatch.setattr(cores, "available", lambda: 2)
     environ: dict[str, str] = {}
     cores.calm_openmp(environ)
-    assert environ == {"GOMP_SPINCOUNT": "2000"}
+    assert environ == {"GOMP_SPINCOUNT": "100000"}
     for own in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}):
         environ = dict(own)
         cores.calm_openmp(environ)

@@ -13,6 +13,7 @@ from handlers.compile import is_compiler_error
 from handlers.errors import NotSupportedError
 from handlers.inputs import row_value, rows_to_tensor
 from handlers.model_holder import ModelHolder
+from handlers.optimized import explaining
 from handlers.outputs import split_batch
 from handlers.prepared import Preparation, Prepared, current, is_sdks
 
@@ -340,12 +341,19 @@ class BaseHandler(ModelHolder):
     def _predict(self, value: Any, rows: Sequence[Any], requests: Sequence[RequestContext]) -> list[Any]:
         with request.serving(requests):
             if self._is_explain():
-                output = self.explain_handle(value, rows)
+                output = self._explain(value, rows)
             elif self._has_own("postprocess") or not self._has_own("postprocess_one"):
                 output = self._step("postprocess", self._step("inference", value))
             else:
                 output = self._step("postprocess", self._step("inference", value), self._postprocess_each)
         return _checked(output, len(rows))
+
+    def _explain(self, value: Any, rows: Sequence[Any]) -> Any:
+        token = explaining.set(True)
+        try:
+            return self.explain_handle(value, rows)
+        finally:
+            explaining.reset(token)
 
     def _postprocess_each(self, data: Any) -> list[Any]:
         parts = self.split(data)
@@ -379,7 +387,7 @@ class BaseHandler(ModelHolder):
                 prepared = self.preprocess(data)
             if self._is_explain():
                 with torch.profiler.record_function("explain"):
-                    output = self.explain_handle(prepared, data)
+                    output = self._explain(prepared, data)
             else:
                 with torch.profiler.record_function("inference"):
                     output = self.inference(prepared)

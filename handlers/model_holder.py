@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handlers import loading
-from handlers.compile import compile_model
+from handlers.compile import compile_model, compile_options
 from handlers.device import pick_device
 from handlers.errors import LoadError
 from handlers.labels import load_label_mapping
+from handlers.optimize import optimize_model, read
 from handlers.prepared import current
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class ModelHolder:
     def initialize(self, context: Context) -> None:
         """Load the model. Runs once, before the first request.
 
-        Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, compiled
-        if the `pt2` section says so) and `mapping`. With a model file in the manifest the model is eager, without
+        Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, made
+        faster as the sections `optimize` and `pt2` say) and `mapping`. With a model file in the manifest the model is eager, without
         one the serialized file is a program. Without a manifest nothing is loaded, and `model` stays None. Raises a
         `LoadError`.
         """
@@ -100,9 +101,17 @@ class ModelHolder:
             self.device,
             time.perf_counter() - begin,
         )
-        eager = self.model
-        self.model = compile_model(eager, self.model_yaml_config)
-        self._eager_model = None if self.model is eager else eager
+        self._speed_up(self.model)
+
+    def _speed_up(self, plain: Any) -> None:
+        """Do as the sections `optimize` and `pt2` say."""
+        config = self.model_yaml_config
+        optimization = read(config)
+        if optimization is not None:
+            self.model = optimize_model(plain, optimization, self.device, pt2=compile_options(config))
+            return
+        self.model = compile_model(plain, config)
+        self._eager_model = None if self.model is plain else plain
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         """Load a model that needs no model file. Runs in `initialize`; `model_pt_path` is the serialized file.

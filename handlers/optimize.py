@@ -12,18 +12,16 @@ optimize:
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from handlers.compile import compile_options
 from handlers.errors import LoadError
-
-if TYPE_CHECKING:
-    from handlers.optimized import OptimizedModel
 
 logger = logging.getLogger(__name__)
 
@@ -179,19 +177,79 @@ def _error(key: str, value: Any, hint: str) -> LoadError:
     return LoadError(f"{name} in model-config.yaml is {value!r:.80}", hint=hint)
 
 
-def optimize_model(model: Any, optimization: Optimization, device: torch.device | None) -> Any:
+def optimize_model(
+    model: Any, optimization: Optimization, device: torch.device | None, *, pt2: dict[str, Any] | None = None
+) -> Any:
     """Give a model that is called as `model` is, and faster; `model` itself where nothing can be done.
 
     `model` is in eval mode, on `device`. What is given decides at its first call whether it is right; see
-    `OptimizedModel`.
+    `OptimizedModel`. `pt2` are arguments for torch.compile in place of the optimization's own.
     """
+    device = device or torch.device("cpu")
     if not isinstance(model, nn.Module):
-        logger.warning(
-            "optimize in model-config.yaml has no effect on this model (%s): it is compiled already",
-            getattr(model, "summary", type(model).__name__),
-        )
+        kind = getattr(model, "summary", type(model).__name__)
+        logger.warning("optimize in model-config.yaml has no effect on this model (%s): it is compiled already", kind)
         return model
-    from handlers.optimized import OptimizedModel
+    optimization, pt2 = _possible(model, optimization, device, pt2)
+    if optimization == Optimization(tolerance=optimization.tolerance) and pt2 is None:
+        return model
+    from handlers.optimized import OptimizedModel, Way
 
-    optimized: OptimizedModel = OptimizedModel(model, optimization, device or torch.device("cpu"))
-    return optimized
+    ways = []
+    if isinstance(model, torch.jit.ScriptModule) and optimization.freezing:
+        ways.append(Way(optimization.describe(), lambda: _freeze(model)))
+    elif pt2 is not None or optimization.compile is not None:
+        arguments = _compile_arguments(optimization) if pt2 is None else pt2
+        config = (("freezing", True),) if optimization.freezing else ()
+        graphs = device.type == "cuda" and arguments.get("mode") in ("reduce-overhead", "max-autotune")
+        name = optimization.describe() if pt2 is None else f"{optimization.describe()} and pt2"
+        ways.append(Way(name, lambda: torch.compile(model, **arguments), config, clones=graphs))
+    if optimization.cast_to is not None or optimization.channels_last:
+        ways.append(Way(replace(optimization, compile=None, freezing=False, cuda_graphs=False).describe()))
+    logger.info("Optimizing with %s; the first request tells whether it gives the same", ways[0].name)
+    return OptimizedModel(
+        model,
+        ways,
+        device=device,
+        dtype=optimization.cast_to,
+        channels_last=optimization.channels_last,
+        tolerance=optimization.limit,
+    )
+
+
+def _possible(
+    model: nn.Module, asked: Optimization, device: torch.device, pt2: dict[str, Any] | None
+) -> tuple[Optimization, dict[str, Any] | None]:
+    """Leave out what this model or this device has no use for, and say so."""
+    possible, without = asked, []
+    script = isinstance(model, torch.jit.ScriptModule)
+    if script and (asked.compile is not None or pt2 is not None):
+        without.append("compile" if pt2 is None else "pt2")
+        possible, pt2 = replace(possible, compile=None, cuda_graphs=False), None
+    if possible.cuda_graphs and device.type != "cuda":
+        possible = replace(possible, cuda_graphs=False)
+        logger.info("optimize.cuda_graphs has no effect on %s", device)
+    compiled = possible.compile is not None or pt2 is not None
+    if asked.freezing and not script and not compiled:
+        without.append("freezing without compile")
+        possible = replace(possible, freezing=False)
+    if without:
+        kind = "TorchScript" if script else "this kind of model"
+        logger.warning("optimize: %s has no effect on %s", " and ".join(without), kind)
+    return possible, pt2
+
+
+def _compile_arguments(optimization: Optimization) -> dict[str, Any]:
+    """Give what torch.compile is called with. It takes CUDA graphs as a part of its modes."""
+    asked = optimization.compile or Compile()
+    mode = asked.mode
+    if optimization.cuda_graphs:
+        mode = "max-autotune" if mode in ("max-autotune", "max-autotune-no-cudagraphs") else "reduce-overhead"
+    given = {"backend": asked.backend, "mode": mode, "dynamic": asked.dynamic}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _freeze(model: torch.jit.ScriptModule) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit")  # torch announces its end; we serve it on
+        return torch.jit.optimize_for_inference(torch.jit.freeze(model))

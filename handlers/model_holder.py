@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handlers import loading
+from handlers import compile_cache, loading
 from handlers.compile import compile_model, compile_options
 from handlers.device import pick_device
 from handlers.errors import LoadError
@@ -101,14 +101,17 @@ class ModelHolder:
             self.device,
             time.perf_counter() - begin,
         )
-        self._speed_up(self.model)
+        self._speed_up(self.model, model_dir)
 
-    def _speed_up(self, plain: Any) -> None:
+    def _speed_up(self, plain: Any, model_dir: str) -> None:
         """Do as the sections `optimize` and `pt2` say."""
         config = self.model_yaml_config
-        optimization = read(config)
+        optimization, options = read(config), compile_options(config)
+        if options is not None or (optimization is not None and optimization.compile is not None):
+            compile_cache.use_own_folder(self.device)
+            compile_cache.load(self.manifest, Path(model_dir), self.device)
         if optimization is not None:
-            self.model = optimize_model(plain, optimization, self.device, pt2=compile_options(config))
+            self.model = optimize_model(plain, optimization, self.device, pt2=options)
             return
         self.model = compile_model(plain, config)
         self._eager_model = None if self.model is plain else plain

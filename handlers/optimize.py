@@ -97,7 +97,7 @@ def read(config: Mapping[str, Any] | None) -> Optimization | None:
                 f"{SECTION}.{key} in model-config.yaml is no setting", hint=f"the settings are {', '.join(KEYS)}"
             )
     dtype = section.get("dtype", "float32")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _error("dtype", dtype, f"write one of {', '.join(DTYPES)}")
     found = Optimization(
         dtype=dtype,

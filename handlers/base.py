@@ -10,6 +10,7 @@ import torch
 
 from handlers import isolation, profiling, request
 from handlers.compile import is_compiler_error
+from handlers.device import stack_on, to_device
 from handlers.errors import NotSupportedError
 from handlers.inputs import row_value, rows_to_tensor
 from handlers.model_holder import ModelHolder
@@ -96,7 +97,7 @@ class BaseHandler(ModelHolder):
         Default: tensors of one shape become a tensor `[batch, ...]` on the device, anything else stays a list.
         """
         if all(isinstance(item, torch.Tensor) for item in items):
-            return torch.stack(items).to(self.device)
+            return stack_on(items, self.device)
         return items
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -108,7 +109,7 @@ class BaseHandler(ModelHolder):
         if self.model is None:
             raise RuntimeError("there is no model: initialize loaded none, and the handler does not override inference")
         with torch.inference_mode():
-            on_device = data.to(self.device)
+            on_device = to_device(data, self.device)
             try:
                 return self.model(on_device, *args, **kwargs)
             except Exception as error:

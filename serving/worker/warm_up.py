@@ -78,7 +78,7 @@ def run(model: Model, rehearse: Rehearse, model_path: str) -> None:
 def _run_batches(model: Model, rehearse: Rehearse, samples: Sequence[Request]) -> list[int]:
     """Runs batches of the sizes that are compiled for; gives those that were run."""
     most = _largest_batch(model)
-    if most < 2 or model.one_by_one or not tuning.compilations():
+    if most < 2 or model.one_by_one or tuning.compilations() == model.compiled_before:
         return []
     deadline = model.since + _SHARE * model.backend.startup_timeout_s
     done: list[int] = []

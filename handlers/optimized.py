@@ -68,7 +68,7 @@ class OptimizedModel(nn.Module):
         tolerance: float,
     ) -> None:
         super().__init__()
-        self.module = model
+        self._original = model
         # Not a module itself: what is compiled would be registered as a part of this one.
         self._runner = _Runner(model, ways, device, dtype, channels_last=channels_last, tolerance=tolerance)
 
@@ -85,14 +85,14 @@ class OptimizedModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            value = getattr(super().__getattr__("module"), name)
+            value = getattr(super().__getattr__("_original"), name)
         is_method = inspect.ismethod(value) or isinstance(value, torch.ScriptMethod)
         return self._runner.method(value) if is_method else value
 
 
 def original(model: Any) -> Any:
     """Give the model itself, whatever was made of it."""
-    return model.module if isinstance(model, OptimizedModel) else model
+    return model._original if isinstance(model, OptimizedModel) else model
 
 
 class _Runner:
@@ -312,8 +312,8 @@ class _Weights:
         forms = []
         for parameter in self._module.parameters():
             plain = other = parameter.data
-            if plain.layout is not torch.strided:
-                continue
+            if type(plain) is not torch.Tensor or plain.layout is not torch.strided:
+                continue  # quantized, perhaps
             if self._dtype is not None and id(parameter) in to_cast and plain.dtype is torch.float32:
                 other = other.to(self._dtype)
             if self._channels_last and other.dim() == 4:

@@ -59,9 +59,9 @@ class ModelHolder:
         """Load the model. Runs once, before the first request.
 
         Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, made
-        faster as the sections `optimize` and `pt2` say) and `mapping`. With a model file in the manifest the model is eager, without
-        one the serialized file is a program. Without a manifest nothing is loaded, and `model` stays None. Raises a
-        `LoadError`.
+        faster as the sections `optimize` and `pt2` say) and `mapping`. With a model file in the manifest the model is
+        eager, without one the serialized file is a program. Without a manifest nothing is loaded, and `model` stays
+        None. Raises a `LoadError`.
         """
         self.context = context
         self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
@@ -104,7 +104,9 @@ class ModelHolder:
         )
         self._speed_up(self.model, optimization, pt2, Path(model_dir))
 
-    def _speed_up(self, plain: Any, optimization: Optimization | None, pt2: dict[str, Any] | None, folder: Path) -> None:
+    def _speed_up(
+        self, plain: Any, optimization: Optimization | None, pt2: dict[str, Any] | None, folder: Path
+    ) -> None:
         """Do as the sections `optimize` and `pt2` of model-config.yaml say."""
         asked = None if optimization is None else optimization.compile
         if (asked is not None and asked.backend == INDUCTOR) or (pt2 is not None and is_inductors(pt2)):

@@ -236,12 +236,15 @@ def test_a_model_that_differs_from_itself_is_not_blamed(caplog):
         def __init__(self):
             super().__init__()
             self.layer = nn.Linear(2, 2)
+            self.calls = 0
 
         def forward(self, x):
-            return self.layer(x) + torch.rand(1, 2)
+            self.calls += 1
+            return self.layer(x) + self.calls
 
     model = bfloat16(Noisy().eval())
-    call(model, torch.ones(1, 2))
+    plain = original(model).layer(torch.ones(1, 2)) + 1
+    assert torch.equal(call(model, torch.ones(1, 2)), plain)
     assert model.serving == "bfloat16"
     assert "differs from itself" in caplog.text
     assert "it is served unchecked" in caplog.text
@@ -281,7 +284,7 @@ def test_a_model_may_change_what_it_is_given(caplog):
 
 def test_a_compiler_that_fails_later_is_left_out(net, picture, caplog):
     def backend(graph, inputs):
-        if any(one.shape[0] > 2 for one in inputs if isinstance(one, torch.Tensor) and one.dim() == 4):
+        if any(isinstance(one, torch.Tensor) and one.shape == (4, 3, 8, 8) for one in inputs):
             raise ValueError("too many")
         return graph.forward
 

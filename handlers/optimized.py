@@ -186,7 +186,7 @@ class _Runner:
             if compiled and way.config:
                 stack.enter_context(_inductor_config(way.config))
             if compiled and way.clones:
-                torch.compiler.cudagraph_mark_step_begin()
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             output = call(*inputs, **named)
             if compiled and way.clones:
                 output = map_tensors(output, torch.clone)
@@ -319,7 +319,7 @@ class _Weights:
 
     def _make(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         to_cast = {id(one) for part in self._module.modules() if self._is_cast(part) for one in _own(part)}
-        forms = []
+        forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for parameter in self._module.parameters():
             plain = other = parameter.data
             if type(plain) is not torch.Tensor or plain.layout is not torch.strided:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from handlers.compile import compile_options
+from handlers.device import lacks_instructions
 from handlers.errors import LoadError
 
 logger = logging.getLogger(__name__)
@@ -227,6 +228,8 @@ def _possible(
     if script and (asked.compile is not None or pt2 is not None):
         without.append("compile" if pt2 is None else "pt2")
         possible, pt2 = replace(possible, compile=None, cuda_graphs=False), None
+    if device.type == "cpu" and asked.cast_to is not None and lacks_instructions(asked.cast_to):
+        logger.warning("This processor has no instructions for %s: float32 is likely faster", asked.dtype)
     if possible.cuda_graphs and device.type != "cuda":
         possible = replace(possible, cuda_graphs=False)
         logger.info("optimize.cuda_graphs has no effect on %s", device)

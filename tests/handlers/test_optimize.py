@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from handlers import LoadError
+from handlers import LoadError, optimize
 from handlers.optimize import Compile, Optimization, optimize_model, read
 from handlers.optimized import OptimizedModel
 
@@ -132,6 +132,16 @@ def test_torchscript_is_not_compiled_again(caplog):
     caplog.clear()
     assert optimize_model(model, Optimization(channels_last=True), None, pt2={"backend": "eager"}) is not model
     assert "pt2 has no effect on TorchScript" in caplog.text
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_a_processor_without_the_instructions(monkeypatch, caplog, lacks):
+    monkeypatch.setattr(optimize, "lacks_instructions", lambda dtype: lacks)
+    optimize_model(nn.Linear(2, 2).eval(), Optimization(dtype="bfloat16"), None)
+    assert ("This processor has no instructions for bfloat16: float32 is likely faster" in caplog.text) is lacks
+    caplog.clear()
+    optimize_model(nn.Linear(2, 2).eval(), Optimization(channels_last=True), None)
+    assert caplog.records == []
 
 
 def test_cuda_graphs_need_cuda(caplog):

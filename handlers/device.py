@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from handlers.errors import LoadError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 logger = logging.getLogger(__name__)
+
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+# Flags there of x86 and ARM, each of which means that products of matrices can be computed in the type.
+_INSTRUCTIONS: Final = {
+    torch.bfloat16: frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
+    torch.float16: frozenset({"amx_fp16", "avx512_fp16", "asimdhp"}),
+}
 
 
 def pick_device(gpu_id: Any) -> torch.device:
@@ -41,6 +52,41 @@ def _require_index(index: int, count: int) -> None:
             f"the worker was assigned GPU {index}, but {count} are visible (counted from 0)",
             hint="check number_of_gpu and deviceIds in the server's configuration",
         )
+
+
+def lacks_instructions(dtype: torch.dtype, info: Path = _CPU_INFO) -> bool:
+    """Tell whether this processor is known to compute in a dtype of 16 bits by software only."""
+    wanted = _INSTRUCTIONS.get(dtype)
+    try:
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False  # no Linux: nothing is known
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), None)
+    return wanted is not None and flags is not None and wanted.isdisjoint(flags)
+
+
+def to_device(value: Any, device: torch.device | None) -> Any:
+    """Move a model's input, a tensor or what else has `to`.
+
+    To a CUDA device a tensor goes from pinned memory, so that this thread does not wait for the copy.
+    """
+    if device is None or device.type != "cuda" or not _is_on_cpu(value):
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
+
+
+def stack_on(items: Sequence[torch.Tensor], device: torch.device | None) -> torch.Tensor:
+    """Stack tensors of one shape and type to `[batch, ...]` on the device, by way of pinned memory as `to_device`."""
+    first = items[0] if items else None
+    alike = first is not None and all(_is_on_cpu(item) and item.dtype == first.dtype for item in items)
+    if device is None or device.type != "cuda" or first is None or not alike:
+        return torch.stack(list(items)).to(device)
+    pinned = torch.empty((len(items), *first.shape), dtype=first.dtype, pin_memory=True)
+    return torch.stack(list(items), out=pinned).to(device, non_blocking=True)
+
+
+def _is_on_cpu(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.device.type == "cpu"
 
 
 def synchronize(device: torch.device | None) -> None:

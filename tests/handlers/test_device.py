@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from handlers import LoadError
-from handlers.device import pick_device, synchronize
+from handlers.device import lacks_instructions, pick_device, stack_on, synchronize, to_device
 
 
 @pytest.fixture
@@ -55,3 +55,52 @@ def test_a_gpu_that_torch_cannot_use_is_warned_of(no_gpu, caplog):
 def test_synchronize_needs_no_gpu():
     synchronize(None)
     synchronize(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("line", "bfloat16", "float16"),
+    [
+        ("flags\t\t: fpu avx512f", True, True),
+        ("flags\t\t: fpu avx512_bf16", False, True),
+        ("flags\t\t: fpu amx_bf16 avx512_fp16", False, False),
+        ("Features\t: fp asimd asimdhp bf16", False, False),
+        ("Features\t: fp asimd", True, True),
+        ("model name\t: bare", False, False),
+    ],
+)
+def test_processors_that_compute_sixteen_bits_in_software(tmp_path, line, bfloat16, float16):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\n{line}\n")
+    assert lacks_instructions(torch.bfloat16, info) is bfloat16
+    assert lacks_instructions(torch.float16, info) is float16
+    assert not lacks_instructions(torch.float32, info)
+    assert not lacks_instructions(torch.bfloat16, tmp_path / "none")
+
+
+def test_inputs_are_moved(no_gpu):
+    cpu = torch.device("cpu")
+    one = torch.ones(2)
+    assert to_device(one, cpu) is one
+    assert to_device(one, None) is one
+    assert torch.equal(stack_on([one, 2 * one], cpu), torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
+    assert stack_on([one, one.double()], None).dtype == torch.float64
+    assert to_device(one, torch.device("meta")).is_meta
+
+
+def test_whatever_can_be_moved_is_moved(no_gpu):
+    class Batch:
+        def to(self, device):
+            return device
+
+    assert to_device(Batch(), torch.device("cuda:0")) == torch.device("cuda:0")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_inputs_go_to_the_gpu_from_pinned_memory():
+    gpu = torch.device("cuda:0")
+    one = torch.rand(2, 3)
+    for moved in (to_device(one, gpu), stack_on([one], gpu)[0], to_device(one.to(gpu), gpu)):
+        assert moved.device == gpu
+        assert torch.equal(moved.cpu(), one)
+    assert stack_on([one, one.double()], gpu).dtype == torch.float64
+    assert stack_on([one.to(gpu)], gpu).device == gpu

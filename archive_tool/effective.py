@@ -13,8 +13,8 @@ from typing import Any, Final
 from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, validate
 from archive_tool.yaml_nodes import NotYamlError, compose, construct
 
-#: Sections that TorchServe's Python side reads, or a handler of its examples. The frontend passes over them.
-PYTHON_KEYS: Final = frozenset({"handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
+#: Sections that a handler reads, TorchServe's, ours or one of the examples. The frontend passes over them.
+PYTHON_KEYS: Final = frozenset({"handler", "optimize", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
 #: Where the server decides: config.properties, its `models` entry, or the request that registers the model.
 SERVER: Final = "server"
 FILE: Final = "file"

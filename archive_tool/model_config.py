@@ -1,26 +1,34 @@
 """The schema of model-config.yaml, as far as TorchServe's Java frontend or our own worker reads it.
 
 Java logs a line and goes on when a value has a wrong type, so the setting is silently not in effect; here that is an
-error. The names and types are those of ModelConfig.java (TorchServe 0.12.0). The section ``backend:`` is ours, and
-nobody else's: a key in it that we do not know is an error too. Other keys belong to the handler (``handler:``) and are
-not looked at.
+error. The names and types are those of ModelConfig.java (TorchServe 0.12.0). The sections ``backend:`` and
+``optimize:`` are ours, and nobody else's: a key in them that we do not know is an error too. Other keys belong to the
+handler (``handler:``) and are not looked at.
 """
 
 from __future__ import annotations
 
-import difflib
-import reprlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from archive_tool import optimize_config
+from archive_tool.config_values import (
+    ConfigProblem,
+    Entry,
+    Severity,
+    entries_of,
+    is_int,
+    near_miss,
+    own_section,
+    section_of,
+    shown,
+    unknown_key,
+)
 from archive_tool.yaml_nodes import MERGE, PLAIN_TAGS, TAG, NotYamlError, compose, construct, join, line_of, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-Severity = Literal["error", "warning"]
 
 #: Key to kind: "count" is an integer that Java takes from 1, "amount" one from 0.
 JAVA_KEYS: Final = {
@@ -87,32 +95,6 @@ _WORDS: Final = {
     "processes": "an integer from 1 to 256",
     "threads": "auto or an integer from 1",
 }
-_INT_MAX: Final = 2**31 - 1  # a larger number is a Long in Java, and ignored
-
-
-@dataclass(frozen=True)
-class ConfigProblem:
-    """One thing that is wrong in a model-config file.
-
-    Attributes:
-        severity: "error" if Java aborts or ignores the setting, or our worker will not load the model; else "warning".
-        key: path of keys, such as ``torchrun.nnodes``; empty for the document.
-        line: counted from 1, if known.
-        message: what is wrong; it names the key.
-        hint: what to do.
-    """
-
-    severity: Severity
-    key: str
-    line: int | None
-    message: str
-    hint: str | None = None
-
-
-@dataclass(frozen=True)
-class _Entry:
-    value: Any
-    line: int
 
 
 def validate(text: bytes | str) -> list[ConfigProblem]:
@@ -135,11 +117,12 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
         document = construct(root)
     except NotYamlError as error:
         return [*problems, _not_yaml(error)]
-    entries = _entries(root, document)
+    entries = entries_of(root, document)
     problems += _check_section(entries, JAVA_KEYS, "")
     problems += _check_torchrun(root, entries)
     problems += _check_together(entries)
     problems += _check_backend(root, entries)
+    problems += optimize_config.check(root, entries)
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 
@@ -173,42 +156,22 @@ def _check_duplicates(node: yaml.MappingNode, path: str) -> Iterator[ConfigProbl
             yield ConfigProblem("error", name, line_of(key), message, f'write "{key.value}":')
 
 
-def _entries(node: yaml.Node, document: Any) -> dict[str, _Entry]:
-    """Map the text keys of a mapping to their values and lines."""
-    if not isinstance(node, yaml.MappingNode) or not isinstance(document, dict):
-        return {}
-    lines = {key.value: line_of(key) for key, _ in node.value if isinstance(key, yaml.ScalarNode)}
-    return {
-        key: _Entry(value, lines.get(key, line_of(node))) for key, value in document.items() if isinstance(key, str)
-    }
-
-
-def _check_section(entries: dict[str, _Entry], schema: dict[str, str], prefix: str) -> Iterator[ConfigProblem]:
+def _check_section(entries: dict[str, Entry], schema: dict[str, str], prefix: str) -> Iterator[ConfigProblem]:
     for key, entry in entries.items():
         name = prefix + key
         kind = schema.get(key)
         if kind is None:
-            if meant := _near_miss(key, schema):
+            if meant := near_miss(key, schema):
                 message = f"{name} is no setting of TorchServe, which will ignore it"
                 yield ConfigProblem("warning", name, entry.line, message, f"did you mean {prefix}{meant}?")
         elif not _fits(kind, entry.value):
-            message = f"{name}: expected {_WORDS[kind]}, got {_shown(entry.value)}; TorchServe would ignore it"
+            message = f"{name}: expected {_WORDS[kind]}, got {shown(entry.value)}; TorchServe would ignore it"
             yield ConfigProblem("error", name, entry.line, message, _type_hint(kind, entry.value))
-
-
-def _near_miss(key: str, schema: dict[str, str], cutoff: float = 0.88) -> str | None:
-    folded = {_squeeze(name): name for name in schema}
-    close = difflib.get_close_matches(_squeeze(key), folded, n=1, cutoff=cutoff)
-    return folded[close[0]] if close else None
-
-
-def _squeeze(key: str) -> str:
-    return key.lower().replace("_", "").replace("-", "")
 
 
 def _fits(kind: str, value: Any) -> bool:
     if kind in ("count", "amount"):
-        return _is_int(value) and value >= (1 if kind == "count" else 0)
+        return is_int(value) and value >= (1 if kind == "count" else 0)
     if kind in _CHOICES:
         return isinstance(value, str) and value.lower() in _CHOICES[kind]
     if kind == "mode":
@@ -217,26 +180,11 @@ def _fits(kind: str, value: Any) -> bool:
         return True
     if kind in _RANGES:
         least, most = _RANGES[kind]
-        whole = _is_int(value)
+        whole = is_int(value)
         return (whole or (kind == "delay" and isinstance(value, float))) and least <= value <= most
     if kind == "ids":
-        return isinstance(value, list) and all(map(_is_int, value))
+        return isinstance(value, list) and all(map(is_int, value))
     return isinstance(value, {"map": dict, "bool": bool, "text": str}[kind])
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -_INT_MAX - 1 <= value <= _INT_MAX
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python does not print integers of thousands of digits
-        return "a number out of all bounds" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def _type_hint(kind: str, value: Any) -> str | None:
@@ -248,44 +196,21 @@ def _type_hint(kind: str, value: Any) -> str | None:
     return None
 
 
-def _check_torchrun(root: yaml.MappingNode, entries: dict[str, _Entry]) -> Iterator[ConfigProblem]:
-    if node := _section(root, entries, "torchrun"):
-        yield from _check_section(_entries(node, entries["torchrun"].value), TORCHRUN_KEYS, "torchrun.")
+def _check_torchrun(root: yaml.MappingNode, entries: dict[str, Entry]) -> Iterator[ConfigProblem]:
+    if node := section_of(root, entries, "torchrun"):
+        yield from _check_section(entries_of(node, entries["torchrun"].value), TORCHRUN_KEYS, "torchrun.")
 
 
-def _section(root: yaml.MappingNode, entries: dict[str, _Entry], name: str) -> yaml.MappingNode | None:
-    """Where a mapping of settings is written; None if there is none."""
-    entry = entries.get(name)
-    if entry is None or not isinstance(entry.value, dict):
-        return None
-    # Of keys that are there twice, the last one wins.
-    return next((value for key, value in reversed(root.value) if key.value == name), root)
-
-
-def _check_backend(root: yaml.MappingNode, entries: dict[str, _Entry]) -> Iterator[ConfigProblem]:
+def _check_backend(root: yaml.MappingNode, entries: dict[str, Entry]) -> Iterator[ConfigProblem]:
     """Check our own section by itself, and against what the frontend is told."""
-    section = entries.get("backend")
-    if section is None:
-        for key in entries:
-            if _near_miss(key, {"backend": "map"}):
-                message = f"{key} is no section that torchmar knows; it will be ignored"
-                yield ConfigProblem("warning", key, entries[key].line, message, "did you mean backend?")
-        return
-    node = _section(root, entries, "backend")
-    if node is None:
-        message = f"backend: expected a mapping of settings, got {_shown(section.value)}"
-        yield ConfigProblem("error", "backend", section.line, message, "write an indented line such as mode: shared")
-        return
-    settings = _entries(node, section.value)
-    for key in section.value:
-        if not isinstance(key, str):
-            settings[_shown(key)] = _Entry(section.value[key], section.line)
+    settings, problems = own_section(root, entries, "backend", "mode: shared")
+    yield from problems
     for key, entry in settings.items():
         yield from _check_backend_key(key, entry)
     yield from _check_mode(settings, entries)
 
 
-def _check_mode(settings: dict[str, _Entry], entries: dict[str, _Entry]) -> Iterator[ConfigProblem]:
+def _check_mode(settings: dict[str, Entry], entries: dict[str, Entry]) -> Iterator[ConfigProblem]:
     """Check what the mode of the backend rules out; a mode that there is not has been told already."""
     mode = settings.get("mode")
     if mode is None or mode.value == "dedicated":
@@ -301,21 +226,18 @@ def _check_mode(settings: dict[str, _Entry], entries: dict[str, _Entry]) -> Iter
             yield ConfigProblem("error", "backend.mode", mode.line, message, hint)
 
 
-def _check_backend_key(key: str, entry: _Entry) -> Iterator[ConfigProblem]:
+def _check_backend_key(key: str, entry: Entry) -> Iterator[ConfigProblem]:
     name = f"backend.{key}"
     kind = BACKEND_KEYS.get(key)
     if kind is None:
-        # It is an error in any case, so a guess may be bolder than among the keys of TorchServe.
-        meant = _near_miss(key, BACKEND_KEYS, cutoff=0.6)
-        hint = f"did you mean backend.{meant}?" if meant else f"the settings are {', '.join(BACKEND_KEYS)}"
-        yield ConfigProblem("error", name, entry.line, f"{name} is no setting of the backend", hint)
+        yield unknown_key("backend", key, entry, BACKEND_KEYS)
     elif not _fits(kind, entry.value):
-        message = f"{name}: expected {_WORDS[kind]}, got {_shown(entry.value)}"
+        message = f"{name}: expected {_WORDS[kind]}, got {shown(entry.value)}"
         hint = _type_hint(kind, entry.value) or f"write {_WORDS[kind]}"
         yield ConfigProblem("error", name, entry.line, message, hint)
 
 
-def _tied_to_a_worker(entries: dict[str, _Entry]) -> Iterator[str]:
+def _tied_to_a_worker(entries: dict[str, Entry]) -> Iterator[str]:
     """What Java is told that binds a state to one worker's connection, while a shared process serves all of them."""
     for key in ("asyncCommunication", "continuousBatching", "sequenceBatching"):
         if key in entries and entries[key].value is True:
@@ -325,9 +247,9 @@ def _tied_to_a_worker(entries: dict[str, _Entry]) -> Iterator[str]:
             yield key
 
 
-def _check_together(entries: dict[str, _Entry]) -> Iterator[ConfigProblem]:
+def _check_together(entries: dict[str, Entry]) -> Iterator[ConfigProblem]:
     """Check settings that depend on each other; a value of a wrong type has been told already."""
-    numbers = {key: entry.value for key, entry in entries.items() if _is_int(entry.value)}
+    numbers = {key: entry.value for key, entry in entries.items() if is_int(entry.value)}
     on = {key for key, entry in entries.items() if entry.value is True}
 
     def problem(severity: Severity, key: str, message: str, hint: str) -> ConfigProblem:

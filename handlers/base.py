@@ -10,9 +10,11 @@ import torch
 
 from handlers import isolation, profiling, request
 from handlers.compile import is_compiler_error
+from handlers.device import stack_on, to_device
 from handlers.errors import NotSupportedError
 from handlers.inputs import row_value, rows_to_tensor
 from handlers.model_holder import ModelHolder
+from handlers.optimized import explaining
 from handlers.outputs import split_batch
 from handlers.prepared import Preparation, Prepared, current, is_sdks
 
@@ -95,7 +97,7 @@ class BaseHandler(ModelHolder):
         Default: tensors of one shape become a tensor `[batch, ...]` on the device, anything else stays a list.
         """
         if all(isinstance(item, torch.Tensor) for item in items):
-            return torch.stack(items).to(self.device)
+            return stack_on(items, self.device)
         return items
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -107,7 +109,7 @@ class BaseHandler(ModelHolder):
         if self.model is None:
             raise RuntimeError("there is no model: initialize loaded none, and the handler does not override inference")
         with torch.inference_mode():
-            on_device = data.to(self.device)
+            on_device = to_device(data, self.device)
             try:
                 return self.model(on_device, *args, **kwargs)
             except Exception as error:
@@ -340,12 +342,19 @@ class BaseHandler(ModelHolder):
     def _predict(self, value: Any, rows: Sequence[Any], requests: Sequence[RequestContext]) -> list[Any]:
         with request.serving(requests):
             if self._is_explain():
-                output = self.explain_handle(value, rows)
+                output = self._explain(value, rows)
             elif self._has_own("postprocess") or not self._has_own("postprocess_one"):
                 output = self._step("postprocess", self._step("inference", value))
             else:
                 output = self._step("postprocess", self._step("inference", value), self._postprocess_each)
         return _checked(output, len(rows))
+
+    def _explain(self, value: Any, rows: Sequence[Any]) -> Any:
+        token = explaining.set(True)
+        try:
+            return self.explain_handle(value, rows)
+        finally:
+            explaining.reset(token)
 
     def _postprocess_each(self, data: Any) -> list[Any]:
         parts = self.split(data)
@@ -379,7 +388,7 @@ class BaseHandler(ModelHolder):
                 prepared = self.preprocess(data)
             if self._is_explain():
                 with torch.profiler.record_function("explain"):
-                    output = self.explain_handle(prepared, data)
+                    output = self._explain(prepared, data)
             else:
                 with torch.profiler.record_function("inference"):
                     output = self.inference(prepared)

@@ -56,6 +56,11 @@ def _refuse_compiled_library(options: Any) -> None:
         )
 
 
+def is_inductors(options: Mapping[str, Any]) -> bool:
+    """Tell whether the compiler of these arguments for `torch.compile` is inductor, torch's own."""
+    return options.get("backend", "inductor") == "inductor"
+
+
 def compile_model(model: Any, config: Mapping[str, Any] | None) -> Any:
     """Compile the model if its configuration asks for it; if that fails, warn and give the model as it was."""
     options = compile_options(config)

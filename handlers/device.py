@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from handlers.errors import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,30 @@ def _require_index(index: int, count: int) -> None:
             f"the worker was assigned GPU {index}, but {count} are visible (counted from 0)",
             hint="check number_of_gpu and deviceIds in the server's configuration",
         )
+
+
+def to_device(value: Any, device: torch.device | None) -> Any:
+    """Move a model's input, a tensor or what else has `to`.
+
+    To a CUDA device a tensor goes from pinned memory, so that this thread does not wait for the copy.
+    """
+    if device is None or device.type != "cuda" or not _is_on_cpu(value):
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
+
+
+def stack_on(items: Sequence[torch.Tensor], device: torch.device | None) -> torch.Tensor:
+    """Stack tensors of one shape and type to `[batch, ...]` on the device, by way of pinned memory as `to_device`."""
+    first = items[0] if items else None
+    alike = first is not None and all(_is_on_cpu(item) and item.dtype == first.dtype for item in items)
+    if device is None or device.type != "cuda" or first is None or not alike:
+        return torch.stack(list(items)).to(device)
+    pinned = torch.empty((len(items), *first.shape), dtype=first.dtype, pin_memory=True)
+    return torch.stack(list(items), out=pinned).to(device, non_blocking=True)
+
+
+def _is_on_cpu(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.device.type == "cpu"
 
 
 def synchronize(device: torch.device | None) -> None:

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handlers import loading
-from handlers.compile import compile_model
+from handlers import compile_cache, loading
+from handlers.compile import compile_model, compile_options, is_inductors
 from handlers.device import pick_device
 from handlers.errors import LoadError
 from handlers.labels import load_label_mapping
+from handlers.optimize import INDUCTOR, Optimization, optimize_model, read
 from handlers.prepared import current
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class ModelHolder:
     def initialize(self, context: Context) -> None:
         """Load the model. Runs once, before the first request.
 
-        Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, compiled
-        if the `pt2` section says so) and `mapping`. With a model file in the manifest the model is eager, without
+        Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, made
+        faster as the sections `optimize` and `pt2` say) and `mapping`. With a model file in the manifest the model is eager, without
         one the serialized file is a program. Without a manifest nothing is loaded, and `model` stays None. Raises a
         `LoadError`.
         """
@@ -87,6 +88,7 @@ class ModelHolder:
 
     def _load_model(self, model_dir: str, entry: dict[str, Any]) -> None:
         begin = time.perf_counter()
+        optimization, pt2 = read(self.model_yaml_config), compile_options(self.model_yaml_config)
         model_file, weights = entry.get("modelFile"), entry.get("serializedFile")
         self.model_pt_path = str(Path(model_dir, weights)) if weights else None
         if model_file:
@@ -108,9 +110,19 @@ class ModelHolder:
             self.device,
             time.perf_counter() - begin,
         )
-        eager = self.model
-        self.model = compile_model(eager, self.model_yaml_config)
-        self._eager_model = None if self.model is eager else eager
+        self._speed_up(self.model, optimization, pt2, Path(model_dir))
+
+    def _speed_up(self, plain: Any, optimization: Optimization | None, pt2: dict[str, Any] | None, folder: Path) -> None:
+        """Do as the sections `optimize` and `pt2` of model-config.yaml say."""
+        asked = None if optimization is None else optimization.compile
+        if (asked is not None and asked.backend == INDUCTOR) or (pt2 is not None and is_inductors(pt2)):
+            compile_cache.use_own_folder(self.device)
+            compile_cache.load(self.manifest, folder, self.device)
+        if optimization is not None:
+            self.model = optimize_model(plain, optimization, self.device, pt2=pt2)
+            return
+        self.model = compile_model(plain, self.model_yaml_config)
+        self._eager_model = None if self.model is plain else plain
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         """Load a model that needs no model file. Runs in `initialize`; `model_pt_path` is the serialized file.

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from handlers.device import to_device
 from handlers.errors import NotSupportedError
 from handlers.labels import map_class_to_label
+from handlers.optimized import original
 from handlers.outputs import run_by_shape
 from handlers.vision_handler import VisionHandler
 
@@ -50,11 +52,11 @@ class ObjectDetector(VisionHandler):
         return run_by_shape(data, lambda pictures: self._detect(pictures, *args, **kwargs))
 
     def _detect(self, pictures: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(self.model, torch.jit.ScriptModule):
+        if not isinstance(original(self.model), torch.jit.ScriptModule):
             return super().inference(pictures, *args, **kwargs)
         # torchvision's models as TorchScript take lists only, and give the losses of training, too.
         with torch.inference_mode():
-            output = self.model(list(pictures.to(self.device)), *args, **kwargs)
+            output = self.model(list(to_device(pictures, self.device)), *args, **kwargs)
         return output[1] if isinstance(output, tuple) else output
 
     def postprocess_one(self, output: dict[str, torch.Tensor], context: RequestContext) -> Any:  # noqa: ARG002

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from handlers.base import BaseHandler
+from handlers.device import to_device
 from handlers.errors import BadInputError
 from handlers.inputs import numbers_to_tensor, read_json
 from handlers.signature import Signature, Tensor, named_tensors, read_signature
@@ -76,7 +77,7 @@ class TensorHandler(BaseHandler):
         for group in self._groups(data):
             together = [data[index] for index in group]
             inputs = [_join(parts) for parts in zip(*(request.inputs for request in together), strict=True)]
-            rest = [tensor.to(self.device) for tensor in inputs[1:]]
+            rest = [to_device(tensor, self.device) for tensor in inputs[1:]]
             outputs = named_tensors(super().inference(inputs[0], *rest, *args, **kwargs), self.signature.outputs)
             for index, request, part in zip(group, together, _split(outputs, together), strict=True):
                 answers[index] = (request, part)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
 from handlers.inputs import is_empty
 from handlers.streaming import can_stream, send_parts
@@ -164,7 +165,7 @@ class TextGenerator(TextHandler):
             "token_type_ids": torch.zeros(len(texts), longest, dtype=torch.int64),
         }
         first, *rest = (inputs[name] for name in self.input_names)
-        output = super().inference(first, *(one.to(self.device) for one in rest))
+        output = super().inference(first, *(to_device(one, self.device) for one in rest))
         last = torch.tensor([len(ids) - 1 for ids in texts])
         # What follows a token does not change its scores in a causal model, so padding on the right does no harm.
         return tensor_of(output, "logits")[torch.arange(len(texts)), last].float().cpu()

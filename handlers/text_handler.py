@@ -11,6 +11,7 @@ import torch
 
 from handlers import text
 from handlers.base import BaseHandler
+from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
 from handlers.signature import read_signature
 from handlers.stock_text import StockTextMethods
@@ -149,7 +150,7 @@ class TextHandler(StockTextMethods, BaseHandler):
         if not isinstance(data, Texts):
             return super().inference(data, *args, **kwargs)
         first, *rest = data.inputs
-        return super().inference(first, *(one.to(self.device) for one in rest), *args, **kwargs)
+        return super().inference(first, *(to_device(one, self.device) for one in rest), *args, **kwargs)
 
 
 def tensor_of(output: Any, *names: str) -> torch.Tensor:

@@ -29,7 +29,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from types import FrameType
@@ -193,10 +193,10 @@ class _Server:
         self._leave()
         return self._code
 
-    def rehearse(self, request: Request) -> Answer:
-        """Runs the handler on a request that nobody has sent, before `run`. Raises as `Service.rehearse` does."""
+    def rehearse(self, requests: Sequence[Request]) -> list[Answer]:
+        """Runs the handler on requests that nobody has sent, one by one, before `run`. Raises as `Service.rehearse`."""
         try:
-            return self._loop.run_until_complete(self._run(request, report=False))
+            return [self._loop.run_until_complete(self._run(request, report=False)) for request in requests]
         except asyncio.CancelledError as error:  # which is no Exception
             raise RuntimeError("the handler cancelled its task") from error
 

@@ -7,15 +7,16 @@ import inspect
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from serving.protocol import Load
-from serving.worker import cores, metrics, places, settings
+from serving.worker import cores, metrics, places, settings, tuning
 from serving.worker.failures import HandlerError, summary
 from serving.worker.settings import Backend
 
@@ -47,6 +48,8 @@ class Model:
         handler: the object whose method `entry` is; None for a function.
         backend: settings of the worker.
         one_by_one: whether the entry takes but one request at a time.
+        since: when loading it began, on the monotonic clock.
+        compiled_before: what torch.compile had compiled in this process by then.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Model:
     handler: Any
     backend: Backend
     one_by_one: bool = False
+    since: float = field(default_factory=time.monotonic)
+    compiled_before: int = field(default_factory=tuning.compilations)
 
 
 def load(
@@ -73,6 +78,7 @@ def load(
         WorkerError: the archive is at fault.
         BaseException: whatever the handler's module, class or initialization raises.
     """
+    since, compiled_before = time.monotonic(), tuning.compilations()
     folder = Path(request.model_path)
     manifest = settings.read_manifest(folder)
     config, backend = settings.read_config(folder, manifest)
@@ -86,7 +92,16 @@ def load(
         entry = _envelope(request.envelope)(entry).handle
     context = _context(request, manifest, config, backend, metrics_config)
     settle(initialize(context), handler is None)
-    return Model(request.model_name, entry, context, handler, backend, one_by_one=request.envelope in _ENVELOPES_OF_ONE)
+    return Model(
+        request.model_name,
+        entry,
+        context,
+        handler,
+        backend,
+        one_by_one=request.envelope in _ENVELOPES_OF_ONE,
+        since=since,
+        compiled_before=compiled_before,
+    )
 
 
 def _set_threads(backend: Backend, config: dict[str, Any], processes: int) -> None:

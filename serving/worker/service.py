@@ -143,21 +143,22 @@ class Service:
                 answers[index] = self._answer_group([request])[0]
         return [answers[index] for index in range(len(requests))]
 
-    def rehearse(self, request: Request) -> Answer:
-        """Runs the handler on a request that nobody has sent; no time is reported, and no part of an answer sent.
+    def rehearse(self, requests: Sequence[Request]) -> list[Answer]:
+        """Runs the handler on a batch that nobody has sent; no time is reported, and no part of an answer sent.
 
         Raises:
             BaseException: what the handler raises.
-            OutputError: it gave something else than a list with one item.
+            OutputError: it gave something else than a list with an item for each.
         """
         context = self._context
         known = context.request_ids, context.request_processor, context.metrics.request_ids
         self.use(_Nowhere())
         try:
-            rows = self._begin([request], context).rows
+            rows = self._begin(requests, context).rows
             result = self._entry(rows, context)
-            check(result, 1)
-            return item_of(request, context.request_processor[0], result[0])
+            check(result, len(requests))
+            processors = context.request_processor
+            return [item_of(*one) for one in zip(requests, processors, result, strict=True)]
         finally:
             context.request_ids, context.request_processor, context.metrics.request_ids = known
 

@@ -13,6 +13,7 @@ from serving.worker import places
 from serving.worker.failures import ConfigError
 
 DEFAULT_RESPONSE_TIMEOUT_S = 120.0
+DEFAULT_STARTUP_TIMEOUT_S = 120.0
 RESPONSE_TIMEOUT_VARIABLE = "TORCHMAR_RESPONSE_TIMEOUT"
 
 
@@ -31,6 +32,7 @@ class Backend:
             handler is known to allow it.
         warm_up: run the archive's samples before the worker reports that it is ready.
         response_timeout_s: after which the frontend gives up on a worker.
+        startup_timeout_s: the same while it loads the model.
         stateful: what the frontend sends depends on what was answered before (sequences, continuous batching).
         continuous: continuous batching: every message has all the requests that are not finished.
     """
@@ -44,6 +46,7 @@ class Backend:
     pipeline: bool | None = None
     warm_up: bool = True
     response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
+    startup_timeout_s: float = DEFAULT_STARTUP_TIMEOUT_S
     stateful: bool = False
     continuous: bool = False
 
@@ -123,7 +126,6 @@ def backend_of(config: Mapping[str, Any]) -> Backend:
     section = config.get("backend")
     section = section if isinstance(section, dict) else {}
     threads = section.get("threads", "auto")
-    timeout = config.get("responseTimeout")
     continuous = config.get("continuousBatching") is True
     return Backend(
         shared=section.get("mode") == "shared",
@@ -134,8 +136,9 @@ def backend_of(config: Mapping[str, Any]) -> Backend:
         isolate_errors=section.get("isolate_errors") is not False,
         pipeline=pipeline if isinstance(pipeline := section.get("pipeline"), bool) else None,
         warm_up=section.get("warm_up") is not False,
-        # With a configuration, Java's own default holds where this is not set, whatever config.properties says.
-        response_timeout_s=float(timeout) if _is_int(timeout) and timeout > 0 else DEFAULT_RESPONSE_TIMEOUT_S,
+        # With a configuration, Java's own default holds where one is not set, whatever config.properties says.
+        response_timeout_s=_seconds(config.get("responseTimeout"), DEFAULT_RESPONSE_TIMEOUT_S),
+        startup_timeout_s=_seconds(config.get("startupTimeout"), DEFAULT_STARTUP_TIMEOUT_S),
         stateful=continuous or config.get("sequenceBatching") is True or _positive(config.get("sequenceMaxIdleMSec")),
         continuous=continuous,
     )
@@ -163,3 +166,7 @@ def _is_int(value: Any) -> TypeGuard[int]:
 
 def _positive(value: Any) -> bool:
     return _is_int(value) and value > 0
+
+
+def _seconds(value: Any, default: float) -> float:
+    return float(value) if _is_int(value) and value > 0 else default

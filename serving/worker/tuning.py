@@ -71,7 +71,7 @@ class Threads:
         if count is None:
             if bucket not in self._trials:
                 self._trials[bucket] = _Trial(self._counts)
-            elif _is_compiled():
+            elif compilations():
                 # Compiled code is for one number of threads, and would be compiled again for the other.
                 self._over = True
                 self._set(self._most)
@@ -153,11 +153,11 @@ def threads_of(model: Model) -> Threads | None:
     return Threads(torch, most)
 
 
-def _is_compiled() -> bool:
-    """Whether torch.compile has compiled anything here."""
+def compilations() -> int:
+    """How many times torch.compile has compiled something in this process."""
     utils = sys.modules.get("torch._dynamo.utils")
     frames = getattr(utils, "counters", {}).get("frames")
-    return bool(frames and frames.get("total"))
+    return int(frames.get("total", 0)) if frames else 0
 
 
 def _sizes(bucket: int) -> str:

@@ -2,18 +2,24 @@
 
 The samples are those that `torchmar build --sample` has stored. What they give is not looked at, `torchmar check` does
 that; one that fails is told in the log, and the model is served all the same.
+
+A model that torch.compile has compiled is compiled again for batches of another size: torch takes a size that it has seen
+to change for any size from 2, and 1 for itself, unless it was told that sizes do not change. So batches of two and of the
+largest size are run as well, and if the latter was compiled anew, the sizes between them, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from serving.protocol import Parameter, Request
+from serving.worker import tuning
 from serving.worker.failures import place, summary
 from serving.worker.loader import Model
 from serving.worker.service import Answer, Failure
@@ -22,17 +28,23 @@ logger = logging.getLogger(__name__)
 
 #: "0" switches it off, for all models of a server.
 VARIABLE = "TORCHMAR_WARM_UP"
+# Of the frontend's time for a start, to be over well before it ends.
+_SHARE = 0.8
+# For how many sizes torch compiles one function (`recompile_limit`); after that it is run uncompiled.
+_VARIANTS = 8
 # Bytes of a sample; the frontend takes requests of 6.5 MB unless it is told otherwise.
 _LIMIT = 64 << 20
 
+Rehearse: TypeAlias = Callable[[Sequence[Request]], Sequence[Answer]]
 
-def run(model: Model, rehearse: Callable[[Request], Answer], model_path: str) -> None:
-    """Runs every sample of the archive once.
+
+def run(model: Model, rehearse: Rehearse, model_path: str) -> None:
+    """Runs every sample of the archive once, and batches of them if the model is compiled.
 
     Not where a request is one of a sequence, and not in one of several processes that have to work together.
 
     Args:
-        rehearse: lets the handler answer a request; raises what the handler raises.
+        rehearse: lets the handler answer a batch of requests; raises what the handler raises.
     """
     backend = model.backend
     if not backend.warm_up or backend.stateful or os.environ.get(VARIABLE) == "0" or "LOCAL_RANK" in os.environ:
@@ -52,16 +64,67 @@ def run(model: Model, rehearse: Callable[[Request], Answer], model_path: str) ->
             model.name,
             failed[0],
         )
-    elif samples:
-        logger.info("Warmed up with %d samples in %.2f s", len(samples), time.monotonic() - begin)
+    good = [request for _, request in samples if isinstance(request, Request)]
+    sizes = _run_batches(model, rehearse, good) if good and not failed else []
+    if samples and not failed:
+        logger.info(
+            "Warmed up with %d samples in %.2f s%s",
+            len(samples),
+            time.monotonic() - begin,
+            f", in batches of 1, {', '.join(map(str, sizes))}" if sizes else "",
+        )
 
 
-def _try(rehearse: Callable[[Request], Answer], request: Request | str, folder: Path) -> str:
+def _run_batches(model: Model, rehearse: Rehearse, samples: Sequence[Request]) -> list[int]:
+    """Runs batches of the sizes that are compiled for; gives those that were run."""
+    most = _largest_batch(model)
+    if most < 2 or model.one_by_one or tuning.compilations() == model.compiled_before:
+        return []
+    deadline = model.since + _SHARE * model.backend.startup_timeout_s
+    done: list[int] = []
+    todo = [2, most] if most > 2 else [2]
+    longest = 0.0
+    while todo:
+        size = todo.pop(0)
+        begin, before = time.monotonic(), tuning.compilations()
+        if begin + longest > deadline:
+            logger.warning(
+                "Warm-up: batches of %s of %s are compiled when they come: there is no time left before startupTimeout "
+                "(%g s); set a longer one in model-config.yaml",
+                ", ".join(map(str, [size, *todo])),
+                model.name,
+                model.backend.startup_timeout_s,
+            )
+            break
+        for sample in samples:
+            with contextlib.suppress(Exception, SystemExit):  # alone it went well; what is wrong here a client will see
+                rehearse([sample] * size)
+        longest = max(longest, time.monotonic() - begin)
+        done.append(size)
+        if size == most and tuning.compilations() > before:
+            todo = _between(most)
+    return sorted(done)
+
+
+def _between(most: int) -> list[int]:
+    """The sizes from 3 to less than the largest, if torch compiles for so many; else the powers of two."""
+    sizes = list(range(3, most))
+    if most > _VARIANTS:
+        sizes = [size for size in sizes if not size & (size - 1)]
+    return sizes[: _VARIANTS - 3]
+
+
+def _largest_batch(model: Model) -> int:
+    size = model.context.system_properties.get("batch_size")
+    return size if isinstance(size, int) else 1
+
+
+def _try(rehearse: Rehearse, request: Request | str, folder: Path) -> str:
     """What went wrong; empty if nothing did."""
     if isinstance(request, str):
         return request
     try:
-        answer = rehearse(request)
+        (answer,) = rehearse([request])
     except (Exception, SystemExit) as error:
         where = place(error, folder)
         return summary(error) + (f" in {where}" if where else "")

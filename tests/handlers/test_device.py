@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from handlers import LoadError
-from handlers.device import pick_device, synchronize
+from handlers.device import pick_device, stack_on, synchronize, to_device
 
 
 @pytest.fixture
@@ -55,3 +55,32 @@ def test_a_gpu_that_torch_cannot_use_is_warned_of(no_gpu, caplog):
 def test_synchronize_needs_no_gpu():
     synchronize(None)
     synchronize(torch.device("cpu"))
+
+
+def test_inputs_are_moved(no_gpu):
+    cpu = torch.device("cpu")
+    one = torch.ones(2)
+    assert to_device(one, cpu) is one
+    assert to_device(one, None) is one
+    assert torch.equal(stack_on([one, 2 * one], cpu), torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
+    assert stack_on([one, one.double()], None).dtype == torch.float64
+    assert to_device(one, torch.device("meta")).is_meta
+
+
+def test_whatever_can_be_moved_is_moved(no_gpu):
+    class Batch:
+        def to(self, device):
+            return device
+
+    assert to_device(Batch(), torch.device("cuda:0")) == torch.device("cuda:0")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_inputs_go_to_the_gpu_from_pinned_memory():
+    gpu = torch.device("cuda:0")
+    one = torch.rand(2, 3)
+    for moved in (to_device(one, gpu), stack_on([one], gpu)[0], to_device(one.to(gpu), gpu)):
+        assert moved.device == gpu
+        assert torch.equal(moved.cpu(), one)
+    assert stack_on([one, one.double()], gpu).dtype == torch.float64
+    assert stack_on([one.to(gpu)], gpu).device == gpu

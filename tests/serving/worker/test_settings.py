@@ -88,6 +88,8 @@ def test_the_name_of_the_configuration(manifest: dict[str, Any] | None, expected
         ),
         ({"backend": {"warm_up": False}}, Backend(warm_up=False)),
         ({"responseTimeout": 7}, Backend(response_timeout_s=7.0)),
+        ({"startupTimeout": 600}, Backend(startup_timeout_s=600.0)),
+        ({"startupTimeout": 0}, Backend()),
         ({"responseTimeout": "7"}, Backend()),
         ({"responseTimeout": True}, Backend()),
         ({"responseTimeout": 0}, Backend()),

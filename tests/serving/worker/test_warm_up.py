@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from serving.protocol import Reply
 from serving.worker import warm_up
@@ -201,6 +203,108 @@ def test_when_it_is_done(
     assert bool(seen) is expected
 
 
+# ---- of compiled models --------------------------------------------------------------------------------------------
+
+
+class Compiled:
+    """A handler whose model torch.compile compiles; it keeps the sizes of its batches, and of those compiled for."""
+
+    def __init__(self, *, dynamic: bool | None = None, slow: float = 0.0) -> None:
+        self.batches: list[int] = []
+        self.compiled: list[int] = []
+
+        def backend(graph: Any, inputs: Any) -> Any:
+            self.compiled.append(self.batches[-1])
+            time.sleep(slow)
+            return graph.forward
+
+        self.model = torch.compile(torch.nn.Linear(2, 2).eval(), backend=backend, dynamic=dynamic)
+
+    def __call__(self, rows: Any, context: Any) -> list[Any]:
+        self.batches.append(len(rows))
+        with torch.inference_mode():
+            return list(self.model(torch.ones(len(rows), 2)).tolist())
+
+
+def warm(handler: Callable[[Any, Any], Any], folder: Path, size: int, **values: Any) -> None:
+    manifest = {"torchmar": {"samples": SAMPLES[:1]}}
+    context = Context("m", str(folder), manifest, size, None, "0.12.0", True, CACHE, {})
+    one_by_one = values.pop("one_by_one", False)
+    service = Service(Model("m", handler, context, None, Backend(**values), one_by_one), Sink())
+    warm_up.run(service.model, service.rehearse, str(folder))
+    assert context.request_processor is None
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_compiled_model_meets_the_sizes_that_it_is_compiled_for(
+    folder: Path, caplog: pytest.LogCaptureFixture, dynamic: bool | None
+) -> None:
+    handler = Compiled(dynamic=dynamic)
+    with caplog.at_level(logging.INFO):
+        warm(handler, folder, 32)
+    assert handler.batches == [1, 2, 32]
+    assert handler.compiled == [1, 2]
+    assert ", in batches of 1, 2, 32" in caplog.text
+    for size in range(1, 33):  # no client waits for the compiler
+        handler([{}] * size, None)
+    assert len(handler.compiled) == 2
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 2, 3]),
+        (8, [1, 2, 8, 3, 4, 5, 6, 7]),
+        (32, [1, 2, 32, 4, 8, 16]),
+        (1024, [1, 2, 1024, 4, 8, 16, 32, 64]),
+    ],
+)
+def test_without_dynamic_shapes_every_size_is_compiled(folder: Path, most: int, sizes: list[int]) -> None:
+    handler = Compiled(dynamic=False)
+    warm(handler, folder, most)
+    assert handler.batches == handler.compiled == sizes
+
+
+def test_a_model_that_is_not_compiled_meets_its_samples_only(folder: Path) -> None:
+    Compiled()([{}], None)  # another one has been
+    seen: list[int] = []
+
+    def entry(rows: Any, context: Any) -> list[int]:
+        seen.append(len(rows))
+        return [1] * len(rows)
+
+    warm(entry, folder, 32)
+    assert seen == [1]
+
+
+def test_no_batches_where_requests_come_one_by_one(folder: Path) -> None:
+    handler = Compiled()
+    warm(handler, folder, 32, one_by_one=True)
+    assert handler.batches == [1]
+
+
+def test_the_time_for_the_start_is_kept(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handler = Compiled(dynamic=False, slow=0.2)
+    warm(handler, folder, 4, startup_timeout_s=0.25)
+    assert handler.batches == [1]
+    assert "batches of 2, 4 of m are compiled when they come" in caplog.text
+    assert "startupTimeout (0.25 s)" in caplog.text
+
+
+def test_a_batch_that_fails_keeps_nobody_from_being_served(folder: Path) -> None:
+    handler = Compiled()
+
+    def entry(rows: Any, context: Any) -> list[Any]:
+        if len(rows) == 2:
+            raise ValueError("no")
+        return handler(rows, context)
+
+    warm(entry, folder, 4)
+    assert handler.batches == [1, 4, 3]
+
+
 # ---- in workers ----------------------------------------------------------------------------------------------------
 
 COUNTING = """
@@ -247,6 +351,25 @@ def test_a_shared_process_warms_up_once_for_all_its_workers(server: Server, tmp_
     second = load(server, folder)
     first.answer(b"1")
     assert json.loads(second.answer(b"2")) == {"calls": ["warm", "1", "2"]}
+
+
+def test_a_compiled_model_in_a_shared_process(server: Server, tmp_path: Path) -> None:
+    source = """
+        import torch
+        sizes = []
+        model = torch.compile(torch.nn.Linear(1, 1), backend="eager")
+
+        def handle(data, context):
+            for row in data or []:
+                row["x"] = 1.0
+            if data:
+                sizes.append(len(data))
+                model(torch.tensor([[row["x"]] for row in data]))
+            return [{"sizes": sizes}] * len(data or [])
+    """
+    worker = load(server, make(tmp_path, source, mode="shared", max_batch_size=4))
+    assert ", in batches of 1, 2, 4" in worker.out.wait("in batches of")
+    assert json.loads(worker.answer(b"cold")) == {"sizes": [1, 2, 4, 1]}
 
 
 @pytest.mark.parametrize("mode", ["dedicated", "shared"])

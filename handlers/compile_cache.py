@@ -1,0 +1,149 @@
+"""What torch's compiler has made is kept: for the next start in a folder of the user's own, and in an archive.
+
+Compiled code is right for one version of torch, one processor and one number of threads, and whoever can write to the
+folder makes this process run what he likes. So a folder belongs to one machine, and to one user alone; torch's own
+default is a well-known name in the folder for temporary files.
+
+An archive may carry what was made for it as a file, which the manifest records under `torchmar`:
+
+    "compileCache": {"file": "compile-cache.bin", "madeFor": {"torch": "2.13.0", "processor": "...", ...}}
+
+It is used where all of `madeFor` is the same, and passed over elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+#: Where inductor keeps what it makes; who sets it has decided.
+VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
+#: In the manifest, under `torchmar`.
+KEY: Final = "compileCache"
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+# Lines of it that tell what a processor can do; the others change, or count.
+_TELLING: Final = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU part", "CPU implementer")
+
+
+def machine(device: torch.device | None = None) -> dict[str, str]:
+    """Say what compiled code is made for; equal descriptions can use each other's."""
+    found = {
+        "torch": str(torch.__version__),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "system": f"{sys.platform}-{platform.machine()}",
+        "processor": hashlib.sha256(_processor().encode()).hexdigest()[:16],
+        "threads": str(torch.get_num_threads()),
+    }
+    if device is not None and device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found["gpu"] = f"{properties.name} {properties.major}.{properties.minor}"
+    return found
+
+
+def _processor(info: Path = _CPU_INFO) -> str:
+    lines = [torch.backends.cpu.get_cpu_capability()]
+    try:
+        with info.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if not line.strip():
+                    break  # the other cores are the same
+                if line.partition(":")[0].strip() in _TELLING:
+                    lines.append(line.strip())
+    except OSError:
+        lines.append(platform.processor())
+    return "\n".join(lines)
+
+
+def use_own_folder(device: torch.device | None = None) -> Path:
+    """Let torch keep what it compiles in a folder of this user's, for this machine, and give it.
+
+    Where `TORCHINDUCTOR_CACHE_DIR` names a folder, that is it. To be called before the first compilation.
+    """
+    if device is None or device.type == "cpu":
+        os.environ.setdefault("TORCH_WARM_POOL", "0")  # a process that compiles for GPUs, and stays
+    if given := os.environ.get(VARIABLE):
+        return Path(given)
+    name = hashlib.sha256(repr(sorted(machine(device).items())).encode()).hexdigest()[:16]
+    folder = _private_folder() / f"torch-{torch.__version__}-{name}"
+    os.environ[VARIABLE] = str(folder)
+    logger.debug("What is compiled is kept in %s", folder)
+    return folder
+
+
+def _private_folder() -> Path:
+    """Find or make the folder that nobody else can read or write."""
+    temporary = Path(tempfile.gettempdir())
+    places = [temporary / f"torchmar-{os.getuid()}" / "compiled"] if hasattr(os, "getuid") else []
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - it raises without a home
+    if Path(base).is_absolute():
+        places.insert(0, Path(base) / "torchmar" / "compiled")
+    for place in places:
+        try:
+            place.parent.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (place.parent, place):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if not _is_ours(folder):
+                    raise PermissionError(f"{folder} belongs to somebody else, or others may write to it")
+            if os.access(place, os.W_OK | os.X_OK):
+                return place
+        except OSError as error:
+            logger.debug("What is compiled cannot be kept in %s: %s", place, error)
+    return Path(tempfile.mkdtemp(prefix="torchmar-compiled-"))
+
+
+def _is_ours(folder: Path) -> bool:
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return False
+    return not hasattr(os, "getuid") or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
+
+
+def save(file: Path, device: torch.device | None = None) -> dict[str, Any] | None:
+    """Write what this process has compiled to a file; give its record for the manifest, None if there is nothing.
+
+    The record names the file by its name alone.
+    """
+    make = getattr(torch.compiler, "save_cache_artifacts", None)  # from torch 2.7 on
+    made = make() if make is not None else None
+    if made is None:
+        return None
+    file.write_bytes(made[0])
+    return {"file": file.name, "madeFor": machine(device)}
+
+
+def load(manifest: Mapping[str, Any] | None, folder: Path, device: torch.device | None = None) -> bool:
+    """Give the compiler what the archive in `folder` carries; tell whether there is anything that fits this machine.
+
+    Never raises: without it, the compiler only has more to do. Like an AOTInductor package it is code.
+    """
+    record = (manifest or {}).get("torchmar")
+    entry = record.get(KEY) if isinstance(record, Mapping) else None
+    if not isinstance(entry, Mapping):
+        return False
+    made_for, here = entry.get("madeFor"), machine(device)
+    if made_for != here:
+        other = [name for name in here if not isinstance(made_for, Mapping) or made_for.get(name) != here[name]]
+        logger.info("The archive's compiled code was made for another %s: compiling anew", ", ".join(other) or "device")
+        return False
+    use_own_folder(device)
+    try:
+        path = (folder / str(entry.get("file"))).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError("it is not in the archive")
+        found = torch.compiler.load_cache_artifacts(path.read_bytes())
+    except Exception as error:  # torch raises whatever its deserializer meets
+        logger.warning("The archive's compiled code (%s) cannot be used: %s", entry.get("file"), error)
+        return False
+    return found is not None

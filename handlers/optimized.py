@@ -1,0 +1,355 @@
+"""A model that is called as the plain one is, and runs in the way that the section `optimize:` asks for.
+
+At its first call it runs both ways, and keeps the optimized one only if that gives what the plain one does.
+
+Numbers of 16 bits are autocast's affair: convolutions and products of matrices compute in them, and what would lose by
+them stays in float32. Autocast casts the weights of these at every call, so here they are cast once, to the same values.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from contextlib import ExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+
+from handlers.compile import is_compiler_error
+from handlers.numeric_guard import Difference, compare, has_gradient, map_tensors, widened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+logger = logging.getLogger(__name__)
+
+explaining: ContextVar[bool] = ContextVar("explaining", default=False)
+"""Whether this thread is at an explanation: then calls of the model record gradients where torch is told to."""
+
+_SHOWN: Final = 300  # characters of an error
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a module with its weights converted.
+
+    `build` makes what is called in place of the module, None leaves it. `config` are settings of inductor's for every
+    call: it looks at them whenever it compiles. `clones` tells that the next call overwrites the outputs of this one.
+    """
+
+    name: str
+    build: Callable[[], Callable[..., Any]] | None = None
+    config: tuple[tuple[str, Any], ...] = ()
+    clones: bool = False
+
+
+class OptimizedModel(nn.Module):
+    """Run a model in the first of several ways that proves right, or plainly if none does.
+
+    The first call decides, under a lock: the plain model runs, then the optimized one, and their outputs are compared.
+    If they differ by more than the tolerance, or the optimized model raises, the log has a warning, and the next way is
+    tried, or the plain model serves from then on, this call included. The plain weights are kept until then.
+
+    Calls that record gradients run without compiled code, which has none. Attributes and methods are the model's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ways: Sequence[Way],
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        channels_last: bool = False,
+        tolerance: float,
+    ) -> None:
+        super().__init__()
+        self._original = model
+        # Not a module itself: what is compiled would be registered as a part of this one.
+        self._runner = _Runner(model, ways, device, dtype, channels_last=channels_last, tolerance=tolerance)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Run the model."""
+        return self._runner.run(inputs, named)
+
+    @property
+    def serving(self) -> str | None:
+        """The name of the way that was decided on; "plain" for none of them, None before the first call."""
+        return self._runner.serving
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            value = getattr(super().__getattr__("_original"), name)
+        is_method = inspect.ismethod(value) or isinstance(value, torch.ScriptMethod)
+        return self._runner.method(value) if is_method else value
+
+
+def original(model: Any) -> Any:
+    """Give the model itself, whatever was made of it."""
+    return model._original if isinstance(model, OptimizedModel) else model
+
+
+class _Runner:
+    def __init__(
+        self,
+        module: nn.Module,
+        ways: Sequence[Way],
+        device: torch.device,
+        dtype: torch.dtype | None,
+        *,
+        channels_last: bool,
+        tolerance: float,
+    ) -> None:
+        self.serving: str | None = None
+        self._module = module
+        self._ways = ways
+        self._device = device
+        self._dtype = dtype
+        self._channels_last = channels_last
+        self._tolerance = tolerance
+        self._weights: _Weights | None = _Weights(module, dtype, channels_last=channels_last)
+        self._lock = threading.Lock()
+        self._decided = False
+        # The way that serves, None for the plain model, and what it calls; one object, for other threads.
+        self._now: tuple[Way | None, Callable[..., Any]] = (None, module)
+
+    def run(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if torch.is_grad_enabled() and (explaining.get() or has_gradient((inputs, named))):
+            return self._run_with_gradient(inputs, named)
+        if not self._decided:
+            with self._lock:
+                if not self._decided:
+                    return self._decide(inputs, named)
+        way, call = self._now
+        if way is None:
+            return call(*inputs, **named)
+        try:
+            return self._run(way, call, inputs, named)
+        except Exception as error:
+            if way.build is None or not is_compiler_error(error):
+                raise
+            result = self._run(way, self._module, inputs, named)  # raises if it is the input that is wrong
+            self._leave_compiler(way, error)
+            return result
+
+    def _leave_compiler(self, way: Way, error: Exception) -> None:
+        eager = next((one for one in self._ways if one.build is None), None)
+        self.serving = "plain" if eager is None else eager.name
+        self._now = (eager, self._module)
+        logger.warning("%s failed, serving %s from now on: %s", way.name, self._words(eager), _shown(error))
+
+    def method(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a method of the module, other than its forward, work with the weights as they are now."""
+
+        def run(*inputs: Any, **named: Any) -> Any:
+            if self._now[0] is None or self._dtype is None:
+                return method(*inputs, **named)
+            with torch.autocast(self._device.type, self._dtype):
+                return widened(method(*inputs, **named))
+
+        return run
+
+    def _run_with_gradient(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not self._decided:
+            with self._lock:
+                if not self._decided:
+                    return self._module(*inputs, **named)
+        way = self._now[0]
+        if way is None:
+            return self._module(*inputs, **named)
+        return self._run(way, self._module, inputs, named, gradient=True)
+
+    def _run(
+        self,
+        way: Way,
+        call: Callable[..., Any],
+        inputs: tuple[Any, ...],
+        named: dict[str, Any],
+        *,
+        gradient: bool = False,
+    ) -> Any:
+        if self._channels_last:
+            inputs, named = map_tensors((inputs, named), _with_channels_last)
+        compiled = call is not self._module
+        with ExitStack() as stack:
+            if not gradient:
+                stack.enter_context(torch.no_grad())
+            if self._dtype is not None:
+                stack.enter_context(torch.autocast(self._device.type, self._dtype))
+            if compiled and way.config:
+                stack.enter_context(_inductor_config(way.config))
+            if compiled and way.clones:
+                torch.compiler.cudagraph_mark_step_begin()
+            output = call(*inputs, **named)
+            if compiled and way.clones:
+                output = map_tensors(output, torch.clone)
+        return output if self._dtype is None else widened(output)
+
+    # ---- the first call ------------------------------------------------------------------------------------------
+
+    def _decide(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        expected = self._run_plain(inputs, named)  # raises if it is the input that is wrong
+        problems: list[str] = []
+        try:
+            for way in self._ways:
+                call, found, problem = self._try(way, expected, inputs, named)
+                if not problem:
+                    self._settle(way, call, problems)
+                    return found
+                problems.append(f"{way.name} {problem}")
+        except BaseException:
+            self._convert(converted=False)
+            raise
+        self._convert(converted=False)
+        self._settle(None, self._module, problems)
+        return expected
+
+    def _try(
+        self, way: Way, expected: Any, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Callable[..., Any], Any, str]:
+        """Run one way; give what it calls, its output, and what is wrong with it."""
+        call: Callable[..., Any] = self._module
+        try:
+            self._convert(converted=True)
+            call = call if way.build is None else way.build()
+            found = self._run(way, call, *_copied(inputs, named))
+        except Exception as error:  # of the compiler, or of an operator that there is not for these numbers
+            return call, None, f"fails with {_shown(error)}"
+        difference = compare(expected, found)
+        if difference.size > self._tolerance:
+            own = self._own_difference(expected, inputs, named) if difference.is_finite else 0.0
+            if difference.size - 2 * own > self._tolerance:
+                return call, None, f"differs by {difference.size:.3g} of the largest number of {difference.place}"
+            logger.warning(
+                "The plain model differs from itself by %.3g for the same input, so %s cannot be checked against it "
+                "(%.3g): it is served unchecked",
+                own,
+                way.name,
+                difference.size,
+            )
+            return call, expected, ""
+        self._tell(way, difference)
+        return call, found, ""
+
+    def _own_difference(self, expected: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> float:
+        self._convert(converted=False)
+        own = compare(expected, self._run_plain(inputs, named)).size
+        self._convert(converted=True)
+        return own
+
+    def _run_plain(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        inputs, named = _copied(inputs, named)
+        with torch.no_grad():
+            return self._module(*inputs, **named)
+
+    def _tell(self, way: Way, difference: Difference) -> None:
+        left_out = difference.left_out
+        if not difference.compared:
+            logger.warning(
+                "%s is served unchecked: the output has no numbers that can be compared with the plain model's", way.name
+            )
+            return
+        logger.info(
+            "Serving %s: it differs from the plain model by %.2g of the largest number (tolerance %g)%s",
+            way.name,
+            difference.size,
+            self._tolerance,
+            f"; not compared: {', '.join(left_out)[:_SHOWN]}" if left_out else "",
+        )
+
+    def _settle(self, way: Way | None, call: Callable[..., Any], problems: list[str]) -> None:
+        if problems:
+            logger.warning(
+                "optimize: %s. Serving %s from now on. The tolerance is %g: if such answers are good enough, raise "
+                "optimize.tolerance in model-config.yaml, else remove the setting",
+                "; ".join(problems),
+                self._words(way),
+                self._tolerance,
+            )
+        self._weights = None
+        self.serving = "plain" if way is None else way.name
+        self._now = (way, call)
+        self._decided = True
+
+    def _words(self, way: Way | None) -> str:
+        return "the plain model" if way is None else way.name
+
+    def _convert(self, *, converted: bool) -> None:
+        if self._weights is not None:
+            self._weights.use(converted=converted)
+
+
+class _Weights:
+    """The weights of a module that are converted, each in both forms: the plain one is there for as long as this is."""
+
+    # What autocast computes in 16 bits with weights that nothing else uses.
+    _CAST: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype | None, *, channels_last: bool) -> None:
+        self._module = module
+        self._dtype = dtype
+        self._channels_last = channels_last
+        self._forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
+
+    def use(self, *, converted: bool) -> None:
+        """Give the module its weights in one of the forms."""
+        with torch.inference_mode(mode=False), torch.no_grad():
+            if self._forms is None:
+                if not converted:
+                    return
+                self._forms = self._make()
+            for parameter, plain, other in self._forms:
+                parameter.data = other if converted else plain
+
+    def _make(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        to_cast = {id(one) for part in self._module.modules() if self._is_cast(part) for one in _own(part)}
+        forms = []
+        for parameter in self._module.parameters():
+            plain = other = parameter.data
+            if type(plain) is not torch.Tensor or plain.layout is not torch.strided:
+                continue  # quantized, perhaps
+            if self._dtype is not None and id(parameter) in to_cast and plain.dtype is torch.float32:
+                other = other.to(self._dtype)
+            if self._channels_last and other.dim() == 4:
+                other = other.contiguous(memory_format=torch.channels_last)
+            if other is not plain:
+                forms.append((parameter, plain, other))
+        return forms
+
+    def _is_cast(self, part: nn.Module) -> bool:
+        if isinstance(part, torch.jit.ScriptModule):
+            return part.original_name in {kind.__name__ for kind in self._CAST}
+        return isinstance(part, self._CAST)
+
+
+def _own(part: nn.Module) -> list[torch.Tensor]:
+    return [one for name, one in part.named_parameters(recurse=False) if name in ("weight", "bias")]
+
+
+def _with_channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dim() == 4 and tensor.is_floating_point():
+        return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor
+
+
+def _copied(inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Copy the tensors: a model may change what it is given."""
+    copied: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors((inputs, named), torch.clone)
+    return copied
+
+
+def _inductor_config(settings: tuple[tuple[str, Any], ...]) -> Any:
+    from torch._inductor import config
+
+    return config.patch(dict(settings))
+
+
+def _shown(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

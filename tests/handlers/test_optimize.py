@@ -1,0 +1,190 @@
+"""The section `optimize:` as it is read, and what becomes of it for each kind of model."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from handlers import LoadError
+from handlers.optimize import Compile, Optimization, optimize_model, read
+from handlers.optimized import OptimizedModel
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"dtype": "bfloat16"}, Optimization(dtype="bfloat16")),
+        ({"dtype": "float32"}, Optimization()),
+        ({"channels_last": True}, Optimization(channels_last=True)),
+        ({"compile": True}, Optimization(compile=Compile("inductor"))),
+        ({"compile": False, "channels_last": False}, Optimization()),
+        ({"compile": "eager"}, Optimization(compile=Compile("eager"))),
+        ({"compile": {}}, Optimization(compile=Compile("inductor"))),
+        (
+            {"compile": {"backend": "inductor", "mode": "max-autotune", "dynamic": True}},
+            Optimization(compile=Compile("inductor", "max-autotune", True)),
+        ),
+        ({"compile": True, "freezing": True}, Optimization(compile=Compile(), freezing=True)),
+        ({"compile": True, "cuda_graphs": True}, Optimization(compile=Compile(), cuda_graphs=True)),
+        ({"dtype": "float16", "tolerance": 0.5}, Optimization(dtype="float16", tolerance=0.5)),
+        ({"tolerance": 1}, Optimization(tolerance=1.0)),
+    ],
+)
+def test_the_section(section, expected):
+    assert read({"optimize": section}) == expected
+
+
+@pytest.mark.parametrize("config", [None, {}, {"optimize": None}, {"optimize": False}, {"optimize": {}}, {"pt2": "eager"}])
+def test_no_section(config):
+    assert read(config) is None
+
+
+@pytest.mark.parametrize(
+    ("section", "message", "hint"),
+    [
+        (True, "optimize in model-config.yaml is True", "write lines such as dtype"),
+        ("bfloat16", "optimize in model-config.yaml is 'bfloat16'", "the settings are dtype"),
+        ({"dtyp": "bfloat16"}, "optimize.dtyp in model-config.yaml is no setting", "the settings are dtype"),
+        ({1: 2}, "optimize.1 in model-config.yaml is no setting", "the settings are dtype"),
+        ({"dtype": "int8"}, "optimize.dtype in model-config.yaml is 'int8'", "float32, float16, bfloat16"),
+        ({"dtype": ["bfloat16"]}, "optimize.dtype", "write one of"),
+        ({"dtype": None}, "optimize.dtype", "write one of"),
+        ({"channels_last": "yes"}, "optimize.channels_last", "true or false"),
+        ({"freezing": 1}, "optimize.freezing", "true or false"),
+        ({"cuda_graphs": None}, "optimize.cuda_graphs", "true or false"),
+        ({"compile": 3}, "optimize.compile in model-config.yaml is 3", "the name of a backend"),
+        ({"compile": ""}, "optimize.compile in", "the name of a backend"),
+        ({"compile": {"fullgraph": True}}, "optimize.compile.fullgraph", "backend, mode, dynamic"),
+        ({"compile": {"backend": 3}}, "optimize.compile.backend", "inductor"),
+        ({"compile": {"mode": "fast"}}, "optimize.compile.mode", "reduce-overhead"),
+        ({"compile": {"dynamic": "auto"}}, "optimize.compile.dynamic", "true or false"),
+        ({"tolerance": 0}, "optimize.tolerance", "0.02"),
+        ({"tolerance": 1.5}, "optimize.tolerance", "0.02"),
+        ({"tolerance": float("nan")}, "optimize.tolerance", "0.02"),
+        ({"tolerance": True}, "optimize.tolerance", "0.02"),
+        ({"tolerance": "0.1"}, "optimize.tolerance", "0.02"),
+        ({"cuda_graphs": True}, "optimize.cuda_graphs in model-config.yaml needs compile", "compile: true"),
+        ({"compile": "eager", "freezing": True}, "optimize.freezing .* is for the backend inductor", "remove it"),
+        ({"compile": "eager", "cuda_graphs": True}, "optimize.cuda_graphs .* is for the backend inductor", "remove it"),
+        ({"compile": {"backend": "eager", "mode": "default"}}, "compile.mode .* the backend is eager", "remove it"),
+    ],
+)
+def test_what_is_wrong_is_told_with_what_to_do(section, message, hint):
+    with pytest.raises(LoadError, match=message) as caught:
+        read({"optimize": section})
+    assert hint in str(caught.value)
+
+
+def test_torch_compile_is_asked_for_in_one_place():
+    with pytest.raises(LoadError, match="twice, in optimize.compile and in pt2"):
+        read({"optimize": {"compile": True}, "pt2": {"compile": {"enable": True}}})
+    assert read({"optimize": {"compile": True}, "pt2": {"compile": {"enable": False}}}) is not None
+    assert read({"optimize": {"dtype": "bfloat16"}, "pt2": "eager"}) is not None
+
+
+def test_the_tolerance_goes_with_the_dtype():
+    limits = {name: read({"optimize": {"dtype": name}}).limit for name in ("float32", "float16", "bfloat16")}
+    assert limits == {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
+    assert read({"optimize": {"dtype": "bfloat16", "tolerance": 0.02}}).limit == 0.02
+
+
+def test_the_words_for_it():
+    everything = {"dtype": "bfloat16", "channels_last": True, "compile": True, "freezing": True, "cuda_graphs": True}
+    assert read({"optimize": everything}).describe() == "bfloat16, channels_last, inductor, freezing, CUDA graphs"
+    assert Optimization(compile=Compile(mode="max-autotune", dynamic=False)).describe() == (
+        "inductor (mode=max-autotune, dynamic=False)"
+    )
+    assert Optimization().describe() == "nothing"
+
+
+def scripted():
+    return torch.jit.script(nn.Linear(2, 2).eval())
+
+
+def test_a_model_that_is_compiled_already_stays_as_it_is(caplog):
+    class Package:
+        summary = "AOTInductor package for cpu"
+
+    package = Package()
+    assert optimize_model(package, Optimization(dtype="bfloat16"), None) is package
+    assert "no effect on this model (AOTInductor package for cpu)" in caplog.text
+
+
+def test_nothing_to_do():
+    model = nn.Linear(2, 2).eval()
+    assert optimize_model(model, Optimization(tolerance=0.5), None) is model
+
+
+def test_freezing_is_the_compilers(caplog):
+    model = nn.Linear(2, 2).eval()
+    assert optimize_model(model, Optimization(freezing=True), None) is model
+    assert "freezing without compile has no effect on this kind of model" in caplog.text
+
+
+def test_torchscript_is_not_compiled_again(caplog):
+    model = scripted()
+    assert optimize_model(model, Optimization(compile=Compile()), None) is model
+    assert "compile has no effect on TorchScript" in caplog.text
+    caplog.clear()
+    assert optimize_model(model, Optimization(channels_last=True), None, pt2={"backend": "eager"}) is not model
+    assert "pt2 has no effect on TorchScript" in caplog.text
+
+
+def test_cuda_graphs_need_cuda(caplog):
+    caplog.set_level(logging.INFO)
+    model = optimize_model(nn.Linear(2, 2).eval(), Optimization(compile=Compile("eager"), cuda_graphs=True), None)
+    assert isinstance(model, OptimizedModel)
+    assert "optimize.cuda_graphs has no effect on cpu" in caplog.text
+    assert "Optimizing with eager; " in caplog.text
+
+
+def test_frozen_torchscript_gives_the_same_and_has_gradients(caplog):
+    caplog.set_level(logging.INFO)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    inputs = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = plain(inputs)
+    model = optimize_model(torch.jit.script(plain), Optimization(freezing=True), None)
+    with torch.inference_mode():
+        assert torch.allclose(model(inputs), expected, atol=1e-5)
+        assert torch.allclose(model(inputs[:1]), expected[:1], atol=1e-5)
+    assert model.serving == "freezing"
+    inputs.requires_grad_()
+    model(inputs).sum().backward()
+    assert inputs.grad.abs().sum() > 0
+
+
+def test_torchscript_in_sixteen_bits():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    inputs = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = plain(inputs)
+    for script in (torch.jit.script(plain), torch.jit.trace(plain, inputs)):
+        model = optimize_model(script, Optimization(dtype="bfloat16", channels_last=True), None)
+        with torch.inference_mode():
+            found = model(inputs)
+        assert model.serving == "bfloat16, channels_last"
+        assert found.dtype == torch.float32
+        assert 0 < (found - expected).abs().max() < 0.05
+        assert next(script.parameters()).dtype == torch.bfloat16
+
+
+def test_the_arguments_of_pt2_are_used_beside_the_section():
+    model = optimize_model(nn.Linear(2, 2).eval(), Optimization(dtype="bfloat16"), None, pt2={"backend": "eager"})
+    with torch.inference_mode():
+        model(torch.rand(1, 2))
+    assert model.serving == "bfloat16 and pt2"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graphs():
+    gpu = torch.device("cuda:0")
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).eval().to(gpu)
+    inputs = torch.rand(4, 8, device=gpu)
+    with torch.inference_mode():
+        expected = plain(inputs)
+        model = optimize_model(plain, Optimization(dtype="float16", compile=Compile(), cuda_graphs=True), gpu)
+        found = [model(inputs[index : index + 1]) for index in range(4)]
+    assert model.serving == "float16, inductor, CUDA graphs"
+    assert torch.allclose(torch.cat(found), expected, atol=0.01)

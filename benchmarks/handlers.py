@@ -11,8 +11,8 @@ drives it with load, ends it, measures its handler without a server, too, and wr
     python benchmarks/handlers.py --quick                          # does it run? some minutes, rough figures
     python benchmarks/handlers.py --workloads lite0 --contenders defaults,compiled --parts load
 
-Weights and photographs are downloaded with pip at the first run, and kept in ``handlers_bench/.cache``. On a machine with
-an NVIDIA GPU the models run there, and there is a load of 64 connections, too.
+Weights and photographs are downloaded with pip at the first run, and kept in ``handlers_bench/.cache``. On a machine
+with an NVIDIA GPU the models run there, and there is a load of 64 connections, too.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--contenders", default=",".join(contenders.CONTENDERS), help="of %(default)s")
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s; loop is without a server")
     parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="one round of 1 s with few pictures, unless said otherwise")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of 1 s with few pictures, unless said otherwise"
+    )
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy the logs of a server that failed there")
     parser.add_argument("--output-dir", type=Path, default=serving.RESULTS, help="default: benchmarks/results")
     options = parser.parse_args(arguments)
@@ -177,7 +179,7 @@ def main() -> int:
     options = parse()
     machine.compile_packages()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, serving.ended)  # as an exception, so that servers and files are taken away
+        signal.signal(number, serving.raise_exit)  # as an exception, so that servers and files are taken away
     with tempfile.TemporaryDirectory(prefix="tmbench-", ignore_cleanup_errors=True) as folder:
         # What is compiled for one server is there for the next, as on a machine that starts it a second time.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")

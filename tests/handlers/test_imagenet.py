@@ -25,7 +25,9 @@ SIZES = [
 def photograph(size, mode="RGB"):
     generator = torch.Generator().manual_seed(sum(size))
     channels = len(Image.new(mode, (1, 1)).getbands())
-    pixels = torch.randint(0, 256, (size[1] // 3 + 1, size[0] // 3 + 1, channels), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (size[1] // 3 + 1, size[0] // 3 + 1, channels), generator=generator, dtype=torch.uint8
+    )
     small = Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.numpy().tobytes())
     return small.resize(size, Image.Resampling.BICUBIC)
 

@@ -32,7 +32,24 @@ STEPS = (
     "_remove_puncutation",
     "_tokenize",
 )
-PARTS = ["<b>", "<br />", '<br "/>', "&nbsp;", "é", "ﬁ", "’", "\n", "\u00a0", "I'd", "DON'T", "a.b", "(x)", ";", ":", "!?"]
+PARTS = [
+    "<b>",
+    "<br />",
+    '<br "/>',
+    "&nbsp;",
+    "é",
+    "ﬁ",
+    "’",
+    "\n",
+    "\u00a0",
+    "I'd",
+    "DON'T",
+    "a.b",
+    "(x)",
+    ";",
+    ":",
+    "!?",
+]
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -1,4 +1,4 @@
-"""The default processing of pictures for ImageNet: the numbers of torchvision's transforms, in less time."""
+"""The default processing of pictures for ImageNet: the numbers of torchvision's transforms, by a shorter way."""
 
 from __future__ import annotations
 

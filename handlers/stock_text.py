@@ -45,7 +45,8 @@ class StockTextMethods:
     def summarize_attributions(self, attributions: torch.Tensor) -> torch.Tensor:
         """Bring attributions to one scale: their softmax, over the length of its sums."""
         shares = functional.softmax(attributions, dim=0 if attributions.ndim in (0, 1, 3) else 1)
-        return shares / torch.norm(shares.sum(dim=-1))
+        summarized: torch.Tensor = shares / torch.norm(shares.sum(dim=-1))
+        return summarized
 
     @cached_property
     def lig(self) -> Any:

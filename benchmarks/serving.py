@@ -266,7 +266,8 @@ def write(results: Results, folder: Path) -> str:
     return text
 
 
-def _ended(number: int, _frame: object) -> None:
+def raise_exit(number: int, _frame: object) -> None:
+    """Ends the run at a signal, with what it takes away at its end."""
     sys.exit(128 + number)
 
 
@@ -275,7 +276,7 @@ def main() -> int:
     options = parse()
     machine.compile_packages()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _ended)  # as an exception, so that servers and files are taken away
+        signal.signal(number, raise_exit)  # as an exception, so that servers and files are taken away
     with tempfile.TemporaryDirectory(prefix="tmbench-", ignore_cleanup_errors=True) as folder:
         run = prepare(options, Path(folder))
         try:

@@ -17,6 +17,7 @@ from handlers.prepared import current
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Self
 
     from handlers.context import Context
 
@@ -27,6 +28,13 @@ class ModelHolder:
     """Load an archive's model; the part of `BaseHandler` that runs once."""
 
     _current_context: Context | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004
+        """Set what a batch needs, also where a subclass overrides `__init__` and `initialize` and calls neither."""
+        handler = super().__new__(cls)
+        handler.model_yaml_config = {}
+        handler._eager_model = None
+        return handler
 
     def __init__(self) -> None:
         self.model: Any = None

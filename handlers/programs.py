@@ -53,7 +53,10 @@ class CompiledPackage:
 
 
 class OnnxModel:
-    """An ONNX model in a session of ONNX Runtime. Tensors in; one tensor out, or a tuple of them."""
+    """An ONNX model in a session of ONNX Runtime. Tensors in; one tensor out, or a tuple of them.
+
+    Its other methods, such as `run` and `get_inputs`, are those of the session, which TorchServe gives its handlers.
+    """
 
     def __init__(self, session: Any, device: torch.device) -> None:
         provider = session.get_providers()[0].removesuffix("ExecutionProvider")
@@ -62,6 +65,11 @@ class OnnxModel:
         self._device = device
         self._inputs = [item.name for item in session.get_inputs()]
         self._outputs = [item.name for item in session.get_outputs()]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # while it is copied there is no session yet
+            raise AttributeError(name)
+        return getattr(self._session, name)
 
     def __call__(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Run the model on inputs in the model's own order, or by name."""

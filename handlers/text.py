@@ -18,6 +18,7 @@ _WANTED = 'send a text, or {"text": "..."} as JSON'
 # Tags, and entities such as &nbsp; and &#39;.
 _MARKUP = re.compile(r"<[^>\n]*>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SPACED = str.maketrans({mark: f" {mark} " for mark in "'.,()!?"} | dict.fromkeys(";:", " "))
 
 # Contractions by their ending. The models of TorchServe's users were trained on just these.
 _ENDINGS = {
@@ -46,7 +47,7 @@ _CONTRACTIONS = {
     "won't": "will not",
     "y'all": "you all",
 }
-_CONTRACTED = re.compile("|".join(map(re.escape, _CONTRACTIONS)))
+_CONTRACTED = re.compile("|".join(map(re.escape, _CONTRACTIONS)), re.ASCII | re.IGNORECASE)
 
 
 def read_text(value: Any) -> str:
@@ -65,16 +66,39 @@ def read_text(value: Any) -> str:
     return value
 
 
+def without_markup(text: str) -> str:
+    """Leave out tags and entities."""
+    return _MARKUP.sub("", text)
+
+
+def without_contractions(text: str) -> str:
+    """Write contractions out, with the first letter as it is, and leave out all other apostrophes."""
+    return _CONTRACTED.sub(lambda found: found[0][0] + _CONTRACTIONS[found[0].lower()][1:], text).replace("'", "")
+
+
+def without_accents(text: str) -> str:
+    """Leave plain letters of accented ones, and nothing of what is not ASCII then."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+
+
+def without_punctuation(text: str) -> str:
+    """Leave out punctuation."""
+    return text.translate(_PUNCTUATION)
+
+
 def words(text: str) -> list[str]:
     """Split a text into plain words, as TorchServe's text classifier does.
 
     Without markup, accents and punctuation, in lower case, contractions written out: `<b>Isn't it caf\u00e9?</b>` is
     `is`, `not`, `it`, `cafe`.
     """
-    text = _MARKUP.sub("", text).lower()
-    text = _CONTRACTED.sub(lambda found: _CONTRACTIONS[found[0]], text)
-    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-    return text.translate(_PUNCTUATION).split()
+    return without_punctuation(without_accents(without_contractions(without_markup(text).lower()))).split()
+
+
+def split(text: str) -> list[str]:
+    """Split a text in lower case at blanks and at punctuation, which counts as words: torchtext's `basic_english`."""
+    text = text.lower().replace('"', "").replace("<br />", " ")
+    return text.translate(_SPACED).split()
 
 
 def ngrams(tokens: Sequence[str], longest: int) -> Iterator[str]:

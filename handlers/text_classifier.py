@@ -24,6 +24,12 @@ class TextClassifier(TextHandler):
     `{"World": 0.01, "Sports": 0.96, "Business": 0.02, "Science": 0.01}`
     """
 
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on `Texts`, or on the pair that a `preprocess` for TorchServe gives: numbers and words."""
+        if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], torch.Tensor):
+            return super().inference(data[0], torch.zeros(1, dtype=torch.int64, device=self.device))
+        return super().inference(data, *args, **kwargs)
+
     def postprocess(self, data: Any) -> list[Any]:
         """Turn the model's output into a dict of label to probability for each request."""
         probabilities = functional.softmax(tensor_of(data, "logits").float(), dim=1)

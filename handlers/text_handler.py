@@ -14,6 +14,7 @@ from handlers.base import BaseHandler
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
 from handlers.signature import read_signature
+from handlers.stock_text import StockTextMethods
 from handlers.tokenizer import INPUTS, TextTokenizer
 from handlers.vocabulary import Vocabulary, read_vocabulary
 
@@ -37,7 +38,7 @@ class Texts:
     mask: torch.Tensor | None = None
 
 
-class TextHandler(BaseHandler):
+class TextHandler(StockTextMethods, BaseHandler):
     """Read the text of each request and make tokens of it; a subclass says in `postprocess` what to answer.
 
     With a `tokenizer.json` in the archive (and the package tokenizers on the server) the model is called with
@@ -70,14 +71,23 @@ class TextHandler(BaseHandler):
             self.tokenizer = TextTokenizer(folder / "tokenizer.json", self._max_length())
             self.input_names = self._input_names()
             return
+        path = Path(self.get_source_vocab_path(context))
+        self.source_vocab = read_vocabulary(path, weights_only=self._weights_only())
+
+    def get_source_vocab_path(self, ctx: Context) -> str:
+        """Give the path of the vocabulary. Runs in `initialize` if the archive holds no tokenizer.
+
+        Default: `source_vocab.pt` in the archive, or what its manifest names.
+        """
         entry = (self.manifest or {}).get("model") or {}
+        folder = Path(str(ctx.system_properties.get("model_dir") or ""))
         path = folder / Path(str(entry.get("sourceVocab") or "source_vocab.pt")).name
         if not path.is_file():
             raise LoadError(
                 "the archive holds neither a tokenizer.json nor a source_vocab.pt",
                 hint="add one of them with --extra-files",
             )
-        self.source_vocab = read_vocabulary(path, weights_only=self._weights_only())
+        return str(path)
 
     def _max_length(self) -> int | None:
         given = self._handler_config().get("max_length", self.max_length)

@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 from handlers.errors import BadInputError
+from handlers.imagenet import make_processing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,16 +40,7 @@ class Processing:
         return self.made
 
 
-imagenet_processing = Processing(
-    lambda transforms: transforms.Compose(
-        [
-            transforms.Resize(256),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-        ]
-    )
-)
+imagenet_processing = Processing(make_processing)
 """The middle 224 x 224 pixels after scaling to 256, normalised, as torchvision's models for ImageNet take them."""
 
 whole_picture = Processing(lambda transforms: transforms.Compose([transforms.ToTensor()]))

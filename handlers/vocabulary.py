@@ -19,7 +19,11 @@ _FORMS = 'save a dict, torch.save({"word": 0, ...}, "source_vocab.pt"), or the l
 
 
 class Vocabulary:
-    """Numbers for words. A word that it does not hold goes by the number of `<unk>`, or is left out without one."""
+    """Numbers for words. A word that it does not hold goes by the number of `<unk>`, or is left out without one.
+
+    `vocabulary["rain"]` and all methods of what the file holds are there for handlers that were written for TorchServe,
+    which gives them just that object.
+    """
 
     def __init__(self, table: Any) -> None:
         if isinstance(table, list | tuple):
@@ -32,6 +36,25 @@ class Vocabulary:
             return int(self._table[word])
         except (LookupError, RuntimeError):  # the latter: torchtext's vocabularies
             return None
+
+    def __getitem__(self, word: str) -> int:
+        number = self._find(word)
+        if number is None:
+            number = self._unknown
+        if number is None:
+            raise KeyError(word)
+        return number
+
+    def __contains__(self, word: str) -> bool:
+        return self._find(word) is not None
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # while it is copied there is no table yet
+            raise AttributeError(name)
+        return getattr(self._table, name)
 
     def numbers(self, words: Iterable[str]) -> list[int]:
         """Give the numbers of words, in their order."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.serving_bench.contenders import KINDS, Contender
 from benchmarks.serving_bench.results import Results, ratio
-from benchmarks.serving_bench.targets import SCALED, targets
+from benchmarks.serving_bench.targets import SCALED, Target, targets
 
 NOTHING = "-"
 
@@ -38,37 +38,40 @@ def markdown(results: Results, plot: str | None = None) -> str:
         results: of a run.
         plot: address of the chart, to be shown at the top.
     """
-    parts = ["# Serving: torchmar beside TorchServe", _settings(results)]
+    parts = ["# Serving: torchmar beside TorchServe", settings_lines(results)]
     if plot:
         parts.append(f"![requests per second, start, scaling and memory]({plot})")
     if results.problems:
         parts += ["## What went wrong", "\n".join(f"- {problem}" for problem in results.problems)]
-    parts += ["## Targets", _targets(results)]
+    parts += ["## Targets", target_table(targets(results))]
     if results.loads or results.bares:
-        parts += [part for workload in results.titles for part in _workload(results, workload)]
+        parts += [part for workload in results.titles for part in workload_tables(results, workload)]
     if results.lives:
         parts += [f"## Start, scaling and memory ({SCALED})", _lives(results)]
     parts += ["## Contenders", _contenders(results)]
     return "\n\n".join(parts) + "\n"
 
 
-def _settings(results: Results) -> str:
+def settings_lines(results: Results) -> str:
+    """What the figures depend on, as a list."""
     lines = [f"- {name}: {value}" for name, value in results.settings.items()]
     lines.append(f"- typical spread between rounds, (largest - smallest) / median: {results.spread:.0%}")
     lines.append("- a number in brackets is the ratio to the first row")
     return "\n".join(lines)
 
 
-def _targets(results: Results) -> str:
+def target_table(bounds: Iterable[Target]) -> str:
+    """What was aimed at, and whether it was met."""
     words = {True: "yes", False: "**no**", None: "not measured"}
     rows = [
         (target.text, f"{target.sign} {target.bound:g}", number(target.measured), words[target.met])
-        for target in targets(results)
+        for target in bounds
     ]
     return table(("ratio", "target", "measured", "met?"), rows)
 
 
-def _workload(results: Results, workload: str) -> list[str]:
+def workload_tables(results: Results, workload: str) -> list[str]:
+    """The parts of the report about the load of one workload, and its bare handler."""
     base = results.contenders[0]
     head = [f"{count} connection{'s' if count > 1 else ''}" for count in results.connections]
 

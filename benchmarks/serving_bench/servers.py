@@ -28,7 +28,7 @@ from serving.control.ports import choose_free
 from serving.errors import ServingError
 
 MARK = "TORCHMAR_BENCHMARK"
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 600.0  # a model that is compiled takes minutes where there are few cores
 _POLL_S = 0.02
 _GRACE_S = 15.0
 # Settings of the caller's that would take a contender's own default from it.
@@ -73,7 +73,7 @@ class Server:
         Raises:
             ServingError: it was an error.
         """
-        with Transport(Address(self.inference)) as transport:
+        with Transport(Address(self.inference), START_TIMEOUT_S) as transport:
             headers = {"Content-Type": "application/octet-stream"}
             return transport.checked("POST", f"/predictions/{self.model}", body=body, headers=headers).body
 
@@ -191,8 +191,10 @@ def start_command(contender: Contender, model: str, folder: Path) -> list[str]:
     ]
     if contender.kind == "stock":
         return [_program("torchserve"), "--start", *common]
-    stock = ["--stock-worker"] if contender.kind == "stock-quiet" else []
-    return [_program("torchmar"), "start", "--quiet", *stock, *common]
+    options = ["--quiet", "--timeout", str(int(START_TIMEOUT_S))]
+    if contender.kind == "stock-quiet":
+        options.append("--stock-worker")
+    return [_program("torchmar"), "start", *options, *common]
 
 
 def _program(name: str) -> str:

@@ -119,6 +119,8 @@ class Archives:
         handler: str | None = None,
         config: dict[str, Any] | None = None,
         labels: Any = None,
+        vocabulary: Any = None,
+        serialized: str = "weights.pt",
     ) -> Path:
         """Write the given parts; `weights` is a state dict, a ScriptModule or None. The handler is `h_<folder>`."""
         folder = self.root / f"archive{len(list(self.root.iterdir()))}"
@@ -128,11 +130,11 @@ class Archives:
             entry["modelFile"] = f"net_{folder.name}.py"
             (folder / entry["modelFile"]).write_text(textwrap.dedent(model_file))
         if weights is not None:
-            entry["serializedFile"] = "weights.pt"
+            entry["serializedFile"] = serialized
             if isinstance(weights, torch.jit.ScriptModule):
-                weights.save(str(folder / "weights.pt"))
+                weights.save(str(folder / serialized))
             else:
-                torch.save(weights, folder / "weights.pt")
+                torch.save(weights, folder / serialized)
         if handler is not None:
             (folder / f"h_{folder.name}.py").write_text(textwrap.dedent(handler))
         if config is not None:
@@ -140,6 +142,8 @@ class Archives:
             (folder / "model-config.yaml").write_text(yaml.safe_dump(config))
         if labels is not None:
             (folder / "index_to_name.json").write_text(json.dumps(labels))
+        if vocabulary is not None:
+            torch.save(vocabulary, folder / "source_vocab.pt")
         (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"model": entry}))
         return folder
 

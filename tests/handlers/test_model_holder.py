@@ -35,6 +35,24 @@ def test_the_context_of_a_batch_that_is_prepared_hides_the_other_in_its_thread()
     assert holder.context == "worker's"
 
 
+def test_a_handler_that_calls_neither_constructor_nor_initialize_of_its_base(make_context):
+    """As some of TorchServe's do: they set what they need themselves."""
+
+    class Own(BaseHandler):
+        def __init__(self):
+            self.initialized = False
+
+        def initialize(self, context):
+            self.model, self.device, self.initialized = torch.nn.Identity(), torch.device("cpu"), True
+
+        def preprocess(self, data):
+            return torch.ones(len(data), 2)
+
+    handler = Own()
+    handler.initialize(make_context())
+    assert handler.handle([{"body": b"x"}, {"body": b"y"}], make_context(requests=2)) == [[1.0, 1.0], [1.0, 1.0]]
+
+
 # ---- the section optimize ------------------------------------------------------------------------------------------
 
 CLASSIFIER = """

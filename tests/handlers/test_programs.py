@@ -3,6 +3,7 @@
 AOTInductor takes a C++ compiler many seconds: tests/integration/test_publish.py has its tests, and one package.
 """
 
+import copy
 import io
 import json
 import subprocess
@@ -159,6 +160,16 @@ def test_an_onnx_model_gives_what_the_module_gives(net, onnx):
     assert describe(loaded) == "ONNX model on ONNX Runtime's CPU provider"
     with pytest.raises(TypeError, match="takes 2 inputs, and 3 were given"):
         loaded(*inputs, inputs[0])
+
+
+def test_an_onnx_model_is_asked_as_the_session_that_torchserve_gives(net, onnx):
+    loaded = load_program(onnx, CPU)
+    names = [item.name for item in loaded.get_inputs()]
+    inputs = torch.randn(2, 3), torch.randn(2, 2)
+    total, _ = loaded.run(None, {name: one.numpy() for name, one in zip(names, inputs, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(total), net(*inputs)["sum"])
+    assert not hasattr(loaded, "eval")
+    assert not hasattr(copy.copy(loaded), "_no_such")
 
 
 def test_one_output_of_onnx_is_a_tensor(tmp_path):

@@ -1,3 +1,4 @@
+import copy
 from collections import OrderedDict
 
 import pytest
@@ -54,3 +55,13 @@ def test_a_damaged_file(tmp_path, content):
 def test_no_file(tmp_path):
     with pytest.raises(LoadError, match="no vocabulary at"):
         read_vocabulary(tmp_path / "none.pt")
+
+
+def test_handlers_of_torchserve_look_words_up_in_it():
+    found = Vocabulary({"a": 3, "b": 4})
+    assert (found["a"], found.get("z", 9), len(found), "b" in found, "z" in found) == (3, 9, 2, True, False)
+    assert list(found.keys()) == ["a", "b"]
+    with pytest.raises(KeyError):
+        found["z"]
+    assert Vocabulary({"<unk>": 7})["z"] == 7
+    assert copy.copy(found)["b"] == 4

@@ -1,0 +1,58 @@
+"""What TorchServe's text handler offers to handlers that extend it, by the names that it has there."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from handlers import text
+from handlers.errors import NotSupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class StockTextMethods:
+    """The helpers that a `preprocess` or `get_insights` written for TorchServe calls on `self`."""
+
+    model: Any
+    input_text: Any = None
+
+    def _remove_html_tags(self, content: str) -> str:
+        return text.without_markup(content)
+
+    def _expand_contractions(self, content: str) -> str:
+        return text.without_contractions(content)
+
+    def _remove_accented_characters(self, content: str) -> str:
+        return text.without_accents(content)
+
+    def _remove_punctuation(self, content: str) -> str:
+        return text.without_punctuation(content)
+
+    _remove_puncutation = _remove_punctuation  # TorchServe has both spellings
+
+    def _tokenize(self, content: str) -> list[str]:
+        return text.split(content)
+
+    def get_word_token(self, input_tokens: Sequence[str]) -> list[str]:
+        """Take the mark of a blank out of the tokens of a byte-pair tokenizer."""
+        return [token.replace("\u0120", "") for token in input_tokens]
+
+    def summarize_attributions(self, attributions: torch.Tensor) -> torch.Tensor:
+        """Bring attributions to one scale: their softmax, over the length of its sums."""
+        shares = functional.softmax(attributions, dim=0 if attributions.ndim in (0, 1, 3) else 1)
+        summarized: torch.Tensor = shares / torch.norm(shares.sum(dim=-1))
+        return summarized
+
+    @cached_property
+    def lig(self) -> Any:
+        """Captum's integrated gradients for the model's layer `embedding`."""
+        try:
+            from captum.attr import LayerIntegratedGradients
+        except ImportError as error:
+            raise NotSupportedError("explanations need the package captum, which the server lacks") from error
+        return LayerIntegratedGradients(self.model, self.model.embedding)

@@ -25,6 +25,13 @@ FOLDER: Final = f"{MANIFEST_DIRECTORY}/samples"
 #: The frontend's default for ``max_request_size``; a larger request is refused with status 413.
 MAX_REQUEST: Final = 6_553_500
 _OPTION: Final = "--sample"
+#: Those that Python does not know: of the tensor handler's forms, which have no registered names.
+_MEDIA_TYPES: Final = {
+    ".npy": "application/x-npy",
+    ".npz": "application/x-npz",
+    ".safetensors": "application/safetensors",
+    ".webp": "image/webp",  # Python has it from 3.13 on
+}
 _SUFFIX_LIMIT: Final = 16
 
 
@@ -49,8 +56,8 @@ class GivenSample:
 
 def content_type_of(name: str) -> str:
     """The media type that a file is sent with, by its name, whatever the system has been told of such names."""
-    if name.lower().endswith(".webp"):
-        return "image/webp"  # Python has it from 3.13 on
+    if known := _MEDIA_TYPES.get(Path(name).suffix.lower()):
+        return known
     # Of its own: the module's functions know the files of this system too, and an archive would depend on them.
     return mimetypes.MimeTypes().guess_type(name)[0] or "application/octet-stream"
 

@@ -157,11 +157,13 @@ class BaseHandler(ModelHolder):
         """Explain one prediction. Runs in place of `inference` and `postprocess` for requests to `/explanations`.
 
         `data_preprocess` is what `preprocess` gave, `[1, ...]`; `raw_data` is the list of the one request. Gives a
-        list with one item. Default: `get_insights` for the request's parameter `target`, 0 without one.
+        list with one item. Default: `get_insights` for the request's parameter `target`, or that of its JSON object; 0
+        without one.
         """
         row = raw_data[0]
-        target = (row.get("target") or 0) if isinstance(row, dict) else 0
-        return self.get_insights(data_preprocess, row_value(row), target)
+        value = row_value(row)
+        given = [one.get("target") for one in (row, value) if isinstance(one, dict)]
+        return self.get_insights(data_preprocess, value, next(filter(None, given), 0))
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any) -> Any:  # noqa: ARG002
         """Attribute a prediction to its input. Runs in `explain_handle`.

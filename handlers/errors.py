@@ -5,6 +5,7 @@ with the error's whole text, which therefore says what to do.
 
     RequestError (400)              one request cannot be answered; the others of its batch can
     ├── BadInputError (400)         the body is not what the model takes
+    ├── NotAcceptableError (406)    the reply cannot have the form that the request accepts
     ├── TooLargeError (413)         the body is more than the model takes
     ├── UnsupportedMediaError (415) the body's content type is not one that the handler reads
     └── NotSupportedError (501)     the handler does not offer what was asked for
@@ -44,6 +45,12 @@ class BadInputError(RequestError):
     """The body is not what the model takes."""
 
     status = 400
+
+
+class NotAcceptableError(RequestError):
+    """The reply cannot have the form that the request accepts."""
+
+    status = 406
 
 
 class TooLargeError(RequestError):

@@ -12,6 +12,7 @@ from handlers.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_MOST = 2**63 - 1  # the largest whole number that torch makes of a Python one
 _DEEPEST = 128  # nested lists; torch makes a tensor of no more dimensions
 _SHOWN = 40  # characters of a client's text that an error repeats
 
@@ -71,11 +72,13 @@ def numbers_to_tensor(value: Any, dtype: torch.dtype = torch.float32) -> torch.T
         if dtype.is_floating_point:
             exact = torch.float64 if dtype is torch.float64 else torch.float32
             return torch.as_tensor(value, dtype=exact).to(dtype)
+        if dtype is torch.uint64 and (large := _unsigned(value)) is not None:
+            return large
         found = torch.as_tensor(value, dtype=torch.float64 if _has_fractions(value) else None)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         _shape(value, "", 0)
         raise BadInputError(f"the input cannot be made a tensor: {error}") from error
-    low, high = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    low, high = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, min(torch.iinfo(dtype).max, _MOST))
     if found.is_floating_point():  # the largest int64 is none of its numbers, the one after it is
         wrong = (found != found.round()) | (found < low) | (found >= float(high) + 1)
     else:
@@ -84,6 +87,19 @@ def numbers_to_tensor(value: Any, dtype: torch.dtype = torch.float32) -> torch.T
         name = str(dtype).removeprefix("torch.")
         raise BadInputError(f"{found[wrong][0].item()} is no {name}")
     return found.to(dtype)
+
+
+def _unsigned(value: Any) -> torch.Tensor | None:
+    """Give lists of whole numbers as uint64, which torch makes of none above the largest int64; None for others."""
+    import numpy as np
+
+    try:
+        found = np.array(value, dtype=object)
+    except ValueError:  # the lists are not of equal lengths
+        return None
+    if not all(type(one) is int and 0 <= one < 2**64 for one in found.flat):
+        return None
+    return torch.from_numpy(found.astype(np.uint64))
 
 
 def _has_fractions(value: Any) -> bool:

@@ -74,5 +74,5 @@ def class_index(target: Any) -> int:
     """Read the class that a request wants explained, `target`. Raises `BadInputError`."""
     try:
         return int(target.decode() if isinstance(target, bytes | bytearray) else target)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadInputError(f"the target {target!r} is not the index of a class") from error

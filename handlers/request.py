@@ -54,6 +54,14 @@ class RequestContext:
         return {str(name).lower(): value for name, value in found.items() if isinstance(value, str)}
 
     @property
+    def content_type(self) -> str:
+        """The Content-Type of the input, be it the body or a part of a form; empty if the client named none."""
+        found = {} if self._processor is None else self._processor.get_request_properties() or {}
+        parts = (found.get(name) for name in ("data", "body") if name in self.parameters)
+        part = next((one for one in parts if isinstance(one, dict)), None)
+        return self.headers.get("content-type", "") if part is None else str(part.get("content-type") or "")
+
+    @property
     def request_id(self) -> str | None:
         """The frontend's identifier of the request, as its log has it."""
         index = self._index()

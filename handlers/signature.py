@@ -12,12 +12,15 @@ from handlers.errors import BadInputError, LoadError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: The element types that JSON can hold, by the names that the record gives them.
+#: The element types that requests and replies can hold, by the names that the record gives them.
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
         torch.bool,
         torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
         torch.int8,
         torch.int16,
         torch.int32,
@@ -44,7 +47,13 @@ class Tensor:
         return bool(self.shape) and self.shape is not None and self.shape[0] is None
 
     def check(self, tensor: torch.Tensor) -> None:
-        """Refuse a tensor of another shape, with a `BadInputError` that says what was expected and what came."""
+        """Refuse a tensor of another type or shape, with a `BadInputError` that says what was expected and what came.
+
+        No type becomes another one: numbers could change.
+        """
+        if tensor.dtype != self.dtype:
+            wanted, given = (str(dtype).removeprefix("torch.") for dtype in (self.dtype, tensor.dtype))
+            raise BadInputError(f"the input {self.name!r} is expected in the type {wanted}, got {given}")
         expected = self.shape
         if expected is None:
             return

@@ -1,4 +1,4 @@
-"""The handler for models that take tensors and give tensors: numbers in JSON, and no code to write."""
+"""The handler for models that take tensors and give tensors, in JSON or as bytes, and no code to write."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from handlers import media, open_inference, tensor_codecs
 from handlers.base import BaseHandler
 from handlers.device import to_device
-from handlers.errors import BadInputError
-from handlers.inputs import numbers_to_tensor, read_json
+from handlers.errors import BadInputError, UnsupportedMediaError
+from handlers.inputs import is_empty, numbers_to_tensor, read_json
+from handlers.media import BINARY, JSON, NPY, NPZ, SAFETENSORS
 from handlers.signature import Signature, Tensor, named_tensors, read_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from handlers.context import Context
+    from handlers.open_inference import InferenceRequest
     from handlers.request import RequestContext
 
 _WANTED = '{"tensor_input": [[...]]} or {"instances": [...]}'
+_READERS = {NPZ: tensor_codecs.read_npz, SAFETENSORS: tensor_codecs.read_safetensors}
+_WRITERS = {NPZ: tensor_codecs.write_npz, SAFETENSORS: tensor_codecs.write_safetensors}
 
 
 @dataclass(frozen=True, eq=False)
 class TensorRequest:
-    """One request: the model's inputs in its order, and whether they came as instances, to be answered likewise."""
+    """One request: the model's inputs in its order, and what its reply depends on.
+
+    `instances` tells whether they came as instances, to be answered likewise; `form` is the media type of the body, and
+    `protocol` the request by the Open Inference Protocol, if it was one.
+    """
 
     inputs: tuple[torch.Tensor, ...]
     instances: bool = False
+    form: str = JSON
+    protocol: InferenceRequest | None = None
 
     @property
     def rows(self) -> int:
@@ -38,7 +49,11 @@ class TensorRequest:
 class TensorHandler(BaseHandler):
     """Answer tensors with tensors.
 
-    A request is JSON, in one of these forms; the first dimension counts rows, if the model takes rows:
+    The request's Content-Type tells its form, and where it is missing or says only that these are bytes, the first
+    bytes do. The reply has the same form, or the one that the header Accept asks for. The first dimension counts rows,
+    if the model takes rows.
+
+    `application/json`, in one of these forms:
 
     `{"tensor_input": [[...], ...]}` is the input as a whole. For a model of several inputs it is an object,
     `{"tensor_input": {"ids": [[...]], "mask": [[...]]}}`, and the names may also stand alone:
@@ -48,9 +63,20 @@ class TensorHandler(BaseHandler):
     `{"instances": [row, ...]}` has the rows one by one, each `{"ids": [...], "mask": [...]}` for several inputs. The
     reply is `{"predictions": [row, ...]}`.
 
-    Names, types and shapes are checked against what the manifest records (`inputs` under the key `torchmar`). Without a
-    record everything is float32 and of any shape, and each request runs by itself.
+    `{"inputs": [{"name", "shape", "datatype", "data"}]}` is the Open Inference Protocol, version 2, with its
+    extension for binary data; the reply is as the protocol has it.
+
+    `application/x-npy` is one array, `application/x-npz` and `application/safetensors` are several by name.
+
+    Names, types and shapes are checked against what the manifest records (`inputs` under the key `torchmar`), and no
+    type becomes another one. Without a record a request has one tensor of any shape, float32 where it is JSON without a
+    datatype, and each request runs by itself.
+
+    `own_envelopes` are those of TorchServe's envelopes that torchmar's workers leave out for this handler, because it
+    reads and writes these forms itself.
     """
+
+    own_envelopes = frozenset({"json", "kserve", "kservev2"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,9 +87,11 @@ class TensorHandler(BaseHandler):
         super().initialize(context)
         self.signature = read_signature(self.manifest)
 
-    def preprocess_one(self, data: Any, context: RequestContext) -> TensorRequest:  # noqa: ARG002
-        """Turn a request into the model's inputs."""
-        return _read(read_json(data, _WANTED), self.signature.inputs)
+    def preprocess_one(self, data: Any, context: RequestContext) -> TensorRequest:
+        """Turn a request into the model's inputs; refuse one whose reply could not have the form that it accepts."""
+        request = _read(data, context, self.signature.inputs)
+        _choose(request, context, len(self.signature.outputs))
+        return request
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the model on the requests, the rows of those that fit together at once.
@@ -83,11 +111,47 @@ class TensorHandler(BaseHandler):
                 answers[index] = (request, part)
         return answers
 
-    def postprocess(self, data: Any) -> Any:
-        """Turn the outputs into replies: a dict for each request. What an own `inference` gave becomes lists."""
-        if not (isinstance(data, list) and all(isinstance(item, tuple) and _is_ours([item[0]]) for item in data)):
-            return super().postprocess(data)
-        return [_reply(request, outputs) for request, outputs in data]
+    def postprocess_one(self, output: Any, context: RequestContext) -> Any:
+        """Turn the outputs for a request into its reply: a dict for JSON, else bytes.
+
+        What an own `inference` gave becomes lists.
+        """
+        if not (isinstance(output, tuple) and len(output) == 2 and _is_ours([output[0]])):
+            return super().postprocess_one(output, context)
+        request, outputs = output
+        choice = _choose(request, context, len(outputs))
+        if choice.form in (JSON, BINARY) and request.protocol is not None:
+            return self._answer_protocol(request.protocol, outputs, choice, context)
+        if choice.form == JSON:
+            reply: Any = _reply(request, outputs)
+        elif choice.form == NPY:
+            reply = tensor_codecs.write_npy(next(iter(outputs.values())))
+        else:
+            reply = _WRITERS[choice.form](outputs)
+        context.set_content_type(choice.name)
+        return reply
+
+    def _answer_protocol(
+        self,
+        request: InferenceRequest,
+        outputs: Mapping[str, torch.Tensor],
+        choice: media.Choice,
+        context: RequestContext,
+    ) -> Any:
+        entry = (self.manifest or {}).get("model") or {}
+        head = {
+            "model_name": str(entry.get("modelName") or ""),
+            "model_version": str(entry.get("modelVersion") or "1.0"),  # as the frontend calls one without a version
+            "id": request.id or context.request_id or "",
+        }
+        document, binary = open_inference.write(request, outputs, head, binary=choice.form == BINARY)
+        if all("data" in one for one in document["outputs"]):
+            context.set_content_type(JSON)
+            return document
+        body, length = open_inference.join(document, binary)
+        context.set_header("Inference-Header-Content-Length", str(length))
+        context.set_content_type(BINARY)
+        return body
 
     def describe_handle(self) -> dict[str, Any]:
         """Give the model's inputs and outputs as the manifest records them."""
@@ -134,10 +198,64 @@ def _split(outputs: dict[str, torch.Tensor], requests: Sequence[TensorRequest]) 
         yield {name: part[index] for name, part in parts.items()}
 
 
+# ---- forms -------------------------------------------------------------------------------------------------------
+
+
+def _choose(request: TensorRequest, context: RequestContext, outputs: int) -> media.Choice:
+    """Choose the form of the reply; `outputs` is how many the model gives, 0 if that is not known."""
+    first = (JSON, BINARY) if request.protocol is not None else (NPY, NPZ) if request.form == NPY else (request.form,)
+    missing = {NPY} if outputs > 1 else set()
+    if not tensor_codecs.has_safetensors():
+        missing.add(SAFETENSORS)
+    offered = dict.fromkeys(form for form in (*first, JSON, SAFETENSORS, NPZ, NPY) if form not in missing)
+    return media.choose(context.headers.get("accept", ""), list(offered))
+
+
+def _read(data: Any, context: RequestContext, known: tuple[Tensor, ...]) -> TensorRequest:
+    names = [one.name for one in known]
+    form = media.form_of(context.content_type)
+    if isinstance(data, bytes | bytearray | memoryview) and not is_empty(data):
+        length = context.headers.get(open_inference.LENGTH_HEADER)
+        if length is not None:
+            return _of_protocol(open_inference.read_binary(data, length), known)
+        if form in ("", BINARY):
+            form = tensor_codecs.sniff(data)
+        if form == NPY:
+            if len(names) > 1:
+                raise BadInputError(f"the model takes {len(names)} inputs: send an npz file with {_listed(names)}")
+            tensor = tensor_codecs.read_npy(data)
+            return TensorRequest(_ordered({names[0] if names else "tensor_input": tensor}, known), form=NPY)
+        if form in _READERS:
+            return TensorRequest(_ordered(_READERS[form](data), known), form=form)
+    if form not in ("", JSON, BINARY) and not form.startswith("text/") and not is_empty(data):
+        forms = ", ".join((JSON, NPY, NPZ, SAFETENSORS))
+        raise UnsupportedMediaError(f"the content type is {form[:100]!r}: send {forms}")
+    document = read_json(data, _WANTED)
+    if open_inference.is_request(document, names):
+        return _of_protocol(open_inference.read(document), known)
+    return _of_json(document, known)
+
+
+def _of_protocol(request: InferenceRequest, known: tuple[Tensor, ...]) -> TensorRequest:
+    return TensorRequest(_ordered(request.inputs, known), protocol=request)
+
+
+def _ordered(tensors: Mapping[str, torch.Tensor], known: tuple[Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Give tensors in the order of the model's inputs, once they are known to fit."""
+    names = [one.name for one in known]
+    if not known and len(tensors) != 1:
+        raise BadInputError(f"the archive does not tell the model's inputs: send one tensor, not {len(tensors)}")
+    if known and tensors.keys() != set(names):
+        raise _wrong_names(tensors, names)
+    for one in known:
+        one.check(tensors[one.name])
+    return tuple(tensors[name] for name in names or tensors)
+
+
 # ---- JSON in -----------------------------------------------------------------------------------------------------
 
 
-def _read(document: Any, known: tuple[Tensor, ...]) -> TensorRequest:
+def _of_json(document: Any, known: tuple[Tensor, ...]) -> TensorRequest:
     if isinstance(document, dict) and "instances" in document and "instances" not in {one.name for one in known}:
         _only(document, "instances")
         return TensorRequest(_tensors(_by_input(document["instances"], known), known), instances=True)
@@ -199,7 +317,7 @@ def _only(document: dict[str, Any], name: str) -> None:
         raise BadInputError(f"beside {name!r} there must be nothing, got {_listed(others)}")
 
 
-def _wrong_names(given: dict[str, Any], names: list[str], place: str = "") -> BadInputError:
+def _wrong_names(given: Mapping[str, Any], names: list[str], place: str = "") -> BadInputError:
     expected = _listed(names) if names else "'tensor_input' or 'instances'"
     return BadInputError(f"{place}expected {expected}, got {_listed(sorted(map(str, given))) or 'an empty object'}")
 

@@ -15,6 +15,7 @@ from handlers.inputs import is_empty
 from handlers.streaming import can_stream, send_parts
 from handlers.text import read_text
 from handlers.text_handler import TextHandler, tensor_of
+from handlers.tokenizer import padded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,8 +161,8 @@ class TextGenerator(TextHandler):
         longest = max(map(len, texts))
         pad = 0 if self.tokenizer is None else self.tokenizer.pad
         inputs = {
-            "input_ids": torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in texts]),
-            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in texts]),
+            "input_ids": padded(texts, longest, pad),
+            "attention_mask": padded([[1] * len(ids) for ids in texts], longest, 0),
             "token_type_ids": torch.zeros(len(texts), longest, dtype=torch.int64),
         }
         first, *rest = (inputs[name] for name in self.input_names)

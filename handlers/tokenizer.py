@@ -47,9 +47,16 @@ class TextTokenizer:
     def tensors(self, encodings: Sequence[Any], names: Sequence[str]) -> list[torch.Tensor]:
         """Give the named inputs for a batch, each int64 `[batch, tokens]`, padded on the right to the longest."""
         longest = max(self.length or 0, *(len(encoding.ids) for encoding in encodings))
-        found = []
-        for name in names:
-            pad = self.pad if name == "input_ids" else 0
-            rows = [getattr(encoding, INPUTS[name]) for encoding in encodings]
-            found.append(torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], dtype=torch.int64))
-        return found
+        return [
+            padded(
+                [getattr(encoding, INPUTS[name]) for encoding in encodings],
+                longest,
+                self.pad if name == "input_ids" else 0,
+            )
+            for name in names
+        ]
+
+
+def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
+    """Give rows of numbers as a tensor, int64 `[rows, length]`, filled up on the right with `value`."""
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.int64)

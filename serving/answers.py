@@ -6,9 +6,14 @@ import json
 import math
 from typing import Any
 
+# Bytes by nature, which may be text by chance.
+_BINARY = ("application/octet-stream", "application/x-npy", "application/x-npz", "application/safetensors")
 
-def decode(body: bytes) -> Any:
+
+def decode(body: bytes, content_type: str = "") -> Any:
     """JSON where it is JSON (TorchServe names no content type for most answers), else text, else bytes."""
+    if content_type in _BINARY:
+        return body
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:

@@ -18,6 +18,20 @@ import traceback
 from typing import Any
 
 
+class _Request:
+    """What the context tells of a request, which has no headers here, and whose reply is JSON."""
+
+    def get_request_properties(self) -> dict[str, str]:
+        """Give the headers."""
+        return {}
+
+    def add_response_property(self, key: str, value: str) -> None:
+        """Do nothing."""
+
+    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
+        """Do nothing: what fails has its status from the context."""
+
+
 class _Context:
     """The worker's context, as far as handlers of the SDK use it."""
 
@@ -27,7 +41,7 @@ class _Context:
         self.system_properties = {"model_dir": folder, "gpu_id": task["gpu"], "batch_size": 1, "server_name": "MMS"}
         self.metrics = None
         self.request_ids = {0: "0"}
-        self.request_processor = [object()]
+        self.request_processor = [_Request()]
         self.status = 200
 
     def get_request_header(self, idx: int, key: str) -> None:  # noqa: ARG002

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from archive_tool import samples
 from serving.answers import decode
 from serving.client.transport import Address, Transport, error_of
 from serving.errors import ReplyError
@@ -91,7 +91,7 @@ class InferenceClient:
             return Prediction(source, error.status, 0.0, None, error.message)
         if reply.status >= 400:
             return Prediction(source, reply.status, reply.seconds, None, error_of(reply, path).message)
-        return Prediction(source, reply.status, reply.seconds, decode(reply.body), None)
+        return Prediction(source, reply.status, reply.seconds, decode(reply.body, reply.content_type), None)
 
     def predict_files(
         self, name: str, files: Sequence[Path], *, version: str | None = None, parallel: int = 8
@@ -142,4 +142,4 @@ def _side_by_side(call: Callable[[Path], T], inputs: Sequence[Path], threads: in
 
 def content_type_of(file: Path) -> str:
     """MIME type by the file's name; the frontend hands it to the handler, and decodes JSON and text by it."""
-    return mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    return samples.content_type_of(file.name)

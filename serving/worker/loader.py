@@ -88,8 +88,11 @@ def load(
         raise HandlerError("the manifest names no handler", where=_MANIFEST, hint="build it with --handler")
     module, function = find_handler(request.handler, folder)
     handler, entry, initialize = entry_point(module, function, request.handler)
-    if request.envelope:
-        entry = _envelope(request.envelope)(entry).handle
+    envelope = request.envelope
+    if envelope in getattr(handler, "own_envelopes", ()):  # it reads and writes that form itself, and loses nothing
+        envelope = None
+    if envelope:
+        entry = _envelope(envelope)(entry).handle
     context = _context(request, manifest, config, backend, metrics_config)
     settle(initialize(context), handler is None)
     return Model(
@@ -98,7 +101,7 @@ def load(
         context,
         handler,
         backend,
-        one_by_one=request.envelope in _ENVELOPES_OF_ONE,
+        one_by_one=envelope in _ENVELOPES_OF_ONE,
         since=since,
         compiled_before=compiled_before,
     )

@@ -135,6 +135,9 @@ def test_content_types_do_not_depend_on_the_system(monkeypatch):
         mimetypes.init()
     assert samples.content_type_of("a.JPG") == "image/jpeg"
     assert samples.content_type_of("a.webp") == "image/webp"
+    assert samples.content_type_of("a.npy") == "application/x-npy"
+    assert samples.content_type_of("b.NPZ") == "application/x-npz"
+    assert samples.content_type_of("a.safetensors") == "application/safetensors"
     assert samples.content_type_of("a.txt") == "text/plain"
     assert samples.content_type_of("a") == "application/octet-stream"
 

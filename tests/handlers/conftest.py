@@ -8,6 +8,8 @@ import struct
 import sys
 import textwrap
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +75,11 @@ def request(
 ) -> dict[str, Any]:
     """Make a request as the worker's codec gives it to the service."""
     values = parameters if parameters is not None else {"body": body}
+    kind = next((value for name, value in (headers or {}).items() if name.lower() == "content-type"), "")
     return {
         "requestId": f"request-{number}".encode(),
         "headers": [{"name": k.encode(), "value": v.encode()} for k, v in (headers or {}).items()],
-        "parameters": [{"name": k, "contentType": "", "value": v} for k, v in values.items()],
+        "parameters": [{"name": k, "contentType": kind.split(";")[0], "value": v} for k, v in values.items()],
     }
 
 
@@ -102,6 +105,10 @@ class StockWorker:
             item if isinstance(item, dict) and "requestId" in item else request(number, item)
             for number, item in enumerate(requests)
         ]
+        return self.answer(batch)
+
+    def answer(self, batch: list[dict[str, Any]]) -> Reply:
+        """Answer a batch as the worker's codec gives it."""
         return parse_reply(self.service.predict(batch))
 
 
@@ -149,22 +156,40 @@ class Archives:
 
     def serve(self, *, envelope: str | None = None, **parts: Any) -> StockWorker:
         """Make an archive and load it as TorchServe's worker does."""
-        folder = self.make(**parts)
+        return self.load(self.make(**parts), envelope=envelope)
+
+    def load(self, folder: Path, *, envelope: str | None = None) -> StockWorker:
+        """Load an archive as TorchServe's worker does."""
         sys.path.insert(0, str(folder))
         return StockWorker(folder, f"h_{folder.name}.py", envelope=envelope)
 
 
-@pytest.fixture
-def archives(tmp_path, monkeypatch):
-    """A maker of archives; what their files add to the interpreter goes with the test."""
-    root = tmp_path / "archives"
+@contextmanager
+def _archives(root: Path) -> Iterator[Archives]:
+    """A maker of archives; what their files add to the interpreter goes with it."""
     root.mkdir()
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    known = set(sys.modules)
-    yield Archives(root)
-    for name in set(sys.modules) - known:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(root)):
-            del sys.modules[name]
+    path, known = list(sys.path), set(sys.modules)
+    try:
+        yield Archives(root)
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - known:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(root)):
+                del sys.modules[name]
+
+
+@pytest.fixture
+def archives(tmp_path):
+    """A maker of archives, for a test."""
+    with _archives(tmp_path / "archives") as made:
+        yield made
+
+
+@pytest.fixture(scope="class")
+def class_archives(tmp_path_factory):
+    """A maker of archives, for all tests of a class."""
+    with _archives(tmp_path_factory.mktemp("class") / "archives") as made:
+        yield made
 
 
 @pytest.fixture
@@ -222,7 +247,7 @@ def picture():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tokenizer():
     """Write a tokenizer.json of whole words, with [CLS] before and [SEP] after a text as BERT has them."""
 

@@ -246,6 +246,26 @@ def test_each_explanation_has_its_own_target(make_context):
     assert Explaining().handle(data, context) == [[[1], 1, 5], [[2], 2, 0]]
 
 
+@pytest.mark.parametrize(
+    ("row", "target"),
+    [
+        ({"body": b"x"}, 0),
+        ({"body": b"x", "target": ""}, 0),
+        ({"data": b"x", "target": bytearray(b"3")}, b"3"),
+        ({"body": {"text": "x", "target": 3}}, 3),
+        ({"body": {"target": 3}, "target": "4"}, "4"),
+        ({"body": {"text": "x"}}, 0),
+        ("x", 0),
+    ],
+)
+def test_where_the_target_stands(row, target):
+    class Target(BaseHandler):
+        def get_insights(self, tensor_data, raw_data, target):
+            return [target]
+
+    assert Target().explain_handle(None, [row]) == [target]
+
+
 def test_a_handlers_own_rule_for_explanations_counts(handle):
     class Own(Explaining):
         def _is_explain(self):

@@ -11,15 +11,17 @@ import torch
 from PIL import Image
 
 import handlers
+from handlers.signature import Signature, Tensor
 from handlers.tokenizer import TextTokenizer
 from handlers.vocabulary import Vocabulary
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "handlers.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT = (DOCS / "handlers.md").read_text(encoding="utf-8")
 
 
-def section(name):
+def section(name, text=TEXT):
     """The JSON blocks below a heading."""
-    found = re.search(rf"^### {name}\n(.*?)^##", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^##+ {name}\n(.*?)^##", text + "##", re.MULTILINE | re.DOTALL)
     assert found is not None, name
     return [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", found[1], re.MULTILINE | re.DOTALL)]
 
@@ -135,3 +137,31 @@ def test_image_segmenter(answer, cat):
     reply = answer(handlers.ImageSegmenter(), {"out": torch.stack([first, second])[None]}, cat)
     (shown,) = section("image_segmenter")
     assert torch.allclose(torch.tensor(reply), torch.tensor(shown), atol=1e-6)
+
+
+# ---- docs/publishing.md ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tensors(make_context):
+    """Answer one JSON body with the tensor handler and a model whose one input is described."""
+
+    def run(name, shape, forward, body):
+        handler = handlers.TensorHandler()
+        handler.device, handler.model = torch.device("cpu"), forward
+        handler.manifest = {"model": {"modelName": "sums", "modelVersion": "1.0"}}
+        outputs = (Tensor("y", shape=(None,)),)
+        handler.signature = Signature((Tensor(name, shape=shape),), outputs)
+        context = make_context(requests=1)
+        (reply,) = handler.handle([{"body": body}], context)
+        return json.loads(json.dumps(reply)), context.get_response_status(0)[0]
+
+    return run
+
+
+def test_what_a_published_model_answers(tensors):
+    text = (DOCS / "publishing.md").read_text(encoding="utf-8")
+    wrong = section("What it answers", text)
+    assert [tensors("images", (None, 1, 28, 28), lambda x: x, {"tensor_input": [[1, 2]]})] == [(wrong[0], 400)]
+    request, reply = section("The Open Inference Protocol", text)
+    assert tensors("x", (None, 3), lambda x: x.sum(dim=1), request) == (reply, 200)

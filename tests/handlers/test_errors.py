@@ -11,6 +11,7 @@ from handlers import errors
     [
         (errors.RequestError, 400),
         (errors.BadInputError, 400),
+        (errors.NotAcceptableError, 406),
         (errors.TooLargeError, 413),
         (errors.UnsupportedMediaError, 415),
         (errors.NotSupportedError, 501),

@@ -335,6 +335,23 @@ def test_what_a_request_is_told(make_context):
     assert first.state is not second.state
 
 
+@pytest.mark.parametrize(
+    ("told", "row", "expected"),
+    [
+        ({"Content-Type": "image/png"}, {"body": b"x"}, "image/png"),
+        ({"Content-Type": "image/png; a=b", "body": {"content-type": "image/png"}}, {"body": b"x"}, "image/png"),
+        ({"Content-Type": "multipart/form-data", "data": {"content-type": "image/gif"}}, {"data": b"x"}, "image/gif"),
+        ({"Content-Type": "multipart/form-data", "data": {"content-type": ""}}, {"data": b"x"}, ""),
+        ({"Content-Type": "text/plain", "data": {"content-type": "image/gif"}}, {"top": b"3"}, "text/plain"),
+        ({}, {"data": b"x"}, ""),
+    ],
+)
+def test_the_content_type_of_the_input(make_context, told, row, expected):
+    (one,) = requests_of(make_context(requests=1, headers={0: told}), [row])
+    assert one.content_type == expected
+    assert requests_of(None, [row])[0].content_type == ""
+
+
 def test_what_a_request_sets(make_context):
     context = make_context(requests=2)
     _, second = requests_of(context, [{}, {}])

@@ -70,6 +70,12 @@ def test_shapes_are_checked():
     Tensor("x").check(torch.zeros(3, 4))
 
 
+def test_types_are_checked():
+    with pytest.raises(BadInputError, match="the input 'x' is expected in the type float32, got float64"):
+        Tensor("x").check(torch.zeros(1, dtype=torch.float64))
+    Tensor("x", torch.uint64).check(torch.zeros(1, dtype=torch.uint64))
+
+
 def test_outputs_get_names():
     one, two = torch.zeros(1), torch.ones(2)
     pair = collections.namedtuple("Pair", "first second")(one, two)

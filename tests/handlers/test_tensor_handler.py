@@ -5,9 +5,14 @@ import logging
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from handlers import BaseHandler, TensorHandler
+from handlers import BadInputError, BaseHandler, NotAcceptableError, RequestContext, TensorHandler
+from handlers.fake_context import FakeProcessor
+from handlers.signature import Signature, Tensor
+from handlers.tensor_codecs import read_npy, read_npz, read_safetensors, write_npy, write_npz, write_safetensors
 
 HANDLER = "from handlers import TensorHandler\nclass Handler(TensorHandler):\n    pass\n"
 ONE = """
@@ -273,3 +278,287 @@ def test_the_hooks_are_the_base_handlers():
     handler.model, handler.device = nn.Identity(), torch.device("cpu")
     assert torch.equal(handler.inference(torch.ones(2)), torch.ones(2))
     assert handler.postprocess(torch.ones(2)) == [1.0, 1.0]
+
+
+# ---- other forms than JSON, and the Open Inference Protocol ----------------------------------------------------------
+
+NPY, NPZ, SAFETENSORS = "application/x-npy", "application/x-npz", "application/safetensors"
+TENSOR = torch.tensor(ROWS)
+SUMS = torch.tensor([12.0, 31.0])
+PROTOCOL = {"inputs": [{"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6.5]}]}
+IN_PROTOCOL = {
+    "model_name": "model",
+    "model_version": "1.0",
+    "id": "mine",
+    "outputs": [{"name": "y", "shape": [2], "datatype": "FP32", "data": [12.0, 31.0]}],
+}
+ANYTHING = {"Accept": "*/*"}
+
+
+def sent(tensors, form):
+    """A body of this form."""
+    if form == NPY:
+        (tensor,) = tensors.values()
+        return bytearray(write_npy(tensor))
+    return bytearray((write_npz if form == NPZ else write_safetensors)(tensors))
+
+
+def received(item):
+    """The tensors of a reply by its content type."""
+    assert item.status == 200, item.body
+    assert item.content_type == item.headers["content-type"]
+    if item.content_type == NPY:
+        return read_npy(item.body)
+    return (read_npz if item.content_type == NPZ else read_safetensors)(item.body)
+
+
+@pytest.mark.parametrize("headers", [{"Content-Type": "FORM"}, {}, {"Content-Type": "application/octet-stream"}])
+@pytest.mark.parametrize("form", [NPY, NPZ, SAFETENSORS])
+def test_a_binary_body_by_its_content_type_or_its_first_bytes(serve, ask, form, headers):
+    worker = serve(ONE, ONE_RECORD)
+    headers = {name: value.replace("FORM", form) for name, value in headers.items()}
+    (item,) = worker.predict(ask(0, sent({"x": TENSOR}, form), headers | ANYTHING)).items
+    found = received(item)
+    assert item.content_type == form
+    assert torch.equal(found if form == NPY else found["y"], SUMS)
+
+
+@pytest.mark.parametrize("wanted", [NPY, NPZ, SAFETENSORS, "application/vnd.safetensors"])
+@pytest.mark.parametrize("body", [{"tensor_input": ROWS}, {"instances": ROWS}, PROTOCOL, TENSOR])
+def test_a_reply_of_the_form_that_is_accepted(serve, ask, body, wanted):
+    worker = serve(ONE, ONE_RECORD)
+    body = sent({"x": body}, NPY) if body is TENSOR else body
+    (item,) = worker.predict(ask(0, body, {"accept": f"text/html, {wanted};q=0.5"})).items
+    assert item.content_type == wanted
+    item.content_type = item.headers["content-type"] = wanted.replace("vnd.", "")
+    found = received(item)
+    assert torch.equal(found if wanted == NPY else found["y"], SUMS)
+
+
+def test_json_for_a_binary_body(serve, ask):
+    worker = serve(ONE, ONE_RECORD)
+    (item,) = worker.predict(ask(0, sent({"x": TENSOR}, NPY), {"Accept": "application/json"})).items
+    assert (item.content_type, item.json()) == ("application/json", {"tensor_output": [12.0, 31.0]})
+
+
+def test_several_inputs_and_outputs_as_bytes(serve, ask):
+    worker = serve(TWO, TWO_RECORD)
+    tensors = {"weights": torch.tensor([[0.5, 1], [2, 2]]), "ids": torch.tensor([[2, 4], [1, 1]])}
+    for form in (NPZ, SAFETENSORS):
+        (item,) = worker.predict(ask(0, sent(tensors, form))).items
+        found = received(item)
+        assert found["total"].tolist() == [5.0, 4.0]
+        assert found["scaled"].tolist() == [[5.0, 10.0], [20.0, 20.0]]
+    (item,) = worker.predict(ask(0, sent({"ids": tensors["ids"]}, NPY))).items
+    assert (item.status, item.json()["message"]) == (
+        400,
+        "the model takes 2 inputs: send an npz file with 'ids', 'weights'",
+    )
+
+
+TWICE = """
+    from torch import nn
+
+    class Net(nn.Module):
+        calls = []
+        def forward(self, x):
+            Net.calls.append(1)
+            return x + 1, x * 2
+"""
+PAIR = ONE_RECORD | {"outputs": [{"name": "a", "shape": [None, 3]}, {"name": "b", "shape": [None, 3]}]}
+
+
+@pytest.mark.parametrize(("record", "runs"), [(PAIR, 0), (None, 1)])
+def test_one_array_of_several_outputs_is_none(serve, ask, record, runs):
+    """The manifest says so before the model runs, and without it the model."""
+    worker = serve(TWICE, record)
+    body = sent({"x": TENSOR}, NPY)
+    (item,) = worker.predict(ask(0, body, {"Accept": NPY})).items
+    assert (item.status, item.json()["type"]) == (406, "NotAcceptableError")
+    assert item.json()["message"] == (
+        f"the reply can be {NPZ}, application/json, {SAFETENSORS}; the request accepts only {NPY}"
+    )
+    assert len(calls(worker)) == runs
+    (item,) = worker.predict(ask(0, body)).items
+    assert item.content_type == NPZ
+    assert torch.equal(list(received(item).values())[1], TENSOR * 2)
+
+
+def test_what_cannot_be_accepted_or_read(serve, ask, monkeypatch):
+    worker = serve(ONE, ONE_RECORD)
+    good, other, picture = worker.predict(
+        {"tensor_input": ROWS},
+        ask(1, {"tensor_input": ROWS}, {"accept": "text/html"}),
+        ask(2, bytearray(b"\x89PNG"), {"content-type": "image/png"}),
+    ).items
+    assert good.json() == {"tensor_output": [12.0, 31.0]}
+    assert (other.status, other.content_type) == (406, "application/json")
+    assert other.json() == {
+        "code": 406,
+        "type": "NotAcceptableError",
+        "message": f"the reply can be application/json, {SAFETENSORS}, {NPZ}, {NPY}; "
+        "the request accepts only text/html",
+    }
+    assert calls(worker) == [(2, 3)]
+    assert (picture.status, picture.json()["message"]) == (
+        415,
+        f"the content type is 'image/png': send application/json, {NPY}, {NPZ}, {SAFETENSORS}",
+    )
+    (empty,) = worker.predict(ask(0, bytearray(), {"content-type": NPY})).items
+    assert "has no body" in empty.json()["message"]
+    monkeypatch.setattr("handlers.tensor_codecs.has_safetensors", lambda: False)
+    (item,) = worker.predict(ask(0, {"tensor_input": ROWS}, {"accept": SAFETENSORS})).items
+    assert item.status == 406
+
+
+def test_the_open_inference_protocol(serve, ask):
+    worker = serve(ONE, ONE_RECORD)
+    document = PROTOCOL | {"id": "mine"}
+    parsed, text, other = worker.predict(
+        document, bytearray(json.dumps(document).encode()), {"inputs": document["inputs"], "outputs": [{"name": "y"}]}
+    ).items
+    assert parsed.json() == text.json() == IN_PROTOCOL
+    assert parsed.content_type == "application/json"
+    assert other.json() == IN_PROTOCOL | {"id": "request-2"}
+    (item,) = worker.predict(document | {"outputs": [{"name": "z"}]}).items
+    assert (item.status, item.json()["message"]) == (400, "the model has no output 'z'; it gives 'y'")
+
+
+@pytest.mark.parametrize(
+    ("said", "accept", "is_binary"),
+    [
+        ({}, {}, False),
+        ({}, {"accept": "application/octet-stream"}, True),
+        ({"parameters": {"binary_data_output": True}}, {}, True),
+        ({"parameters": {"binary_data_output": True}}, {"accept": "application/json"}, True),
+        ({"outputs": [{"name": "y", "parameters": {"binary_data": True}}]}, {"accept": "*/*"}, True),
+    ],
+)
+def test_binary_data_behind_the_json(serve, ask, said, accept, is_binary):
+    worker = serve(ONE, ONE_RECORD)
+    entry = {"name": "x", "shape": [2, 3], "datatype": "FP32", "parameters": {"binary_data_size": 24}}
+    head = json.dumps({"id": "mine", "inputs": [entry], **said}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    body = bytearray(head + TENSOR.numpy().tobytes())
+    (item,) = worker.predict(ask(0, body, headers | accept)).items
+    if not is_binary:
+        assert item.json() == IN_PROTOCOL
+        return
+    assert item.content_type == "application/octet-stream"
+    length = int(item.headers["Inference-Header-Content-Length"])
+    entry = {"name": "y", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
+    assert json.loads(item.body[:length]) == IN_PROTOCOL | {"outputs": [entry]}
+    assert item.body[length:] == SUMS.numpy().tobytes()
+
+
+def test_requests_of_every_form_in_one_batch(serve, ask):
+    worker = serve(ONE, ONE_RECORD)
+    requests = [
+        ask(0, {"tensor_input": ROWS}),
+        ask(1, sent({"x": TENSOR + 1}, NPY)),
+        ask(2, PROTOCOL | {"id": "mine"}),
+        ask(3, bytearray(b"\x93NUMPY"), {"content-type": NPY}),
+        ask(4, sent({"x": TENSOR}, SAFETENSORS), {"accept": NPZ}),
+        ask(5, {"instances": ROWS}),
+        ask(6, sent({"x": TENSOR.double()}, NPZ)),
+    ]
+    items = worker.predict(*requests).items
+    assert [item.status for item in items] == [200, 200, 200, 400, 200, 200, 400]
+    assert items[0].json() == {"tensor_output": [12.0, 31.0]}
+    assert torch.equal(received(items[1]), SUMS + 6)
+    assert items[2].json() == IN_PROTOCOL
+    assert torch.equal(received(items[4])["y"], SUMS)
+    assert items[5].json() == {"predictions": [12.0, 31.0]}
+    assert items[6].json()["message"] == "the input 'x' is expected in the type float32, got float64"
+    assert calls(worker) == [(10, 3)]  # the good ones, at once
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"x": TENSOR.double()}, "the input 'x' is expected in the type float32, got float64"),
+        ({"x": TENSOR.int()}, "the input 'x' is expected in the type float32, got int32"),
+        ({"x": TENSOR.t()}, "the input 'x' is expected in the shape [any, 3], got [3, 2]"),
+        ({"y": TENSOR}, "expected 'x', got 'y'"),
+        ({"x": TENSOR, "y": TENSOR}, "expected 'x', got 'x', 'y'"),
+        ({}, "expected 'x', got an empty object"),
+    ],
+)
+def test_named_tensors_are_checked_against_the_manifest(serve, ask, tensors, message):
+    worker = serve(ONE, ONE_RECORD)
+    for form in (NPZ, SAFETENSORS):
+        (item,) = worker.predict(ask(0, sent(tensors, form), {"content-type": form})).items
+        assert (item.status, item.json()["message"]) == (400, message)
+
+
+def test_the_protocol_is_checked_against_the_manifest(serve):
+    worker = serve(ONE, ONE_RECORD)
+    for change, message in (
+        ({"datatype": "FP64"}, "the input 'x' is expected in the type float32, got float64"),
+        ({"shape": [3, 2]}, "the input 'x' is expected in the shape [any, 3], got [3, 2]"),
+        ({"name": "y"}, "expected 'x', got 'y'"),
+    ):
+        (item,) = worker.predict({"inputs": [PROTOCOL["inputs"][0] | change]}).items
+        assert (item.status, item.json()["message"]) == (400, message)
+
+
+def test_without_a_record_a_tensor_keeps_its_type(serve, ask):
+    worker = serve("from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return x\n")
+    for dtype in (torch.bool, torch.uint8, torch.uint64, torch.int64, torch.float16, torch.float64):
+        tensor = torch.tensor([[0, 1]]).to(dtype)
+        for form in (NPY, SAFETENSORS):
+            (item,) = worker.predict(ask(0, sent({"any": tensor}, form))).items
+            found = received(item)
+            found = found if form == NPY else found["output"]
+            assert (found.dtype, found.tolist()) == (dtype, tensor.tolist())
+    (item,) = worker.predict(ask(0, sent({"a": TENSOR, "b": TENSOR}, NPZ))).items
+    assert item.json()["message"] == "the archive does not tell the model's inputs: send one tensor, not 2"
+
+
+def test_a_part_of_a_form_has_its_own_content_type(serve, make_context):
+    handler = serve(ONE, ONE_RECORD).handler
+    context = make_context(
+        requests=1, headers={0: {"content-type": "multipart/form-data; boundary=b", "data": {"content-type": NPY}}}
+    )
+    (reply,) = handler.handle([{"data": sent({"x": TENSOR}, NPY)}], context)
+    assert torch.equal(read_npy(reply), SUMS)
+
+
+def test_an_input_called_inputs(serve):
+    worker = serve(ONE, ONE_RECORD | {"inputs": [{"name": "inputs", "shape": [None, 3]}]})
+    assert only(worker, {"inputs": ROWS}) == (200, {"tensor_output": [12.0, 31.0]})
+    (item,) = worker.predict({"inputs": [PROTOCOL["inputs"][0] | {"name": "inputs"}]}).items
+    assert item.json()["outputs"] == IN_PROTOCOL["outputs"]
+
+
+def test_a_description_beside_accept(serve, ask):
+    worker = serve(ONE, ONE_RECORD)
+    assert worker.predict(ask(0, None, {"describe": "True", "accept": NPY})).items[0].json() == ONE_RECORD
+
+
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={"accept": st.sampled_from(["*/*", NPY, "text/html"]), "inference-header-content-length": st.text("0123")},
+)
+BODIES = st.one_of(
+    st.binary(max_size=40),
+    st.text('[{"1,.}]:xe', max_size=20).map(str.encode),
+    st.sampled_from([write_npy(TENSOR), write_npz({"x": TENSOR}), write_safetensors({"x": TENSOR})]),
+)
+
+
+# Whatever comes under whatever type, a request is read or refused; nothing else is raised.
+@settings(deadline=None, max_examples=60)
+@given(BODIES, st.sampled_from(["", "application/octet-stream", "application/json", NPY, NPZ, SAFETENSORS]), HEADERS)
+def test_any_request_is_read_or_refused(body, content_type, headers):
+    handler = TensorHandler()
+    handler.signature = Signature((Tensor("x", shape=(None, 3)),), (Tensor("y"),))
+    processor = FakeProcessor({"content-type": content_type, **headers})
+    try:
+        found = handler.preprocess_one(bytearray(body), RequestContext(None, processor, {"body": body}))
+    except BadInputError:
+        pass
+    except NotAcceptableError:
+        assert headers["accept"] == "text/html"
+    else:
+        assert found.inputs[0].shape[1:] == (3,)

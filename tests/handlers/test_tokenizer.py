@@ -1,9 +1,10 @@
 import sys
 
 import pytest
+import torch
 
 from handlers import LoadError
-from handlers.tokenizer import INPUTS, TextTokenizer
+from handlers.tokenizer import INPUTS, TextTokenizer, padded
 
 
 def test_texts_are_padded_to_the_longest(tmp_path, make_tokenizer):
@@ -15,6 +16,13 @@ def test_texts_are_padded_to_the_longest(tmp_path, make_tokenizer):
     assert types.tolist() == [[0] * 6] * 2
     assert ids.dtype.is_floating_point is False
     assert [tensor.shape for tensor in tokenizer.tensors(encodings[1:], ["input_ids"])] == [(1, 4)]
+
+
+def test_rows_of_numbers_are_padded():
+    found = padded([[1, 2], [3]], 3, 9)
+    assert found.tolist() == [[1, 2, 9], [3, 9, 9]]
+    assert found.dtype == torch.int64
+    assert padded([[]], 0, 9).shape == (1, 0)
 
 
 def test_what_the_file_says_of_padding_and_length(tmp_path, make_tokenizer):

@@ -144,11 +144,12 @@ class GrpcAnswer:
     status: int
     message: str
     predictions: tuple[bytes, ...]
+    messages: tuple[dict[int, list[Any]], ...] = ()
 
 
-def grpc(server: Server, method: str, request: bytes) -> GrpcAnswer:
-    """Calls a method of the inference API with curl: gRPC is HTTP/2, and its messages are few bytes."""
-    url = f"http://{server.record['grpc_inference']}{_INFERENCE}{method}"
+def grpc(server: Server, method: str, request: bytes, *, open_inference: bool = False) -> GrpcAnswer:
+    """Calls a method of the inference API, or of the protocol's, with curl: gRPC is HTTP/2, its messages few bytes."""
+    url = f"http://{server.record['grpc_inference']}{_OPEN_INFERENCE if open_inference else _INFERENCE}{method}"
     command = ["curl", "-sS", "--http2-prior-knowledge", "-m", "60", "-X", "POST", "-H", "te: trailers"]
     command += ["-H", "content-type: application/grpc", "--data-binary", "@-"]
     with tempfile.TemporaryDirectory(dir=server.sandbox.root) as folder:
@@ -163,6 +164,7 @@ def grpc(server: Server, method: str, request: bytes) -> GrpcAnswer:
         int(trailers["grpc-status"]),
         trailers.get("grpc-message", ""),
         tuple(message.get(1, [b""])[0] for message in messages),
+        tuple(messages),
     )
 
 
@@ -194,6 +196,7 @@ def converse(server: Server, *requests: bytes) -> list[bytes]:
     return [message.get(1, [b""])[0] for message in _messages(received)]
 
 
+_OPEN_INFERENCE = "/org.pytorch.serve.grpc.openinference.GRPCInferenceService/"
 _INFERENCE = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _AWAY = 0, 1, 3, 4, 6, 7
 
@@ -224,6 +227,20 @@ def prediction_request(model: str, inputs: Mapping[str, bytes], sequence: str | 
     if sequence is not None:
         parts.append(_field(4, sequence.encode()))
     return b"".join(parts)
+
+
+def infer_request(model: str, identifier: str, name: str, shape: Sequence[int], values: Sequence[float]) -> bytes:
+    """``ModelInferRequest`` of the Open Inference Protocol, with one tensor of FP32."""
+    contents = _field(6, struct.pack(f"<{len(values)}f", *values))
+    tensor = _field(1, name.encode()) + _field(2, b"FP32") + _field(3, b"".join(map(_varint, shape)))
+    return _field(1, model.encode()) + _field(3, identifier.encode()) + _field(5, tensor + _field(5, contents))
+
+
+def infer_output(message: Mapping[int, list[Any]]) -> tuple[str, str, tuple[float, ...]]:
+    """Identifier of a ``ModelInferResponse``, and name and numbers of its first tensor, of FP32."""
+    tensor = _fields(message[5][0])
+    raw = _fields(tensor[5][0])[6][0]
+    return message[3][0].decode(), tensor[1][0].decode(), struct.unpack(f"<{len(raw) // 4}f", raw)
 
 
 def _field(number: int, data: bytes) -> bytes:

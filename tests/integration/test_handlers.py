@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from captum.attr import IntegratedGradients
 from PIL import Image
 from torch import nn
 from torchvision import transforms
@@ -20,6 +21,7 @@ from torchvision import transforms
 import archive_tool
 
 from .conftest import Sandbox, Server, close, make_sandbox
+from .support import ask as ask_for
 from .support import at_once, model_log, predict
 
 NETS = {
@@ -242,6 +244,44 @@ def test_text_classifier(served: Served) -> None:
         with torch.inference_mode():
             (values,) = served.nets["news"](torch.tensor(numbers), torch.tensor([0])).softmax(dim=1).tolist()
         assert reply == pytest.approx({LABELS[str(index)]: value for index, value in enumerate(values)}, abs=1e-5)
+
+
+def test_each_request_of_a_mixed_batch_is_explained_or_not(served: Served) -> None:
+    """Predictions and explanations are sent at once, those with a target of their own, in a form's field or in JSON."""
+    server, image = served.server, picture(0)
+    as_json = {"Content-Type": "application/json"}
+    file = server.sandbox.file("explained.png", image)
+    news = [json.dumps({"text": "rain final", "target": target}) for target in (0, 3)]
+    answers = at_once(
+        [
+            lambda: predict(server, "classifier", image).json(),
+            lambda: json.loads(server.curl("/explanations/classifier", "-F", f"data=@{file}", "-F", "target=7")[1]),
+            lambda: ask_for(server.inference, "/explanations/classifier", image).json(),
+            lambda: predict(server, "classifier", b"no picture").status,
+            lambda: ask_for(server.inference, "/explanations/classifier", b"no picture").status,
+            lambda: ask_for(server.inference, "/explanations/news", news[0], as_json).json(),
+            lambda: predict(server, "news", "rain final").json(),
+            lambda: ask_for(server.inference, "/explanations/news", news[1], as_json).json(),
+            lambda: ask_for(server.inference, "/explanations/embedder", "rain").status,
+        ]
+    )
+    assert answers[0] == ask(served, "classifier", image)[0]
+    gradients = IntegratedGradients(served.nets["classifier"])
+    for found, target in ((answers[1], 7), (answers[2], 0)):
+        expected = gradients.attribute(for_imagenet(image), target=target, n_steps=15)[0]
+        torch.testing.assert_close(torch.tensor(found), expected.float(), rtol=1e-3, atol=1e-5)
+    assert answers[3:5] == [400, 400]
+
+    def chances(*numbers: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return served.nets["news"](torch.tensor(numbers), torch.tensor([0])).softmax(dim=1)[0]  # type: ignore[no-any-return]
+
+    for found, target in ((answers[5], 0), (answers[7], 3)):
+        falls = [(chances(1, 4, 0) - chances(left))[target].item() for left in (4, 1)]
+        assert found["words"] == ["rain", "final"]
+        assert found["importances"] == pytest.approx(falls, abs=1e-5)
+    assert list(answers[6]) == [LABELS[str(index)] for index in range(4)]
+    assert answers[8] == 501
 
 
 # Texts, and their tokens' numbers.

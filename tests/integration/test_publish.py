@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -18,14 +20,17 @@ from archive_tool.publishing.exports import FORMATS
 from archive_tool.publishing.result import Published
 from handlers import LoadError
 from handlers.loading import describe, load_program
+from handlers.media import JSON, NPY, SAFETENSORS
+from handlers.tensor_codecs import read_npy, read_safetensors, write_npy, write_safetensors
 from model_defs.mnist import MNISTNet
 
 from .conftest import ROOT, Sandbox, Server
-from .support import predict
+from .support import ask, at_once, grpc, infer_output, infer_request, predict, prediction_request
 
 pytestmark = pytest.mark.hides("torchvision")
 
 TOLERANCE = 1e-4
+BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 6\nmaxWorkers: 6\n"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,7 @@ def published(
     patch.setattr(config.aot_inductor, "precompile_headers", False, raising=False)
     with torch.no_grad():
         digits = net(images).argmax(1)
+    batches = shared_sandbox.file("batches.yaml", BATCHES)
     try:
         return {
             one: archive_tool.publish(
@@ -61,6 +67,7 @@ def published(
                 format=one,
                 x_test=images,
                 y_test=digits,
+                config_file=batches if one == "eager" else None,
             )
             for one in FORMATS
         }
@@ -71,7 +78,10 @@ def published(
 @pytest.fixture(scope="module")
 def server(shared_sandbox: Sandbox, published: dict[str, Published]) -> Iterator[Server]:
     models = [f"{one.name}={one.path.name}" for one in published.values()]
-    running = shared_sandbox.start(*models, name="publish")
+    # The envelope is not for these models, whose handler reads such requests itself.
+    settings = "service_envelope=kservev2\nts_open_inference_protocol=true\n"
+    config = shared_sandbox.file("config.properties", settings)
+    running = shared_sandbox.start(*models, name="publish", options=("--ts-config", config))
     yield running
     shared_sandbox.torchmar("stop", "-q", "--name", "publish")
 
@@ -101,6 +111,109 @@ def test_the_archive_answers_as_the_live_model(
     answer = predict(server, model, json.dumps({"tensor_input": [[1, 2]]}), Content_Type="application/json")
     assert answer.status == 400
     assert answer.json()["message"] == "the input 'images' is expected in the shape [any, 1, 28, 28], got [1, 2]"
+
+
+def protocol(images: torch.Tensor, **more: object) -> dict[str, object]:
+    entry = {"name": "images", "shape": list(images.shape), "datatype": "FP32", "data": images.flatten().tolist()}
+    return {"id": "mine", "inputs": [entry], **more}
+
+
+def with_binary_data(images: torch.Tensor) -> tuple[bytes, dict[str, str]]:
+    document = protocol(images, parameters={"binary_data_output": True})
+    (entry,) = document["inputs"]  # type: ignore[misc]
+    data = images.numpy().tobytes()
+    del entry["data"]
+    head = json.dumps(document | {"inputs": [entry | {"parameters": {"binary_data_size": len(data)}}]}).encode()
+    return head + data, {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+
+
+def test_tensors_of_every_form_at_once(server: Server, net: MNISTNet, images: torch.Tensor) -> None:
+    """Each is answered in its own form, or in the one that it accepts, whatever else is in the batch."""
+    binary, header = with_binary_data(images)
+    requests: list[tuple[str, bytes, dict[str, str]]] = [
+        ("/predictions/mnist_eager", json.dumps({"tensor_input": images.tolist()}).encode(), {"Content-Type": JSON}),
+        ("/predictions/mnist_eager", write_npy(images), {"Content-Type": NPY}),
+        ("/predictions/mnist_eager", write_npy(images), {}),
+        ("/predictions/mnist_eager", write_safetensors({"images": images}), {"Accept": f"{JSON};q=0.1, {SAFETENSORS}"}),
+        ("/v2/models/mnist_eager/infer", json.dumps(protocol(images)).encode(), {"Content-Type": JSON}),
+        ("/v2/models/mnist_eager/infer", binary, header),
+        ("/predictions/mnist_eager", write_npy(images.double()), {"Content-Type": NPY}),
+        ("/predictions/mnist_eager", write_npy(images), {"Content-Type": NPY, "Accept": "image/png"}),
+        ("/predictions/mnist_eager", b"GIF89a", {"Content-Type": "image/gif"}),
+    ]
+    answers = at_once([lambda one=one: ask(server.inference, *one) for one in requests])  # type: ignore[misc]
+    assert [answer.status for answer in answers] == [200] * 6 + [400, 406, 415], answers
+    kinds = [JSON, NPY, NPY, SAFETENSORS, JSON, "application/octet-stream", JSON, JSON, JSON]
+    assert [answer.header("content-type") for answer in answers] == kinds
+    length = int(answers[5].header("inference-header-content-length") or 0)
+    document = json.loads(answers[5].body[:length])
+    for one in (answers[4].json(), document):
+        assert {key: one[key] for key in ("model_name", "model_version", "id")} == {
+            "model_name": "mnist_eager",
+            "model_version": "1.0",
+            "id": "mine",
+        }
+        assert (one["outputs"][0]["name"], one["outputs"][0]["shape"]) == ("output", [6, 10])
+    found = [
+        torch.tensor(answers[0].json()["tensor_output"]),
+        read_npy(answers[1].body),
+        read_npy(answers[2].body),
+        read_safetensors(answers[3].body)["output"],
+        torch.tensor(answers[4].json()["outputs"][0]["data"]).reshape(6, 10),
+        torch.frombuffer(bytearray(answers[5].body[length:]), dtype=torch.float32).reshape(6, 10),
+    ]
+    for tensor in found:
+        torch.testing.assert_close(tensor, outputs(net, images), rtol=TOLERANCE, atol=TOLERANCE)
+    assert answers[6].json()["message"] == "the input 'images' is expected in the type float32, got float64"
+    assert answers[7].json()["type"] == "NotAcceptableError"
+
+
+def test_tensors_over_grpc(server: Server, net: MNISTNet, images: torch.Tensor) -> None:
+    """An array in and out, and the Open Inference Protocol; an error has a status."""
+    expected = outputs(net, images)
+    answer = grpc(server, "Predictions", prediction_request("mnist_eager", {"data": write_npy(images)}))
+    torch.testing.assert_close(read_npy(answer.predictions[0]), expected, rtol=TOLERANCE, atol=TOLERANCE)
+    request = infer_request("mnist_eager", "mine", "images", images.shape, images.flatten().tolist())
+    answer = grpc(server, "ModelInfer", request, open_inference=True)
+    assert answer.status == 0, answer.message
+    identifier, name, numbers = infer_output(answer.messages[0])
+    assert (identifier, name) == ("mine", "output")
+    torch.testing.assert_close(torch.tensor(numbers).reshape(6, 10), expected, rtol=TOLERANCE, atol=TOLERANCE)
+    request = infer_request("mnist_eager", "mine", "pictures", [1], [1.0])
+    assert grpc(server, "ModelInfer", request, open_inference=True).status != 0
+    assert predict(server, "mnist_eager", write_npy(images)).status == 200  # its worker lives
+
+
+def test_a_part_of_a_form_may_be_an_array(server: Server, net: MNISTNet, images: torch.Tensor) -> None:
+    path = server.sandbox.file("images.npy", write_npy(images))
+    status, text = server.curl("/predictions/mnist_eager", "-F", f"data=@{path};type={NPY}", "-H", f"Accept: {JSON}")
+    assert status == 200, text
+    found = torch.tensor(json.loads(text)["tensor_output"])
+    torch.testing.assert_close(found, outputs(net, images), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_arrays_are_sent_by_the_names_of_their_files(server: Server, images: torch.Tensor) -> None:
+    box = server.sandbox
+    files = [
+        box.file("two.npy", write_npy(images[:2])),
+        box.file("two.safetensors", write_safetensors({"images": images})),
+    ]
+    answers = box.torchmar("predict", "mnist_eager", *files, "--json", "--inference", server.inference).json()
+    bodies = [base64.b64decode(answer["answer_base64"]) for answer in answers]
+    assert read_npy(bodies[0]).shape == (2, 10)
+    assert read_safetensors(bodies[1])["output"].shape == (6, 10)
+    archive = box.store / "mnist_eager-1.0.mar"
+    shown = box.torchmar("run", archive, files[0], "--header", f"Accept={JSON}", "-q").json()
+    assert torch.tensor(shown["tensor_output"]).shape == (2, 10)
+
+
+def test_what_the_page_shows_for_python_works(server: Server) -> None:
+    text = (ROOT / "docs" / "publishing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (shown,) = (block for block in blocks if "urllib" in block)
+    code = shown.replace("http://localhost:8080/predictions/mnist", f"{server.inference}/predictions/mnist_eager")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "(2, 10)\n", done.stderr
 
 
 @pytest.mark.parametrize("name", ["eager", "onnx"])

@@ -14,6 +14,7 @@ from serving.client.inference import content_type_of
         ("a.json", "application/json"),
         ("a.txt", "text/plain"),
         ("a", "application/octet-stream"),
+        ("a.npy", "application/x-npy"),
     ],
 )
 def test_the_content_type_comes_from_the_name(name: str, expected: str) -> None:

@@ -351,6 +351,18 @@ def test_an_envelope_around_a_class(folder: Path, make: Make) -> None:
     assert bodies(ask(load(folder, make(CLASS), envelope="body"), 1, 2)) == [b"Handler"] * 2
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_handler_may_do_an_envelopes_work_itself(folder: Path, make: Make, own: bool) -> None:
+    """It then gets whole batches, and the requests as they came."""
+    source = textwrap.dedent(CLASS).replace("return [", "return [sorted(_) or ")
+    source += "\n    own_envelopes = frozenset({'kservev2'})\n" if own else ""
+    model = load(folder, make(source), envelope="kservev2")
+    assert model.one_by_one is not own
+    assert (model.entry == model.handler.handle) is own
+    if own:
+        assert content(ask(model, {"inputs": 1}, {"inputs": 2})) == [["body"], ["body"]]
+
+
 @pytest.mark.parametrize("name", ["no_such_envelope", "a b"])
 def test_there_is_no_such_envelope(folder: Path, make: Make, name: str) -> None:
     with pytest.raises(HandlerError, match="there is no envelope") as raised:

@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from serving.control.java import java_home, torchserve_home
+from serving.worker.cores import calm_openmp
 
 ROOT = Path(__file__).resolve().parents[1]
 _PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
@@ -21,6 +22,9 @@ _PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 # of the processes that the tests interrupt would end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Before anything imports torch, and for all processes that the tests start: several of them share the cores.
+calm_openmp()
 
 # Tests whose parts are real processes: frontends, workers, clients. A busy machine can starve any of them.
 _OF_PROCESSES = tuple(

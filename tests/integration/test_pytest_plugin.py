@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+import pytest
 
 from .conftest import Sandbox
 
@@ -37,6 +40,7 @@ def test_the_same_server(torchmar_server):
 """
 
 
+@pytest.mark.hides("torch")  # no handler here needs it
 def test_a_server_for_tests(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     sandbox.file("config.properties", "inference_address=nonsense\n")  # not for this server
@@ -45,7 +49,7 @@ def test_a_server_for_tests(sandbox: Sandbox, echo: str) -> None:
         sys.executable,
         *("-m", "pytest", "-q", "-p", "serving.pytest_plugin", "-p", "no:cacheprovider", "test_mine.py"),
         f"--basetemp={sandbox.temp / 'pytest'}",
-        env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)},
+        env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), sandbox.env["PYTHONPATH"]])},
     ).ok()
     assert "2 passed" in done.out
     assert not sandbox.leftovers()

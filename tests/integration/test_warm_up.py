@@ -8,7 +8,8 @@ import pytest
 
 from .conftest import Sandbox
 
-pytestmark = pytest.mark.timeout(300)
+# Importing torch takes seconds, and no handler here needs it.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.hides("torch")]
 
 HANDLER = """
 class Handler:

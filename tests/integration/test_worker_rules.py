@@ -59,6 +59,8 @@ from .support import (
 )
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.hides("torchvision")]
+# Importing torch takes each worker that is started by a test itself seconds.
+light = pytest.mark.hides("torch")
 
 MODELS = Path(__file__).parent / "models"
 SHARED = "backend: {mode: shared}\n"
@@ -127,7 +129,7 @@ class Worker:
         self.process = subprocess.Popen(
             [*map(str, command), *(["--async"] if asynchronous else [])],
             cwd=self.folder,
-            env=box.env | {"PYTHONPATH": str(self.folder), **environ},
+            env=box.env | {"PYTHONPATH": os.pathsep.join([str(self.folder), box.env["PYTHONPATH"]]), **environ},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -231,6 +233,7 @@ PLAIN = "def handle(data, context):\n    return None if data is None else [str(r
 # ---- 1: listens, then tells its pid, then that it has started ------------------------------------------------------
 
 
+@light
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_rule_1_listens_then_tells_its_pid_then_that_it_has_started(start: Callable[..., Worker], kind: str) -> None:
     port = choose_free("127.0.0.1", 1)[0]
@@ -263,6 +266,7 @@ def test_rule_1_output_is_never_held_back(server: Server, model: str) -> None:
 # ---- 2: ends with its connection ---------------------------------------------------------------------------------
 
 
+@light
 def test_rule_2_ends_when_the_connection_does(start: Callable[..., Worker]) -> None:
     for before in (lambda worker: worker.connect(), lambda worker: worker.loaded()):
         worker = start(PLAIN)
@@ -271,6 +275,7 @@ def test_rule_2_ends_when_the_connection_does(start: Callable[..., Worker]) -> N
         assert worker.process.wait(60) == 0
 
 
+@light
 def test_rule_2_ends_with_the_frontend_while_the_handler_is_at_work(start: Callable[..., Worker]) -> None:
     worker = start("import time\ndef handle(data, context):\n    time.sleep(600 if data else 0)\n").loaded()
     worker.send(Inference((request(0),)))
@@ -281,6 +286,7 @@ def test_rule_2_ends_with_the_frontend_while_the_handler_is_at_work(start: Calla
     assert worker.process.wait(60) == 0
 
 
+@light
 def test_rule_2_goes_on_when_nobody_reads_its_output(start: Callable[..., Worker]) -> None:
     worker = start("def handle(data, context):\n    print('x' * 100_000)\n    return data and ['y']\n")
     worker.loaded()
@@ -316,6 +322,7 @@ RESULTS = {
 }
 
 
+@light
 @pytest.mark.parametrize(("result", "status"), RESULTS.values(), ids=RESULTS.keys())
 def test_rule_3_every_request_is_answered_once(start: Callable[..., Worker], result: str, status: int) -> None:
     worker = start(f"def handle(data, context):\n    return None if data is None else {result}\n").loaded()
@@ -394,6 +401,7 @@ def test_rule_4_an_answer_at_the_limit(server: Server, model: str) -> None:
     assert len(run(server, model, "return ['x' * 6_553_500]").body) == 6_553_500
 
 
+@light
 def test_rule_4_lengths_are_those_of_bytes(start: Callable[..., Worker]) -> None:
     worker = start(
         "def handle(data, context):\n"
@@ -501,6 +509,7 @@ def test_rule_6_an_error_in_a_sequence_ends_neither_the_worker_nor_the_others(se
 # ---- 7: loading --------------------------------------------------------------------------------------------------
 
 
+@light
 def test_rule_7_a_load_that_fails_is_told_in_the_log_then_the_worker_ends(start: Callable[..., Worker]) -> None:
     """With an answer the frontend would not take back the registration: it would be interrupted in killing us."""
     worker = start("import no_such_module\n")
@@ -513,6 +522,7 @@ def test_rule_7_a_load_that_fails_is_told_in_the_log_then_the_worker_ends(start:
     assert "Traceback (most recent call last):" in text
 
 
+@light
 def test_rule_7_a_load_without_memory(start: Callable[..., Worker]) -> None:
     """Clients see its status, so it has an answer."""
     worker = start("def handle(data, context):\n    raise MemoryError('weights')\n")
@@ -524,6 +534,7 @@ def test_rule_7_a_load_without_memory(start: Callable[..., Worker]) -> None:
     assert worker.process.wait(60) == 1
 
 
+@light
 def test_rule_7_asynchronous_workers_answer_late_and_stay(start: Callable[..., Worker]) -> None:
     worker = start("async def handle(data, context):\n    return ['x']\n", asynchronous=True)
     worker.connect()
@@ -536,6 +547,7 @@ def test_rule_7_asynchronous_workers_answer_late_and_stay(start: Callable[..., W
     assert bytes(worker.ask(request(0)).items[0].body) == b"x"
 
 
+@light
 def test_rule_7_asynchronous_workers_stay_when_they_cannot_load(start: Callable[..., Worker]) -> None:
     worker = start("import no_such_module\n", asynchronous=True)
     worker.connect().send(worker.load)
@@ -610,6 +622,7 @@ def test_rule_9_values(server: Server, model: str, value: bytes, kind: str, expe
     assert answer.text() == expected
 
 
+@light
 def test_rule_9_without_decoding(start: Callable[..., Worker]) -> None:
     worker = start(PLAIN, TS_DECODE_INPUT_REQUEST="false").loaded()
     assert worker.ask(request(0, b"{}", "application/json")).items[0].body == b"{'body': bytearray(b'{}')}"
@@ -624,6 +637,7 @@ def test_rule_9_answers(server: Server, model: str) -> None:
 # ---- 10: what may be missing ---------------------------------------------------------------------------------------
 
 
+@light
 def test_rule_10_batches_and_requests_without_content(start: Callable[..., Worker]) -> None:
     worker = start(PLAIN).loaded()
     empty = worker.ask()
@@ -631,6 +645,7 @@ def test_rule_10_batches_and_requests_without_content(start: Callable[..., Worke
     assert worker.ask(Request("bare")).items[0].body == b"{}"
 
 
+@light
 def test_rule_10_a_function_is_told_of_the_load_without_data_or_manifest(start: Callable[..., Worker]) -> None:
     worker = start(
         "def handle(data, context):\n"
@@ -640,6 +655,7 @@ def test_rule_10_a_function_is_told_of_the_load_without_data_or_manifest(start: 
     assert json.loads(worker.ask(request(0)).items[0].body) == ["load", None, {}]
 
 
+@light
 def test_rule_10_a_handler_that_is_not_named(start: Callable[..., Worker]) -> None:
     """The frontend then sends the path of the model in its place."""
     worker = start(PLAIN, handler=None)

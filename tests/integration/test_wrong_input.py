@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from model_defs.mnist import MNISTNet
+
 from .conftest import ROOT, Sandbox, Server
 
 MNIST = ROOT / "examples" / "mnist"
@@ -114,12 +116,8 @@ def test_a_registration_that_fails_says_why_and_leaves_nothing(sandbox: Sandbox,
 def mnist(shared_sandbox: Sandbox) -> Server:
     """An untrained but real MNIST net behind the example's handler, in batches of up to four."""
     box = shared_sandbox
-    script = (
-        "import sys, torch; sys.path.insert(0, sys.argv[1]); from model_defs import mnist; torch.manual_seed(0); "
-        "net = next(v for v in vars(mnist).values() if isinstance(v, type) and v.__module__ == mnist.__name__)(); "
-        "torch.save(net.state_dict(), 'mnist_sd.pt')"
-    )
-    box.run("python", "-c", script, ROOT).ok()
+    torch.manual_seed(0)
+    torch.save(MNISTNet().state_dict(), box.root / "mnist_sd.pt")
     config = box.file("model-config.yaml", "batchSize: 4\nmaxBatchDelay: 500\nminWorkers: 1\nmaxWorkers: 1\n")
     command = ("build", "--model-name", "mnist", "--handler", MNIST / "mnist_handler.py", "-c", config)
     model = ("--model-file", ROOT / "model_defs" / "mnist.py", "--serialized-file", box.root / "mnist_sd.pt")

@@ -27,6 +27,19 @@ ECHO = """
             return [{"got": row["body"], "header": context.get_request_header(0, "content-type")} for row in data]
 """
 
+#: For continuous batching: a request is answered in three parts, each telling whether it came with the request.
+THREE_PARTS = """
+    count = 0
+
+    def handle(data, context):
+        global count
+        if data is None:
+            return
+        count += 1
+        context.stopping_criteria = [lambda value: count == 3]
+        return [str(bool(data[0]))]
+"""
+
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Path]:

@@ -19,7 +19,7 @@ from serving.check import CheckOptions, Input, Result
 from serving.check import check as run
 from serving.errors import CheckError, ModelLoadError
 
-from .conftest import ECHO
+from .conftest import ECHO, THREE_PARTS
 
 ROOT = Path(__file__).resolve().parents[3]
 Check = Callable[..., Result]
@@ -242,18 +242,8 @@ def test_a_stream(check: Check) -> None:
 
 
 def test_continuous_batching(check: Check) -> None:
-    source = """
-        count = 0
-
-        def handle(data, context):
-            global count
-            if data is None:
-                return
-            count += 1
-            context.stopping_criteria = [lambda value: count == 3]
-            return [str(bool(data[0]))]
-    """
-    (found,) = check(source, ANY, config="continuousBatching: true\nbatchSize: 2\n", options={"repeat": 3}).inputs
+    config = "continuousBatching: true\nbatchSize: 2\n"
+    (found,) = check(THREE_PARTS, ANY, config=config, options={"repeat": 3}).inputs
     assert found.body == b"TrueFalseFalse"
     assert len(found.seconds) == 1
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from serving.errors import CheckError, ModelLoadError
 from serving.local.reloading import Reloading, UnknownModelError
 from serving.local.requests import request_of
 from serving.local.sources import Sources
+from tests.serving.check.conftest import THREE_PARTS
 
+# Each request tells that it has begun, and never ends.
+BUSY = "import time\ndef handle(data, context):\n    if data: print('busy'); time.sleep(3600)\n"
 ECHO = """
     import os
 
@@ -71,6 +74,12 @@ class Author:
         assert len(set(map(id, answers))) == 1
         answer = answers[0]
         return json.loads(answer.as_sent()[0]) if parts is None else answer
+
+    def ask_in(self, pool: ThreadPoolExecutor) -> Future[Any]:
+        """Asks in another thread; returns when a handler is at work."""
+        asked = pool.submit(self.ask)
+        wait_for(lambda: ("busy", False) in self.told)
+        return asked
 
 
 @pytest.fixture
@@ -194,22 +203,12 @@ def test_a_handler_that_hangs(author: Author) -> None:
 
 
 def test_a_busy_handler_is_replaced_when_it_changes(author: Author) -> None:
-    author.write("import time\ndef handle(data, context):\n    if data: print('busy'); time.sleep(3600)\n")
-    errors: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            author.ask()
-        except TorchmarError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    wait_for(lambda: ("busy", False) in author.told)
-    author.write(ECHO.format(word="other"))
-    assert author.ask()["word"] == "other"  # waits until then
-    thread.join()
-    assert [str(error) for error in errors] == ["the handler was still busy when its files changed; it is replaced"]
+    author.write(BUSY)
+    with ThreadPoolExecutor() as pool:
+        busy = author.ask_in(pool)
+        author.write(ECHO.format(word="other"))
+        assert author.ask()["word"] == "other"  # waits until then
+    assert str(busy.exception()) == "the handler was still busy when its files changed; it is replaced"
 
 
 def test_what_is_no_fault_of_the_model_is_tried_again(author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,19 +225,7 @@ def test_what_is_no_fault_of_the_model_is_tried_again(author: Author, monkeypatc
 def test_streams(author: Author) -> None:
     author.project("config-file: c.yaml\n")
     (author.folder / "files" / "c.yaml").write_text("continuousBatching: true\n")
-    author.write(
-        """
-        count = 0
-
-        def handle(data, context):
-            global count
-            if data is None:
-                return
-            count += 1
-            context.stopping_criteria = [lambda value: count == 3]
-            return [str(bool(data[0]))]
-        """
-    )
+    author.write(THREE_PARTS)
     parts: list[tuple[bytes, bool]] = []
     assert author.ask(parts=parts).body == b"TrueFalseFalse"
     assert parts == [(b"True", True), (b"False", True), (b"False", False)]
@@ -246,21 +233,10 @@ def test_streams(author: Author) -> None:
 
 def test_the_end_while_a_request_runs(tmp_path: Path) -> None:
     author = Author(tmp_path / "author")
-    author.write("import time\ndef handle(data, context):\n    if data: print('busy'); time.sleep(3600)\n")
-    errors: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            author.ask()
-        except TorchmarError as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    with author.model:
-        for thread in threads:
-            thread.start()
-        wait_for(lambda: ("busy", False) in author.told)
-    for thread in threads:
-        thread.join()
-    assert sorted(str(error).split(":")[0] for error in errors) == ["the server is being stopped", "the worker failed"]
+    author.write(BUSY)
+    with ThreadPoolExecutor() as pool:
+        with author.model:
+            asked = [author.ask_in(pool) for _ in range(2)]
+        errors = [str(one.exception()) for one in asked]
+    assert sorted(error.split(":")[0] for error in errors) == ["the server is being stopped", "the worker failed"]
     assert [p for p in psutil.Process().children() if "model_service_worker" in str(p.cmdline())] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,20 @@ def server(_java: Server) -> Iterator[Server]:
     """A server whose workers come from a prefork process."""
     yield _java
     _java.end_workers()
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Torch with two threads, of which nobody has chosen the number, in a process that has compiled nothing."""
+    import torch  # takes seconds, and most tests need none
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if "torch._dynamo.utils" in sys.modules:  # what another test has compiled in this process
+        sys.modules["torch._dynamo.utils"].counters.clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +299,7 @@ class Server:
         self._workers: list[Worker] = []
         self.pid = self._process.pid
         self._path = [str(folder) for folder in path]
+        self._options: list[str] = []
 
     def _call(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> Any:
         rendezvous.send(self._control, message, fds)
@@ -324,7 +325,7 @@ class Server:
             if tcp:
                 place = command.index("--sock-type")
                 command[place : place + 4] = ["--sock-type", "tcp", "--port", str(tcp)]
-            message = {"args": command, "cwd": str(folder), "env": {**base, **environ}}
+            message = {"args": [*command, *self._options], "cwd": str(folder), "env": {**base, **environ}}
             pid: int = self._call(message, fds)
             return pid
 
@@ -335,6 +336,15 @@ class Server:
     def worker(self, folder: Path, **environ: Any) -> Worker:
         """A worker that is connected."""
         return self.start(folder, **environ).connect()
+
+    @contextlib.contextmanager
+    def asynchronous(self) -> Iterator[Server]:
+        """Meanwhile workers are started as those of a model with ``asyncCommunication: true``."""
+        self._options = ["--async"]
+        try:
+            yield self
+        finally:
+            self._options = []
 
     def settle(self, folder: Path) -> None:
         """Waits until the prefork process has imported all that it will, for meanwhile it answers nobody."""

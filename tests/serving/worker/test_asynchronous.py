@@ -37,26 +37,10 @@ def part(context, text):
 """
 
 
-class AsyncServer(Server):
-    """Starts workers as the frontend starts those of a model with ``asyncCommunication: true``."""
-
-    def _call(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> Any:
-        if "args" in message:
-            message = {**message, "args": [*message["args"], "--async"]}
-        return super()._call(message, fds)
-
-
-@pytest.fixture(scope="module")
-def _async_java() -> Iterator[AsyncServer]:
-    server = AsyncServer()
-    yield server
-    server.end()
-
-
 @pytest.fixture
-def server(_async_java: AsyncServer) -> Iterator[AsyncServer]:
-    yield _async_java
-    _async_java.end_workers()
+def server(server: Server) -> Iterator[Server]:
+    with server.asynchronous():
+        yield server
 
 
 def load(server: Server, folder: Path, source: str, **config: Any) -> Worker:
@@ -249,7 +233,7 @@ def handle(data, context):
 
 
 @pytest.mark.parametrize("form", INITIALIZED)
-def test_every_form_of_handler_uses_one_loop(server: AsyncServer, tmp_path: Path, form: str) -> None:
+def test_every_form_of_handler_uses_one_loop(server: Server, tmp_path: Path, form: str) -> None:
     worker = load(server, tmp_path, INITIALIZED[form])
     assert answer(worker) == b"True"
 
@@ -273,7 +257,7 @@ def test_an_initialization_that_fails_is_told() -> None:
         loop.close()
 
 
-def test_load_is_not_answered_too_early(server: AsyncServer, tmp_path: Path) -> None:
+def test_load_is_not_answered_too_early(server: Server, tmp_path: Path) -> None:
     folder = archive(tmp_path / "model", "def handle(data, context): return data")
     worker = server.worker(folder)
     begin = time.monotonic()
@@ -281,7 +265,7 @@ def test_load_is_not_answered_too_early(server: AsyncServer, tmp_path: Path) -> 
     assert time.monotonic() - begin >= 0.1
 
 
-def test_a_worker_that_cannot_load_says_so_and_stays(server: AsyncServer, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_load_says_so_and_stays(server: Server, tmp_path: Path) -> None:
     folder = archive(tmp_path / "model", "async def handle(data, context):\n    import missing_module")
     worker = server.worker(folder)
     reply = worker.load(folder)
@@ -320,7 +304,7 @@ class Handler:
 """
 
 
-def test_requests_run_side_by_side_each_with_its_own_context(server: AsyncServer, tmp_path: Path) -> None:
+def test_requests_run_side_by_side_each_with_its_own_context(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, ECHO)
     for index in range(5):
         worker.send(rest(f"id {index}", b"last" if index == 4 else str(index).encode(), **{"X-Index": str(index)}))
@@ -336,7 +320,7 @@ def test_requests_run_side_by_side_each_with_its_own_context(server: AsyncServer
     assert sorted(line.rpartition(",")[2] for line in lines) == [f"id {index}" for index in range(5)]
 
 
-def test_answers_come_when_they_are_done(server: AsyncServer, tmp_path: Path) -> None:
+def test_answers_come_when_they_are_done(server: Server, tmp_path: Path) -> None:
     source = """
     waiting = []
     async def handle(data, context):
@@ -352,13 +336,13 @@ def test_answers_come_when_they_are_done(server: AsyncServer, tmp_path: Path) ->
     assert [bytes(worker.reply().items[0].body) for _ in range(4)] == [b"0", b"1", b"2", b"3"]
 
 
-def test_a_message_without_requests_is_not_answered(server: AsyncServer, tmp_path: Path) -> None:
+def test_a_message_without_requests_is_not_answered(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, INITIALIZED["method"])
     worker.send()
     assert answer(worker) == b"True"
 
 
-def test_a_description_is_one_item(server: AsyncServer, tmp_path: Path) -> None:
+def test_a_description_is_one_item(server: Server, tmp_path: Path) -> None:
     source = "async def handle(data, context):\n    return [[data, context.get_request_header(0, 'describe')]]"
     worker = load(server, tmp_path, source)
     (item,) = worker.ask(rest("1", None, describe="True")).items
@@ -417,7 +401,7 @@ EXPECTED = {
 }
 
 
-def test_whatever_goes_wrong_is_the_answer_to_one_request(server: AsyncServer, tmp_path: Path) -> None:
+def test_whatever_goes_wrong_is_the_answer_to_one_request(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, FAILURES)
     worker.send(rest("neighbour", b"wait"))
     for wish in EXPECTED:
@@ -435,7 +419,7 @@ def test_whatever_goes_wrong_is_the_answer_to_one_request(server: AsyncServer, t
     assert "sys.exit(1)" in text
 
 
-def test_a_task_of_the_handler_does_not_end_the_worker(server: AsyncServer, tmp_path: Path) -> None:
+def test_a_task_of_the_handler_does_not_end_the_worker(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, FAILURES)
     assert worker.ask(rest("1", b"background")).items[0].body == b"went on"
     worker.out.wait("A task of the handler was to end the process")
@@ -471,7 +455,7 @@ async def handle(data, context):
 
 @pytest.mark.parametrize("wish", ["task", "thread"])
 @pytest.mark.parametrize("make", [rest, grpc], ids=["rest", "grpc"])
-def test_parts_and_their_end(server: AsyncServer, tmp_path: Path, wish: str, make: Any) -> None:
+def test_parts_and_their_end(server: Server, tmp_path: Path, wish: str, make: Any) -> None:
     worker = load(server, tmp_path, STREAM)
     worker.send(make("1", wish.encode()))
     items = answers(worker, 1)["1"]
@@ -479,7 +463,7 @@ def test_parts_and_their_end(server: AsyncServer, tmp_path: Path, wish: str, mak
     assert [item.headers for item in items] == [{"X-Wish": wish, NEXT: text} for text in ("true", "true", "false")]
 
 
-def test_a_stream_that_fails_is_ended(server: AsyncServer, tmp_path: Path) -> None:
+def test_a_stream_that_fails_is_ended(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, STREAM)
     worker.send(rest("1", b"raise"))
     *parts, last = answers(worker, 1)["1"]
@@ -487,7 +471,7 @@ def test_a_stream_that_fails_is_ended(server: AsyncServer, tmp_path: Path) -> No
     assert error(last) == (500, "no more")
 
 
-def test_a_part_that_cannot_be_sent_fails_its_request(server: AsyncServer, tmp_path: Path) -> None:
+def test_a_part_that_cannot_be_sent_fails_its_request(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, STREAM)
     item, end = worker.ask(rest("1", b"set")).items
     assert error(item)[0] == 503
@@ -495,7 +479,7 @@ def test_a_part_that_cannot_be_sent_fails_its_request(server: AsyncServer, tmp_p
     worker.out.wait("a part of the answer cannot be sent")
 
 
-def test_many_parts_stay_in_order(server: AsyncServer, tmp_path: Path) -> None:
+def test_many_parts_stay_in_order(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, STREAM)
     worker.send(rest("1", b"many"))
     time.sleep(0.3)  # more is sent than the socket takes
@@ -537,7 +521,7 @@ class Handler:
 LATE = "within 1 s (responseTimeout in model-config.yaml)."
 
 
-def test_time_is_kept_for_each_request(server: AsyncServer, tmp_path: Path) -> None:
+def test_time_is_kept_for_each_request(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, SLOW, responseTimeout=1)
     for wish in ("hang", "part", "parts"):
         worker.send(rest(wish, wish.encode()))
@@ -555,7 +539,7 @@ def test_time_is_kept_for_each_request(server: AsyncServer, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("others", [0, 2])
-def test_a_worker_whose_loop_hangs_answers_and_is_replaced(server: AsyncServer, tmp_path: Path, others: int) -> None:
+def test_a_worker_whose_loop_hangs_answers_and_is_replaced(server: Server, tmp_path: Path, others: int) -> None:
     worker = load(server, tmp_path, SLOW, responseTimeout=1)
     worker.send(rest("block", b"block"))
     for name in ("next", "last")[:others]:
@@ -568,7 +552,7 @@ def test_a_worker_whose_loop_hangs_answers_and_is_replaced(server: AsyncServer, 
     assert "time.sleep(600)" in worker.out.wait("This worker of model is replaced")
 
 
-def test_no_more_is_read_than_may_be_in_flight(server: AsyncServer, tmp_path: Path) -> None:
+def test_no_more_is_read_than_may_be_in_flight(server: Server, tmp_path: Path) -> None:
     source = """
 class Handler:
     def initialize(self, context):
@@ -603,7 +587,7 @@ class Handler:
 # ---- the end ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_frontends_end_is_the_workers(server: AsyncServer, tmp_path: Path) -> None:
+def test_the_frontends_end_is_the_workers(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, SLOW)
     worker.send(rest("1", b"hang"))
     assert answer(worker, b"cancelled") == b""
@@ -611,7 +595,7 @@ def test_the_frontends_end_is_the_workers(server: AsyncServer, tmp_path: Path) -
     assert server.status(worker) == 0
 
 
-def test_also_while_the_loop_hangs(server: AsyncServer, tmp_path: Path) -> None:
+def test_also_while_the_loop_hangs(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, SLOW)
     worker.send(rest("1", b"block"))
     time.sleep(0.2)
@@ -619,14 +603,14 @@ def test_also_while_the_loop_hangs(server: AsyncServer, tmp_path: Path) -> None:
     assert server.status(worker) == 0
 
 
-def test_a_second_load_ends_the_worker(server: AsyncServer, tmp_path: Path) -> None:
+def test_a_second_load_ends_the_worker(server: Server, tmp_path: Path) -> None:
     worker = load(server, tmp_path, SLOW)
     worker.send_load(tmp_path / "model")
     assert server.status(worker) == 1
     worker.out.wait("The worker of model ends")
 
 
-def test_without_the_prefork_process(server: AsyncServer, tmp_path: Path) -> None:
+def test_without_the_prefork_process(server: Server, tmp_path: Path) -> None:
     folder = archive(tmp_path / "model", IMPORTS + INITIALIZED["method"])
     worker = server.worker(folder, TORCHMAR_PREFORK="0")
     assert worker.load(folder).code == 200

@@ -803,31 +803,23 @@ def test_the_item_of_a_failure_is_what_the_frontend_writes() -> None:
     assert failure_item("1", Failure(799, "")).phrase == ""
 
 
-def test_the_threads_are_those_that_are_faster(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if "torch._dynamo.utils" in sys.modules:  # what another test has compiled in this process
-        sys.modules["torch._dynamo.utils"].counters.clear()
-    before = torch.get_num_threads()
+def test_the_threads_are_those_that_are_faster(two_threads):
+    seen = []
+
+    def handle(data, context):
+        seen.append(torch.get_num_threads())
+        time.sleep(0.001 * seen[-1])
+        return [""] * len(data)
+
+    served = service(handle)
+    for _ in range(30):
+        served.answer([rest("r")])
+    assert set(seen) == {1, 2}
+    assert set(seen[-5:]) == {1}
+
+    seen.clear()
     torch.set_num_threads(2)
-    try:
-        seen = []
-
-        def handle(data, context):
-            seen.append(torch.get_num_threads())
-            time.sleep(0.001 * seen[-1])
-            return [""] * len(data)
-
-        served = service(handle)
-        for _ in range(30):
-            served.answer([rest("r")])
-        assert set(seen) == {1, 2}
-        assert set(seen[-5:]) == {1}
-
-        seen.clear()
-        torch.set_num_threads(2)
-        served = service(handle, threads=2)
-        for _ in range(30):
-            served.answer([rest("r")])
-        assert set(seen) == {2}
-    finally:
-        torch.set_num_threads(before)
+    served = service(handle, threads=2)
+    for _ in range(30):
+        served.answer([rest("r")])
+    assert set(seen) == {2}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +22,8 @@ ENOUGH = 60  # batches; more than any trial takes
 
 
 @pytest.fixture(autouse=True)
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if "torch._dynamo.utils" in sys.modules:  # what another test has compiled in this process
-        sys.modules["torch._dynamo.utils"].counters.clear()
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def _two_threads(two_threads: None) -> None:
+    """For all tests here."""
 
 
 def run(threads: Threads, took: dict[int, float], size: int = 1, batches: int = ENOUGH) -> list[int]:

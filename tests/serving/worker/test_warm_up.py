@@ -19,7 +19,6 @@ from serving.worker.service import Service
 from serving.worker.settings import Backend
 
 from .frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest, wait_for
-from .test_asynchronous import AsyncServer
 from .test_service import CACHE, Context, Sink
 
 SAMPLES = [
@@ -389,21 +388,14 @@ def test_a_sample_that_fails_does_not_keep_the_model_from_loading(server: Server
     assert "Traceback" not in worker.out.text
 
 
-@pytest.fixture(scope="module")
-def _launcher_of_async() -> Iterator[AsyncServer]:
-    server = AsyncServer(b"launcher")
-    yield server
-    server.end()
-
-
 @pytest.fixture
-def async_server(_launcher_of_async: AsyncServer) -> Iterator[AsyncServer]:
-    yield _launcher_of_async
-    _launcher_of_async.end_workers()
+def async_server(plain_server: Server) -> Iterator[Server]:
+    with plain_server.asynchronous():
+        yield plain_server
 
 
 @pytest.mark.parametrize("line", ["raise ValueError('no')", "raise asyncio.CancelledError", "return None"])
-def test_the_asynchronous_mode(async_server: AsyncServer, tmp_path: Path, line: str) -> None:
+def test_the_asynchronous_mode(async_server: Server, tmp_path: Path, line: str) -> None:
     source = f"""
         import asyncio
         calls = []

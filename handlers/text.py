@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _WANTED = 'send a text, or {"text": "..."} as JSON'
+_NO_FORM = "curl -d sends a form unless it is told -H 'Content-Type: text/plain'"
 
 # Tags, and entities such as &nbsp; and &#39;.
 _MARKUP = re.compile(r"<[^>\n]*>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
@@ -55,7 +56,7 @@ def read_text(value: Any) -> str:
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         value = value["text"]
     if is_empty(value):
-        raise BadInputError(f"the request has no text: {_WANTED}")
+        raise BadInputError(f"the request has no text: {_WANTED}; {_NO_FORM}")
     if isinstance(value, bytes | bytearray | memoryview):
         try:
             return bytes(value).decode()

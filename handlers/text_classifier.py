@@ -19,7 +19,11 @@ class TextClassifier(TextHandler):
 
     The model takes what `TextHandler` says and gives `[batch, classes]` before softmax, alone or as `logits`.
 
-    A request is a text: `curl localhost:8080/predictions/news -d "Rain stops the final"`. The reply names every class:
+    A request is a text:
+
+    `curl localhost:8080/predictions/news -H "Content-Type: text/plain" -d "Rain stops the final"`
+
+    The reply names every class:
 
     `{"World": 0.01, "Sports": 0.96, "Business": 0.02, "Science": 0.01}`
     """

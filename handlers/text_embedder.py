@@ -17,7 +17,11 @@ class TextEmbedder(TextHandler):
     `last_hidden_state`: the reply is their mean, without padding. Or it gives one for each text, `[batch, size]`,
     alone or as `sentence_embedding`.
 
-    A request is a text: `curl localhost:8080/predictions/embedder -d "Rain stops the final"`. The reply is a list:
+    A request is a text:
+
+    `curl localhost:8080/predictions/embedder -H "Content-Type: text/plain" -d "Rain stops the final"`
+
+    The reply is a list:
 
     `[0.6, -0.8]`
 

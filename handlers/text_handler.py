@@ -49,11 +49,13 @@ class TextHandler(StockTextMethods, BaseHandler):
     the batch, int64 `[words]`, and the offset at which each text begins, `[batch]`; `nn.EmbeddingBag` takes both.
 
     `ngrams` is the longest run of words that the vocabulary holds, `max_length` the number of tokens at which the
-    tokenizer cuts a text (`handler: {max_length: 128}` in model-config.yaml says the same).
+    tokenizer cuts a text (`handler: {max_length: 128}` in model-config.yaml says the same). `special_tokens` is whether
+    the tokenizer puts tokens of its own around those of the text, such as `<s>` (`handler: {special_tokens: false}`).
     """
 
     ngrams: int = 2
     max_length: int | None = None
+    special_tokens: bool = True
 
     _first_half = (*BaseHandler._first_half, "encode", "words")
 
@@ -68,7 +70,9 @@ class TextHandler(StockTextMethods, BaseHandler):
         super().initialize(context)
         folder = Path(str(context.system_properties.get("model_dir") or ""))
         if (folder / "tokenizer.json").is_file():
-            self.tokenizer = TextTokenizer(folder / "tokenizer.json", self._max_length())
+            self.tokenizer = TextTokenizer(
+                folder / "tokenizer.json", self._max_length(), special_tokens=self._special_tokens()
+            )
             self.input_names = self._input_names()
             return
         path = Path(self.get_source_vocab_path(context))
@@ -93,6 +97,12 @@ class TextHandler(StockTextMethods, BaseHandler):
         given = self._handler_config().get("max_length", self.max_length)
         if given is not None and (type(given) is not int or given < 1):
             raise LoadError(f"handler.max_length in model-config.yaml is {given!r}, and not a number of tokens")
+        return given
+
+    def _special_tokens(self) -> bool:
+        given = self._handler_config().get("special_tokens", self.special_tokens)
+        if not isinstance(given, bool):
+            raise LoadError(f"handler.special_tokens in model-config.yaml is {given!r}, and not true or false")
         return given
 
     def _input_names(self) -> tuple[str, ...]:

@@ -18,9 +18,12 @@ _PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 
 
 class TextTokenizer:
-    """A tokenizer from its file. Texts are cut at `max_length` tokens, or where the file says."""
+    """A tokenizer from its file. Texts are cut at `max_length` tokens, or where the file says.
 
-    def __init__(self, path: Path, max_length: int | None = None) -> None:
+    Without `special_tokens` there are none but those of the text, whatever the file puts around them.
+    """
+
+    def __init__(self, path: Path, max_length: int | None = None, *, special_tokens: bool = True) -> None:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
@@ -37,12 +40,13 @@ class TextTokenizer:
         self.pad: int = padding["pad_id"] if padding else next((pad for pad in known if pad is not None), 0)
         self.length: int | None = padding.get("length")  # a model that was exported for one length
         self.tokenizer.no_padding()  # each text is encoded alone, and padded with those of its batch
+        self.special_tokens = special_tokens
         if max_length is not None:
             self.tokenizer.enable_truncation(max_length)
 
     def encode(self, text: str) -> Any:
         """Give the `tokenizers.Encoding` of one text."""
-        return self.tokenizer.encode(text)
+        return self.tokenizer.encode(text, add_special_tokens=self.special_tokens)
 
     def tensors(self, encodings: Sequence[Any], names: Sequence[str]) -> list[torch.Tensor]:
         """Give the named inputs for a batch, each int64 `[batch, tokens]`, padded on the right to the longest."""

@@ -17,14 +17,17 @@ import pytest
 
 from archive_tool.cli import COMMANDS, cli
 from archive_tool.errors import TorchmarError
+from examples import downloads
 from serving import errors as serving_errors
 from serving.control.ports import choose_free
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "examples/*/*.md") for path in ROOT.glob(pattern))
-# The continuous integration runs `make test`; the test of the demo runs what `make demo` does, and so the training.
-RUN_ELSEWHERE = ("make demo", "make test", "python examples/mnist/train.py")
+EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/demo.py"))
+# The continuous integration runs `make test`; the tests of the demos run what these do, and so MNIST's training.
+DEMOS = tuple(f"python examples/{name}/demo.py" for name in EXAMPLES)
+RUN_ELSEWHERE = ("make demo", "make test", "python examples/mnist/train.py", *DEMOS)
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -102,9 +105,10 @@ torchserve() {
 """
 
 
-# What these show runs with every `make test` all the same: their examples' demo.py does it, and so do the tutorial's
-# scenarios in tests/integration/test_scenarios.py and docs/serving.md.
-REPEATED = {ROOT / "README.md", *(ROOT / "examples" / name / "README.md" for name in ("mnist", "fizbuz"))}
+# What these show runs with every `make test` all the same: their examples' demo.py does it, of which
+# integration/test_demo.py and test_examples.py run every step, and so do the tutorial's scenarios in
+# integration/test_scenarios.py and docs/serving.md.
+REPEATED = {ROOT / "README.md", *(ROOT / "examples" / name / "README.md" for name in EXAMPLES)}
 
 
 @pytest.mark.parametrize("path", sorted(REPEATED), ids=lambda path: str(path.relative_to(ROOT)))
@@ -153,6 +157,7 @@ def test_every_command_runs(path: Path, checkout: Path, java_options: str) -> No
         "JAVA_TOOL_OPTIONS": java_options,
         "STAND_IN": str(checkout / "stand_in.py") if path in WHATEVER_IT_HOLDS else "",
         "HIDDEN": WHATEVER_IT_HOLDS.get(path, ""),
+        downloads.CACHE_VARIABLE: str(downloads.cache_folder()),
         "BUILDS": str(any("build " in line or "torch-model-archiver" in line for line in commands(path))).lower(),
     }
     (checkout / "tmp").mkdir()

@@ -1,46 +1,22 @@
-"""Scenario of MXNet Model Server's users, whole: train, archive, convert, serve, count, scale, stop.
-
-Every step is a command that you could type yourself; it is shown before it runs. Exit code 0 means that each of them
-did what it should, and nothing is left running in any case.
-"""
+"""One net, every way out of its past: MXNet Model Server's archives, eager, TorchScript, ONNX, and a program in C++."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
-import subprocess
+import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
-BIN = Path(sys.executable).parent
-SERVER = "fizbuz-demo"
+sys.path[:0] = [str(HERE.parents[1])]
+
+from examples import demos  # noqa: E402
+
 NUMBERS = (1, 2, 4, 8, 14, 21, 29, 44)
-# The net is right on more than nine of ten numbers; what it says must be what both archives say.
+LARGE = 10**12 - 1  # far beyond what the net was trained on, and what the old service takes
+# The net is right on more than nine of ten numbers; what it says must be what every archive says.
 NEEDED = 6
-
-
-class DemoError(Exception):
-    """A step did not do what it should."""
-
-
-def run(*command: str, capture: bool = False) -> str:
-    """Show a command and run it.
-
-    Raises:
-        DemoError: it failed.
-    """
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    program = BIN / command[0]
-    argv = [str(program) if program.exists() else command[0], *command[1:]]
-    result = subprocess.run(argv, stdout=subprocess.PIPE if capture else None, text=True, check=False)
-    if result.returncode:
-        raise DemoError(f"{shlex.join(command)} failed with exit code {result.returncode}")
-    return result.stdout or ""
+JSON = ("-H", "Content-Type: application/json")
 
 
 def expected(number: int) -> str:
@@ -49,83 +25,84 @@ def expected(number: int) -> str:
     return "fizz" * (following % 3 == 0) + "buzz" * (following % 5 == 0) or str(following)
 
 
-@contextmanager
-def server(store: Path, port: str, *models: str) -> Iterator[dict[str, Any]]:
-    """A running server with the models, described by its status; stopped whatever happens."""
-    options = ("--model-store", str(store), "--port", port, "--name", SERVER)
-    try:
-        run("torchmar", "start", "--models", *models, *options)
-        yield json.loads(run("torchmar", "status", "--json", "--name", SERVER, capture=True))
-    finally:
-        subprocess.run([BIN / "torchmar", "stop", "-q", "--name", SERVER], stderr=subprocess.DEVNULL, check=False)
+def build(work: Path, store: Path) -> None:
+    """Train, and make five archives of the net."""
+    demos.run("python", str(HERE / "train.py"), "--output-dir", str(work))
+    service = str(work / "service")
+    export = ("--export-path", str(store), "-f")
+    folder = ("--model-path", service, "--handler", "fizbuz_service")
+    demos.run("torchmar", "build", "--model-name", "fizbuz", *folder, *export)
+    demos.run("python", str(HERE / "old_archive.py"), service, f"{work}/old.mar")
+    demos.run("torchmar", "convert", f"{work}/old.mar", "-o", f"{store}/fizbuz_package.mar", "-f")
+    handler = ("--handler", str(HERE / "fizbuz_handler.py"))
+    eager = ("--model-file", str(HERE / "fizbuz_net.py"), "--serialized-file", f"{work}/fizbuz_sd.pt")
+    demos.run("torchmar", "build", "--model-name", "fizbuz_eager", *eager, *handler, *export)
+    scripted = ("--serialized-file", f"{work}/fizbuz_script.pt")
+    demos.run("torchmar", "build", "--model-name", "fizbuz_scripted", *scripted, *handler, *export)
+    onnx = ("--serialized-file", f"{service}/fizbuz.onnx", "--handler", "tensor_handler")
+    demos.run("torchmar", "build", "--model-name", "fizbuz_onnx", *onnx, *export)
 
 
-def curl(*arguments: str) -> str:
-    """What curl prints."""
-    return run("curl", "-sS", "--fail-with-body", *arguments, capture=True).strip()
-
-
-def play(inference: str, model: str) -> list[str]:
+def play(server: demos.Server, model: str, *numbers: int) -> list[str]:
     """Ask a model what comes after each of the numbers."""
     answers = []
-    for number in NUMBERS:
-        body = json.dumps({"input.1": number})
-        url = f"{inference}/predictions/{model}"
-        answers.append(curl("-X", "POST", url, "-H", "Content-Type: application/json", "-d", body))
+    for number in numbers:
+        answer = server.predict(model, *JSON, "-d", json.dumps({"input.1": number}))
+        answers.append(str(answer["answer"] if isinstance(answer, dict) else answer))
         print(f"{number} -> {answers[-1]}")
     return answers
 
 
-def demo(port: str, work: Path, store: Path) -> None:
-    """Run all steps.
-
-    Raises:
-        DemoError: one failed.
-    """
-    service = work / "service"
-    run("python", str(HERE / "train.py"), "--output-dir", str(service))
-    folder = ("--model-path", str(service), "--handler", "fizbuz_service", "--export-path", str(store), "-f")
-    run("torchmar", "build", "--model-name", "fizbuz", *folder)
-    old = work / "old.mar"
-    run("python", str(HERE / "old_archive.py"), str(service), str(old))
-    run("torchmar", "convert", str(old), "-o", str(store / "fizbuz_package.mar"), "-f")
-    with server(store, port, "fizbuz=fizbuz.mar", "fizbuz_package=fizbuz_package.mar") as status:
-        answers = play(status["inference"], "fizbuz_package")
-        if play(status["inference"], "fizbuz") != answers:
-            raise DemoError("the archive of the folder and the converted one do not agree")
-        right = sum(answer == expected(number) for number, answer in zip(NUMBERS, answers, strict=True))
-        if right < NEEDED:
-            raise DemoError(f"only {right} of {len(NUMBERS)} answers are right")
-        url = f"{status['management']}/models/fizbuz_package"
-        # MXNet Model Server took max_worker alone; for TorchServe there must be as many at least.
-        curl("-X", "PUT", f"{url}?min_worker=2&max_worker=2&synchronous=true")
-        (state,) = json.loads(curl(url))
-        ready = sum(worker["status"] == "READY" for worker in state["workers"])
-        if ready != 2:
-            raise DemoError(f"{ready} workers are ready, not 2")
-        curl("-X", "PUT", f"{url}?max_worker=1&synchronous=true")
-        (state,) = json.loads(curl(url))
-        print(f"{len(state['workers'])} worker, {right} of {len(NUMBERS)} answers right")
-    print("\ndemo passed: nothing is left running")
+def ask(server: demos.Server, work: Path) -> None:
+    """Play with each model, scale one, and let the program in C++ play."""
+    answers = play(server, "fizbuz_package", *NUMBERS)
+    demos.require(play(server, "fizbuz", *NUMBERS) == answers, "the folder and the converted archive do not agree")
+    right = sum(answer == expected(number) for number, answer in zip(NUMBERS, answers, strict=True))
+    demos.require(right >= NEEDED, f"only {right} of {len(NUMBERS)} answers are right")
+    eager = play(server, "fizbuz_eager", *NUMBERS, LARGE)
+    demos.require(eager[:-1] == answers, "the eager net says something else")
+    demos.require(play(server, "fizbuz_scripted", *NUMBERS, LARGE) == eager, "TorchScript says something else")
+    bits = [number + 1 >> bit & 1 for number in NUMBERS[:1] for bit in range(10)]
+    scores = server.predict("fizbuz_onnx", *JSON, "-d", json.dumps({"tensor_input": [bits]}))["tensor_output"]
+    print(f"scores of {NUMBERS[0] + 1}, by ONNX: {scores}")
+    scale(server)
+    program = compile_program(work)
+    if program is not None:
+        following = [number + 1 for number in (*NUMBERS, LARGE)]
+        said = demos.run(program, f"{work}/fizbuz_script.pt", *map(str, following), capture=True)
+        print(said, end="")
+        found = [line.split()[1] for line in said.splitlines()]
+        demos.require(found == eager, "the program in C++ says something else")
+    print(f"{right} of {len(NUMBERS)} answers right, whoever is asked")
 
 
-def main() -> int:
-    """Run the demo."""
-    parser = argparse.ArgumentParser(description="Train, archive, convert, serve and ask the fizz buzz net.")
-    parser.add_argument("--port", default="8080", help="of the inference API, or auto; default: %(default)s")
-    parser.add_argument("--work", type=Path, default=HERE / "build", help="default: %(default)s")
-    parser.add_argument(
-        "--model-store", type=Path, default=HERE.parents[1] / "model_store", help="default: %(default)s"
-    )
-    options = parser.parse_args()
-    try:
-        options.model_store.mkdir(parents=True, exist_ok=True)
-        demo(options.port, options.work, options.model_store)
-    except (DemoError, OSError) as error:
-        print(f"demo failed: {error}", file=sys.stderr)
-        return 1
-    return 0
+def scale(server: demos.Server) -> None:
+    """Two workers, and one again."""
+    url = f"{server.management}/models/fizbuz_package"
+    # MXNet Model Server took max_worker alone; for TorchServe there must be as many at least.
+    demos.curl("-X", "PUT", f"{url}?min_worker=2&max_worker=2&synchronous=true")
+    (state,) = json.loads(demos.curl(url))
+    ready = sum(worker["status"] == "READY" for worker in state["workers"])
+    demos.require(ready == 2, f"{ready} workers are ready, not 2")
+    demos.curl("-X", "PUT", f"{url}?max_worker=1&synchronous=true")
+    (state,) = json.loads(demos.curl(url))
+    print(f"{len(state['workers'])} worker")
 
+
+def compile_program(work: Path) -> str | None:
+    """Compile the program in C++; None where there is no compiler."""
+    lacking = [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]
+    if lacking:
+        print(f"\nno C++: {' and '.join(lacking)} is not installed here")
+        return None
+    folder = f"{work}/cpp"
+    demos.run("cmake", "-S", str(HERE / "cpp"), "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}")
+    demos.run("cmake", "--build", folder)
+    return f"{folder}/fizbuz"
+
+
+MODELS = ("fizbuz", "fizbuz_package", "fizbuz_eager", "fizbuz_scripted", "fizbuz_onnx")
+DEMO = demos.Demo("fizbuz", MODELS, build, ask)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(demos.main(DEMO, __doc__))

@@ -111,6 +111,19 @@ def test_a_bad_text_fails_alone(load, make_context):
     assert "no word of the text" in output[2]["message"]
 
 
+@pytest.mark.parametrize(("given", "expected"), [(True, [2, 4, 3]), (False, [4])])
+def test_tokens_that_the_tokenizer_puts_around_a_text(load, given, expected):
+    handler = load(tokenizer=SENTENCE, config={"handler": {"special_tokens": given}})
+    assert handler.preprocess(rows("rain")).inputs[0].tolist() == [expected]
+
+    class Own(TextHandler):
+        special_tokens = given
+
+    assert load(Own, tokenizer=SENTENCE).preprocess(rows("rain")).inputs[0].tolist() == [expected]
+    with pytest.raises(LoadError, match=r"handler\.special_tokens"):
+        load(tokenizer=SENTENCE, config={"handler": {"special_tokens": "no"}})
+
+
 def test_a_text_without_tokens(load, make_context):
     handler = load(tokenizer=SENTENCE)
     handler.tokenizer.tokenizer.post_processor = processors.TemplateProcessing("$A", None, [])

@@ -1,0 +1,19 @@
+"""Name what is in a picture: PNG, JPEG or another format in, the five most probable classes of ImageNet out."""
+
+from torchvision import transforms
+
+from handlers import ImageClassifier
+
+
+class Lite0Classifier(ImageClassifier):
+    """The pictures are prepared as they were when Google trained the net: its pixels go from -0.99 to 1."""
+
+    image_mode = "RGB"
+    image_processing = transforms.Compose(
+        [
+            transforms.Resize(256, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((127 / 255,) * 3, (128 / 255,) * 3),
+        ]
+    )

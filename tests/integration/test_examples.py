@@ -1,0 +1,266 @@
+"""The examples with real models: built by their own commands, served by one server, and their answers looked at."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
+from examples import demos, downloads
+from examples.efficientnet_lite0 import demo as lite0
+from examples.fizbuz import demo as fizbuz
+from examples.sentence_embedder import demo as sentence_embedder
+from examples.sentiment import demo as sentiment
+from examples.sentiment import train
+from examples.sentiment.sentiment_model import SentimentNet
+from examples.silero_vad import demo as silero_vad
+
+from .conftest import ROOT, Sandbox, Server, close, make_sandbox
+from .support import Answer, at_once, predict
+
+# Most of it is for packages that are not in the cache yet.
+pytestmark = pytest.mark.timeout(600)
+
+DEMOS = {one.name: one for one in (fizbuz.DEMO, lite0.DEMO, sentence_embedder.DEMO, sentiment.DEMO, silero_vad.DEMO)}
+JSON = {"Content_Type": "application/json"}
+
+
+@dataclass
+class Served:
+    """One server with the models of all examples."""
+
+    server: Server
+    addresses: demos.Server
+    root: Path
+
+    def work(self, name: str) -> Path:
+        """The folder that an example works in."""
+        return self.root / name
+
+    def ask(self, name: str) -> None:
+        DEMOS[name].ask(self.addresses, self.work(name))
+
+    def json(self, model: str, body: bytes | str, **headers: str) -> Any:
+        answer = predict(self.server, model, body, **headers)
+        assert answer.status == 200, answer.text()
+        return answer.json()
+
+    def together(self, model: str, *bodies: bytes | str, **headers: str) -> list[Answer]:
+        return at_once([lambda body=body: predict(self.server, model, body, **headers) for body in bodies])  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest, java_options: str) -> Iterator[Served]:
+    pytest.importorskip("onnxruntime")
+    box = make_sandbox(java_options)
+    before = request.session.testsfailed
+    try:
+        at_once([lambda one=one: downloads.fetch(one) for one in downloads.PACKAGES])  # type: ignore[misc]
+        for demo in DEMOS.values():
+            demo.build(made(box.root / demo.name), box.store)
+        server = box.start(*(f"{model}.mar" for demo in DEMOS.values() for model in demo.archives))
+        yield Served(server, demos.Server(server.inference, server.management), box.root)
+    finally:
+        close(box, failed=request.session.testsfailed > before)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_what_the_examples_ask(served: Served) -> None:
+    for name in DEMOS:
+        if name != "fizbuz":  # below
+            served.ask(name)
+
+
+# ---- silero_vad --------------------------------------------------------------------------------------------------
+
+
+ALL = {"X_Probabilities": "true"}
+
+
+def recording(served: Served, begin_s: float, end_s: float) -> bytes:
+    """A part of the recording, as a file."""
+    stream = io.BytesIO()
+    with wave.open(str(served.work("silero_vad") / "speech.wav")) as whole, wave.open(stream, "wb") as part:
+        whole.setpos(int(begin_s * whole.getframerate()))
+        part.setparams(whole.getparams())
+        part.writeframes(whole.readframes(int((end_s - begin_s) * whole.getframerate())))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("model", silero_vad.FORMATS)
+def test_speech_of_several_streams_at_once(served: Served, model: str) -> None:
+    """Each is heard as if it were alone: the state of one stream is none of another's."""
+    sounds = [recording(served, begin, begin + 5) for begin in (0, 11, 23, 37)]
+    sounds.append(recording(served, 3, 9.5))
+    alone = [served.json(model, sound, **ALL) for sound in sounds]
+    assert len({json.dumps(one["speech"]) for one in alone}) == len(sounds)
+    for _ in range(3):
+        for answer, expected in zip(served.together(model, *sounds, **ALL), alone, strict=True):
+            assert answer.json()["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-4)
+
+
+def test_speech_as_the_model_hears_it(served: Served) -> None:
+    """The answers are those of the model called directly, chunk after chunk."""
+    samples = torch.frombuffer(bytearray(recording(served, 0, 10)[44:]), dtype=torch.int16).float() / (1 << 15)
+    model = torch.jit.load(str(served.work("silero_vad") / "silero_vad.jit"))
+    with torch.no_grad():
+        expected = [float(model(chunk, 16_000)) for chunk in samples.split(512) if len(chunk) == 512]
+    for name in silero_vad.FORMATS:
+        found = served.json(name, recording(served, 0, 10), **ALL)
+        assert found["probabilities"][: len(expected)] == pytest.approx(expected, abs=1e-4)
+        assert len(found["probabilities"]) == len(expected) + 1  # the last one is not full
+
+
+def test_what_is_no_speech(served: Served) -> None:
+    generator = np.random.default_rng(0)
+    noise = (generator.normal(0, 200, 32_000)).astype(np.int16)
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(noise.tobytes())
+    assert served.json("silero_vad", stream.getvalue()) == {"seconds": 2.0, "speech": []}
+    assert predict(served.server, "silero_vad", b"no sound").status == 400
+
+
+# ---- efficientnet_lite0 --------------------------------------------------------------------------------------------
+
+
+def test_a_photograph_in_any_form(served: Served) -> None:
+    """As JPEG, turned into grey, or with a hole: the cat stays a cat, and a file that is no picture fails alone."""
+    stream = io.BytesIO()
+    with Image.open(served.work("efficientnet_lite0") / "chelsea.png") as picture:
+        picture.convert("RGBA").save(stream, "PNG")
+        transparent = stream.getvalue()
+        grey = io.BytesIO()
+        picture.convert("L").save(grey, "JPEG")
+    answers = served.together("lite0_traced", transparent, b"no picture", grey.getvalue())
+    assert [answer.status for answer in answers] == [200, 400, 200]
+    for answer in (answers[0], answers[2]):
+        assert next(iter(answer.json())) in lite0.SEEN["chelsea.png"]
+
+
+def test_the_net_is_no_torchscript(served: Served, tmp_path: Path) -> None:
+    box, script = served.server.sandbox, ROOT / "examples" / "efficientnet_lite0" / "export.py"
+    done = box.run("python", script, "--formats", "scripted", "--output-dir", tmp_path, env=cache())
+    assert done.code == 1
+    assert "error: torch.jit.script cannot compile Lite0: " in done.err
+    assert "hint: trace it" in done.err
+    assert "Traceback" not in done.err
+
+
+def cache() -> dict[str, str]:
+    """What a command in the sandbox needs to find what is there already."""
+    return {downloads.CACHE_VARIABLE: str(downloads.cache_folder())}
+
+
+# ---- sentiment -----------------------------------------------------------------------------------------------------
+
+
+def test_sentences_that_nobody_trained_with(served: Served) -> None:
+    """The server says what the net says when it is called directly, and is right as often as the training told."""
+    work = served.work("sentiment")
+    _, held_out = train.read_sentences(downloads.fetch(downloads.VADER_SENTENCES) / "sentences.tar.gz")
+    known = torch.load(work / "source_vocab.pt")
+    net = SentimentNet().eval()
+    net.load_state_dict(torch.load(work / "sentiment.pt"))
+    assert train.accuracy(net, held_out, known) >= train.NEEDED
+    chosen = held_out[::20]
+    right = 0
+    for text, label in chosen:
+        answer = served.json("sentiment", text.encode())
+        with torch.no_grad():
+            (expected,) = net(*train.bags([train.numbers(text, known)])).softmax(dim=1).tolist()
+        assert list(answer) == list(train.LABELS)
+        assert list(answer.values()) == pytest.approx(expected, abs=1e-5)
+        right += answer[train.LABELS[label]] > 0.5
+    assert right / len(chosen) >= 0.7
+
+
+# ---- sentence_embedder ---------------------------------------------------------------------------------------------
+
+
+def test_vectors_are_the_means_of_their_words(served: Served) -> None:
+    from tokenizers import Tokenizer
+
+    work = served.work("sentence_embedder")
+    table = load_file(work / "vectors.safetensors")["embedding.weight"].astype(np.float32)
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+    texts = ["Rain stops the final", "a", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich 🦊"]
+    for answer, text in zip(served.together("sentence_embedder", *(one.encode() for one in texts)), texts, strict=True):
+        mean = table[tokenizer.encode(text, add_special_tokens=False).ids].mean(axis=0)
+        assert answer.json() == pytest.approx((mean / np.linalg.norm(mean)).tolist(), abs=1e-5)
+
+
+# ---- fizbuz ----------------------------------------------------------------------------------------------------------
+
+
+def test_fizz_buzz_in_every_format(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
+    lacking = [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]
+    served.ask("fizbuz")
+    out = capfd.readouterr().out
+    assert out.count("14 -> fizzbuzz") == 4
+    assert out.count(f"{fizbuz.LARGE} -> buzz") == 2
+    assert "1 worker" in out
+    if lacking:
+        pytest.skip(f"all but the program in C++ was tested: {' and '.join(lacking)} is not installed here")
+    assert f"{fizbuz.LARGE + 1} buzz" in out
+
+
+def test_fizz_buzz_by_onnx_is_that_of_the_net(served: Served) -> None:
+    from examples.fizbuz.fizbuz_net import FizbuzNet
+
+    net = FizbuzNet().eval()
+    net.load_state_dict(torch.load(served.work("fizbuz") / "fizbuz_sd.pt"))
+    for count in (1, 3, 100):
+        numbers = torch.arange(count) * 7
+        bits = (numbers[:, None] >> torch.arange(10)) & 1
+        body = json.dumps({"tensor_input": bits.tolist()})
+        found = served.json("fizbuz_onnx", body, **JSON)["tensor_output"]
+        with torch.no_grad():
+            assert torch.allclose(torch.tensor(found), net(numbers), atol=1e-4)
+
+
+@pytest.mark.parametrize("body", ['{"input.1": -1}', '{"input.1": "x"}', "[]", "{", '{"input.1": 1.5}', "true"])
+def test_fizz_buzz_says_in_json_what_is_wrong(served: Served, body: str) -> None:
+    for model in ("fizbuz_eager", "fizbuz_scripted"):
+        answer = predict(served.server, model, body)
+        assert answer.status == 400
+        assert "a whole number from 0 to 2^62" in answer.json()["message"]
+
+
+# ---- each by itself ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_demo_passes_and_leaves_nothing_running(sandbox: Sandbox, name: str) -> None:
+    options: tuple[str | Path, ...] = (
+        "--port",
+        "auto",
+        "--work",
+        sandbox.root / "build",
+        "--model-store",
+        sandbox.store,
+    )
+    if name == "efficientnet_lite0" and shutil.which("c++"):
+        options += ("--aot",)
+    demo = ROOT / "examples" / name / "demo.py"
+    done = sandbox.run(sys.executable, demo, *options, env=cache(), timeout=580).ok()
+    assert "demo passed: nothing is left running" in done.out
+    assert sandbox.leftovers() == []

@@ -95,7 +95,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--connections", help="numbers of connections (1,8; with an NVIDIA GPU 64, too)")
     parser.add_argument("--pictures", type=int, help=f"pictures to ask about ({assets.PICTURES})")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="of %(default)s")
-    parser.add_argument("--contenders", default=",".join(contenders.CONTENDERS), help="of %(default)s")
+    parser.add_argument(
+        "--contenders",
+        help=f"of {','.join(contenders.CONTENDERS)}; by default all, without 16 bits where they are computed in software",
+    )
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s; loop is without a server")
     parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
     parser.add_argument(
@@ -116,7 +119,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             setattr(options, name, quick if options.quick else usual)
     try:
         options.connections = tuple(int(text) for text in options.connections.split(","))
-        options.contenders = contenders.parse(options.contenders)
+        options.contenders = contenders.parse(options.contenders or ",".join(_usual_contenders()))
         options.driver = driver.choose(options.driver)
     except ValueError as error:
         parser.error(str(error))
@@ -128,6 +131,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         if unknown := set(chosen) - set(known):
             parser.error(f"--{name} takes {', '.join(known)}, not {', '.join(sorted(unknown))}")
     return options
+
+
+def _usual_contenders() -> list[str]:
+    """The names of those that are worth their time here: in software, numbers of 16 bits take a hundred times longer."""
+    slow = bfloat16_hardware() is False and not shutil.which("nvidia-smi")
+    return [one.name for one in contenders.CONTENDERS.values() if not (slow and one.is_16_bit)]
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Run:

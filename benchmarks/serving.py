@@ -267,7 +267,9 @@ def write(results: Results, folder: Path) -> str:
 
 
 def raise_exit(number: int, _frame: object) -> None:
-    """Ends the run at a signal, with what it takes away at its end."""
+    """Ends the run at a signal, with what it takes away at its end, in which no further one disturbs it."""
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
     sys.exit(128 + number)
 
 

@@ -23,8 +23,20 @@ def test_quick_changes_only_what_was_not_said() -> None:
     assert (options.rounds, options.seconds, options.pictures, options.connections) == (1, 4.0, 24, (8,))
     usual = handlers.parse(["--driver", "bundled"])
     assert (usual.rounds, usual.pictures, usual.connections[:2]) == (3, 216, (1, 8))
-    assert [one.label for one in usual.contenders] == list(CONTENDERS)
     assert usual.workloads == ["resnet18", "lite0"]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "gpu", "left_out"),
+    [(True, None, set()), (None, None, set()), (False, "smi", set()), (False, None, {"bfloat16", BEST_16_BIT})],
+)
+def test_numbers_of_16_bits_are_left_out_where_they_are_slow(hardware, gpu, left_out, monkeypatch) -> None:
+    monkeypatch.setattr(handlers, "bfloat16_hardware", lambda: hardware)
+    monkeypatch.setattr(handlers.shutil, "which", lambda _: gpu)
+    labels = {one.label for one in handlers.parse(["--driver", "bundled"]).contenders}
+    assert labels == set(CONTENDERS) - left_out
+    asked = handlers.parse(["--driver", "bundled", "--contenders", "bfloat16"]).contenders
+    assert [one.label for one in asked] == [STOCK, "bfloat16"]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="of %(default)s")
     parser.add_argument(
         "--contenders",
-        help=f"of {','.join(contenders.CONTENDERS)}; by default all, without 16 bits where they are computed in software",
+        help=f"of {','.join(contenders.CONTENDERS)}; by default all, those of 16 bits where the processor has them",
     )
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s; loop is without a server")
     parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
@@ -134,7 +134,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _usual_contenders() -> list[str]:
-    """The names of those that are worth their time here: in software, numbers of 16 bits take a hundred times longer."""
+    """The names of those that are worth their time: 16 bits in software take a hundred times longer."""
     slow = bfloat16_hardware() is False and not shutil.which("nvidia-smi")
     return [one.name for one in contenders.CONTENDERS.values() if not (slow and one.is_16_bit)]
 

@@ -146,8 +146,12 @@ class Archives:
     def serve(self, *, envelope: str | None = None, **parts: Any) -> StockWorker:
         """Make an archive and load it as TorchServe's worker does."""
         folder = self.make(**parts)
+        return self.load(folder, f"h_{folder.name}.py", envelope=envelope)
+
+    def load(self, folder: Path, handler: str, *, envelope: str | None = None) -> StockWorker:
+        """Load an extracted archive as TorchServe's worker does."""
         sys.path.insert(0, str(folder))
-        return StockWorker(folder, f"h_{folder.name}.py", envelope=envelope)
+        return StockWorker(folder, handler, envelope=envelope)
 
 
 @pytest.fixture

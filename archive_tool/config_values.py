@@ -51,9 +51,7 @@ def entries_of(node: yaml.Node, document: Any) -> dict[str, Entry]:
     if not isinstance(node, yaml.MappingNode) or not isinstance(document, dict):
         return {}
     lines = {key.value: line_of(key) for key, _ in node.value if isinstance(key, yaml.ScalarNode)}
-    return {
-        key: Entry(value, lines.get(key, line_of(node))) for key, value in document.items() if isinstance(key, str)
-    }
+    return {key: Entry(value, lines.get(key, line_of(node))) for key, value in document.items() if isinstance(key, str)}
 
 
 def section_of(root: yaml.MappingNode, entries: dict[str, Entry], name: str) -> yaml.MappingNode | None:
@@ -77,7 +75,7 @@ def own_section(
     """
     section = entries.get(name)
     if section is None:
-        meant = [key for key in entries if near_miss(key, {name: "map"})]
+        meant = [key for key in entries if near_miss(key, {name: "map"}, cutoff=0.85)]
         return {}, [
             ConfigProblem(
                 "warning",

@@ -55,7 +55,9 @@ def check(root: yaml.MappingNode, entries: dict[str, Entry]) -> Iterator[ConfigP
 def _check_compile(entry: Entry) -> Iterator[ConfigProblem]:
     for key, value in entry.value.items():
         if key not in COMPILE_KEYS:
-            yield unknown_key(f"{SECTION}.compile", shown(key) if not isinstance(key, str) else key, entry, COMPILE_KEYS)
+            yield unknown_key(
+                f"{SECTION}.compile", shown(key) if not isinstance(key, str) else key, entry, COMPILE_KEYS
+            )
         elif value is not None and not _fits(f"compile.{key}", value):
             yield _wrong(f"{SECTION}.compile.{key}", entry, COMPILE_KEYS[key], value)
 

@@ -58,7 +58,7 @@ def _refuse_compiled_library(options: Any) -> None:
 
 def is_inductors(options: Mapping[str, Any]) -> bool:
     """Tell whether the compiler of these arguments for `torch.compile` is inductor, torch's own."""
-    return options.get("backend", "inductor") == "inductor"
+    return bool(options.get("backend", "inductor") == "inductor")
 
 
 def compile_model(model: Any, config: Mapping[str, Any] | None) -> Any:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SECTION: Final = "optimize"
 KEYS: Final = ("dtype", "channels_last", "compile", "freezing", "cuda_graphs", "tolerance")
 COMPILE_KEYS: Final = ("backend", "mode", "dynamic")
-#: By its name: what numbers are computed in, and how far from those of float32 the results may be without a `tolerance`.
+#: What numbers are computed in, and how far from those of float32 the results may be without a `tolerance`.
 DTYPES: Final = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
 MODES: Final = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 INDUCTOR: Final = "inductor"
@@ -151,7 +151,8 @@ def _check_together(found: Optimization, config: Mapping[str, Any]) -> None:
     compiled = found.compile
     if compiled is not None and compile_options(config) is not None:
         raise LoadError(
-            f"model-config.yaml asks for torch.compile twice, in {SECTION}.compile and in pt2", hint="remove one of them"
+            f"torch.compile is asked for twice in model-config.yaml, in {SECTION}.compile and in pt2",
+            hint="remove one of them",
         )
     if found.cuda_graphs and compiled is None:
         raise LoadError(

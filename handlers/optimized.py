@@ -3,7 +3,8 @@
 At its first call it runs both ways, and keeps the optimized one only if that gives what the plain one does.
 
 Numbers of 16 bits are autocast's affair: convolutions and products of matrices compute in them, and what would lose by
-them stays in float32. Autocast casts the weights of these at every call, so here they are cast once, to the same values.
+them stays in float32. Autocast casts the weights of the former at every call, so here they are cast once, to the same
+values.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class OptimizedModel(nn.Module):
         tolerance: float,
     ) -> None:
         super().__init__()
-        self.module = model
+        self._original = model
         # Not a module itself: what is compiled would be registered as a part of this one.
         self._runner = _Runner(model, ways, device, dtype, channels_last=channels_last, tolerance=tolerance)
 
@@ -85,14 +86,14 @@ class OptimizedModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            value = getattr(super().__getattr__("module"), name)
+            value = getattr(super().__getattr__("_original"), name)
         is_method = inspect.ismethod(value) or isinstance(value, torch.ScriptMethod)
         return self._runner.method(value) if is_method else value
 
 
 def original(model: Any) -> Any:
     """Give the model itself, whatever was made of it."""
-    return model.module if isinstance(model, OptimizedModel) else model
+    return model._original if isinstance(model, OptimizedModel) else model
 
 
 class _Runner:
@@ -185,7 +186,7 @@ class _Runner:
             if compiled and way.config:
                 stack.enter_context(_inductor_config(way.config))
             if compiled and way.clones:
-                torch.compiler.cudagraph_mark_step_begin()
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             output = call(*inputs, **named)
             if compiled and way.clones:
                 output = map_tensors(output, torch.clone)
@@ -224,7 +225,7 @@ class _Runner:
         difference = compare(expected, found)
         if difference.size > self._tolerance:
             own = self._own_difference(expected, inputs, named) if difference.is_finite else 0.0
-            if difference.size - 2 * own > self._tolerance:
+            if own <= self._tolerance and difference.size - 2 * own > self._tolerance:
                 return call, None, f"differs by {difference.size:.3g} of the largest number of {difference.place}"
             logger.warning(
                 "The plain model differs from itself by %.3g for the same input, so %s cannot be checked against it "
@@ -252,7 +253,8 @@ class _Runner:
         left_out = difference.left_out
         if not difference.compared:
             logger.warning(
-                "%s is served unchecked: the output has no numbers that can be compared with the plain model's", way.name
+                "%s is served unchecked: the output has no numbers to compare with the plain model's",
+                way.name,
             )
             return
         logger.info(
@@ -289,7 +291,15 @@ class _Weights:
     """The weights of a module that are converted, each in both forms: the plain one is there for as long as this is."""
 
     # What autocast computes in 16 bits with weights that nothing else uses.
-    _CAST: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    _CAST: Final = (
+        nn.Linear,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+    )
 
     def __init__(self, module: nn.Module, dtype: torch.dtype | None, *, channels_last: bool) -> None:
         self._module = module
@@ -309,11 +319,11 @@ class _Weights:
 
     def _make(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         to_cast = {id(one) for part in self._module.modules() if self._is_cast(part) for one in _own(part)}
-        forms = []
+        forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for parameter in self._module.parameters():
             plain = other = parameter.data
-            if plain.layout is not torch.strided:
-                continue
+            if type(plain) is not torch.Tensor or plain.layout is not torch.strided:
+                continue  # quantized, perhaps
             if self._dtype is not None and id(parameter) in to_cast and plain.dtype is torch.float32:
                 other = other.to(self._dtype)
             if self._channels_last and other.dim() == 4:
@@ -351,5 +361,6 @@ def _inductor_config(settings: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def _shown(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {' '.join(lines[: 2 if lines and lines[0].endswith(':') else 1])}"
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

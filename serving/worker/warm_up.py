@@ -3,9 +3,9 @@
 The samples are those that `torchmar build --sample` has stored. What they give is not looked at, `torchmar check` does
 that; one that fails is told in the log, and the model is served all the same.
 
-A model that torch.compile has compiled is compiled again for batches of another size: torch takes a size that it has seen
-to change for any size from 2, and 1 for itself, unless it was told that sizes do not change. So batches of two and of the
-largest size are run as well, and if the latter was compiled anew, the sizes between them, too.
+A model that torch.compile has compiled is compiled again for batches of another size: torch takes a size that it has
+seen to change for any size from 2, and 1 for itself, unless it was told that sizes do not change. So batches of two and
+of the largest size are run as well, and if the latter was compiled anew, the sizes between them, too.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def test_a_good_section():
 def test_the_tables_are_those_of_the_handlers():
     assert tuple(optimize_config.KEYS) == optimize.KEYS
     assert tuple(optimize_config.COMPILE_KEYS) == optimize.COMPILE_KEYS
-    assert optimize_config.DTYPES == tuple(optimize.DTYPES)
+    assert tuple(optimize.DTYPES) == optimize_config.DTYPES
     assert optimize_config.MODES == optimize.MODES
     assert optimize_config.SECTION == optimize.SECTION
 

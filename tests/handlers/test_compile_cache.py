@@ -138,7 +138,12 @@ def test_code_for_another_machine_is_passed_over(places, caplog):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("../outside", "it is not in the archive"), ("gone", "No such file"), (None, "No such file"), ("a\0", "null byte")],
+    [
+        ("../outside", "it is not in the archive"),
+        ("gone", "No such file"),
+        (None, "No such file"),
+        ("a\0", "null byte"),
+    ],
 )
 def test_a_file_that_cannot_be_read(places, name, problem, caplog):
     (places / "outside").write_bytes(b"x")
@@ -186,7 +191,7 @@ COMPILING = """
 
 def test_compiled_code_is_found_again_in_the_folder_and_in_an_archive(tmp_path):
     def start(home):
-        env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / home), "PYTHONPATH": os.getcwd()}
+        env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / home), "PYTHONPATH": str(Path.cwd())}
         env.pop(compile_cache.VARIABLE, None)
         command = [sys.executable, "-c", textwrap.dedent(COMPILING), str(tmp_path)]
         return json.loads(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)

@@ -107,7 +107,7 @@ def test_attributions_of_a_layer(load, make_context, picture):
 
 
 def test_what_is_wrong_in_the_section_is_told_before_anything_is_loaded(load):
-    with pytest.raises(LoadError, match="optimize.dtype"):
+    with pytest.raises(LoadError, match=r"optimize\.dtype"):
         load(dtype="int8", model_file="raise SystemExit('too late')")
 
 
@@ -118,7 +118,7 @@ def test_detectors_as_torchscript(load, make_context, picture):
             self.conv = nn.Conv2d(3, 1, 1)
 
         def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-            found = []
+            found: list[dict[str, torch.Tensor]] = []
             for one in pictures:
                 score = self.conv(one[None]).mean().sigmoid()
                 found.append({"boxes": torch.ones(1, 4), "labels": torch.ones(1).long(), "scores": score[None]})
@@ -148,5 +148,6 @@ def test_what_inductor_makes_is_kept(load, tmp_path, monkeypatch, section, pt2, 
         monkeypatch.setenv(name, "to be put back")
         monkeypatch.delenv(name)
     load(config={"pt2": pt2}, **section)
-    assert (compile_cache.VARIABLE in os.environ) is used
+    # torch sets its own default as soon as it looks there.
+    assert os.environ.get(compile_cache.VARIABLE, "").startswith(str(tmp_path)) is used
     assert (tmp_path / "cache" / "torchmar").exists() is used

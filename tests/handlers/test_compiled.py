@@ -17,6 +17,8 @@ import archive_tool
 from handlers import BaseHandler, LoadError, ahead_of_time, programs, unpacking
 from handlers.fake_context import FakeContext
 
+# A compiler on a busy machine may take minutes.
+pytestmark = pytest.mark.timeout(1200)
 ROOT = Path(__file__).resolve().parents[2]
 NET = """
     import torch

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool import checks, layout, samples, writer
+from archive_tool import ahead_of_time, checks, layout, samples, writer
 from archive_tool.errors import BuildError
 from archive_tool.formats import Format, sniff_file
 from archive_tool.inputs import Inputs, StrPath, split_extra_files
@@ -75,12 +76,13 @@ def build(
     record: Record | None = None,
     progress: writer.Progress | None = None,
     sample: Sequence[str | samples.GivenSample] = (),
+    aot: bool = False,
     before_publish: Callable[[Path], None] | None = None,
 ) -> BuildResult:
     """Check the inputs, then write ``<export_path>/<model_name>`` with the suffix of the format.
 
-    The options are torch-model-archiver's, and a few more. No code of the user is run. The same inputs give the same
-    bytes.
+    The options are torch-model-archiver's, and a few more. No code of the user is run, and the same inputs give the
+    same bytes, unless `aot` is set.
 
     Args:
         model_name: letters, digits, ``_``, ``-``, ``.``.
@@ -108,6 +110,9 @@ def build(
         record: what else the manifest shall say: inputs, outputs, samples, metrics. The rest of it is filled in here.
         progress: called from time to time while the archive is written; see `writer.Progress`.
         sample: requests to store in the archive, each as ``FILE[=EXPECTED]`` or a `samples.GivenSample`.
+        aot: compile the model ahead of time, for this torch and this kind of processor, into the archive, for what its
+            handler makes of the samples. That runs the user's code, in a process of its own, and takes a C++ compiler.
+            The model stays as it is, too, for other machines and other inputs.
         before_publish: called with the complete archive before it takes its place, where it still has another name;
             what it raises ends the build, and nothing is left.
 
@@ -157,20 +162,25 @@ def build(
         plan = replace(plan, manifest=plan.manifest.with_record(stated))
         given = [samples.read(one, report) if isinstance(one, str) else one for one in sample]
         plan = samples.add(plan, [one for one in given if one is not None], report)
+        if aot:
+            ahead_of_time.check(inputs, plan, report)
     # What looks at one file names it; this is for what the system refuses on the way there.
     except (OSError, ValueError) as error:
         raise BuildError(f"an input cannot be read: {error}") from error
     report.raise_errors()
-    replaced = os.path.lexists(target)
-    manifest = writer.write(
-        plan,
-        target,
-        archive_format,
-        force=force,
-        compress=compress,
-        progress=progress,
-        before_publish=before_publish,
-    )
+    with contextlib.ExitStack() as stack:
+        if aot:
+            plan = stack.enter_context(ahead_of_time.compiled(plan, target.parent, report))
+        replaced = os.path.lexists(target)
+        manifest = writer.write(
+            plan,
+            target,
+            archive_format,
+            force=force,
+            compress=compress,
+            progress=progress,
+            before_publish=before_publish,
+        )
     return BuildResult(
         path=target,
         size=_size(target),

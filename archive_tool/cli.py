@@ -42,6 +42,9 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
         "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
         "run": _Entry("serving.cli.run:run", "Predict in this process, without a server."),
+        "optimize": _Entry(
+            "serving.cli.optimize:optimize", "Find the settings that make a model fast on this machine."
+        ),
         "dev": _Entry("serving.cli.dev:dev", "Serve a model while you write it."),
         "verify": _Entry("archive_tool.commands_verify:verify", "Find everything that is wrong with archives."),
         "sign": _Entry("archive_tool.commands_verify:sign", "Sign an archive."),

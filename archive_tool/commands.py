@@ -64,6 +64,12 @@ if TYPE_CHECKING:
     help="Store a request in the archive, and the answer that is expected: a file, or the answer itself. May be "
     "repeated. A worker runs them before it reports that it is ready, and torchmar check compares the answers.",
 )
+@click.option(
+    "--aot",
+    is_flag=True,
+    help="Compile the model ahead of time into the archive, for this torch and processor and for inputs such as the "
+    "samples; it serves eagerly elsewhere.",
+)
 @click.option("--check", is_flag=True, help="Load the archive and run its samples before it takes its place.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
 @click.pass_context
@@ -72,7 +78,7 @@ def build(context: click.Context, /, quiet: bool, project_file: str | None, **gi
 
     Takes the options of torch-model-archiver 0.12, and a few more. The inputs are checked first, and every mistake is
     told at once; the archive is then written whole or not at all. The same inputs give the same bytes. No code of yours
-    is run, unless you give --check.
+    is run, unless you give --check or --aot.
 
     \b
     Examples:
@@ -90,6 +96,8 @@ def build(context: click.Context, /, quiet: bool, project_file: str | None, **gi
     checked: list[str] = []
     check_built = load_hook("check-built") if check else None
     before_publish = check_built and (lambda path: checked.append(check_built(path)))
+    if options["aot"] and not quiet:
+        click.echo("compiling ahead of time, which takes a C++ compiler some seconds to minutes", err=True)
     with progress_bar("writing", hidden=quiet) as progress:
         result = run(**options, before_publish=before_publish, progress=progress)
     show_built(result, quiet=quiet)

@@ -43,6 +43,7 @@ KEYS: Final = {
     "description": "text",
     "licence": "text",
     "sample": "samples",
+    "aot": "flag",
     "check": "flag",
 }
 _CHOICES: Final = {"runtime": RUNTIMES, "format": tuple(SUFFIXES)}

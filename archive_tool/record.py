@@ -117,6 +117,59 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """The model, compiled ahead of time for one kind of machine; see `handlers.ahead_of_time`, which reads it.
+
+    Attributes:
+        path: the member that holds it, or the folder whose members are it.
+        torch: the version that compiled it, and that it needs.
+        platform: system and processor, such as "linux-x86_64".
+        device: "cpu" or "cuda".
+        capability: instruction sets of the processor, or the GPU's compute capability, that the code may use.
+        dtype: what it computes in, such as "float32"; None if not known.
+        inputs: the tensors that it takes; positional ones are called "0", "1" and so on.
+    """
+
+    path: str
+    torch: str
+    platform: str
+    device: str
+    capability: tuple[str, ...] = ()
+    dtype: str | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_dict(cls, value: object) -> Compiled:
+        """Read the object; see `Record.from_dict` for the errors."""
+        path = f"{KEY}.compiled"
+        document = _object(value, path)
+        texts = {key: read.text(document.get(key), f"{path}.{key}") for key in ("path", "torch", "platform", "device")}
+        names = enumerate(read.sequence(document.get("capability"), f"{path}.capability"))
+        inputs = enumerate(read.sequence(document.get("inputs"), f"{path}.inputs"))
+        return cls(
+            **texts,
+            capability=tuple(read.text(name, f"{path}.capability[{index}]") for index, name in names),
+            dtype=read.optional_text(document.get("dtype"), f"{path}.dtype"),
+            inputs=tuple(TensorSpec.from_dict(item, f"{path}.inputs[{index}]") for index, item in inputs),
+            extra=_rest(document, *texts, "capability", "dtype", "inputs"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the object."""
+        known = {
+            "path": self.path,
+            "torch": self.torch,
+            "platform": self.platform,
+            "device": self.device,
+            "capability": list(self.capability),
+            "dtype": self.dtype,
+            "inputs": [spec.to_dict() for spec in self.inputs],
+        }
+        return _set(known) | dict(self.extra)
+
+
+@dataclass(frozen=True)
 class Record:
     """All that stands under our key.
 
@@ -130,6 +183,7 @@ class Record:
         inputs, outputs: what the model takes and gives; empty if not known.
         samples: requests to try it with.
         metrics: how well it did, such as {"accuracy": 0.98}.
+        compiled: the model, compiled ahead of time; None if it is not.
         members: every member but the manifest, by name.
     """
 
@@ -143,6 +197,7 @@ class Record:
     outputs: tuple[TensorSpec, ...] = ()
     samples: tuple[Sample, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    compiled: Compiled | None = None
     members: Mapping[str, MemberRecord] = field(default_factory=dict, hash=False)
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -168,6 +223,7 @@ class Record:
             outputs=tuple(TensorSpec.from_dict(item, path) for item, path in _list(document, "outputs")),
             samples=tuple(Sample.from_dict(item, path) for item, path in _list(document, "samples")),
             metrics={key: _metric(item, path) for key, item, path in _items(document, "metrics")},
+            compiled=None if document.get("compiled") is None else Compiled.from_dict(document["compiled"]),
             members={key: MemberRecord.from_dict(item, path) for key, item, path in _items(document, "members")},
             extra=_rest(document, *_KEYS),
         )
@@ -185,6 +241,7 @@ class Record:
             "outputs": [spec.to_dict() for spec in self.outputs] or None,
             "samples": [sample.to_dict() for sample in self.samples] or None,
             "metrics": dict(sorted(self.metrics.items())) or None,
+            "compiled": self.compiled.to_dict() if self.compiled else None,
             "members": {name: self.members[name].to_dict() for name in sorted(self.members)} or None,
         }
         return _set(known) | dict(self.extra)
@@ -220,6 +277,7 @@ _KEYS: Final = (
     "outputs",
     "samples",
     "metrics",
+    "compiled",
     "members",
 )
 

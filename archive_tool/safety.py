@@ -60,6 +60,13 @@ def _manifest_paths(manifest: Manifest) -> Iterator[Issue]:
 
 def _record_issues(archive: Archive, record: Record) -> Iterator[Issue]:
     sizes = {member.name: member.size for member in archive.members if member.name != MANIFEST_NAME}
+    if (compiled := record.compiled) is not None:
+        if problem := name_problem(compiled.path):
+            yield Issue(
+                Kind.UNSAFE, f"the manifest's torchmar.compiled.path {compiled.path!r} {problem}", MANIFEST_NAME
+            )
+        elif not any(name == compiled.path or name.startswith(f"{compiled.path}/") for name in sizes):
+            yield Issue(Kind.ALTERED, f"the compiled model {compiled.path!r} is missing", compiled.path)
     for name in sorted(record.members.keys() - sizes.keys()):
         yield Issue(Kind.ALTERED, f"{name!r} is missing", name)
     for name in sorted(sizes.keys() - record.members.keys()):

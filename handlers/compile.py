@@ -76,6 +76,12 @@ def compile_model(model: Any, config: Mapping[str, Any] | None) -> Any:
     return compiled
 
 
+class CompiledCodeError(RuntimeError):
+    """Code that was compiled ahead of time failed on inputs that it should take."""
+
+
 def is_compiler_error(error: BaseException) -> bool:
-    """Tell whether the compiler failed, and not the model: it works when it first meets an input."""
+    """Tell whether the compiler or its code failed, and not the model: it works when it first meets an input."""
+    if isinstance(error, CompiledCodeError):
+        return True
     return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)

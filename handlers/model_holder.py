@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handlers import compile_cache, loading
+from handlers.ahead_of_time import with_compiled
 from handlers.compile import compile_model, compile_options, is_inductors
 from handlers.device import pick_device
 from handlers.errors import LoadError
@@ -67,9 +68,9 @@ class ModelHolder:
         """Load the model. Runs once, before the first request.
 
         Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, made
-        faster as the sections `optimize` and `pt2` say) and `mapping`. With a model file in the manifest the model is
-        eager, without one the serialized file is a program. Without a manifest nothing is loaded, and `model` stays
-        None. Raises a `LoadError`.
+        faster as the sections `optimize` and `pt2` say, or compiled ahead of time in the archive) and `mapping`. With a
+        model file in the manifest the model is eager, without one the serialized file is a program. Without a manifest
+        nothing is loaded, and `model` stays None. Raises a `LoadError`.
         """
         self.context = context
         self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
@@ -115,7 +116,11 @@ class ModelHolder:
     def _speed_up(
         self, plain: Any, optimization: Optimization | None, pt2: dict[str, Any] | None, folder: Path
     ) -> None:
-        """Do as the sections `optimize` and `pt2` of model-config.yaml say."""
+        """Take the model compiled ahead of time, if the archive has one for here; else do as model-config.yaml says."""
+        ahead = with_compiled(plain, self.manifest, folder, self.device, optimization)
+        if ahead is not None:
+            self.model = ahead
+            return
         asked = None if optimization is None else optimization.compile
         if (asked is not None and asked.backend == INDUCTOR) or (pt2 is not None and is_inductors(pt2)):
             compile_cache.use_own_folder(self.device)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from handlers import unpacking
 from handlers.errors import LoadError, UnsafeCheckpointError, UnsupportedFormatError
 
 if TYPE_CHECKING:
@@ -147,12 +148,18 @@ def _unsafe(path: Path, name: str) -> UnsafeCheckpointError:
 
 
 def load_compiled(path: Path, device: torch.device | None) -> CompiledPackage:
-    """Load an AOTInductor package, which was compiled for one kind of device; `device` must be of that kind."""
+    """Load an AOTInductor package, which was compiled for one kind of device; `device` must be of that kind.
+
+    `path` is the package's file, or a folder with what is in it, which torch takes from `unpacking.FOLDERS_SINCE` on:
+    then the processes that load it share its pages.
+    """
     index = device.index if device is not None and device.index is not None else -1
+    keep = device is not None and device.type != "cpu"  # a GPU's kernels are read when they are first run
     try:
         from torch._inductor import aoti_load_package
 
-        package = aoti_load_package(str(path), device_index=index)
+        with unpacking.unpacked(path, keep=keep) as place:
+            package = aoti_load_package(str(place), device_index=index)
         metadata: dict[str, str] = package.get_metadata()
     except MemoryError:
         raise

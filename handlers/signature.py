@@ -85,7 +85,7 @@ def read_signature(manifest: Mapping[str, Any] | None) -> Signature:
     """Read the record of a manifest; one without it gives an empty signature."""
     record = (manifest or {}).get("torchmar") or {}
     try:
-        return Signature(*(tuple(_tensor(item) for item in record.get(key) or ()) for key in ("inputs", "outputs")))
+        return Signature(*(tuple(read_tensor(item) for item in record.get(key) or ()) for key in ("inputs", "outputs")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise LoadError(
             f"what the manifest says of the model's inputs and outputs cannot be used: {error}",
@@ -93,7 +93,8 @@ def read_signature(manifest: Mapping[str, Any] | None) -> Signature:
         ) from error
 
 
-def _tensor(item: Mapping[str, Any]) -> Tensor:
+def read_tensor(item: Mapping[str, Any]) -> Tensor:
+    """Read one tensor of a record. Raises KeyError, TypeError or ValueError."""
     name, dtype, shape = item["name"], item.get("dtype"), item.get("shape")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"{name} is of the type {dtype!r}; known are {', '.join(DTYPES)}")

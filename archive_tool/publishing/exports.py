@@ -116,7 +116,7 @@ def write_torchscript(model: nn.Module, example: live.Example, folder: Path) -> 
         torch.jit.save(model, path)
         return Files(path)
     notes: tuple[str, ...] = ()
-    with _quietly(), live.evaluating(model):
+    with quietly(), live.evaluating(model):
         try:
             module = torch.jit.script(model)
         except Exception as refused:  # the compiler raises whatever it meets
@@ -133,7 +133,7 @@ def write_torchscript(model: nn.Module, example: live.Example, folder: Path) -> 
 def write_exported(model: nn.Module, example: live.Example, folder: Path) -> Files:
     """Write a program of torch.export."""
     path = folder / "model.pt2"
-    with _quietly():
+    with quietly():
         torch.export.save(_program(model, example), path)
     return Files(path)
 
@@ -141,21 +141,42 @@ def write_exported(model: nn.Module, example: live.Example, folder: Path) -> Fil
 def write_aotinductor(model: nn.Module, example: live.Example, folder: Path) -> Files:
     """Compile a program of torch.export into an AOTInductor package, for the device that the model is on."""
     path = folder / "model.pt2"
-    with _quietly():
-        from torch._inductor import aoti_compile_and_package
-
-        program = _program(model, example)
-        _exported("AOTInductor", lambda: aoti_compile_and_package(program, package_path=str(path)))
+    with quietly():
+        compile_program(_program(model, example), path)
     device = live.device_of(model).type
     note = f"the package is native code for this kind of {device} and this version of torch, and runs on no other"
     return Files(path, warnings=(note,))
+
+
+def compile_program(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    *,
+    settings: dict[str, Any] | None = None,
+    hint: str | None = None,
+) -> None:
+    """Compile a program into an AOTInductor package; `path` ends in .pt2, `settings` are inductor's.
+
+    Raises:
+        BuildError: it cannot be compiled.
+    """
+    from torch._inductor import aoti_compile_and_package
+
+    # By default the code is for as many threads as this process has now.
+    configs = {"cpp.dynamic_threads": True, **(settings or {})}
+    with torch.no_grad():  # else nothing is frozen
+        _exported(
+            "AOTInductor",
+            lambda: aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs),
+            hint=hint,
+        )
 
 
 def write_onnx(model: nn.Module, example: live.Example, folder: Path) -> Files:
     """Write an ONNX model, of one file."""
     _check_onnx()
     path = folder / "model.onnx"
-    with _quietly(), live.evaluating(model):
+    with quietly(), live.evaluating(model):
         _exported(
             "ONNX",
             lambda: torch.onnx.export(
@@ -193,10 +214,27 @@ FORMATS: Final[dict[str, Callable[[nn.Module, live.Example, Path], Files] | None
 
 
 def _program(model: nn.Module, example: live.Example) -> torch.export.ExportedProgram:
+    return export_program(model, _inputs(model, example), dynamic_shapes=_dynamic(example))
+
+
+def export_program(
+    model: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    named: dict[str, torch.Tensor] | None = None,
+    *,
+    dynamic_shapes: Any,
+    hint: str | None = None,
+) -> torch.export.ExportedProgram:
+    """Make a program of torch.export, of the model in eval mode.
+
+    Raises:
+        BuildError: torch cannot; the first line of its error says why.
+    """
     with live.evaluating(model):
         program: torch.export.ExportedProgram = _exported(
             "torch.export",
-            lambda: torch.export.export(model, _inputs(model, example), dynamic_shapes=_dynamic(example)),
+            lambda: torch.export.export(model, inputs, named or None, dynamic_shapes=dynamic_shapes),
+            hint=hint,
         )
     return program
 
@@ -214,14 +252,15 @@ def _dynamic(example: live.Example) -> tuple[dict[int, Any], ...]:
     )
 
 
-def _exported(what: str, export: Callable[[], Any]) -> Any:
+def _exported(what: str, export: Callable[[], Any], *, hint: str | None = None) -> Any:
     try:
         return export()
     except Exception as error:  # exporters raise whatever their passes meet
         raise BuildError(
             f"the model cannot be exported by {what}: {type(error).__name__}: {_first_line(error)}",
-            hint='publish it in another format, such as "eager"; or, if it takes one number of rows only, '
-            "with batch=False",
+            hint=hint
+            or 'publish it in another format, such as "eager"; or, if it takes one number of rows only, with '
+            "batch=False",
         ) from error
 
 
@@ -231,7 +270,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Hold back what the exporters say on the way: of their own future, and of how they name things."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

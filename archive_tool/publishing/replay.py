@@ -56,12 +56,17 @@ class _Context:
         """Do nothing: all is JSON."""
 
 
-def _answer(folder: str, task: dict[str, Any]) -> list[Any]:
-    module = importlib.import_module(task["handler"])
+def handler_class(name: str) -> Any:
+    """Import a module of the archive, and give the one class that it defines, as TorchServe does."""
+    module = importlib.import_module(name)
     classes: list[Any] = [value for _, value in inspect.getmembers(module, inspect.isclass)]
-    (handler_class,) = (one for one in classes if one.__module__ == module.__name__)
+    (found,) = (one for one in classes if one.__module__ == module.__name__)
+    return found
+
+
+def _answer(folder: str, task: dict[str, Any]) -> list[Any]:
     context = _Context(folder, task)
-    handler = handler_class()
+    handler = handler_class(task["handler"])()
     handler.initialize(context)
     replies = []
     for request in task["requests"]:

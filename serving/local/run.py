@@ -111,7 +111,7 @@ def run(options: RunOptions, tell: Callable[[Answered], None]) -> list[Timing]:
     gpu = device_index(options.device)
     if options.trace is not None:
         check_trace(options.trace)
-    with _opened(options.archive) as (folder, manifest, config):
+    with opened(options.archive) as (folder, manifest, config):
         handler = manifest.model.handler or ""
         module_folder = handler.partition(":")[0].rpartition("/")[0] if ":" in handler else ""
         stopwatch = Stopwatch()
@@ -124,12 +124,17 @@ def run(options: RunOptions, tell: Callable[[Answered], None]) -> list[Timing]:
                 gpu_id=gpu,
             )
             model = LocalModel(load, stopwatch.adapt if options.profile or options.trace else lambda _: None)
-            return _Run(options, config, model, stopwatch).go(tell)
+            return Runner(options, config, model, stopwatch).go(tell)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Path, Manifest, effective.Effective]]:
-    """The folder of a model, its manifest and its settings."""
+def opened(path: Path) -> Iterator[tuple[Path, Manifest, effective.Effective]]:
+    """The folder of a model, its manifest and its settings.
+
+    Raises:
+        ArchiveError: the archive cannot be read, or is not safe to unpack.
+        InputError: it cannot be run here.
+    """
     with contextlib.ExitStack() as stack:
         archive = stack.enter_context(open_archive(path))
         manifest = archive.manifest
@@ -152,7 +157,9 @@ def _opened(path: Path) -> Iterator[tuple[Path, Manifest, effective.Effective]]:
         yield folder, manifest, config
 
 
-class _Run:
+class Runner:
+    """Sends requests to a model, together and again."""
+
     def __init__(
         self, options: RunOptions, config: effective.Effective, model: LocalModel, stopwatch: Stopwatch
     ) -> None:
@@ -163,17 +170,18 @@ class _Run:
         self._stopwatch = stopwatch
 
     def go(self, tell: Callable[[Answered], None]) -> list[Timing]:
+        """Sends all inputs; tells the answers, and gives the times."""
         size, inputs = self._options.batch, self._options.inputs
         timings, batches = [], []
         for start in range(0, len(inputs), size):
-            batch = [self._request(start + place) for place in range(size)]
+            batch = [self.request(start + place) for place in range(size)]
             names = tuple(one.name for one in inputs[start : start + size])
-            answers, lap = self._send(batch)
+            answers, lap = self.send(batch)
             laps = [lap]
             for name, request in zip(names, batch, strict=False):
                 tell(_answered(name, answers[request.request_id], lap[0]))
             if all(_is_good(answers[request.request_id].status) for request in batch):
-                laps += [self._send(batch)[1] for _ in range(self._options.repeat)]
+                laps += [self.send(batch)[1] for _ in range(self._options.repeat)]
             timing = Timing(names, [seconds for seconds, _ in laps])
             if self._options.profile:
                 timing.rows = rows(laps)
@@ -182,10 +190,11 @@ class _Run:
         if self._options.trace is not None:
             with trace(self._options.trace, self._stopwatch):
                 for batch in batches:
-                    self._send(batch)
+                    self.send(batch)
         return timings
 
-    def _request(self, number: int) -> Request:
+    def request(self, number: int) -> Request:
+        """A request with the input of that number; after the last one comes the first."""
         one = self._options.inputs[number % len(self._options.inputs)]
         request_id = f"run-{number}"
         kinds = [value for name, value in self._options.headers if name.lower() == _CONTENT_TYPE]
@@ -195,7 +204,7 @@ class _Run:
             given.setdefault("ts_request_sequence_id", request_id)
         return replace(request, headers={**request.headers, **given})
 
-    def _send(self, batch: Sequence[Request]) -> tuple[Answers, tuple[float, dict[str, float]]]:
+    def send(self, batch: Sequence[Request]) -> tuple[Answers, tuple[float, dict[str, float]]]:
         """Sends a batch; gives the answers, the seconds, and those of each step."""
         answers = Answers([request.request_id for request in batch])
         begin = time.perf_counter()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from archive_tool.errors import UnreadableArchiveError
 from archive_tool.manifest import Manifest, Model
-from archive_tool.record import MemberRecord, Record, Sample, TensorSpec, installed, python_version
+from archive_tool.record import Compiled, MemberRecord, Record, Sample, TensorSpec, installed, python_version
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -25,6 +25,15 @@ others = st.dictionaries(st.text().map("x-".__add__), json_values.filter(lambda 
 specs = st.lists(st.builds(TensorSpec, st.text(), texts, shapes, others), max_size=2).map(tuple)
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 members = st.builds(MemberRecord, st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0), others)
+words = st.sampled_from(["", "cpu", "ä"])
+compiled = st.none() | st.builds(
+    Compiled,
+    *[words] * 4,
+    capability=st.sampled_from([(), ("avx2", "fma")]),
+    dtype=st.none() | words,
+    inputs=st.sampled_from([(), (TensorSpec("0"), TensorSpec("x", "int64", (None, 3)))]),
+    extra=st.sampled_from([{}, {"x-seconds": 9}]),
+)
 records = st.builds(
     Record,
     tool_version=texts,
@@ -38,6 +47,7 @@ records = st.builds(
         tuple
     ),
     metrics=st.dictionaries(st.text(), numbers, max_size=2),
+    compiled=compiled,
     members=st.dictionaries(st.text(), members, max_size=3),
     extra=others,
 )
@@ -61,6 +71,16 @@ FULL = {
         }
     ],
     "metrics": {"accuracy": 0.98},
+    "compiled": {
+        "path": "MAR-INF/compiled/model",
+        "torch": "2.15.0",
+        "platform": "linux-x86_64",
+        "device": "cpu",
+        "capability": ["avx2", "fma"],
+        "dtype": "float32",
+        "inputs": [{"name": "0", "dtype": "float32", "shape": [None, 3]}],
+        "seconds": 9,
+    },
     "members": {"a.py": {"sha256": DIGEST, "size": 0}, "w.pt": {"sha256": DIGEST, "size": 1 << 40, "md5": "x"}},
     "later": {"key": [1]},
 }
@@ -92,6 +112,16 @@ def test_every_field_has_its_place_in_a_fixed_order():
     assert record.outputs == (TensorSpec("y"),)
     assert record.samples == (Sample("MAR-INF/samples/0/input.png", "image/png", "e.json", 0, {"n": 1}),)
     assert record.metrics == {"accuracy": 0.98}
+    assert record.compiled == Compiled(
+        "MAR-INF/compiled/model",
+        "2.15.0",
+        "linux-x86_64",
+        "cpu",
+        ("avx2", "fma"),
+        "float32",
+        (TensorSpec("0", "float32", (None, 3)),),
+        {"seconds": 9},
+    )
     assert record.members["w.pt"] == MemberRecord(DIGEST, 1 << 40, {"md5": "x"})
     assert record.extra == {"later": {"key": [1]}}
     shuffled = {key: dict(reversed(value.items())) if isinstance(value, dict) else value for key, value in FULL.items()}
@@ -142,6 +172,16 @@ def test_what_is_not_known_is_left_out():
         ({"metrics": {"loss": True}}, 'torchmar.metrics["loss"]: expected a finite number, got true'),
         ({"metrics": {"loss": float("nan")}}, 'torchmar.metrics["loss"]: expected a finite number, got NaN'),
         ({"metrics": {"loss": float("inf")}}, 'torchmar.metrics["loss"]: expected a finite number, got Infinity'),
+        ({"compiled": []}, "torchmar.compiled: expected an object, got []"),
+        ({"compiled": {}}, "torchmar.compiled.path is missing"),
+        ({"compiled": FULL["compiled"] | {"torch": 2}}, "torchmar.compiled.torch: expected a string, got 2"),
+        ({"compiled": FULL["compiled"] | {"device": None}}, "torchmar.compiled.device is missing"),
+        ({"compiled": FULL["compiled"] | {"dtype": 1}}, "torchmar.compiled.dtype: expected a string, got 1"),
+        (
+            {"compiled": FULL["compiled"] | {"capability": ["a", 1]}},
+            "torchmar.compiled.capability[1]: expected a string, got 1",
+        ),
+        ({"compiled": FULL["compiled"] | {"inputs": [{}]}}, "torchmar.compiled.inputs[0].name is missing"),
         ({"members": {"a": None}}, 'torchmar.members["a"] is missing'),
         ({"members": {"a": {"size": 1}}}, 'torchmar.members["a"].sha256 is missing'),
         ({"members": {"a": {"sha256": DIGEST}}}, 'torchmar.members["a"].size is missing'),

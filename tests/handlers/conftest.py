@@ -158,10 +158,10 @@ class Archives:
         """Make an archive and load it as TorchServe's worker does."""
         return self.load(self.make(**parts), envelope=envelope)
 
-    def load(self, folder: Path, *, envelope: str | None = None) -> StockWorker:
-        """Load an archive as TorchServe's worker does."""
+    def load(self, folder: Path, handler: str | None = None, *, envelope: str | None = None) -> StockWorker:
+        """Load an extracted archive as TorchServe's worker does; `handler` is the name of its file, if it has another."""
         sys.path.insert(0, str(folder))
-        return StockWorker(folder, f"h_{folder.name}.py", envelope=envelope)
+        return StockWorker(folder, handler or f"h_{folder.name}.py", envelope=envelope)
 
 
 @contextmanager

@@ -1,0 +1,185 @@
+"""Compiles a model ahead of time into its archive: ``torchmar build --aot``.
+
+The archive is laid out in a folder beside its target, and a process of its own (`publishing.compilation`) loads it with
+the archive's own handler, gives it the archive's samples, and compiles the model for what the handler then passes to
+it. torch is imported there only. Nothing of it is left but the members of the archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from archive_tool import writer, yaml_nodes
+from archive_tool.errors import BuildError
+from archive_tool.layout import MANIFEST_DIRECTORY, fold
+from archive_tool.plan import Member, with_members
+from archive_tool.record import Compiled, Record, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from archive_tool.inputs import Inputs
+    from archive_tool.plan import Plan
+    from archive_tool.report import Report
+
+FOLDER: Final = f"{MANIFEST_DIRECTORY}/compiled"
+#: TorchServe's built-in handlers that torchmar's worker serves with the SDK's class of the second name.
+TWINS: Final = {
+    "base_handler": "BaseHandler",
+    "image_classifier": "ImageClassifier",
+    "image_segmenter": "ImageSegmenter",
+    "object_detector": "ObjectDetector",
+    "text_classifier": "TextClassifier",
+}
+_OPTION: Final = "--aot"
+_SCRIPT: Final = Path(__file__).parent / "publishing" / "compilation.py"
+_COMPILERS: Final = ("g++", "clang++")
+_SHOWN: Final = 2000
+
+
+def check(inputs: Inputs, plan: Plan, report: Report) -> None:
+    """Note what is missing for compiling; what only torch can tell comes later."""
+    record = plan.manifest.record or Record()
+    if not inputs.uses_python:
+        report.error("the runtime LSP has a worker that loads nothing compiled by torchmar", where=_OPTION)
+    if not record.samples:
+        report.error(
+            "there is no sample: the model is compiled for what the handler makes of one",
+            where=_OPTION,
+            hint="give a request that the model can answer: --sample FILE",
+        )
+    if inputs.handler_function:
+        report.error(
+            f"the handler is the function {inputs.handler_function}, which loads its model itself",
+            where=_OPTION,
+            hint="write the handler as a class derived from handlers.BaseHandler",
+        )
+    if not has_compiler():
+        named = os.environ.get("CXX")
+        report.error(
+            f"the C++ compiler {named} of the environment variable CXX is not found"
+            if named
+            else f"there is no C++ compiler ({' or '.join(_COMPILERS)}), which torch compiles with",
+            where=_OPTION,
+            hint="install one, for example with apt-get install g++",
+        )
+    if any(fold(member.name).startswith(fold(FOLDER) + "/") for member in plan.members):
+        report.error(
+            f"{FOLDER} is the place of the compiled model", where=_OPTION, hint="leave it out of --extra-files"
+        )
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler: the one that CXX names, or one of the usual names."""
+    named = os.environ.get("CXX")
+    return any(shutil.which(name) for name in ((named,) if named else _COMPILERS))
+
+
+@contextlib.contextmanager
+def compiled(plan: Plan, beside: Path, report: Report) -> Iterator[Plan]:
+    """Give the plan with the compiled model in it, while the files of that are there.
+
+    Args:
+        plan: all the rest of the archive.
+        beside: the folder of the archive, whose disk has room for it.
+        report: told what of the model could not be compiled.
+
+    Raises:
+        BuildError: the model cannot be compiled.
+    """
+    with tempfile.TemporaryDirectory(prefix=".torchmar-aot-", dir=beside, ignore_cleanup_errors=True) as scratch:
+        root = Path(scratch).resolve()
+        folder, output = root / "model", root / "output"
+        writer.write(plan, folder, "no-archive")
+        output.mkdir()
+        answer = _run(folder, _task(plan, folder, output), root)
+        for warning in answer["warnings"]:
+            report.warning(warning)
+        yield _with_compiled(plan, output, answer["compiled"])
+
+
+def _task(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
+    manifest = plan.manifest
+    record = manifest.record or Record()
+    name = manifest.model.config_file
+    handler = (manifest.model.handler or "").removesuffix(".py")
+    has_file = any(member.name == f"{handler}.py" for member in plan.members)
+    return {
+        "handler": handler,
+        "sdk": None if has_file else TWINS.get(handler),
+        "manifest": manifest.to_dict(),
+        "config": yaml_nodes.construct(yaml_nodes.compose((folder / name).read_bytes())) if name else {},
+        "output": str(output),
+        "samples": [
+            {"name": one.input, "file": str(folder / one.input), "contentType": one.content_type}
+            for one in record.samples
+        ],
+    }
+
+
+def _run(folder: Path, task: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """Start the process that compiles, and wait for it; whatever ends this, nothing of it goes on."""
+    task_file, report_file, temporary = scratch / "task.json", scratch / "report.json", scratch / "tmp"
+    task_file.write_text(json.dumps(task), encoding="utf-8")
+    temporary.mkdir()
+    log = scratch / "log.txt"
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSTARTUP")}
+    # What the compiler keeps would be left, and what it kept of an earlier build need not be what it would make now.
+    environment |= {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(temporary / "inductor")}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, str(_SCRIPT), str(folder), str(task_file), str(report_file)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,  # so that its compilers can be ended with it
+        )
+        try:
+            code = process.wait()
+        finally:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if not report_file.exists():
+        said = log.read_text(encoding="utf-8", errors="replace").strip()
+        raise BuildError(
+            f"the process that compiles the model ended with the exit code {code}\n{said[-_SHOWN:]}", where=_OPTION
+        )
+    answer: dict[str, Any] = json.loads(report_file.read_text(encoding="utf-8"))
+    if (error := answer.get("error")) is not None:
+        raise BuildError(_without(folder, error["message"]), where=_OPTION, hint=error["hint"])
+    return answer
+
+
+def _without(folder: Path, text: str) -> str:
+    """Show a path of an archive's file as its name in the archive."""
+    return text.replace(f"{folder}{os.sep}", "")
+
+
+def _with_compiled(plan: Plan, output: Path, found: dict[str, Any]) -> Plan:
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    members = [Member(f"{FOLDER}/{path.relative_to(output).as_posix()}", path) for path in files]
+    record = plan.manifest.record or Record()
+    compiled_record = Compiled(
+        path=f"{FOLDER}/{found['path']}",
+        torch=found["torch"],
+        platform=found["platform"],
+        device=found["device"],
+        capability=tuple(found["capability"]),
+        dtype=found["dtype"],
+        inputs=tuple(TensorSpec(one["name"], one["dtype"], tuple(one["shape"])) for one in found["inputs"]),
+    )
+    manifest = plan.manifest.with_record(replace(record, compiled=compiled_record))
+    return replace(with_members(plan, members), manifest=manifest)

@@ -1,0 +1,208 @@
+"""The model that `torchmar build --aot` compiled into an archive: whether it fits this machine, and running it.
+
+Compiled code belongs to one version of torch and one kind of processor. The archive says for which, under the key
+`torchmar` of its manifest, so that this is known before any of the code is loaded. The eager model stays, for another
+machine and for inputs that the compiled one does not take.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from handlers.compile import CompiledCodeError
+from handlers.errors import LoadError
+from handlers.optimize import DTYPES, Optimization
+from handlers.signature import Tensor, read_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from handlers.optimized import OptimizedModel
+
+logger = logging.getLogger(__name__)
+
+_CPU_INFO = Path("/proc/cpuinfo")
+# What a compiler uses unasked when it compiles for the processor it runs on. Other flags tell of privileges, power and
+# mitigations, which differ between machines that run the same code.
+_INSTRUCTIONS = re.compile(
+    r"(sse|ssse|avx|amx|bmi|fma|f16c|popcnt|abm|movbe|adx|gfni|vaes|vpclmul|pclmul|aes|sha_ni|xop|tbm|lahf_lm|cx16)"
+)
+_ALIGNMENT = 16  # bytes; compiled kernels may count on it
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the manifest says of the compiled model.
+
+    `path` is a folder or a file of the archive, `version` torch's, `platform` such as "linux-x86_64", `device` "cpu" or
+    "cuda". `capability` are the instruction sets, or the compute capability, that the code needs, `dtype` the setting
+    `optimize.dtype` that it was compiled with. `inputs` are the tensors that it takes: positional ones are called "0",
+    "1" and so on, those passed by name as the model's argument.
+    """
+
+    path: str
+    version: str
+    platform: str
+    device: str
+    capability: tuple[str, ...]
+    dtype: str
+    inputs: tuple[Tensor, ...]
+
+    def misfit(self, device: torch.device, dtype: str | None = None) -> str | None:
+        """Say why the code is not for this process and device, or not in the `dtype` asked for; None if it is."""
+        here = machine(device)
+        if self.device != here["device"]:
+            return f"it is for {self.device}, and the device is {here['device']}"
+        if self.platform != here["platform"]:
+            return f"it is for {self.platform}, and this is {here['platform']}"
+        if self.version != here["torch"]:
+            return f"it is for torch {self.version}, and this is {here['torch']}"
+        if missing := [one for one in self.capability if one not in here["capability"]]:
+            return f"it needs {', '.join(missing)}, which this {'processor' if device.type == 'cpu' else 'GPU'} lacks"
+        if dtype is not None and dtype != self.dtype:
+            return f"it computes in {self.dtype}, and optimize.dtype in model-config.yaml is {dtype}"
+        return None
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Describe this process and a device in the terms of `Compiled`: torch, platform, device and capability."""
+    version = torch.__version__
+    return {
+        # Builds for the CPU and for GPUs are one version, and have the same code for the CPU.
+        "torch": version.partition("+")[0] if device.type == "cpu" else version,
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "device": device.type,
+        "capability": capability(device),
+    }
+
+
+def capability(device: torch.device, cpu_info: Path = _CPU_INFO) -> list[str]:
+    """List what code for this device may use: the instruction sets of the processor, or a GPU's compute capability."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return [f"sm_{major}{minor}"]
+    try:
+        text = cpu_info.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    if found := re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE):
+        names = set(found[2].split())
+        return sorted(names if found[1] == "Features" else filter(_INSTRUCTIONS.match, names))
+    return [f"{torch.backends.cpu.get_cpu_capability()} {platform.processor()}".strip()]
+
+
+def read_compiled(manifest: Mapping[str, Any] | None) -> Compiled | None:
+    """Read what the manifest says of a compiled model; None if it has none. Raises `LoadError`."""
+    found = ((manifest or {}).get("torchmar") or {}).get("compiled")
+    if found is None:
+        return None
+    try:
+        inputs = tuple(read_tensor(item) for item in found["inputs"])
+        path, version, system, kind = (found[key] for key in ("path", "torch", "platform", "device"))
+        needs, dtype = tuple(found["capability"]), found.get("dtype", "float32")
+        texts = all(isinstance(one, str) for one in (path, version, system, kind, *needs))
+        if not inputs or not texts or dtype not in DTYPES:
+            raise ValueError("a value is not one that it may have")
+        return Compiled(path, version, system, kind, needs, dtype, inputs)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LoadError(
+            f"what the manifest says of the compiled model cannot be used: {type(error).__name__}: {error}",
+            hint="build the archive again",
+        ) from error
+
+
+def with_compiled(
+    eager: Any,
+    manifest: Mapping[str, Any] | None,
+    folder: Path,
+    device: torch.device | None,
+    optimization: Optimization | None = None,
+) -> OptimizedModel | None:
+    """Load the compiled model of an archive, if it has one that fits; one line of the log says which model runs.
+
+    `eager` is the model to fall back on, `folder` the archive's, `optimization` what model-config.yaml asks for. The
+    first call compares the two. None means that there is no compiled model, it is for another machine, or it cannot be
+    loaded, which is a warning.
+    """
+    try:
+        found = read_compiled(manifest)
+        if found is None or device is None or not isinstance(eager, nn.Module):
+            return None
+        if reason := found.misfit(device, optimization.dtype if optimization else None):
+            logger.info("Not serving the model compiled ahead of time: %s", reason)
+            return None
+        from handlers import programs
+        from handlers.optimized import OptimizedModel, Way
+
+        place = (folder / found.path).resolve()
+        if not place.is_relative_to(folder.resolve()):
+            raise LoadError(f"{found.path} is not in the archive")
+        package = programs.load_compiled(place, device)
+    except LoadError as error:
+        logger.warning("Not serving the model compiled ahead of time: %s", error.message)
+        return None
+    name = f"the model compiled ahead of time for {found.device} in {found.dtype}"
+    logger.info("Loaded %s; the first request tells whether it gives the same as the plain one", name)
+    limit = (optimization or Optimization(dtype=found.dtype)).limit
+    way = Way(name, lambda: CompiledModel(package, eager, found.inputs))
+    return OptimizedModel(eager, [way], device=device, tolerance=limit)
+
+
+class CompiledModel:
+    """A compiled model for the inputs that it was compiled for, and the plain one for all others.
+
+    Compiled code does not look at what it gets: it takes the shapes, types and strides for granted.
+    """
+
+    def __init__(self, package: Any, plain: Any, inputs: tuple[Tensor, ...]) -> None:
+        self._package = package
+        self._plain = plain
+        self._positional = [one for one in inputs if one.name.isdigit()]
+        self._named = {one.name: one for one in inputs if not one.name.isdigit()}
+        self._told = False
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Run the compiled model, or the plain one. Raises `CompiledCodeError` where the compiled one fails."""
+        if self._takes(inputs, named):
+            try:
+                return self._package(*map(_laid_out, inputs), **{key: _laid_out(one) for key, one in named.items()})
+            except Exception as error:  # the library's own errors have no common class
+                raise CompiledCodeError(f"{type(error).__name__}: {error}") from error
+        if not self._told:
+            self._told = True
+            wanted = ", ".join(map(_shown, (*self._positional, *self._named.values())))
+            logger.warning("The plain model answers inputs that the compiled one does not take; it takes %s", wanted)
+        return self._plain(*inputs, **named)
+
+    def _takes(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> bool:
+        if len(inputs) != len(self._positional) or named.keys() != self._named.keys():
+            return False
+        return all(map(_fits, self._positional, inputs)) and all(_fits(self._named[key], named[key]) for key in named)
+
+
+def _fits(expected: Tensor, given: Any) -> bool:
+    if not isinstance(given, torch.Tensor) or given.dtype != expected.dtype or expected.shape is None:
+        return False
+    if given.layout is not torch.strided or not given.numel() or len(given.shape) != len(expected.shape):
+        return False
+    return all(size in (None, actual) for size, actual in zip(expected.shape, given.shape, strict=True))
+
+
+def _laid_out(given: torch.Tensor) -> torch.Tensor:
+    """Give the tensor with the strides that it was compiled for, at an address that it may count on."""
+    dense = given.contiguous()
+    return dense.clone() if dense.data_ptr() % _ALIGNMENT else dense
+
+
+def _shown(expected: Tensor) -> str:
+    sizes = ", ".join("any" if size is None else str(size) for size in expected.shape or ())
+    return f"{str(expected.dtype).removeprefix('torch.')} [{sizes}]"

@@ -1,0 +1,159 @@
+"""A package of compiled code, unpacked for as long as it is needed, so that nothing of it stays behind.
+
+torch unpacks a package into a folder `aotinductor_XXXXXX` for temporary files (before 2.15 always in /tmp, whatever
+TMPDIR says), and removes it when the process ends in order. A worker is killed instead, and each one would leave a copy
+of the model there. So it is unpacked here: code for the processor is
+in memory once it is loaded, and its files are removed at once; those for a GPU stay until the process ends. A folder
+that a killed process left, for it was killed just then or served from a GPU, is removed by the next one that loads a
+package: the lock on it is gone with the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+#: The first version of torch that loads a package from a folder, too.
+FOLDERS_SINCE: Final = (2, 15)
+_PREFIX: Final = "torchmar-aot-"
+_MAPS: Final = Path("/proc/self/maps")
+_TORCHS: Final = Path("/tmp")  # noqa: S108 - where torch unpacks if it does not look at TMPDIR
+_ATTEMPTS: Final = 20
+
+
+def takes_folders(version: str | None = None) -> bool:
+    """Tell whether a version of torch, or the one here, loads a package that lies unpacked in a folder."""
+    if version is None:
+        import torch
+
+        version = torch.__version__
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) >= FOLDERS_SINCE
+
+
+@contextlib.contextmanager
+def unpacked(package: Path, *, keep: bool) -> Iterator[Path]:
+    """Give the place to load a package from, and remove what was unpacked: at once, or, with `keep`, at exit."""
+    if package.is_dir():
+        yield _root(package)
+        return
+    if not takes_folders():
+        begin, before = time.time(), _mapped()
+        try:
+            yield package
+        finally:
+            for folder in set() if keep else _mapped() - before:
+                if _is_temporary(folder, begin):
+                    shutil.rmtree(folder, ignore_errors=True)
+        return
+    sweep()
+    folder, lock = _locked_folder()
+    try:
+        with zipfile.ZipFile(package) as archive:
+            archive.extractall(folder)
+        yield _root(folder)
+    except BaseException:
+        keep = False
+        raise
+    finally:
+        if keep:
+            atexit.register(_remove, folder, lock)
+        else:
+            _remove(folder, lock)
+
+
+def sweep() -> None:
+    """Remove what killed processes left: the folders of ours that nobody holds a lock on."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        lock = _lock(folder)
+        if lock is not None:
+            logger.info("Removing %s, which a process that was killed has left", folder)
+            _remove(folder, lock)
+
+
+def _locked_folder() -> tuple[Path, int | None]:
+    for _ in range(_ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = _lock(folder)
+        # Another process may have found it before it was locked, and taken it for one that was left.
+        if folder.is_dir() and (lock is not None or not _has_locks()):
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
+    raise OSError(f"no folder of {tempfile.gettempdir()} can be locked")
+
+
+def _has_locks() -> bool:
+    try:
+        import fcntl  # noqa: F401 - not on Windows
+    except ImportError:
+        return False
+    return True
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder that is this user's own; None if another process has it, or it is gone."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    try:
+        if os.fstat(descriptor).st_uid == os.getuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _remove(folder: Path, lock: int | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+
+
+def _root(folder: Path) -> Path:
+    """Give the folder that has the package's `data`: newer packages have all in a folder of their own name."""
+    return next((path.parent for path in sorted(folder.glob("*/data")) if path.is_dir()), folder)
+
+
+def _mapped() -> set[Path]:
+    """Find the folders into which torch has unpacked packages, by the code of them that is in memory."""
+    try:
+        text = _MAPS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    # As mkdtemp names them, the prefix being that of newer versions.
+    places = "|".join(
+        re.escape(place.rstrip("/")) for place in {str(_TORCHS), os.environ.get("TMPDIR") or str(_TORCHS)}
+    )
+    made = rf" ((?:{places})/(?:aotinductor_)?[A-Za-z0-9]{{6}})/(?:[^/\n]+/)?data/aotinductor/[^\n]+\.so$"
+    return {Path(found) for found in re.findall(made, text, re.MULTILINE)}
+
+
+def _is_temporary(folder: Path, since: float) -> bool:
+    """Tell whether a folder is one that mkdtemp has made just now, for this user."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    made = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
+    return made and found.st_uid == os.getuid() and found.st_ctime >= since - 1  # file systems round

@@ -1,0 +1,341 @@
+"""Measures ways to run a model against the plain one: each in a process of its own, turn by turn with it.
+
+Other work on the machine slows down whoever runs just then. So the two take turns, and what counts is by how much one
+was faster than the other in the same round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from archive_tool.errors import TorchmarError
+from serving.errors import CheckError
+from serving.worker.collector import memory_of
+
+_SCRIPT: Final = Path(__file__).with_name("trial.py")
+_LEAVE_S: Final = 2.0
+_SHOWN: Final = 600
+#: In the median of the rounds a way has to be faster by this part, and in every round faster at all.
+MARGIN: Final = 0.05
+#: A way that is slower than this part of the plain model's speed at one of the two batch sizes is not recommended.
+_NOT_SLOWER: Final = 0.95
+
+
+class TrialError(Exception):
+    """The process of a trial failed, ended, or took too long; the message says which."""
+
+
+class Process:
+    """The process of a trial; to be used as a context manager, at whose end nothing of it is left.
+
+    Args:
+        scratch: an existing folder for what it and its compilers write.
+        timeout: seconds for each answer.
+    """
+
+    def __init__(self, scratch: Path, timeout: float) -> None:
+        self._timeout = timeout
+        self._log = scratch / "log.txt"
+        cache = scratch / "compiled"
+        ours, theirs = socket.socketpair()
+        with theirs, self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(_SCRIPT), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "TMPDIR": str(scratch), "TORCHINDUCTOR_CACHE_DIR": str(cache)},
+                start_new_session=True,  # Ctrl-C is for us; and its compilers can be ended with it
+            )
+        self._sock = ours
+        self._sock.settimeout(timeout)
+        self._stream = ours.makefile("rw", encoding="utf-8")
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            self._sock.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LEAVE_S)
+        finally:
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it has, pages that it shares counted in part; 0 if that cannot be told."""
+        return memory_of(self.pid)
+
+    def ask(self, do: str, **values: Any) -> dict[str, Any]:
+        """Ask a question of `serving.local.trial` and wait for the answer.
+
+        Raises:
+            TrialError: there is none, or it is an error.
+        """
+        try:
+            self._stream.write(json.dumps({"do": do, **values}) + "\n")
+            self._stream.flush()
+            line = self._stream.readline()
+        except TimeoutError as error:
+            raise TrialError(f"no answer within {self._timeout:g} s") from error
+        except OSError:
+            line = ""
+        if not line:
+            raise TrialError(self._end())
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise TrialError(answer["error"])
+        return answer
+
+    def _end(self) -> str:
+        try:
+            code = self._process.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            return "the process closed its socket"
+        said = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"the process ended with {how}" + (f": {said.splitlines()[-1]}" if said else "")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run the model.
+
+    Attributes:
+        name: as the table shows it.
+        section: `optimize` of model-config.yaml; empty for the plain model.
+        threads: `backend.threads`; None leaves it as it is.
+    """
+
+    name: str
+    section: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+
+@dataclass
+class Row:
+    """What was found of a candidate.
+
+    Attributes:
+        problem: why it is out of the question; None if it is not.
+        latency: median seconds of a request alone.
+        rate: requests each second in batches.
+        memory: bytes of its process.
+        difference: from the plain model's outputs, as a part of their largest number; None if that cannot be told.
+        agreement: part of the inputs whose largest score is in the same place; None where there are no scores.
+        rounds: for each round by how many times it was faster alone, and in batches.
+        cache: the file with what was compiled, and its record; None if nothing was.
+    """
+
+    candidate: Candidate
+    problem: str | None = None
+    latency: float | None = None
+    rate: float | None = None
+    memory: int = 0
+    difference: float | None = None
+    agreement: float | None = None
+    rounds: list[tuple[float, float]] = field(default_factory=list)
+    cache: tuple[Path, dict[str, Any]] | None = None
+
+    @property
+    def speedups(self) -> tuple[float, float]:
+        """By how many times it is faster alone, and in batches: the medians of the rounds."""
+        return (
+            statistics.median(one for one, _ in self.rounds),
+            statistics.median(one for _, one in self.rounds),
+        )
+
+    @property
+    def score(self) -> float:
+        """One number for both: their geometric mean."""
+        return math.sqrt(math.prod(self.speedups))
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether it is, by more than what rounds differ by, and slower in nothing."""
+        if self.problem is not None or not self.rounds:
+            return False
+        always = all(math.sqrt(alone * together) > 1 for alone, together in self.rounds)
+        return always and self.score >= 1 + MARGIN and min(self.speedups) >= _NOT_SLOWER
+
+    def to_dict(self) -> dict[str, Any]:
+        """One JSON-ready object; times in milliseconds."""
+        speedups = [round(one, 3) for one in self.speedups] if self.rounds else [None, None]
+        return {
+            "name": self.candidate.name,
+            "optimize": dict(self.candidate.section),
+            "threads": self.candidate.threads,
+            "latencyMs": None if self.latency is None else round(self.latency * 1000, 3),
+            "requestsPerSecond": None if self.rate is None else round(self.rate, 2),
+            "memory": self.memory or None,
+            "difference": self.difference if self.difference is None or math.isfinite(self.difference) else "infinite",
+            "agreement": self.agreement,
+            "latencySpeedup": speedups[0],
+            "throughputSpeedup": speedups[1],
+            "faster": self.is_faster,
+            "problem": self.problem,
+        }
+
+
+class Contest:
+    """The plain model in a process, and candidates one after the other in others; to be used as a context manager.
+
+    Args:
+        scratch: an empty folder.
+        device: "cpu" or "cuda:N".
+        inputs: name, file and content type of each.
+        batch: requests that go together in the second measurement.
+        rounds: in each of which both are measured.
+        seconds: of a measurement in a round.
+        timeout: seconds for loading, compiling and each measurement.
+
+    Raises:
+        TorchmarError: the plain model cannot be loaded, or refuses an input.
+    """
+
+    def __init__(
+        self,
+        scratch: Path,
+        plain: Path,
+        device: str,
+        inputs: Sequence[tuple[str, Path, str]],
+        *,
+        batch: int,
+        rounds: int,
+        seconds: float,
+        timeout: float,
+    ) -> None:
+        self._scratch = scratch
+        self._settings = {
+            "device": device,
+            "batch": batch,
+            "inputs": [[name, str(file), kind] for name, file, kind in inputs],
+        }
+        self._batch = batch
+        self._rounds = rounds
+        self._seconds = seconds
+        self._timeout = timeout
+        self._stack = contextlib.ExitStack()
+        self._outputs = scratch / "outputs.pt"
+        self._folder = plain
+        self.row = Row(Candidate("plain float32"))
+        self.facts: dict[str, Any] = {}
+
+    def __enter__(self) -> Contest:
+        try:
+            self._plain = self._stack.enter_context(self._start("plain"))
+            try:
+                self._plain.ask("load", folder=str(self._folder), **self._settings)
+                self.facts = self._plain.ask("facts")
+                refused = self._plain.ask("answer").get("refused")
+                if refused is None:
+                    self._plain.ask("outputs", file=str(self._outputs))
+                    self._warm(self._plain)
+            except TrialError as error:
+                raise TorchmarError(
+                    f"the model cannot be run: {error}", hint="torchmar run shows the handler's log and traceback"
+                ) from error
+            if refused is not None:
+                raise CheckError(f"the model refuses an input: {refused}")
+            self.row.memory = self._plain.memory
+            self.row.difference = 0.0
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self, name: str) -> Process:
+        folder = self._scratch / name
+        folder.mkdir()
+        return Process(folder, self._timeout)
+
+    def _warm(self, process: Process) -> None:
+        for batch in sorted({1, self._batch}):
+            process.ask("warm", batch=batch, seconds=self._seconds)
+
+    def measure(self, candidate: Candidate, folder: Path, number: int) -> Row:
+        """Measure one candidate; what goes wrong with it is in the row."""
+        row = Row(candidate)
+        with self._start(f"trial-{number}") as process:
+            try:
+                process.ask("load", folder=str(folder), **self._settings)
+                refused = process.ask("answer").get("refused")
+                if refused is not None:
+                    raise TrialError(refused)
+                self._warm(process)
+                found = process.ask("compare", file=str(self._outputs))
+                row.difference, row.agreement = found["difference"], found["agreement"]
+                self._take_turns(process, row)
+                row.memory = process.memory
+                row.problem = _left(candidate, process.ask("state"))
+                if row.problem is None and candidate.section.get("compile"):
+                    file = self._scratch / f"cache-{number}.bin"
+                    record = process.ask("save", file=str(file))["record"]
+                    row.cache = (file, record) if record else None
+            except TrialError as error:
+                row.problem = str(error)
+        return row
+
+    def _take_turns(self, process: Process, row: Row) -> None:
+        times: dict[tuple[str, int], list[float]] = {}
+        for turn in range(self._rounds):
+            medians = {}
+            both = [("plain", self._plain), ("other", process)]
+            for batch in sorted({1, self._batch}):
+                for who, one in both if turn % 2 else reversed(both):
+                    seconds = one.ask("measure", batch=batch, seconds=self._seconds)["seconds"]
+                    medians[who, batch] = statistics.median(seconds)
+                    times.setdefault((who, batch), []).append(medians[who, batch])
+            alone = medians["plain", 1] / medians["other", 1]
+            together = medians["plain", self._batch] / medians["other", self._batch]
+            row.rounds.append((alone, together))
+        for who, found in (("plain", self.row), ("other", row)):
+            found.latency = statistics.median(times[who, 1])
+            found.rate = self._batch / statistics.median(times[who, self._batch])
+
+
+def _left(candidate: Candidate, state: Mapping[str, Any]) -> str | None:
+    """Say why the model is not served as the candidate wants it; None if it is."""
+    if not candidate.section:
+        return None
+    said: list[str] = [
+        text for text in state["warnings"] if "optimize" in text or "failed" in text or "differs" in text
+    ]
+    serving = state["serving"]
+    if serving is None or serving == "plain":
+        return said[-1] if said else "the model cannot be run so"
+    if candidate.section.get("compile") and any("Serving" in text or "serving" in text for text in said):
+        return said[-1]
+    return None
+
+
+def best(rows: Sequence[Row]) -> Row | None:
+    """The candidate to recommend; None if none is faster than the plain model by more than the noise."""
+    faster = [row for row in rows if row.is_faster]
+    return max(faster, key=lambda row: row.score, default=None)

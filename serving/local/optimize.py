@@ -1,0 +1,339 @@
+"""Finds the section `optimize:` that makes a model the fastest on this machine, and writes it into a new archive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from archive_tool import effective, layout, writer
+from archive_tool.ahead_of_time import has_compiler
+from archive_tool.errors import BuildError, InputError
+from archive_tool.layout import MANIFEST_NAME
+from archive_tool.manifest import Manifest, build_time
+from archive_tool.plan import Member, Plan
+from archive_tool.reader import open_archive
+from archive_tool.record import Record
+from archive_tool.yaml_edit import with_section
+from archive_tool.yaml_nodes import NotYamlError, compose, construct
+from serving.check import Input
+from serving.check.run import device_index, read_config, refuse_unservable
+from serving.local.contest import Candidate, Contest, Row, best
+
+_CONFIG: Final = "model-config.yaml"
+_SECTION: Final = "optimize"
+# Seconds until a worker must be ready; TorchServe's 120 are too few for a compiler on a busy machine.
+_STARTUP_S: Final = 600
+_LARGE: Final = 1 << 20  # bytes
+#: In the archive; see `handlers.compile_cache`.
+_CACHE: Final = "compile-cache.bin"
+# What a processor must have for numbers of 16 bits to be fast in it; as /proc/cpuinfo names it.
+_BFLOAT16: Final = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+_FLOAT16: Final = frozenset({"amx_fp16", "avx512_fp16", "asimdhp"})
+DEFAULT_TIMEOUT_S: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to optimize, and how.
+
+    Attributes:
+        archive: a .mar, a .tar.gz or a folder.
+        inputs: requests that the model can answer; at least one.
+        output: the new archive; None for ``NAME-optimized.mar`` beside the old one.
+        device: "cpu" or "cuda:N".
+        batch: requests that go together in the measurement of throughput.
+        tolerance: by how much answers may differ, as a part of the largest number; None for that of the types.
+        rounds: in each of which a candidate and the plain model take turns.
+        seconds: of a measurement in a round.
+        timeout: seconds for loading, compiling and each measurement of a candidate.
+        dry_run: measure, and write nothing.
+        force: replace what is there.
+    """
+
+    archive: Path
+    inputs: tuple[Input, ...]
+    output: Path | None = None
+    device: str = "cpu"
+    batch: int = 8
+    tolerance: float | None = None
+    rounds: int = 5
+    seconds: float = 0.5
+    timeout: float = DEFAULT_TIMEOUT_S
+    dry_run: bool = False
+    force: bool = False
+
+
+@dataclass
+class Found:
+    """What came of it.
+
+    Attributes:
+        rows: the plain model, then every candidate.
+        best: the one to recommend; None if nothing is faster by more than the noise.
+        written: the new archive; None if none was written.
+        notes: what is good to know.
+    """
+
+    rows: list[Row]
+    best: Row | None = None
+    written: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def optimize(options: Options, tell: Callable[[str], None] = lambda _: None) -> Found:
+    """Measure what there is to try, and write the best into a new archive. Nothing else is left behind.
+
+    Args:
+        tell: gets the name of what is measured next.
+
+    Raises:
+        ArchiveError: the archive cannot be read, or is not safe to unpack.
+        InputError: it cannot be run here, or has nothing to optimize.
+        CheckError: the model refuses an input.
+        TargetExistsError: the new archive exists, and force is not set.
+        BuildError: it cannot be written.
+    """
+    device_index(options.device)
+    target, archive_format = _target(options)
+    if not options.dry_run:
+        writer.check_target(target, as_folder=archive_format == "no-archive", force=options.force)
+    with open_archive(options.archive) as archive:
+        manifest = archive.manifest
+        if manifest is None or not manifest.model.handler:
+            raise InputError(f"{options.archive} names no handler, so there is nothing to optimize")
+        text = (read_config(archive, manifest) or b"").decode("utf-8", "replace")
+        config = effective.understand(text.encode() or None)
+        refuse_unservable(manifest, config)
+        if config.value("asyncCommunication") is True or config.value("continuousBatching") is True:
+            raise InputError("a model that answers requests in parts, or asynchronously, cannot be measured so")
+        with tempfile.TemporaryDirectory(prefix="torchmar-optimize-", ignore_cleanup_errors=True) as root:
+            scratch = Path(root).resolve()
+            archive.extract(scratch / "model")
+            variants = _Variants(scratch, manifest, text)
+            found = _measure(options, variants, scratch, tell)
+            if found.best is not None and not options.dry_run:
+                found.written = _write(options, variants, found, target, archive_format)
+    return found
+
+
+def _target(options: Options) -> tuple[Path, str]:
+    old = options.archive
+    if options.output is None:
+        name = next((old.name.removesuffix(end) for end in (".tar.gz", ".mar") if old.name.endswith(end)), old.name)
+        return old.resolve().with_name(f"{name}-optimized.mar"), "default"
+    for archive_format in ("default", "tgz"):
+        if options.output.name.endswith(layout.SUFFIXES[archive_format]):
+            if not options.output.resolve().parent.is_dir():
+                raise BuildError(f"the folder {options.output.parent} does not exist", where="--output")
+            return options.output, archive_format
+    raise BuildError(f"{options.output} is no name of an archive", where="--output", hint="end it in .mar or .tar.gz")
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+def _measure(options: Options, variants: _Variants, scratch: Path, tell: Callable[[str], None]) -> Found:
+    inputs = []
+    for number, one in enumerate(options.inputs):
+        file = scratch / f"input-{number}"
+        file.write_bytes(one.body)
+        inputs.append((one.name, file, one.content_type))
+    settings = {"batch": options.batch, "rounds": options.rounds, "seconds": options.seconds}
+    tell("plain float32")
+    plain = variants.make(Candidate("plain float32"), None)
+    with Contest(scratch, plain, options.device, inputs, timeout=options.timeout, **settings) as contest:  # type: ignore[arg-type]
+        _require_sdk(options.archive, contest.facts)
+        candidates, notes = candidates_for(contest.facts, compiler=has_compiler())
+        found = Found([contest.row], notes=[*variants.notes, *notes])
+
+        def try_one(candidate: Candidate) -> None:
+            tell(candidate.name)
+            number = len(found.rows)
+            folder = variants.make(candidate, options.tolerance)
+            found.rows.append(contest.measure(candidate, folder, number))
+            shutil.rmtree(folder)
+
+        for candidate in candidates:
+            try_one(candidate)
+        if (fewer := with_one_thread(best(found.rows), contest.facts)) is not None:
+            try_one(fewer)
+        found.best = best(found.rows)
+    return found
+
+
+def _require_sdk(archive: Path, facts: Mapping[str, Any]) -> None:
+    if facts["old"]:
+        raise InputError(
+            f"the copy of the handler SDK in {archive} does not know the section optimize", hint="build it again"
+        )
+    if not facts["sdk"]:
+        raise InputError(
+            f"the handler of {archive} is not one of torchmar's SDK, so the section optimize would have no effect",
+            hint="derive it from a class of the package handlers; docs/migrating.md tells how",
+        )
+    if not facts["module"]:
+        raise InputError(
+            f"the model of {archive} is {facts['kind']}, which is compiled already: there is nothing to optimize"
+        )
+
+
+def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Candidate], list[str]]:
+    """List what is sensible to try.
+
+    Args:
+        facts: of the model and the machine; see `serving.local.trial.Trial.facts`.
+        compiler: whether there is a C++ compiler.
+
+    Returns:
+        The candidates, from the simplest on, and notes on what was left out.
+    """
+    notes = []
+    on_gpu = facts["device"] == "cuda"
+    dtypes = ["float32"]
+    has = set(facts["capability"])
+    if on_gpu or has & _BFLOAT16:
+        dtypes.append("bfloat16")
+    if on_gpu or has & _FLOAT16:
+        dtypes.append("float16")
+    if dtypes == ["float32"]:
+        notes.append("numbers of 16 bits were not tried: this processor has no instructions for them")
+    layouts = (False, True) if facts["pictures"] else (False,)
+    makes: list[dict[str, Any]] = [{}]
+    if facts["script"]:
+        makes.append({"freezing": True})
+    elif compiler:
+        makes.append({"compile": True, "freezing": True})
+        if on_gpu:
+            makes.append({"compile": True, "freezing": True, "cuda_graphs": True})
+    else:
+        notes.append("torch.compile was not tried: there is no C++ compiler")
+    found = []
+    for make in makes:
+        for dtype in dtypes:
+            for channels_last in layouts:
+                section = {
+                    **({} if dtype == "float32" else {"dtype": dtype}),
+                    **({"channels_last": True} if channels_last else {}),
+                    **make,
+                }
+                if section:
+                    found.append(Candidate(_name(dtype, section), section))
+    return found, notes
+
+
+def _name(dtype: str, section: Mapping[str, Any]) -> str:
+    return ", ".join([dtype, *(key.replace("_", " ") for key in section if key != "dtype")])
+
+
+def with_one_thread(row: Row | None, facts: Mapping[str, Any]) -> Candidate | None:
+    """The best so far with one thread, where code is compiled for a number of threads and the worker tries no other."""
+    if row is None or not row.candidate.section.get("compile") or facts["device"] != "cpu" or facts["threads"] < 2:
+        return None
+    return replace(row.candidate, name=f"{row.candidate.name}, 1 thread", threads=1)
+
+
+# ---- archives that differ in their settings --------------------------------------------------------------------------
+
+
+class _Variants:
+    """Folders of the model with other settings; what is large is not copied.
+
+    Args:
+        scratch: with the extracted archive as `model`.
+        text: of its config file; empty without one.
+    """
+
+    def __init__(self, scratch: Path, manifest: Manifest, text: str) -> None:
+        self._scratch = scratch
+        self._source = scratch / "model"
+        self._text = text
+        self.notes: list[str] = []
+        self._config = manifest.model.config_file or _CONFIG
+        if manifest.model.config_file is None and (self._source / _CONFIG).exists():
+            raise InputError(f"the archive has a file {_CONFIG} that its manifest does not name as its config file")
+        model = replace(manifest.model, config_file=self._config)
+        record = manifest.record or Record()
+        if record.compiled is not None:
+            self.notes.append("what was compiled ahead of time is left out: build the archive with --aot again")
+        self._without = f"{record.compiled.path}/" if record.compiled else None
+        record = replace(record, compiled=None)
+        record = replace(record, extra={key: one for key, one in record.extra.items() if key != "compileCache"})
+        self._manifest = replace(manifest, model=model).with_record(record)
+
+    def make(self, candidate: Candidate, tolerance: float | None) -> Path:
+        """Make a folder for a candidate."""
+        folder = Path(tempfile.mkdtemp(prefix="variant-", dir=self._scratch))
+        for name, source in self._files():
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _share(source, place)
+        (folder / self._config).unlink(missing_ok=True)  # a link, perhaps
+        (folder / self._config).write_text(self.config(candidate, tolerance) or "{}\n", encoding="utf-8")
+        place = folder / MANIFEST_NAME
+        place.parent.mkdir(exist_ok=True)
+        record = replace(self._manifest.record or Record(), members={})  # their hashes are of the old ones
+        place.write_bytes(self._manifest.with_record(record).to_json())
+        return folder
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        for path in sorted(self._source.rglob("*")):
+            name = path.relative_to(self._source).as_posix()
+            if path.is_file() and name != MANIFEST_NAME and not (self._without and name.startswith(self._without)):
+                yield name, path
+
+    def config(self, candidate: Candidate, tolerance: float | None) -> str:
+        """The config file with the candidate's settings; all else in it stays as it is written."""
+        section = dict(candidate.section)
+        if section and tolerance is not None:
+            section["tolerance"] = tolerance
+        try:
+            document = construct(compose(self._text)) or {}
+            text = with_section(self._text, _SECTION, section or None)
+            text = with_section(text, "pt2", None)  # another way to ask for torch.compile
+            if section.get("compile") and "startupTimeout" not in document:
+                text = with_section(text, "startupTimeout", _STARTUP_S)
+            if candidate.threads is not None:
+                backend = document.get("backend")
+                backend = backend if isinstance(backend, dict) else {}
+                text = with_section(text, "backend", {**backend, "threads": candidate.threads})
+        except NotYamlError as error:
+            raise InputError(f"the archive's config file is {error}", where=self._config) from error
+        return text
+
+    def plan(self, row: Row, tolerance: float | None) -> Plan:
+        """The archive with the settings of a row, and with what was compiled for it."""
+        config = self.config(row.candidate, tolerance)
+        members = {name: Member(name, path) for name, path in self._files()}
+        members[self._config] = Member(self._config, config.encode())
+        members.pop(_CACHE, None)
+        record = replace(self._manifest.record or Record(), members={})
+        if row.cache is not None:
+            file, entry = row.cache
+            members[_CACHE] = Member(_CACHE, file)
+            record = replace(record, extra={**record.extra, "compileCache": {**entry, "file": _CACHE}})
+        manifest = self._manifest.with_record(record)
+        ordered: Sequence[Member] = [members[name] for name in sorted(members)]
+        return Plan(manifest.model.model_name, tuple(ordered), manifest, build_time())
+
+
+def _share(source: Path, place: Path) -> None:
+    """Link what is large, and copy what a handler may write to."""
+    if source.stat().st_size >= _LARGE:
+        with contextlib.suppress(OSError):  # a file system without links
+            os.link(source, place)
+            return
+    shutil.copyfile(source, place)
+
+
+def _write(options: Options, variants: _Variants, found: Found, target: Path, archive_format: str) -> Path:
+    if found.best is None:
+        raise ValueError("there is nothing to write")
+    plan = variants.plan(found.best, options.tolerance)
+    writer.write(plan, target, archive_format, force=options.force)
+    return target

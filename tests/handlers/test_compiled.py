@@ -1,0 +1,277 @@
+"""One model that is really compiled into its archive, which takes many seconds, and all that becomes of it."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import archive_tool
+from handlers import BaseHandler, LoadError, ahead_of_time, programs, unpacking
+from handlers.fake_context import FakeContext
+
+# A compiler on a busy machine may take minutes.
+pytestmark = pytest.mark.timeout(1200)
+ROOT = Path(__file__).resolve().parents[2]
+NET = """
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(8, 16)
+            self.second = nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(x))).softmax(1)
+"""
+HANDLER = "from handlers import BaseHandler\n\n\nclass Handler(BaseHandler):\n    pass\n"
+CONFIG = "handler:\n  profile: false\n"
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """The inputs of a build."""
+    folder = tmp_path_factory.mktemp("parts")
+    (folder / "net_ahead.py").write_text(textwrap.dedent(NET))
+    (folder / "h_ahead.py").write_text(HANDLER)
+    (folder / "sample.json").write_text(json.dumps([0.1 * one for one in range(8)]))
+    sys.path.insert(0, str(folder))
+    try:
+        import net_ahead
+
+        torch.manual_seed(0)
+        torch.save(net_ahead.Net().state_dict(), folder / "net.pt")
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("net_ahead", None)
+    return folder
+
+
+def build(parts, store, **more):
+    options = {
+        "model_name": "ahead",
+        "handler": parts / "h_ahead.py",
+        "model_file": parts / "net_ahead.py",
+        "serialized_file": parts / "net.pt",
+        "sample": [str(parts / "sample.json")],
+        "export_path": store,
+    }
+    return archive_tool.build(**options | more)
+
+
+@pytest.fixture(scope="module")
+def built(parts, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    result = build(parts, store, aot=True)
+    assert result.warnings == ()
+    assert [path.name for path in store.iterdir()] == ["ahead.mar"]
+    assert leftovers(result) == []
+    return result
+
+
+def leftovers(built):
+    """What loaders have left of this code where they unpack; other tests may be loading theirs."""
+    (name,) = (Path(member).name for member in built.members if member.endswith(".so"))
+    places = {Path("/tmp"), Path(tempfile.gettempdir())}
+    folders = [
+        folder for place in places for kind in ("aotinductor_*", "torchmar-aot-*") for folder in place.glob(kind)
+    ]
+    return [folder for folder in folders if any(folder.rglob(name))]
+
+
+@pytest.fixture
+def folder(built, tmp_path):
+    """The archive, extracted; its modules are forgotten at the end."""
+    with archive_tool.open_archive(built.path) as archive:
+        yield archive.extract(tmp_path / "model")
+    for name in ("net_ahead", "h_ahead"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def load(folder, monkeypatch):
+    """Load the extracted archive with a handler; another manifest and config may be given."""
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+
+    def now(change=None, config=None):
+        manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
+        manifest["torchmar"]["compiled"] |= change or {}
+        handler = BaseHandler()
+        handler.initialize(FakeContext(folder, manifest=manifest, config=config))
+        return handler
+
+    return now
+
+
+def plain(folder):
+    """The model called directly."""
+    from handlers.loading import load_eager
+
+    return load_eager(folder / "net_ahead.py", folder / "net.pt").eval()
+
+
+def test_the_record_says_for_what_it_was_compiled(built):
+    compiled = built.manifest.record.compiled
+    here = ahead_of_time.machine(torch.device("cpu"))
+    assert (compiled.torch, compiled.platform, compiled.device) == (here["torch"], here["platform"], "cpu")
+    assert list(compiled.capability) == here["capability"]
+    assert compiled.dtype == "float32"
+    assert [one.shape for one in compiled.inputs] == [(None, 8)]
+    inside = [name for name in built.members if name.startswith(f"{compiled.path}/")]
+    assert any(name.endswith(".so") for name in inside)
+
+
+def test_it_serves_batches_of_any_size_after_the_first_was_compared(load, folder, caplog):
+    caplog.set_level(logging.INFO)
+    handler = load()
+    assert "Loaded the model compiled ahead of time for cpu in float32; the first request tells" in caplog.text
+    model = plain(folder)
+    for rows in (1, 2, 5):
+        given = torch.randn(rows, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(handler.inference(given), model(given), rtol=1e-4, atol=1e-5)
+    assert handler.model.serving == "the model compiled ahead of time for cpu in float32"
+    assert "differs from the plain model by" in caplog.text
+    # A view that lies otherwise in memory than the compiler was told.
+    turned = torch.randn(8, 3).t()
+    with torch.no_grad():
+        torch.testing.assert_close(handler.inference(turned), model(turned), rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_that_it_was_not_compiled_for_have_the_plain_models_answer(load, caplog):
+    handler = load()
+    handler.inference(torch.randn(2, 8))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        handler.inference(torch.randn(2, 9))
+    assert (
+        "The plain model answers inputs that the compiled one does not take; it takes float32 [any, 8]" in caplog.text
+    )
+    assert handler.inference(torch.randn(2, 8)).shape == (2, 4)
+
+
+def test_elsewhere_the_plain_model_serves_and_the_log_says_why(load, caplog):
+    caplog.set_level(logging.INFO)
+    handler = load({"torch": "2.0.0"})
+    assert type(handler.model).__name__ == "Net"
+    assert "Not serving the model compiled ahead of time: it is for torch 2.0.0" in caplog.text
+    handler = load(config={"optimize": {"dtype": "bfloat16"}})
+    assert "it computes in float32, and optimize.dtype in model-config.yaml is bfloat16" in caplog.text
+    assert handler.inference(torch.randn(1, 8)).shape == (1, 4)
+
+
+def test_damaged_code_is_told_and_the_plain_model_serves(load, folder, caplog):
+    (code,) = (folder / "MAR-INF" / "compiled").rglob("*.so")
+    code.write_bytes(b"\x7fELF")
+    handler = load()
+    assert type(handler.model).__name__ == "Net"
+    assert "Not serving the model compiled ahead of time" in caplog.text
+    assert caplog.records[-1].levelno == logging.WARNING
+
+
+def test_code_that_gives_something_else_is_left_at_the_first_request(load, folder, monkeypatch, caplog):
+    real = programs.load_compiled
+    monkeypatch.setattr(programs, "load_compiled", lambda path, device: lambda *given: real(path, device)(*given) + 1.0)
+    handler = load()
+    given = torch.randn(2, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(handler.inference(given), plain(folder)(given))
+    assert handler.model.serving == "plain"
+    assert "differs by" in caplog.text
+
+
+def test_it_runs_on_the_stock_worker(folder, archives, caplog):
+    caplog.set_level(logging.INFO)
+    worker = archives.load(folder, "h_ahead.py")
+    body = json.loads((folder / "MAR-INF/samples/0/input.json").read_text())
+    reply = worker.predict(body, body)
+    with torch.no_grad():
+        expected = plain(folder)(torch.tensor([body]))[0]
+    for item in reply.items:
+        torch.testing.assert_close(torch.tensor(item.json()), expected, rtol=1e-4, atol=1e-5)
+    assert worker.handler.model.serving.startswith("the model compiled ahead of time")
+
+
+# ---- what stays behind -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(folder, tmp_path):
+    """The same code as a package in a file, as `publish` writes it."""
+    root = folder / "MAR-INF" / "compiled" / "model"
+    (data,) = root.rglob("data")
+    path = tmp_path / "package.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in data.parent.rglob("*"):
+            if file.is_file():
+                archive.write(file, f"model/{file.relative_to(data.parent).as_posix()}")
+    return path
+
+
+@pytest.mark.parametrize("folders", [True, False])
+def test_a_package_in_a_file_leaves_nothing_behind_once_it_is_loaded(built, package, folder, monkeypatch, folders):
+    if not folders:  # as torch before 2.15 does it, which this one does too
+        monkeypatch.setattr(unpacking, "takes_folders", lambda: False)
+    loaded = programs.load_compiled(package, torch.device("cpu"))
+    assert leftovers(built) == []
+    given = torch.randn(3, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(given), plain(folder)(given), rtol=1e-4, atol=1e-5)
+
+
+def test_a_killed_process_leaves_nothing_behind(built, folder, package):
+    program = f"""
+import signal, sys, torch
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from handlers import programs
+for place in {[str(folder / "MAR-INF" / "compiled" / "model"), str(package)]!r}:
+    print(programs.load_compiled(Path(place), torch.device("cpu"))(torch.zeros(2, 8)).shape, flush=True)
+import time; time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        for _ in range(2):
+            assert process.stdout.readline() == "torch.Size([2, 4])\n"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    assert leftovers(built) == []
+
+
+def test_a_folder_without_a_package(tmp_path):
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        programs.load_compiled(tmp_path, torch.device("cpu"))
+
+
+# ---- further compilations --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(parts, tmp_path):
+    fixed = NET.replace(
+        "def forward(self, x):", "def forward(self, x):\n            x = x.view(1, 8) if len(x) == 1 else x.view(2, 8)"
+    )
+    (tmp_path / "net_ahead.py").write_text(textwrap.dedent(fixed))
+    (tmp_path / "store").mkdir()
+    result = build(parts, tmp_path / "store", model_file=tmp_path / "net_ahead.py", aot=True)
+    (warning,) = result.warnings
+    assert "the model was compiled for inputs of [1, 8] alone" in warning
+    assert result.manifest.record.compiled.inputs[0].shape == (1, 8)
+
+
+@pytest.mark.slow
+def test_sixteen_bits(parts, tmp_path):
+    (tmp_path / "model-config.yaml").write_text("optimize:\n  dtype: bfloat16\n")
+    (tmp_path / "store").mkdir()
+    result = build(parts, tmp_path / "store", config_file=tmp_path / "model-config.yaml", aot=True)
+    assert result.manifest.record.compiled.dtype == "bfloat16"

@@ -159,7 +159,7 @@ class Archives:
         return self.load(self.make(**parts), envelope=envelope)
 
     def load(self, folder: Path, handler: str | None = None, *, envelope: str | None = None) -> StockWorker:
-        """Load an extracted archive as TorchServe's worker does; `handler` is the name of its file, if it has another."""
+        """Load an extracted archive as TorchServe's worker does; `handler`: its file, if of another name."""
         sys.path.insert(0, str(folder))
         return StockWorker(folder, handler or f"h_{folder.name}.py", envelope=envelope)
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from glob import glob
 from importlib import import_module
 from pathlib import Path
 
@@ -109,13 +108,14 @@ REPEATED = {ROOT / "README.md", *(ROOT / "examples" / name / "README.md" for nam
 
 @pytest.mark.parametrize("path", sorted(REPEATED), ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_that_are_not_run_are_at_least_understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(ROOT)  # the pictures that a line names must be there
     found = [shlex.split(line) for line in commands(path) if line.startswith("torchmar ")]
     assert found
     for _, name, *arguments in found:
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
-        command.make_context(name, [path for one in arguments for path in (glob(one) if "*" in one else [one])])
+        expanded = [map(str, Path().glob(one)) if "*" in one else [one] for one in arguments]
+        command.make_context(name, [argument for part in expanded for argument in part])
 
 
 @pytest.mark.integration

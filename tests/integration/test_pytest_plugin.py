@@ -49,7 +49,10 @@ def test_a_server_for_tests(sandbox: Sandbox, echo: str) -> None:
         sys.executable,
         *("-m", "pytest", "-q", "-p", "serving.pytest_plugin", "-p", "no:cacheprovider", "test_mine.py"),
         f"--basetemp={sandbox.temp / 'pytest'}",
-        env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), sandbox.env["PYTHONPATH"]])},
+        env={
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), sandbox.env["PYTHONPATH"]]),
+        },
     ).ok()
     assert "2 passed" in done.out
     assert not sandbox.leftovers()

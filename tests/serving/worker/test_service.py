@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import re
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence

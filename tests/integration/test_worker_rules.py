@@ -64,6 +64,15 @@ light = pytest.mark.hides("torch")
 
 MODELS = Path(__file__).parent / "models"
 SHARED = "backend: {mode: shared}\n"
+# Beside those that the worker's own metrics.yaml has.
+METERS = {
+    "Large": ("ms", "ModelName, Level"),
+    "Small": ("ms", "ModelName, Level"),
+    "Endless": ("ms", "ModelName, Level"),
+    "After": ("ms", "ModelName, Level"),
+    "Placed": ("ms", "Kind, Place, ModelName, Level"),
+    "Rated": ("images/s", "ModelName, Level"),
+}
 
 
 def source(name: str) -> dict[str, str]:
@@ -85,7 +94,12 @@ def server(shared_sandbox: Sandbox) -> Server:
         pack(box, "dedicated", "everything.py", source("everything")),
         pack(box, "shared", "everything.py", source("everything"), SHARED),
     ]
-    config = box.file("config.properties", "metric_time_interval=1\n")
+    text = (worker_home() / "ts" / "configs" / "metrics.yaml").read_text()
+    own = "".join(
+        f"    - {{name: {name}, unit: {unit}, dimensions: [{dims}]}}\n" for name, (unit, dims) in METERS.items()
+    )
+    metrics = box.file("metrics.yaml", text.rstrip("\n") + "\n" + own)
+    config = box.file("config.properties", f"metric_time_interval=1\nmetrics_config={metrics}\n")
     return box.start(*archives, options=("--ts-config", config))
 
 
@@ -727,29 +741,6 @@ def test_rule_11_modules_of_the_archive(server: Server, extra: tuple[str, ...]) 
 # ---- 12: metrics -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def metered(shared_sandbox: Sandbox, server: Server) -> Server:
-    """A second server, whose metrics.yaml has metrics of the test's."""
-    text = (worker_home() / "ts" / "configs" / "metrics.yaml").read_text()
-    own = "".join(
-        f"    - {{name: {name}, unit: {unit}, dimensions: [{dims}]}}\n" for name, (unit, dims) in METERS.items()
-    )
-    box = shared_sandbox
-    metrics = box.file("metrics.yaml", text.rstrip("\n") + "\n" + own)
-    config = box.file("metered.properties", f"metrics_config={metrics}\n")
-    return box.start("dedicated.mar", name="metered", options=("--ts-config", config))
-
-
-METERS = {
-    "Large": ("ms", "ModelName, Level"),
-    "Small": ("ms", "ModelName, Level"),
-    "Endless": ("ms", "ModelName, Level"),
-    "After": ("ms", "ModelName, Level"),
-    "Placed": ("ms", "Kind, Place, ModelName, Level"),
-    "Rated": ("images/s", "ModelName, Level"),
-}
-
-
 def gauge(server: Server, name: str) -> tuple[str, float] | None:
     lines = ask(server.record["metrics"], "/metrics").text().splitlines()
     line = next((line for line in lines if line.startswith(f"{name}{{")), None)
@@ -759,41 +750,41 @@ def gauge(server: Server, name: str) -> tuple[str, float] | None:
 @pytest.mark.parametrize(
     ("name", "value"), [("Large", 1e16), ("Large", 123456789012345678901234), ("Small", 2.5e-7), ("Small", -1.5)]
 )
-def test_rule_12_numbers(metered: Server, name: str, value: float) -> None:
-    run(metered, "dedicated", f"context.metrics.add_time({name!r}, {value!r}); return [1]")
-    wait_until(lambda: (gauge(metered, name) or ("", 0.0))[1] == pytest.approx(value), f"{value} in the metrics")
+def test_rule_12_numbers(server: Server, name: str, value: float) -> None:
+    run(server, "dedicated", f"context.metrics.add_time({name!r}, {value!r}); return [1]")
+    wait_until(lambda: (gauge(server, name) or ("", 0.0))[1] == pytest.approx(value), f"{value} in the metrics")
 
 
-def test_rule_12_what_cannot_be_told_harms_nothing(metered: Server) -> None:
+def test_rule_12_what_cannot_be_told_harms_nothing(server: Server) -> None:
     for value in ("float('nan')", "float('inf')", "'text'", "None"):
-        answer = run(metered, "dedicated", f"context.metrics.add_time('Endless', {value}); return ['said']")
+        answer = run(server, "dedicated", f"context.metrics.add_time('Endless', {value}); return ['said']")
         assert answer.text() == "said"
-    run(metered, "dedicated", "context.metrics.add_time('After', 1); return [1]")
-    wait_until(lambda: gauge(metered, "After"), "a metric after it")
+    run(server, "dedicated", "context.metrics.add_time('After', 1); return [1]")
+    wait_until(lambda: gauge(server, "After"), "a metric after it")
 
 
-def test_rule_12_dimensions_have_their_places(metered: Server) -> None:
+def test_rule_12_dimensions_have_their_places(server: Server) -> None:
     run(
-        metered,
+        server,
         "dedicated",
         "from ts.metrics.dimension import Dimension\n"
         "where = [Dimension('Kind', 'red'), Dimension('Place', 'here')]\n"
         "context.metrics.add_metric('Placed', 3, 'ms', 0, where, metric_type=__import__('ts.metrics.metric_type_enum'"
         ").metrics.metric_type_enum.MetricTypes.GAUGE); return [1]",
     )
-    found = wait_until(lambda: gauge(metered, "Placed"), "the metric")
+    found = wait_until(lambda: gauge(server, "Placed"), "the metric")
     assert re.match(r'Kind="red",Place="here",ModelName="dedicated",Level="Model",Hostname="[^"]+",?$', found[0])
     assert found[1] == 3
 
 
-def test_rule_12_units_with_a_slash(metered: Server) -> None:
+def test_rule_12_units_with_a_slash(server: Server) -> None:
     run(
-        metered,
+        server,
         "dedicated",
         "from ts.metrics.metric_type_enum import MetricTypes\n"
         "context.metrics.add_metric('Rated', 5, 'images/s', metric_type=MetricTypes.GAUGE); return [1]",
     )
-    wait_until(lambda: (gauge(metered, "Rated") or ("", 0))[1] == 5, "the metric")
+    wait_until(lambda: (gauge(server, "Rated") or ("", 0))[1] == 5, "the metric")
 
 
 # ---- 13: the collector -------------------------------------------------------------------------------------------

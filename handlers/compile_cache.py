@@ -69,17 +69,26 @@ def _processor(info: Path = _CPU_INFO) -> str:
 def use_own_folder(device: torch.device | None = None) -> Path:
     """Let torch keep what it compiles in a folder of this user's, for this machine, and give it.
 
-    Where `TORCHINDUCTOR_CACHE_DIR` names a folder, that is it. To be called before the first compilation.
+    Where `TORCHINDUCTOR_CACHE_DIR` names a folder, that is it, unless torch has set it: importing its compiler does, to
+    torch's default. To be called before the first compilation.
     """
     if device is None or device.type == "cpu":
         os.environ.setdefault("TORCH_WARM_POOL", "0")  # a process that compiles for GPUs, and stays
-    if given := os.environ.get(VARIABLE):
+    given = os.environ.get(VARIABLE)
+    if given and given != _torchs_own():
         return Path(given)
     name = hashlib.sha256(repr(sorted(machine(device).items())).encode()).hexdigest()[:16]
     folder = _private_folder() / f"torch-{torch.__version__}-{name}"
     os.environ[VARIABLE] = str(folder)
     logger.debug("What is compiled is kept in %s", folder)
     return folder
+
+
+def _torchs_own() -> str | None:
+    """Give the folder that torch's compiler chooses; None if it was not imported."""
+    module = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
+    default = getattr(module, "default_cache_dir", None)
+    return os.path.abspath(default()) if default is not None else None  # noqa: PTH100 - as torch does it
 
 
 def _private_folder() -> Path:

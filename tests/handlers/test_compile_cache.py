@@ -48,6 +48,13 @@ def test_who_names_a_folder_has_decided(places, monkeypatch):
     assert not (places / "cache").exists()
 
 
+def test_what_torch_has_set_by_itself_is_no_decision(places, monkeypatch):
+    from torch._inductor.runtime import cache_dir_utils
+
+    cache_dir_utils.cache_dir()  # as importing the compiler does
+    assert compile_cache.use_own_folder().is_relative_to(places / "cache")
+
+
 def test_without_a_home_it_is_among_the_temporary_files(places, monkeypatch):
     (places / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(places / "file"))

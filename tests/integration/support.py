@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -144,7 +144,7 @@ class GrpcAnswer:
     status: int
     message: str
     predictions: tuple[bytes, ...]
-    messages: tuple[dict[int, list[Any]], ...] = ()
+    messages: tuple[dict[int, list[Any]], ...] = field(default=(), compare=False)
 
 
 def grpc(server: Server, method: str, request: bytes, *, open_inference: bool = False) -> GrpcAnswer:

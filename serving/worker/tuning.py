@@ -31,6 +31,8 @@ _ROUNDS: Final = 2
 _LONG_S: Final = 0.1
 # A core left to the frontend is worth more than this.
 _GAIN: Final = 0.9
+# Seconds; what takes longer is likely to gain from every core, whatever else was busy during the trial.
+_LIKELY_S: Final = 0.02
 _MIDDLE: Final = 4
 
 
@@ -116,9 +118,11 @@ class _Trial:
         return self._step >= len(self._schedule)
 
     def best(self) -> int:
-        """The fewest threads but those that more are clearly faster than."""
+        """The fewest threads but those that more are clearly faster than; for long batches the other way about."""
         best = None
-        for count in reversed(self._counts):
+        most = self._median(self._counts[0])
+        long = most is not None and most > _LIKELY_S
+        for count in self._counts if long else reversed(self._counts):
             took = self._median(count)
             if took is not None and (best is None or took < _GAIN * best[1]):
                 best = (count, took)

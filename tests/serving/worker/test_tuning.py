@@ -85,6 +85,12 @@ def test_what_takes_long_is_not_tried_with_fewer():
     assert set(run(Threads(torch, 2), {2: 0.09, 1: 0.001})) == {2, 1}
 
 
+def test_of_long_batches_fewer_must_be_clearly_faster():
+    assert run(Threads(torch, 2), {2: 0.03, 1: 0.029})[-1] == 2
+    assert run(Threads(torch, 2), {2: 0.03, 1: 0.02})[-1] == 1
+    assert run(Threads(torch, 2), {2: 0.019, 1: 0.019})[-1] == 1
+
+
 def test_every_size_of_batch_has_its_own():
     threads = Threads(torch, 2)
     for _ in range(ENOUGH):

@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -187,8 +186,7 @@ def main() -> int:
     """Measures, prints the report and writes it; 1 if something went wrong on the way."""
     options = parse()
     machine.compile_packages()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, serving.raise_exit)  # as an exception, so that servers and files are taken away
+    serving.end_at_signals()
     with tempfile.TemporaryDirectory(prefix="tmbench-", ignore_cleanup_errors=True) as folder:
         # What is compiled for one server is there for the next, as on a machine that starts it a second time.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
@@ -197,16 +195,12 @@ def main() -> int:
         except assets.AssetError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        try:
-            run.rounds(options.rounds)
-        except (KeyboardInterrupt, SystemExit) as ended:
-            run.results.problems.append(
-                "the run was interrupted: some medians are of fewer rounds, and nothing is written"
-            )
-            print(report.markdown(run.results))
-            return ended.code if isinstance(ended, SystemExit) and isinstance(ended.code, int) else 130
-    print(write(run.results, options.output_dir))
-    return 1 if run.results.problems else 0
+        return serving.carry_out(
+            run,
+            options.rounds,
+            write=lambda: write(run.results, options.output_dir),
+            show=lambda: report.markdown(run.results),
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -266,31 +266,48 @@ def write(results: Results, folder: Path) -> str:
     return text
 
 
-def raise_exit(number: int, _frame: object) -> None:
-    """Ends the run at a signal, with what it takes away at its end, in which no further one disturbs it."""
-    for one in (signal.SIGTERM, signal.SIGHUP):
+def end_at_signals() -> None:
+    """Lets a signal end the run as an exception, so that servers and files are taken away."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _raise_exit)
+
+
+def _raise_exit(number: int, _frame: object) -> None:
+    for one in (signal.SIGTERM, signal.SIGHUP):  # no further one disturbs what is done at the end
         signal.signal(one, signal.SIG_IGN)
     sys.exit(128 + number)
+
+
+def carry_out(run: Run, rounds: int, write: Callable[[], str], show: Callable[[], str]) -> int:
+    """Measures, prints the report and writes it; 1 if something went wrong on the way.
+
+    Args:
+        write: writes the files, and gives the report.
+        show: gives the report alone, of a run that was interrupted.
+    """
+    try:
+        run.rounds(rounds)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        run.results.problems.append("the run was interrupted: some medians are of fewer rounds, and nothing is written")
+        print(show())
+        return ended.code if isinstance(ended, SystemExit) and isinstance(ended.code, int) else 130
+    print(write())
+    return 1 if run.results.problems else 0
 
 
 def main() -> int:
     """Measures, prints the report and writes it; 1 if something went wrong on the way."""
     options = parse()
     machine.compile_packages()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, raise_exit)  # as an exception, so that servers and files are taken away
+    end_at_signals()
     with tempfile.TemporaryDirectory(prefix="tmbench-", ignore_cleanup_errors=True) as folder:
         run = prepare(options, Path(folder))
-        try:
-            run.rounds(options.rounds)
-        except (KeyboardInterrupt, SystemExit) as ended:
-            run.results.problems.append(
-                "the run was interrupted: some medians are of fewer rounds, and nothing is written"
-            )
-            print(report.markdown(run.results))
-            return ended.code if isinstance(ended, SystemExit) and isinstance(ended.code, int) else 130
-    print(write(run.results, options.output_dir))
-    return 1 if run.results.problems else 0
+        return carry_out(
+            run,
+            options.rounds,
+            write=lambda: write(run.results, options.output_dir),
+            show=lambda: report.markdown(run.results),
+        )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 
 from handlers.errors import BadInputError, UnsupportedMediaError
 from handlers.media import JSON, NPY, NPZ, SAFETENSORS
+from handlers.signature import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,23 +25,7 @@ if TYPE_CHECKING:
 Body = bytes | bytearray | memoryview
 
 #: The element types that every form but npy holds, which has no bfloat16. By numpy's names.
-_NUMPY = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.bool,
-        torch.uint8,
-        torch.uint16,
-        torch.uint32,
-        torch.uint64,
-        torch.int8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-        torch.float16,
-        torch.float32,
-        torch.float64,
-    )
-}
+_NUMPY = {name: dtype for name, dtype in DTYPES.items() if dtype is not torch.bfloat16}
 _MOST = 2**63
 _DIMENSIONS = 64
 _NPY_MAGIC = b"\x93NUMPY"

@@ -151,8 +151,9 @@ def test_a_record_that_makes_no_sense(changes, caplog):
 
 @pytest.mark.parametrize("path", ["MAR-INF/compiled/model", "../outside", "/etc"])
 def test_a_compiled_model_that_cannot_be_loaded_is_told_and_the_eager_one_serves(tmp_path, path, caplog):
-    (tmp_path.parent / "outside").mkdir(exist_ok=True)
-    assert with_compiled(Eager(), recorded(path=path), tmp_path, CPU) is None
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "model").mkdir()
+    assert with_compiled(Eager(), recorded(path=path), tmp_path / "model", CPU) is None
     (line,) = caplog.records
     assert line.levelno == logging.WARNING
     assert line.message.startswith("Not serving the model compiled ahead of time: ")

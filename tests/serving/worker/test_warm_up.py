@@ -30,10 +30,10 @@ SAMPLES = [
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for index, (name, data) in enumerate([("input.json", b'{"a": 1}'), ("input.bin", b"\xff")]):
-        path = tmp_path / "MAR-INF" / "samples" / str(index) / name
+        path = tmp_path / "model" / "MAR-INF" / "samples" / str(index) / name
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
-    return tmp_path
+    return tmp_path / "model"
 
 
 def run(entry: Callable[[Any, Any], Any], folder: Path, samples: Any = SAMPLES, **backend: Any) -> Service:

@@ -11,7 +11,7 @@ drives it with load, ends it, measures its handler without a server, too, and wr
     python benchmarks/handlers.py --quick                          # does it run? some minutes, rough figures
     python benchmarks/handlers.py --workloads lite0 --contenders defaults,compiled --parts load
 
-Weights and photographs are downloaded with pip at the first run, and kept in ``handlers_bench/.cache``. On a machine
+Weights and photographs are downloaded with pip at the first run, and kept with those of the examples. On a machine
 with an NVIDIA GPU the models run there, and there is a load of 64 connections, too.
 """
 
@@ -42,6 +42,7 @@ from benchmarks.serving_bench import driver  # noqa: E402
 from benchmarks.serving_bench.contenders import Contender  # noqa: E402
 from benchmarks.serving_bench.servers import Server  # noqa: E402
 from benchmarks.serving_bench.workloads import Workload  # noqa: E402
+from examples.downloads import DownloadError  # noqa: E402
 
 PARTS = ("load", "loop")
 BATCHES = (1, 8, 32)
@@ -142,7 +143,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Run:
     """A run of which nothing is measured yet.
 
     Raises:
-        AssetError: weights or photographs cannot be had.
+        DownloadError: weights or photographs cannot be had.
     """
     pictures = assets.pictures(assets.photographs(), folder / "pictures", options.pictures)
     prepared = [WORKLOADS[name](folder, pictures) for name in options.workloads]
@@ -192,7 +193,7 @@ def main() -> int:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
         try:
             run = prepare(options, Path(folder))
-        except assets.AssetError as error:
+        except DownloadError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         return serving.carry_out(

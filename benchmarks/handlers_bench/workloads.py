@@ -55,7 +55,7 @@ def lite0(folder: Path, bodies: Sequence[Path]) -> Workload:
     """efficientnet-lite0 with the weights that Google trained.
 
     Raises:
-        AssetError: they cannot be had.
+        DownloadError: they cannot be had.
     """
     given, code = assets.lite0()
     weights = folder / "lite0.pt"

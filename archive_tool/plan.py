@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool.layout import MANIFEST_NAME, collisions, fold, is_skipped_directory, name_problem
+from archive_tool.layout import (
+    BUILT_IN_HANDLERS,
+    MANIFEST_NAME,
+    SDK_HANDLERS,
+    collisions,
+    fold,
+    is_skipped_directory,
+    name_problem,
+)
 from archive_tool.manifest import Manifest, Model, new_manifest
 
 if TYPE_CHECKING:
@@ -91,7 +99,8 @@ def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path | bytes
         ("--config-file", inputs.config_file),
     ]
     for option, path in named:
-        if path is not None and check_file(path, option, report):
+        hint = _similar_handler(inputs) if option == "--handler" else None
+        if path is not None and check_file(path, option, report, hint):
             yield path.name, path
     if inputs.sdk_handler:
         yield f"{inputs.handler}.py", sdk_handler_source(inputs.sdk_handler)
@@ -112,15 +121,19 @@ def sdk_handler_source(name: str) -> bytes:
     ).encode()
 
 
-def check_file(path: Path, option: str, report: Report) -> bool:
-    """Note it if a path is not a file that can be read; say whether it is one."""
+def check_file(path: Path, option: str, report: Report, hint: str | None = None) -> bool:
+    """Note it if a path is not a file that can be read; say whether it is one.
+
+    Args:
+        hint: what may have been meant if there is no such file; by default a file of a similar name.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         if path.is_symlink():
             report.error(f"the link {path} leads nowhere", where=option)
         else:
-            report.error(f"the file {path} does not exist", where=option, hint=_similar(path))
+            report.error(f"the file {path} does not exist", where=option, hint=hint or _similar(path))
         return False
     except (OSError, ValueError) as error:
         report.error(f"cannot look at {path}: {_reason(error)}", where=option)
@@ -134,6 +147,20 @@ def check_file(path: Path, option: str, report: Report) -> bool:
     else:
         return True
     return False
+
+
+def _similar_handler(inputs: Inputs) -> str | None:
+    """What a bare word may have meant that is neither a file here nor a built-in handler."""
+    import difflib
+
+    name = inputs.handler
+    if not inputs.uses_python or not name.isidentifier():
+        return None
+    if similar := _similar(Path(f"{name}.py")):
+        return similar
+    known = sorted(BUILT_IN_HANDLERS | SDK_HANDLERS.keys())
+    close = [one for one in known if name.casefold() in one] or difflib.get_close_matches(name, known)
+    return f"did you mean {' or '.join(close)}?" if close else f"name a file, or one of {', '.join(known)}"
 
 
 def _similar(path: Path) -> str | None:

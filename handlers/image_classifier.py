@@ -22,6 +22,7 @@ class ImageClassifier(VisionHandler):
     default processing, and for another one the picture as it was decoded. `topk` is the number of labels.
     """
 
+    names_classes = True
     topk: int = 5
     image_processing: Any = vision.imagenet_processing
 

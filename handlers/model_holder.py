@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 class ModelHolder:
     """Load an archive's model; the part of `BaseHandler` that runs once."""
 
+    #: Whether answers name classes, so that an archive without names for them is worth a warning.
+    names_classes: bool = False
+
     _current_context: Context | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004
@@ -84,7 +87,8 @@ class ModelHolder:
             logger.warning("There is no manifest, so no model was loaded")
         else:
             self._load_model(model_dir, self.manifest.get("model") or {})
-        self.mapping = load_label_mapping(Path(model_dir, "index_to_name.json"))
+        names = Path(model_dir, "index_to_name.json")
+        self.mapping = load_label_mapping(names) if self.names_classes or names.exists() else None
         self.initialized = True
 
     def _load_model(self, model_dir: str, entry: dict[str, Any]) -> None:

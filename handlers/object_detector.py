@@ -34,6 +34,7 @@ class ObjectDetector(VisionHandler):
     0 to 1) and `image_mode`.
     """
 
+    names_classes = True
     threshold: float = 0.5
 
     def collate(self, items: list[Any]) -> Any:

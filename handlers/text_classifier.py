@@ -28,6 +28,8 @@ class TextClassifier(TextHandler):
     `{"World": 0.01, "Sports": 0.96, "Business": 0.02, "Science": 0.01}`
     """
 
+    names_classes = True
+
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the model on `Texts`, or on the pair that a `preprocess` for TorchServe gives: numbers and words."""
         if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], torch.Tensor):

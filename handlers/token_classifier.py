@@ -27,6 +27,7 @@ class TokenClassifier(TextHandler):
     `[{"entity": "PER", "score": 0.98, "index": 1, "word": "Ada", "start": 0, "end": 3}]`
     """
 
+    names_classes = True
     ignored: frozenset[str] = frozenset({"O"})
 
     def initialize(self, context: Context) -> None:

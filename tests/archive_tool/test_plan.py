@@ -119,6 +119,28 @@ def test_a_near_name_is_proposed(work):
     assert report.errors[0].hint == "did you mean weights.pt?"
 
 
+@pytest.mark.parametrize(
+    ("handler", "hint"),
+    [
+        ("tensor", "did you mean tensor_handler?"),
+        (
+            "Classifier",
+            "did you mean dali_image_classifier or image_classifier or text_classifier or token_classifier?",
+        ),
+        ("image_clasifier", "did you mean image_classifier"),
+        ("handler_ours", "did you mean handler_ours2.py?"),  # a file here comes first
+        ("zzz", "name a file, or one of audio_handler, "),
+        ("zzz.py", None),
+    ],
+)
+def test_a_handler_that_is_near_is_proposed(work, handler, hint):
+    touch("handler_ours2.py")
+    report = Report()
+    plan(Inputs("m", handler), 0, report)
+    found = report.errors[0].hint
+    assert found == hint if hint is None else found is not None and found.startswith(hint)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_file(work):
     Path("weights.pt").chmod(0)

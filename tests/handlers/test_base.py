@@ -326,6 +326,18 @@ def linear():
     return nn.Linear(3, 2).eval()
 
 
+@pytest.mark.parametrize("names_classes", [False, True])
+def test_names_that_are_missing_are_worth_a_word_where_answers_name_classes(
+    archives, make_context, linear, caplog, names_classes
+):
+    handler = BaseHandler()
+    handler.names_classes = names_classes
+    handler.initialize(make_context(archives.make(model_file=NET, weights=linear.state_dict())))
+    assert handler.mapping is None
+    warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert ["index_to_name.json is missing" in line for line in warned] == [True] * names_classes
+
+
 def test_initialize_loads_an_eager_model(archives, make_context, linear, caplog):
     caplog.set_level(logging.INFO, "handlers")
     folder = archives.make(model_file=NET, weights=linear.state_dict(), labels={"0": "no", "1": "yes"})

@@ -90,9 +90,6 @@ def _check_together(settings: Mapping[str, Entry], entries: Mapping[str, Entry])
         if "cuda_graphs" in settings and settings["cuda_graphs"].value is True:
             message = f"{SECTION}.cuda_graphs needs {SECTION}.compile"
             yield _problem("error", "cuda_graphs", settings["cuda_graphs"], message, "write compile: true beside it")
-        if "freezing" in settings and settings["freezing"].value is True and not _asks(entries.get("pt2")):
-            message = f"{SECTION}.freezing without {SECTION}.compile has an effect on TorchScript only"
-            yield _problem("warning", "freezing", settings["freezing"], message, "write compile: true beside it")
         return
     if _asks(entries.get("pt2")):
         message = f"{SECTION}.compile and pt2 both ask for torch.compile"

@@ -13,8 +13,8 @@ from handlers.compile import compile_model, compile_options, is_inductors
 from handlers.device import pick_device
 from handlers.errors import LoadError
 from handlers.labels import load_label_mapping
-from handlers.optimize import INDUCTOR, Optimization, optimize_model, read
-from handlers.prepared import current
+from handlers.optimize import INDUCTOR, Optimization, optimize_model, read, unasked
+from handlers.prepared import current, is_sdks
 
 if TYPE_CHECKING:
     import torch
@@ -129,11 +129,17 @@ class ModelHolder:
         if (asked is not None and asked.backend == INDUCTOR) or (pt2 is not None and is_inductors(pt2)):
             compile_cache.use_own_folder(self.device)
             compile_cache.load(self.manifest, folder, self.device)
+        if optimization is None and pt2 is None and self._is_untouched():
+            optimization = unasked(plain, self.device)  # nothing of the user's looks at the model itself
         if optimization is not None:
             self.model = optimize_model(plain, optimization, self.device, pt2=pt2)
             return
         self.model = compile_model(plain, self.model_yaml_config)
         self._eager_model = None if self.model is plain else plain
+
+    def _is_untouched(self) -> bool:
+        """Tell whether only the SDK's methods run the model."""
+        return all(is_sdks(getattr(self, name, None)) for name in ("initialize", "inference", "get_insights"))
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         """Load a model that needs no model file. Runs in `initialize`; `model_pt_path` is the serialized file.

@@ -4,7 +4,8 @@ optimize:
   dtype: bfloat16         float32, bfloat16 or float16: what convolutions and products of matrices are computed in
   channels_last: true     pictures, and weights of convolutions, with the channels side by side in memory
   compile: true           torch.compile; or the name of a backend, or {backend, mode, dynamic}
-  freezing: true          the compiler takes the weights for constants; for TorchScript torch.jit.freeze
+  freezing: true          weights are constants: for the compiler, for TorchScript (torch.jit.freeze), and for an eager
+                          model without compiler, whose convolutions then do the batch normalisation after them, too
   cuda_graphs: true       the kernels of a batch are started as one; with compile, on CUDA
   tolerance: 0.05         how far the answers may be from those of the plain model; see `numeric_guard`
 """
@@ -15,7 +16,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -23,6 +24,9 @@ from torch import nn
 from handlers.compile import compile_options
 from handlers.device import lacks_instructions
 from handlers.errors import LoadError
+
+if TYPE_CHECKING:
+    from handlers.folding import Pair
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,10 @@ DTYPES: Final = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
 MODES: Final = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 INDUCTOR: Final = "inductor"
 _LEAST_TOLERANCE: Final = 1e-7
+# Of so many convolutions on a processor, most of the time is spent in them. With fewer, as in nets for digits, there is
+# little to win.
+_CONVOLUTIONS: Final = 8
+_ROUNDING: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class Compile:
 class Optimization:
     """The section, as it was read.
 
-    `tolerance` None stands for that of the `dtype`; see `limit`.
+    `tolerance` None stands for that of the `dtype`; see `limit`. `unasked` tells that there is no section: what is done
+    for a net of convolutions by itself; see `unasked`.
     """
 
     dtype: str = "float32"
@@ -58,6 +67,7 @@ class Optimization:
     freezing: bool = False
     cuda_graphs: bool = False
     tolerance: float | None = None
+    unasked: bool = False
 
     @property
     def limit(self) -> float:
@@ -110,6 +120,23 @@ def read(config: Mapping[str, Any] | None) -> Optimization | None:
     )
     _check_together(found, config or {})
     return found
+
+
+def unasked(model: Any, device: torch.device | None) -> Optimization | None:
+    """Tell what to do for a model that model-config.yaml says nothing of; None for nothing.
+
+    Nets of convolutions are a fifth to a third faster on a processor with channels last and folded normalisations, and
+    their numbers differ by rounding only.
+    """
+    if (device is not None and device.type != "cpu") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return None
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule | torch.fx.GraphModule):
+        return None
+    if sum(isinstance(part, nn.Conv2d) for part in model.modules()) < _CONVOLUTIONS:
+        return None
+    if any(one.is_floating_point() and one.dtype is not torch.float32 for one in model.parameters()):
+        return None
+    return Optimization(channels_last=True, freezing=True, tolerance=_ROUNDING, unasked=True)
 
 
 def _flag(section: Mapping[str, Any], key: str) -> bool:
@@ -193,6 +220,10 @@ def optimize_model(
         logger.warning("optimize in model-config.yaml has no effect on this model (%s): it is compiled already", kind)
         return model
     optimization, pt2 = _possible(model, optimization, device, pt2)
+    compiled = optimization.compile is not None or pt2 is not None
+    pairs: list[Pair] = []
+    if optimization.freezing and not compiled and not isinstance(model, torch.jit.ScriptModule):
+        optimization, pairs = _folding(model, optimization)
     if optimization == Optimization(tolerance=optimization.tolerance) and pt2 is None:
         return model
     from handlers.optimized import OptimizedModel, Way
@@ -206,9 +237,15 @@ def optimize_model(
         graphs = device.type == "cuda" and arguments.get("mode") in ("reduce-overhead", "max-autotune")
         name = optimization.describe() if pt2 is None else f"{optimization.describe()} and pt2"
         ways.append(Way(name, lambda: torch.compile(model, **arguments), config, clones=graphs))
+    elif pairs:
+        ways.append(Way(optimization.describe(), folds=True))
     if optimization.cast_to is not None or optimization.channels_last:
         ways.append(Way(replace(optimization, compile=None, freezing=False, cuda_graphs=False).describe()))
-    logger.info("Optimizing with %s; the first request tells whether it gives the same", ways[0].name)
+    if optimization.unasked:
+        log = "A net of convolutions: running it with %s if the first request shows that it gives the same"
+    else:
+        log = "Optimizing with %s; the first request tells whether it gives the same"
+    logger.info(log, ways[0].name)
     return OptimizedModel(
         model,
         ways,
@@ -216,7 +253,23 @@ def optimize_model(
         dtype=optimization.cast_to,
         channels_last=optimization.channels_last,
         tolerance=optimization.limit,
+        pairs=pairs,
+        unasked=optimization.unasked,
     )
+
+
+def _folding(model: nn.Module, optimization: Optimization) -> tuple[Optimization, list[Pair]]:
+    """Find what freezing without a compiler can do; leave it out, and say so, where that is nothing."""
+    from handlers.folding import pairs
+
+    if found := pairs(model):
+        return optimization, found
+    if not optimization.unasked:
+        logger.warning(
+            "optimize: freezing without compile has no effect on this model: no convolution has a batch normalisation "
+            "after it that it could do, too"
+        )
+    return replace(optimization, freezing=False), []
 
 
 def _possible(
@@ -233,13 +286,8 @@ def _possible(
     if possible.cuda_graphs and device.type != "cuda":
         possible = replace(possible, cuda_graphs=False)
         logger.info("optimize.cuda_graphs has no effect on %s", device)
-    compiled = possible.compile is not None or pt2 is not None
-    if asked.freezing and not script and not compiled:
-        without.append("freezing without compile")
-        possible = replace(possible, freezing=False)
     if without:
-        kind = "TorchScript" if script else "this kind of model"
-        logger.warning("optimize: %s has no effect on %s", " and ".join(without), kind)
+        logger.warning("optimize: %s has no effect on TorchScript", " and ".join(without))
     return possible, pt2
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+from collections import deque
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from handlers.compile import is_compiler_error
+from handlers.folding import Folded, Pair
 from handlers.numeric_guard import Difference, compare, has_gradient, map_tensors, widened
 
 if TYPE_CHECKING:
@@ -40,12 +42,14 @@ class Way:
 
     `build` makes what is called in place of the module, None leaves it. `config` are settings of inductor's for every
     call: it looks at them whenever it compiles. `clones` tells that the next call overwrites the outputs of this one.
+    `folds` tells that convolutions do the normalisation after them, too; see `folding`.
     """
 
     name: str
     build: Callable[[], Callable[..., Any]] | None = None
     config: tuple[tuple[str, Any], ...] = ()
     clones: bool = False
+    folds: bool = False
 
 
 class OptimizedModel(nn.Module):
@@ -56,6 +60,9 @@ class OptimizedModel(nn.Module):
     tried, or the plain model serves from then on, this call included. The plain weights are kept until then.
 
     Calls that record gradients run without compiled code, which has none. Attributes and methods are the model's own.
+
+    `unasked` is for what nobody asked for: then a model that keeps a state between calls is left alone, nothing serves
+    that could not be compared, and the log has no warning. `pairs` are those of `folding`, for ways that fold.
     """
 
     def __init__(
@@ -67,11 +74,16 @@ class OptimizedModel(nn.Module):
         dtype: torch.dtype | None = None,
         channels_last: bool = False,
         tolerance: float,
+        pairs: Sequence[Pair] = (),
+        unasked: bool = False,
     ) -> None:
         super().__init__()
         self._original = model
+        weights = _Weights(model, dtype, channels_last=channels_last, pairs=pairs)
         # Not a module itself: what is compiled would be registered as a part of this one.
-        self._runner = _Runner(model, ways, device, dtype, channels_last=channels_last, tolerance=tolerance)
+        self._runner = _Runner(
+            model, ways, device, dtype, weights, channels_last=channels_last, tolerance=tolerance, unasked=unasked
+        )
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the model."""
@@ -103,9 +115,11 @@ class _Runner:
         ways: Sequence[Way],
         device: torch.device,
         dtype: torch.dtype | None,
+        weights: _Weights,
         *,
         channels_last: bool,
         tolerance: float,
+        unasked: bool,
     ) -> None:
         self.serving: str | None = None
         self._module = module
@@ -114,7 +128,8 @@ class _Runner:
         self._dtype = dtype
         self._channels_last = channels_last
         self._tolerance = tolerance
-        self._weights: _Weights | None = _Weights(module, dtype, channels_last=channels_last)
+        self._unasked = unasked
+        self._weights: _Weights | None = weights
         self._lock = threading.Lock()
         self._decided = False
         # The way that serves, None for the plain model, and what it calls; one object, for other threads.
@@ -195,8 +210,12 @@ class _Runner:
     # ---- the first call ------------------------------------------------------------------------------------------
 
     def _decide(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        before = _state(self._module) if self._unasked else None
         expected = self._run_plain(inputs, named)  # raises if it is the input that is wrong
         problems: list[str] = []
+        if before is not None and _state(self._module) != before:
+            self._settle(None, self._module, ["a model that keeps a state between calls is left alone"])
+            return expected
         try:
             for way in self._ways:
                 call, found, problem = self._try(way, expected, inputs, named)
@@ -205,9 +224,9 @@ class _Runner:
                     return found
                 problems.append(f"{way.name} {problem}")
         except BaseException:
-            self._convert(converted=False)
+            self._convert(None)
             raise
-        self._convert(converted=False)
+        self._convert(None)
         self._settle(None, self._module, problems)
         return expected
 
@@ -217,14 +236,16 @@ class _Runner:
         """Run one way; give what it calls, its output, and what is wrong with it."""
         call: Callable[..., Any] = self._module
         try:
-            self._convert(converted=True)
+            self._convert(way)
             call = call if way.build is None else way.build()
             found = self._run(way, call, *_copied(inputs, named))
         except Exception as error:  # of the compiler, or of an operator that there is not for these numbers
             return call, None, f"fails with {_shown(error)}"
         difference = compare(expected, found)
+        if self._unasked and not (difference.compared and difference.size <= self._tolerance):
+            return call, None, f"differs by {difference.size:.3g} in {difference.compared} tensors"
         if difference.size > self._tolerance:
-            own = self._own_difference(expected, inputs, named) if difference.is_finite else 0.0
+            own = self._own_difference(way, expected, inputs, named) if difference.is_finite else 0.0
             if own <= self._tolerance and difference.size - 2 * own > self._tolerance:
                 return call, None, f"differs by {difference.size:.3g} of the largest number of {difference.place}"
             logger.warning(
@@ -238,10 +259,10 @@ class _Runner:
         self._tell(way, difference)
         return call, found, ""
 
-    def _own_difference(self, expected: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> float:
-        self._convert(converted=False)
+    def _own_difference(self, way: Way, expected: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> float:
+        self._convert(None)
         own = compare(expected, self._run_plain(inputs, named)).size
-        self._convert(converted=True)
+        self._convert(way)
         return own
 
     def _run_plain(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -266,7 +287,9 @@ class _Runner:
         )
 
     def _settle(self, way: Way | None, call: Callable[..., Any], problems: list[str]) -> None:
-        if problems:
+        if problems and self._unasked:
+            logger.info("%s runs, for %s", self._words(way), "; ".join(problems))
+        elif problems:
             logger.warning(
                 "optimize: %s. Serving %s from now on. The tolerance is %g: if such answers are good enough, raise "
                 "optimize.tolerance in model-config.yaml, else remove the setting",
@@ -282,9 +305,10 @@ class _Runner:
     def _words(self, way: Way | None) -> str:
         return "the plain model" if way is None else way.name
 
-    def _convert(self, *, converted: bool) -> None:
+    def _convert(self, way: Way | None) -> None:
+        """Give the module the weights for a way, or the plain ones."""
         if self._weights is not None:
-            self._weights.use(converted=converted)
+            self._weights.use(converted=way is not None, folded=way is not None and way.folds)
 
 
 class _Weights:
@@ -301,21 +325,33 @@ class _Weights:
         nn.ConvTranspose3d,
     )
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype | None, *, channels_last: bool) -> None:
+    def __init__(
+        self, module: nn.Module, dtype: torch.dtype | None, *, channels_last: bool, pairs: Sequence[Pair]
+    ) -> None:
         self._module = module
         self._dtype = dtype
         self._channels_last = channels_last
-        self._forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
+        self._pairs = pairs
+        self._folded: list[Folded] = []
+        self._forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
-    def use(self, *, converted: bool) -> None:
-        """Give the module its weights in one of the forms."""
+    def use(self, *, converted: bool, folded: bool = False) -> None:
+        """Give the module its weights in one of the forms; the forms are made anew, for that happens once or twice."""
         with torch.inference_mode(mode=False), torch.no_grad():
-            if self._forms is None:
-                if not converted:
-                    return
-                self._forms = self._make()
-            for parameter, plain, other in self._forms:
-                parameter.data = other if converted else plain
+            for parameter, plain, _ in self._forms:
+                parameter.data = plain
+            for pair in self._folded:
+                pair.use(folded=False)
+            self._forms, self._folded = [], []
+            if not converted:
+                return
+            if folded:
+                self._folded = [pair.fold() for pair in self._pairs]
+                for pair in self._folded:
+                    pair.use(folded=True)
+            self._forms = self._make()
+            for parameter, _, other in self._forms:
+                parameter.data = other
 
     def _make(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         to_cast = {id(one) for part in self._module.modules() if self._is_cast(part) for one in _own(part)}
@@ -336,6 +372,22 @@ class _Weights:
         if isinstance(part, torch.jit.ScriptModule):
             return part.original_name in {kind.__name__ for kind in self._CAST}
         return isinstance(part, self._CAST)
+
+
+def _state(module: nn.Module) -> dict[tuple[str, str], Any]:
+    """Tell what of a module changes when it keeps something of a call."""
+    return {
+        (name, key): (id(value), _changes(value))
+        for name, part in module.named_modules()
+        for key, value in {**vars(part), **part._buffers}.items()
+    }
+
+
+def _changes(value: Any) -> int | None:
+    """Give a number that is another one when this same object has been changed, as far as that can be told."""
+    if isinstance(value, torch.Tensor):
+        return None if value.is_inference() else value._version
+    return len(value) if isinstance(value, list | dict | set | deque) else None
 
 
 def _own(part: nn.Module) -> list[torch.Tensor]:

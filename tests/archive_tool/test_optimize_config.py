@@ -103,9 +103,8 @@ def test_compiling_takes_time_at_the_start():
     assert problem.hint == "write a line such as startupTimeout: 600"
 
 
-def test_freezing_without_a_compiler_is_for_torchscript():
-    assert told("optimize:\n  freezing: true\n") == [("warning", "optimize.freezing", 2)]
-    assert told("optimize:\n  freezing: true\npt2: inductor\n") == []
+def test_freezing_needs_no_compiler():
+    assert told("optimize:\n  freezing: true\n") == []
 
 
 @pytest.mark.parametrize(

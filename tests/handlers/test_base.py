@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from handlers import BadInputError, BaseHandler, LoadError, NotSupportedError, RequestError
+from handlers.optimized import OptimizedModel
 
 
 class Doubler(BaseHandler):
@@ -324,6 +325,59 @@ NET = """
 def linear():
     torch.manual_seed(0)
     return nn.Linear(3, 2).eval()
+
+
+CONVOLUTIONS = """
+    from torch import nn
+
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(*(nn.Conv2d(1, 1, 3) for _ in range(8)))
+"""
+
+
+class OwnInference(BaseHandler):
+    def inference(self, data, *args, **kwargs):
+        return super().inference(data, *args, **kwargs)
+
+
+class OwnInitialize(BaseHandler):
+    def initialize(self, context):
+        super().initialize(context)
+
+
+class OwnInsights(BaseHandler):
+    def get_insights(self, tensor_data, raw_data, target=0):
+        return []
+
+
+class OwnRest(BaseHandler):
+    def preprocess(self, data):
+        return data
+
+    def postprocess(self, data):
+        return data
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "optimized"),
+    [
+        (BaseHandler, {}, True),
+        (OwnRest, {}, True),
+        (OwnInference, {}, False),
+        (OwnInitialize, {}, False),
+        (OwnInsights, {}, False),
+        (BaseHandler, {"optimize": {"channels_last": False}}, False),
+        (BaseHandler, {"pt2": "eager"}, False),
+    ],
+)
+def test_a_net_of_convolutions_that_only_the_sdk_runs_is_optimized_unasked(
+    archives, make_context, kind, config, optimized
+):
+    net = nn.Sequential(*(nn.Conv2d(1, 1, 3) for _ in range(8)))
+    handler = kind()
+    handler.initialize(make_context(archives.make(model_file=CONVOLUTIONS, weights=net.state_dict()), config=config))
+    assert isinstance(handler.model, OptimizedModel) is optimized
 
 
 @pytest.mark.parametrize("names_classes", [False, True])

@@ -59,8 +59,9 @@ def test_the_answers_of_torchvisions_model_are_the_stocks(archives, make_context
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     found = []
+    plainly = {"optimize": {"channels_last": False}}
     for handler in (ImageSegmenter(), Stock()):
-        handler.initialize(make_context(folder))
+        handler.initialize(make_context(folder, config=plainly))
         context = make_context(requests=2)
         context.metrics = type("Metrics", (), {"add_time": lambda *_: None})()
         data = [{"body": picture(size=(300, 260), seed=1)}, {"data": bytes(picture(size=(256, 400), seed=2))}]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from handlers import LoadError, optimize
-from handlers.optimize import Compile, Optimization, optimize_model, read
+from handlers.optimize import Compile, Optimization, optimize_model, read, unasked
 from handlers.optimized import OptimizedModel
 
 
@@ -119,10 +119,52 @@ def test_nothing_to_do():
     assert optimize_model(model, Optimization(tolerance=0.5), None) is model
 
 
-def test_freezing_is_the_compilers(caplog):
+def test_freezing_without_a_compiler_is_for_normalisations_after_convolutions(caplog):
     model = nn.Linear(2, 2).eval()
     assert optimize_model(model, Optimization(freezing=True), None) is model
-    assert "freezing without compile has no effect on this kind of model" in caplog.text
+    assert "freezing without compile has no effect on this model" in caplog.text
+    caplog.clear()
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
+    assert optimize_model(model, Optimization(freezing=True), None) is not model
+    assert caplog.records == []
+
+
+def convolutions(count=8, kind=nn.Conv2d):
+    return nn.Sequential(*(kind(1, 1, 3) for _ in range(count))).eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "device"),
+    [
+        (convolutions(7), "cpu"),
+        (convolutions(kind=nn.Conv1d), "cpu"),
+        (convolutions(), "cuda"),
+        (convolutions().double(), "cpu"),
+        (nn.Sequential(convolutions(), nn.Linear(2, 2).bfloat16()), "cpu"),
+        (torch.fx.symbolic_trace(convolutions()), "cpu"),
+        (lambda x: x, "cpu"),
+    ],
+)
+def test_what_nothing_is_done_for_unasked(model, device):
+    assert unasked(model, torch.device(device)) is None
+
+
+def test_a_net_of_convolutions_on_a_processor_is_optimized_unasked(caplog):
+    caplog.set_level(logging.INFO)
+    for device in (None, torch.device("cpu")):
+        found = unasked(convolutions(), device)
+        assert found == Optimization(channels_last=True, freezing=True, tolerance=1e-4, unasked=True)
+    assert unasked(torch.jit.script(convolutions()), None) is None
+    model = optimize_model(convolutions(), found, None)
+    assert "A net of convolutions: running it with channels_last if the first request" in caplog.text
+    assert [record.levelno for record in caplog.records] == [logging.INFO]
+    model(torch.rand(1, 1, 20, 20))
+    assert model.serving == "channels_last"
+
+
+def test_nothing_is_done_unasked_without_the_library_that_gains_by_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert unasked(convolutions(), None) is None
 
 
 def test_torchscript_is_not_compiled_again(caplog):

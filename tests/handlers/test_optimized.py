@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from handlers.optimize import Compile, Optimization, optimize_model
+from handlers.optimize import Compile, Optimization, optimize_model, unasked
 from handlers.optimized import OptimizedModel, Way, explaining, original
 
 
@@ -390,3 +390,154 @@ def test_it_has_what_the_model_has(net, picture):
     assert 0 < (found - expected).abs().max() < 0.05
     with pytest.raises(AttributeError, match="nothing"):
         _ = model.nothing
+
+
+# ---- convolutions that do the normalisation after them ---------------------------------------------------------------
+
+
+def folded(model, **settings):
+    return optimize_model(model, Optimization(freezing=True, **settings), None)
+
+
+@pytest.fixture
+def normalised(net):
+    net.norm.running_mean.uniform_(-1, 1)
+    net.norm.running_var.uniform_(0.2, 2)
+    return net
+
+
+def test_convolutions_do_what_comes_after_them(normalised, picture):
+    expected = call(normalised, picture)
+    weight, bias = normalised.conv.weight.clone(), normalised.conv.bias
+    model = folded(normalised, channels_last=True)
+    assert torch.equal(normalised.conv.weight, weight)
+    assert torch.allclose(call(model, picture), expected, atol=1e-5)
+    assert model.serving == "channels_last, freezing"
+    assert normalised.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert normalised.conv.bias is not bias
+    assert not torch.allclose(normalised.conv.weight, weight)
+    nothing = torch.rand(1, 4, 2, 2)
+    assert normalised.norm(nothing) is nothing
+    assert torch.allclose(call(model, picture), expected, atol=1e-5)
+
+
+def test_sixteen_bits_and_folded(normalised, picture):
+    expected = call(normalised, picture)
+    model = folded(normalised, dtype="bfloat16")
+    assert 0 < (call(model, picture) - expected).abs().max() < 0.05 * expected.abs().max()
+    assert model.serving == "bfloat16, freezing"
+    assert (normalised.conv.weight.dtype, normalised.conv.bias.dtype) == (torch.bfloat16, torch.bfloat16)
+
+
+class Standardised(nn.Conv2d):
+    """Its output is not proportional to its weight."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+
+
+def test_what_folding_makes_wrong_is_not_folded(normalised, picture, caplog):
+    torch.manual_seed(3)
+    normalised.conv = Standardised(3, 4, 3).eval()
+    expected = call(normalised, picture)
+    weight, bias = normalised.conv.weight.clone(), normalised.conv.bias
+    model = folded(normalised, channels_last=True)
+    assert torch.allclose(call(model, picture), expected, atol=1e-5)
+    assert model.serving == "channels_last"
+    assert torch.equal(normalised.conv.weight, weight)
+    assert normalised.conv.bias is bias
+    assert "optimize: channels_last, freezing differs by" in caplog.text
+    model = folded(normalised)
+    assert torch.allclose(call(model, picture), expected, atol=1e-5)
+    assert model.serving == "plain"
+    assert torch.equal(normalised.conv.weight, weight)
+
+
+# ---- what nobody asked for -------------------------------------------------------------------------------------------
+
+
+class Net8(nn.Module):
+    """A net of eight convolutions, and what each subclass does after them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(8)))
+        self.calls = 0
+        self.kept = []
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def unasked_of(model):
+    return optimize_model(model.eval(), unasked(model, None), None)
+
+
+class Counts(Net8):
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+class Keeps(Net8):
+    def forward(self, x):
+        self.kept.append(x)
+        return super().forward(x)
+
+
+class Sums(Net8):
+    def forward(self, x):
+        self.seen += 1
+        return super().forward(x) * self.seen
+
+
+class Views(Net8):
+    def forward(self, x):
+        return super().forward(x).view(len(x), -1)
+
+
+class Words(Net8):
+    def forward(self, x):
+        return [str(super().forward(x).shape)]
+
+
+class Guesses(Net8):
+    def forward(self, x):
+        return super().forward(x) + torch.rand(1)
+
+
+@pytest.mark.parametrize("kind", [Counts, Keeps, Sums, Views, Words, Guesses])
+def test_what_keeps_a_state_or_cannot_be_compared_is_left_alone(kind, picture, caplog):
+    caplog.set_level(logging.INFO)
+    model = unasked_of(kind())
+    first = call(model, picture)
+    assert model.serving == "plain"
+    assert all(record.levelno == logging.INFO for record in caplog.records)
+    assert "the plain model runs, for" in caplog.text
+    assert original(model).layers[0].weight.is_contiguous()
+    if kind in (Counts, Keeps, Sums):
+        assert (model.calls, len(model.kept), model.seen.item()) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    if kind is Views:
+        assert torch.equal(first, call(original(model), picture))
+
+
+def test_a_net_of_convolutions_runs_with_the_channels_last_unasked(picture, caplog):
+    caplog.set_level(logging.INFO)
+    net = Net8().eval()
+    expected = call(net, picture)
+    model = unasked_of(net)
+    assert torch.allclose(call(model, picture), expected, atol=1e-5)
+    assert model.serving == "channels_last"
+    assert net.layers[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(record.levelno == logging.INFO for record in caplog.records)
+
+
+def test_an_inference_tensor_among_its_attributes_is_no_state(picture):
+    net = Net8().eval()
+    with torch.inference_mode():
+        net.table = torch.ones(3)
+    model = unasked_of(net)
+    call(model, picture)
+    assert model.serving == "channels_last"

@@ -152,11 +152,13 @@ class Pipeline:
     def _begin(self, running: Job) -> None:
         if self._thread is None:
             settings = contextvars.copy_context()
-            adopt = _settings_of_torch()
+            torch_settings = _TorchSettings()
             self._thread = threading.Thread(
-                target=lambda: settings.run(self._serve, adopt), name="torchmar-preparer", daemon=True
+                target=lambda: settings.run(self._serve, torch_settings), name="torchmar-preparer", daemon=True
             )
             self._thread.start()
+            torch_settings.adopted.wait()
+            torch_settings.keep()
         self.ahead = True
         self._stopping = self._seen = False
         self._orders.put(running)
@@ -178,8 +180,11 @@ class Pipeline:
 
     # ---- second thread ---------------------------------------------------------------------------------------------
 
-    def _serve(self, adopt: Callable[[], None]) -> None:
-        adopt()
+    def _serve(self, settings: _TorchSettings) -> None:
+        try:
+            settings.adopt()
+        finally:
+            settings.adopted.set()
         self._clock = self._guardian.add_clock()
         while (running := self._orders.get()) is not None:
             result: Job | BaseException | None
@@ -263,17 +268,37 @@ def _average(average: float, value: float) -> float:
     return average + _WEIGHT * (value - average) if average else value
 
 
-def _settings_of_torch() -> Callable[[], None]:
-    """Makes another thread like this one, in what torch keeps for each: a handler's initialization may have set it."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return lambda: None
-    grad = torch.is_grad_enabled()
-    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+class _TorchSettings:
+    """What torch keeps for each thread: a handler's initialization may have set it. Made by the main thread.
 
-    def adopt() -> None:
-        torch.set_grad_enabled(grad)
-        if device is not None:
-            torch.cuda.set_device(device)
+    Attributes:
+        adopted: set when the other thread has them.
+    """
 
-    return adopt
+    def __init__(self) -> None:
+        self.adopted = threading.Event()
+        self._torch = torch = sys.modules.get("torch")
+        if torch is None:
+            return
+        self._grad = torch.is_grad_enabled()
+        self._device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        self._threads = torch.get_num_threads()
+
+    def adopt(self) -> None:
+        """Makes this thread like the main one, but for its intra-op threads.
+
+        It has none besides itself. The main thread's model takes the cores meanwhile; and libgomp lets waiting threads
+        sleep at once when all teams have more threads than there are cores, which makes a model a third slower.
+        """
+        if self._torch is None:
+            return
+        self._torch.set_grad_enabled(self._grad)
+        if self._device is not None:
+            self._torch.cuda.set_device(self._device)
+        self._torch.get_num_threads()  # else the first use here takes what was set last anywhere
+        self._torch.set_num_threads(1)
+
+    def keep(self) -> None:
+        """Lets the main thread, and those that a handler starts, keep their number: a new thread takes the last one."""
+        if self._torch is not None:
+            self._torch.set_num_threads(self._threads)

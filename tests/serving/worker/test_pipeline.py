@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -177,8 +178,11 @@ class Fixture:
 
         def watched(server: shared.Server, *args: Any) -> Any:
             ahead = server._pipeline is not None and server._pipeline.ahead
-            if ahead is not (threading.current_thread().name == PREPARER):
+            second = threading.current_thread().name == PREPARER
+            if ahead is not second:
                 self.strays.append(f"{name} in {threading.current_thread().name}")
+            if second and torch.get_num_threads() != 1:
+                self.strays.append("the second thread has threads of its own")
             return method(server, *args)
 
         return watched
@@ -734,20 +738,40 @@ def test_the_next_batch_is_begun_in_time() -> None:
     assert costs.hold_s(100) == 0.5
 
 
-def test_the_second_thread_has_the_settings_of_the_first() -> None:
-    with torch.no_grad():
-        adopt = pipeline._settings_of_torch()
-    seen: list[bool] = []
+def test_the_second_thread_has_the_settings_of_the_first_but_no_threads_besides_itself() -> None:
+    before = torch.get_num_threads()
+    seen: list[tuple[bool, int]] = []
+
+    def run(work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    def note() -> None:
+        seen.append((torch.is_grad_enabled(), torch.get_num_threads()))
 
     def probe() -> None:
-        adopt()
-        seen.append(torch.is_grad_enabled())
+        kept.adopt()
+        note()
 
-    thread = threading.Thread(target=probe)
-    thread.start()
-    thread.join()
-    assert seen == [False]
-    assert torch.is_grad_enabled()
+    try:
+        torch.set_num_threads(3)
+        with torch.no_grad():
+            kept = pipeline._TorchSettings()
+        run(probe)
+        kept.keep()
+        run(note)  # a thread that a handler starts
+        note()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(False, 1), (True, 3), (True, 3)]
+
+
+def test_without_torch_there_is_nothing_to_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    kept = pipeline._TorchSettings()
+    kept.adopt()
+    kept.keep()
 
 
 # ---- who may -------------------------------------------------------------------------------------------------------

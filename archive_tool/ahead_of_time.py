@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool import writer, yaml_nodes
 from archive_tool.errors import BuildError
+from archive_tool.formats import Format, sniff_file
 from archive_tool.layout import MANIFEST_DIRECTORY, fold
 from archive_tool.plan import Member, with_members
 from archive_tool.record import Compiled, Record, TensorSpec
@@ -45,6 +46,17 @@ _OPTION: Final = "--aot"
 _SCRIPT: Final = Path(__file__).parent / "publishing" / "compilation.py"
 _COMPILERS: Final = ("g++", "clang++")
 _SHOWN: Final = 2000
+#: Programs that the compiler does not take: what they are, and what to do. One of torch.export it does take.
+_NOT_COMPILED: Final = {
+    Format.TORCHSCRIPT: (
+        "TorchScript, which torch.export does not take",
+        "build from the eager model, its class with --model-file and its weights with --serialized-file, or from a "
+        "program of torch.export",
+    ),
+    Format.ONNX: ("an ONNX model, which another library runs", "leave --aot out, or build from the torch model"),
+    Format.AOT_INDUCTOR: ("a package of AOTInductor, which is compiled already", "leave --aot out"),
+    Format.SHARED_LIBRARY: ("a shared library, which is compiled already", "leave --aot out"),
+}
 
 
 def check(inputs: Inputs, plan: Plan, report: Report) -> None:
@@ -64,6 +76,9 @@ def check(inputs: Inputs, plan: Plan, report: Report) -> None:
             where=_OPTION,
             hint="write the handler as a class derived from handlers.BaseHandler",
         )
+    if (form := _program_of(inputs)) in _NOT_COMPILED:
+        what, hint = _NOT_COMPILED[form]
+        report.error(f"{inputs.serialized_file} is {what}", where=_OPTION, hint=hint)
     if not has_compiler():
         named = os.environ.get("CXX")
         report.error(
@@ -77,6 +92,16 @@ def check(inputs: Inputs, plan: Plan, report: Report) -> None:
         report.error(
             f"{FOLDER} is the place of the compiled model", where=_OPTION, hint="leave it out of --extra-files"
         )
+
+
+def _program_of(inputs: Inputs) -> Format | None:
+    """Tell what a serialized file is that brings its own program; None where a model file belongs to it."""
+    if inputs.model_file is not None or inputs.serialized_file is None:
+        return None
+    try:
+        return sniff_file(inputs.serialized_file)
+    except OSError:
+        return None  # the other checks tell
 
 
 def has_compiler() -> bool:

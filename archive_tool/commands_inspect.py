@@ -32,8 +32,8 @@ def inspect(archive: Path, as_json: bool) -> None:
 
     ARCHIVE is a .mar, a .tar.gz or a folder. Shows its manifest; each member with its size and what it is; the numbers
     of the model, by type, and the memory that they take; what TorchServe will call; the config file as TorchServe
-    understands it; and what of the archive would not run here. Nothing is unpacked to disk, nothing is run. An archive
-    that is not safe to unpack is listed too, with exit code 5.
+    understands it; whether code compiled ahead of time fits this machine; and what of the archive would not run here.
+    Nothing is unpacked to disk, nothing is run. An archive that is not safe to unpack is listed too, with exit code 5.
 
     \b
     Examples:
@@ -78,6 +78,8 @@ def _show(description: dict[str, Any]) -> None:
         _section(console, "entry point", _grid([(handler["handler"], " ".join(word for word in words if word))]))
     if manifest:
         _show_config(console, description["config"])
+    if compiled := description["compiled"]:
+        _section(console, "compiled ahead of time", _grid([(compiled["path"], _fit(compiled))]))
     if description["obstacles"]:
         rows = [(found.get("where", ""), _with_hint(found)) for found in description["obstacles"]]
         _section(console, "would not run here", _grid(rows))
@@ -142,6 +144,14 @@ def _show_config(console: Console, config: dict[str, Any]) -> None:
     _section(console, "config in effect", _grid(rows))
     if config["notes"]:
         _section(console, "notes on the config", _grid(("-", note) for note in config["notes"]))
+
+
+def _fit(compiled: dict[str, Any]) -> str:
+    if compiled["fits"]:
+        return "fits this machine"
+    if compiled["fits"] is None:
+        return f"may fit this machine: {compiled['reason']}"
+    return f"not for here, where the plain model serves: {compiled['reason']}"
 
 
 def _with_hint(found: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import effective, obstacles, tensors
+from archive_tool import compiled_fit, effective, obstacles, tensors
 from archive_tool.errors import ArchiveError
 from archive_tool.formats import Format, sniff
 from archive_tool.yaml_nodes import MAX_BYTES
@@ -55,6 +55,7 @@ def describe(archive: Archive, manifest: Manifest | None) -> dict[str, Any]:
         "memory": sum(entry["size"] for entry in weights) or None,
         "handler": _handler(archive, manifest),
         "config": _config_dict(config),
+        "compiled": _compiled(manifest, config),
         "obstacles": _obstacles(archive, manifest, config),
         "problems": list(archive.problems),
     }
@@ -90,6 +91,11 @@ def _weights(weights: tensors.Weights) -> dict[str, Any]:
 
 def _handler(archive: Archive, manifest: Manifest | None) -> dict[str, str] | None:
     found = obstacles.entry_point(archive, manifest) if manifest else None
+    return found.to_dict() if found else None
+
+
+def _compiled(manifest: Manifest | None, config: effective.Effective) -> dict[str, Any] | None:
+    found = compiled_fit.check(manifest, config) if manifest else None
     return found.to_dict() if found else None
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import platform
-import re
-import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from torch import nn
 
 from handlers.compile import CompiledCodeError
 from handlers.errors import LoadError
+from handlers.machine import Machine, instruction_sets, other_dtype, this_machine
 from handlers.optimize import DTYPES, Optimization
 from handlers.signature import Tensor, read_tensor
 
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CPU_INFO = Path("/proc/cpuinfo")
-# What a compiler uses unasked when it compiles for the processor it runs on. Other flags tell of privileges, power and
-# mitigations, which differ between machines that run the same code.
-_INSTRUCTIONS = re.compile(
-    r"(sse|ssse|avx|amx|bmi|fma|f16c|popcnt|abm|movbe|adx|gfni|vaes|vpclmul|pclmul|aes|sha_ni|xop|tbm|lahf_lm|cx16)"
-)
 _ALIGNMENT = 16  # bytes; compiled kernels may count on it
 
 
@@ -59,45 +52,29 @@ class Compiled:
 
     def misfit(self, device: torch.device, dtype: str | None = None) -> str | None:
         """Say why the code is not for this process and device, or not in the `dtype` asked for; None if it is."""
-        here = machine(device)
-        if self.device != here["device"]:
-            return f"it is for {self.device}, and the device is {here['device']}"
-        if self.platform != here["platform"]:
-            return f"it is for {self.platform}, and this is {here['platform']}"
-        if self.version != here["torch"]:
-            return f"it is for torch {self.version}, and this is {here['torch']}"
-        if missing := [one for one in self.capability if one not in here["capability"]]:
-            return f"it needs {', '.join(missing)}, which this {'processor' if device.type == 'cpu' else 'GPU'} lacks"
-        if dtype is not None and dtype != self.dtype:
-            return f"it computes in {self.dtype}, and optimize.dtype in model-config.yaml is {dtype}"
-        return None
+        needed = Machine(self.version, self.platform, self.device, self.capability)
+        return needed.misfit(_machine(device)) or other_dtype(self.dtype, dtype)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Describe this process and a device in the terms of `Compiled`: torch, platform, device and capability."""
-    version = torch.__version__
-    return {
-        # Builds for the CPU and for GPUs are one version, and have the same code for the CPU.
-        "torch": version.partition("+")[0] if device.type == "cpu" else version,
-        "platform": f"{sys.platform}-{platform.machine()}",
-        "device": device.type,
-        "capability": capability(device),
-    }
+    here = _machine(device)
+    return {**asdict(here), "capability": list(here.capability or ())}
 
 
-def capability(device: torch.device, cpu_info: Path = _CPU_INFO) -> list[str]:
+def _machine(device: torch.device) -> Machine:
+    return this_machine(torch.__version__, device.type, capability(device))
+
+
+def capability(device: torch.device) -> list[str]:
     """List what code for this device may use: the instruction sets of the processor, or a GPU's compute capability."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return [f"sm_{major}{minor}"]
-    try:
-        text = cpu_info.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    if found := re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE):
-        names = set(found[2].split())
-        return sorted(names if found[1] == "Features" else filter(_INSTRUCTIONS.match, names))
-    return [f"{torch.backends.cpu.get_cpu_capability()} {platform.processor()}".strip()]
+    found = instruction_sets()
+    if found is None:
+        return [f"{torch.backends.cpu.get_cpu_capability()} {platform.processor()}".strip()]
+    return found
 
 
 def read_compiled(manifest: Mapping[str, Any] | None) -> Compiled | None:

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from handlers.errors import LoadError, UnsupportedFormatError
 
@@ -65,6 +66,10 @@ def compile_model(model: Any, config: Mapping[str, Any] | None) -> Any:
     """Compile the model if its configuration asks for it; if that fails, warn and give the model as it was."""
     options = compile_options(config)
     if options is None:
+        return model
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        kind = "TorchScript" if isinstance(model, nn.Module) else getattr(model, "summary", type(model).__name__)
+        logger.warning("pt2 in model-config.yaml has no effect on this model (%s): it is compiled already", kind)
         return model
     shown = ", ".join(f"{name}={value}" for name, value in options.items()) or "the default backend"
     try:

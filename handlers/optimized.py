@@ -34,6 +34,18 @@ explaining: ContextVar[bool] = ContextVar("explaining", default=False)
 """Whether this thread is at an explanation: then calls of the model record gradients where torch is told to."""
 
 _SHOWN: Final = 300  # characters of an error
+# Autocast computes them in 16 bits; they take an input, a weight and a bias.
+_CAST_OPERATORS: Final = frozenset(
+    {
+        torch.ops.aten.linear.default,
+        torch.ops.aten.conv1d.default,
+        torch.ops.aten.conv2d.default,
+        torch.ops.aten.conv3d.default,
+        torch.ops.aten.conv_transpose1d.default,
+        torch.ops.aten.conv_transpose2d.input,
+        torch.ops.aten.conv_transpose3d.input,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -354,7 +366,7 @@ class _Weights:
                 parameter.data = other
 
     def _make(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        to_cast = {id(one) for part in self._module.modules() if self._is_cast(part) for one in _own(part)}
+        to_cast = {id(one) for part in self._module.modules() for one in self._cast_of(part)}
         forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for parameter in self._module.parameters():
             plain = other = parameter.data
@@ -367,6 +379,11 @@ class _Weights:
             if other is not plain:
                 forms.append((parameter, plain, other))
         return forms
+
+    def _cast_of(self, part: nn.Module) -> list[torch.Tensor]:
+        if isinstance(part, torch.fx.GraphModule):  # a program of torch.export has operators in place of layers
+            return _weights_of_operators(part)
+        return _own(part) if self._is_cast(part) else []
 
     def _is_cast(self, part: nn.Module) -> bool:
         if isinstance(part, torch.jit.ScriptModule):
@@ -392,6 +409,21 @@ def _changes(value: Any) -> int | None:
 
 def _own(part: nn.Module) -> list[torch.Tensor]:
     return [one for name, one in part.named_parameters(recurse=False) if name in ("weight", "bias")]
+
+
+def _weights_of_operators(program: torch.fx.GraphModule) -> list[torch.Tensor]:
+    """Find the parameters of a program that are nothing but weights and biases of what autocast computes in 16 bits."""
+    uses: dict[str, list[bool]] = {}
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            uses.setdefault(node.target, []).extend(_is_weight(node, user) for user in node.users)
+    parameters = dict(program.named_parameters(remove_duplicate=False))
+    other = {id(parameters[name]) for name, found in uses.items() if name in parameters and not (found and all(found))}
+    return [parameters[name] for name in uses if name in parameters and id(parameters[name]) not in other]
+
+
+def _is_weight(node: torch.fx.Node, user: torch.fx.Node) -> bool:
+    return user.target in _CAST_OPERATORS and node in user.args[1:3] and user.args[0] is not node
 
 
 def _with_channels_last(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -93,6 +94,53 @@ def mnist_weights(mnist_place: Path) -> Path:
             subprocess.run([*command, "--output-dir", mnist_place], capture_output=True, check=False)
     assert (mnist_place / "mnist_script.pt").exists()
     return mnist_place
+
+
+_NET = """\
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.second = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x))).softmax(1)
+"""
+_AHEAD = (
+    *("build", "--model-name", "ahead", "--handler", "h_ahead.py", "--model-file", "net_ahead.py", "--aot"),
+    *("--serialized-file", "net.pt", "--sample", "sample.json", "--export-path", "store", "-q"),
+)
+
+
+@pytest.fixture(scope="session")
+def compiled_ahead(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a net, weights, handler and sample, and in `store` the archive that `build --aot` makes of them.
+
+    Made once for all tests, for a compiler takes many seconds.
+    """
+    folder = of_the_run(tmp_path_factory, "compiled-ahead")
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "store" / "ahead.mar").exists():
+            import torch
+
+            (folder / "store").mkdir(parents=True, exist_ok=True)
+            (folder / "net_ahead.py").write_text(_NET)
+            (folder / "h_ahead.py").write_text(
+                "from handlers import BaseHandler\n\n\nclass Handler(BaseHandler):\n    pass\n"
+            )
+            (folder / "sample.json").write_text(json.dumps([0.1 * one for one in range(8)]))
+            generator = torch.Generator().manual_seed(0)
+            shapes = {"first.weight": (16, 8), "first.bias": (16,), "second.weight": (4, 16), "second.bias": (4,)}
+            weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+            torch.save(weights, folder / "net.pt")
+            command = [Path(sys.executable).parent / "torchmar", *_AHEAD]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+    return folder
 
 
 _QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"

@@ -58,9 +58,10 @@ def compile_archive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     if isinstance(model, torch.jit.ScriptModule):
         raise BuildError(
             "the model is TorchScript, which torch.export does not take",
-            hint="build from the eager model: its class with --model-file, its weights with --serialized-file",
+            hint="build from the eager model, its class with --model-file and its weights with --serialized-file, or "
+            "from a program of torch.export",
         )
-    calls = _calls(handler, context, model, task["samples"])
+    calls, refused = _calls(handler, context, model, task["samples"])
     specs, shapes = _specs(calls)
     device = handler.device or torch.device("cpu")
     to_compile = _computing_in(model, optimization.cast_to, device)
@@ -70,7 +71,7 @@ def compile_archive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     difference = _compare(package, model, calls, specs, device, optimization.limit)
     here = ahead_of_time.machine(device)
     compiled = {"path": package.name, **here, "dtype": optimization.dtype, "inputs": specs}
-    return {"compiled": compiled, "warnings": [fixed] if fixed else [], "difference": difference}
+    return {"compiled": compiled, "warnings": [one for one in (refused, fixed) if one], "difference": difference}
 
 
 def _computing_in(model: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
@@ -136,16 +137,23 @@ def _load(folder: Path, task: dict[str, Any]) -> tuple[Any, Any, Optimization]:
 
 
 class _Recorder:
-    """Stands for the model while the handler runs, and keeps what it is called with."""
+    """Stands for the model while the handler runs, and keeps what it is called with and can answer."""
 
     def __init__(self, model: Any) -> None:
-        self.calls: list[Call] = []
         self._model = model
+        self.calls: list[Call] = []
+        self.refused: Exception | None = None
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         # Copies: the model may change what it gets. And such that are made here, outside of inference mode.
-        self.calls.append((tuple(map(_copied, inputs)), {name: _copied(one) for name, one in named.items()}))
-        return self._model(*inputs, **named)
+        call = tuple(map(_copied, inputs)), {name: _copied(one) for name, one in named.items()}
+        try:
+            output = self._model(*inputs, **named)
+        except Exception as error:
+            self.refused = error  # a handler of the SDK then asks request by request
+            raise
+        self.calls.append(call)
+        return output
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -160,15 +168,19 @@ def _copied(value: Any) -> Any:
         return value.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _calls(handler: Any, context: Any, model: Any, samples: list[dict[str, Any]]) -> list[Call]:
-    """Give the first call of the model for each sample alone, for the first one twice, and for all together."""
+def _calls(handler: Any, context: Any, model: Any, samples: list[dict[str, Any]]) -> tuple[list[Call], str]:
+    """Give the first call of the model for each sample alone, for the first one twice, and for all together.
+
+    And a warning where the model takes no batch, and so is called for each request; empty if it does.
+    """
     from archive_tool.errors import BuildError
 
     requests = [(one["name"], _request(one)) for one in samples]
     batches = [[one] for one in requests] + [[requests[0]] * 2]
     if len(requests) > 1:
         batches.append(requests)
-    found = []
+    found: list[Call] = []
+    refused = ""
     for batch in batches:
         recorder = _Recorder(model)
         handler.model = recorder
@@ -192,7 +204,16 @@ def _calls(handler: Any, context: Any, model: Any, samples: list[dict[str, Any]]
                 hint="--aot needs a handler that calls self.model, and a sample for which it does",
             )
         found.append(recorder.calls[0])
-    return found
+        if recorder.refused is not None:
+            refused = (
+                f"the model takes no batch of {len(batch)} samples, so it was compiled for those that it takes: "
+                f"{_first_line(recorder.refused)}"
+            )
+    return found, refused
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:_SHOWN]
 
 
 def _request(sample: dict[str, Any]) -> Any:

@@ -123,10 +123,11 @@ def _show(found: Found, batch: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    # Narrow, so that a terminal of 80 columns has room for the names in two lines.
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("", overflow="fold")
-    for title in ("ms", "", f"requests/s, {batch} together", "", "memory", "differs by", "same class"):
-        table.add_column(title, justify="right")
+    for title in ("ms\nalone", "", f"requests/s\nby {batch}", "", "memory", "differs\nby", "same\nclass"):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in found.rows:
         style = "green" if row is found.best else "red" if row.problem else None
         table.add_row(*(escape(printable(cell)) for cell in _cells(row)), style=style)
@@ -166,6 +167,7 @@ def _verdict(found: Found, batch: int) -> str:
         )
     alone, together = found.best.speedups
     return (
-        f"recommended: {found.best.candidate.name}: {alone:.2f} times as fast alone, {together:.2f} times in batches "
-        f"of {batch}, and faster in each of {len(found.best.rounds)} rounds"
+        f"recommended: {found.best.candidate.name}\n"
+        f"{alone:.2f} times as fast alone, {together:.2f} times in batches of {batch}, faster in each of "
+        f"{len(found.best.rounds)} rounds"
     )

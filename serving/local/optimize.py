@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from archive_tool import effective, layout, writer
-from archive_tool.ahead_of_time import has_compiler
+from archive_tool.ahead_of_time import TWINS, has_compiler
 from archive_tool.errors import BuildError, InputError
 from archive_tool.layout import MANIFEST_NAME
 from archive_tool.manifest import Manifest, build_time
@@ -261,6 +261,11 @@ class _Variants:
         record = manifest.record or Record()
         if record.compiled is not None:
             self.notes.append("what was compiled ahead of time is left out: build the archive with --aot again")
+        handler = manifest.model.handler or ""
+        if handler in TWINS and not (self._source / f"{handler}.py").exists():
+            self.notes.append(
+                f"TorchServe's own worker has a class of its own for {handler}, and serves the plain model with it"
+            )
         self._without = f"{record.compiled.path}/" if record.compiled else None
         record = replace(record, compiled=None)
         record = replace(record, extra={key: one for key, one in record.extra.items() if key != "compileCache"})

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,35 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_done(aot, change, me
         aot("raise SystemExit('it was started')", **change)
     assert "--aot" in (raised.value.where or raised.value.message)
     assert not any(Path("store").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("members", "message", "hint"),
+    [
+        (
+            ("constants.pkl", "data.pkl", "version", "code/x.py"),
+            "TorchScript, which torch.export does not",
+            "torch.export",
+        ),
+        (("data/aotinductor/model/x.so", "version"), "a package of AOTInductor, which is compiled", "leave --aot out"),
+    ],
+)
+def test_programs_that_cannot_be_compiled(aot, members, message, hint):
+    with zipfile.ZipFile("program.pt", "w") as archive:
+        for name in members:
+            archive.writestr(f"program/{name}", b"x")
+    with pytest.raises(BuildError, match=f"program.pt is {message}") as raised:
+        aot("raise SystemExit('it was started')", serialized_file="program.pt", model_file=None)
+    assert hint in raised.value.hint
+    assert not any(Path("store").iterdir())
+
+
+def test_a_program_of_torch_export_is_tried(aot):
+    with zipfile.ZipFile("program.pt2", "w") as archive:
+        for name, content in {"archive_format": b"pt2", "models/model.json": b"{}", "version": b"0"}.items():
+            archive.writestr(f"program/{name}", content)
+    with pytest.raises(BuildError, match="ended with the exit code 1\nit was started"):
+        aot("raise SystemExit('it was started')", serialized_file="program.pt2", model_file=None)
 
 
 def test_ones_own_files_in_the_place_of_the_compiled_model(aot, tmp_path):

@@ -61,6 +61,24 @@ def test_an_unknown_backend_leaves_the_eager_model(caplog):
     assert "no_such_backend" in caplog.text
 
 
+def test_what_is_compiled_already_is_left_alone(caplog):
+    class Package:
+        summary = "AOTInductor package for cpu"
+
+        def __call__(self, x):
+            return x
+
+    for model, kind in [
+        (Package(), "AOTInductor package for cpu"),
+        (torch.jit.script(torch.nn.Linear(2, 2)), "TorchScript"),
+    ]:
+        assert compile_model(model, {"pt2": "eager"}) is model
+        told = f"pt2 in model-config.yaml has no effect on this model ({kind}): it is compiled already"
+        assert caplog.messages[-1] == told
+        assert compile_model(model, {}) is model
+    assert len(caplog.messages) == 2
+
+
 def test_the_compilers_own_errors_are_told_from_the_models():
     def broken(*_):
         raise ValueError("the backend is broken")

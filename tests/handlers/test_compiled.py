@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,40 +20,6 @@ from handlers.fake_context import FakeContext
 # A compiler on a busy machine may take minutes.
 pytestmark = pytest.mark.timeout(1200)
 ROOT = Path(__file__).resolve().parents[2]
-NET = """
-    import torch
-    from torch import nn
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Linear(8, 16)
-            self.second = nn.Linear(16, 4)
-
-        def forward(self, x):
-            return self.second(torch.relu(self.first(x))).softmax(1)
-"""
-HANDLER = "from handlers import BaseHandler\n\n\nclass Handler(BaseHandler):\n    pass\n"
-CONFIG = "handler:\n  profile: false\n"
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """The inputs of a build."""
-    folder = tmp_path_factory.mktemp("parts")
-    (folder / "net_ahead.py").write_text(textwrap.dedent(NET))
-    (folder / "h_ahead.py").write_text(HANDLER)
-    (folder / "sample.json").write_text(json.dumps([0.1 * one for one in range(8)]))
-    sys.path.insert(0, str(folder))
-    try:
-        import net_ahead
-
-        torch.manual_seed(0)
-        torch.save(net_ahead.Net().state_dict(), folder / "net.pt")
-    finally:
-        sys.path.remove(str(folder))
-        sys.modules.pop("net_ahead", None)
-    return folder
 
 
 def build(parts, store, **more):
@@ -69,13 +35,13 @@ def build(parts, store, **more):
 
 
 @pytest.fixture(scope="module")
-def built(parts, tmp_path_factory):
-    store = tmp_path_factory.mktemp("store")
-    result = build(parts, store, aot=True)
-    assert result.warnings == ()
-    assert [path.name for path in store.iterdir()] == ["ahead.mar"]
-    assert leftovers(result) == []
-    return result
+def built(compiled_ahead):
+    """The archive: its path, manifest and the names of its members."""
+    (path,) = (compiled_ahead / "store").iterdir()
+    with archive_tool.open_archive(path) as opened:
+        found = SimpleNamespace(path=path, manifest=opened.manifest, members=[member.name for member in opened.members])
+    assert leftovers(found) == []
+    return found
 
 
 def leftovers(built):
@@ -257,21 +223,22 @@ def test_a_folder_without_a_package(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(parts, tmp_path):
-    fixed = NET.replace(
-        "def forward(self, x):", "def forward(self, x):\n            x = x.view(1, 8) if len(x) == 1 else x.view(2, 8)"
+def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahead, tmp_path):
+    fixed = (compiled_ahead / "net_ahead.py").read_text()
+    fixed = fixed.replace(
+        "def forward(self, x):", "def forward(self, x):\n        x = x.view(1, 8) if len(x) == 1 else x.view(2, 8)"
     )
-    (tmp_path / "net_ahead.py").write_text(textwrap.dedent(fixed))
+    (tmp_path / "net_ahead.py").write_text(fixed)
     (tmp_path / "store").mkdir()
-    result = build(parts, tmp_path / "store", model_file=tmp_path / "net_ahead.py", aot=True)
+    result = build(compiled_ahead, tmp_path / "store", model_file=tmp_path / "net_ahead.py", aot=True)
     (warning,) = result.warnings
     assert "the model was compiled for inputs of [1, 8] alone" in warning
     assert result.manifest.record.compiled.inputs[0].shape == (1, 8)
 
 
 @pytest.mark.slow
-def test_sixteen_bits(parts, tmp_path):
+def test_sixteen_bits(compiled_ahead, tmp_path):
     (tmp_path / "model-config.yaml").write_text("optimize:\n  dtype: bfloat16\n")
     (tmp_path / "store").mkdir()
-    result = build(parts, tmp_path / "store", config_file=tmp_path / "model-config.yaml", aot=True)
+    result = build(compiled_ahead, tmp_path / "store", config_file=tmp_path / "model-config.yaml", aot=True)
     assert result.manifest.record.compiled.dtype == "bfloat16"

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from handlers import LoadError, optimize
+from handlers.loading import load_program
 from handlers.optimize import Compile, Optimization, optimize_model, read, unasked
 from handlers.optimized import OptimizedModel
 
@@ -224,6 +225,83 @@ def test_torchscript_in_sixteen_bits():
         assert found.dtype == torch.float32
         assert 0 < (found - expected).abs().max() < 0.05
         assert next(script.parameters()).dtype == torch.bfloat16
+
+
+# ---- programs of torch.export --------------------------------------------------------------------------------------
+
+
+class Tied(nn.Module):
+    """Weights of layers, one of which something else uses, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 5)
+        self.shared = nn.Linear(5, 5)
+
+    def forward(self, x):
+        y = self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+        return self.shared(y) + self.shared.weight.sum()
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """Make it anew for each use: what is made of one model would share its weights."""
+    torch.manual_seed(0)
+    plain = Tied().eval()
+    path = tmp_path_factory.mktemp("program") / "net.pt2"
+    free = ({0: torch.export.Dim("rows", min=1)},)
+    torch.export.save(torch.export.export(plain, (torch.rand(2, 3, 8, 8),), dynamic_shapes=free), path)
+    return plain, lambda: load_program(path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "serving", "close"),
+    [
+        (Optimization(dtype="bfloat16"), "bfloat16", 0.05),
+        (Optimization(dtype="float16"), "float16", 0.01),
+        (Optimization(channels_last=True), "channels_last", 1e-5),
+        (Optimization(compile=Compile("eager")), "eager", 1e-6),
+        (
+            Optimization(dtype="bfloat16", channels_last=True, compile=Compile("eager")),
+            "bfloat16, channels_last, eager",
+            0.05,
+        ),
+    ],
+)
+def test_a_program_of_torch_export(program, asked, serving, close):
+    plain, load = program
+    inputs = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    model = optimize_model(load(), asked, None)
+    with torch.inference_mode():
+        expected = plain(inputs)
+        for rows in (3, 1, 2):  # the first decides
+            found = model(inputs[:rows])
+            assert found.dtype == torch.float32
+            assert (found - expected[:rows]).abs().max() < close * expected.abs().max()
+    assert model.serving == serving
+
+
+def test_the_weights_of_a_program_are_cast_once(program):
+    """Those that autocast would cast at every call, and no others; the numbers are autocast's."""
+    plain, load = program
+    module = load()
+    inputs = torch.rand(2, 3, 8, 8)
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = module(inputs)
+        assert torch.equal(optimize_model(module, Optimization(dtype="bfloat16"), None)(inputs), expected.float())
+    cast = {name for name, one in module.program.named_parameters() if one.dtype == torch.bfloat16}
+    assert cast == {"conv.weight", "conv.bias", "head.weight", "head.bias", "shared.bias"}
+    assert {one.dtype for one in plain.parameters()} == {torch.float32}
+
+
+def test_freezing_a_program_is_the_compilers(program, caplog):
+    _, load = program
+    model = load()
+    assert optimize_model(model, Optimization(freezing=True), None) is model
+    assert "freezing without compile has no effect on this kind of model" in caplog.text
 
 
 def test_the_arguments_of_pt2_are_used_beside_the_section():

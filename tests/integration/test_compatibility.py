@@ -9,6 +9,8 @@ import base64
 import io
 import json
 import re
+import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
+from handlers.loading import load_eager
 from serving.control.java import torchserve_home
 
 from .conftest import ROOT, Sandbox, Server, close, make_sandbox
@@ -40,7 +43,8 @@ from .support import (
     wait_until,
 )
 
-pytestmark = pytest.mark.timeout(600)
+# Training, compiling and a dozen workers that import torch come first, on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
 
 MODELS = Path(__file__).parent / "models"
 MNIST = ROOT / "examples" / "mnist"
@@ -128,6 +132,21 @@ def built_in(box: Sandbox) -> str:
     return pack(box, "builtin", "image_classifier", files, serializedFile="small.pt")
 
 
+def ahead(box: Sandbox, folder: Path) -> list[str]:
+    """An archive with compiled code, and the same one with code that needs what no processor has."""
+    shutil.copy(folder / "store" / "ahead.mar", box.store)
+    with zipfile.ZipFile(box.store / "ahead.mar") as old, zipfile.ZipFile(box.store / "elsewhere.mar", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "MAR-INF/MANIFEST.json":
+                manifest = json.loads(content)
+                manifest["model"]["modelName"] = "elsewhere"
+                manifest["torchmar"]["compiled"]["capability"].append("quantum")
+                content = json.dumps(manifest).encode()
+            new.writestr(name, content)
+    return ["ahead.mar", "elsewhere.mar"]
+
+
 @contextmanager
 def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], config: Path) -> Iterator[Pair]:
     """A server with each worker, over the same archives."""
@@ -161,7 +180,9 @@ def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], c
 
 
 @pytest.fixture(scope="module")
-def pair(request: pytest.FixtureRequest, mnist_weights: Path, java_options: str) -> Iterator[Pair]:
+def pair(
+    request: pytest.FixtureRequest, mnist_weights: Path, compiled_ahead: Path, java_options: str
+) -> Iterator[Pair]:
     box = make_sandbox(java_options)
     archives = [
         pack(box, "everything", "everything.py", source("everything")),
@@ -171,6 +192,7 @@ def pair(request: pytest.FixtureRequest, mnist_weights: Path, java_options: str)
         pack(box, "continuous", "continuous.py", source("continuous"), CONTINUOUS),
         tutorial(box, mnist_weights),
         built_in(box),
+        *ahead(box, compiled_ahead),
     ]
     archives += [pack(box, name, FORMS[name], source("forms")) for name in USUAL_FORMS]
     text = (torchserve_home() / "ts" / "configs" / "metrics.yaml").read_text()
@@ -431,6 +453,30 @@ def test_the_tutorials_handler(pair: Pair) -> None:
     )
     kind = {"Content-Type": "multipart/form-data; boundary=X"}
     assert pair.same(lambda server: ask(server.inference, "/predictions/tutorial", form, kind)).status == 200
+
+
+LOADED = "Loaded the model compiled ahead of time for cpu in float32"
+LEFT = "Not serving the model compiled ahead of time: it needs quantum, which this processor lacks"
+
+
+@pytest.mark.parametrize(("model", "said", "unsaid"), [("ahead", LOADED, LEFT), ("elsewhere", LEFT, LOADED)])
+def test_a_model_that_was_compiled_ahead_of_time(
+    pair: Pair, compiled_ahead: Path, model: str, said: str, unsaid: str
+) -> None:
+    """On either worker compiled code answers where it fits, and else the eager model; both as the model does here."""
+    net = load_eager(compiled_ahead / "net_ahead.py", compiled_ahead / "net.pt").eval()
+    inputs = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = net(inputs).tolist()
+    for row, wanted in zip(inputs.tolist(), expected, strict=True):
+        for answer in pair.both(lambda server, row=row: predict(server, model, json.dumps(row), **JSON)):
+            assert answer.status == 200, answer
+            assert answer.json() == pytest.approx(wanted, abs=1e-5)
+    for server in (pair.stock, pair.ours):
+        wait_until(lambda server=server: said in "".join(logged(server, f"-{model}_1.0")), said)  # type: ignore[misc]
+        lines = "".join(logged(server, f"-{model}_1.0"))
+        assert unsaid not in lines
+        assert ("Serving the model compiled ahead of time" in lines) is (model == "ahead")
 
 
 def test_the_tutorials_handler_explains(pair: Pair) -> None:

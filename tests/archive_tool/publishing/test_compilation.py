@@ -60,7 +60,8 @@ def unpacked(tmp_path, monkeypatch):
 
 def specs(folder, task):
     handler, context, _ = compilation._load(folder, task)
-    calls = compilation._calls(handler, context, handler.model, task["samples"])
+    calls, refused = compilation._calls(handler, context, handler.model, task["samples"])
+    assert refused == ""
     assert isinstance(handler.model, torch.nn.Module)  # it is as it was
     return compilation._specs(calls)[0]
 
@@ -158,6 +159,31 @@ def test_a_model_that_is_called_otherwise(unpacked, inference, message):
     """
     with pytest.raises(BuildError, match=message):
         specs(*unpacked(handler))
+
+
+@pytest.mark.parametrize("rows", [None, 1, 2])
+def test_a_program_of_torch_export(unpacked, rows):
+    """Its sizes are those that it was exported with; what it refuses is not what it is compiled for."""
+    folder, task = unpacked()
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 2).eval()
+    free = ({0: torch.export.Dim.DYNAMIC},) if rows is None else None
+    torch.export.save(torch.export.export(net, (torch.rand(rows or 2, 3),), dynamic_shapes=free), folder / "net.pt2")
+    task["manifest"]["model"] = {"modelName": "m", "serializedFile": "net.pt2", "handler": "h_of_a_user.py"}
+    handler, context, _ = compilation._load(folder, task)
+    if rows == 2:
+        with pytest.raises(BuildError, match=r"answers the sample 0\.json with 500"):
+            compilation._calls(handler, context, handler.model, task["samples"])
+        return
+    calls, refused = compilation._calls(handler, context, handler.model, task["samples"])
+    specs, shapes = compilation._specs(calls)
+    assert specs[0]["shape"] == [rows, 3]
+    assert ("the model takes no batch of 2 samples" in refused) is (rows == 1)
+    largest = max(calls, key=lambda call: len(call[0][0]))
+    again = compilation._export(handler.model, largest, specs, shapes).module()
+    for count in (1,) if rows == 1 else (1, 2, 5):
+        given = torch.rand(count, 3)
+        torch.testing.assert_close(again(given), net(given))
 
 
 def test_models_that_torch_export_does_not_take(unpacked):

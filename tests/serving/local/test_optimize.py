@@ -225,6 +225,24 @@ def test_what_was_compiled_ahead_of_time_is_left_out(archive: Make, only: Callab
         assert opened.manifest.record.compiled is None
 
 
+def test_a_built_in_name_is_another_class_on_torchserves_worker(
+    archive: Make, only: Callable[..., None], tmp_path: Path
+) -> None:
+    only(BFLOAT16)
+    folder = tmp_path / "folder"
+    with open_archive(archive()) as opened:
+        opened.extract(folder)
+    place = folder / "MAR-INF" / "MANIFEST.json"
+    manifest = json.loads(place.read_text())
+    manifest["model"]["handler"] = "image_classifier"
+    del manifest["torchmar"]["members"]  # else the user's own file, below, would be one too many
+    place.write_text(json.dumps(manifest))
+    told = "TorchServe's own worker has a class of its own for image_classifier, and serves the plain model with it"
+    assert told in optimize(options(folder, dry_run=True)).notes
+    (folder / "image_classifier.py").write_text("")  # the user's own
+    assert optimize(options(folder, dry_run=True)).notes == ["a note"]
+
+
 def test_nothing_is_written_where_nothing_is_faster(archive: Make, only: Callable[..., None], tmp_path: Path) -> None:
     only({"dtype": "float32", "tolerance": 0.1})
     found = optimize(options(archive()))

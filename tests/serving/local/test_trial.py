@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ import yaml
 
 import archive_tool
 from archive_tool import cli
+from handlers.optimize import DTYPES
 from serving.local import trial
-from serving.local.contest import Candidate
+from serving.local.contest import Candidate, Row
 
 NET = """
     import time
@@ -74,6 +76,66 @@ def test_a_faster_way_is_found_and_written(
     assert "'pictures': False" in facts
     with archive_tool.open_archive(tmp_path / "tried-optimized.mar") as opened:
         assert yaml.safe_load(opened.read("model-config.yaml", 1000)) == {"optimize": {"dtype": "bfloat16"}}
+
+
+SMALL = """
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("form", ["eager", "exported", "scripted"])
+def test_all_that_is_sensible_is_tried_and_the_new_archive_answers_alike(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Really compiled. Which one is the fastest is left open, so here any that works may be."""
+    monkeypatch.setattr(Row, "is_faster", property(lambda row: row.problem is None and bool(row.rounds)))
+    (tmp_path / "net_small.py").write_text(textwrap.dedent(SMALL))
+    (tmp_path / "h_small.py").write_text(
+        "from handlers import BaseHandler\n\n\nclass Handler(BaseHandler):\n    pass\n"
+    )
+    spaces: dict[str, Any] = {}
+    exec(textwrap.dedent(SMALL), spaces)
+    torch.manual_seed(0)
+    net, picture = spaces["Net"]().eval(), torch.rand(3, 16, 16)
+    (tmp_path / "in.json").write_text(json.dumps(picture.tolist()))
+    weights = tmp_path / "net.pt"
+    if form == "eager":
+        torch.save(net.state_dict(), weights)
+    elif form == "exported":
+        free = ({0: torch.export.Dim("rows", min=1)},)
+        torch.export.save(torch.export.export(net, (torch.rand(2, 3, 16, 16),), dynamic_shapes=free), weights)
+    else:
+        torch.jit.trace(net, torch.rand(2, 3, 16, 16)).save(str(weights))
+    archive = archive_tool.build(
+        model_name="small",
+        handler=tmp_path / "h_small.py",
+        model_file=tmp_path / "net_small.py" if form == "eager" else None,
+        serialized_file=weights,
+        export_path=tmp_path,
+    ).path
+    arguments = ["--input", str(tmp_path / "in.json"), "--rounds", "3", "--seconds", "0.02", "--batch", "2"]
+    assert cli.main(["optimize", str(archive), *arguments, "--timeout", "1000", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["problem"] for row in document["rows"]] == [None] * len(document["rows"])
+    assert all(row["difference"] <= DTYPES[row["name"].partition(",")[0]] for row in document["rows"][1:])
+    sections = [row["optimize"] for row in document["rows"]]
+    assert {"channels_last": True} in sections
+    assert ({"freezing": True} if form == "scripted" else {"compile": True, "freezing": True}) in sections
+    with torch.no_grad():
+        expected = net(picture[None])[0].tolist()
+    assert cli.main(["run", document["written"], str(tmp_path / "in.json"), "-q"]) == 0
+    assert json.loads(capsys.readouterr().out) == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize(

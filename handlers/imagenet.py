@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
+from handlers.picture_batch import Ending
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image as PILImage
 
 SCALED, CUT = 256, 224
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+# Rows are left out by copying the others, which costs about half as much as scaling them, and more where the copy is
+# so large that its memory is new each time. So: the largest share of rows, and the largest copy in pixels.
+_FEW_ROWS, _MOST_COPIED = 0.75, 2**22
+# How many times as high as wide a picture may be for Pillow to scale the rows first: from version 13 on it scales the
+# columns of higher ones first, and rounds other numbers in between.
+_HIGH = 2
 
 
 def make_processing(transforms: Any) -> Any:
@@ -27,15 +33,23 @@ def make_processing(transforms: Any) -> Any:
         transforms.Normalize(mean=MEAN, std=DEVIATION),
     ]
 
+    def scale(picture: Any) -> Any:
+        return fit(picture) if getattr(picture, "mode", None) == "RGB" else parts[1](parts[0](picture))
+
     class ImageNetProcessing(transforms.Compose):  # type: ignore[misc]  # torchvision has no types
         def __init__(self) -> None:
             super().__init__(list(parts))
-            self._numbers = _table(parts[2:])
+            self._ending = Ending([scale], parts[2:])
+
+        @property
+        def ending(self) -> Ending | None:
+            """The two parts of the processing, of which a batch needs the second once; None if it was changed."""
+            return self._ending if type(self) is ImageNetProcessing and self.transforms == parts else None
 
         def __call__(self, picture: Any) -> Any:
-            if getattr(picture, "mode", None) != "RGB" or self.transforms != parts:
+            if getattr(picture, "mode", None) != "RGB" or self.ending is None:
                 return super().__call__(picture)
-            return _normalise(fit(picture), self._numbers)
+            return self._ending.finish([self._ending.begin(picture)])[0]
 
     return ImageNetProcessing()
 
@@ -43,7 +57,9 @@ def make_processing(transforms: Any) -> Any:
 def fit(picture: PILImage.Image) -> PILImage.Image:
     """Scale a picture's shorter side to 256 pixels, and take the middle of 224 x 224.
 
-    Pillow scales the rows, then the columns, and rounds in between. So columns that are cut off need not be scaled.
+    Pillow scales the rows, then the columns, and rounds in between. So neither columns that are cut off need to be
+    scaled, nor rows of which the middle takes nothing. Pillow's `box` cannot leave them out: its numbers have 32 bits,
+    so it would scale from slightly other places.
     """
     from PIL import Image
 
@@ -51,32 +67,23 @@ def fit(picture: PILImage.Image) -> PILImage.Image:
     wide = SCALED if width <= height else int(SCALED * width / height)
     high = SCALED if height <= width else int(SCALED * height / width)
     left, top = (int(round((size - CUT) / 2.0)) for size in (wide, high))  # noqa: RUF046 (as torchvision writes it)
+    if height > _HIGH * width:
+        return picture.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + CUT, top + CUT))
+    above = 0
     if width != wide:
-        picture = picture.resize((wide, height), Image.Resampling.BILINEAR)
-    picture = picture.crop((left, 0, left + CUT, height))
+        first, end = _rows_for(top, height / high)
+        if end - first <= height * _FEW_ROWS and (end - first) * width <= _MOST_COPIED:
+            picture, above = picture.crop((0, first, width, end)), first
+        picture = picture.resize((wide, picture.height), Image.Resampling.BILINEAR)
+    # The rows that were left out are black now; no row that is kept takes anything from them.
+    picture = picture.crop((left, -above, left + CUT, height - above))
     if height != high:
         picture = picture.resize((CUT, high), Image.Resampling.BILINEAR)
     return picture.crop((0, top, CUT, top + CUT))
 
 
-def _table(parts: list[Any]) -> np.ndarray[Any, Any]:
-    """Give what the transforms make of each of the 256 values of each channel, float32 `[3, 256]`."""
-    import numpy as np
-    from PIL import Image
-
-    value: Any = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2))
-    for part in parts:
-        value = part(value)
-    table: np.ndarray[Any, Any] = value[:, :, 0].contiguous().numpy()
-    return table
-
-
-def _normalise(picture: PILImage.Image, table: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Look the numbers up: float32 `[3, height, width]`."""
-    import numpy as np
-
-    pixels = np.asarray(picture)
-    numbers = np.empty((3, *pixels.shape[:2]), np.float32)
-    for channel in range(3):
-        np.take(table[channel], pixels[:, :, channel], out=numbers[channel], mode="clip")
-    return torch.from_numpy(numbers)
+def _rows_for(top: int, scale: float) -> tuple[int, int]:
+    """Give the first row that the kept ones are made of, and the one after the last, or up to two rows more."""
+    support = max(scale, 1.0)  # how far the bilinear filter reaches
+    first, last = (top + 0.5) * scale - support, (top + CUT - 0.5) * scale + support
+    return max(0, int(first) - 1), int(last) + 2

@@ -12,7 +12,6 @@ from handlers.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MOST = 2**63 - 1  # the largest whole number that torch makes of a Python one
 _DEEPEST = 128  # nested lists; torch makes a tensor of no more dimensions
 _SHOWN = 40  # characters of a client's text that an error repeats
 
@@ -72,38 +71,48 @@ def numbers_to_tensor(value: Any, dtype: torch.dtype = torch.float32) -> torch.T
         if dtype.is_floating_point:
             exact = torch.float64 if dtype is torch.float64 else torch.float32
             return torch.as_tensor(value, dtype=exact).to(dtype)
-        if dtype is torch.uint64 and (large := _unsigned(value)) is not None:
-            return large
-        found = torch.as_tensor(value, dtype=torch.float64 if _has_fractions(value) else None)
+        # torch makes no number above the largest int64 of a whole one, and floating-point numbers of all in a list with
+        # one fraction: those of more than 53 bits become others.
+        found = None if dtype is torch.uint64 else torch.as_tensor(value)
+        if found is None or found.is_floating_point():
+            return _whole_numbers(value, dtype)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         _shape(value, "", 0)
         raise BadInputError(f"the input cannot be made a tensor: {error}") from error
-    low, high = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, min(torch.iinfo(dtype).max, _MOST))
-    if found.is_floating_point():  # the largest int64 is none of its numbers, the one after it is
-        wrong = (found != found.round()) | (found < low) | (found >= float(high) + 1)
-    else:
-        wrong = (found < low) | (found > high)
+    low, high = _limits(dtype)
+    wrong = (found < low) | (found > high)
     if wrong.any():
-        name = str(dtype).removeprefix("torch.")
-        raise BadInputError(f"{found[wrong][0].item()} is no {name}")
+        place = tuple(wrong.nonzero()[0].tolist())
+        raise _no_number(found[place].item(), dtype, place)
     return found.to(dtype)
 
 
-def _unsigned(value: Any) -> torch.Tensor | None:
-    """Give lists of whole numbers as uint64, which torch makes of none above the largest int64; None for others."""
+def _whole_numbers(value: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Make a tensor of Python's numbers, one by one: each is exact, whatever the others are."""
     import numpy as np
 
-    try:
-        found = np.array(value, dtype=object)
-    except ValueError:  # the lists are not of equal lengths
-        return None
-    if not all(type(one) is int and 0 <= one < 2**64 for one in found.flat):
-        return None
-    return torch.from_numpy(found.astype(np.uint64))
+    low, high = _limits(dtype)
+    found = np.array(value, dtype=object)
+    for place, number in np.ndenumerate(found):
+        if not isinstance(number, int | float):
+            raise TypeError(f"{type(number).__name__} is no number")  # a list among numbers, perhaps
+        # Infinity and NaN are not whole, and compare so.
+        if not low <= number <= high or number != int(number):
+            raise _no_number(number, dtype, place)
+    whole = np.array([int(number) for number in found.flat], np.uint64 if dtype is torch.uint64 else np.int64)
+    return torch.from_numpy(whole.reshape(found.shape)).to(dtype)
 
 
-def _has_fractions(value: Any) -> bool:
-    return bool(torch.as_tensor(value).is_floating_point())
+def _limits(dtype: torch.dtype) -> tuple[int, int]:
+    return (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+
+
+def _no_number(number: float, dtype: torch.dtype, place: tuple[int, ...]) -> BadInputError:
+    name = str(dtype).removeprefix("torch.")
+    where = f" ({_element(''.join(f'[{index}]' for index in place))})" if place else ""
+    if isinstance(number, int) and not -(2**63) <= number < 2**64:
+        return BadInputError(f"a whole number of more than 64 bits is no {name}{where}")
+    return BadInputError(f"{number} is no {name}{where}")
 
 
 def _parse(value: Any) -> Any:

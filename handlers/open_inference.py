@@ -43,6 +43,7 @@ _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _ONLY_BINARY = ("FP16", "BF16")  # the protocol has no form for them in JSON
 _WANTED = '{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'
 _MOST = 2**63
+_WRAPPED = {"UINT32": 32, "UINT64": 64}  # with the bits of Java's numbers that have a sign
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +77,13 @@ def read_binary(body: Body, length: str) -> InferenceRequest:
     return read(read_json(bytes(body[:size]), _WANTED), memoryview(body)[size:])
 
 
-def read(document: Any, binary: Body = b"") -> InferenceRequest:
-    """Read a request; `binary` is what stands behind the JSON.
+def read(document: Any, binary: Body = b"", *, grpc: bool = False) -> InferenceRequest:
+    """Read a request.
+
+    Args:
+        binary: what stands behind the JSON.
+        grpc: the frontend made the JSON of a gRPC request. Its numbers have a sign, so those of UINT32 and UINT64 above
+            its range come as negative ones, which no such request can hold; they are put right.
 
     Raises:
         BadInputError: it is none, or one of its tensors is not what it says.
@@ -89,7 +95,8 @@ def read(document: Any, binary: Body = b"") -> InferenceRequest:
     inputs: dict[str, torch.Tensor] = {}
     rest = memoryview(binary)
     for index, entry in enumerate(entries):
-        name, tensor, size = _tensor(_object(entry, f"input {index}"), index, rest)
+        entry = _object(entry, f"input {index}")
+        name, tensor, size = _tensor(_without_signs(entry) if grpc else entry, index, rest)
         if name in inputs:
             raise BadInputError(f"there are two inputs {name[:40]!r}")
         inputs[name], rest = tensor, rest[size:]
@@ -101,6 +108,14 @@ def read(document: Any, binary: Body = b"") -> InferenceRequest:
     return InferenceRequest(
         inputs, identifier, _outputs(document.get("outputs")), _flag(document, "binary_data_output", "the request")
     )
+
+
+def _without_signs(entry: dict[str, Any]) -> dict[str, Any]:
+    bits, data = _WRAPPED.get(str(entry.get("datatype"))), entry.get("data")
+    if bits is None or not isinstance(data, list):
+        return entry
+    least = -(1 << bits - 1)
+    return entry | {"data": [one + (1 << bits) if type(one) is int and least <= one < 0 else one for one in data]}
 
 
 def _tensor(entry: dict[str, Any], index: int, rest: memoryview) -> tuple[str, torch.Tensor, int]:

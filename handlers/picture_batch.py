@@ -1,12 +1,14 @@
 """The end of torchvision's usual processing, ToTensor and Normalize, once for all pictures of a batch.
 
 Both compute each number from one byte, so a batch gives the same numbers as its pictures one by one. But each takes
-several calls of torch for a picture, and for small pictures those cost more than the arithmetic.
+several calls of torch for a picture, and for small pictures those cost more than the arithmetic. Large pictures are
+computed one after the other all the same, each step while the numbers of the one before are in the processor's cache.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,12 +18,13 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_CHANNELS = {"L": 1, "RGB": 3}  # modes with one byte a channel
+_MODES = ("L", "RGB")  # those with one byte a channel
+_AT_ONCE = 2**18  # numbers, which take 1 MiB
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """A picture before the last steps: its bytes in the order height, width, channel."""
+    """A picture before the last steps: its bytes in the order channel, height, width."""
 
     content: bytes
     shape: tuple[int, int, int]
@@ -38,10 +41,11 @@ class Ending:
         """Take a PIL picture through the first steps. Gives `Pixels`, or what the whole processing would give."""
         for step in self._steps:
             image = step(image)
-        channels = _CHANNELS.get(getattr(image, "mode", ""))
-        if channels is not None:
-            return Pixels(image.tobytes(), (image.height, image.width, channels))
-        return self._finish_one(image)
+        if getattr(image, "mode", "") not in _MODES:
+            return self._finish_one(image)
+        # Pillow takes channels apart faster than torch, whose kernels want numbers side by side.
+        bands = image.split()
+        return Pixels(b"".join(band.tobytes() for band in bands), (len(bands), image.height, image.width))
 
     def finish(self, items: Sequence[Any]) -> Any:
         """Take pictures through the last steps.
@@ -56,16 +60,23 @@ class Ending:
 
     def _to_tensor(self, pictures: Sequence[Pixels]) -> torch.Tensor:
         content = torch.frombuffer(bytearray().join(one.content for one in pictures), dtype=torch.uint8)
-        pixels = content.view(len(pictures), *pictures[0].shape).permute(0, 3, 1, 2)
-        tensor = pixels.to(torch.get_default_dtype(), memory_format=torch.contiguous_format).div_(255)
-        for step in self._last[1:]:
-            numbers = _numbers_of(step)
-            if numbers is None:
-                tensor = step(tensor)
-            else:
-                mean, deviation = _columns(*numbers, tensor.dtype)
-                tensor.sub_(mean).div_(deviation)
+        pixels = content.view(len(pictures), *pictures[0].shape)
+        tensor = torch.empty(pixels.shape, dtype=torch.get_default_dtype(), device="cpu")
+        count = max(1, _AT_ONCE // math.prod(pictures[0].shape))
+        for some, numbers in zip(torch.split(pixels, count), torch.split(tensor, count), strict=True):
+            numbers.copy_(some).div_(255)
+            for step in self._last[1:]:
+                self._normalize(step, numbers)
         return tensor
+
+    @staticmethod
+    def _normalize(step: Any, tensor: torch.Tensor) -> None:
+        numbers = _numbers_of(step)
+        if numbers is None:
+            tensor.copy_(step(tensor))
+        else:
+            mean, deviation = _columns(*numbers, tensor.dtype)
+            tensor.sub_(mean).div_(deviation)
 
     def _finish_one(self, image: Any) -> Any:
         for step in self._last:
@@ -97,7 +108,13 @@ def _columns(
 
 
 def ending_of(processing: Any) -> Ending | None:
-    """Take a processing apart; None if it is no `Compose` that ends in ToTensor, or in ToTensor and Normalize."""
+    """Take a processing apart; None if it is no `Compose` that ends in ToTensor, or in ToTensor and Normalize.
+
+    One whose `ending` is an `Ending` has been taken apart already.
+    """
+    own = getattr(processing, "ending", None)
+    if isinstance(own, Ending):
+        return own
     transforms = sys.modules.get("torchvision.transforms")
     if transforms is None or type(processing) is not transforms.Compose:  # a class of its own may do more
         return None

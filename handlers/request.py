@@ -54,6 +54,11 @@ class RequestContext:
         return {str(name).lower(): value for name, value in found.items() if isinstance(value, str)}
 
     @property
+    def is_grpc(self) -> bool:
+        """Whether the request came over gRPC: every one over HTTP has headers."""
+        return self._processor is not None and not self.headers
+
+    @property
     def content_type(self) -> str:
         """The Content-Type of the input, be it the body or a part of a form; empty if the client named none."""
         found = {} if self._processor is None else self._processor.get_request_properties() or {}

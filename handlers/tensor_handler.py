@@ -232,7 +232,7 @@ def _read(data: Any, context: RequestContext, known: tuple[Tensor, ...]) -> Tens
         raise UnsupportedMediaError(f"the content type is {form[:100]!r}: send {forms}")
     document = read_json(data, _WANTED)
     if open_inference.is_request(document, names):
-        return _of_protocol(open_inference.read(document), known)
+        return _of_protocol(open_inference.read(document, grpc=context.is_grpc), known)
     return _of_json(document, known)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import io
 import re
 import warnings
@@ -117,6 +118,13 @@ def readable_formats() -> tuple[str, ...]:
     from PIL import Image
 
     Image.init()
+    return _readable(len(Image.OPEN))
+
+
+@functools.lru_cache(maxsize=1)
+def _readable(count: int) -> tuple[str, ...]:  # noqa: ARG001 (a plugin that is imported later adds to them)
+    from PIL import Image
+
     return tuple(name for name in Image.OPEN if name not in _EXCLUDED_FORMATS)
 
 

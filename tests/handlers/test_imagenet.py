@@ -1,9 +1,13 @@
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
+from handlers import imagenet
 from handlers.imagenet import fit, make_processing
+from handlers.picture_batch import ending_of
 
 SIZES = [
     (256, 256),
@@ -90,3 +94,54 @@ def test_a_list_of_transforms_that_was_changed_counts(torchvisions):
     expected = transforms.Compose([transforms.Resize(230), *torchvisions.transforms[1:]])(picture)
     assert torch.equal(processing(picture), expected)
     assert not torch.equal(processing(picture), torchvisions(picture))
+
+
+# Whatever the sizes: the bytes that Pillow makes of the whole picture, also where rows are left out before.
+# From Pillow 13 on the columns of pictures more than twice as high as wide are scaled first.
+@settings(deadline=None, max_examples=30)
+@given(st.integers(150, 500), st.integers(150, 700))
+@example(300, 600)
+@example(300, 601)
+def test_leaving_out_what_is_cut_off_changes_nothing(width, height):
+    picture = photograph((width, height))
+    whole = transforms.CenterCrop(224)(transforms.Resize(256)(picture))
+    assert fit(picture).tobytes() == whole.tobytes()
+
+
+def test_rows_of_which_nothing_is_kept_are_not_scaled(monkeypatch):
+    high, broad, scaled = photograph((500, 1000)), photograph((1000, 500)), []
+    resize = Image.Image.resize
+
+    def counted(self, size, *args, **kwargs):
+        scaled.append((self.size, size))
+        return resize(self, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    fit(high)
+    ((across, _), (down, _)) = scaled
+    assert across[0] == 500
+    assert 437 <= across[1] <= 446  # 224 of 512 rows, 1000 / 512 as far apart, and what the filter reaches
+    assert down == (224, 1000)
+    monkeypatch.setattr(imagenet, "_MOST_COPIED", 500 * across[1] - 1)
+    scaled.clear()
+    fit(high)  # the copy would be too large
+    assert scaled[0] == ((500, 1000), (256, 1000))
+    scaled.clear()
+    fit(broad)  # most rows are kept: no copy is made to leave some out
+    assert scaled[0] == ((1000, 500), (512, 500))
+
+
+def test_a_batch_is_normalised_at_once_unless_the_transforms_were_changed(processing):
+    assert ending_of(processing) is processing.ending is not None
+    changed = make_processing(transforms)
+    changed.transforms[1] = transforms.CenterCrop(32)
+    assert changed.ending is None is ending_of(changed)
+    mine = type("Mine", (type(processing),), {"__call__": lambda self, picture: torch.zeros(3)})()
+    assert mine.ending is None is ending_of(mine)
+
+
+def test_grey_pictures_in_a_batch_go_through_the_transforms(processing, torchvisions):
+    grey = photograph((300, 400), "L")
+    taken = processing.ending.begin(grey)
+    assert taken.shape == (1, 224, 224)
+    assert taken.content == torchvisions.transforms[1](torchvisions.transforms[0](grey)).tobytes()

@@ -121,6 +121,10 @@ def test_numbers_of_one_request():
         ([2**32 - 1], torch.uint32, [2**32 - 1]),
         ([2**64 - 1, 2**63 + 1], torch.uint64, [2**64 - 1, 2**63 + 1]),
         ([2.0, 3], torch.uint64, [2, 3]),
+        ([2**53 + 1, 2.0], torch.int64, [2**53 + 1, 2]),  # torch makes 2**53 of the first
+        ([[-(2**63)], [1.0]], torch.int64, [[-(2**63)], [1]]),
+        ([2.0, 2**64 - 1], torch.uint64, [2, 2**64 - 1]),
+        ([2**53 + 1, 0.5], torch.float64, [2.0**53, 0.5]),  # the nearest one
         ([], torch.uint64, []),
         ([True, False], torch.bool, [True, False]),
         ([0, 1.0], torch.bool, [False, True]),
@@ -136,7 +140,11 @@ def test_numbers_become_the_type_that_is_asked_for(value, dtype, expected):
 @pytest.mark.parametrize(
     ("value", "dtype", "wrong"),
     [
-        ([1, 2.5], torch.int64, "2.5 is no int64"),
+        ([1, 2.5], torch.int64, r"^2.5 is no int64 \(element \[1\]\)$"),
+        ([[1, 2], [3, 300]], torch.uint8, r"^300 is no uint8 \(element \[1\]\[1\]\)$"),
+        (2.5, torch.int64, "^2.5 is no int64$"),
+        ([2**63, 0.0], torch.int64, r"^9223372036854775808 is no int64 \(element \[0\]\)$"),
+        ([0.0, 10**50], torch.int64, r"^a whole number of more than 64 bits is no int64 \(element \[1\]\)$"),
         ([0, 256], torch.uint8, "256 is no uint8"),
         ([0, -1], torch.uint8, "-1 is no uint8"),
         ([2**16], torch.uint16, "65536 is no uint16"),
@@ -160,3 +168,21 @@ def test_numbers_become_the_type_that_is_asked_for(value, dtype, expected):
 def test_no_number_becomes_another_one(value, dtype, wrong):
     with pytest.raises(BadInputError, match=wrong):
         numbers_to_tensor(value, dtype)
+
+
+_WHOLE = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+_NUMBERS = st.one_of(
+    st.integers(-(2**64), 2**65), st.integers(-200, 300), st.floats(), st.integers(-(2**60), 2**60).map(float)
+)
+
+
+# Of numbers of both kinds: each as it is, or an error if one of them is none of the type's.
+@given(st.lists(_NUMBERS, min_size=1, max_size=6), st.sampled_from(_WHOLE))
+def test_whole_numbers_stay_what_they_are_beside_fractions(value, dtype):
+    limits = torch.iinfo(dtype)
+    fits = [limits.min <= one <= limits.max and one == int(one) for one in value]
+    if all(fits):
+        assert numbers_to_tensor([value], dtype).tolist() == [value]
+    else:
+        with pytest.raises(BadInputError):
+            numbers_to_tensor([value], dtype)

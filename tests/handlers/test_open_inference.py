@@ -259,3 +259,26 @@ def test_any_bytes(body, length):
 
 def test_elements_are_little_endian():
     assert from_elements(b"\1\0\0\0", torch.int32, [1], "x").tolist() == [1]
+
+
+@pytest.mark.parametrize(("datatype", "bits"), [("UINT32", 32), ("UINT64", 64)])
+def test_numbers_that_java_gave_a_sign(datatype, bits):
+    """The frontend's JSON of a gRPC request; over HTTP a negative number is wrong."""
+    right = [2**bits - 1, 2 ** (bits - 1), 2 ** (bits - 1) - 1, 0]
+    sent = one(datatype=datatype, data=[-1, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 0])
+    assert read(sent, grpc=True).inputs["x"].flatten().tolist() == right
+    with pytest.raises(BadInputError, match=f"-1 is no {datatype.lower()}"):
+        read(sent)
+    beyond = one(datatype=datatype, data=[-(2 ** (bits - 1)) - 1, 0, 0, 0])  # no number of Java's
+    with pytest.raises(BadInputError):
+        read(beyond, grpc=True)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"), [("UINT16", [-1, 0, 0, 0]), ("UINT64", [-1.0, 0, 0, 0]), ("UINT8", None)]
+)
+def test_other_numbers_of_a_grpc_request_stay(datatype, data):
+    with pytest.raises(BadInputError):
+        read(one(datatype=datatype, data=data), grpc=True)
+    signed = read(one(datatype="INT64", data=[-1, 0, 0, 0]), grpc=True)
+    assert signed.inputs["x"].flatten().tolist() == [-1, 0, 0, 0]

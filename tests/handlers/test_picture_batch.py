@@ -71,6 +71,25 @@ def test_the_numbers_are_those_of_torchvision(picture, calls, processing, mode, 
         assert calls["Normalize"] == 0
 
 
+def test_more_pictures_than_are_computed_at_once(picture, calls):
+    """The numbers of each, whether Normalize is ours or torchvision's; here 11 pictures at a time."""
+    for last in (NORMALIZE, transforms.Normalize([0.5], (1, 2, 3))):
+        processing = transforms.Compose([transforms.Resize((88, 90)), transforms.ToTensor(), last])
+        contents = [picture(seed=seed) for seed in range(13)]
+        expected = one_by_one(processing, contents, "RGB")
+        calls.update(Normalize=0, ToTensor=0)
+        found = handler_with(processing, "RGB").preprocess([{"body": content} for content in contents])
+        assert torch.equal(found, expected)
+        assert calls == {"Normalize": 0 if last is NORMALIZE else 2, "ToTensor": 0}
+
+
+def test_a_picture_that_is_larger_than_what_is_computed_at_once(picture):
+    processing = transforms.Compose([transforms.Resize((300, 310)), transforms.ToTensor(), NORMALIZE])
+    contents = [picture(seed=seed) for seed in range(2)]
+    found = handler_with(processing, "RGB").preprocess([{"body": content} for content in contents])
+    assert torch.equal(found, one_by_one(processing, contents, "RGB"))
+
+
 def test_the_default_of_the_classifier(picture):
     contents = [picture(seed=seed) for seed in range(2)]
     found = ImageClassifier().preprocess([{"body": content} for content in contents])

@@ -197,7 +197,7 @@ def test_a_wrong_input_is_told_with_what_was_expected(serve, body, message):
         ({"tensor_input": [[1]]}, "the model takes 2 inputs: send an object with 'ids', 'weights'"),
         ({"instances": [[1]]}, "the model takes 2 inputs: each instance must have 'ids', 'weights'"),
         ({"ids": [[1, 2]]}, "expected 'ids', 'weights', got 'ids'"),
-        ({"ids": [[1, 2.5]], "weights": [[1, 2]]}, "the input 'ids': 2.5 is no int64"),
+        ({"ids": [[1, 2.5]], "weights": [[1, 2]]}, "the input 'ids': 2.5 is no int64 (element [0][1])"),
     ],
 )
 def test_a_wrong_input_of_a_model_with_several(serve, body, message):

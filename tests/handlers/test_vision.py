@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers import BadInputError
-from handlers.vision import convert, decode_base64, decode_image
+from handlers.vision import convert, decode_base64, decode_image, readable_formats
 
 
 def png_header(width, height):
@@ -119,3 +119,12 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
 def test_a_mode_that_fits_is_left_alone(picture):
     image = decode_image(picture("L"))
     assert convert(image, "L") is image
+
+
+def test_formats_that_a_plugin_adds_later_are_read(monkeypatch):
+    before = readable_formats()
+    assert readable_formats() is before  # the list is made once
+    monkeypatch.setitem(Image.OPEN, "MINE", (lambda stream, name: None, None))
+    assert readable_formats() == (*before, "MINE")
+    monkeypatch.undo()
+    assert readable_formats() == before

@@ -11,9 +11,20 @@ from model_defs.mnist import MNISTNet
 EXAMPLE = Path(training.__file__).parent
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Several would take more of the processor for so small a model, and most of it to wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def digits():
-    return load_digits()
+    """All there are to train with, and every fourth to measure with."""
+    train, test = load_digits()
+    return Digits(train, Split(test.images[::4], test.labels[::4]))
 
 
 @pytest.fixture(scope="module")

@@ -178,6 +178,15 @@ def _archives(root: Path) -> Iterator[Archives]:
                 del sys.modules[name]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """The models are tiny: several threads would take twice the time, waiting for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def archives(tmp_path):
     """A maker of archives, for a test."""

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._inductor import config
 
 import archive_tool
 from handlers import BaseHandler, LoadError, ahead_of_time, programs, unpacking
@@ -20,6 +21,14 @@ from handlers.fake_context import FakeContext
 # A compiler on a busy machine may take minutes.
 pytestmark = pytest.mark.timeout(1200)
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _is_asked_nothing():
+    """The compiler, what it can do: that takes a compilation of its own, here and in the processes that are started."""
+    with pytest.MonkeyPatch.context() as patch, config.patch({"cpp.vec_isa_ok": True}):
+        patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
+        yield
 
 
 def build(parts, store, **more):
@@ -184,6 +193,7 @@ def package(folder, tmp_path):
 
 @pytest.mark.parametrize("folders", [True, False])
 def test_a_package_in_a_file_leaves_nothing_behind_once_it_is_loaded(built, package, folder, monkeypatch, folders):
+    """So a process that is killed leaves nothing either."""
     if not folders:  # as torch before 2.15 does it, which this one does too
         monkeypatch.setattr(unpacking, "takes_folders", lambda: False)
     loaded = programs.load_compiled(package, torch.device("cpu"))
@@ -193,6 +203,13 @@ def test_a_package_in_a_file_leaves_nothing_behind_once_it_is_loaded(built, pack
         torch.testing.assert_close(loaded(given), plain(folder)(given), rtol=1e-4, atol=1e-5)
 
 
+def test_an_unpacked_one_leaves_nothing_behind_either(built, folder):
+    loaded = programs.load_compiled(folder / "MAR-INF" / "compiled" / "model", torch.device("cpu"))
+    assert leftovers(built) == []
+    assert loaded(torch.zeros(2, 8)).shape == (2, 4)
+
+
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_behind(built, folder, package):
     program = f"""
 import signal, sys, torch

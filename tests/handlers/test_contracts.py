@@ -64,7 +64,7 @@ class Kept:
 
 PICTURES = (picture((250, 0, 0)), picture((0, 0, 250), form="JPEG"), picture(128, "L"))
 NO_PICTURES = (b"no picture", "no base64 either", {"picture": "?"}, [], [[1, 2], [3]], picture((1, 2, 3))[:60])
-SMALL = "image_mode = 'RGB'; image_processing = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])"
+SMALL = "image_mode = 'RGB'; image_processing = transforms.Compose([transforms.Resize((4, 4)), transforms.ToTensor()])"
 TEXTS = ("rain", {"text": "the final stops"}, b"rain the final rain")
 NO_TEXTS = (b"\xff", {"words": "rain"}, [1, 2], {"text": 3})
 TENSOR = {"id": "a", "inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}

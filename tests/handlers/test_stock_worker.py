@@ -256,12 +256,16 @@ def test_a_model_that_does_not_load_is_answered_and_told(archives, monkeypatch, 
 
 
 def test_an_archive_with_a_copy_of_the_sdk_runs_where_nothing_else_of_ours_is(archives, weights, picture, tmp_path):
+    """And there its handlers, too, import no library but torch before they are used."""
     folder = archives.make(model_file=NET, weights=weights, handler=CLASSIFIER)
     shutil.copytree(Path(handlers.__file__).parent, folder / "handlers", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "digit.png").write_bytes(picture())
     script = f"""
         import sys, pathlib
         import handlers
+        [getattr(handlers, name) for name in handlers.__all__]
+        libraries = {{"torchvision", "PIL", "captum", "safetensors", "onnxruntime", "ts"}} & set(sys.modules)
+        assert not libraries, libraries
         from ts.context import Context, RequestProcessor
         from h_{folder.name} import Classifier
         assert pathlib.Path(handlers.__file__).parent.parent == pathlib.Path({str(folder)!r})

@@ -145,6 +145,7 @@ def test_a_source_that_creates_another_model_is_found_out(nets, store):
     assert error.hint
 
 
+@pytest.mark.slow
 def test_a_source_that_fails_is_found_out(nets, store):
     fails(nets, store, r"cannot be loaded: ModelFileError: .*ValueError: no such thing", nets.create_broken)
 
@@ -180,7 +181,10 @@ def test_wrong_options_leave_nothing(nets, store, options, reason):
     assert list(store.iterdir()) == []
 
 
-def test_config_requirements_extra_files_and_the_tolerance_go_along(nets, store, tmp_path):
+def test_config_requirements_extra_files_and_the_tolerance_go_along(nets, store, tmp_path, monkeypatch):
+    """What is asked of the archive is not: the other tests here start the process that does it."""
+    asked = []
+    monkeypatch.setattr(proof, "prove", lambda *given, **options: asked.append(options["tolerance"]) or 0.0)
     (tmp_path / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\n")
     (tmp_path / "requirements.txt").write_text("pyyaml\n")
     (tmp_path / "labels.txt").write_text("a\nb\n")
@@ -196,6 +200,7 @@ def test_config_requirements_extra_files_and_the_tolerance_go_along(nets, store,
         extra_files=str(tmp_path / "labels.txt"),
         tolerance=float("inf"),
     )
+    assert asked == [float("inf")]
     manifest, members = read(published)
     assert published.path.name == "net-7.5.mar"
     assert manifest.model.config_file == "model-config.yaml"

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .test_lazy_dynamo import PACKAGES
+
 CODE = """
 import os, sys
 from serving.worker import cores, imports
@@ -17,7 +19,15 @@ print("torch._dynamo" in sys.modules)
 """
 
 
-def test_openmp_is_calm_and_torchvision_does_without_the_compiler():
+def test_openmp_is_calm_and_torchvision_does_without_the_compiler(tmp_path: Path) -> None:
+    """With packages of those names; the real ones are in test_lazy_dynamo.py."""
+    module = "import torch._dynamo\nfrom torch._dynamo.utils import is_compile_supported\n"
+    more = {"torchvision/__init__.py": "import torchvision.ops", "torchvision/ops/roi_align.py": module}
+    for name, text in (PACKAGES | more).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     root = str(Path(__file__).parents[3])
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, cwd=root, env={})
+    env = {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, cwd=root, env=env)
     assert done.stdout.splitlines() == ["False True", "False"]

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from serving.control.java import torchserve_home
+from serving.control.java import WORKER_SCRIPT, torchserve_home, worker_home
 
 from .conftest import ROOT, Sandbox, Server, close, make_sandbox
 from .support import (
@@ -37,6 +37,7 @@ from .support import (
     prediction_request,
     ready,
     register,
+    session,
     wait_until,
 )
 
@@ -54,7 +55,8 @@ FORMS = {
     "form_path_function": "where/forms.py:special",
 }
 # Each takes a worker of TorchServe's, which takes seconds: these have every kind of name, with and without a function.
-USUAL_FORMS = ("form_file", "form_path", "form_function")
+# A path alone has the handler that streams.
+USUAL_FORMS = ("form_file", "form_function")
 BATCHED = "batchSize: 4\nmaxBatchDelay: 2000\nminWorkers: 1\nmaxWorkers: 1\n"
 JSON = {"Content_Type": "application/json"}
 SEQUENCES = (
@@ -132,24 +134,15 @@ def built_in(box: Sandbox) -> str:
 def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], config: Path) -> Iterator[Pair]:
     """A server with each worker, over the same archives."""
     before = request.session.testsfailed
-    command = (
-        "torchmar",
-        "start",
-        *archives,
-        "--model-store",
-        box.store,
-        "--port",
-        "auto",
-        "--ts-config",
-        config,
-        "-q",
-    )
-    patience = ("--timeout", "400")
+    command = ("torchmar", "start", *archives, "--model-store", box.store, "--port", "auto", "--timeout", "400", "-q")
+    # With --stock-worker it is TorchServe's, whatever the configuration names.
+    other = box.file("other.properties", config.read_text() + "vmargs=-Dmodel_server_home=nowhere\n")
+    stocks = ("--name", "stock", "--stock-worker", "--ts-config", other)
     try:
         at_once(
             [
-                lambda: box.run(*command, *patience, "--name", "stock", "--stock-worker", timeout=420).ok(),
-                lambda: box.run(*command, *patience, "--name", "ours", timeout=420).ok(),
+                lambda: box.run(*command, *stocks, timeout=420).ok(),
+                lambda: box.run(*command, "--name", "ours", "--ts-config", config, timeout=420).ok(),
             ]
         )
         stock, ours = box.server("stock"), box.server("ours")
@@ -166,7 +159,7 @@ def pair(request: pytest.FixtureRequest, mnist_weights: Path, java_options: str)
     archives = [
         pack(box, "everything", "everything.py", source("everything")),
         pack(box, "batch", "batch", source("batch"), BATCHED),
-        pack(box, "streaming", "streaming.py", source("streaming")),
+        pack(box, "streaming", "some/where/streaming.py", source("streaming")),
         pack(box, "sequence", "sequence.py", source("sequence"), SEQUENCES),
         pack(box, "continuous", "continuous.py", source("continuous"), CONTINUOUS),
         tutorial(box, mnist_weights),
@@ -179,6 +172,12 @@ def pair(request: pytest.FixtureRequest, mnist_weights: Path, java_options: str)
     config = box.file("config.properties", f"metrics_config={metrics}\ndefault_response_timeout=60\n")
     with servers(box, request, archives, config) as started:
         yield started
+
+
+def test_each_has_its_own_worker(pair: Pair) -> None:
+    for server, home in ((pair.stock, torchserve_home()), (pair.ours, worker_home())):
+        lines = [argument for process in session(server) for argument in process.cmdline()]
+        assert {line for line in lines if line.endswith(WORKER_SCRIPT.name)} == {str(home / WORKER_SCRIPT)}
 
 
 # ---- what comes out ----------------------------------------------------------------------------------------------

@@ -59,7 +59,10 @@ def test_a_broken_zip(sandbox: Sandbox, echo: str, keep: int) -> None:
     assert "broken.mar" in start_refused(sandbox, "broken.mar", 3)
 
 
-INITIALIZE = "class H:\n    def initialize(self, context):\n        {}\n    def handle(self, data, context):\n        return data\n"
+INITIALIZE = (
+    "class H:\n    def initialize(self, context):\n        {}\n"
+    "    def handle(self, data, context):\n        return data\n"
+)
 BROKEN = {
     "a syntax error": (
         "def handle(data, context):\n    return [\n",

@@ -70,8 +70,8 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
-# a module whose import takes each server and each run seconds. A trace needs torch all the same, and so does TorchServe's
-# worker: see SETUP.
+# a module whose import takes each server and each run seconds. A trace needs torch all the same. So does TorchServe's
+# worker, see SETUP.
 WHATEVER_IT_HOLDS = {
     ROOT / "docs" / "security.md": "torch",
     ROOT / "docs" / "serving.md": "torch",

@@ -151,10 +151,13 @@ def members(path: Path) -> dict[str, int]:
 # The formats in which scenario A5 builds an archive with both archivers, and its kind there.
 KINDS = {"default": "eager", "zip-store": "script", "tgz": "eager", "no-archive": "script"}
 # Which of those each worker serves, by archiver and format. The frontend unpacks them, and the worker is given a
-# folder: so each is served by some worker, and each has both kinds and both archivers, with those of A1 and `WHERE`.
+# folder: so with A1's each is served by some worker, and each worker has both kinds and both archivers.
 FORMATS_OF = {
     "torchserve": [("ours", "no-archive")],
-    "torchmar": [("ours", "zip-store"), ("ours", "tgz"), *(("stock", archive_format) for archive_format in FORMATS)],
+    "torchmar": [
+        *(("ours", archive_format) for archive_format in ("zip-store", "tgz")),
+        *(("stock", archive_format) for archive_format in ("zip-store", "tgz", "no-archive")),
+    ],
 }
 # Reads digits, too, and tells where the SDK is that it uses.
 WHERE = """
@@ -176,20 +179,22 @@ def stock_or_ours(short: str, archive_format: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def archives(project: Sandbox) -> Sandbox:
-    """The archives of all scenarios but A1's."""
+def archives(project: Sandbox) -> dict[str, dict[str, int]]:
+    """The archives of all scenarios but A1's are made; what is in those of A5, by their names."""
     files_of_a5(project)
+    found = {}
     for archive_format, kind in KINDS.items():
         for short, archiver in zip(("stock", "ours"), ARCHIVERS, strict=True):
-            build(project, archiver, stock_or_ours(short, archive_format), archive_format, eager=kind == "eager")
-    handler = project.file("where.py", WHERE)
-    for name in ("mnist_handler", "mnist_handler_ours", "where"):
-        extra = ("--extra-files", "mnist_handler_ours.py") if name == handler.stem else ()
+            name = stock_or_ours(short, archive_format)
+            build(project, archiver, name, archive_format, eager=kind == "eager")
+            found[name] = members(project.store / f"{name}{FORMATS[archive_format]}")
+    project.file("where.py", WHERE)
+    for name, *extra in (("mnist_handler_ours",), ("where", "--extra-files", "mnist_handler_ours.py")):
         project.torchmar(
             "build", "--model-name", name, "--model-file", "mnist_model.py", "--serialized-file", "mnist_sd.pt",
             "--handler", f"{name}.py", *extra, "--export-path", "model_store", "-f", "-q",
         ).ok()  # fmt: skip
-    return project
+    return found
 
 
 @dataclass(frozen=True)
@@ -213,16 +218,15 @@ DIGITS = SAMPLES[:: len(SAMPLES) // 10]
 @pytest.fixture(
     scope="module", params=[("torch-model-archiver", "torchserve"), ("torchmar build", "torchmar")], ids=lambda x: x[1]
 )
-def served(request: pytest.FixtureRequest, archives: Sandbox) -> Iterator[Served]:
+def served(request: pytest.FixtureRequest, project: Sandbox, archives: dict[str, dict[str, int]]) -> Iterator[Served]:
     archiver, worker = request.param
-    archives.run(*tutorial_command(archiver)).ok()
+    project.run(*tutorial_command(archiver)).ok()
     names = {stock_or_ours(*one): FORMATS[one[1]] for one in FORMATS_OF[worker]}
-    own = ("where",) if worker == "torchserve" else ("mnist_handler", "mnist_handler_ours")
-    models = ["mnist.mar", *(f"{name}.mar" for name in own), *(f"{name}={name}{end}" for name, end in names.items())]
-    with stock_torchserve(archives, *models, worker=worker) as addresses:
+    own = "where" if worker == "torchserve" else "mnist_handler_ours"
+    models = ["mnist.mar", f"{own}.mar", *(f"{name}={name}{end}" for name, end in names.items())]
+    with stock_torchserve(project, *models, worker=worker) as addresses:
         digits = {
-            name: [upload(addresses, name, sample.read_bytes()) for sample in DIGITS]
-            for name in ("mnist", *own, *names)
+            name: [upload(addresses, name, sample.read_bytes()) for sample in DIGITS] for name in ("mnist", own, *names)
         }
         yield Served(worker, addresses, digits)
 
@@ -254,7 +258,7 @@ def test_a1_a3_the_tutorial_with_the_stock_server(project: Sandbox, served: Serv
 
 
 def test_a2_only_the_import_differs(project: Sandbox, served: Served) -> None:
-    """`ts.torch_handler` or `handlers`: all read the digits alike, and rightly."""
+    """`ts.torch_handler` in the tutorial's, `handlers` in the other: both read the digits alike, and rightly."""
     (digits,) = {tuple(found) for found in served.digits.values()}
     right = sum(answer == sample.name[0] for answer, sample in zip(digits, DIGITS, strict=True))
     assert right >= 0.8 * len(DIGITS)
@@ -269,10 +273,11 @@ def test_a5_every_format_of_both_archivers_serves_the_same_answers(served: Serve
 
 
 @pytest.mark.parametrize("archive_format", FORMATS)
-def test_a5_both_archivers_put_the_same_into_an_archive(archives: Sandbox, archive_format: str) -> None:
-    names = [stock_or_ours(short, archive_format) for short in ("stock", "ours")]
-    stock, ours = (members(archives.store / f"{name}{FORMATS[archive_format]}") for name in names)
-    assert {name.replace(*reversed(names)): size for name, size in ours.items()} == stock
+def test_a5_both_archivers_put_the_same_into_an_archive(
+    archives: dict[str, dict[str, int]], archive_format: str
+) -> None:
+    stock, ours = (stock_or_ours(short, archive_format) for short in ("stock", "ours"))
+    assert {name.replace(ours, stock): size for name, size in archives[ours].items()} == archives[stock]
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ from examples import downloads
 from serving import errors as serving_errors
 from serving.control.ports import choose_free
 
+from .integration.preloaded import CommandLine
+
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "examples/*/*.md") for path in ROOT.glob(pattern))
@@ -70,27 +72,23 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
-# a module whose import takes each server and each run seconds. A trace needs torch all the same. So does TorchServe's
-# worker, see SETUP.
-WHATEVER_IT_HOLDS = {
-    ROOT / "docs" / "security.md": "torch",
-    ROOT / "docs" / "serving.md": "torch",
-    ROOT / "docs" / "testing-handlers.md": "torchvision",
-}
+# torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
+WHATEVER_IT_HOLDS = {ROOT / "docs" / name for name in ("security.md", "serving.md", "testing-handlers.md")}
 STAND_IN = "def handle(data, context):\n    return [7] * len(data or [])\n"
 
 # Weights and files of the tutorials, and for documents that build no archives those of `make demo`.
 SETUP = """
+torchmar() { "$PYTHON" -IS "$TYPED" "$CONTROL" "$@"; }
 if [ -n "$STAND_IN" ]; then
   for module in torch torchvision; do
     mkdir -p hidden-$module; echo "raise ImportError('not needed here')" > hidden-$module/$module.py
   done
-  export PYTHONPATH=$PWD/hidden-$HIDDEN
+  export PYTHONPATH=$PWD/hidden-torch
   torchmar() {
     case " $* " in
-      *" --stock-worker "*) PYTHONPATH=$PWD/hidden-torchvision command torchmar "$@";;
-      *) command torchmar "$@";;
+      *" --stock-worker "* | *" --trace "*) local -x PYTHONPATH=$PWD/hidden-torchvision;;
     esac
+    "$PYTHON" -IS "$TYPED" "$CONTROL" "$@"
   }
   for name in mnist mnist_scripted; do
     torchmar build --model-name $name --handler "$STAND_IN" --export-path model_store -q
@@ -132,6 +130,11 @@ def test_commands_that_are_not_run_are_at_least_understood(path: Path, monkeypat
         command.make_context(name, arguments)
 
 
+@pytest.fixture(scope="module")
+def command_line() -> CommandLine:
+    return CommandLine()
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
@@ -139,7 +142,7 @@ def test_commands_that_are_not_run_are_at_least_understood(path: Path, monkeypat
     [pytest.param(path, marks=pytest.mark.slow if path in REPEATED else ()) for path in DOCUMENTS if commands(path)],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_every_command_runs(path: Path, checkout: Path, java_options: str) -> None:
+def test_every_command_runs(path: Path, checkout: Path, java_options: str, command_line: CommandLine) -> None:
     ports = dict(zip(("8080", "8081", "8082", "7070", "7071"), choose_free("127.0.0.1", 5), strict=True))
 
     def moved(text: str) -> str:
@@ -161,8 +164,10 @@ def test_every_command_runs(path: Path, checkout: Path, java_options: str) -> No
         "TORCHMAR_INFERENCE": f"http://127.0.0.1:{ports['8080']}",
         "OMP_NUM_THREADS": "1",
         "JAVA_TOOL_OPTIONS": java_options,
+        "PYTHON": sys.executable,
+        "TYPED": str(ROOT / "tests" / "integration" / "typed.py"),
+        "CONTROL": str(command_line.fileno()),
         "STAND_IN": str(checkout / "stand_in.py") if path in WHATEVER_IT_HOLDS else "",
-        "HIDDEN": WHATEVER_IT_HOLDS.get(path, ""),
         downloads.CACHE_VARIABLE: str(downloads.cache_folder()),
         "BUILDS": str(any("build " in line or "torch-model-archiver" in line for line in commands(path))).lower(),
     }
@@ -170,7 +175,15 @@ def test_every_command_runs(path: Path, checkout: Path, java_options: str) -> No
     (checkout / "stand_in.py").write_text(STAND_IN)
     log = checkout / "log.txt"
     with log.open("w") as output:
-        done = subprocess.run(["bash", "-c", script], cwd=checkout, env=env, stdout=output, stderr=output, check=False)
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=checkout,
+            env=env,
+            stdout=output,
+            stderr=output,
+            check=False,
+            pass_fds=[command_line.fileno()],
+        )
     said = log.read_text()
     subprocess.run([BIN / "torchmar", "stop", "--all", "-q"], env=env, capture_output=True, check=False)
     assert done.returncode == 0, said

@@ -1,8 +1,7 @@
 """The command line in a process of its own that need not import it: each is forked from one that has.
 
 Most commands do little, and to import them takes a third of a second of the processor; a run of the tests starts
-hundreds. What the program `torchmar` itself does is tested where it is started as such: `Sandbox.popen`, the demos, and
-the documents' commands.
+hundreds. What the program `torchmar` itself does is tested where it is started as such: `Sandbox.popen` and the demos.
 """
 
 from __future__ import annotations
@@ -48,6 +47,10 @@ class CommandLine:
     def _close(self) -> None:
         self._control.close()
         self._process.wait()
+
+    def fileno(self) -> int:
+        """File descriptor that a shell must hand on to `typed.py`, which has commands run here."""
+        return self._control.fileno()
 
     def run(
         self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float

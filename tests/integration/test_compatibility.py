@@ -756,6 +756,7 @@ def test_differs_what_the_frontend_cannot_send_does_not_end_the_worker(pair: Pai
     assert ready(pair.ours, "everything") == before
 
 
+@pytest.mark.slow  # it shows nothing of ours
 def test_differs_one_of_them_on_torchserves_worker(pair: Pair) -> None:
     (before,) = ready(pair.stock, "everything")
     assert run(pair.stock, UNSENDABLE["an answer beyond the limit"]).status == 500

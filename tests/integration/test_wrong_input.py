@@ -81,12 +81,11 @@ BROKEN = {
         ("ended without an error",),
     ),
 }
-# A server is stopped again when it starts with such a model, which takes one for each: see test_lifecycle.py, too.
-AT_THE_START = ("a missing import",)
 
 
 @light
-@pytest.mark.parametrize("what", [x if x in AT_THE_START else pytest.param(x, marks=pytest.mark.slow) for x in BROKEN])
+@pytest.mark.slow  # a server for each: below they are registered, and test_lifecycle.py starts one with such a model
+@pytest.mark.parametrize("what", BROKEN)
 def test_a_server_with_a_broken_handler(sandbox: Sandbox, what: str) -> None:
     source, expected = BROKEN[what]
     stock_archive(sandbox, "bad", source)

@@ -51,6 +51,11 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path}: {target}"
 
 
+def builds(path: Path) -> bool:
+    """Whether a document's commands make the archives that the others are about."""
+    return any("build " in line or "torch-model-archiver" in line for line in commands(path))
+
+
 @pytest.fixture
 def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
     """The repository's files in a folder of their own, and the weights of the example."""
@@ -64,7 +69,8 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    if request.node.callspec.params["path"] not in WHATEVER_IT_HOLDS:
+    path = request.node.callspec.params["path"]
+    if path not in WHATEVER_IT_HOLDS or builds(path):
         weights = request.getfixturevalue("mnist_weights")
         shutil.copytree(weights, folder / "examples" / "mnist" / "build", dirs_exist_ok=True)
     yield folder
@@ -73,13 +79,14 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
 # torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
-WHATEVER_IT_HOLDS = {ROOT / "docs" / name for name in ("security.md", "serving.md", "testing-handlers.md")}
+_ABOUT_ARCHIVES = ("archives.md", "security.md", "serving.md", "testing-handlers.md")
+WHATEVER_IT_HOLDS = {ROOT / "docs" / name for name in _ABOUT_ARCHIVES}
 STAND_IN = "def handle(data, context):\n    return [7] * len(data or [])\n"
 
 # Weights and files of the tutorials, and for documents that build no archives those of `make demo`.
 SETUP = """
 torchmar() { "$PYTHON" -IS "$TYPED" "$CONTROL" "$@"; }
-if [ -n "$STAND_IN" ]; then
+if $LIGHT; then
   for module in torch torchvision; do
     mkdir -p hidden-$module; echo "raise ImportError('not needed here')" > hidden-$module/$module.py
   done
@@ -90,13 +97,20 @@ if [ -n "$STAND_IN" ]; then
     esac
     "$PYTHON" -IS "$TYPED" "$CONTROL" "$@"
   }
+fi
+if $LIGHT && ! $BUILDS; then
   for name in mnist mnist_scripted; do
-    torchmar build --model-name $name --handler "$STAND_IN" --export-path model_store -q
+    torchmar build --model-name $name --handler stand_in.py --export-path model_store -q
   done
-elif cp examples/mnist/build/*.py examples/mnist/build/*.pt . && ! $BUILDS; then
-  build="torchmar build --handler examples/mnist/mnist_handler.py --export-path model_store -f -q"
-  $build --model-name mnist --model-file model_defs/mnist.py --serialized-file examples/mnist/build/mnist_sd.pt
-  $build --model-name mnist_scripted --serialized-file examples/mnist/build/mnist_script.pt
+else
+  cp examples/mnist/build/*.py examples/mnist/build/*.pt .
+  if $LIGHT; then
+    cp stand_in.py mnist_handler.py
+  elif ! $BUILDS; then
+    build="torchmar build --handler examples/mnist/mnist_handler.py --export-path model_store -f -q"
+    $build --model-name mnist --model-file model_defs/mnist.py --serialized-file examples/mnist/build/mnist_sd.pt
+    $build --model-name mnist_scripted --serialized-file examples/mnist/build/mnist_script.pt
+  fi
 fi
 # Documents assume that a server which starts or stops in the background has done so when the next line is typed. All
 # start mnist in this way.
@@ -167,9 +181,9 @@ def test_every_command_runs(path: Path, checkout: Path, java_options: str, comma
         "PYTHON": sys.executable,
         "TYPED": str(ROOT / "tests" / "integration" / "typed.py"),
         "CONTROL": str(command_line.fileno()),
-        "STAND_IN": str(checkout / "stand_in.py") if path in WHATEVER_IT_HOLDS else "",
+        "LIGHT": str(path in WHATEVER_IT_HOLDS).lower(),
         downloads.CACHE_VARIABLE: str(downloads.cache_folder()),
-        "BUILDS": str(any("build " in line or "torch-model-archiver" in line for line in commands(path))).lower(),
+        "BUILDS": str(builds(path)).lower(),
     }
     (checkout / "tmp").mkdir()
     (checkout / "stand_in.py").write_text(STAND_IN)

@@ -20,6 +20,8 @@ from examples import downloads
 from serving import errors as serving_errors
 from serving.control.ports import choose_free
 
+from .integration.preloaded import CommandLine
+
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "examples/*/*.md") for path in ROOT.glob(pattern))
@@ -49,6 +51,11 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path}: {target}"
 
 
+def builds(path: Path) -> bool:
+    """Whether a document's commands make the archives that the others are about."""
+    return any("build " in line or "torch-model-archiver" in line for line in commands(path))
+
+
 @pytest.fixture
 def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
     """The repository's files in a folder of their own, and the weights of the example."""
@@ -62,7 +69,8 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    if request.node.callspec.params["path"] not in WHATEVER_IT_HOLDS:
+    path = request.node.callspec.params["path"]
+    if path not in WHATEVER_IT_HOLDS or builds(path):
         weights = request.getfixturevalue("mnist_weights")
         shutil.copytree(weights, folder / "examples" / "mnist" / "build", dirs_exist_ok=True)
     yield folder
@@ -70,33 +78,47 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
-# a module whose import takes each server and each run seconds. TorchServe's worker and a trace need torch all the same.
-WHATEVER_IT_HOLDS = {
-    ROOT / "docs" / "security.md": "torch",
-    ROOT / "docs" / "serving.md": "torchvision",
-    ROOT / "docs" / "testing-handlers.md": "torchvision",
-}
+# torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
+_ABOUT_ARCHIVES = ("archives.md", "security.md", "serving.md", "testing-handlers.md")
+WHATEVER_IT_HOLDS = {ROOT / "docs" / name for name in _ABOUT_ARCHIVES}
 STAND_IN = "def handle(data, context):\n    return [7] * len(data or [])\n"
 
 # Weights and files of the tutorials, and for documents that build no archives those of `make demo`.
 SETUP = """
-if [ -n "$STAND_IN" ]; then
-  mkdir hidden; echo "raise ImportError('not needed here')" > hidden/$HIDDEN.py
-  export PYTHONPATH=$PWD/hidden
-  for name in mnist mnist_scripted; do
-    torchmar build --model-name $name --handler "$STAND_IN" --export-path model_store -q
+torchmar() { "$PYTHON" -IS "$TYPED" "$CONTROL" "$@"; }
+if $LIGHT; then
+  for module in torch torchvision; do
+    mkdir -p hidden-$module; echo "raise ImportError('not needed here')" > hidden-$module/$module.py
   done
-elif cp examples/mnist/build/*.py examples/mnist/build/*.pt . && ! $BUILDS; then
-  build="torchmar build --handler examples/mnist/mnist_handler.py --export-path model_store -f -q"
-  $build --model-name mnist --model-file model_defs/mnist.py --serialized-file examples/mnist/build/mnist_sd.pt
-  $build --model-name mnist_scripted --serialized-file examples/mnist/build/mnist_script.pt
+  export PYTHONPATH=$PWD/hidden-torch
+  torchmar() {
+    case " $* " in
+      *" --stock-worker "* | *" --trace "*) local -x PYTHONPATH=$PWD/hidden-torchvision;;
+    esac
+    "$PYTHON" -IS "$TYPED" "$CONTROL" "$@"
+  }
 fi
-# Documents assume that a server which starts or stops in the background has done so when the next line is typed.
+if $LIGHT && ! $BUILDS; then
+  for name in mnist mnist_scripted; do
+    torchmar build --model-name $name --handler stand_in.py --export-path model_store -q
+  done
+else
+  cp examples/mnist/build/*.py examples/mnist/build/*.pt .
+  if $LIGHT; then
+    cp stand_in.py mnist_handler.py
+  elif ! $BUILDS; then
+    build="torchmar build --handler examples/mnist/mnist_handler.py --export-path model_store -f -q"
+    $build --model-name mnist --model-file model_defs/mnist.py --serialized-file examples/mnist/build/mnist_sd.pt
+    $build --model-name mnist_scripted --serialized-file examples/mnist/build/mnist_script.pt
+  fi
+fi
+# Documents assume that a server which starts or stops in the background has done so when the next line is typed. All
+# start mnist in this way.
 torchserve() {
   command torchserve "$@"
   case "$*" in
     *--start*) for _ in $(seq 240); do
-      torchmar models --json 2>/dev/null | grep -q READY && return 0; sleep 0.5; done; return 1;;
+      curl -s http://127.0.0.1:8081/models/mnist | grep -q READY && return 0; sleep 0.5; done; return 1;;
     *--stop*) for port in 8080 8081 8082 7070 7071; do
       while (exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null; do sleep 0.2; done; done; sleep 2;;
   esac
@@ -122,6 +144,11 @@ def test_commands_that_are_not_run_are_at_least_understood(path: Path, monkeypat
         command.make_context(name, arguments)
 
 
+@pytest.fixture(scope="module")
+def command_line() -> CommandLine:
+    return CommandLine()
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
@@ -129,7 +156,7 @@ def test_commands_that_are_not_run_are_at_least_understood(path: Path, monkeypat
     [pytest.param(path, marks=pytest.mark.slow if path in REPEATED else ()) for path in DOCUMENTS if commands(path)],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_every_command_runs(path: Path, checkout: Path, java_options: str) -> None:
+def test_every_command_runs(path: Path, checkout: Path, java_options: str, command_line: CommandLine) -> None:
     ports = dict(zip(("8080", "8081", "8082", "7070", "7071"), choose_free("127.0.0.1", 5), strict=True))
 
     def moved(text: str) -> str:
@@ -139,12 +166,8 @@ def test_every_command_runs(path: Path, checkout: Path, java_options: str) -> No
 
     config = checkout / "config.properties"
     config.write_text(moved(config.read_text()))
-    # A server that somebody else started is looked for at the usual address; the tests have another.
     body = "\n".join(f"echo '$' {_quoted(line)}; {moved(line)}" for line in commands(path))
     script = f"set -euo pipefail\nshopt -s expand_aliases\n{moved(SETUP)}\n{body}\n"
-    script = script.replace(
-        "torchmar models --json", f"torchmar models --json --management http://127.0.0.1:{ports['8081']}"
-    )
     env = {
         "PATH": f"{BIN}:/usr/bin:/bin",
         "HOME": str(checkout),
@@ -155,16 +178,26 @@ def test_every_command_runs(path: Path, checkout: Path, java_options: str) -> No
         "TORCHMAR_INFERENCE": f"http://127.0.0.1:{ports['8080']}",
         "OMP_NUM_THREADS": "1",
         "JAVA_TOOL_OPTIONS": java_options,
-        "STAND_IN": str(checkout / "stand_in.py") if path in WHATEVER_IT_HOLDS else "",
-        "HIDDEN": WHATEVER_IT_HOLDS.get(path, ""),
+        "PYTHON": sys.executable,
+        "TYPED": str(ROOT / "tests" / "integration" / "typed.py"),
+        "CONTROL": str(command_line.fileno()),
+        "LIGHT": str(path in WHATEVER_IT_HOLDS).lower(),
         downloads.CACHE_VARIABLE: str(downloads.cache_folder()),
-        "BUILDS": str(any("build " in line or "torch-model-archiver" in line for line in commands(path))).lower(),
+        "BUILDS": str(builds(path)).lower(),
     }
     (checkout / "tmp").mkdir()
     (checkout / "stand_in.py").write_text(STAND_IN)
     log = checkout / "log.txt"
     with log.open("w") as output:
-        done = subprocess.run(["bash", "-c", script], cwd=checkout, env=env, stdout=output, stderr=output, check=False)
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=checkout,
+            env=env,
+            stdout=output,
+            stderr=output,
+            check=False,
+            pass_fds=[command_line.fileno()],
+        )
     said = log.read_text()
     subprocess.run([BIN / "torchmar", "stop", "--all", "-q"], env=env, capture_output=True, check=False)
     assert done.returncode == 0, said

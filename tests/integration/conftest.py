@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from serving.client import ManagementClient
+
 from .preloaded import CommandLine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,6 +238,26 @@ def shared_sandbox(request: pytest.FixtureRequest, java_options: str) -> Iterato
     before = request.session.testsfailed
     yield box
     close(box, failed=request.session.testsfailed > before)
+
+
+@pytest.fixture(scope="session")
+def _light(java_options: str) -> Iterator[Server]:
+    box = make_sandbox(java_options, ["torch"])
+    config = box.file("light.properties", "default_response_timeout=77\n")
+    try:
+        yield box.start(options=("--ts-config", config))
+    finally:
+        close(box, failed=False)
+
+
+@pytest.fixture
+def light_server(_light: Server) -> Iterator[Server]:
+    """One server for all modules that only register models, none of which needs torch; after a test it has none."""
+    yield _light
+    with ManagementClient.at(_light.management) as client:
+        for name in {row.name for row in client.models()}:
+            for one in sorted(client.describe(name), key=lambda one: one.default):  # the default version at last
+                client.unregister(name, one.version)
 
 
 ECHO = """

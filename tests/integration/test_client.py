@@ -6,41 +6,36 @@ import pytest
 
 from serving.client import InferenceClient, ManagementClient
 
-from .conftest import ECHO, Sandbox, Server
-
-# Importing torch takes seconds, and no handler here needs it.
-pytestmark = pytest.mark.hides("torch")
+from .conftest import ECHO, Server
 
 
-@pytest.fixture(scope="module")
-def server(shared_sandbox: Sandbox) -> Server:
-    shared_sandbox.build("echo", ECHO)
-    return shared_sandbox.start()
+@pytest.fixture
+def server(light_server: Server) -> Server:
+    light_server.sandbox.build("clients", ECHO)
+    return light_server
 
 
 def test_models_are_listed_over_several_pages(server: Server) -> None:
     names = [f"m{number:03}" for number in range(103)]
     with ManagementClient.at(server.management) as client:
-        there = {row.name for row in client.models()}  # of a first try
         for name in names:
-            if name not in there:
-                client.register("echo.mar", name=name, workers=0)
-        assert [row.name for row in client.models() if row.name != "echo"] == names
-        assert client.models()[-1].url == "echo.mar"
+            client.register("clients.mar", name=name, workers=0)
+        assert [row.name for row in client.models()] == names
+        assert client.models()[-1].url == "clients.mar"
 
 
 def test_registration_options_arrive(server: Server) -> None:
     with ManagementClient.at(server.management) as client:
-        client.register("echo.mar", workers=1, batch_size=4, max_batch_delay_ms=20, response_timeout_s=33)
-        (found,) = client.describe("echo")
+        client.register("clients.mar", workers=1, batch_size=4, max_batch_delay_ms=20, response_timeout_s=33)
+        (found,) = client.describe("clients")
         assert (found.batch_size, found.max_batch_delay_ms, found.response_timeout_s) == (4, 20, 33)
         assert found.default
         assert found.ready_workers == 1
         assert found.workers[0].pid > 0
-        assert client.describe("echo", "1.0") == (found,)
+        assert client.describe("clients", "1.0") == (found,)
     with InferenceClient.at(server.inference) as inference:
         assert inference.ping()
-        answer = inference.predict("echo", b'{"a": 1}', content_type="application/json", source="x")
+        answer = inference.predict("clients", b'{"a": 1}', content_type="application/json", source="x")
         assert answer.ok
         assert answer.answer == {"version": "1.0", "body": "{'a': 1}"}
         assert answer.seconds > 0

@@ -1,4 +1,4 @@
-"""Commands that ask and change a server that runs; one server for all of these tests."""
+"""Commands that ask and change a server that runs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import time
 import psutil
 import pytest
 
-from .conftest import Sandbox, Server
-
-# Importing torch takes seconds, and no handler here needs it.
-pytestmark = pytest.mark.hides("torch")
+from .conftest import Server
 
 SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
 
 
-@pytest.fixture(scope="module")
-def server(shared_sandbox: Sandbox) -> Server:
-    return shared_sandbox.start()
+@pytest.fixture
+def server(light_server: Server) -> Server:
+    return light_server
 
 
 def test_versions_side_by_side(server: Server, echo: str) -> None:
@@ -50,7 +47,6 @@ def test_versions_side_by_side(server: Server, echo: str) -> None:
     assert "7.0" in refused.err
     done = sandbox.run("curl", "-sS", f"{server.record['metrics']}/metrics").ok()
     assert "ts_inference_requests_total" in done.out
-    sandbox.torchmar("unregister", "echo").ok()
 
 
 def test_unregister_removes_all_versions(server: Server, echo: str) -> None:
@@ -79,7 +75,6 @@ def test_an_interrupted_prediction_ends_at_once(server: Server) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(40) == 143
         assert time.monotonic() - begin < 10
-    sandbox.torchmar("unregister", "slow").ok()
 
 
 def test_a_registration_that_is_late_is_taken_back(server: Server) -> None:

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from handlers.loading import load_eager
-from serving.control.java import torchserve_home
+from serving.control.java import WORKER_SCRIPT, torchserve_home, worker_home
 
 from .conftest import ROOT, Sandbox, Server, close, make_sandbox
 from .support import (
@@ -40,6 +40,7 @@ from .support import (
     prediction_request,
     ready,
     register,
+    session,
     wait_until,
 )
 
@@ -58,7 +59,8 @@ FORMS = {
     "form_path_function": "where/forms.py:special",
 }
 # Each takes a worker of TorchServe's, which takes seconds: these have every kind of name, with and without a function.
-USUAL_FORMS = ("form_file", "form_path", "form_function")
+# A path alone has the handler that streams.
+USUAL_FORMS = ("form_file", "form_function")
 BATCHED = "batchSize: 4\nmaxBatchDelay: 2000\nminWorkers: 1\nmaxWorkers: 1\n"
 JSON = {"Content_Type": "application/json"}
 SEQUENCES = (
@@ -151,24 +153,15 @@ def ahead(box: Sandbox, folder: Path) -> list[str]:
 def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], config: Path) -> Iterator[Pair]:
     """A server with each worker, over the same archives."""
     before = request.session.testsfailed
-    command = (
-        "torchmar",
-        "start",
-        *archives,
-        "--model-store",
-        box.store,
-        "--port",
-        "auto",
-        "--ts-config",
-        config,
-        "-q",
-    )
-    patience = ("--timeout", "400")
+    command = ("torchmar", "start", *archives, "--model-store", box.store, "--port", "auto", "--timeout", "400", "-q")
+    # With --stock-worker it is TorchServe's, whatever the configuration names.
+    other = box.file("other.properties", config.read_text() + "vmargs=-Dmodel_server_home=nowhere\n")
+    stocks = ("--name", "stock", "--stock-worker", "--ts-config", other)
     try:
         at_once(
             [
-                lambda: box.run(*command, *patience, "--name", "stock", "--stock-worker", timeout=420).ok(),
-                lambda: box.run(*command, *patience, "--name", "ours", timeout=420).ok(),
+                lambda: box.run(*command, *stocks, timeout=420).ok(),
+                lambda: box.run(*command, "--name", "ours", "--ts-config", config, timeout=420).ok(),
             ]
         )
         stock, ours = box.server("stock"), box.server("ours")
@@ -187,7 +180,7 @@ def pair(
     archives = [
         pack(box, "everything", "everything.py", source("everything")),
         pack(box, "batch", "batch", source("batch"), BATCHED),
-        pack(box, "streaming", "streaming.py", source("streaming")),
+        pack(box, "streaming", "some/where/streaming.py", source("streaming")),
         pack(box, "sequence", "sequence.py", source("sequence"), SEQUENCES),
         pack(box, "continuous", "continuous.py", source("continuous"), CONTINUOUS),
         tutorial(box, mnist_weights),
@@ -201,6 +194,12 @@ def pair(
     config = box.file("config.properties", f"metrics_config={metrics}\ndefault_response_timeout=60\n")
     with servers(box, request, archives, config) as started:
         yield started
+
+
+def test_each_has_its_own_worker(pair: Pair) -> None:
+    for server, home in ((pair.stock, torchserve_home()), (pair.ours, worker_home())):
+        lines = [argument for process in session(server) for argument in process.cmdline()]
+        assert {line for line in lines if line.endswith(WORKER_SCRIPT.name)} == {str(home / WORKER_SCRIPT)}
 
 
 # ---- what comes out ----------------------------------------------------------------------------------------------
@@ -803,6 +802,7 @@ def test_differs_what_the_frontend_cannot_send_does_not_end_the_worker(pair: Pai
     assert ready(pair.ours, "everything") == before
 
 
+@pytest.mark.slow  # it shows nothing of ours
 def test_differs_one_of_them_on_torchserves_worker(pair: Pair) -> None:
     (before,) = ready(pair.stock, "everything")
     assert run(pair.stock, UNSENDABLE["an answer beyond the limit"]).status == 500

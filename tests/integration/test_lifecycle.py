@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import pytest
 
 from serving.control.ports import choose_free
 
-from .conftest import Sandbox
+from .conftest import Sandbox, Server
+from .support import is_alive, wait_until
 
 # Importing torch takes seconds, and no handler here needs it.
 pytestmark = pytest.mark.hides("torch")
@@ -38,6 +38,7 @@ def waiting_start(sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_server_from_start_to_stop(sandbox: Sandbox, echo: str) -> None:
+    del sandbox.env["JAVA_TOOL_OPTIONS"]  # once with nothing but what the product itself tells Java
     sandbox.build("echo", echo)
     sandbox.build("other", echo)
     started = sandbox.torchmar("start", "echo=echo.mar", "--model-store", sandbox.store, "--port", "auto").ok()
@@ -89,21 +90,6 @@ def test_a_taken_port_is_named_and_nothing_starts(sandbox: Sandbox, echo: str) -
     assert sandbox.leftovers() == []
 
 
-def test_a_killed_server_is_cleaned_up_by_the_next_start(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    server = sandbox.start("echo.mar")
-    os.kill(server.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(server.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    dead = sandbox.torchmar("status")
-    assert dead.code == 7
-    assert "ended by itself" in dead.err
-    again = sandbox.start("echo.mar")
-    assert again.pid != server.pid
-    assert len([path for path in sandbox.temp.iterdir() if path.name.startswith("torchmar-")]) == 1
-
-
 def test_foreground_shows_the_logs_and_ends_with_a_signal(sandbox: Sandbox, echo: str) -> None:
     sandbox.build(
         "echo", echo.replace("def initialize", "def __init__(self):\n        print('hello')\n\n    def initialize")
@@ -139,25 +125,6 @@ def test_a_model_that_is_not_ready_in_time_is_named(sandbox: Sandbox) -> None:
     assert "loading slow" in late.err
     assert "--timeout" in late.err
     assert sandbox.leftovers() == []
-
-
-def test_keys_are_asked_for_and_given_when_authorization_is_on(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    config = sandbox.file("secure.properties", "disable_token_authorization=false\n")
-    server = sandbox.start("echo.mar", options=("--ts-config", config))
-    assert server.curl("/predictions/echo")[0] == 400
-    file = sandbox.file("x.txt", "x")
-    sandbox.torchmar("predict", "echo", file).ok()
-    assert "echo" in sandbox.torchmar("models").ok().out
-    # As an hour later: the keys in the file have expired, so the command asks for new ones.
-    keys = next(sandbox.root.rglob("key_file.json"))
-    text = keys.read_text()
-    year = time.strftime("%Y")
-    keys.write_text(text.replace(f'"{year}-', '"2000-'))
-    sandbox.torchmar("predict", "echo", file).ok()
-    assert keys.read_text() != text
-    sandbox.torchmar("stop").ok()
-    assert not keys.exists()
 
 
 def test_every_version_must_be_ready(sandbox: Sandbox, echo: str) -> None:
@@ -205,35 +172,60 @@ def test_a_killed_server_is_cleaned_up_by_stop(sandbox: Sandbox, echo: str) -> N
     assert sandbox.leftovers() == []
 
 
-def test_all_archives_of_a_store_with_workers_of_the_command_line(sandbox: Sandbox, echo: str) -> None:
-    """Their number wins over the models' own."""
-    config = sandbox.file("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\n")
-    sandbox.build("one", echo, "-c", config)
-    sandbox.build("two", echo)
-    server = sandbox.start("--models", "all", options=("--workers", "2"))
-    assert (server.ready_workers("one"), server.ready_workers("two")) == (2, 2)
-
-
 def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
-    """One is killed: the other answers as before, and stopping all of them tells the two cases apart."""
-    sandbox.build("echo", echo)
-    first, second = sandbox.start("echo.mar", name="aaa"), sandbox.start("echo.mar", name="bbb")
+    """One serves all archives of the store, with the workers that the command line asks for.
+
+    It is killed, cleaned up by the next start and killed again: the other answers as before, and stopping all of them
+    tells the two cases apart.
+    """
+    config = sandbox.file("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\n")
+    sandbox.build("echo", echo, "-c", config)
+    sandbox.build("more", echo)
+    first = sandbox.start("--models", "all", name="aaa", options=("--workers", "2"))
+    assert (first.ready_workers("echo"), first.ready_workers("more")) == (2, 2)  # not the models' own number
+    second = sandbox.start("echo.mar", name="bbb")
     assert first.curl("/predictions/echo")[0] == second.curl("/predictions/echo")[0] == 200
-    os.kill(first.pid, signal.SIGKILL)
+    kill(first)
     assert second.curl("/ping")[0] == 200
+    dead = sandbox.torchmar("status", "--name", "aaa")
+    assert dead.code == 7
+    assert "ended by itself" in dead.err
+    again = sandbox.start("echo.mar", name="aaa")
+    assert again.pid != first.pid
+    assert len([path for path in sandbox.temp.iterdir() if path.name.startswith("torchmar-")]) == 2
+    kill(again)
     done = sandbox.torchmar("stop", "--all").ok()
     assert "'aaa' had ended by itself" in done.err
     assert done.out == "stopped bbb\n"
     assert sandbox.leftovers() == []
 
 
-def test_without_java_on_the_path_and_with_blanks_in_the_archives(sandbox: Sandbox, echo: str) -> None:
+def kill(server: Server) -> None:
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(server.pid), "its end")
+
+
+def test_keys_are_asked_for_and_given_when_authorization_is_on(sandbox: Sandbox, echo: str) -> None:
+    """Here of a server without Java on the path, and with blanks in that of its archive."""
     sandbox.build("echo", echo)
     empty = sandbox.root / "nothing"
     empty.mkdir()
     folder = sandbox.root / "my models, ü"
     folder.mkdir()
     (sandbox.store / "echo.mar").rename(folder / "my echo.mar")
-    env = {"PATH": str(empty), "JAVA_HOME": ""}
-    sandbox.torchmar("start", f"echo={folder}/my echo.mar", "--port", "auto", "-q", env=env).ok()
-    assert sandbox.server().curl("/predictions/echo")[0] == 200
+    config = sandbox.file("secure.properties", "disable_token_authorization=false\n")
+    start = ("start", f"echo={folder}/my echo.mar", "--port", "auto", "-q", "--ts-config", config)
+    sandbox.torchmar(*start, env={"PATH": str(empty), "JAVA_HOME": ""}).ok()
+    assert sandbox.server().curl("/predictions/echo")[0] == 400
+    file = sandbox.file("x.txt", "x")
+    sandbox.torchmar("predict", "echo", file).ok()
+    assert "echo" in sandbox.torchmar("models").ok().out
+    # As an hour later: the keys in the file have expired, so the command asks for new ones.
+    keys = next(sandbox.root.rglob("key_file.json"))
+    text = keys.read_text()
+    year = time.strftime("%Y")
+    keys.write_text(text.replace(f'"{year}-', '"2000-'))
+    sandbox.torchmar("predict", "echo", file).ok()
+    assert keys.read_text() != text
+    sandbox.torchmar("stop").ok()
+    assert not keys.exists()

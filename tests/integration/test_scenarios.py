@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.control.java import WORKER_SCRIPT, torchserve_home
 from serving.control.ports import choose_free
 
 from .conftest import BIN, ROOT, Sandbox
@@ -99,6 +100,11 @@ def curl(box: Sandbox, url: str, *options: str) -> str:
     return box.run("curl", "-sS", *options, url, timeout=60.0).ok().out
 
 
+def upload(addresses: dict[str, str], model: str, content: bytes) -> str:
+    """As `curl -T` sends it."""
+    return ask(addresses["inference"], f"/predictions/{model}", content, method="PUT").text()
+
+
 def tutorial_command(archiver: str) -> list[str]:
     """Scenario A1 to the letter."""
     line = (
@@ -106,44 +112,6 @@ def tutorial_command(archiver: str) -> list[str]:
         "--export-path ./model_store --handler mnist_handler.py -f"
     )
     return line.split()
-
-
-# The other pairs of archiver and worker are below, in every format.
-@pytest.mark.parametrize(
-    ("archiver", "worker"), [("torch-model-archiver", "torchserve"), ("torchmar build", "torchmar")]
-)
-def test_a1_a3_the_tutorial_with_the_stock_server(project: Sandbox, archiver: str, worker: str) -> None:
-    project.run(*tutorial_command(archiver)).ok()
-    with stock_torchserve(project, "mnist.mar", worker=worker) as addresses:
-        assert "Healthy" in curl(project, f"{addresses['inference']}/ping")
-        digit = SAMPLES[0]
-        answer = curl(project, f"{addresses['inference']}/predictions/mnist", "-T", digit.name)
-        assert answer in set("0123456789")
-        # A4, the stock way.
-        curl(project, f"{addresses['management']}/models/mnist?min_worker=2&synchronous=true", "-X", "PUT")
-        described = json.loads(curl(project, f"{addresses['management']}/models/mnist"))
-        assert [worker["status"] for worker in described[0]["workers"]] == ["READY", "READY"]
-    logged = (project.root / "logs" / "model_log.log").read_text()
-    assert "Torch worker started." in logged
-    assert not (project.root / "logs" / "access_log.log").exists()
-
-
-def test_a2_only_the_import_differs(project: Sandbox) -> None:
-    stems = ("mnist_handler", "mnist_handler_ours")
-    for stem in stems:
-        project.torchmar(
-            "build", "--model-name", stem, "--model-file", "mnist_model.py", "--serialized-file", "mnist_sd.pt",
-            "--handler", f"{stem}.py", "--export-path", "model_store", "-f", "-q",
-        ).ok()  # fmt: skip
-    project.start(*(f"{stem}.mar" for stem in stems), name="a2")
-    answers = []
-    for stem in stems:
-        rows = project.torchmar("predict", stem, *[s.name for s in SAMPLES], "--json", "--name", "a2").json()
-        answers.append({row["file"]: row["answer"] for row in rows})
-    project.torchmar("stop", "--name", "a2").ok()
-    right = sum(answer == int(name.split("_")[0]) for name, answer in answers[0].items())
-    assert right >= 0.8 * len(SAMPLES)
-    assert answers[0] == answers[1]
 
 
 def build(project: Sandbox, archiver: str, name: str, archive_format: str, *, eager: bool) -> None:
@@ -154,6 +122,15 @@ def build(project: Sandbox, archiver: str, name: str, archive_format: str, *, ea
         "--extra-files", "extra,notes.txt", "-r", "requirements.txt", "-c", "model-config.yaml",
         "--export-path", "model_store", "--archive-format", archive_format, "-f",
     ).ok()  # fmt: skip
+
+
+def files_of_a5(project: Sandbox) -> None:
+    """What `build` needs beside the tutorial's."""
+    project.file("extra/index_to_name.json", json.dumps({str(i): str(i) for i in range(10)}))
+    project.file("extra/sub/more.txt", "more")
+    project.file("notes.txt", "notes")
+    project.file("requirements.txt", "numpy\n")
+    project.file("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\nresponseTimeout: 60\n")
 
 
 def members(path: Path) -> dict[str, int]:
@@ -171,90 +148,155 @@ def members(path: Path) -> dict[str, int]:
     return {name: -1 if name.endswith("MANIFEST.json") else size for name, size in found.items()}
 
 
+# The formats in which scenario A5 builds an archive with both archivers, and its kind there.
+KINDS = {"default": "eager", "zip-store": "script", "tgz": "eager", "no-archive": "script"}
+# Which of those each worker serves, by archiver and format. The frontend unpacks them, and the worker is given a
+# folder: so with A1's each is served by some worker, and each worker has both kinds and both archivers.
+FORMATS_OF = {
+    "torchserve": [("ours", "no-archive")],
+    "torchmar": [
+        *(("ours", archive_format) for archive_format in ("zip-store", "tgz")),
+        *(("stock", archive_format) for archive_format in ("zip-store", "tgz", "no-archive")),
+    ],
+}
+# Reads digits, too, and tells where the SDK is that it uses.
+WHERE = """
+import handlers
+import mnist_handler_ours
+
+
+class Where(mnist_handler_ours.MNISTDigitClassifier):
+    def handle(self, data, context):
+        if bytes(data[0]["body"]) == b"where":
+            return [handlers.__file__]
+        return super().handle(data, context)
+"""
+
+
+def stock_or_ours(short: str, archive_format: str) -> str:
+    """An archive's name."""
+    return f"{short}_{archive_format.replace('-', '_')}"
+
+
+@pytest.fixture(scope="module")
+def archives(project: Sandbox) -> dict[str, dict[str, int]]:
+    """The archives of all scenarios but A1's are made; what is in those of A5, by their names."""
+    files_of_a5(project)
+    found = {}
+    for archive_format, kind in KINDS.items():
+        for short, archiver in zip(("stock", "ours"), ARCHIVERS, strict=True):
+            name = stock_or_ours(short, archive_format)
+            build(project, archiver, name, archive_format, eager=kind == "eager")
+            found[name] = members(project.store / f"{name}{FORMATS[archive_format]}")
+    project.file("where.py", WHERE)
+    for name, *extra in (("mnist_handler_ours",), ("where", "--extra-files", "mnist_handler_ours.py")):
+        project.torchmar(
+            "build", "--model-name", name, "--model-file", "mnist_model.py", "--serialized-file", "mnist_sd.pt",
+            "--handler", f"{name}.py", *extra, "--export-path", "model_store", "-f", "-q",
+        ).ok()  # fmt: skip
+    return found
+
+
 @dataclass(frozen=True)
-class Plan:
-    """Which archives scenario A5 builds with both archivers, and which of them each worker serves.
+class Served:
+    """A server that the stock command started, with A1's archive and others.
 
     Attributes:
-        kinds: of the archives, by their format.
-        served: by the worker's name, the archives' archiver, kind and format.
+        worker: whose runs.
+        addresses: of its APIs, by their first word.
+        digits: how it reads `DIGITS`, by the names of the models that have the tutorial's handler.
     """
 
-    kinds: dict[str, tuple[str, ...]]
-    served: dict[str, list[tuple[str, str, str]]]
+    worker: str
+    addresses: dict[str, str]
+    digits: dict[str, list[str]]
 
 
-# The frontend unpacks the formats, and the worker is given a folder: so each format of each archiver is served by some
-# worker, and each worker has both kinds and, with test_a1_a3, both archivers.
-PAIRS = Plan(
-    kinds={"default": ("eager",), "zip-store": ("script",), "tgz": ("eager",), "no-archive": ("script",)},
-    served={
-        "torchserve": [("ours", "eager", "default"), ("ours", "script", "no-archive")],
-        "torchmar": [
-            *(("ours", kind, name) for kind, name in (("script", "zip-store"), ("eager", "tgz"))),
-            *(("stock", "eager", name) for name in ("default", "tgz")),
-            *(("stock", "script", name) for name in ("zip-store", "no-archive")),
-        ],
-    },
+DIGITS = SAMPLES[:: len(SAMPLES) // 10]
+
+
+@pytest.fixture(
+    scope="module", params=[("torch-model-archiver", "torchserve"), ("torchmar build", "torchmar")], ids=lambda x: x[1]
 )
-EVERYTHING = Plan(
-    kinds=dict.fromkeys(FORMATS, ("eager", "script")),
-    served={
-        "torchserve": [*(("ours", "eager", name) for name in FORMATS), ("ours", "script", "default")],
-        "torchmar": [("stock", kind, name) for kind in ("eager", "script") for name in FORMATS],
-    },
-)
+def served(request: pytest.FixtureRequest, project: Sandbox, archives: dict[str, dict[str, int]]) -> Iterator[Served]:
+    archiver, worker = request.param
+    project.run(*tutorial_command(archiver)).ok()
+    names = {stock_or_ours(*one): FORMATS[one[1]] for one in FORMATS_OF[worker]}
+    own = "where" if worker == "torchserve" else "mnist_handler_ours"
+    models = ["mnist.mar", f"{own}.mar", *(f"{name}={name}{end}" for name, end in names.items())]
+    with stock_torchserve(project, *models, worker=worker) as addresses:
+        digits = {
+            name: [upload(addresses, name, sample.read_bytes()) for sample in DIGITS] for name in ("mnist", own, *names)
+        }
+        yield Served(worker, addresses, digits)
 
 
-@pytest.mark.parametrize(
-    "plan", [PAIRS, pytest.param(EVERYTHING, marks=pytest.mark.slow)], ids=["each with some other", "everything"]
-)
-def test_a5_every_format_of_both_archivers_serves_the_same_answers(project: Sandbox, plan: Plan) -> None:
-    project.file("extra/index_to_name.json", json.dumps({str(i): str(i) for i in range(10)}))
-    project.file("extra/sub/more.txt", "more")
-    project.file("notes.txt", "notes")
-    project.file("requirements.txt", "numpy\n")
-    project.file("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\nresponseTimeout: 60\n")
-    files: dict[tuple[str, str, str], str] = {}
-    for archive_format, suffix in FORMATS.items():
-        for kind in plan.kinds[archive_format]:
-            names = {short: f"{kind}_{short}_{archive_format.replace('-', '_')}" for short in ("stock", "ours")}
-            for short, archiver in zip(("stock", "ours"), ARCHIVERS, strict=True):
-                build(project, archiver, names[short], archive_format, eager=kind == "eager")
-                files[short, kind, archive_format] = names[short]
-            ours, stock = (members(project.store / f"{names[short]}{suffix}") for short in ("ours", "stock"))
-            assert {n.replace("_ours_", "_stock_"): size for n, size in ours.items()} == stock
-    # TorchServe's worker runs what we build, and ours what its archiver builds.
-    answers = {}
-    for worker, chosen in plan.served.items():
-        served = {files[one]: files[one] + FORMATS[one[2]] for one in chosen}
-        models = (f"{name}={file}" for name, file in served.items())
+@pytest.fixture(scope="module")
+def seen() -> list[list[str]]:
+    """All answers of the servers until now."""
+    return []
+
+
+def test_a1_a3_the_tutorial_with_the_stock_server(project: Sandbox, served: Served) -> None:
+    assert "Healthy" in curl(project, f"{served.addresses['inference']}/ping")
+    answer = curl(project, f"{served.addresses['inference']}/predictions/mnist", "-T", SAMPLES[0].name)
+    assert answer in set("0123456789")
+    if served.worker == "torchmar":  # A4, the stock way
+        curl(project, f"{served.addresses['management']}/models/mnist?min_worker=2&synchronous=true", "-X", "PUT")
+        described = json.loads(curl(project, f"{served.addresses['management']}/models/mnist"))
+        assert [worker["status"] for worker in described[0]["workers"]] == ["READY", "READY"]
+    else:  # our handler runs where nothing of ours is but the copy in its archive
+        where = upload(served.addresses, "where", b"where")
+        assert where.startswith(str(project.temp))
+        assert where.endswith("/handlers/__init__.py")
+    lines = [argument for process in project.processes() for argument in process.cmdline()]
+    home = torchserve_home() if served.worker == "torchserve" else project.root / "serving" / "worker" / "home"
+    assert {line for line in lines if line.endswith(WORKER_SCRIPT.name)} == {str(home / WORKER_SCRIPT)}
+    logged = (project.root / "logs" / "model_log.log").read_text()
+    assert "Torch worker started." in logged
+    assert not (project.root / "logs" / "access_log.log").exists()
+
+
+def test_a2_only_the_import_differs(project: Sandbox, served: Served) -> None:
+    """`ts.torch_handler` in the tutorial's, `handlers` in the other: both read the digits alike, and rightly."""
+    (digits,) = {tuple(found) for found in served.digits.values()}
+    right = sum(answer == sample.name[0] for answer, sample in zip(digits, DIGITS, strict=True))
+    assert right >= 0.8 * len(DIGITS)
+
+
+def test_a5_every_format_of_both_archivers_serves_the_same_answers(served: Served, seen: list[list[str]]) -> None:
+    """TorchServe's worker runs what we build, and ours what its archiver builds."""
+    assert {stock_or_ours(*one) for one in FORMATS_OF[served.worker]} < set(served.digits)
+    seen += served.digits.values()
+    assert all(found == seen[0] for found in seen)
+    assert set("".join(seen[0])) <= set("0123456789")
+
+
+@pytest.mark.parametrize("archive_format", FORMATS)
+def test_a5_both_archivers_put_the_same_into_an_archive(
+    archives: dict[str, dict[str, int]], archive_format: str
+) -> None:
+    stock, ours = (stock_or_ours(short, archive_format) for short in ("stock", "ours"))
+    assert {name.replace(ours, stock): size for name, size in archives[ours].items()} == archives[stock]
+
+
+@pytest.mark.slow
+def test_a5_every_kind_in_every_format(project: Sandbox) -> None:
+    files_of_a5(project)
+    served: dict[str, dict[str, str]] = {"torchserve": {}, "torchmar": {}}
+    for short, archiver, worker in zip(("ours", "stock"), reversed(ARCHIVERS), served, strict=True):
+        for archive_format, suffix in FORMATS.items():
+            for kind in ("eager", "script"):
+                name = f"{kind}_{stock_or_ours(short, archive_format)}"
+                build(project, archiver, name, archive_format, eager=kind == "eager")
+                served[worker][name] = f"{name}{suffix}"
+    answers = set()
+    for worker, files in served.items():
+        models = (f"{name}={file}" for name, file in files.items())
         with stock_torchserve(project, *models, worker=worker) as addresses:
-            for name in served:
-                answers[name] = [
-                    curl(project, f"{addresses['inference']}/predictions/{name}", "-T", sample.name)
-                    for sample in SAMPLES[:10]
-                ]
-    assert len(answers) == sum(map(len, plan.served.values()))
-    assert len({tuple(found) for found in answers.values()}) == 1
-    assert set("".join(next(iter(answers.values())))) <= set("0123456789")
-
-
-def test_our_handler_runs_on_a_stock_server_from_the_copy_in_its_archive(project: Sandbox) -> None:
-    project.file(
-        "where.py",
-        "import handlers\nfrom handlers import ImageClassifier\n"
-        "class Where(ImageClassifier):\n"
-        "    def handle(self, data, context):\n        return [handlers.__file__] * len(data)\n",
-    )
-    project.torchmar(
-        "build", "--model-name", "where", "--model-file", "mnist_model.py", "--serialized-file", "mnist_sd.pt",
-        "--handler", "where.py", "--export-path", "model_store", "-f",
-    ).ok()  # fmt: skip
-    with stock_torchserve(project, "where.mar") as addresses:
-        where = curl(project, f"{addresses['inference']}/predictions/where", "-T", "where.py")
-    assert where.startswith(str(project.temp))
-    assert where.endswith("/handlers/__init__.py")
+            for name in files:
+                answers.add(tuple(upload(addresses, name, sample.read_bytes()) for sample in DIGITS))
+    assert len(answers) == 1
 
 
 def test_the_tests_use_the_environments_own_programs() -> None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-from .conftest import Sandbox
-
-# Importing torch takes seconds, and no handler here needs it.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.hides("torch")]
+from .conftest import Server
+from .support import model_log
 
 HANDLER = """
 class Handler:
@@ -24,7 +20,8 @@ class Handler:
 """
 
 
-def test_samples_are_run_before_a_worker_is_ready(sandbox: Sandbox) -> None:
+def test_samples_are_run_before_a_worker_is_ready(light_server: Server) -> None:
+    sandbox = light_server.sandbox
     sandbox.file("one.json", '{"n": 1}')
     sandbox.file("fail.json", '{"fail": 1}')
     samples = {"dedicated": ("one.json=1",), "shared": ("one.json", "one.json"), "failing": ("fail.json",)}
@@ -36,12 +33,13 @@ def test_samples_are_run_before_a_worker_is_ready(sandbox: Sandbox) -> None:
     checked = sandbox.torchmar("check", sandbox.store / "dedicated.mar", "--repeat", "0").ok()
     assert checked.out.count("as expected") == 1
 
-    server = sandbox.start(*(f"{name}.mar" for name in samples))
-    answers = {name: server.curl(f"/predictions/{name}", "--json", '{"n": 2}') for name in samples}
+    for name in samples:
+        sandbox.torchmar("register", f"{name}.mar").ok()
+    answers = {name: light_server.curl(f"/predictions/{name}", "--json", '{"n": 2}') for name in samples}
     assert answers == {"dedicated": (200, "2"), "shared": (200, "3"), "failing": (200, "2")}
-    log = "".join(path.read_text() for path in (sandbox.root / "state").rglob("model_log.log"))
+    log = model_log(light_server)
     assert "Warmed up with 2 samples in " in log
     assert "Warm-up: 1 of 1 samples of failing failed" in log
     assert "The first: MAR-INF/samples/0/input.json: ValueError: as wished in failing_handler.py:9 (handle)" in log
-    described = json.loads(sandbox.run("curl", "-sS", f"{server.management}/models/dedicated").ok().out)
+    described = json.loads(sandbox.run("curl", "-sS", f"{light_server.management}/models/dedicated").ok().out)
     assert described[0]["workers"][0]["status"] == "READY"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.control.java import WORKER_SCRIPT, java_home, torchserve_home, worker_home
+from serving.control.java import WORKER_SCRIPT, java_home, worker_home
 from serving.control.ports import choose_free
 
-from .conftest import BIN, ROOT, Sandbox
+from .conftest import BIN, ROOT, Sandbox, Server
 
-# Importing torch takes seconds; TorchServe's own worker cannot do without it.
+# Importing torch takes seconds.
 light = pytest.mark.hides("torch")
 
 TIMEOUT = """
@@ -33,33 +33,28 @@ def scripts(sandbox: Sandbox) -> set[str]:
     return {argument for argument in lines if argument.endswith(WORKER_SCRIPT.name)}
 
 
+def test_torchmars_by_default(light_server: Server) -> None:
+    """It is told of the time that the configuration gives an answer."""
+    box = light_server.sandbox
+    box.build("told", TIMEOUT)
+    box.torchmar("register", "told.mar").ok()
+    assert light_server.record["worker"] == "torchmar"
+    assert scripts(box) == {str(worker_home() / WORKER_SCRIPT)}
+    assert light_server.curl("/predictions/told") == (200, "77")
+
+
+# TorchServe's when asked for: in test_compatibility.py, which has a server with it.
+
+
 @light
-def test_torchmars_by_default(sandbox: Sandbox) -> None:
-    sandbox.build("told", TIMEOUT)
-    config = sandbox.file("mine.properties", "default_response_timeout=77\n")
-    server = sandbox.start("told.mar", options=("--ts-config", config))
-    assert server.record["worker"] == "torchmar"
-    assert scripts(sandbox) == {str(worker_home() / WORKER_SCRIPT)}
-    assert server.curl("/predictions/told") == (200, "77")
-
-
-@pytest.mark.hides("torchvision")
-def test_torchserves_when_asked_for(sandbox: Sandbox, echo: str) -> None:
-    sandbox.build("echo", echo)
-    # Whatever the configuration names.
-    config = sandbox.file("mine.properties", "vmargs=-Dmodel_server_home=nowhere\n")
-    server = sandbox.start("echo.mar", options=("--stock-worker", "--ts-config", config))
-    assert server.record["worker"] == "torchserve"
-    assert scripts(sandbox) == {str(torchserve_home() / WORKER_SCRIPT)}
-    assert server.curl("/predictions/echo")[0] == 200
-
-
 @pytest.mark.parametrize(
     "line", ["vmargs=-Dmodel_server_home=mine", pytest.param("model_server_home=mine", marks=pytest.mark.slow)]
 )
 def test_anothers_when_the_configuration_names_it(sandbox: Sandbox, echo: str, line: str) -> None:
     sandbox.build("echo", echo)
-    shutil.copytree(torchserve_home() / "ts", sandbox.root / "mine" / "ts", ignore=shutil.ignore_patterns("frontend"))
+    shutil.copytree(worker_home(), sandbox.root / "mine")
+    (sandbox.root / "mine" / WORKER_SCRIPT).unlink()
+    (sandbox.root / "mine" / WORKER_SCRIPT).symlink_to(worker_home() / WORKER_SCRIPT)  # it finds its package by that
     server = sandbox.start("echo.mar", options=("--ts-config", sandbox.file("mine.properties", f"{line}\n")))
     assert server.record["worker"] == str(sandbox.root / "mine")
     assert scripts(sandbox) == {str(sandbox.root / "mine" / WORKER_SCRIPT)}
@@ -68,12 +63,11 @@ def test_anothers_when_the_configuration_names_it(sandbox: Sandbox, echo: str, l
 
 @pytest.fixture
 def stock(sandbox: Sandbox) -> Iterator[Sandbox]:
-    """A sandbox as a checkout: the repository's configuration on free ports, and the folder that it names."""
+    """A sandbox with the repository's configuration on free ports."""
     text = (ROOT / "config.properties").read_text()
     for usual, free in zip((8080, 8081, 8082, 7070, 7071), choose_free("127.0.0.1", 5), strict=True):
         text = text.replace(str(usual), str(free))
     sandbox.file("config.properties", text)
-    shutil.copytree(ROOT / "serving", sandbox.root / "serving", ignore=shutil.ignore_patterns("__pycache__"))
     sandbox.env |= {"JAVA_HOME": str(java_home()), "TEMP": str(sandbox.temp)}
     yield sandbox
     sandbox.run("torchserve", "--stop", "--foreground")
@@ -98,11 +92,7 @@ def start_stock(sandbox: Sandbox, config: Path) -> None:
     pytest.fail((sandbox.root / "torchserve.log").read_text()[-3000:])
 
 
-@light
-def test_torchmars_under_the_stock_command_with_the_repositorys_configuration(stock: Sandbox, echo: str) -> None:
-    stock.build("echo", echo)
-    start_stock(stock, stock.root / "config.properties")
-    assert scripts(stock) == {str(stock.root / "serving" / "worker" / "home" / WORKER_SCRIPT)}
+# With the repository's configuration: in test_scenarios.py.
 
 
 @light

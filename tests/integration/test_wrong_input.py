@@ -59,55 +59,61 @@ def test_a_broken_zip(sandbox: Sandbox, echo: str, keep: int) -> None:
     assert "broken.mar" in start_refused(sandbox, "broken.mar", 3)
 
 
-@light
-@pytest.mark.slow
-def test_a_handler_with_a_syntax_error(sandbox: Sandbox) -> None:
-    stock_archive(sandbox, "bad", "def handle(data, context):\n    return [\n")
-    said = start_refused(sandbox, "bad.mar", 6)
-    assert "model bad cannot be loaded: SyntaxError" in said
-    assert "at: bad_handler.py:2" in said
+INITIALIZE = (
+    "class H:\n    def initialize(self, context):\n        {}\n"
+    "    def handle(self, data, context):\n        return data\n"
+)
+BROKEN = {
+    "a syntax error": (
+        "def handle(data, context):\n    return [\n",
+        ("model bad cannot be loaded: SyntaxError", "at: bad_handler.py:2"),
+    ),
+    "a missing import": (
+        "import os\nimport no_such_module\ndef handle(data, context):\n    return data\n",
+        ("No module named 'no_such_module'", "at: bad_handler.py:2", "pip install"),
+    ),
+    "a failure in initialize": (
+        INITIALIZE.format("raise ValueError('no licence')"),
+        ("ValueError: no licence", "at: bad_handler.py:3"),
+    ),
+    "an end without a word": (
+        INITIALIZE.format("import ctypes; ctypes.string_at(0)"),
+        ("ended without an error",),
+    ),
+}
 
 
 @light
-def test_a_handler_with_a_missing_import(sandbox: Sandbox) -> None:
-    stock_archive(sandbox, "bad", "import os\nimport no_such_module\ndef handle(data, context):\n    return data\n")
+@pytest.mark.slow  # a server for each: below they are registered, and test_lifecycle.py starts one with such a model
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_server_with_a_broken_handler(sandbox: Sandbox, what: str) -> None:
+    source, expected = BROKEN[what]
+    stock_archive(sandbox, "bad", source)
     said = start_refused(sandbox, "bad.mar", 6)
-    assert "No module named 'no_such_module'" in said
-    assert "at: bad_handler.py:2" in said
-    assert "pip install" in said
-
-
-@light
-@pytest.mark.slow
-def test_a_handler_that_fails_in_initialize(sandbox: Sandbox) -> None:
-    initialize = "class H:\n    def initialize(self, context):\n        raise ValueError('no licence')\n"
-    stock_archive(sandbox, "bad", initialize + "    def handle(self, data, context):\n        return data\n")
-    said = start_refused(sandbox, "bad.mar", 6)
-    assert "ValueError: no licence" in said
-    assert "at: bad_handler.py:3" in said
-
-
-def test_a_checkpoint_that_does_not_fit_names_the_keys(sandbox: Sandbox) -> None:
-    torch.save({"conv1.weight": torch.zeros(2, 2), "extra.bias": torch.zeros(1)}, sandbox.root / "wrong.pt")
-    command = ("build", "--model-name", "mnist", "--handler", MNIST / "mnist_handler.py")
-    model = ("--model-file", ROOT / "model_defs" / "mnist.py", "--serialized-file", sandbox.root / "wrong.pt")
-    sandbox.torchmar(*command, *model, "--export-path", sandbox.store, "-q").ok()
-    said = start_refused(sandbox, "mnist.mar", 6)
-    for text in ("conv1.weight", "extra.bias", "fc1.weight"):
+    for text in expected:
         assert text in said
+    assert "Torch worker started" not in said
 
 
-@light
-def test_a_registration_that_fails_says_why_and_leaves_nothing(sandbox: Sandbox, echo: str) -> None:
+@pytest.mark.parametrize(("source", "expected"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_registration_that_fails_says_why_and_leaves_nothing(
+    light_server: Server, echo: str, source: str, expected: tuple[str, ...]
+) -> None:
+    sandbox = light_server.sandbox
     sandbox.build("echo", echo)
-    stock_archive(sandbox, "bad", "import no_such_module\ndef handle(data, context):\n    return data\n")
-    sandbox.start("echo.mar")
+    sandbox.torchmar("register", "echo.mar").ok()
+    stock_archive(sandbox, "bad", source, "-f")
     done = sandbox.torchmar("register", "bad.mar")
     assert done.code == 6
-    assert "No module named 'no_such_module'" in done.err
+    for text in expected:
+        assert text in done.err
+    assert "Torch worker started" not in done.err
     assert [row["name"] for row in sandbox.torchmar("models", "--json").json()] == ["echo"]
     assert sandbox.torchmar("status").code == 0
-    missing = sandbox.torchmar("register", "nothing.mar")
+
+
+def test_a_registration_of_what_is_not_there(light_server: Server) -> None:
+    missing = light_server.sandbox.torchmar("register", "nothing.mar")
     assert missing.code == 1
     assert "no archive nothing.mar" in missing.err
 
@@ -174,6 +180,18 @@ def test_one_bad_picture_of_a_batch_fails_alone(alive: Server) -> None:
     assert [row["status"] for row in json.loads(rows.out)] == [200, 400, 200, 200]
 
 
+def test_a_checkpoint_that_does_not_fit_names_the_keys(alive: Server) -> None:
+    box = alive.sandbox
+    torch.save({"conv1.weight": torch.zeros(2, 2), "extra.bias": torch.zeros(1)}, box.root / "wrong.pt")
+    command = ("build", "--model-name", "wrong", "--handler", MNIST / "mnist_handler.py", "-f")
+    model = ("--model-file", ROOT / "model_defs" / "mnist.py", "--serialized-file", box.root / "wrong.pt")
+    box.torchmar(*command, *model, "--export-path", box.store, "-q").ok()
+    done = box.torchmar("register", "wrong.mar")
+    assert done.code == 6
+    for text in ("conv1.weight", "extra.bias", "fc1.weight"):
+        assert text in done.err
+
+
 def test_a_model_that_is_not_there(alive: Server) -> None:
     done = alive.sandbox.torchmar("predict", "nothing", digit())
     assert done.code == 9
@@ -199,12 +217,3 @@ def test_a_broken_archive_among_all(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     (sandbox.store / "broken.mar").write_text("broken")
     assert "broken.mar is neither" in start_refused(sandbox, "all", 3)
-
-
-@light
-def test_a_worker_that_dies_without_a_word(sandbox: Sandbox) -> None:
-    source = "import ctypes\nclass H:\n    def initialize(self, context):\n        ctypes.string_at(0)\n"
-    stock_archive(sandbox, "bad", source + "    def handle(self, data, context):\n        return data\n")
-    said = start_refused(sandbox, "bad.mar", 6)
-    assert "ended without an error" in said
-    assert "Torch worker started" not in said

@@ -40,7 +40,7 @@ _LONGEST_FIRST = tuple(
     ROOT / "tests" / f"{name}.py"
     for name in (
         "integration/test_demo",
-        "archive_tool/publishing/test_publish",
+        "handlers/test_compile_cache",
         "integration/test_examples",
         "integration/test_compatibility",
         "integration/test_publish",
@@ -49,6 +49,7 @@ _LONGEST_FIRST = tuple(
         "integration/test_worker_rules",
         "integration/test_lifecycle",
         "integration/test_handlers",
+        "handlers/test_compiled",
         "integration/test_wrong_input",
         "integration/test_async",
         "integration/test_shared",

@@ -45,7 +45,7 @@ from serving.protocol import (
     decoding_enabled,
     encode_reply,
 )
-from serving.worker import output, warm_up
+from serving.worker import open_inference, output, warm_up
 from serving.worker.arguments import Arguments
 from serving.worker.connection import Connection, items_of
 from serving.worker.dedicated import tell_failure
@@ -461,6 +461,8 @@ def last_items(request: Request, answer: Answer, *, streamed: bool) -> tuple[Pre
         streamed: parts were sent before.
     """
     item = failure_item(request.request_id, answer) if isinstance(answer, Failure) else answer
+    if not streamed:
+        item = open_inference.readable(request, item)
     headers = {name: text for name, text in item.headers.items() if name != STREAM_NEXT}
     end = {STREAM_NEXT: "false"}
     if streamed or not request.headers or _is_description(request):

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias
 
 from serving.protocol import PredictionItem, Reply, Request, decode_value, decoding_enabled
-from serving.worker import bodies, tuning
+from serving.worker import bodies, open_inference, tuning
 from serving.worker.failures import is_memory, text_of
 from serving.worker.loader import Model
 
@@ -450,22 +450,18 @@ def reply_to(requests: Sequence[Request], answers: Sequence[Answer], *, items_on
             if only.code != 200:
                 return Reply(only.code, only.message)
         elif only.status >= 400 and not requests[0].headers:
-            return Reply(only.status, _message_of(only))
+            return Reply(only.status, open_inference.message_of(only))
+        elif text := open_inference.problem(requests[0], only):
+            return Reply(500, text)
     items = tuple(_item_for(request, answer) for request, answer in zip(requests, answers, strict=True))
     return Reply(200, SUCCESS, items)
 
 
 def _item_for(request: Request, answer: Answer) -> PredictionItem:
     if not isinstance(answer, Failure):
-        return answer
+        return open_inference.readable(request, answer)
     item = failure_item(request.request_id, answer)
-    return item if request.headers else replace(item, headers={STREAM_NEXT: "false"})  # as gRPC wants it, see above
-
-
-def _message_of(item: PredictionItem) -> str:
-    text = bytes(item.body).decode("utf-8", "replace")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return str(content["message"]) if isinstance(content, dict) and "message" in content else text
+    if request.headers:
+        return item
+    # As gRPC wants it, see above.
+    return open_inference.readable(request, replace(item, headers={STREAM_NEXT: "false"}))

@@ -25,7 +25,7 @@ from handlers.tensor_codecs import read_npy, read_safetensors, write_npy, write_
 from model_defs.mnist import MNISTNet
 
 from .conftest import ROOT, Sandbox, Server
-from .support import ask, at_once, grpc, infer_output, infer_request, predict, prediction_request
+from .support import ask, at_once, grpc, infer_output, infer_request, predict, prediction_request, ready, register
 
 pytestmark = pytest.mark.hides("torchvision")
 
@@ -182,6 +182,31 @@ def test_tensors_over_grpc(server: Server, net: MNISTNet, images: torch.Tensor) 
     request = infer_request("mnist_eager", "mine", "pictures", [1], [1.0])
     assert grpc(server, "ModelInfer", request, open_inference=True).status != 0
     assert predict(server, "mnist_eager", write_npy(images)).status == 200  # its worker lives
+
+
+def test_wrong_tensors_over_grpc_leave_the_worker_alive(server: Server, images: torch.Tensor) -> None:
+    """The frontend makes a message of each answer of a batch, and would end the worker at one that it cannot read."""
+    options = {"batch_size": "8", "max_batch_delay": "500"}
+    assert register(server, "mnist_torchscript-1.0.mar", "mnist_together", **options).status == 200
+    right = ("images", images.shape, images.flatten().tolist())
+    wrong = {
+        "pictures": ("pictures", [1], [1.0]),
+        "got [1, 28]": ("images", [1, 28], [0.0] * 28),
+        "and its data [1]": ("images", [1, 1, 28, 28], [1.0]),
+    }
+    together = 0
+    for name in ("mnist_torchscript", "mnist_together"):
+        (pid,) = ready(server, name)
+        requests = [infer_request(name, "id", *one) for one in (right, *wrong.values(), right)]
+        answers = at_once([lambda one=one: grpc(server, "ModelInfer", one, open_inference=True) for one in requests])  # type: ignore[misc]
+        assert (answers[0].status, answers[-1].status) == (0, 0), answers
+        for text, answer in zip(wrong, answers[1:-1], strict=True):
+            # One that was alone in its batch has a status; among others, an output that is called error.
+            assert text in answer.message or (answer.status, text in str(answer.messages)) == (0, True), answer
+            together += answer.status == 0
+        assert ready(server, name) == [pid]
+    assert together
+    assert ask(server.management, "/models/mnist_together", method="DELETE").status == 200
 
 
 def test_a_part_of_a_form_may_be_an_array(server: Server, net: MNISTNet, images: torch.Tensor) -> None:

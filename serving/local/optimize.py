@@ -183,6 +183,9 @@ def _require_sdk(archive: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
+UNASKED: Final = {"channels_last": True, "freezing": True}
+
+
 def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Candidate], list[str]]:
     """List what is sensible to try.
 
@@ -217,12 +220,15 @@ def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Ca
     for make in makes:
         for dtype in dtypes:
             for channels_last in layouts:
+                folds = channels_last and facts["eager"] and not make  # the two belong together
                 section = {
                     **({} if dtype == "float32" else {"dtype": dtype}),
                     **({"channels_last": True} if channels_last else {}),
-                    **make,
+                    **({"freezing": True} if folds else make),
                 }
-                if section:
+                if facts["unasked"] and section == UNASKED:
+                    notes.append("the plain model runs with channels last and freezing by itself: it has convolutions")
+                elif section:
                     found.append(Candidate(_name(dtype, section), section))
     return found, notes
 

@@ -82,17 +82,22 @@ class Trial:
         try:
             from handlers.ahead_of_time import capability
             from handlers.base import BaseHandler
-            from handlers.optimized import original
+            from handlers.optimized import OptimizedModel, original
         except ImportError:  # the archive's own copy of the SDK
             return {"sdk": False, "old": True}
-        model = original(getattr(self.handler, "model", None))
+        served = getattr(self.handler, "model", None)
+        model = original(served)
+        script = isinstance(model, torch.jit.ScriptModule)
         device = getattr(self.handler, "device", None) or torch.device("cpu")
         return {
             "sdk": isinstance(self.handler, BaseHandler),
             "old": False,
             "kind": type(model).__name__,
             "module": isinstance(model, nn.Module),
-            "script": isinstance(model, torch.jit.ScriptModule),
+            "script": script,
+            "eager": isinstance(model, nn.Module) and not script and not isinstance(model, torch.fx.GraphModule),
+            # Asked of the plain model only, whose config file has no such section.
+            "unasked": isinstance(served, OptimizedModel),
             "pictures": isinstance(model, nn.Module) and any(one.dim() == 4 for one in model.parameters()),
             "device": device.type,
             "capability": capability(device),

@@ -34,6 +34,8 @@ FACTS = {
     "kind": "Net",
     "module": True,
     "script": False,
+    "eager": True,
+    "unasked": False,
     "pictures": False,
     "device": "cpu",
     "capability": ["avx2"],
@@ -50,6 +52,11 @@ def names(compiler: bool = True, **facts: Any) -> list[str]:
     return [one.name for one in candidates_for(FACTS | facts, compiler=compiler)[0]]
 
 
+def test_what_is_done_unasked_is_told() -> None:
+    notes = candidates_for(FACTS | {"pictures": True, "unasked": True, "capability": ["amx_bf16"]}, compiler=True)[1]
+    assert notes == ["the plain model runs with channels last and freezing by itself: it has convolutions"]
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
@@ -60,11 +67,27 @@ def names(compiler: bool = True, **facts: Any) -> list[str]:
         ),
         ({"compiler": False}, []),
         (
-            {"script": True, "capability": ["bf16", "asimdhp"]},
+            {"script": True, "eager": False, "capability": ["bf16", "asimdhp"]},
             ["bfloat16", "float16", "float32, freezing", "bfloat16, freezing", "float16, freezing"],
         ),
         (
             {"pictures": True},
+            [
+                "float32, channels last, freezing",
+                "float32, compile, freezing",
+                "float32, channels last, compile, freezing",
+            ],
+        ),
+        (
+            {"pictures": True, "unasked": True, "capability": ["amx_bf16"]},
+            [
+                *["bfloat16", "bfloat16, channels last, freezing"],
+                *["float32, compile, freezing", "float32, channels last, compile, freezing"],
+                *["bfloat16, compile, freezing", "bfloat16, channels last, compile, freezing"],
+            ],
+        ),
+        (
+            {"pictures": True, "eager": False},
             ["float32, channels last", "float32, compile, freezing", "float32, channels last, compile, freezing"],
         ),
         (

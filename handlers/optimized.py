@@ -22,11 +22,13 @@ import torch
 from torch import nn
 
 from handlers.compile import is_compiler_error
-from handlers.folding import Folded, Pair
+from handlers.converted_weights import ConvertedWeights
 from handlers.numeric_guard import Difference, compare, has_gradient, map_tensors, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from handlers.folding import Pair
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +36,6 @@ explaining: ContextVar[bool] = ContextVar("explaining", default=False)
 """Whether this thread is at an explanation: then calls of the model record gradients where torch is told to."""
 
 _SHOWN: Final = 300  # characters of an error
-# Autocast computes them in 16 bits; they take an input, a weight and a bias.
-_CAST_OPERATORS: Final = frozenset(
-    {
-        torch.ops.aten.linear.default,
-        torch.ops.aten.conv1d.default,
-        torch.ops.aten.conv2d.default,
-        torch.ops.aten.conv3d.default,
-        torch.ops.aten.conv_transpose1d.default,
-        torch.ops.aten.conv_transpose2d.input,
-        torch.ops.aten.conv_transpose3d.input,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ class OptimizedModel(nn.Module):
     ) -> None:
         super().__init__()
         self._original = model
-        weights = _Weights(model, dtype, channels_last=channels_last, pairs=pairs)
+        weights = ConvertedWeights(model, dtype, channels_last=channels_last, pairs=pairs)
         # Not a module itself: what is compiled would be registered as a part of this one.
         self._runner = _Runner(
             model, ways, device, dtype, weights, channels_last=channels_last, tolerance=tolerance, unasked=unasked
@@ -127,7 +117,7 @@ class _Runner:
         ways: Sequence[Way],
         device: torch.device,
         dtype: torch.dtype | None,
-        weights: _Weights,
+        weights: ConvertedWeights,
         *,
         channels_last: bool,
         tolerance: float,
@@ -141,7 +131,7 @@ class _Runner:
         self._channels_last = channels_last
         self._tolerance = tolerance
         self._unasked = unasked
-        self._weights: _Weights | None = weights
+        self._weights: ConvertedWeights | None = weights
         self._lock = threading.Lock()
         self._decided = False
         # The way that serves, None for the plain model, and what it calls; one object, for other threads.
@@ -323,74 +313,6 @@ class _Runner:
             self._weights.use(converted=way is not None, folded=way is not None and way.folds)
 
 
-class _Weights:
-    """The weights of a module that are converted, each in both forms: the plain one is there for as long as this is."""
-
-    # What autocast computes in 16 bits with weights that nothing else uses.
-    _CAST: Final = (
-        nn.Linear,
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.ConvTranspose1d,
-        nn.ConvTranspose2d,
-        nn.ConvTranspose3d,
-    )
-
-    def __init__(
-        self, module: nn.Module, dtype: torch.dtype | None, *, channels_last: bool, pairs: Sequence[Pair]
-    ) -> None:
-        self._module = module
-        self._dtype = dtype
-        self._channels_last = channels_last
-        self._pairs = pairs
-        self._folded: list[Folded] = []
-        self._forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-
-    def use(self, *, converted: bool, folded: bool = False) -> None:
-        """Give the module its weights in one of the forms; the forms are made anew, for that happens once or twice."""
-        with torch.inference_mode(mode=False), torch.no_grad():
-            for parameter, plain, _ in self._forms:
-                parameter.data = plain
-            for pair in self._folded:
-                pair.use(folded=False)
-            self._forms, self._folded = [], []
-            if not converted:
-                return
-            if folded:
-                self._folded = [pair.fold() for pair in self._pairs]
-                for pair in self._folded:
-                    pair.use(folded=True)
-            self._forms = self._make()
-            for parameter, _, other in self._forms:
-                parameter.data = other
-
-    def _make(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        to_cast = {id(one) for part in self._module.modules() for one in self._cast_of(part)}
-        forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        for parameter in self._module.parameters():
-            plain = other = parameter.data
-            if type(plain) is not torch.Tensor or plain.layout is not torch.strided:
-                continue  # quantized, perhaps
-            if self._dtype is not None and id(parameter) in to_cast and plain.dtype is torch.float32:
-                other = other.to(self._dtype)
-            if self._channels_last and other.dim() == 4:
-                other = other.contiguous(memory_format=torch.channels_last)
-            if other is not plain:
-                forms.append((parameter, plain, other))
-        return forms
-
-    def _cast_of(self, part: nn.Module) -> list[torch.Tensor]:
-        if isinstance(part, torch.fx.GraphModule):  # a program of torch.export has operators in place of layers
-            return _weights_of_operators(part)
-        return _own(part) if self._is_cast(part) else []
-
-    def _is_cast(self, part: nn.Module) -> bool:
-        if isinstance(part, torch.jit.ScriptModule):
-            return part.original_name in {kind.__name__ for kind in self._CAST}
-        return isinstance(part, self._CAST)
-
-
 def _state(module: nn.Module) -> dict[tuple[str, str], Any]:
     """Tell what of a module changes when it keeps something of a call."""
     return {
@@ -405,25 +327,6 @@ def _changes(value: Any) -> int | None:
     if isinstance(value, torch.Tensor):
         return None if value.is_inference() else value._version
     return len(value) if isinstance(value, list | dict | set | deque) else None
-
-
-def _own(part: nn.Module) -> list[torch.Tensor]:
-    return [one for name, one in part.named_parameters(recurse=False) if name in ("weight", "bias")]
-
-
-def _weights_of_operators(program: torch.fx.GraphModule) -> list[torch.Tensor]:
-    """Find the parameters of a program that are nothing but weights and biases of what autocast computes in 16 bits."""
-    uses: dict[str, list[bool]] = {}
-    for node in program.graph.nodes:
-        if node.op == "get_attr":
-            uses.setdefault(node.target, []).extend(_is_weight(node, user) for user in node.users)
-    parameters = dict(program.named_parameters(remove_duplicate=False))
-    other = {id(parameters[name]) for name, found in uses.items() if name in parameters and not (found and all(found))}
-    return [parameters[name] for name in uses if name in parameters and id(parameters[name]) not in other]
-
-
-def _is_weight(node: torch.fx.Node, user: torch.fx.Node) -> bool:
-    return user.target in _CAST_OPERATORS and node in user.args[1:3] and user.args[0] is not node
 
 
 def _with_channels_last(tensor: torch.Tensor) -> torch.Tensor:

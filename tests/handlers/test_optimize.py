@@ -301,7 +301,7 @@ def test_freezing_a_program_is_the_compilers(program, caplog):
     _, load = program
     model = load()
     assert optimize_model(model, Optimization(freezing=True), None) is model
-    assert "freezing without compile has no effect on this kind of model" in caplog.text
+    assert "freezing without compile has no effect on this model" in caplog.text
 
 
 def test_the_arguments_of_pt2_are_used_beside_the_section():

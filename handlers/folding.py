@@ -102,6 +102,7 @@ def pairs(module: nn.Module) -> list[Pair]:
         logger.debug("no batch normalisation is folded: %s", error)
         return []
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    owners = Counter(id(one) for _, one in module.named_parameters(remove_duplicate=False))
     found = []
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and node.args else None
@@ -110,7 +111,9 @@ def pairs(module: nn.Module) -> list[Pair]:
         if calls[node.target] != 1 or calls[before.target] != 1 or node.kwargs or len(node.args) != 1:
             continue
         first, second = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
-        if isinstance(first, _CONVOLUTIONS) and _is_plain(first, ("weight", "bias")) and _can_fold(second):
+        if not (isinstance(first, _CONVOLUTIONS) and _is_plain(first, ("weight", "bias")) and _can_fold(second)):
+            continue
+        if owners[id(first.weight)] == 1:  # else another layer has the same weight
             found.append(Pair(first, second))
     return found
 

@@ -142,6 +142,12 @@ def test_layers_of_another_making_are_left_alone():
     assert names(module) == []
 
 
+def test_a_weight_that_two_layers_share_stays_as_it_is():
+    module = Block()
+    module.two.weight = module.one.weight
+    assert names(module) == []
+
+
 def test_the_module_is_not_touched_by_looking():
     class Keeps(Block):
         last = None

@@ -7,7 +7,7 @@ drives it with load, ends it, measures its handler without a server, too, and wr
 
 ::
 
-    python benchmarks/handlers.py                                  # everything: about an hour on two cores
+    python benchmarks/handlers.py                                  # everything: forty minutes on two cores
     python benchmarks/handlers.py --quick                          # does it run? some minutes, rough figures
     python benchmarks/handlers.py --workloads lite0 --contenders defaults,compiled --parts load
 

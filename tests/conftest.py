@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,17 @@ def mnist_weights(mnist_place: Path) -> Path:
             subprocess.run([*command, "--output-dir", mnist_place], capture_output=True, check=False)
     assert (mnist_place / "mnist_script.pt").exists()
     return mnist_place
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tiny models: with several threads torch takes twice the time, most of it to wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 _NET = """\

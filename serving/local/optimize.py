@@ -29,6 +29,8 @@ _CONFIG: Final = "model-config.yaml"
 _SECTION: Final = "optimize"
 # Seconds until a worker must be ready; TorchServe's 120 are too few for a compiler on a busy machine.
 _STARTUP_S: Final = 600
+# What a net of convolutions does by itself; see `handlers.optimize.unasked`.
+_UNASKED: Final = {"channels_last": True, "freezing": True}
 _LARGE: Final = 1 << 20  # bytes
 #: In the archive; see `handlers.compile_cache`.
 _CACHE: Final = "compile-cache.bin"
@@ -183,9 +185,6 @@ def _require_sdk(archive: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
-UNASKED: Final = {"channels_last": True, "freezing": True}
-
-
 def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Candidate], list[str]]:
     """List what is sensible to try.
 
@@ -226,7 +225,7 @@ def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Ca
                     **({"channels_last": True} if channels_last else {}),
                     **({"freezing": True} if folds else make),
                 }
-                if facts["unasked"] and section == UNASKED:
+                if facts["unasked"] and section == _UNASKED:
                     notes.append("the plain model runs with channels last and freezing by itself: it has convolutions")
                 elif section:
                     found.append(Candidate(_name(dtype, section), section))

@@ -453,6 +453,8 @@ def reply_to(requests: Sequence[Request], answers: Sequence[Answer], *, items_on
             return Reply(only.status, open_inference.message_of(only))
         elif text := open_inference.problem(requests[0], only):
             return Reply(500, text)
+        else:
+            return Reply(200, SUCCESS, (only,))
     items = tuple(_item_for(request, answer) for request, answer in zip(requests, answers, strict=True))
     return Reply(200, SUCCESS, items)
 

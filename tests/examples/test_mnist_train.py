@@ -8,16 +8,8 @@ from examples.mnist import train as training
 from examples.mnist.data import Digits, Split, load_digits, normalise
 from model_defs.mnist import MNISTNet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLE = Path(training.__file__).parent
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Several would take more of the processor for so small a model, and most of it to wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

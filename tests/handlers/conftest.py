@@ -179,12 +179,8 @@ def _archives(root: Path) -> Iterator[Archives]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """The models are tiny: several threads would take twice the time, waiting for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread):
+    """All models here are tiny."""
 
 
 @pytest.fixture

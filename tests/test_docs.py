@@ -51,6 +51,25 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path}: {target}"
 
 
+@pytest.mark.parametrize("language", ["console", "python"])
+def test_the_chinese_readme_shows_the_commands_of_the_english_one(language: str) -> None:
+    english, chinese = (blocks(ROOT / name, language) for name in ("README.md", "README.zh-CN.md"))
+    # The Chinese one ends before the example of a client in Python.
+    assert chinese == english[: len(chinese)]
+    assert len(chinese) >= {"console": 3, "python": 1}[language]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_are_whole(path: Path) -> None:
+    """Every run of lines with bars begins with a head and its rule, and all its rows have as many cells."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, *rows = (re.sub(r"\\\||`[^`]*`", "", line).count("|") for line in table.splitlines())
+        assert rows, f"{path}: a table of one line: {table}"
+        assert re.match(r"\|[ :|-]+\|$", table.splitlines()[1]), f"{path}: no head: {table}"
+        assert all(cells == head for cells in rows), f"{path}: rows of other widths: {table}"
+
+
 def builds(path: Path) -> bool:
     """Whether a document's commands make the archives that the others are about."""
     return any("build " in line or "torch-model-archiver" in line for line in commands(path))
@@ -129,7 +148,7 @@ torchserve() {
 # What these show runs with every `make test` all the same: their examples' demo.py does it, of which
 # integration/test_demo.py and test_examples.py run every step, and so do the tutorial's scenarios in
 # integration/test_scenarios.py and docs/serving.md.
-REPEATED = {ROOT / "README.md", *(ROOT / "examples" / name / "README.md" for name in EXAMPLES)}
+REPEATED = {ROOT / "README.md", ROOT / "README.zh-CN.md", *(ROOT / "examples" / name / "README.md" for name in EXAMPLES)}
 
 
 @pytest.mark.parametrize("path", sorted(REPEATED), ids=lambda path: str(path.relative_to(ROOT)))

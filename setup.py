@@ -104,7 +104,7 @@ setup(
     install_requires=RUNTIME,
     extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX, "sign": SIGN, "text": TEXT},
     entry_points={
-        "console_scripts": ["torchmar = archive_tool.cli:main"],
+        "console_scripts": ["torchmar = archive_tool.__main__:main"],
         # The fixture torchmar_server, for the tests of those who write handlers.
         "pytest11": ["torchmar = serving.pytest_plugin"],
     },

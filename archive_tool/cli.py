@@ -5,9 +5,11 @@ Commands are named in a table and loaded when one is run, so that ``torchmar --h
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -17,8 +19,10 @@ from archive_tool.errors import TorchmarError
 from archive_tool.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
+
+    from _typeshed import ReadableBuffer
 
 # A shell's exit code for a program that a signal ended; Windows has no SIGPIPE to ask for its number.
 _SIGNALLED: Final = 128
@@ -160,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for one in previous:
             signal.signal(one, _on_ending)
-        return _run(list(arguments) if arguments is not None else sys.argv[1:])
+        with _usable_streams():
+            return _run(list(arguments) if arguments is not None else sys.argv[1:])
     except _TerminatedError as ended:
         return _SIGNALLED + ended.signum
     finally:
@@ -171,8 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         result: Any = cli.main(arguments, prog_name="torchmar", standalone_mode=False)
-        if sys.stdout is not None:  # closed by the caller: `>&-`
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -182,14 +186,50 @@ def _run(arguments: list[str]) -> int:
         show_error(error)
         return error.exit_code
     except BrokenPipeError:
-        # The reader (head, less) has had enough. Without this Python complains when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()  # the reader (head, less) has had enough
         return _SIGNALLED + _SIGPIPE
     except OSError as error:
         # A full disk, a folder that may not be written to: the system's words say more than a traceback.
         show_error(TorchmarError(f"{error.strerror or error}", where=error.filename and str(error.filename)))
         return TorchmarError.exit_code
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _usable_streams() -> Iterator[None]:
+    """Keep a closed standard stream, or a full disk behind standard error, from failing a command.
+
+    A closed one (`2>&-`) is opened on the null device: else the next file that is opened becomes it, and messages
+    end up there.
+    """
+    kept = sys.stdin, sys.stdout, sys.stderr
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for as long as the process
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is sys.__stderr__:  # not a test's
+        encoding = sys.stderr.encoding if sys.stderr else None
+        sys.stderr = io.TextIOWrapper(_Told(2, "w", closefd=False), encoding, "backslashreplace", write_through=True)
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = kept
+
+
+class _Told(io.FileIO):
+    """What a command says beside its result: nobody being able to read it is no reason to fail."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def discard_output() -> None:
+    """Write what is left for standard output, and all that follows, nowhere: Python would complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_error(error: TorchmarError) -> None:

@@ -148,7 +148,11 @@ torchserve() {
 # What these show runs with every `make test` all the same: their examples' demo.py does it, of which
 # integration/test_demo.py and test_examples.py run every step, and so do the tutorial's scenarios in
 # integration/test_scenarios.py and docs/serving.md.
-REPEATED = {ROOT / "README.md", ROOT / "README.zh-CN.md", *(ROOT / "examples" / name / "README.md" for name in EXAMPLES)}
+REPEATED = {
+    ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
+    *(ROOT / "examples" / name / "README.md" for name in EXAMPLES),
+}
 
 
 @pytest.mark.parametrize("path", sorted(REPEATED), ids=lambda path: str(path.relative_to(ROOT)))

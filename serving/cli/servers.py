@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from archive_tool.cli import discard_output
 from serving.cli.options import PortType, inference_client, json_option, name_option, timeout_option, traceback_shown
 
 if TYPE_CHECKING:
@@ -95,13 +96,24 @@ def start(
 
     def stay(started: Started) -> None:
         if not quiet:
-            _print_started(started)
+            _report(started)
         _stay(started.process, state)
 
     with traceback_shown(), _waiting(quiet or foreground) as progress:
         started = begin(options, state, progress, stay if foreground else None)
     if not quiet and not foreground:
+        _report(started)
+
+
+def _report(started: Started) -> None:
+    """Print what was started; the server runs, whether or not somebody can read it."""
+    try:
         _print_started(started)
+        sys.stdout.flush()
+    except OSError as error:
+        discard_output()
+        reason = error.strerror or str(error)
+        click.echo(f"warning: the server runs, but standard output takes nothing: {reason}", err=True)
 
 
 def _waiting(quiet: bool) -> AbstractContextManager[Callable[[float, str], None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from serving.client import ManagementClient, ModelVersion
 from serving.control import config as configuration
 from serving.control import java, ports, trust, vmargs
 from serving.control.keys import current_key
-from serving.control.processes import end_session
+from serving.control.processes import end_session, ends_with_parent
 from serving.control.state import ServerRecord, StateFolder
 from serving.control.store import Selection, select
 from serving.control.waiting import Progress, Waiting
@@ -282,6 +283,8 @@ def _spawn(prepared: _Prepared, state: StateFolder, options: StartOptions) -> su
         vm_options=prepared.vm_options,
         console=options.foreground,
     )
+    # A foreground server is part of the command, however that ends; Linux alone has this.
+    together = options.foreground and sys.platform == "linux"
     try:
         with (state.logs / "java.log").open("wb") as log:
             return subprocess.Popen(
@@ -293,6 +296,7 @@ def _spawn(prepared: _Prepared, state: StateFolder, options: StartOptions) -> su
                 stderr=log,
                 # A session of its own: see processes.py; and Ctrl-C reaches us first.
                 start_new_session=True,
+                preexec_fn=ends_with_parent() if together else None,
             )
     except BaseException as error:
         shutil.rmtree(prepared.runtime_folder, ignore_errors=True)

@@ -127,13 +127,19 @@ class StateFolder:
         return self.path / "signature_key.pem"
 
     def create(self) -> None:
-        """Makes the folder, for its owner only: it may hold keys.
+        """Makes the folder, for its owner only whatever the umask: it may hold keys, and logs hold what handlers print.
 
         Raises:
             InputError: it cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self.path.parent.parent, self.path.parent, self.path):
+                # Those above belong to whoever made them; ours is put right also if an earlier version made it.
+                if not folder.is_dir():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    folder.chmod(0o700)
+            if self.path.stat().st_uid == os.getuid():
+                self.path.chmod(0o700)
         except OSError as error:
             raise InputError(
                 f"the state folder {self.path} cannot be made: {error.strerror}",

@@ -108,6 +108,23 @@ def test_foreground_shows_the_logs_and_ends_with_a_signal(sandbox: Sandbox, echo
     assert sandbox.leftovers() == []
 
 
+def test_a_killed_foreground_start_takes_its_server_with_it_whoever_could_read_its_output(
+    sandbox: Sandbox, echo: str
+) -> None:
+    sandbox.build("echo", echo)
+    command = f"exec torchmar start echo.mar --model-store {sandbox.store} --port auto --foreground >/dev/full 2>&-"
+    with sandbox.popen("/bin/sh", "-c", command) as process:
+        wait_until(lambda: sandbox.torchmar("status").code == 0, "the server is healthy")
+        server = sandbox.server()
+        process.kill()
+        process.wait()
+        wait_until(lambda: not is_alive(server.pid), "the server has ended")
+    ended = sandbox.torchmar("stop")
+    assert ended.code == 7
+    assert "had ended by itself" in ended.err
+    assert sandbox.leftovers() == []
+
+
 def test_an_interrupted_start_leaves_nothing(sandbox: Sandbox) -> None:
     with waiting_start(sandbox) as process:
         process.send_signal(signal.SIGINT)

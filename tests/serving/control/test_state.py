@@ -48,10 +48,25 @@ def test_a_record_of_before_there_was_a_choice_of_workers_is_read(tmp_path: Path
     assert ServerRecord.from_dict(document) == record(worker="torchserve")
 
 
-def test_the_folder_is_the_owners_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o022, 0o377])
+def test_the_folders_are_the_owners_alone(tmp_path: Path, umask: int) -> None:
+    state = StateFolder("default", tmp_path / "home")
+    before = os.umask(umask)
+    try:
+        state.create()
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "home", tmp_path / "home" / "servers", state.path):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
     state = StateFolder("default", tmp_path)
+    state.path.mkdir(parents=True)
+    state.path.chmod(0o755)
     state.create()
-    assert state.path.stat().st_mode & 0o077 == 0
+    assert state.path.stat().st_mode & 0o777 == 0o700
+    assert tmp_path.stat().st_mode & 0o777 != 0  # somebody else's, such as a folder that holds more
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": "x"}', '{"pid": 1}'])

@@ -64,6 +64,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds for loading and compiling one.",
 )
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=1),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For everything; for a slow model there are fewer rounds and smaller batches, and not all is tried.",
+)
 @click.option("--dry-run", is_flag=True, help="Measure, and write nothing.")
 @click.option("-f", "--force", is_flag=True, help="Replace an archive that is there.")
 @json_option
@@ -77,6 +85,7 @@ def optimize(
     rounds: int,
     seconds: float,
     timeout: float,
+    budget: float,
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -87,7 +96,7 @@ def optimize(
     pictures, torch.compile or freezing, threads. Each runs in a process of its own, turn by turn with the plain model,
     with the files as requests. Shows latency, throughput, memory and by how much the answers differ, and writes the
     best into a new archive: the same one with the section in its config file, and with what was compiled. If nothing is
-    faster by more than what the rounds differ by, nothing is written.
+    faster by more than what the rounds differ by, nothing is written. On Ctrl-C what was found so far is shown.
 
     \b
     Examples:
@@ -101,13 +110,17 @@ def optimize(
 
     given = tuple(Input(str(path), path.read_bytes(), content_type_of(path.name)) for path in inputs)
     options = Options(
-        archive, given, output, device, batch, tolerance, rounds, seconds, timeout, dry_run=dry_run, force=force
+        archive, given, output, device, batch, tolerance, rounds, seconds, timeout, budget, dry_run=dry_run, force=force
     )
-    found = run(options, lambda name: None if as_json else click.echo(f"measuring {name}", err=True))
-    if as_json:
-        click.echo(json.dumps(_document(found), indent=2, allow_nan=False))
-    else:
-        _show(found, options.batch)
+
+    def show(found: Found, *, interrupted: bool = False) -> None:
+        if as_json:
+            document = _document(found) | {"interrupted": interrupted}
+            click.echo(json.dumps(document, indent=2, allow_nan=False))
+        else:
+            _show(found, interrupted=interrupted)
+
+    show(run(options, lambda line: click.echo(printable(line), err=True), lambda found: show(found, interrupted=True)))
 
 
 def _document(found: Found) -> dict[str, object]:
@@ -115,18 +128,19 @@ def _document(found: Found) -> dict[str, object]:
         "rows": [row.to_dict() for row in found.rows],
         "recommended": found.best.candidate.name if found.best else None,
         "written": str(found.written) if found.written else None,
+        "batch": found.batch,
         "notes": found.notes,
     }
 
 
-def _show(found: Found, batch: int) -> None:
+def _show(found: Found, *, interrupted: bool = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     # Narrow, so that a terminal of 80 columns has room for the names in two lines.
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("", overflow="fold")
-    for title in ("ms\nalone", "", f"requests/s\nby {batch}", "", "memory", "differs\nby", "same\nclass"):
+    for title in ("ms\nalone", "", f"requests/s\nby {found.batch}", "", "memory", "differs\nby", "same\nclass"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in found.rows:
         style = "green" if row is found.best else "red" if row.problem else None
@@ -137,7 +151,9 @@ def _show(found: Found, batch: int) -> None:
             click.echo(printable(f"{row.candidate.name}: {row.problem}"))
     for note in found.notes:
         click.echo(printable(note))
-    click.echo(_verdict(found, batch))
+    if interrupted:
+        click.echo("interrupted: nothing is written")
+    click.echo(_verdict(found))
     if found.written:
         click.echo(printable(str(found.written)))
 
@@ -158,7 +174,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _verdict(found: Found, batch: int) -> str:
+def _verdict(found: Found) -> str:
     from serving.local.contest import MARGIN
 
     if found.best is None:
@@ -168,6 +184,6 @@ def _verdict(found: Found, batch: int) -> str:
     alone, together = found.best.speedups
     return (
         f"recommended: {found.best.candidate.name}\n"
-        f"{alone:.2f} times as fast alone, {together:.2f} times in batches of {batch}, faster in each of "
+        f"{alone:.2f} times as fast alone, {together:.2f} times in batches of {found.batch}, faster in each of "
         f"{len(found.best.rounds)} rounds"
     )

@@ -15,6 +15,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ _LEAVE_S: Final = 2.0
 _SHOWN: Final = 600
 #: In the median of the rounds a way has to be faster by this part, and in every round faster at all.
 MARGIN: Final = 0.05
+#: Fewer rounds tell nothing.
+LEAST_ROUNDS: Final = 3
 #: A way that is slower than this part of the plain model's speed at one of the two batch sizes is not recommended.
 _NOT_SLOWER: Final = 0.95
 
@@ -37,16 +40,35 @@ class TrialError(Exception):
     """The process of a trial failed, ended, or took too long; the message says which."""
 
 
+class Budget:
+    """The time that all trials share.
+
+    Args:
+        seconds: from now on.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds; below 0 when it is over."""
+        return self._end - time.monotonic()
+
+
 class Process:
     """The process of a trial; to be used as a context manager, at whose end nothing of it is left.
 
     Args:
         scratch: an existing folder for what it and its compilers write.
         timeout: seconds for each answer.
+        budget: of all trials; no answer is awaited beyond it.
     """
 
-    def __init__(self, scratch: Path, timeout: float) -> None:
+    def __init__(self, scratch: Path, timeout: float, budget: Budget | None = None) -> None:
         self._timeout = timeout
+        self._budget = budget or Budget()
         self._log = scratch / "log.txt"
         cache = scratch / "compiled"
         ours, theirs = socket.socketpair()
@@ -61,7 +83,6 @@ class Process:
                 start_new_session=True,  # Ctrl-C is for us; and its compilers can be ended with it
             )
         self._sock = ours
-        self._sock.settimeout(timeout)
         self._stream = ours.makefile("rw", encoding="utf-8")
 
     def __enter__(self) -> Process:
@@ -95,12 +116,17 @@ class Process:
         Raises:
             TrialError: there is none, or it is an error.
         """
+        left = self._budget.left
+        if left <= 0:
+            raise TrialError(_over(self._budget))
+        self._sock.settimeout(min(self._timeout, left))
         try:
             self._stream.write(json.dumps({"do": do, **values}) + "\n")
             self._stream.flush()
             line = self._stream.readline()
         except TimeoutError as error:
-            raise TrialError(f"no answer within {self._timeout:g} s") from error
+            over = self._budget.left <= 0
+            raise TrialError(_over(self._budget) if over else f"no answer within {self._timeout:g} s") from error
         except OSError:
             line = ""
         if not line:
@@ -118,6 +144,10 @@ class Process:
         said = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"the process ended with {how}" + (f": {said.splitlines()[-1]}" if said else "")
+
+
+def _over(budget: Budget) -> str:
+    return f"not measured: the budget of {budget.seconds:g} s was over"
 
 
 @dataclass(frozen=True)
@@ -207,10 +237,16 @@ class Contest:
         scratch: an empty folder.
         device: "cpu" or "cuda:N".
         inputs: name, file and content type of each.
-        batch: requests that go together in the second measurement.
-        rounds: in each of which both are measured.
+        batch: requests that go together in the second measurement; `fit` may make it smaller.
+        rounds: in each of which both are measured; `fit` may make them fewer.
         seconds: of a measurement in a round.
         timeout: seconds for loading, compiling and each measurement.
+        budget: the time for all of it.
+
+    Attributes:
+        row: of the plain model.
+        facts: of the model and the machine.
+        request: seconds that the plain model takes for a request, once it has answered some.
 
     Raises:
         TorchmarError: the plain model cannot be loaded, or refuses an input.
@@ -227,6 +263,7 @@ class Contest:
         rounds: int,
         seconds: float,
         timeout: float,
+        budget: Budget | None = None,
     ) -> None:
         self._scratch = scratch
         self._settings = {
@@ -234,26 +271,31 @@ class Contest:
             "batch": batch,
             "inputs": [[name, str(file), kind] for name, file, kind in inputs],
         }
-        self._batch = batch
-        self._rounds = rounds
+        self.batch = batch
+        self.rounds = rounds
         self._seconds = seconds
         self._timeout = timeout
+        self._budget = budget or Budget()
         self._stack = contextlib.ExitStack()
         self._outputs = scratch / "outputs.pt"
         self._folder = plain
         self.row = Row(Candidate("plain float32"))
         self.facts: dict[str, Any] = {}
+        self.request = 0.0
+        self._loading = 0.0
 
     def __enter__(self) -> Contest:
         try:
             self._plain = self._stack.enter_context(self._start("plain"))
             try:
+                begin = time.monotonic()
                 self._plain.ask("load", folder=str(self._folder), **self._settings)
                 self.facts = self._plain.ask("facts")
                 refused = self._plain.ask("answer").get("refused")
+                self._loading = time.monotonic() - begin
                 if refused is None:
                     self._plain.ask("outputs", file=str(self._outputs))
-                    self._warm(self._plain)
+                    self.request = min(self._plain.ask("measure", batch=1, seconds=0, least=1)["seconds"])
             except TrialError as error:
                 raise TorchmarError(
                     f"the model cannot be run: {error}", hint="torchmar run shows the handler's log and traceback"
@@ -273,11 +315,43 @@ class Contest:
     def _start(self, name: str) -> Process:
         folder = self._scratch / name
         folder.mkdir()
-        return Process(folder, self._timeout)
+        return Process(folder, self._timeout, self._budget)
+
+    def fit(self, candidates: int) -> None:
+        """Make rounds fewer, and then batches smaller, until so many candidates fit into the budget.
+
+        A batch is taken to last as long as its requests one by one. What does not fit even so is told by `measure`.
+        The plain model is warmed up for what is left.
+
+        Raises:
+            TorchmarError: the plain model takes too long for that already.
+        """
+        wanted = self.rounds
+        while candidates * self._cost(self.batch, self.rounds) > self._budget.left:
+            if self.rounds > LEAST_ROUNDS:
+                self.rounds -= 1
+            elif self.batch > 1:
+                self.batch, self.rounds = self.batch // 2, wanted
+            else:
+                break
+        try:
+            self._warm(self._plain)
+        except TrialError as error:
+            raise TorchmarError(f"the plain model cannot be measured: {error}", hint="raise --budget") from error
+
+    def _cost(self, batch: int, rounds: int) -> float:
+        """Seconds that a candidate takes, compilers apart."""
+        sizes = sorted({1, batch})
+        measuring = sum(max(self._seconds, self._least(size) * size * self.request) for size in sizes)
+        return self._loading + (1 + 2 * rounds) * measuring
+
+    def _least(self, batch: int) -> int:
+        """How often a batch runs in a measurement at the least: several times, unless that takes long."""
+        return 3 if 3 * batch * self.request <= self._seconds else 1
 
     def _warm(self, process: Process) -> None:
-        for batch in sorted({1, self._batch}):
-            process.ask("warm", batch=batch, seconds=self._seconds)
+        for batch in sorted({1, self.batch}):
+            process.ask("warm", batch=batch, seconds=self._seconds, least=self._least(batch))
 
     def measure(self, candidate: Candidate, folder: Path, number: int) -> Row:
         """Measure one candidate; what goes wrong with it is in the row."""
@@ -304,20 +378,28 @@ class Contest:
 
     def _take_turns(self, process: Process, row: Row) -> None:
         times: dict[tuple[str, int], list[float]] = {}
-        for turn in range(self._rounds):
+        longest = 0.0
+        for turn in range(self.rounds):
+            if self._budget.left < longest:
+                if turn < LEAST_ROUNDS:
+                    raise TrialError(_over(self._budget))
+                break
+            begin = time.monotonic()
             medians = {}
             both = [("plain", self._plain), ("other", process)]
-            for batch in sorted({1, self._batch}):
+            for batch in sorted({1, self.batch}):
                 for who, one in both if turn % 2 else reversed(both):
-                    seconds = one.ask("measure", batch=batch, seconds=self._seconds)["seconds"]
+                    least = self._least(batch)
+                    seconds = one.ask("measure", batch=batch, seconds=self._seconds, least=least)["seconds"]
                     medians[who, batch] = statistics.median(seconds)
                     times.setdefault((who, batch), []).append(medians[who, batch])
             alone = medians["plain", 1] / medians["other", 1]
-            together = medians["plain", self._batch] / medians["other", self._batch]
+            together = medians["plain", self.batch] / medians["other", self.batch]
             row.rounds.append((alone, together))
+            longest = max(longest, time.monotonic() - begin)
         for who, found in (("plain", self.row), ("other", row)):
             found.latency = statistics.median(times[who, 1])
-            found.rate = self._batch / statistics.median(times[who, self._batch])
+            found.rate = self.batch / statistics.median(times[who, self.batch])
 
 
 def _left(candidate: Candidate, state: Mapping[str, Any]) -> str | None:

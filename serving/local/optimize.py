@@ -23,7 +23,7 @@ from archive_tool.yaml_edit import with_section
 from archive_tool.yaml_nodes import NotYamlError, compose, construct
 from serving.check import Input
 from serving.check.run import device_index, read_config, refuse_unservable
-from serving.local.contest import Candidate, Contest, Row, best
+from serving.local.contest import Budget, Candidate, Contest, Row, best
 
 _CONFIG: Final = "model-config.yaml"
 _SECTION: Final = "optimize"
@@ -38,6 +38,7 @@ _CACHE: Final = "compile-cache.bin"
 _BFLOAT16: Final = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 _FLOAT16: Final = frozenset({"amx_fp16", "avx512_fp16", "asimdhp"})
 DEFAULT_TIMEOUT_S: Final = 300.0
+DEFAULT_BUDGET_S: Final = 300.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Options:
         rounds: in each of which a candidate and the plain model take turns.
         seconds: of a measurement in a round.
         timeout: seconds for loading, compiling and each measurement of a candidate.
+        budget: seconds that all of it may take. Where they are few for the model there are fewer rounds, then smaller
+            batches; what is not measured when they are over is left out.
         dry_run: measure, and write nothing.
         force: replace what is there.
     """
@@ -67,6 +70,7 @@ class Options:
     rounds: int = 5
     seconds: float = 0.5
     timeout: float = DEFAULT_TIMEOUT_S
+    budget: float = DEFAULT_BUDGET_S
     dry_run: bool = False
     force: bool = False
 
@@ -76,23 +80,31 @@ class Found:
     """What came of it.
 
     Attributes:
-        rows: the plain model, then every candidate.
+        rows: the plain model, then every candidate that was begun.
+        batch: requests that went together in the measurement of throughput.
         best: the one to recommend; None if nothing is faster by more than the noise.
         written: the new archive; None if none was written.
         notes: what is good to know.
     """
 
     rows: list[Row]
+    batch: int
     best: Row | None = None
     written: Path | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def optimize(options: Options, tell: Callable[[str], None] = lambda _: None) -> Found:
+def optimize(
+    options: Options,
+    tell: Callable[[str], None] = lambda _: None,
+    interrupted: Callable[[Found], None] = lambda _: None,
+) -> Found:
     """Measure what there is to try, and write the best into a new archive. Nothing else is left behind.
 
     Args:
-        tell: gets the name of what is measured next.
+        tell: gets a line for each step: what is measured next, and how much of the budget is left.
+        interrupted: gets what was found so far when an exception that ends the program, such as that of Ctrl-C, comes
+            between; it goes on its way then, and no archive is written.
 
     Raises:
         ArchiveError: the archive cannot be read, or is not safe to unpack.
@@ -101,6 +113,7 @@ def optimize(options: Options, tell: Callable[[str], None] = lambda _: None) -> 
         TargetExistsError: the new archive exists, and force is not set.
         BuildError: it cannot be written.
     """
+    budget = Budget(options.budget)
     device_index(options.device)
     target, archive_format = _target(options)
     if not options.dry_run:
@@ -118,7 +131,7 @@ def optimize(options: Options, tell: Callable[[str], None] = lambda _: None) -> 
             scratch = Path(root).resolve()
             archive.extract(scratch / "model")
             variants = _Variants(scratch, manifest, text)
-            found = _measure(options, variants, scratch, tell)
+            found = _measure(options, variants, scratch, budget, tell, interrupted)
             if found.best is not None and not options.dry_run:
                 found.written = _write(options, variants, found, target, archive_format)
     return found
@@ -140,33 +153,73 @@ def _target(options: Options) -> tuple[Path, str]:
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
-def _measure(options: Options, variants: _Variants, scratch: Path, tell: Callable[[str], None]) -> Found:
+def _measure(
+    options: Options,
+    variants: _Variants,
+    scratch: Path,
+    budget: Budget,
+    tell: Callable[[str], None],
+    interrupted: Callable[[Found], None],
+) -> Found:
     inputs = []
     for number, one in enumerate(options.inputs):
         file = scratch / f"input-{number}"
         file.write_bytes(one.body)
         inputs.append((one.name, file, one.content_type))
     settings = {"batch": options.batch, "rounds": options.rounds, "seconds": options.seconds}
-    tell("plain float32")
+    tell(f"loading the plain model; {_clock(budget.left)} for everything")
     plain = variants.make(Candidate("plain float32"), None)
-    with Contest(scratch, plain, options.device, inputs, timeout=options.timeout, **settings) as contest:  # type: ignore[arg-type]
+    with Contest(
+        scratch,
+        plain,
+        options.device,
+        inputs,
+        timeout=options.timeout,
+        budget=budget,
+        **settings,  # type: ignore[arg-type]
+    ) as contest:
         _require_sdk(options.archive, contest.facts)
         candidates, notes = candidates_for(contest.facts, compiler=has_compiler())
-        found = Found([contest.row], notes=[*variants.notes, *notes])
+        contest.fit(len(candidates))
+        tell(
+            f"a request takes {contest.request:.3g} s; {len(candidates)} candidates, {contest.rounds} rounds each, "
+            f"alone and in batches of {contest.batch}"
+        )
+        found = Found([contest.row], contest.batch, notes=[*variants.notes, *notes])
+        if (contest.batch, contest.rounds) != (options.batch, options.rounds):
+            found.notes.append(
+                f"{contest.rounds} rounds in batches of {contest.batch}, for the budget of {budget.seconds:g} s: more of "
+                "both with a larger --budget"
+            )
 
-        def try_one(candidate: Candidate) -> None:
-            tell(candidate.name)
-            number = len(found.rows)
-            folder = variants.make(candidate, options.tolerance)
-            found.rows.append(contest.measure(candidate, folder, number))
-            shutil.rmtree(folder)
+        def try_all(some: Sequence[Candidate]) -> None:
+            for done, candidate in enumerate(some):
+                if budget.left <= 0:
+                    names = "; ".join(one.name for one in some[done:])
+                    found.notes.append(f"the budget of {budget.seconds:g} s was over before these were tried: {names}")
+                    return
+                number = len(found.rows)
+                tell(f"{number} of {number + len(some) - done - 1}: {candidate.name}; {_clock(budget.left)} left")
+                folder = variants.make(candidate, options.tolerance)
+                found.rows.append(contest.measure(candidate, folder, number))
+                shutil.rmtree(folder)
 
-        for candidate in candidates:
-            try_one(candidate)
-        if (fewer := with_one_thread(best(found.rows), contest.facts)) is not None:
-            try_one(fewer)
+        try:
+            try_all(candidates)
+            if (fewer := with_one_thread(best(found.rows), contest.facts)) is not None:
+                try_all([fewer])
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM
+            found.best = best(found.rows)
+            interrupted(found)
+            raise
         found.best = best(found.rows)
     return found
+
+
+def _clock(seconds: float) -> str:
+    return f"{max(0, int(seconds)) // 60}:{max(0, int(seconds)) % 60:02}"
 
 
 def _require_sdk(archive: Path, facts: Mapping[str, Any]) -> None:

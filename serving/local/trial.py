@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
-_LEAST = 3  # runs of a measurement
-_MOST = 2000
+_MOST = 2000  # runs of a measurement
 _SHOWN = 500
 
 
@@ -114,20 +113,20 @@ class Trial:
                 return {"refused": f"{one.name}: status {found.status}: {found.as_sent()[0][:_SHOWN]!r}"}
         return {}
 
-    def warm(self, batch: int, seconds: float) -> dict[str, Any]:
+    def warm(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
         """Run batches until the model has seen their size several times, for as long as the worker tries threads."""
         begin = time.monotonic()
         for count in range(_MOST):
             self._send(batch)
-            if count >= _LEAST and time.monotonic() - begin > seconds:
+            if count >= least and time.monotonic() - begin > seconds:
                 break
         return {}
 
-    def measure(self, batch: int, seconds: float) -> dict[str, Any]:
-        """Give the seconds of batches, as many as there is time for."""
+    def measure(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
+        """Give the seconds of batches, as many as there is time for, and so many at the least."""
         found: list[float] = []
         begin = time.monotonic()
-        while len(found) < _LEAST or (time.monotonic() - begin < seconds and len(found) < _MOST):
+        while len(found) < least or (time.monotonic() - begin < seconds and len(found) < _MOST):
             found.append(self._send(batch))
         return {"seconds": found}
 

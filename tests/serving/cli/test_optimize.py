@@ -24,12 +24,12 @@ def found() -> Found:
         Row(LONG, None, 0.01, 1660.14, 944_000_000, 1.24e-6, 1.0, [(2.0, 1.5)] * 3),
         Row(Candidate("[red]float16", {"dtype": "float16"}), "it\x1b[2J fails"),
     ]
-    return Found(rows, best=rows[1], written=Path("fast.mar"), notes=[LAST])
+    return Found(rows, 8, best=rows[1], written=Path("fast.mar"), notes=[LAST])
 
 
 def shown(found: Found, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
     monkeypatch.setattr(command, "console", lambda: Console(width=width))
-    command._show(found, 8)
+    command._show(found)
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
@@ -64,7 +64,7 @@ def test_where_there_is_room_a_name_is_one_line(
 
 
 def test_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = shown(Found([Row(Candidate("plain float32"), None, 1.0, 1.0)]), 80, monkeypatch, capsys)
+    lines = shown(Found([Row(Candidate("plain float32"), None, 1.0, 1.0)], 8), 80, monkeypatch, capsys)
     assert lines[-1] == (
         "nothing is faster than the plain model by 5% and in every round, so there is nothing to write"
     )
@@ -76,4 +76,4 @@ def test_the_same_as_json(found: Found) -> None:
     assert [row["name"] for row in json.loads(json.dumps(document))["rows"]] == [
         row.candidate.name for row in found.rows
     ]
-    assert command._document(Found([]))["recommended"] is None
+    assert command._document(Found([], 8))["recommended"] is None

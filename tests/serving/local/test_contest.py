@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from archive_tool.errors import TorchmarError
 from serving.errors import CheckError
 from serving.local import contest
-from serving.local.contest import Candidate, Contest, Process, Row, TrialError, best
+from serving.local.contest import Budget, Candidate, Contest, Process, Row, TrialError, best
 
 FACTS = {"sdk": True, "old": False, "module": True, "device": "cpu"}
 BFLOAT16 = Candidate("bfloat16", {"dtype": "bfloat16"})
@@ -44,12 +45,14 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def start(tmp_path: Path, folder: Callable[..., Path]) -> Callable[..., Contest]:
-    def begin(plain: Path | None = None, *, timeout: float = 60, batch: int = 4) -> Contest:
+    def begin(
+        plain: Path | None = None, *, timeout: float = 60, batch: int = 4, rounds: int = 3, budget: float = math.inf
+    ) -> Contest:
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         (tmp_path / "in.json").write_text("1")
         inputs = [("in0", tmp_path / "in.json", "application/json")]
-        settings = {"batch": batch, "rounds": 3, "seconds": 0.01, "timeout": timeout}
+        settings = {"batch": batch, "rounds": rounds, "seconds": 0.01, "timeout": timeout, "budget": Budget(budget)}
         return Contest(scratch, plain or folder(), "cpu", inputs, **settings)  # type: ignore[arg-type]
 
     return begin
@@ -74,6 +77,60 @@ def _lives(pid: int) -> bool:
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("request_s", "candidates", "budget", "expected"),
+    [
+        (0.001, 4, math.inf, (8, 5)),
+        (0.001, 4, 60, (8, 5)),  # a quick model has all it was asked for
+        (1.0, 1, 75, (8, 3)),  # fewer rounds first
+        (1.0, 1, 60, (4, 5)),  # then smaller batches, with the rounds there is time for
+        (10.0, 4, 60, (1, 3)),  # what does not fit even so is begun all the same
+    ],
+)
+def test_a_budget_is_shared(
+    start: Callable[..., Contest],
+    folder: Callable[..., Path],
+    request_s: float,
+    candidates: int,
+    budget: float,
+    expected: tuple[int, int],
+) -> None:
+    with start(folder(request=request_s), batch=8, rounds=5, budget=budget) as running:
+        assert running.request == request_s
+        running._loading = 0.0
+        running.fit(candidates)
+        assert (running.batch, running.rounds) == expected
+
+
+def test_a_candidate_that_does_not_fit_into_the_budget_says_so(
+    start: Callable[..., Contest], folder: Callable[..., Path]
+) -> None:
+    with start(budget=20) as running:
+        begin = time.monotonic()
+        row = running.measure(BFLOAT16, folder("dtype: bfloat16", takes=600), 1)
+    assert time.monotonic() - begin < 60
+    assert row.problem == "not measured: the budget of 20 s was over"
+    assert not row.is_faster
+
+
+def test_the_rounds_that_there_was_time_for_count(
+    start: Callable[..., Contest], folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(rounds=1000, budget=600) as running:
+        take_turns = running._take_turns
+
+        def late(process: Process, row: Row) -> None:
+            running._budget._end = time.monotonic() + 5  # it took its time to load
+            take_turns(process, row)
+            running._budget._end += 60  # to tell how it ended
+
+        monkeypatch.setattr(running, "_take_turns", late)
+        row = running.measure(BFLOAT16, folder("dtype: bfloat16", takes=0.1), 1)
+    assert row.problem is None
+    assert contest.LEAST_ROUNDS <= len(row.rounds) < 30
+    assert row.is_faster
+
+
 def test_a_candidate_takes_turns_with_the_plain_model(
     start: Callable[..., Contest], folder: Callable[..., Path]
 ) -> None:
@@ -81,7 +138,8 @@ def test_a_candidate_takes_turns_with_the_plain_model(
         assert running.facts == FACTS
         row = running.measure(BFLOAT16, folder("dtype: bfloat16"), 1)
         assert row.rounds == [(2.0, 2.0)] * 3
-        assert (row.latency, row.rate, running.row.latency, running.row.rate) == (0.5, 2.0, 1.0, 1.0)
+        assert (row.latency, row.rate) == pytest.approx((0.0005, 2000))
+        assert (running.row.latency, running.row.rate) == pytest.approx((0.001, 1000))
         assert (row.difference, row.agreement, row.problem, row.cache) == (0.01, 1.0, None, None)
         assert row.memory > 1 << 20
         assert running.row.memory > 1 << 20

@@ -173,7 +173,8 @@ def test_the_best_becomes_a_new_archive(archive: Make, only: Callable[..., None]
     before = old.read_bytes()
     told: list[str] = []
     found = optimize(options(old), told.append)
-    assert told == ["plain float32", "float16", "bfloat16"]
+    assert told[0].startswith("loading the plain model; ")
+    assert [line.split("; ")[0] for line in told[2:]] == ["1 of 2: float16", "2 of 2: bfloat16"]
     assert [row.problem for row in found.rows] == [None, "it does not load", None]
     assert found.best is found.rows[2]
     assert found.notes == ["a note"]
@@ -327,6 +328,19 @@ def test_names_of_new_archives(archive: Make, tmp_path: Path, output: str, messa
         optimize(options(archive(), output=tmp_path / output))
 
 
+def test_what_there_was_no_time_for_is_named(archive: Make, only: Callable[..., None], tmp_path: Path) -> None:
+    only({"dtype": "bfloat16"}, {"dtype": "bfloat16", "compile": True}, {"dtype": "float16"})
+    told: list[str] = []
+    # The measuring of the first takes all there is; what was found is kept.
+    found = optimize(options(archive(takes=8.0), budget=30.0), told.append)
+    assert [row.problem for row in found.rows[1:]] == ["not measured: the budget of 30 s was over"]
+    assert any("was over before these were tried: " in note for note in found.notes)
+    assert found.written is None
+    assert "0:" in told[0]
+    assert told[1].startswith("a request takes 0.001 s; 3 candidates, ")
+    assert told[2].startswith("1 of 3: ")
+
+
 def test_an_interrupt_leaves_neither_processes_nor_files(archive: Make, tmp_path: Path) -> None:
     """A candidate that hangs (see the stand-in) while Ctrl-C comes."""
     old = archive()
@@ -344,10 +358,11 @@ sys.exit(cli.main(["optimize", {str(old)!r}, "--input", {str(tmp_path / "h.py")!
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         env={**os.environ, "TMPDIR": str(temporary)},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
+    assert process.stdout is not None
     try:
         deadline = time.monotonic() + 120
         while not (found := list(temporary.glob("*/pids.txt"))):
@@ -358,9 +373,13 @@ sys.exit(cli.main(["optimize", {str(old)!r}, "--input", {str(tmp_path / "h.py")!
         pids = [int(pid) for pid in found[0].read_text().split()]
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+        shown = process.stdout.read().decode()
+        assert "plain float32" in shown  # what was found so far
+        assert "interrupted: nothing is written" in shown
     finally:
         process.kill()
         process.wait()
         process.stderr.close()
+        process.stdout.close()
     assert list(temporary.iterdir()) == []
     assert gone(*pids)

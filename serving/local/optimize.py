@@ -188,8 +188,8 @@ def _measure(
         found = Found([contest.row], contest.batch, notes=[*variants.notes, *notes])
         if (contest.batch, contest.rounds) != (options.batch, options.rounds):
             found.notes.append(
-                f"{contest.rounds} rounds in batches of {contest.batch}, for the budget of {budget.seconds:g} s: more of "
-                "both with a larger --budget"
+                f"{contest.rounds} rounds in batches of {contest.batch}, for the budget of {budget.seconds:g} s: more "
+                "of both with a larger --budget"
             )
 
         def try_all(some: Sequence[Candidate]) -> None:

@@ -23,7 +23,7 @@ import pytest
 import archive_tool
 
 from .conftest import ECHO, Sandbox, Server, close, hidden_from, make_sandbox
-from .support import _field, ask, wait_until
+from .support import ask, grpc_field, wait_until
 
 # Importing torch takes seconds, and no handler here needs it.
 pytestmark = pytest.mark.hides("torch")
@@ -121,7 +121,7 @@ class Attacker:
         return call(
             server,
             "RegisterModel",
-            b"\x18\x01" + _field(5, b"evil") + b"\x40\x01" + _field(9, str(self.folder).encode()),
+            b"\x18\x01" + grpc_field(5, b"evil") + b"\x40\x01" + grpc_field(9, str(self.folder).encode()),
         )
 
 
@@ -174,7 +174,7 @@ def test_nobody_can_register_a_model(usual: Server, attacker: Attacker) -> None:
 def test_nobody_can_remove_a_model(usual: Server, attacker: Attacker) -> None:
     for path in ("/models/echo", "/models/echo/1.0"):
         assert {send(usual.management, "DELETE", path, headers) for headers in ({}, PAGE)} == {405}
-    assert call(usual, "UnregisterModel", _field(1, b"echo")) == 7
+    assert call(usual, "UnregisterModel", grpc_field(1, b"echo")) == 7
     assert_unchanged(usual, attacker)
 
 
@@ -204,7 +204,7 @@ def test_with_the_model_api_open_all_of_this_works(light_server: Server, attacke
         attacker.ran.unlink()
         assert attacker.call_register(light_server) == 0
         wait_until(attacker.ran.exists, "the attacker's code")
-        assert call(light_server, "UnregisterModel", _field(1, b"evil")) == 0
+        assert call(light_server, "UnregisterModel", grpc_field(1, b"evil")) == 0
         attacker.ran.unlink()
         assert 200 in attacker.register_workflow(light_server)
         wait_until(attacker.ran.exists, "the attacker's code")
@@ -245,7 +245,7 @@ def test_without_a_key_nothing_is_answered(keyed: tuple[Server, str], attacker: 
         assert send(server.management, "POST", "/workflows?url=evil.war", headers) == 400
         assert send(server.inference, "POST", "/predictions/echo", headers) == 400
     assert attacker.call_register(server) == 7
-    assert call(server, "UnregisterModel", _field(1, b"echo")) == 7
+    assert call(server, "UnregisterModel", grpc_field(1, b"echo")) == 7
     # The inference key is no key of the management API.
     key = {"Authorization": f"Bearer {keys_of(server.sandbox)['inference']}"}
     assert send(server.management, "DELETE", "/models/echo", key) == 400

@@ -58,6 +58,7 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "start": _Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),
         "stop": _Entry("serving.cli.servers:stop", "Stop the server that start began."),
         "status": _Entry("serving.cli.servers:status", "Show whether the server runs, where, and how it is."),
+        "keys": _Entry("serving.cli.keys:keys", "Show the keys that the server asks for."),
         "env": _Entry("serving.cli.servers:env", "Print the shell lines that the stock torchserve command needs."),
         "home": _Entry("serving.cli.servers:home", "Print the folder that holds torchmar's worker."),
     },

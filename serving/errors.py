@@ -10,6 +10,7 @@
         ├── AlreadyRunningError   8   a server of this name runs already
         ├── NotRunningError       7   no server of this name, or nobody answers at its address
         ├── ReplyError            9   the server answered with an error; carries its status and message
+        │   └── ModelApiOffError  9   the server neither takes nor removes models
         └── CheckError            10  a model that can be loaded fails on an input, or gives another answer
 """
 
@@ -88,6 +89,20 @@ class ReplyError(ServingError):
         super().__init__(message, where=where, hint=hint)
         self.status = status
         self.kind = kind
+
+
+class ModelApiOffError(ReplyError):
+    """The server neither takes nor removes models while it runs."""
+
+    def __init__(self, where: str | None = None) -> None:
+        super().__init__(
+            "the server neither takes nor removes models: its model API is off",
+            status=405,
+            kind="MethodNotAllowedException",
+            where=where,
+            hint="start it with its model API: torchmar start --enable-model-api; requests then need a key, which "
+            "torchmar's commands find",
+        )
 
 
 class CheckError(ServingError):

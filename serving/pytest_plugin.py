@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from serving.client.inference import Prediction
 
 
+_KEYS_LAST_MIN = 7 * 24 * 60
+
+
 class ServedModels:
     """A server that runs until the end of the test module.
 
@@ -63,8 +66,10 @@ class ServedModels:
 def torchmar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServedModels]]:
     """Starts TorchServe's frontend with archives, on free ports, and stops it after the last test of the module.
 
-    ``torchmar_server(*archives, workers=None, timeout=300.0)`` gives a `ServedModels`; asked again for the same, it
-    gives the same. An archive is a ``.mar``, a ``.tar.gz`` or a folder; the model's name is the file's, without suffix.
+    ``torchmar_server(*archives, workers=None, timeout=300.0, model_api=False)`` gives a `ServedModels`; asked again for
+    the same, it gives the same. An archive is a ``.mar``, a ``.tar.gz`` or a folder; the model's name is the file's,
+    without suffix. With ``model_api=True`` tests can register and unregister models, and requests need a key, which
+    ``predict``, ``client`` and ``models`` of the result send.
     """
     import contextlib
     import shutil
@@ -73,7 +78,12 @@ def torchmar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
     with contextlib.ExitStack() as stack:
         running: dict[Any, ServedModels] = {}
 
-        def start(*archives: str | PathLike[str], workers: int | None = None, timeout: float = 300.0) -> ServedModels:
+        def start(
+            *archives: str | PathLike[str],
+            workers: int | None = None,
+            timeout: float = 300.0,
+            model_api: bool = False,
+        ) -> ServedModels:
             from serving.client import InferenceClient
             from serving.control import StartOptions, StateFolder, stop
             from serving.control import start as begin
@@ -83,7 +93,7 @@ def torchmar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
             paths = tuple(Path(archive).resolve() for archive in archives)
             if not paths or len({path.name for path in paths}) < len(paths):
                 raise ValueError("name at least one archive, and none of them twice")
-            key = paths, workers
+            key = paths, workers, model_api
             if key in running:
                 return running[key]
             folder = tmp_path_factory.mktemp("served")
@@ -94,7 +104,8 @@ def torchmar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
                 copy: Any = shutil.copytree if path.is_dir() else shutil.copyfile
                 copy(path, store / path.name)
             config = folder / "config.properties"
-            config.touch()  # not the one of the current folder
+            # Not the one of the current folder; and the keys, if there are any, must last longer than the tests.
+            config.write_text(f"token_expiration_min={_KEYS_LAST_MIN}\n")
             state = StateFolder("pytest", folder / "state")
             options = StartOptions(
                 name="pytest",
@@ -104,6 +115,7 @@ def torchmar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
                 workers=workers,
                 port="auto",
                 timeout_s=timeout,
+                enable_model_api=model_api,
             )
             record = begin(options, state).record
             stack.callback(stop, state)

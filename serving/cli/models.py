@@ -19,6 +19,7 @@ from serving.cli.options import (
     name_option,
     running,
     timeout_option,
+    token_file_option,
     traceback_shown,
 )
 
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @json_option
 @management_option
+@token_file_option
 @name_option
-def models(model: str | None, as_json: bool, management: str | None, server: str) -> None:
+def models(model: str | None, as_json: bool, management: str | None, token_file: Path | None, server: str) -> None:
     """List the models, versions and workers of the server.
 
     \b
@@ -44,7 +46,7 @@ def models(model: str | None, as_json: bool, management: str | None, server: str
 
     from serving.errors import ReplyError
 
-    with management_client(server, management, 30.0) as client:
+    with management_client(server, management, 30.0, token_file) as client:
         if model:
             found = list(client.describe(model))
         else:
@@ -112,6 +114,7 @@ def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
 @click.option("--max-batch-delay", type=click.IntRange(min=0), help="Milliseconds to wait for a batch to fill.")
 @click.option("--response-timeout", type=click.IntRange(min=1), help="Seconds that a worker may take for a batch.")
 @management_option
+@token_file_option
 @timeout_option(300.0)
 @name_option
 def register(
@@ -122,14 +125,15 @@ def register(
     max_batch_delay: int | None,
     response_timeout: int | None,
     management: str | None,
+    token_file: Path | None,
     timeout: float,
     server: str,
 ) -> None:
     """Register an archive with the running server.
 
-    ARCHIVE is a file of the server's model store. Returns when the workers are ready; if one fails to load the
-    model, its own error is shown and the model is not registered. A server that was started with --require-signature
-    takes only what was signed with that key, and something only if it uses token authorization.
+    ARCHIVE is a file of the server's model store, and the server one that was started with --enable-model-api. Returns
+    when the workers are ready; if one fails to load the model, its own error is shown and the model is not registered.
+    A server that was started with --require-signature takes only what was signed with that key.
 
     \b
     Examples:
@@ -137,7 +141,7 @@ def register(
       torchmar register mnist_v2.mar --model-name mnist --workers 2
     """
     from archive_tool.layout import check_model_name
-    from serving.control.registration import admit, explained, model_name_of, rolled_back
+    from serving.control.registration import admit, check_model_api, explained, model_name_of, rolled_back
     from serving.control.state import StateFolder
     from serving.control.store import name_in_store
 
@@ -146,13 +150,14 @@ def register(
     record = running(server) if management is None else None
     name = model_name
     if record:
+        check_model_api(record, StateFolder(server))
         archive = name_in_store(archive, Path(record.model_store))
         name = model_name or model_name_of(Path(record.model_store) / archive)
         if record.trusted_store:
             admit(record, StateFolder(server), archive)
     with (
         traceback_shown(),
-        management_client(server, management, timeout) as client,
+        management_client(server, management, timeout, token_file) as client,
         explained(record, name or archive),
         rolled_back(client, name) if name else nullcontext(),
     ):
@@ -173,6 +178,7 @@ def register(
 @click.option("--max-workers", type=click.IntRange(min=0), metavar="N", help="Upper bound; by default the same.")
 @click.option("--version", metavar="V", help="Version of the model; by default the default one.")
 @management_option
+@token_file_option
 @timeout_option(300.0)
 @name_option
 def scale(
@@ -181,6 +187,7 @@ def scale(
     max_workers: int | None,
     version: str | None,
     management: str | None,
+    token_file: Path | None,
     timeout: float,
     server: str,
 ) -> None:
@@ -199,7 +206,11 @@ def scale(
     from serving.errors import ReplyError
 
     record = running(server) if management is None else None
-    with traceback_shown(), management_client(server, management, timeout) as client, explained(record, model):
+    with (
+        traceback_shown(),
+        management_client(server, management, timeout, token_file) as client,
+        explained(record, model),
+    ):
         before = [v.min_workers for v in client.describe(model, version) if version or v.default]
         try:
             client.scale(model, min_workers=min_workers, max_workers=max_workers, version=version)
@@ -218,15 +229,16 @@ def scale(
 @click.argument("model")
 @click.argument("version")
 @management_option
+@token_file_option
 @name_option
-def set_default(model: str, version: str, management: str | None, server: str) -> None:
+def set_default(model: str, version: str, management: str | None, token_file: Path | None, server: str) -> None:
     """Make a version of a model the default one.
 
     \b
     Examples:
       torchmar set-default mnist 2.0
     """
-    with management_client(server, management, 30.0) as client:
+    with management_client(server, management, 30.0, token_file) as client:
         click.echo(client.set_default(model, version))
 
 
@@ -234,12 +246,15 @@ def set_default(model: str, version: str, management: str | None, server: str) -
 @click.argument("model")
 @click.option("--version", metavar="V", help="Only this version; by default all.")
 @management_option
+@token_file_option
 @timeout_option(120.0)
 @name_option
-def unregister(model: str, version: str | None, management: str | None, timeout: float, server: str) -> None:
+def unregister(
+    model: str, version: str | None, management: str | None, token_file: Path | None, timeout: float, server: str
+) -> None:
     """Remove a model, or one version of it.
 
-    The archive stays in the model store.
+    The archive stays in the model store. The server must have been started with --enable-model-api.
 
     \b
     Examples:
@@ -248,7 +263,7 @@ def unregister(model: str, version: str | None, management: str | None, timeout:
     """
     from serving.errors import ReplyError
 
-    with management_client(server, management, timeout) as client:
+    with management_client(server, management, timeout, token_file) as client:
         if version:
             try:
                 click.echo(client.unregister(model, version))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -59,6 +60,16 @@ def management_option(command: F) -> F:
     )(command)
 
 
+def token_file_option(command: F) -> F:
+    """``--token-file``: the key of a server that torchmar did not start."""
+    return click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="File with the key, or TorchServe's key_file.json; by default the server's own key, else TORCHMAR_TOKEN.",
+    )(command)
+
+
 def timeout_option(default: float) -> Callable[[F], F]:
     """``--timeout``: seconds to wait."""
     return click.option(
@@ -78,39 +89,71 @@ def running(server: str) -> ServerRecord | None:
     return record if record is not None and record.alive else None
 
 
-def address_of(server: str, api: Literal["inference", "management"], given: str | None) -> tuple[str, str | None]:
+def address_of(
+    server: str, api: Literal["inference", "management"], given: str | None, token_file: Path | None = None
+) -> tuple[str, str | None]:
     """Address and key of an API.
 
     The address is the one given, else that of the named server, else TORCHMAR_INFERENCE or TORCHMAR_MANAGEMENT, else
-    TorchServe's usual one.
+    TorchServe's usual one. The key is the one in the file, else that of the server if torchmar started it, else
+    TORCHMAR_TOKEN.
     """
     from serving.control import StateFolder
-    from serving.control.keys import current_key
+    from serving.control.keys import checked_key, current_key, key_in_file
     from serving.errors import NotRunningError
 
-    if given:
-        return given, None
-    state = StateFolder(server)
-    if record := running(server):
-        return str(getattr(record, api)), current_key(record, state, api)
-    if server != "default":
+    record = None if given else running(server)
+    if record is not None:
+        address = str(getattr(record, api))
+    elif given or server == "default":
+        address = given or os.environ.get(f"TORCHMAR_{api.upper()}") or USUAL_ADDRESSES[api]
+        record = _at(address, api)
+    else:
         raise NotRunningError(f"no server {server!r} is running", hint=f"torchmar start --name {server} begins it")
-    return os.environ.get(f"TORCHMAR_{api.upper()}") or USUAL_ADDRESSES[api], None
+    if token_file is not None:
+        known = record.management if record else address if api == "management" else None
+        return address, key_in_file(token_file, api, known)
+    if record is not None:
+        return address, current_key(record, StateFolder(record.name), api)
+    token = os.environ.get("TORCHMAR_TOKEN")
+    return address, checked_key(token, "TORCHMAR_TOKEN") if token else None
 
 
-def management_client(server: str, given: str | None, timeout_s: float) -> ManagementClient:
+def _at(address: str, api: Literal["inference", "management"]) -> ServerRecord | None:
+    """The server of ours at an address, if there is one."""
+    from serving.control.state import known_servers
+
+    for state in known_servers():
+        record = state.record()
+        if record is not None and record.alive and _place(getattr(record, api)) == _place(address):
+            return record
+    return None
+
+
+def _place(address: str) -> tuple[str | None, str, int | None]:
+    from serving.client import Address
+
+    found = Address(address)
+    return found.socket_path, "127.0.0.1" if found.host == "localhost" else found.host, found.port
+
+
+def management_client(
+    server: str, given: str | None, timeout_s: float, token_file: Path | None = None
+) -> ManagementClient:
     """A client of the management API of the server, with its key."""
     from serving.client import ManagementClient
 
-    address, token = address_of(server, "management", given)
+    address, token = address_of(server, "management", given, token_file)
     return ManagementClient.at(address, timeout_s=timeout_s, token=token)
 
 
-def inference_client(server: str, given: str | None, timeout_s: float) -> InferenceClient:
+def inference_client(
+    server: str, given: str | None, timeout_s: float, token_file: Path | None = None
+) -> InferenceClient:
     """A client of the inference API of the server, with its key."""
     from serving.client import InferenceClient
 
-    address, token = address_of(server, "inference", given)
+    address, token = address_of(server, "inference", given, token_file)
     return InferenceClient.at(address, timeout_s=timeout_s, token=token)
 
 

@@ -11,7 +11,15 @@ import click
 
 from archive_tool.cli import printable
 from serving.answers import strict
-from serving.cli.options import console, inference_client, json_option, name_option, running, timeout_option
+from serving.cli.options import (
+    console,
+    inference_client,
+    json_option,
+    name_option,
+    running,
+    timeout_option,
+    token_file_option,
+)
 
 if TYPE_CHECKING:
     from serving.client import Prediction
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--version", metavar="V", help="Version of the model; by default the default one.")
 @click.option("--parallel", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at once.")
 @click.option("--inference", metavar="URL", help="Address of the inference API; by default that of the server NAME.")
+@token_file_option
 @json_option
 @timeout_option(120.0)
 @name_option
@@ -38,6 +47,7 @@ def predict(
     version: str | None,
     parallel: int,
     inference: str | None,
+    token_file: Path | None,
     as_json: bool,
     timeout: float,
     server: str,
@@ -55,7 +65,7 @@ def predict(
     """
     from serving.errors import ReplyError
 
-    with inference_client(server, inference, timeout) as client:
+    with inference_client(server, inference, timeout, token_file) as client:
         answers = list(client.predict_files(model, inputs, version=version, parallel=parallel))
     if as_json:
         click.echo(json.dumps([strict(prediction_to_dict(answer)) for answer in answers], indent=2, allow_nan=False))
@@ -68,7 +78,9 @@ def predict(
             f"{len(failed)} of {len(answers)} requests got an error; the first: {failed[0].error}",
             status=failed[0].status,
             where=failed[0].source,
-            hint=f"the log: {record.log_folder}/model_log.log" if record and failed[0].status >= 500 else None,
+            hint=f"the log: {record.log_folder}/model_log.log"
+            if record and failed[0].status >= 500
+            else failed[0].hint,
         )
 
 

@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     metavar="PUBLIC",
     help="Serve only archives signed with the private key of this public one.",
 )
+@click.option(
+    "--enable-model-api",
+    is_flag=True,
+    help="Let models be registered and removed while it runs; requests then need a key (torchmar keys).",
+)
+@click.option("--disable-token-auth", is_flag=True, help="Ask for no keys, with --enable-model-api neither.")
 @click.option("--foreground", is_flag=True, help="Stay, show the logs, and stop the server on Ctrl-C.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
 @timeout_option(300.0)
@@ -58,6 +64,8 @@ def start(
     port: int | Literal["auto"] | None,
     stock_worker: bool,
     require_signature: Path | None,
+    enable_model_api: bool,
+    disable_token_auth: bool,
     foreground: bool,
     quiet: bool,
     timeout: float,
@@ -67,13 +75,15 @@ def start(
 
     Returns when every model has a ready worker, or fails with the worker's own error and leaves nothing running.
     The inference API listens on port 8080, the management API on 8081, metrics on 8082, gRPC on 7070 and 7071,
-    unless the configuration or --port says otherwise.
+    unless the configuration or --port says otherwise. No key is needed on loopback, and no model can be added or
+    removed; with --enable-model-api both are the other way round.
 
     \b
     Examples:
       torchmar start --models mnist=mnist.mar --model-store model_store
       torchmar start model_store/mnist.mar --workers 2
       torchmar start --name second --port auto --models all --model-store model_store
+      torchmar start --models all --model-store model_store --enable-model-api
       torchmar start --models all --model-store model_store --require-signature public.pem
     """
     from serving.control import StartOptions, StateFolder
@@ -91,29 +101,35 @@ def start(
         foreground=foreground,
         stock_worker=stock_worker,
         require_signature=require_signature,
+        enable_model_api=enable_model_api,
+        disable_token_auth=disable_token_auth,
     )
     state = StateFolder(server)
 
     def stay(started: Started) -> None:
         if not quiet:
-            _report(started)
+            _report(started, state)
         _stay(started.process, state)
 
     with traceback_shown(), _waiting(quiet or foreground) as progress:
-        started = begin(options, state, progress, stay if foreground else None)
+        started = begin(options, state, progress, stay if foreground else None, _warn)
     if not quiet and not foreground:
-        _report(started)
+        _report(started, state)
 
 
-def _report(started: Started) -> None:
+def _report(started: Started, state: StateFolder) -> None:
     """Print what was started; the server runs, whether or not somebody can read it."""
     try:
-        _print_started(started)
+        _print_started(started, state)
         sys.stdout.flush()
     except OSError as error:
         discard_output()
         reason = error.strerror or str(error)
-        click.echo(f"warning: the server runs, but standard output takes nothing: {reason}", err=True)
+        _warn(f"the server runs, but standard output takes nothing: {reason}")
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 def _waiting(quiet: bool) -> AbstractContextManager[Callable[[float, str], None]]:
@@ -142,7 +158,9 @@ def _spinner() -> Iterator[Callable[[float, str], None]]:
         yield lambda seconds, text: shown.update(Text(f"{text} ").append(f"{seconds:.0f} s", style="dim"))
 
 
-def _print_started(started: Started) -> None:
+def _print_started(started: Started, state: StateFolder) -> None:
+    from serving.control.keys import current_key
+
     record, models = started.record, started.models
     for model in models:
         plural = "" if model.ready_workers == 1 else "s"
@@ -152,8 +170,14 @@ def _print_started(started: Started) -> None:
     click.echo(f"  management  {record.management}")
     click.echo(f"  metrics     {record.metrics}/metrics")
     click.echo(f"  logs        {record.log_folder}")
+    named = "" if record.name == "default" else f" --name {record.name}"
+    header = ""
+    if current_key(record, state, "inference"):
+        click.echo(f"  keys        torchmar keys{named}")
+        # The command rather than the key: a terminal keeps what it has shown, and a key expires.
+        header = f' -H "Authorization: Bearer $(torchmar keys --inference{named})"'
     if models:
-        click.echo(f"try: curl {record.inference}/predictions/{models[0].name} -T FILE")
+        click.echo(f"try: curl{header} {record.inference}/predictions/{models[0].name} -T FILE")
 
 
 def _stay(process: Any, state: StateFolder) -> None:

@@ -28,6 +28,7 @@ class Prediction:
         seconds: from sending the first byte to having the last one.
         answer: parsed JSON, text, or bytes; None for an error.
         error: the server's message, None when it answered.
+        hint: what to do about the error, where that is known.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Prediction:
     seconds: float
     answer: Any
     error: str | None
+    hint: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -88,9 +90,10 @@ class InferenceClient:
         try:
             reply = self._transport.request("POST", path, body=body, headers={"Content-Type": content_type})
         except ReplyError as error:
-            return Prediction(source, error.status, 0.0, None, error.message)
+            return Prediction(source, error.status, 0.0, None, error.message, error.hint)
         if reply.status >= 400:
-            return Prediction(source, reply.status, reply.seconds, None, error_of(reply, path).message)
+            told = error_of(reply, path)
+            return Prediction(source, reply.status, reply.seconds, None, told.message, told.hint)
         return Prediction(source, reply.status, reply.seconds, decode(reply.body, reply.content_type), None)
 
     def predict_files(

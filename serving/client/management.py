@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from serving.client.models import ModelSummary, ModelVersion
 from serving.client.transport import Address, Transport
-from serving.errors import ReplyError
+from serving.errors import ModelApiOffError, ReplyError
 
 PAGE = 100
 
@@ -94,6 +94,9 @@ class ManagementClient:
 
         Returns:
             The server's status line.
+
+        Raises:
+            ModelApiOffError: the server takes no models while it runs.
         """
         options: dict[str, Any] = {
             "url": archive,
@@ -105,7 +108,7 @@ class ManagementClient:
             "synchronous": str(wait).lower(),
         }
         params = {key: str(value) for key, value in options.items() if value is not None}
-        return self._status("POST", "/models", params)
+        return self._model_api("POST", "/models", params)
 
     def scale(
         self,
@@ -129,8 +132,20 @@ class ManagementClient:
         return self._status("PUT", _model_path(name, version) + "/set-default")
 
     def unregister(self, name: str, version: str | None = None) -> str:
-        """Removes a version of a model (the default one if none is given) and ends its workers."""
-        return self._status("DELETE", _model_path(name, version))
+        """Removes a version of a model (the default one if none is given) and ends its workers.
+
+        Raises:
+            ModelApiOffError: the server removes no models while it runs.
+        """
+        return self._model_api("DELETE", _model_path(name, version))
+
+    def _model_api(self, method: str, path: str, params: dict[str, str] | None = None) -> str:
+        try:
+            return self._status(method, path, params)
+        except ReplyError as error:
+            if error.status == 405:
+                raise ModelApiOffError(error.where) from error
+            raise
 
     def _status(self, method: str, path: str, params: dict[str, str] | None = None) -> str:
         document = self._transport.checked(method, path, params=params).json()

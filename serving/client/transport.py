@@ -16,6 +16,7 @@ import httpx
 from serving.errors import NotRunningError, ReplyError, ServingError
 
 CONNECT_TIMEOUT_S = 5.0
+_KEY_HINT = "name the key in TORCHMAR_TOKEN or with --token-file; torchmar keys shows those of a server that it started"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def error_of(reply: Reply, where: str) -> ReplyError:
         kind = str(document.get("type", ""))
     if not message:
         message = reply.body[:500].decode("utf-8", "replace").strip() or "no message"
-    return ReplyError(f"{message} (HTTP {reply.status})", status=reply.status, kind=kind, where=where)
+    hint = _KEY_HINT if kind == "InvalidKeyException" else None
+    return ReplyError(f"{message} (HTTP {reply.status})", status=reply.status, kind=kind, where=where, hint=hint)
 
 
 @dataclass

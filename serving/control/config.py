@@ -18,11 +18,13 @@ import javaproperties
 
 from archive_tool.errors import InputError
 from serving.client.transport import Address
-from serving.errors import ServingError, StartError
+from serving.errors import ServingError
 
 # The settings that hold an address or a port, in the order in which --port numbers them.
 HTTP_KEYS = ("inference_address", "management_address", "metrics_address")
 GRPC_KEYS = ("grpc_inference", "grpc_management")
+# What access.py decides on, so that no environment variable may decide otherwise later.
+_DECIDED = ("enable_model_api", "disable_token_authorization", "workflow_store")
 # Seconds that a worker may take for a batch, unless the configuration or the model says otherwise.
 RESPONSE_TIMEOUT_S = 120
 # The frontend puts an environment variable in its place.
@@ -102,31 +104,19 @@ def effective(user: Mapping[str, str], *, port: int | None, workers: int | None)
         user: the user's config.properties; empty without one.
         port: first of the five ports, None to leave them.
         workers: workers of a model that does not say how many it wants.
-
-    Raises:
-        StartError: it would listen beyond loopback without token authorization.
     """
     properties = default_properties() | dict(user)
-    if properties.get("enable_envvars_config", "").lower() == "true":
+    if is_true(properties, "enable_envvars_config"):
         # Java lets TS_<KEY> override then; what we check and print must be what it uses.
         properties |= {
             name[3:].lower(): value
             for name, value in os.environ.items()
-            if name.startswith("TS_") and name[3:].lower() in properties
+            if name.startswith("TS_") and name[3:].lower() in {*properties, *_DECIDED}
         }
     if port is not None:
         properties |= port_settings(properties, range(port, port + 5))
     if workers is not None:
         properties["default_workers_per_model"] = str(workers)
-    beyond = [text for text in listening_hosts(properties) if not is_loopback(text)]
-    if "disable_token_authorization" not in user:
-        properties["disable_token_authorization"] = str(not beyond).lower()
-    if beyond and not token_authorization(properties):
-        raise StartError(
-            f"refusing to listen on {', '.join(sorted(set(beyond)))} without token authorization: "
-            "anybody who reaches it could register and run code",
-            hint="remove disable_token_authorization=true, or listen on 127.0.0.1 behind a proxy",
-        )
     return properties
 
 
@@ -158,7 +148,12 @@ def port_settings(properties: Mapping[str, str], ports: Iterable[int]) -> dict[s
 
 def token_authorization(properties: Mapping[str, str]) -> bool:
     """Whether requests need a key."""
-    return properties.get("disable_token_authorization", "false").strip().lower() != "true"
+    return not is_true(properties, "disable_token_authorization")
+
+
+def is_true(properties: Mapping[str, str], key: str) -> bool:
+    """Whether a setting is on; it is off where it is not there."""
+    return properties.get(key, "").strip().lower() == "true"
 
 
 def response_timeout(properties: Mapping[str, str]) -> int:

@@ -3,39 +3,136 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
+from archive_tool.errors import InputError
 from serving.client import Address, Transport
 from serving.control.state import ServerRecord, StateFolder
 
+Api = Literal["inference", "management"]
+_APIS: Final[tuple[Api, ...]] = ("inference", "management")
+
 # Renewed a little early: a key must not expire between our look and the server's.
 _SLACK = timedelta(seconds=30)
+# What goes into a header; TorchServe's own keys are a few letters of base64.
+_KEY = re.compile(r"[!-~]{1,4096}")
+_MAX_FILE: Final = 65536
 
 
-def current_key(record: ServerRecord, state: StateFolder, kind: Literal["inference", "management"]) -> str | None:
+@dataclass(frozen=True)
+class Key:
+    """A key.
+
+    Attributes:
+        kind: the API that it is for, or ``API`` for the one that renews the others.
+        text: what follows ``Bearer``.
+        expires: as the server writes it, in UTC; empty for never.
+    """
+
+    kind: str
+    text: str
+    expires: str
+
+
+def current_key(record: ServerRecord, state: StateFolder, kind: Api) -> str | None:
     """The key for an API; None when the server asks for none.
 
     Raises:
         NotRunningError, ReplyError: an expired key could not be renewed.
     """
-    document = _read(state)
+    return _key_of(_read(state.keys), state.keys, kind, record.management)
+
+
+def current_keys(record: ServerRecord, state: StateFolder) -> tuple[Key, ...]:
+    """All keys of a server; none when it asks for none.
+
+    Raises:
+        NotRunningError, ReplyError: an expired key could not be renewed.
+    """
+    for api in _APIS:
+        current_key(record, state, api)
+    document = _read(state.keys)
+    return tuple(
+        Key(kind, str(document[kind]["key"]), str(document[kind].get("expiration time", "")))
+        for kind in (*_APIS, "API")
+        if kind in document
+    )
+
+
+def key_in_file(file: Path, kind: Api, management: str | None) -> str:
+    """The key in a file of the user's: alone, or in a ``key_file.json`` of TorchServe's.
+
+    Args:
+        file: to read.
+        kind: the API that it is for, in a file that holds several.
+        management: address at which an expired key of such a file can be renewed; None to take it as it is.
+
+    Raises:
+        InputError: it cannot be read, or holds no key.
+        NotRunningError, ReplyError: an expired key could not be renewed.
+    """
+    try:
+        text = _text(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the key cannot be read: {error}", where=str(file)) from error
+    if not text.lstrip().startswith("{"):
+        return checked_key(text, str(file))
+    if (found := _key_of(_parsed(text), file, kind, management)) is None:
+        raise InputError(f"no key for the {kind} API in {file}")
+    return found
+
+
+def checked_key(text: str, origin: str) -> str:
+    """A key without the blanks around it.
+
+    Raises:
+        InputError: it cannot be one; says so without showing it.
+    """
+    key = text.strip()
+    if not _KEY.fullmatch(key):
+        raise InputError(
+            f"not a key: {origin} holds {'nothing' if not key else 'more than one word, or letters that are not ASCII'}"
+        )
+    return key
+
+
+def _key_of(document: dict[str, Any], file: Path, kind: Api, management: str | None) -> str | None:
     if kind not in document:
         return None
-    if _expired(document[kind]):
-        with Transport(Address(record.management), timeout_s=30.0, token=document["API"]["key"]) as transport:
+    if management is not None and "API" in document and _expired(document[kind]):
+        with Transport(Address(management), timeout_s=30.0, token=document["API"]["key"]) as transport:
             # The answer is a sentence; the new key is in the file.
             transport.checked("GET", "/token", params={"type": kind})
-        document = _read(state)
+        document = document | _read(file)
     return str(document[kind]["key"])
 
 
-def _read(state: StateFolder) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any]:
     try:
-        document = json.loads(state.keys.read_text(encoding="utf-8"))
+        return _parsed(_text(file))
     except (OSError, ValueError):
         return {}
-    return document if isinstance(document, dict) else {}
+
+
+def _text(file: Path) -> str:
+    with file.open("rb") as opened:
+        return opened.read(_MAX_FILE).decode()
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return {kind: entry for kind, entry in document.items() if _is_key(entry)} if isinstance(document, dict) else {}
+
+
+def _is_key(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("key"), str)
 
 
 def _expired(entry: dict[str, Any]) -> bool:

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from archive_tool.errors import InputError
 from archive_tool.reader import open_archive
 from serving.client import ManagementClient
-from serving.control import trust
+from serving.control import access, trust
 from serving.control.config import ModelSpec, read_properties
 from serving.control.diagnosis import LogWatch
 from serving.control.state import ServerRecord, StateFolder
-from serving.errors import ReplyError, ServingError
+from serving.errors import ModelApiOffError, ReplyError, ServingError
 
 # How long a worker's last lines may take from the worker to the frontend's log.
 _LOG_DELAY_S = 3.0
@@ -32,6 +31,16 @@ def model_name_of(archive: Path) -> str:
     return manifest.model.model_name if manifest is not None else ModelSpec.parse(archive.name).name
 
 
+def check_model_api(record: ServerRecord, state: StateFolder) -> None:
+    """Tells before anything is done for it that a server takes no models.
+
+    Raises:
+        ModelApiOffError: its model API is off.
+    """
+    if not access.model_api(read_properties(state.config)):
+        raise ModelApiOffError(record.management)
+
+
 def admit(record: ServerRecord, state: StateFolder, archive: str) -> None:
     """Makes an archive one that a server which asks for signatures can register.
 
@@ -41,15 +50,8 @@ def admit(record: ServerRecord, state: StateFolder, archive: str) -> None:
         archive: its name in the server's model store.
 
     Raises:
-        InputError: the server registers nothing any more.
         archive_tool.errors.ArchiveError: it is not signed with the server's key.
     """
-    if read_properties(state.config).get("enable_model_api", "").strip().lower() != "true":
-        raise InputError(
-            f"server {record.name!r} was started with --require-signature and takes no further models: without token "
-            "authorization, anybody who reaches it could register a folder that is not signed",
-            hint="name the model at the start, or start the server with disable_token_authorization=false",
-        )
     trust.admit(Path(record.model_store) / archive, Path(record.trusted_store), state.signature_key)
 
 

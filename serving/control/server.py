@@ -17,8 +17,8 @@ import psutil
 
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
+from serving.control import access, java, ports, trust, vmargs
 from serving.control import config as configuration
-from serving.control import java, ports, trust, vmargs
 from serving.control.keys import current_key
 from serving.control.processes import end_session, ends_with_parent
 from serving.control.state import ServerRecord, StateFolder
@@ -49,6 +49,8 @@ class StartOptions:
         foreground: log to standard output as well.
         stock_worker: run TorchServe's own worker, whatever the configuration says.
         require_signature: a public key in PEM; nothing is served that was not signed with its private key.
+        enable_model_api: let models be registered and removed while it runs; requests then need a key.
+        disable_token_auth: ask for no keys, with the model API neither.
     """
 
     name: str = "default"
@@ -61,6 +63,8 @@ class StartOptions:
     foreground: bool = False
     stock_worker: bool = False
     require_signature: Path | None = None
+    enable_model_api: bool = False
+    disable_token_auth: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Started:
     process: subprocess.Popen[bytes]
 
 
-def _silent(_seconds: float, _text: str) -> None:
+def _silent(*_: object) -> None:
     return
 
 
@@ -87,6 +91,7 @@ def start(
     state: StateFolder | None = None,
     progress: Progress = _silent,
     meanwhile: Callable[[Started], None] | None = None,
+    warn: Callable[[str], None] = _silent,
 ) -> Started:
     """Starts a server and returns when every requested model has a ready worker.
 
@@ -98,6 +103,7 @@ def start(
         progress: called with the seconds so far and what is being waited for.
         meanwhile: called once the server is ready; what it raises, a signal's exception at any moment included,
             ends the server. For a caller that stays.
+        warn: told what is allowed and yet not wise, before anything is started.
 
     Raises:
         AlreadyRunningError: a server of this name runs.
@@ -110,7 +116,7 @@ def start(
     state = state or StateFolder(options.name)
     with state.locked():
         _clear_previous(state)
-        prepared = _prepare(options, state)
+        prepared = _prepare(options, state, warn)
         process = _spawn(prepared, state, options)
         try:
             record = _record(state, process, prepared)
@@ -193,14 +199,19 @@ def _clear_previous(state: StateFolder) -> None:
     _end(record, state, None, grace_s=0.0)
 
 
-def _prepare(options: StartOptions, state: StateFolder) -> _Prepared:
+def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], None]) -> _Prepared:
     """Checks everything that can be checked before a process is started."""
     config_file = options.ts_config
     if config_file is None and Path("config.properties").is_file():
         config_file = Path("config.properties")
     user = configuration.read_properties(config_file) if config_file else {}
     port = None if options.port == "auto" else options.port
-    properties = configuration.effective(user, port=port, workers=options.workers)
+    properties = access.settled(
+        configuration.effective(user, port=port, workers=options.workers),
+        enable_model_api=options.enable_model_api,
+        disable_token_auth=options.disable_token_auth,
+        warn=warn,
+    )
     vm_arguments = vmargs.read(properties.pop("vmargs", ""))
     home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""))
     selection = select(options.models, model_store=options.model_store, properties=properties, config_folder=Path.cwd())
@@ -217,7 +228,6 @@ def _prepare(options: StartOptions, state: StateFolder) -> _Prepared:
         if options.require_signature is not None:
             properties = trust.restricted(properties)
             selection = _trusted(options.require_signature, selection, state, runtime_folder)
-            properties["workflow_store"] = str(selection.store)
         properties["model_store"] = str(selection.store)
         _rotate_logs(state)
         configuration.write_properties(state.config, properties)

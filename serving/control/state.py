@@ -127,19 +127,16 @@ class StateFolder:
         return self.path / "signature_key.pem"
 
     def create(self) -> None:
-        """Makes the folder, for its owner only whatever the umask: it may hold keys, and logs hold what handlers print.
+        """Makes the folder, for its owner only whatever the umask: it may hold keys.
 
         Raises:
-            InputError: it cannot be made.
+            InputError: it cannot be made, or it belongs to somebody else.
         """
+        home = self.path.parent.parent
+        missing = [folder for folder in (home, *home.parents) if not folder.exists()]
         try:
-            for folder in (self.path.parent.parent, self.path.parent, self.path):
-                # Those above belong to whoever made them; ours is put right also if an earlier version made it.
-                if not folder.is_dir():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    folder.chmod(0o700)
-            if self.path.stat().st_uid == os.getuid():
-                self.path.chmod(0o700)
+            for folder in (*reversed(missing), self.path.parent, self.path):
+                _make_private(folder)
         except OSError as error:
             raise InputError(
                 f"the state folder {self.path} cannot be made: {error.strerror}",
@@ -184,6 +181,17 @@ class StateFolder:
         with lock as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _make_private(folder: Path) -> None:
+    """Makes a folder, or takes one, that its owner alone can look into.
+
+    Raises:
+        OSError: it cannot be made, or it is somebody else's.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_mode & 0o777 != 0o700:
+        folder.chmod(0o700)
 
 
 def known_servers(home: Path | None = None) -> list[StateFolder]:

@@ -2,7 +2,7 @@
 
 Each archive is copied first, and the copy is checked: what the frontend reads can no longer be exchanged. The frontend
 is told of no other store, so it finds nothing else by name. Over its REST and gRPC APIs it would also take any folder
-of the machine by its path; that is switched off, unless a key is needed to talk to it.
+of the machine by its path, so these must be off, or need a key.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.signing import check_signature, signature_path
+from serving.control.access import NO_WORKFLOWS, model_api
 from serving.control.config import token_authorization
 from serving.control.store import check_archive
 
@@ -35,8 +36,12 @@ def restricted(properties: Mapping[str, str]) -> dict[str, str]:
                 f"{key}={properties[key]} lets the server fetch archives that nobody has signed",
                 hint=f"remove it from the configuration; with --require-signature only {key}={harmless} goes",
             )
-    closed = {} if token_authorization(properties) else {"enable_model_api": "false"}
-    return {**properties, **closed}
+    if model_api(properties) and not token_authorization(properties):
+        raise InputError(
+            "the model API without keys lets anybody who reaches the server register what nobody has signed",
+            hint="with --require-signature leave the model API off, or keys on",
+        )
+    return {**properties, "workflow_store": NO_WORKFLOWS}
 
 
 def fill(store: Path, archives: Iterable[Path], key: Path) -> None:

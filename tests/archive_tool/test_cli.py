@@ -71,7 +71,9 @@ def test_each_command_has_help_with_an_example(torchmar, name):
 
 def test_commands_of_the_server_are_named_and_not_loaded():
     names = [name for section in cli.COMMANDS.values() for name, entry in section.items() if "serving" in entry.target]
-    expected = "check run optimize dev start stop status env home models register scale set-default unregister predict"
+    expected = (
+        "check run optimize dev start stop status keys env home models register scale set-default unregister predict"
+    )
     assert sorted(names) == sorted(expected.split())
 
 

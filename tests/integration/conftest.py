@@ -22,6 +22,8 @@ from serving.client import ManagementClient
 
 from .preloaded import CommandLine
 
+# Models can be registered, and nobody needs a key: for servers that only tests reach.
+OPEN = ("--enable-model-api", "--disable-token-auth")
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
@@ -245,7 +247,7 @@ def _light(java_options: str) -> Iterator[Server]:
     box = make_sandbox(java_options, ["torch"])
     config = box.file("light.properties", "default_response_timeout=77\n")
     try:
-        yield box.start(options=("--ts-config", config))
+        yield box.start(options=("--ts-config", config, *OPEN))
     finally:
         close(box, failed=False)
 

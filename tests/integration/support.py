@@ -222,18 +222,22 @@ def _messages(data: bytes) -> list[dict[int, list[Any]]]:
 
 def prediction_request(model: str, inputs: Mapping[str, bytes], sequence: str | None = None) -> bytes:
     """``PredictionsRequest`` of TorchServe's inference.proto."""
-    parts = [_field(1, model.encode())]
-    parts += [_field(3, _field(1, key.encode()) + _field(2, value)) for key, value in inputs.items()]
+    parts = [grpc_field(1, model.encode())]
+    parts += [grpc_field(3, grpc_field(1, key.encode()) + grpc_field(2, value)) for key, value in inputs.items()]
     if sequence is not None:
-        parts.append(_field(4, sequence.encode()))
+        parts.append(grpc_field(4, sequence.encode()))
     return b"".join(parts)
 
 
 def infer_request(model: str, identifier: str, name: str, shape: Sequence[int], values: Sequence[float]) -> bytes:
     """``ModelInferRequest`` of the Open Inference Protocol, with one tensor of FP32."""
-    contents = _field(6, struct.pack(f"<{len(values)}f", *values))
-    tensor = _field(1, name.encode()) + _field(2, b"FP32") + _field(3, b"".join(map(_varint, shape)))
-    return _field(1, model.encode()) + _field(3, identifier.encode()) + _field(5, tensor + _field(5, contents))
+    contents = grpc_field(6, struct.pack(f"<{len(values)}f", *values))
+    tensor = grpc_field(1, name.encode()) + grpc_field(2, b"FP32") + grpc_field(3, b"".join(map(_varint, shape)))
+    return (
+        grpc_field(1, model.encode())
+        + grpc_field(3, identifier.encode())
+        + grpc_field(5, tensor + grpc_field(5, contents))
+    )
 
 
 def infer_output(message: Mapping[int, list[Any]]) -> tuple[str, str, tuple[float, ...]]:
@@ -243,7 +247,8 @@ def infer_output(message: Mapping[int, list[Any]]) -> tuple[str, str, tuple[floa
     return message[3][0].decode(), tensor[1][0].decode(), struct.unpack(f"<{len(raw) // 4}f", raw)
 
 
-def _field(number: int, data: bytes) -> bytes:
+def grpc_field(number: int, data: bytes) -> bytes:
+    """A field of a protobuf message, of bytes."""
     return bytes([number << 3 | 2]) + _varint(len(data)) + data
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .conftest import Sandbox, Server
+from .conftest import OPEN, Sandbox, Server
 from .support import (
     Answer,
     ask,
@@ -101,7 +101,7 @@ def ours(shared_sandbox: Sandbox) -> Server:
     )
     # Little memory, so that it is seen if the frontend keeps what has been answered.
     config = shared_sandbox.file("small.properties", "vmargs=-Xmx160m\n")
-    return shared_sandbox.start(*models, name="ours", options=("--ts-config", config))
+    return shared_sandbox.start(*models, name="ours", options=("--ts-config", config, *OPEN))
 
 
 @pytest.fixture(scope="module")

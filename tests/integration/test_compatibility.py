@@ -25,7 +25,7 @@ from PIL import Image
 from handlers.loading import load_eager
 from serving.control.java import WORKER_SCRIPT, torchserve_home, worker_home
 
-from .conftest import ROOT, Sandbox, Server, close, make_sandbox
+from .conftest import OPEN, ROOT, Sandbox, Server, close, make_sandbox
 from .support import (
     Answer,
     GrpcAnswer,
@@ -153,7 +153,19 @@ def ahead(box: Sandbox, folder: Path) -> list[str]:
 def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], config: Path) -> Iterator[Pair]:
     """A server with each worker, over the same archives."""
     before = request.session.testsfailed
-    command = ("torchmar", "start", *archives, "--model-store", box.store, "--port", "auto", "--timeout", "400", "-q")
+    command = (
+        "torchmar",
+        "start",
+        *archives,
+        "--model-store",
+        box.store,
+        "--port",
+        "auto",
+        "--timeout",
+        "400",
+        "-q",
+        *OPEN,
+    )
     # With --stock-worker it is TorchServe's, whatever the configuration names.
     other = box.file("other.properties", config.read_text() + "vmargs=-Dmodel_server_home=nowhere\n")
     stocks = ("--name", "stock", "--stock-worker", "--ts-config", other)

@@ -40,7 +40,6 @@ def waiting_start(sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
 def test_a_server_from_start_to_stop(sandbox: Sandbox, echo: str) -> None:
     del sandbox.env["JAVA_TOOL_OPTIONS"]  # once with nothing but what the product itself tells Java
     sandbox.build("echo", echo)
-    sandbox.build("other", echo)
     started = sandbox.torchmar("start", "echo=echo.mar", "--model-store", sandbox.store, "--port", "auto").ok()
     assert "echo 1.0 is ready: 1 worker" in started.out
     server = sandbox.server()
@@ -59,12 +58,12 @@ def test_a_server_from_start_to_stop(sandbox: Sandbox, echo: str) -> None:
 
     assert "2 of 2 workers ready" in sandbox.torchmar("scale", "echo", "--min-workers", "2").ok().out
     assert server.ready_workers("echo") == 2
-    sandbox.torchmar("register", "other.mar").ok()
-    listed = sandbox.torchmar("models").ok().out
-    assert "echo" in listed
-    assert "other" in listed
-    sandbox.torchmar("unregister", "other").ok()
-    assert sandbox.torchmar("models", "other").code == 9
+    for change in (("register", "echo.mar"), ("unregister", "echo")):
+        refused = sandbox.torchmar(*change)
+        assert refused.code == 9
+        assert "its model API is off" in refused.err
+        assert "torchmar start --enable-model-api" in refused.err
+    assert "echo" in sandbox.torchmar("models").ok().out
 
     second = sandbox.torchmar("start", "echo.mar", "--model-store", sandbox.store, "--port", "auto")
     assert second.code == 8

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from .conftest import Sandbox, Server
+from .conftest import OPEN, Sandbox, Server
 from .support import (
     Answer,
     ask,
@@ -96,7 +96,7 @@ def kill(pid: int) -> None:
 def doomed(sandbox: Sandbox) -> Server:
     """A server with two workers of each kind, of a handler that does as it is told."""
     archives = [pack(sandbox, name, "everything.py", EVERYTHING, TWO + text) for name, text in MODES.items()]
-    return sandbox.start(*archives)
+    return sandbox.start(*archives, options=OPEN)
 
 
 def assert_nothing_is_left(server: Server) -> None:
@@ -169,7 +169,7 @@ def busy(server: Server, count: int) -> bool:
 def server(shared_sandbox: Sandbox) -> Server:
     box = shared_sandbox
     archives = [pack(box, name, "everything.py", EVERYTHING, TWO + text) for name, text in MODES.items()]
-    return box.start(*archives)
+    return box.start(*archives, options=OPEN)
 
 
 def thin(server: Server, model: str) -> int:

@@ -24,7 +24,7 @@ from handlers.media import JSON, NPY, SAFETENSORS
 from handlers.tensor_codecs import read_npy, read_safetensors, write_npy, write_safetensors
 from model_defs.mnist import MNISTNet
 
-from .conftest import ROOT, Sandbox, Server
+from .conftest import OPEN, ROOT, Sandbox, Server
 from .support import ask, at_once, grpc, infer_output, infer_request, predict, prediction_request, ready, register
 
 pytestmark = pytest.mark.hides("torchvision")
@@ -84,7 +84,7 @@ def server(shared_sandbox: Sandbox, published: dict[str, Published]) -> Iterator
     # The envelope is not for these models, whose handler reads such requests itself.
     settings = "service_envelope=kservev2\nts_open_inference_protocol=true\n"
     config = shared_sandbox.file("config.properties", settings)
-    running = shared_sandbox.start(*models, name="publish", options=("--ts-config", config))
+    running = shared_sandbox.start(*models, name="publish", options=("--ts-config", config, *OPEN))
     yield running
     shared_sandbox.torchmar("stop", "-q", "--name", "publish")
 

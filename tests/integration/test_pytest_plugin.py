@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.client import ManagementClient
+from serving.errors import ModelApiOffError, ReplyError
+
 
 def test_answers(torchmar_server):
     server = torchmar_server("model_store/echo.mar", workers=2)
@@ -34,9 +37,21 @@ def test_the_same_server(torchmar_server):
     assert server.client.ping()
     (model,) = server.models.describe("echo")
     assert model.min_workers == 2
+    with pytest.raises(ModelApiOffError):
+        server.models.unregister("echo")
     for wrong in ((), ("model_store/echo.mar", "model_store/../model_store/echo.mar")):
         with pytest.raises(ValueError, match="at least one archive"):
             torchmar_server(*wrong)
+
+
+def test_a_server_that_takes_models(torchmar_server):
+    server = torchmar_server("model_store/echo.mar", model_api=True)
+    assert f"{server.inference} {server.management}" != Path("address").read_text()
+    server.models.register("echo.mar", name="again")
+    assert server.predict("again", "text").answer["body"] == "text"
+    server.models.unregister("again")
+    with pytest.raises(ReplyError, match="Token Authorization failed"):
+        ManagementClient.at(server.management).models()
 """
 
 
@@ -54,5 +69,5 @@ def test_a_server_for_tests(sandbox: Sandbox, echo: str) -> None:
             "PYTHONPATH": os.pathsep.join([str(ROOT), sandbox.env["PYTHONPATH"]]),
         },
     ).ok()
-    assert "2 passed" in done.out
+    assert "3 passed" in done.out
     assert not sandbox.leftovers()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Sandbox, Server
+from .conftest import OPEN, Sandbox, Server
 from .support import (
     Answer,
     ask,
@@ -74,7 +74,7 @@ def server(shared_sandbox: Sandbox) -> Server:
         pack(shared_sandbox, "twins", "handler.py", files, config("processes: 2", 4)),
         pack(shared_sandbox, "strict", "handler.py", files, config("isolate_errors: false")),
     ]
-    return shared_sandbox.start(*archives)
+    return shared_sandbox.start(*archives, options=OPEN)
 
 
 def send(server: Server, model: str, number: int = 0, **wish: Any) -> Answer:

@@ -67,17 +67,15 @@ def test_nothing_unsigned_is_served(sandbox: Sandbox, store: Path, keys: tuple[P
     server = sandbox.start("echo.mar", options=("--require-signature", keys[1]))
     keys[1].unlink()  # the key as it was at the start is what counts
     assert server.curl("/predictions/echo", "-d", "hello")[0] == 200
-    # Without token authorization anybody could register a folder, so nothing can be registered at all.
     assert set(statuses(server, store).values()) <= {404, 405}
     late = sandbox.torchmar("register", "later.mar")
-    assert late.code == 1
-    assert "takes no further models" in late.err
+    assert late.code == 9
+    assert "its model API is off" in late.err
     assert [row["name"] for row in sandbox.torchmar("models", "--json").json()] == ["echo"]
 
 
 def test_registering_what_is_signed_with_a_token(sandbox: Sandbox, store: Path, keys: tuple[Path, Path]) -> None:
-    config = sandbox.file("config.properties", "disable_token_authorization=false\n")
-    server = sandbox.start("echo.mar", options=("--require-signature", keys[1], "--ts-config", config))
+    server = sandbox.start("echo.mar", options=("--require-signature", keys[1], "--enable-model-api"))
     refused = sandbox.torchmar("register", "plain.mar")
     assert refused.code == 4
     assert "is not signed" in refused.err

@@ -39,7 +39,7 @@ from serving.protocol import (
     encode_load,
 )
 
-from .conftest import Sandbox, Server
+from .conftest import OPEN, Sandbox, Server
 from .support import (
     Answer,
     ask,
@@ -100,7 +100,7 @@ def server(shared_sandbox: Sandbox) -> Server:
     )
     metrics = box.file("metrics.yaml", text.rstrip("\n") + "\n" + own)
     config = box.file("config.properties", f"metric_time_interval=1\nmetrics_config={metrics}\n")
-    return box.start(*archives, options=("--ts-config", config))
+    return box.start(*archives, options=("--ts-config", config, *OPEN))
 
 
 @pytest.fixture(params=["dedicated", "shared"])

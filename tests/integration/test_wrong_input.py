@@ -13,7 +13,7 @@ from PIL import Image
 
 from model_defs.mnist import MNISTNet
 
-from .conftest import ROOT, Sandbox, Server
+from .conftest import OPEN, ROOT, Sandbox, Server
 
 MNIST = ROOT / "examples" / "mnist"
 SAMPLE = MNIST / "samples"
@@ -128,7 +128,7 @@ def mnist(shared_sandbox: Sandbox) -> Server:
     command = ("build", "--model-name", "mnist", "--handler", MNIST / "mnist_handler.py", "-c", config)
     model = ("--model-file", ROOT / "model_defs" / "mnist.py", "--serialized-file", box.root / "mnist_sd.pt")
     box.torchmar(*command, *model, "--export-path", box.store, "-q").ok()
-    return box.start("mnist.mar")
+    return box.start("mnist.mar", options=OPEN)
 
 
 def digit() -> Path:

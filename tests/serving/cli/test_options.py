@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from archive_tool.errors import InputError
 from serving.cli.options import address_of
 from serving.control import StateFolder
 from serving.errors import NotRunningError
@@ -36,3 +38,51 @@ def test_without_a_server_of_ours_the_usual_address_is_tried(monkeypatch: pytest
 def test_a_name_that_nobody_has_is_an_error() -> None:
     with pytest.raises(NotRunningError, match="no server 'other' is running"):
         address_of("other", "inference", None)
+
+
+LATER = "2999-01-01T00:00:00Z"
+KEYS = {kind: {"key": f"of-{kind}", "expiration time": LATER} for kind in ("inference", "management")}
+
+
+@pytest.fixture
+def mine() -> StateFolder:
+    """A server of ours that asks for keys."""
+    state = StateFolder("mine")
+    state.create()
+    state.write(record(name="mine"))
+    state.keys.write_text(json.dumps(KEYS))
+    return state
+
+
+def test_the_keys_of_a_known_server_are_found_by_its_name_and_by_its_address(
+    mine: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHMAR_TOKEN", "of-another")
+    assert address_of("mine", "management", None) == (record().management, "of-management")
+    assert address_of("default", "management", record().management) == (record().management, "of-management")
+    same = record().inference.replace("127.0.0.1", "localhost") + "/"
+    assert address_of("default", "inference", same) == (same, "of-inference")
+    monkeypatch.setenv("TORCHMAR_INFERENCE", record().inference)
+    assert address_of("default", "inference", None) == (record().inference, "of-inference")
+    # What has its address now need not be it.
+    mine.write(record(name="mine", started=1.0))
+    assert address_of("default", "inference", None) == (record().inference, "of-another")
+
+
+def test_the_key_of_another_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = "http://127.0.0.1:5"
+    monkeypatch.setenv("TORCHMAR_TOKEN", "of-env\n")
+    assert address_of("default", "management", elsewhere) == (elsewhere, "of-env")
+    file = tmp_path / "key_file.json"
+    file.write_text(json.dumps(KEYS))
+    assert address_of("default", "management", elsewhere, file) == (elsewhere, "of-management")
+    assert address_of("default", "inference", elsewhere, file) == (elsewhere, "of-inference")
+    monkeypatch.setenv("TORCHMAR_TOKEN", "two words")
+    with pytest.raises(InputError, match="not a key: TORCHMAR_TOKEN"):
+        address_of("default", "management", elsewhere)
+
+
+def test_a_file_wins_over_what_is_known(mine: StateFolder, tmp_path: Path) -> None:
+    assert mine.keys.exists()
+    (tmp_path / "key").write_text("of-file")
+    assert address_of("mine", "management", None, tmp_path / "key") == (record().management, "of-file")

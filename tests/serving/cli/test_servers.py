@@ -70,6 +70,17 @@ def test_whose_worker_start_is_asked_for(monkeypatch: pytest.MonkeyPatch, argume
     assert begin.call_args.args[0].stock_worker is expected
 
 
+@pytest.mark.parametrize("flags", [(), ("--enable-model-api",), ("--enable-model-api", "--disable-token-auth")])
+def test_what_start_is_asked_to_leave_open(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]) -> None:
+    begin = MagicMock(side_effect=lambda *given: given[-1]("it is open"))
+    monkeypatch.setattr("serving.control.start", begin)
+    done = CliRunner().invoke(start, ["-q", *flags])
+    options = begin.call_args.args[0]
+    found = (options.enable_model_api, options.disable_token_auth)
+    assert found == ("--enable-model-api" in flags, "--disable-token-auth" in flags)
+    assert done.output == "warning: it is open\n"
+
+
 def test_stopping_all_of_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
     done = CliRunner().invoke(stop, ["--all"])

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from archive_tool.errors import InputError
 from serving.control import config
 from serving.control.config import ModelSpec
-from serving.errors import StartError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -38,11 +37,15 @@ def test_the_repositorys_configuration_says_what_the_defaults_say() -> None:
     repository = config.read_properties(ROOT / "config.properties")
     for key, value in config.default_properties().items():
         assert repository[key] == value, key
+    # Nothing of the model API, which is off as in TorchServe; and for the stock command no keys, as by default here.
     assert set(repository) - set(config.default_properties()) == {
         "disable_token_authorization",
         "model_store",
         "vmargs",
+        "workflow_store",
     }
+    access = {"disable_token_authorization": "true", "workflow_store": "/dev/null"}
+    assert access.items() <= repository.items()
 
 
 def test_defaults_hold_and_the_users_file_and_the_command_line_win_in_turn() -> None:
@@ -50,7 +53,6 @@ def test_defaults_hold_and_the_users_file_and_the_command_line_win_in_turn() -> 
     assert found["allowed_urls"] == "(?!)"
     assert found["metrics_mode"] == "log"
     assert found["default_workers_per_model"] == "2"
-    assert found["disable_token_authorization"] == "true"
 
 
 def test_the_response_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,24 +78,18 @@ def test_port_keeps_ipv6_hosts_and_unix_sockets() -> None:
     assert found["management_address"] == "http://[::1]:5000"
 
 
-@pytest.mark.parametrize("key", ["inference_address", "grpc_management_address"])
-def test_listening_beyond_loopback_without_keys_is_refused(key: str) -> None:
-    address = "0.0.0.0" if key.startswith("grpc") else "http://0.0.0.0:8080"
-    with pytest.raises(StartError, match=r"0\.0\.0\.0 without token authorization") as caught:
-        config.effective({key: address, "disable_token_authorization": "true"}, port=None, workers=None)
-    assert caught.value.hint
-
-
-def test_listening_beyond_loopback_turns_keys_on() -> None:
-    found = config.effective({"inference_address": "http://0.0.0.0:8080"}, port=None, workers=None)
-    assert config.token_authorization(found)
-
-
 def test_environment_settings_count_when_the_frontend_would_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TS_INFERENCE_ADDRESS", "http://127.0.0.1:9090")
     assert config.effective({}, port=None, workers=None)["inference_address"].endswith(":8080")
     found = config.effective({"enable_envvars_config": "true"}, port=None, workers=None)
     assert found["inference_address"].endswith(":9090")
+
+
+@pytest.mark.parametrize("key", ["enable_model_api", "disable_token_authorization", "workflow_store"])
+def test_no_environment_variable_decides_on_access_unseen(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv(f"TS_{key.upper()}", "true")
+    assert key not in config.effective({}, port=None, workers=None)
+    assert config.effective({"enable_envvars_config": "true"}, port=None, workers=None)[key] == "true"
 
 
 @pytest.mark.parametrize(
@@ -127,4 +123,4 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_a_setting_that_is_no_address_is_named() -> None:
     with pytest.raises(InputError, match="metrics_address=localhost:8082: not an address"):
-        config.effective({"metrics_address": "localhost:8082"}, port=None, workers=None)
+        config.listeners(config.effective({"metrics_address": "localhost:8082"}, port=None, workers=None))

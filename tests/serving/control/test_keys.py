@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.control.keys import _expired, current_key
+from archive_tool.errors import InputError
+from serving.control.keys import Key, _expired, current_key, current_keys, key_in_file
 from serving.control.state import StateFolder
 
 from .test_state import record
@@ -44,3 +45,50 @@ def test_a_valid_key_is_used_as_it_is(tmp_path: Path) -> None:
 )
 def test_javas_times_are_read(text: str, expected: bool) -> None:
     assert _expired({"expiration time": text}) is expected
+
+
+LATER = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
+THREE = {
+    "management": {"key": "of-m", "expiration time": LATER},
+    "inference": {"key": "of-i", "expiration time": LATER},
+    "API": {"key": "of-all"},
+}
+
+
+def test_all_keys(tmp_path: Path) -> None:
+    state = StateFolder("default", tmp_path)
+    state.create()
+    assert current_keys(record(), state) == ()
+    state.keys.write_text(json.dumps(THREE))
+    assert current_keys(record(), state) == (
+        Key("inference", "of-i", LATER),
+        Key("management", "of-m", LATER),
+        Key("API", "of-all", ""),
+    )
+
+
+def test_a_key_alone_and_a_key_file_of_torchserves(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("  abc-_1=\n")
+    assert key_in_file(file, "inference", None) == "abc-_1="
+    file.write_text(json.dumps(THREE))
+    assert [key_in_file(file, kind, None) for kind in ("inference", "management")] == ["of-i", "of-m"]
+    file.write_text(json.dumps({"inference": {"key": "old", "expiration time": "2000-01-01T00:00:00Z"}}))
+    assert key_in_file(file, "inference", None) == "old"  # nobody is known who could renew it
+    assert key_in_file(file, "inference", "http://127.0.0.1:1") == "old"  # there is no key to renew it with
+    with pytest.raises(InputError, match="no key for the management API"):
+        key_in_file(file, "management", None)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"a\nb", "schlüssel".encode(), b"\xff", b"x" * 70000])
+def test_what_is_no_key_is_not_sent_and_not_shown(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"not a key|cannot be read") as caught:
+        key_in_file(file, "inference", None)
+    assert "two" not in str(caught.value)
+
+
+def test_a_file_without_an_end_is_no_key() -> None:
+    with pytest.raises(InputError, match="not a key"):
+        key_in_file(Path("/dev/zero"), "inference", None)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from serving.control import registration
-from serving.control.registration import explained, model_name_of
-from serving.errors import ModelLoadError, ReplyError
+from serving.control import StateFolder, registration
+from serving.control.registration import check_model_api, explained, model_name_of
+from serving.errors import ModelApiOffError, ModelLoadError, ReplyError
 
 from .test_diagnosis import IMPORT_ERROR, logged
 from .test_state import record
@@ -20,6 +20,18 @@ def test_the_manifests_name_counts_not_the_files(tmp_path: Path) -> None:
     built = archive_tool.build(model_name="inside", handler=str(tmp_path / "handler.py"), export_path=str(tmp_path))
     moved = built.path.rename(tmp_path / "outside.mar")
     assert model_name_of(moved) == "inside"
+
+
+@pytest.mark.parametrize("text", ["", "enable_model_api=false\n"])
+def test_a_server_without_the_model_api_says_how_to_start_it(tmp_path: Path, text: str) -> None:
+    state = StateFolder("default", tmp_path)
+    state.create()
+    state.config.write_text(text)
+    with pytest.raises(ModelApiOffError, match="its model API is off") as caught:
+        check_model_api(record(), state)
+    assert "torchmar start --enable-model-api" in (caught.value.hint or "")
+    state.config.write_text("enable_model_api=true\n")
+    check_model_api(record(), state)
 
 
 def test_the_workers_error_takes_the_place_of_the_frontends(tmp_path: Path) -> None:

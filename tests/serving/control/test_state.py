@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -48,25 +49,34 @@ def test_a_record_of_before_there_was_a_choice_of_workers_is_read(tmp_path: Path
     assert ServerRecord.from_dict(document) == record(worker="torchserve")
 
 
-@pytest.mark.parametrize("umask", [0, 0o022, 0o377])
-def test_the_folders_are_the_owners_alone(tmp_path: Path, umask: int) -> None:
-    state = StateFolder("default", tmp_path / "home")
-    before = os.umask(umask)
-    try:
-        state.create()
-    finally:
-        os.umask(before)
-    for folder in (tmp_path / "home", tmp_path / "home" / "servers", state.path):
-        assert folder.stat().st_mode & 0o777 == 0o700
+@pytest.fixture(params=[0, 0o022, 0o277])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
 
 
-def test_a_folder_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("umask")
+def test_all_folders_are_the_owners_alone(tmp_path: Path) -> None:
+    """Those above, too: who can rename one of them can put another in its place."""
+    state = StateFolder("default", tmp_path / "local" / "state" / "torchmar")
+    state.create()
+    made = [folder for folder in (state.path, *state.path.parents) if tmp_path in folder.parents]
+    assert len(made) == 5
+    assert {oct(folder.stat().st_mode & 0o777) for folder in made} == {"0o700"}
+
+
+def test_a_folder_of_before_is_closed_and_that_of_the_user_left_alone(tmp_path: Path) -> None:
     state = StateFolder("default", tmp_path)
     state.path.mkdir(parents=True)
-    state.path.chmod(0o755)
+    for folder in (tmp_path, state.path.parent, state.path):
+        folder.chmod(0o777)
     state.create()
-    assert state.path.stat().st_mode & 0o777 == 0o700
-    assert tmp_path.stat().st_mode & 0o777 != 0  # somebody else's, such as a folder that holds more
+    assert [folder.stat().st_mode & 0o777 for folder in (tmp_path, state.path.parent, state.path)] == [
+        0o777,
+        0o700,
+        0o700,
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": "x"}', '{"pid": 1}'])

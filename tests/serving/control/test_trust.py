@@ -119,8 +119,10 @@ def test_a_configuration_that_fetches_from_elsewhere(setting: dict[str, str]) ->
 
 
 def test_registration_is_for_those_who_have_a_key() -> None:
-    base = {"allowed_urls": "(?!)", "enable_model_api": "true"}
-    closed = trust.restricted({**base, "disable_token_authorization": "true"})
-    assert closed["enable_model_api"] == "false"
+    base = {"allowed_urls": "(?!)", "enable_model_api": "true", "workflow_store": "flows"}
+    with pytest.raises(InputError, match="nobody has signed") as caught:
+        trust.restricted({**base, "disable_token_authorization": "true"})
+    assert caught.value.hint
     opened = trust.restricted({**base, "disable_token_authorization": "false"})
     assert opened["enable_model_api"] == "true"
+    assert opened["workflow_store"] == "/dev/null"

@@ -1,0 +1,65 @@
+"""Who may make a server run code: the model API, the keys, workflows. Decided once, before anything starts.
+
+Whoever can register a model can run code as the server's owner, for the frontend takes any folder of the machine by
+its path. A loopback port is open to every user of the machine, and to the web pages in their browsers. So the model API
+is off unless somebody asks for it, and then its requests need a key unless somebody says that they shall not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from serving.control.config import is_loopback, is_true, listening_hosts, token_authorization
+from serving.errors import StartError
+
+#: A workflow store that holds nothing, and that nothing can be downloaded to. The frontend registers workflows whether
+#: or not the model API is on.
+NO_WORKFLOWS: Final = os.devnull
+
+
+def model_api(properties: Mapping[str, str]) -> bool:
+    """Whether models can be registered and removed while the server runs."""
+    return is_true(properties, "enable_model_api")
+
+
+def settled(
+    properties: Mapping[str, str], *, enable_model_api: bool, disable_token_auth: bool, warn: Callable[[str], None]
+) -> dict[str, str]:
+    """A configuration that says who may do what.
+
+    Args:
+        properties: the user's over the defaults; what it does not say is decided here.
+        enable_model_api: of the command line: turns the API on, and keys with it.
+        disable_token_auth: of the command line: turns keys off, whatever else says that they are on.
+        warn: told what leaves the server open, and what is not used.
+
+    Raises:
+        StartError: it would listen beyond loopback without token authorization.
+    """
+    api = enable_model_api or model_api(properties)
+    beyond = [host for host in listening_hosts(properties) if not is_loopback(host)]
+    if disable_token_auth or enable_model_api:
+        keys = not disable_token_auth
+    elif "disable_token_authorization" in properties:
+        keys = token_authorization(properties)
+    else:
+        keys = api or bool(beyond)
+    if beyond and not keys:
+        raise StartError(
+            f"refusing to listen on {', '.join(sorted(set(beyond)))} without token authorization: "
+            "anybody who reaches it could use and change the server",
+            hint="remove disable_token_authorization=true and --disable-token-auth, "
+            "or listen on 127.0.0.1 behind a proxy",
+        )
+    if api and not keys:
+        warn(
+            "the model API is on and asks for no key: every user of this machine, and every web page in a browser on "
+            "it, can make this server run code"
+        )
+    store = properties.get("workflow_store", NO_WORKFLOWS)
+    if not api and store != NO_WORKFLOWS:
+        warn(f"workflow_store={store} is not used: workflows load code, which needs the model API (--enable-model-api)")
+    decided = {"enable_model_api": str(api).lower(), "disable_token_authorization": str(not keys).lower()}
+    return {**properties, **decided} if api else {**properties, **decided, "workflow_store": NO_WORKFLOWS}

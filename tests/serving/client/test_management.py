@@ -1,0 +1,49 @@
+"""What the server's refusals become; tests/integration/test_client.py asks a real one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from serving.client import Address, ManagementClient, Transport
+from serving.client.transport import Reply, error_of
+from serving.errors import ModelApiOffError, ReplyError
+
+
+class Refusing(Transport):
+    """Answers everything with one error of the frontend's."""
+
+    def __init__(self, status: int, kind: str) -> None:
+        super().__init__(Address("http://127.0.0.1:1"))
+        self._answer = Reply(status, {}, json.dumps({"code": status, "type": kind, "message": "no"}).encode(), 0.0)
+
+    def request(self, *_: Any, **__: Any) -> Reply:
+        return self._answer
+
+
+def test_a_server_without_the_model_api_says_how_to_start_it() -> None:
+    client = ManagementClient(Refusing(405, "MethodNotAllowedException"))
+    for change in (
+        lambda: client.register("m.mar"),
+        lambda: client.unregister("m"),
+        lambda: client.unregister("m", "2"),
+    ):
+        with pytest.raises(ModelApiOffError, match="its model API is off") as caught:
+            change()
+        assert "torchmar start --enable-model-api" in (caught.value.hint or "")
+        assert caught.value.status == 405
+
+
+def test_other_refusals_stay_what_they_are() -> None:
+    client = ManagementClient(Refusing(404, "ModelNotFoundException"))
+    with pytest.raises(ReplyError, match="no \\(HTTP 404\\)") as caught:
+        client.unregister("m")
+    assert not isinstance(caught.value, ModelApiOffError)
+    assert caught.value.hint is None
+
+
+def test_a_wrong_key_says_where_to_name_it() -> None:
+    reply = Refusing(400, "InvalidKeyException").request()
+    assert "--token-file" in (error_of(reply, "x").hint or "")

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from archive_tool import ahead_of_time, checks, layout, samples, writer
 from archive_tool.errors import BuildError
@@ -50,6 +50,19 @@ class BuildResult:
     warnings: tuple[str, ...]
     manifest: Manifest
     replaced: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """One JSON-ready object."""
+        return {
+            "path": str(self.path),
+            "model": self.manifest.model.model_name,
+            "version": self.manifest.model.model_version,
+            "size": self.size,
+            "members": list(self.members),
+            "seconds": round(self.seconds, 3),
+            "warnings": list(self.warnings),
+            "replaced": self.replaced,
+        }
 
 
 def build(

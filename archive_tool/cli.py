@@ -59,6 +59,7 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "stop": _Entry("serving.cli.servers:stop", "Stop the server that start began."),
         "status": _Entry("serving.cli.servers:status", "Show whether the server runs, where, and how it is."),
         "keys": _Entry("serving.cli.keys:keys", "Show the keys that the server asks for."),
+        "logs": _Entry("serving.cli.logs:logs", "Show what a server and its models have logged."),
         "env": _Entry("serving.cli.servers:env", "Print the shell lines that the stock torchserve command needs."),
         "home": _Entry("serving.cli.servers:home", "Print the folder that holds torchmar's worker."),
     },
@@ -87,6 +88,17 @@ class _LazyGroup(click.Group):
             if cmd_name in section:
                 return _load(cmd_name, section[cmd_name].target)
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], known)
+            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         # click's own would load each command for its short help.

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from archive_tool.cli import load_hook, printable
 from archive_tool.commands_verify import allow_pickle_option
-from archive_tool.layout import RUNTIMES, SUFFIXES
+from archive_tool.layout import BUILT_IN_HANDLERS, RUNTIMES, SUFFIXES
 
 if TYPE_CHECKING:
     from archive_tool.builder import BuildResult
+
+
+def _complete_handler(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For a shell: built-in handlers; where none begins so, files."""
+    names = [name for name in sorted(BUILT_IN_HANDLERS) if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 
 @click.command()
@@ -22,7 +30,11 @@ if TYPE_CHECKING:
 )
 @click.option("--model-name", help="Name of the model, and of the archive.  [required]")
 @click.option("--version", "-v", default="1.0", show_default=True, help="Version of the model.")
-@click.option("--handler", help="Built-in name, or a path: h, h.py, h:function, h.py:function.  [required]")
+@click.option(
+    "--handler",
+    shell_complete=_complete_handler,
+    help="Built-in name, or a path: h, h.py, h:function, h.py:function.  [required]",
+)
 @click.option(
     "--model-path",
     help="Folder whose contents all go to the root, with the handler's module among them, as for MXNet Model Server.",
@@ -72,8 +84,9 @@ if TYPE_CHECKING:
 )
 @click.option("--check", is_flag=True, help="Load the archive and run its samples before it takes its place.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def build(context: click.Context, /, quiet: bool, project_file: str | None, **given: Any) -> None:
+def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: str | None, **given: Any) -> None:
     """Build an archive that TorchServe can serve.
 
     Takes the options of torch-model-archiver 0.12, and a few more. The inputs are checked first, and every mistake is
@@ -100,6 +113,10 @@ def build(context: click.Context, /, quiet: bool, project_file: str | None, **gi
         click.echo("compiling ahead of time, which takes a C++ compiler some seconds to minutes", err=True)
     with progress_bar("writing", hidden=quiet) as progress:
         result = run(**options, before_publish=before_publish, progress=progress)
+    if as_json:
+        document = {**result.to_dict(), "checked": checked[0] if checked else None}
+        click.echo(json.dumps(document, indent=2))
+        return
     show_built(result, quiet=quiet)
     for line in [] if quiet else checked:
         click.echo(line)

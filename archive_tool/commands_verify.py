@@ -84,7 +84,8 @@ def _show(result: Verification, *, quiet: bool) -> None:
 @click.option("--key", required=True, type=click.Path(path_type=Path), metavar="PRIVATE", help="The private key.")
 @click.option("-f", "--force", is_flag=True, help="Replace a signature that is there.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
-def sign(archive: Path, key: Path, force: bool, quiet: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def sign(archive: Path, key: Path, force: bool, quiet: bool, as_json: bool) -> None:
     """Sign an archive.
 
     The signature is ARCHIVE.sig, beside it, in the format of OpenSSF model signing; the archive stays as it is. PRIVATE
@@ -103,7 +104,9 @@ def sign(archive: Path, key: Path, force: bool, quiet: bool) -> None:
     from archive_tool.signing import sign as run
 
     path = run(archive, key, password=_password(key), force=force)
-    if not quiet:
+    if as_json:
+        click.echo(json.dumps({"archive": str(archive), "signature": str(path)}, indent=2))
+    elif not quiet:
         click.echo(printable(str(path)))
 
 

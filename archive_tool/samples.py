@@ -73,7 +73,7 @@ def read(text: str, report: Report, *, option: str = _OPTION) -> GivenSample | N
         return None
     if expected is None:
         return GivenSample(path.name, path)
-    answer = _expected(expected, option, report)
+    answer = read_expected(expected, option, report)
     return None if answer is None else GivenSample(path.name, path, answer)
 
 
@@ -85,7 +85,8 @@ def _split(text: str) -> tuple[str, str | None]:
     return (text, None) if at is None else (text[:at], text[at + 1 :])
 
 
-def _expected(text: str, option: str, report: Report) -> bytes | None:
+def read_expected(text: str, option: str, report: Report) -> bytes | None:
+    """Read an answer that is expected: a file's bytes, or the text itself; None after an error in the report."""
     path = Path(text)
     try:
         if path.is_file():

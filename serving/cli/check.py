@@ -10,9 +10,10 @@ import click
 
 from archive_tool.cli import printable
 from archive_tool.commands import human_size
-from serving.cli.options import console, json_option
+from serving.cli.options import console, json_option, read_inputs
 
 if TYPE_CHECKING:
+    from archive_tool.report import Report
     from serving.check import Input, InputResult, Result
 
 _SHOWN_LINES = 40
@@ -26,8 +27,8 @@ _SHOWN_ANSWER = 400
     "inputs",
     multiple=True,
     metavar="FILE[=EXPECTED]",
-    help="A file to send, and a file with the answer that is expected, or the answer itself. May be repeated.  "
-    "[default: the archive's samples]",
+    help="A file to send, - for standard input, and a file with the answer that is expected, or the answer itself. May "
+    "be repeated.  [default: the archive's samples]",
 )
 @click.option(
     "--expect",
@@ -126,11 +127,16 @@ def _inputs(texts: tuple[str, ...], expected: tuple[str, ...]) -> tuple[Input, .
         raise click.UsageError("there are more --expect than --input", click.get_current_context())
     if not texts:
         return None
+    if sum(text.partition("=")[0] == "-" for text in texts) > 1:
+        raise click.UsageError("- is named twice, but standard input can be read once", click.get_current_context())
     report = Report()
     found = []
     for index, text in enumerate(texts):
         # What is given apart is read like what stands after the sign.
         whole = f"{text}={expected[index]}" if index < len(expected) else text
+        if whole.partition("=")[0] == "-":
+            found.append(_from_standard_input(whole, report))
+            continue
         one = samples.read(whole, report, option="--input")
         if one is not None:
             kind = samples.content_type_of(one.name)
@@ -138,6 +144,15 @@ def _inputs(texts: tuple[str, ...], expected: tuple[str, ...]) -> tuple[Input, .
             found.append(Input(text.partition("=")[0] if one.expected else text, body, kind, one.expected))
     report.raise_errors()
     return tuple(found)
+
+
+def _from_standard_input(text: str, report: Report) -> Input:
+    from archive_tool import samples
+    from serving.check import Input
+
+    (one,) = read_inputs([Path("-")])
+    _, equals, answer = text.partition("=")
+    return Input("-", one.body, one.content_type, samples.read_expected(answer, "--input", report) if equals else None)
 
 
 def _show(result: Result) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -12,11 +12,14 @@ import click
 
 from archive_tool.cli import printable
 from serving.cli.options import (
+    complete_archives,
+    complete_models,
     console,
     json_option,
     management_client,
     management_option,
     name_option,
+    print_json,
     running,
     timeout_option,
     token_file_option,
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_models)
 @json_option
 @management_option
 @token_file_option
@@ -42,8 +45,6 @@ def models(model: str | None, as_json: bool, management: str | None, token_file:
       torchmar models mnist --json
       torchmar models --management http://127.0.0.1:8081
     """
-    from dataclasses import asdict
-
     from serving.errors import ReplyError
 
     with management_client(server, management, 30.0, token_file) as client:
@@ -56,10 +57,17 @@ def models(model: str | None, as_json: bool, management: str | None, token_file:
                     found += client.describe(row.name)
                 except ReplyError as error:  # removed meanwhile, or a name that no URL can hold
                     click.echo(f"warning: {printable(row.name)} cannot be described: {error.message}", err=True)
+    found = _with_memory(found)
     if as_json:
-        click.echo(json.dumps([asdict(version) for version in found], indent=2))
+        _print_json(found)
     else:
         print_models(found)
+
+
+def _print_json(found: Sequence[ModelVersion]) -> None:
+    from dataclasses import asdict
+
+    print_json([asdict(version) for version in found])
 
 
 def print_models(found: Sequence[ModelVersion]) -> None:
@@ -70,11 +78,10 @@ def print_models(found: Sequence[ModelVersion]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("model", "version", "archive", "workers", "ready", "batch", "pids", "memory"):
         table.add_column(title, justify="right" if title in ("workers", "ready", "batch", "memory") else "left")
-    now = _memory_now(found)
     names = [version.name for version in found]
     marked = {name for name in names if names.count(name) > 1}
     for version in found:
-        memory = sum(now.get(worker.pid, worker.memory_bytes) for worker in version.workers)
+        memory = sum(worker.memory_bytes for worker in version.workers)
         table.add_row(
             Text(version.name),  # plain text: brackets of a name are not markup
             Text(version.version + (" *" if version.default and version.name in marked else "")),
@@ -88,6 +95,22 @@ def print_models(found: Sequence[ModelVersion]) -> None:
     console().print(table if found else "no models")
     if marked:
         click.echo("* is the version that requests without one reach")
+
+
+def _with_memory(found: Sequence[ModelVersion]) -> list[ModelVersion]:
+    """The versions with the memory that workers on this machine have now; the frontend's figures are a minute old."""
+    from dataclasses import replace
+
+    now = _memory_now(found)
+    return [
+        replace(
+            version,
+            workers=tuple(
+                replace(worker, memory_bytes=now.get(worker.pid, worker.memory_bytes)) for worker in version.workers
+            ),
+        )
+        for version in found
+    ]
 
 
 def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
@@ -107,12 +130,13 @@ def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
 
 
 @click.command()
-@click.argument("archive")
+@click.argument("archive", shell_complete=complete_archives)
 @click.option("--model-name", metavar="NAME", help="Name of the model; by default the one in the archive.")
 @click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Workers to start.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Requests in a batch at the most.")
 @click.option("--max-batch-delay", type=click.IntRange(min=0), help="Milliseconds to wait for a batch to fill.")
 @click.option("--response-timeout", type=click.IntRange(min=1), help="Seconds that a worker may take for a batch.")
+@json_option
 @management_option
 @token_file_option
 @timeout_option(300.0)
@@ -124,6 +148,7 @@ def register(
     batch_size: int | None,
     max_batch_delay: int | None,
     response_timeout: int | None,
+    as_json: bool,
     management: str | None,
     token_file: Path | None,
     timeout: float,
@@ -169,14 +194,24 @@ def register(
             max_batch_delay_ms=max_batch_delay,
             response_timeout_s=response_timeout,
         )
-    click.echo(message)
+        if as_json:
+            _print_json(client.describe(*_registered(message, name or archive)))
+    if not as_json:
+        click.echo(message)
+
+
+def _registered(message: str, name: str) -> tuple[str, str | None]:
+    """Name and version out of the frontend's sentence: it alone knows them where the archive is not here to read."""
+    found = re.match(r'Model "(.+)" Version: (.+?) registered', message)
+    return (found[1], found[2]) if found else (name, None)
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.option("--min-workers", type=click.IntRange(min=0), required=True, metavar="N", help="Workers to run.")
 @click.option("--max-workers", type=click.IntRange(min=0), metavar="N", help="Upper bound; by default the same.")
 @click.option("--version", metavar="V", help="Version of the model; by default the default one.")
+@json_option
 @management_option
 @token_file_option
 @timeout_option(300.0)
@@ -186,6 +221,7 @@ def scale(
     min_workers: int,
     max_workers: int | None,
     version: str | None,
+    as_json: bool,
     management: str | None,
     token_file: Path | None,
     timeout: float,
@@ -221,12 +257,15 @@ def scale(
                 )
             raise
         found = [v for v in client.describe(model, version) if version or v.default]
+    if as_json:
+        _print_json(_with_memory(found))
+        return
     for entry in found:
         click.echo(f"{entry.name} {entry.version}: {entry.ready_workers} of {len(entry.workers)} workers ready")
 
 
 @click.command("set-default")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.argument("version")
 @management_option
 @token_file_option
@@ -243,7 +282,7 @@ def set_default(model: str, version: str, management: str | None, token_file: Pa
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.option("--version", metavar="V", help="Only this version; by default all.")
 @management_option
 @token_file_option

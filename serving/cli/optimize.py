@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 
 from archive_tool.cli import printable
 from archive_tool.commands import human_size
-from serving.cli.options import console, json_option
+from serving.cli.options import console, json_option, print_json, read_inputs
 
 if TYPE_CHECKING:
     from serving.local.contest import Row
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A request that the model can answer. May be repeated.",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="A request that the model can answer; - is standard input. May be repeated.",
 )
 @click.option(
     "--output",
@@ -103,20 +102,28 @@ def optimize(
       torchmar optimize model_store/mnist.mar --input digit.png --dry-run
       torchmar optimize model_store/mnist.mar --input digit.png --batch 16 --output fast.mar
     """
-    from archive_tool.samples import content_type_of
-    from serving.check import Input
     from serving.local.optimize import Options
     from serving.local.optimize import optimize as run
 
-    given = tuple(Input(str(path), path.read_bytes(), content_type_of(path.name)) for path in inputs)
     options = Options(
-        archive, given, output, device, batch, tolerance, rounds, seconds, timeout, budget, dry_run=dry_run, force=force
+        archive,
+        read_inputs(inputs),
+        output,
+        device,
+        batch,
+        tolerance,
+        rounds,
+        seconds,
+        timeout,
+        budget,
+        dry_run=dry_run,
+        force=force,
     )
 
     def show(found: Found, *, interrupted: bool = False) -> None:
         if as_json:
             document = _document(found) | {"interrupted": interrupted}
-            click.echo(json.dumps(document, indent=2, allow_nan=False))
+            print_json(document)
         else:
             _show(found, interrupted=interrupted)
 

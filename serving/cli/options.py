@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -14,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from serving.check import Input
     from serving.client import InferenceClient, ManagementClient
     from serving.control import ServerRecord
 
@@ -49,6 +51,63 @@ def name_option(command: F) -> F:
 def json_option(command: F) -> F:
     """``--json``: for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def print_json(value: Any) -> None:
+    """Prints what ``--json`` asks for."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """For a shell: the models of the server that a command is typed for; none if it does not answer at once."""
+    from archive_tool.errors import TorchmarError
+
+    given = ctx.params
+    try:
+        client = management_client(given.get("server") or "default", given.get("management"), 1.0)
+        with client:
+            names = [row.name for row in client.models()]
+    except (TorchmarError, OSError):
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_archives(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """For a shell: the archives of the model store that a command is typed for, after ``NAME=`` too."""
+    from archive_tool.errors import TorchmarError
+    from serving.control.store import DEFAULT_STORE, all_archives
+
+    try:
+        record = running(ctx.params.get("server") or "default")
+        store = ctx.params.get("model_store") or (Path(record.model_store) if record else DEFAULT_STORE)
+        names = [path.name for path in all_archives(Path(store))]
+    except (TorchmarError, OSError):
+        return []
+    before, equals, typed = incomplete.rpartition("=")
+    return [f"{before}{equals}{name}" for name in names if name.startswith(typed)]
+
+
+def read_inputs(files: Sequence[Path]) -> tuple[Input, ...]:
+    """The files as requests; ``-`` is standard input. The content type goes by the name.
+
+    Raises:
+        InputError: standard input is named twice, and can be read once.
+        OSError: a file cannot be read.
+    """
+    from archive_tool.errors import InputError
+    from archive_tool.samples import content_type_of
+    from serving.check import Input
+
+    if sum(str(file) == "-" for file in files) > 1:
+        raise InputError("- is named twice, but standard input can be read once")
+    return tuple(
+        Input(
+            str(file),
+            sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes(),
+            content_type_of(file.name),
+        )
+        for file in files
+    )
 
 
 def management_option(command: F) -> F:

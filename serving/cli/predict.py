@@ -12,10 +12,12 @@ import click
 from archive_tool.cli import printable
 from serving.answers import strict
 from serving.cli.options import (
+    complete_models,
     console,
     inference_client,
     json_option,
     name_option,
+    print_json,
     running,
     timeout_option,
     token_file_option,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.argument(
     "inputs",
     nargs=-1,
@@ -68,7 +70,7 @@ def predict(
     with inference_client(server, inference, timeout, token_file) as client:
         answers = list(client.predict_files(model, inputs, version=version, parallel=parallel))
     if as_json:
-        click.echo(json.dumps([strict(prediction_to_dict(answer)) for answer in answers], indent=2, allow_nan=False))
+        print_json([strict(prediction_to_dict(answer)) for answer in answers])
     else:
         _print_predictions(answers)
     record = running(server) if inference is None else None

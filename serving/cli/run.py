@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from archive_tool.cli import printable
-from serving.cli.options import traceback_shown
+from serving.cli.options import json_option, print_json, read_inputs, traceback_shown
 
 if TYPE_CHECKING:
     from serving.local.run import Answered, Timing
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     nargs=-1,
     required=True,
     metavar="FILE...",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
 )
 @click.option(
     "--batch",
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A request header. May be repeated.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the answers, errors, and what --profile asks for.")
+@json_option
 def run(
     archive: Path,
     inputs: tuple[Path, ...],
@@ -64,6 +65,7 @@ def run(
     device: str,
     headers: tuple[str, ...],
     quiet: bool,
+    as_json: bool,
 ) -> None:
     """Predict in this process, without a server.
 
@@ -71,8 +73,8 @@ def run(
     go to standard output as a client would get them, JSON with line breaks. Status and times, the handler's log and
     tracebacks go to standard error. As all runs in this process, breakpoint() in the handler opens the debugger here.
 
-    The content type goes by the file's name, as with predict. Exit code 6 if the model cannot be loaded, 10 if a
-    request fails.
+    The content type goes by the file's name, as with predict; - is standard input. Exit code 6 if the model cannot be
+    loaded, 10 if a request fails.
 
     \b
     Examples:
@@ -81,15 +83,13 @@ def run(
       torchmar run model_store/mnist.mar digit.png --trace trace.json
       torchmar run model_store/mnist.mar digit.png --header explain=True
     """
-    from archive_tool.samples import content_type_of
-    from serving.check import Input
     from serving.errors import CheckError
     from serving.local.run import RunOptions
     from serving.local.run import run as go
 
     options = RunOptions(
         archive,
-        tuple(Input(str(path), path.read_bytes(), content_type_of(path.name)) for path in inputs),
+        read_inputs(inputs),
         tuple(_header(text) for text in headers),
         device,
         batch,
@@ -101,10 +101,13 @@ def run(
 
     def tell(answer: Answered) -> None:
         answers.append(answer)
-        _show(answer, quiet=quiet)
+        if not as_json:
+            _show(answer, quiet=quiet)
 
     with traceback_shown(), _log_shown(quiet=quiet):
         timings = go(options, tell)
+    if as_json:
+        print_json([_document(answer) for answer in answers])
     _show_times(timings, batch, quiet=quiet)
     if trace and not quiet:
         click.echo(f"trace: {printable(str(trace))}", err=True)
@@ -113,6 +116,20 @@ def run(
         first = failed[0]
         message = f"{len(failed)} of {len(answers)} requests failed; the first: status {first.status}: {first.message}"
         raise CheckError(message, where=first.name)
+
+
+def _document(answer: Answered) -> dict[str, Any]:
+    """As predict prints it."""
+    from serving.answers import decode, strict
+    from serving.cli.predict import prediction_to_dict
+    from serving.client.inference import Prediction
+
+    error = None if answer.ok else answer.message
+    value = decode(answer.body, answer.content_type)
+    found: dict[str, Any] = strict(
+        prediction_to_dict(Prediction(answer.name, answer.status, answer.seconds, value, error))
+    )
+    return found
 
 
 def _header(text: str) -> tuple[str, str]:

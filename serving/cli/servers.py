@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from archive_tool.cli import discard_output
-from serving.cli.options import PortType, inference_client, json_option, name_option, timeout_option, traceback_shown
+from serving.cli.options import (
+    PortType,
+    complete_archives,
+    inference_client,
+    json_option,
+    name_option,
+    print_json,
+    timeout_option,
+    traceback_shown,
+)
 
 if TYPE_CHECKING:
     from serving.control import StateFolder
@@ -21,10 +29,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("archives", nargs=-1, metavar="[NAME=ARCHIVE]...")
+@click.argument("archives", nargs=-1, metavar="[NAME=ARCHIVE]...", shell_complete=complete_archives)
 @click.option(
     "--models",
     multiple=True,
+    shell_complete=complete_archives,
     metavar="NAME=ARCHIVE",
     help="Model to load: NAME=ARCHIVE, ARCHIVE, or 'all'. Several may follow, or give it several times.",
 )
@@ -53,6 +62,7 @@ if TYPE_CHECKING:
 @click.option("--disable-token-auth", is_flag=True, help="Ask for no keys, with --enable-model-api neither.")
 @click.option("--foreground", is_flag=True, help="Stay, show the logs, and stop the server on Ctrl-C.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@json_option
 @timeout_option(300.0)
 @name_option
 def start(
@@ -68,6 +78,7 @@ def start(
     disable_token_auth: bool,
     foreground: bool,
     quiet: bool,
+    as_json: bool,
     timeout: float,
     server: str,
 ) -> None:
@@ -86,6 +97,8 @@ def start(
       torchmar start --models all --model-store model_store --enable-model-api
       torchmar start --models all --model-store model_store --require-signature public.pem
     """
+    if as_json and foreground:
+        raise click.UsageError("--json and --foreground do not go together: the logs are no JSON")
     from serving.control import StartOptions, StateFolder
     from serving.control import start as begin
 
@@ -111,16 +124,22 @@ def start(
             _report(started, state)
         _stay(started.process, state)
 
-    with traceback_shown(), _waiting(quiet or foreground) as progress:
+    with traceback_shown(), _waiting(quiet or foreground or as_json) as progress:
         started = begin(options, state, progress, stay if foreground else None, _warn)
-    if not quiet and not foreground:
-        _report(started, state)
+    if not foreground and (as_json or not quiet):
+        _report(started, state, as_json=as_json)
 
 
-def _report(started: Started, state: StateFolder) -> None:
+def _report(started: Started, state: StateFolder, *, as_json: bool = False) -> None:
     """Print what was started; the server runs, whether or not somebody can read it."""
+    from dataclasses import asdict
+
     try:
-        _print_started(started, state)
+        if as_json:
+            models = [asdict(model) for model in started.models]
+            print_json(asdict(started.record) | {"models": models, "seconds": round(started.seconds, 3)})
+        else:
+            _print_started(started, state)
         sys.stdout.flush()
     except OSError as error:
         discard_output()
@@ -196,9 +215,10 @@ def _stay(process: Any, state: StateFolder) -> None:
 @click.command()
 @click.option("--all", "every", is_flag=True, help="Stop every server that torchmar start began.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@json_option
 @timeout_option(30.0)
 @name_option
-def stop(every: bool, quiet: bool, timeout: float, server: str) -> None:
+def stop(every: bool, quiet: bool, as_json: bool, timeout: float, server: str) -> None:
     """Stop the server that start began.
 
     Ends the frontend and all its workers and removes what they used; the logs stay.
@@ -217,6 +237,7 @@ def stop(every: bool, quiet: bool, timeout: float, server: str) -> None:
     folders = known_servers() if every else [StateFolder(server)]
     if not folders:
         raise NotRunningError("no server is running", hint="torchmar start begins one")
+    rows: list[dict[str, Any]] = []
     for state in folders:
         try:
             killed = end(state, grace_s=timeout)
@@ -224,9 +245,13 @@ def stop(every: bool, quiet: bool, timeout: float, server: str) -> None:
             if not every:
                 raise
             click.echo(error.message, err=True)  # one that had died keeps none of the others from being stopped
+            rows.append({"name": state.name, "stopped": False, "killed": 0})
             continue
-        if not quiet:
+        rows.append({"name": state.name, "stopped": True, "killed": killed})
+        if not quiet and not as_json:
             click.echo(f"stopped {state.name}" + (f" ({killed} processes had to be killed)" if killed else ""))
+    if as_json:
+        print_json(rows)
 
 
 @click.command()
@@ -260,7 +285,7 @@ def status(as_json: bool, server: str) -> None:
     with inference_client(server, None, 10.0) as client:
         healthy = client.ping()
     if as_json:
-        click.echo(json.dumps(asdict(record) | {"healthy": healthy}, indent=2))
+        print_json(asdict(record) | {"healthy": healthy})
     else:
         click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} (pid {record.pid})")
         for label in ("inference", "management", "metrics", "grpc_inference", "worker", "model_store", "log_folder"):

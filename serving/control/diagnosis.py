@@ -21,7 +21,8 @@ from pathlib import Path
 
 from serving.errors import ModelLoadError
 
-_MODEL_LINE = re.compile(r"^\S+ \[\w+ *\] (?P<worker>W-\d+-.+)-(?P<pipe>stdout|stderr) MODEL_LOG - ?(?P<text>.*)$")
+#: A line that a worker printed, in model_log.log.
+MODEL_LINE = re.compile(r"^\S+ \[\w+ *\] (?P<worker>W-\d+-.+)-(?P<pipe>stdout|stderr) MODEL_LOG - ?(?P<text>.*)$")
 _FAILED = re.compile(r"Load model failed: (?P<model>[^,]+), error: (?P<told>.*)$")
 # What the frontend says, or repeats from TorchServe's worker, whatever the reason was.
 _TELLS_NOTHING = ("", "Worker died.", "Unknown exception")
@@ -77,6 +78,26 @@ class LoadFailure:
         )
 
 
+def belongs_to(worker: str, model: str) -> bool:
+    """Whether a worker, by the name of its thread without the pipe, is one of a model."""
+    return re.fullmatch(rf"W-\d+-{re.escape(model)}_[^_]*", worker) is not None
+
+
+def end_of_tracebacks(lines: Sequence[str]) -> int:
+    """How many lines from the first on are a traceback and those that it is chained to; 0 if the first begins none."""
+    end = 0
+    while end < len(lines) and lines[end] == _TRACEBACK:
+        last = _end_of_traceback(lines, end)
+        if last is None:
+            return len(lines)
+        end = _end_of_message(lines, last)
+        follows = next((i for i in range(end, min(end + 4, len(lines))) if lines[i] == _TRACEBACK), None)
+        if follows is None or not any(line.startswith(_CHAIN) for line in lines[end:follows]):
+            return end
+        end = follows
+    return end
+
+
 def hint_for(cause: str) -> str:
     """What usually helps, by the kind of the exception."""
     kind, _, message = cause.partition(": ")
@@ -120,7 +141,7 @@ class LogWatch:
     def poll(self) -> None:
         """Takes in the new lines."""
         for line in self._new_lines("model_log.log"):
-            if found := _MODEL_LINE.match(line):
+            if found := MODEL_LINE.match(line):
                 self._workers[found["worker"]].append(found["text"])
                 self._pipes[found["worker"], found["pipe"]].append(found["text"])
         for line in self._new_lines("ts_log.log"):
@@ -149,8 +170,7 @@ class LogWatch:
         return [text for worker in self._workers_of(model) for text in self._workers[worker]]
 
     def _workers_of(self, model: str) -> list[str]:
-        pattern = re.compile(rf"W-\d+-{re.escape(model)}_[^_]*$")
-        return [worker for worker in self._workers if pattern.match(worker)]
+        return [worker for worker in self._workers if belongs_to(worker, model)]
 
     def failure(self, model: str) -> LoadFailure | None:
         """The failure of a model with its traceback; None while nothing failed or no traceback has arrived."""

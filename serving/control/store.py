@@ -33,11 +33,16 @@ class Selection:
     def archives(self) -> list[Path]:
         """The files and folders that the frontend will read, each once."""
         if self.load_all:
-            return _all_archives(self.store)
+            return all_archives(self.store)
         return [self.store / name for name in dict.fromkeys(model.archive for model in self.models)]
 
 
-def _all_archives(store: Path) -> list[Path]:
+def all_archives(store: Path) -> list[Path]:
+    """What the frontend takes for the archives of a store.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     found = sorted(path for path in store.iterdir() if not path.name.startswith("."))
     return [path for path in found if path.is_dir() or path.name.endswith(ARCHIVE_SUFFIXES)]
 
@@ -66,7 +71,7 @@ def select(
     store = _store(specs, model_store, properties, config_folder)
     models = tuple(_in_store(spec, store) for spec in specs)
     if load_all:
-        for path in _all_archives(store):
+        for path in all_archives(store):
             check_archive(path)
     seen: dict[str, ModelSpec] = {}
     for spec in models:

@@ -36,6 +36,18 @@ def test_importing_the_package_is_cheap():
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("strat", "start"), ("biuld", "build"), ("regsiter", "register")])
+def test_a_mistyped_command_is_proposed(typed, meant, capsys):
+    assert cli.main([typed]) == 2
+    said = capsys.readouterr().err
+    assert f"No such command '{typed}'. Did you mean {meant}" in said
+
+
+def test_what_is_like_no_command_is_not_guessed_at(capsys):
+    assert cli.main(["xyzzy"]) == 2
+    assert "Did you mean" not in capsys.readouterr().err
+
+
 def test_help_lists_every_command(torchmar):
     text = torchmar("--help").stdout
     for section, commands in cli.COMMANDS.items():
@@ -71,9 +83,8 @@ def test_each_command_has_help_with_an_example(torchmar, name):
 
 def test_commands_of_the_server_are_named_and_not_loaded():
     names = [name for section in cli.COMMANDS.values() for name, entry in section.items() if "serving" in entry.target]
-    expected = (
-        "check run optimize dev start stop status keys env home models register scale set-default unregister predict"
-    )
+    expected = "check run optimize dev start stop status keys logs env home "
+    expected += "models register scale set-default unregister predict"
     assert sorted(names) == sorted(expected.split())
 
 

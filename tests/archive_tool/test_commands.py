@@ -1,5 +1,6 @@
 """build and extract on the command line."""
 
+import json
 import re
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def test_build_says_one_line(work, torchmar):
     assert again.stdout.endswith(" s  replaced\n")
     assert again.stderr == ""
     assert torchmar(*BUILD, "-f", "-q").stdout == ""
+
+
+def test_a_build_for_programs(work, torchmar):
+    done = torchmar(*BUILD, "--json", "--serialized-file", "weights.pt", "--model-file", "model.py")
+    found = json.loads(done.stdout)
+    assert (found["path"], found["model"], found["version"]) == ("store/m.mar", "m", "1.0")
+    assert (found["size"], len(found["members"])) == (Path("store/m.mar").stat().st_size, 4)
+    assert (found["replaced"], found["warnings"], found["checked"]) == (False, [], None)
+    assert json.loads(torchmar(*BUILD, "--json", "-f").stdout)["replaced"] is True
 
 
 def test_all_options(work, torchmar):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import time
 
 import psutil
@@ -83,3 +84,37 @@ def test_a_registration_that_is_late_is_taken_back(server: Server) -> None:
     late = sandbox.torchmar("register", "late.mar", "--timeout", "4")
     assert late.code == 9
     assert sandbox.torchmar("models", "late").code == 9
+
+
+def test_what_programs_and_shells_ask_for(server: Server, echo: str) -> None:
+    """--json, the log, completion, and standard input."""
+    sandbox = server.sandbox
+    sandbox.build("asked", echo.replace("return", "print('asked for', data[0])\n        return", 1))
+    registered = sandbox.torchmar("register", "asked.mar", "--workers", "1", "--json").json()
+    assert [(row["name"], row["version"], len(row["workers"])) for row in registered] == [("asked", "1.0", 1)]
+    scaled = sandbox.torchmar("scale", "asked", "--min-workers", "2", "--json").json()
+    assert [row["min_workers"] for row in scaled] == [2]
+
+    # The memory is that of the table: of the process with the model, as it is now.
+    (row,) = sandbox.torchmar("models", "asked", "--json").json()
+    (figure,) = re.findall(r"(\d+) MB", sandbox.torchmar("models", "asked").ok().out)
+    assert sum(worker["memory_bytes"] for worker in row["workers"]) / 1e6 == pytest.approx(float(figure), rel=0.2)
+
+    piped = sandbox.run("sh", "-c", f"echo hello | {sys.executable} -m archive_tool predict asked - --json").json()
+    assert piped[0]["file"] == "-"
+    assert "hello" in str(piped[0]["answer"])
+    logged = sandbox.torchmar("logs", "asked").ok().out
+    assert "[PID]" in logged
+    assert "asked_1.0-stdout" in logged
+
+    def completed(*words: str) -> list[str]:
+        typed = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        program = ("-c", "import sys; from archive_tool.cli import main; sys.exit(main())")
+        asked = sandbox.run(sys.executable, *program, env={**typed, "_TORCHMAR_COMPLETE": "bash_complete"}).ok()
+        return [line.partition(",")[2] for line in asked.out.splitlines()]
+
+    assert completed("torchmar", "predict", "as") == ["asked"]
+    assert completed("torchmar", "register", "as") == ["asked.mar"]
+    assert completed("torchmar", "start", "--models", "x=as") == ["x=asked.mar"]
+    assert completed("torchmar", "build", "--handler", "image_c") == ["image_classifier"]
+    assert completed("torchmar", "unre") == ["unregister"]

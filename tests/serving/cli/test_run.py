@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -91,6 +92,29 @@ def test_an_answer_in_json(archive: Path, torchmar: Run) -> None:
     assert err.splitlines()[1].startswith("in.json  200  ")
     assert "[METRICS]" not in err
     assert len(err.splitlines()) == 2
+
+
+def test_answers_for_programs(archive: Path, torchmar: Run) -> None:
+    code, out, err = torchmar(str(archive), "in.json", "bad.txt", "picture.png", "--json", "-q")
+    first, second, third = json.loads(out.encode("latin-1"))
+    assert code == 10
+    assert "1 of 3 requests failed" in err
+    assert (first["file"], first["status"], first["answer"]["b"][2]) == ("in.json", 200, None)
+    assert (second["file"], "answer" in second) == ("bad.txt", False)
+    assert second["error"]
+    assert third["answer_base64"] == "/wA="
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_standard_input(
+    archive: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"piped")))
+    given = ["-"] if command == "run" else ["--input", "-"]
+    assert cli.main([command, str(archive), *given, "--json"]) == 0
+    assert "piped" in capsys.readouterr().out
+    assert cli.main([command, str(archive), *given, *given]) in (1, 2)
+    assert "- is named twice" in capsys.readouterr().err
 
 
 def test_numbers_stay_as_the_handler_wrote_them(archive: Path, torchmar: Run) -> None:

@@ -1,0 +1,181 @@
+"""Reads a server's logs: everything, what one model's workers printed, or what belongs to one request or error.
+
+They are log4j's (``log4j2.xml``): one event a line, ``time [LEVEL] thread class - text``; what an event has besides,
+such as Java's stack traces, follows in lines without a time. What a worker prints is one event a line, under the name
+of the thread that reads its pipe.
+"""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.control.diagnosis import MODEL_LINE, belongs_to, end_of_tracebacks
+
+FILES = ("ts_log.log", "model_log.log")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} ")
+_TIME_LENGTH = 23
+_POLL_S = 0.2
+_FURTHER = 200  # lines of a worker that are looked through for the end of a traceback
+
+
+@dataclass(frozen=True)
+class Event:
+    """What was logged at once.
+
+    Attributes:
+        text: its lines, as they are in the file.
+        worker: the thread's name without its pipe; empty unless a worker printed it.
+        pipe: ``stdout`` or ``stderr``.
+        printed: what the worker printed.
+    """
+
+    text: str
+    worker: str = ""
+    pipe: str = ""
+    printed: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Event:
+        """Reads an event."""
+        found = MODEL_LINE.match(text)
+        return cls(text, found["worker"], found["pipe"], found["text"]) if found else cls(text)
+
+    @property
+    def time(self) -> str:
+        """When it was logged; sorts as text. Empty for lines before the first that has a time."""
+        return self.text[:_TIME_LENGTH] if _TIME.match(self.text) else ""
+
+
+def read(folder: Path, model: str | None = None, marked: str | None = None) -> list[Event]:
+    """The events that the logs hold, in the order of their times.
+
+    Args:
+        folder: of the logs.
+        model: only what its workers printed.
+        marked: only what has this in it, with the traceback under it: an error's id, or a request's.
+    """
+    files = FILES if model is None else ("model_log.log",)
+    events: Iterable[Event] = heapq.merge(*(_events(_lines(folder, name)) for name in files), key=lambda one: one.time)
+    found = [event for event in events if model is None or belongs_to(event.worker, model)]
+    return found if marked is None else list(_with_tracebacks(found, marked))
+
+
+def follow(
+    folder: Path, running: Callable[[], bool], model: str | None = None, last: int | None = None
+) -> Iterator[Event]:
+    """The events that the logs hold, but for full files that were packed, and all that come until the server ends.
+
+    Args:
+        running: whether it still runs.
+        last: of those that are there already only so many.
+    """
+    names = FILES if model is None else ("model_log.log",)
+    tails = [_Tail(folder / name) for name in names]
+    while True:
+        more = running()  # asked first: what it wrote last is still read
+        events = sorted((one for tail in tails for one in tail.events()), key=lambda one: one.time)
+        found = [event for event in events if model is None or belongs_to(event.worker, model)]
+        yield from newest(found, last)
+        last = None
+        if not more:
+            return
+        time.sleep(_POLL_S)
+
+
+def newest(events: list[Event], count: int | None) -> list[Event]:
+    """The last so many events; all of them without a number."""
+    return events if count is None else events[max(0, len(events) - count) :]
+
+
+def models(folder: Path) -> list[str]:
+    """The workers that printed something, as ``model_version``."""
+    workers = {event.worker for event in _events(_lines(folder, "model_log.log")) if event.worker}
+    return sorted({worker.split("-", 2)[2] for worker in workers})
+
+
+def _lines(folder: Path, name: str) -> Iterator[str]:
+    """All lines of a log, those of full files that were packed first; log4j numbers these from the oldest on."""
+    packed = sorted(folder.glob(f"{name.removesuffix('.log')}.*.log.gz"), key=lambda path: _number(path.name))
+    for path in packed:
+        try:
+            with gzip.open(path, "rt", encoding="utf-8", errors="replace") as stream:
+                yield from stream
+        except (OSError, EOFError):
+            continue  # it is just being packed, or removed
+    try:
+        with (folder / name).open(encoding="utf-8", errors="replace") as stream:
+            yield from stream
+    except FileNotFoundError:
+        return
+
+
+def _number(name: str) -> int:
+    digits = name.split(".")[-3]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _events(lines: Iterable[str]) -> Iterator[Event]:
+    held: list[str] = []
+    for line in lines:
+        if held and _TIME.match(line):
+            yield Event.of("\n".join(held))
+            held = []
+        held.append(line.rstrip("\n"))
+    if held:
+        yield Event.of("\n".join(held))
+
+
+def _with_tracebacks(events: list[Event], marked: str) -> Iterator[Event]:
+    wanted: set[int] = set()
+    for index, event in enumerate(events):
+        if index in wanted or marked not in event.text:
+            continue
+        wanted.add(index)
+        if not event.worker:
+            continue
+        # Other workers print meanwhile.
+        same = [
+            place
+            for place in range(index + 1, min(len(events), index + 1 + 50 * _FURTHER))
+            if (events[place].worker, events[place].pipe) == (event.worker, event.pipe)
+        ][:_FURTHER]
+        count = end_of_tracebacks([events[place].printed for place in same])
+        wanted.update(same[:count])
+    for index in sorted(wanted):
+        yield events[index]
+
+
+class _Tail:
+    """What a file gains; one that has become another, by a new start or a full file, is read from its begin."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity, self._offset, self._rest = 0, 0, b""
+
+    def _now(self) -> tuple[int, int]:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return found.st_ino, found.st_size
+
+    def events(self) -> Iterator[Event]:
+        identity, size = self._now()
+        if identity != self._identity or size < self._offset:
+            self._identity, self._offset, self._rest = identity, 0, b""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        self._offset += len(data)
+        whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
+        if newline:
+            yield from _events(whole.decode("utf-8", "replace").split("\n"))

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from archive_tool.cli import main
+from serving.control import StateFolder
+from tests.serving.control.test_logs import printed
+from tests.serving.control.test_state import record
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateFolder:
+    monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
+    state = StateFolder("default")
+    state.create()
+    state.logs.mkdir()
+    (state.logs / "model_log.log").write_text("".join(printed(second, f"line {second}") for second in range(9)))
+    return state
+
+
+def test_the_last_lines(state: StateFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "net", "-n", "2"]) == 0
+    assert [line.rpartition(" - ")[2] for line in capsys.readouterr().out.splitlines()] == ["line 7", "line 8"]
+    assert main(["logs", "--lines", "0"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_server_need_not_run_and_following_ends_with_it(
+    state: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["logs", "--follow"]) == 0
+    assert "line 8" in capsys.readouterr().out
+    state.write(record(pid=2**22 - 3, started=1.0))
+    assert main(["logs", "-f", "-n", "1"]) == 0
+
+
+@pytest.mark.usefixtures("state")
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["other"], 1, "no worker of a model 'other' has printed anything"),
+        (["--id", "5f0c2e1d"], 1, "has '5f0c2e1d' in it"),
+        (["--name", "second"], 7, "server 'second' was never started"),
+    ],
+)
+def test_what_is_not_there_is_said(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["logs", *arguments]) == code
+    said = capsys.readouterr().err
+    assert message in said
+    if arguments == ["other"]:
+        assert "net_1.0" in said

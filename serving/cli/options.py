@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -180,12 +180,14 @@ def address_of(
 
 def _at(address: str, api: Literal["inference", "management"]) -> ServerRecord | None:
     """The server of ours at an address, if there is one."""
+    from archive_tool.errors import InputError
     from serving.control.state import known_servers
 
-    for state in known_servers():
-        record = state.record()
-        if record is not None and record.alive and _place(getattr(record, api)) == _place(address):
-            return record
+    with suppress(InputError, OSError):  # records that are not ours to read are of servers that are not, either
+        for state in known_servers():
+            record = state.record()
+            if record is not None and record.alive and _place(getattr(record, api)) == _place(address):
+                return record
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from serving.control import access, config
@@ -76,11 +78,12 @@ def test_listening_beyond_loopback_without_keys_is_refused(
     assert caught.value.hint
 
 
-def test_workflows_need_the_model_api() -> None:
+def test_workflows_need_the_model_api(tmp_path: Path) -> None:
+    store = str(tmp_path)
     assert settle({})[0]["workflow_store"] == NO_WORKFLOWS
-    found, (warning,) = settle({"workflow_store": "flows"})
+    found, (warning,) = settle({"workflow_store": store})
     assert found["workflow_store"] == NO_WORKFLOWS
-    assert "workflow_store=flows is not used" in warning
+    assert f"workflow_store={store} is not used" in warning
     assert settle({"workflow_store": NO_WORKFLOWS})[1] == []
-    assert settle({"workflow_store": "flows"}, MAPI)[0]["workflow_store"] == "flows"
+    assert settle({"workflow_store": store}, MAPI)[0]["workflow_store"] == store
     assert "workflow_store" not in settle({}, MAPI)[0]  # then it is the model store, as in TorchServe

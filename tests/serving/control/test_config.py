@@ -86,10 +86,13 @@ def test_environment_settings_count_when_the_frontend_would_use_them(monkeypatch
 
 
 @pytest.mark.parametrize("key", ["enable_model_api", "disable_token_authorization", "workflow_store"])
-def test_no_environment_variable_decides_on_access_unseen(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    monkeypatch.setenv(f"TS_{key.upper()}", "true")
+def test_no_environment_variable_decides_on_access_unseen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
+    value = str(tmp_path) if key == "workflow_store" else "true"
+    monkeypatch.setenv(f"TS_{key.upper()}", value)
     assert key not in config.effective({}, port=None, workers=None)
-    assert config.effective({"enable_envvars_config": "true"}, port=None, workers=None)[key] == "true"
+    assert config.effective({"enable_envvars_config": "true"}, port=None, workers=None)[key] == value
 
 
 @pytest.mark.parametrize(

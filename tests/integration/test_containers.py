@@ -61,9 +61,13 @@ class Container:
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Runs a shell line beside the server, as `docker exec` does."""
-        enter = ["nsenter", "-t", str(self.first), "-m", "-p", "-r", "-w/tmp/srv"]
+        enter = ["nsenter", "-t", str(self.first), "-m", "-p", "-r"]
         return subprocess.run(
-            [*enter, "sh", "-c", f"{ENVIRONMENT} {command}"], capture_output=True, text=True, check=False, timeout=120
+            [*enter, "sh", "-c", f"cd /tmp/srv; {ENVIRONMENT} {command}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
 
     @property

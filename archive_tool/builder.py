@@ -148,6 +148,8 @@ def build(
     layout.check_model_name(model_name)
     if archive_name is not None:
         layout.check_model_name(archive_name)
+    if version:
+        layout.check_version(version)
     inputs = Inputs(
         model_name=model_name,
         handler=handler,

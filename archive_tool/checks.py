@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import python_source, requirements
+from archive_tool import files, python_source, requirements
 from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _check_lfs(path: Path, report: Report) -> None:
     try:
         if path.stat().st_size > LFS_MAX_BYTES:
             return
-        with path.open("rb") as stream:
+        with files.open_regular(path) as stream:
             is_pointer = stream.read(len(LFS_PREFIX)) == LFS_PREFIX
     except OSError as error:
         report.error(f"the file cannot be read: {error.strerror}", where=str(path))
@@ -148,7 +148,7 @@ def check_fit(inputs: Inputs, report: Report) -> None:
     from archive_tool import model_fit, tensors
 
     try:
-        with path.open("rb") as stream:
+        with files.open_regular(path) as stream:
             weights = tensors.read(stream, sniff(stream))
         tree = python_source.parse(model_file)
     except (OSError, python_source.SourceError):
@@ -199,7 +199,7 @@ def _allows_code(inputs: Inputs) -> bool:
     from archive_tool import effective
 
     try:
-        text = inputs.config_file.read_bytes()
+        text = files.read_regular(inputs.config_file)
     except OSError:
         return False
     section = effective.understand(text).document.get("handler")
@@ -294,7 +294,7 @@ def _says_nothing(statement: ast.stmt) -> bool:
 def check_requirements(path: Path, report: Report) -> None:
     """Check every line that pip would read as a requirement; options, paths and addresses are left to pip."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.read_text(path, encoding="utf-8-sig")
     except UnicodeDecodeError:
         report.error("the requirements file is not UTF-8", where=str(path), hint="save it as UTF-8")
         return
@@ -309,7 +309,7 @@ def check_requirements(path: Path, report: Report) -> None:
 def check_config(path: Path, report: Report) -> None:
     """Check a model-config file; see `model_config.validate`."""
     try:
-        text = path.read_bytes()
+        text = files.read_regular(path)
     except OSError as error:
         report.error(f"the config file cannot be read: {error.strerror}", where=str(path))
         return

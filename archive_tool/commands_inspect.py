@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+# A table of a hundred thousand rows takes a minute to lay out, and nobody reads it.
+_MEMBERS_SHOWN: Final = 1000
 # Of the settings that the config file leaves alone, those that people ask for; --json has all.
 _ALWAYS_SHOWN: Final = frozenset(
     {"minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout", "backend.mode"}
@@ -107,8 +109,10 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
 def _members(members: list[dict[str, Any]]) -> Table:
     rows = [
         [one["name"], human_size(one["size"]), human_size(one["packed"]), one["method"], one["format"] or ""]
-        for one in members
+        for one in members[:_MEMBERS_SHOWN]
     ]
+    if len(members) > _MEMBERS_SHOWN:
+        rows.append([f"and {len(members) - _MEMBERS_SHOWN} more: --json lists all", "", "", "", ""])
     return _table(("member", "size", "packed", "method", "format"), rows, right=(1, 2))
 
 

@@ -111,8 +111,10 @@ def sign(archive: Path, key: Path, force: bool, quiet: bool, as_json: bool) -> N
 
 
 def _password(key: Path) -> str | None:
+    from archive_tool import files
+
     try:
-        encrypted = b"ENCRYPTED" in key.read_bytes()
+        encrypted = b"ENCRYPTED" in files.read_regular(key, files.MAX_KEY)
     except OSError as error:
         raise InputError(f"the key {key} cannot be read: {error.strerror}", where=str(key)) from error
     if not encrypted:

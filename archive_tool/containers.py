@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
-from archive_tool import zip_layout
+from archive_tool import files, zip_layout
 from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import Issue, Kind
 from archive_tool.streams import MAX_READ, Gzip, damage_named, guarded, window
@@ -30,7 +30,11 @@ MAX_GROWTH: Final = 20
 #: Deflate cannot do much better than a thousandfold; only zeros come near. Small files may.
 MAX_RATIO: Final = 1000
 RATIO_FROM: Final = 100_000_000
-MAX_MEMBERS: Final = 100_000
+MAX_MEMBERS: Final = zip_layout.MAX_ENTRIES
+#: Bytes of headers that a member of a tar has; of one with a long name several blocks.
+_HEADERS_OF_ONE: Final = 2048
+#: Names that a tar may give values for, for all of its members; a copy of these is made for each.
+_MAX_SHARED: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def open_container(path: Path) -> Container:
             raise UnreadableArchiveError(f"there is no archive {path}", where=str(path))
         if not path.is_file():
             raise UnreadableArchiveError(f"{path} is not a regular file", where=str(path))
-        with path.open("rb") as stream:
+        with files.open_regular(path) as stream:
             head = stream.read(4)
         if head.startswith(b"\x1f\x8b"):
             return TarContainer(path)
@@ -110,13 +114,15 @@ class ZipContainer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._zip = zipfile.ZipFile(path)
-        self._infos = self._zip.infolist()
-        try:
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(files.open_regular(path))
+            try:
+                self._zip = zip_layout.open_zip(stream, MAX_MEMBERS)
+            except zip_layout.TooManyEntriesError as error:
+                raise UnsafeArchiveError(f"{path} {error}", where=str(path)) from error
+            self._infos = self._zip.infolist()
             self.entries = tuple(self._entry(index, info) for index, info in enumerate(self._infos))
-        except BaseException:
-            self._zip.close()
-            raise
+            self._stream = stack.pop_all()
         stored = all(entry.method == "stored" for entry in self.entries)
         self.archive_format = "zip-store" if stored else "default"
 
@@ -152,7 +158,7 @@ class ZipContainer:
             return None
         start = self._infos[entry.index].header_offset
         with damage_named(self._path), contextlib.ExitStack() as stack:
-            stream = stack.enter_context(self._path.open("rb"))
+            stream = stack.enter_context(files.open_regular(self._path))
             stream.seek(start)
             # The local header has 30 bytes, then a name and an extra field, whose lengths are its last two numbers.
             name_length, extra_length = struct.unpack("<26x2H", stream.read(30))
@@ -167,7 +173,7 @@ class ZipContainer:
 
     def layout(self) -> tuple[Issue, ...]:
         """See `Container.layout`."""
-        with damage_named(self._path), self._path.open("rb") as stream:
+        with damage_named(self._path), files.open_regular(self._path) as stream:
             return tuple(zip_layout.issues(stream, self._zip))
 
     def ends_early(self, entry: Entry) -> bool:
@@ -175,12 +181,13 @@ class ZipContainer:
         info = self._infos[entry.index]
         if entry.method != "deflated" or not info.flag_bits & zip_layout.DESCRIPTOR:
             return False  # the frontend compares the size that stands before the bytes
-        with damage_named(self._path), self._path.open("rb") as stream:
+        with damage_named(self._path), files.open_regular(self._path) as stream:
             return not zip_layout.inflates_exactly(stream, info)
 
     def close(self) -> None:
         """See `Container.close`."""
         self._zip.close()
+        self._stream.close()
 
 
 class TarContainer:
@@ -193,13 +200,20 @@ class TarContainer:
         self._packed = path.stat().st_size
         entries: list[Entry] = []
         total = 0
-        with self._tar() as (archive, stream):
+        with self._tar(MAX_READ) as (archive, stream):
             for index, info in enumerate(archive):
-                total += max(info.size, 0)
+                if info.size < 0:  # tarfile would go back, and find the same members for ever
+                    raise UnreadableArchiveError(f"the member {info.name!r} has a size of {info.size}", where=str(path))
+                total += info.size
                 # Told before the content is unpacked: a bomb would keep us busy for hours.
-                if problem := growth_problem(total, self._packed) or count_problem(index + 1):
+                problem = growth_problem(total, self._packed) or count_problem(index + 1)
+                if len(archive.pax_headers) > _MAX_SHARED:
+                    problem = f"gives more than {_MAX_SHARED} values for all of its members"
+                if problem:
                     raise UnsafeArchiveError(f"{path} {problem}", where=str(path))
                 entries.append(self._entry(index, info))
+                stream.grant(_HEADERS_OF_ONE)
+            stream.unbind()
             # tarfile takes a damaged header for the end of the list, which another reader does not. And the checksum of
             # a gzip stands at its end.
             stream.seek(archive.offset)
@@ -213,10 +227,10 @@ class TarContainer:
         self.entries = tuple(entries)
 
     @contextlib.contextmanager
-    def _tar(self) -> Iterator[tuple[tarfile.TarFile, Gzip]]:
+    def _tar(self, headers: int | None = None) -> Iterator[tuple[tarfile.TarFile, Gzip]]:
         with (
             damage_named(self._path),
-            Gzip(self._path) as stream,
+            Gzip(self._path, headers) as stream,
             tarfile.open(fileobj=stream, mode="r:") as archive,
         ):
             yield archive, stream
@@ -279,7 +293,12 @@ class FolderContainer:
         enter = only is not None and only.is_dir() and not only.is_symlink() and only.name != "MAR-INF"
         self._root = only if enter and only is not None else path
         self._real = self._root.resolve()
-        self.entries = tuple(self._entry(index, found) for index, found in enumerate(self._walk(self._root, "")))
+        entries: list[Entry] = []
+        for index, found in enumerate(self._walk(self._root, "")):
+            if problem := count_problem(index + 1):
+                raise UnsafeArchiveError(f"{path} {problem}", where=str(path))
+            entries.append(self._entry(index, found))
+        self.entries = tuple(entries)
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         with os.scandir(folder) as found:
@@ -314,7 +333,7 @@ class FolderContainer:
         """See `Container.peek`."""
         path = self._root.joinpath(*entry.name.split("/"))
         with damage_named(path):
-            return path.open("rb")
+            return files.open_regular(path)
 
     def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
         """See `Container.stream`."""

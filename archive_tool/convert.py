@@ -51,7 +51,7 @@ def convert(archive: StrPath, output: StrPath | None = None, *, force: bool = Fa
     with tempfile.TemporaryDirectory(prefix="torchmar-convert-") as scratch:
         folder = Path(scratch, "service")
         with open_archive(old) as opened:
-            opened.extract(folder)
+            opened.extract(folder, complete=False)
         manifest, document = _take_manifest(folder, old)
         model = manifest.model
         if model.handler is None:
@@ -91,8 +91,9 @@ def _take_manifest(folder: Path, archive: Path) -> tuple[Manifest, dict[str, Any
             f"{archive} has no {MANIFEST_NAME}, so it is no archive of MXNet Model Server 1.0 or later",
             hint="unpack it, and build it again from its folder: torchmar build --model-path FOLDER --handler MODULE",
         )
-    content = path.read_bytes()
-    manifest, document = Manifest.from_json(content), json.loads(content)
+    content = path.read_bytes()  # of a folder of our own
+    manifest = Manifest.from_json(content)
+    document = json.loads(content)
     if KEY in document or manifest.archiver_version is not None:
         raise ArchiveError(f"{archive} is an archive for TorchServe already", hint="serve it as it is")
     for entry in sorted((folder / MANIFEST_DIRECTORY).rglob("*"), reverse=True):

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
+from archive_tool import files
 from archive_tool.errors import BuildError
 
 try:
@@ -102,7 +103,7 @@ def open_source(source: Path | bytes) -> Iterator[Source]:
         yield Source(io.BytesIO(source), len(source), None)
         return
     try:
-        stream = io.FileIO(source)
+        stream = io.FileIO(source, opener=files.opener)
     except OSError as error:
         raise BuildError(f"cannot read {source}: {error.strerror}", where=str(source)) from error
     with stream:

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from archive_tool import safety
 from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
-from archive_tool.issues import refuse
+from archive_tool.issues import Kind, refuse, worst
 from archive_tool.pickles import Budget
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from archive_tool.reader import Archive
 
 _CHUNK: Final = 1 << 20
+_HEAD: Final = 512
 
 
-def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str] = ()) -> Path:
+def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True) -> Path:
     """Unpack every member below a folder that does not exist yet, or is empty. Returns the folder.
 
     All is unpacked elsewhere first, compared with the manifest's record, and moved into place at the end, so a failure
@@ -35,6 +36,7 @@ def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str]
         archive: an open one.
         folder: where to.
         allow_pickles: names of members that may run code when they are loaded.
+        complete: refuse also what lacks something, or cannot be served as it is.
 
     Raises:
         UnsafeArchiveError, AlteredArchiveError, UnreadableArchiveError: `verify` would find an issue; all are named.
@@ -42,14 +44,16 @@ def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str]
         InputError: the folder cannot be written.
     """
     archive.check_safe()  # nothing of it is read before
-    refuse(archive.path, [*archive.issues, *safety.static_issues(archive)])
+    issues = [*archive.issues, *safety.static_issues(archive, complete=complete)]
+    if worst(issues) is Kind.UNSAFE:
+        refuse(archive.path, issues)
     target = Path(folder)
     occupied = _check_target(target)
     # An empty folder may be somebody's current one or a mount point: it stays, and its content moves into it.
     parent = target if occupied else target.parent
     temporary = parent / f".torchmar-{secrets.token_hex(8)}.tmp"
     try:
-        refuse(archive.path, _unpack(archive, temporary, allow_pickles))
+        refuse(archive.path, [*issues, *_unpack(archive, temporary, allow_pickles)])
         if occupied:
             _move_children(temporary, target)
         else:
@@ -78,6 +82,8 @@ def _unpack(archive: Archive, temporary: Path, allow_pickles: Collection[str]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x+b") as sink:
             digest = _copy(archive, entry, stream, sink)
+            sink.seek(0)
+            found += safety.head_issues(archive, entry, sink.read(_HEAD))
             found += safety.hash_issues(archive, entry, digest)
             found += safety.early_end_issues(archive, entry)
             if entry.name not in allow_pickles:

@@ -5,10 +5,11 @@ Only confident answers: whatever could be two things is `Format.UNKNOWN`.
 
 from __future__ import annotations
 
-import json
 import struct
 from enum import Enum
 from typing import IO, TYPE_CHECKING, Final
+
+from archive_tool import files, json_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,8 @@ _AOTI_SYMBOL: Final = b"AOTInductorModelContainerCreate"
 _AOTI_WINDOW: Final = 16 << 20
 # torch.save before 1.6 begins with this number, pickled by protocol 2.
 _LEGACY_MAGIC: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_SAFETENSORS_MAX_HEADER: Final = 100_000_000  # the format's own limit
+#: The format's own limit is 100 MB; those of the largest models have a few million bytes.
+_SAFETENSORS_MAX_HEADER: Final = 32 << 20
 _ONNX_GRAPH: Final = 7
 
 
@@ -50,7 +52,7 @@ def sniff_file(path: Path) -> Format:
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as stream:
+    with files.open_regular(path) as stream:
         return sniff(stream)
 
 
@@ -85,9 +87,11 @@ def sniff(stream: IO[bytes]) -> Format:
 def _sniff_zip(stream: IO[bytes]) -> Format:
     import zipfile  # takes a while, and not every format needs it
 
+    from archive_tool import zip_layout
+
     stream.seek(0)
     try:
-        with zipfile.ZipFile(stream) as archive:
+        with zip_layout.open_zip(stream) as archive:
             names = archive.namelist()
     # A broken directory raises all of these; it is then not a format that we can name.
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError):
@@ -120,8 +124,8 @@ def _is_safetensors(stream: IO[bytes], size: int) -> bool:
     if not 2 <= length <= min(_SAFETENSORS_MAX_HEADER, size - 8):
         return False
     try:
-        header = json.loads(stream.read(length))
-    except (ValueError, RecursionError):
+        header = json_text.loads(stream.read(length), max_bytes=_SAFETENSORS_MAX_HEADER)
+    except ValueError:
         return False
     return isinstance(header, dict) and all(
         name == "__metadata__" or (isinstance(entry, dict) and "data_offsets" in entry)

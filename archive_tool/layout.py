@@ -54,24 +54,71 @@ SKIPPED_DIRECTORIES: Final = frozenset({"__MACOSX", "__pycache__"})
 
 MAX_NAME_BYTES: Final = 1024
 MAX_PART_BYTES: Final = 255  # NAME_MAX of every common file system
+_SHOWN_NAME: Final = 60
 
+#: A model's name is that of its archive, and with its version a part of the addresses under which it is served.
+MAX_MODEL_NAME: Final = 200
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
 # Windows opens a device for these, whatever the suffix.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
+#: What to do about a name or a version that cannot be used.
+MODEL_NAME_HINT: Final = "use letters, digits, '_', '-' and '.', and start with a letter or a digit"
+VERSION_HINT: Final = "use a version such as 1.0 or 2024-05-01"
+
+
+def model_name_problem(name: str) -> str | None:
+    """Say why a model cannot have this name, or return None if it can; the rule is torch-model-archiver's.
+
+    It holds when an archive is written and when one is read, and for the names that a server is given.
+    """
+    if len(name) > MAX_MODEL_NAME:
+        return f"is longer than {MAX_MODEL_NAME} characters"
+    return None if _MODEL_NAME.fullmatch(name) else f"is no name of a model: {MODEL_NAME_HINT}"
+
+
+def version_problem(version: str) -> str | None:
+    """Say why a model cannot have this version, or return None if it can.
+
+    TorchServe takes any text. What cannot be said in an address of its APIs could not be asked for, nor removed.
+    """
+    if len(version.encode("utf-8", "surrogatepass")) > MAX_MODEL_NAME:
+        return f"is longer than {MAX_MODEL_NAME} bytes"
+    if not version.strip():
+        return "is empty"
+    if not version.isprintable():
+        return "holds what cannot be printed"
+    if "/" in version or "\\" in version:
+        return "holds a slash"
+    return "leads elsewhere" if version in (".", "..") else None
+
+
+def shown_name(name: str) -> str:
+    """Write a name of whatever length and letters for a message."""
+    return ascii(name) if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]!a}... ({len(name)} characters)"
+
+
 def check_model_name(name: str) -> None:
-    """Refuse a model name that torch-model-archiver refuses too.
+    """Refuse a model name; see `model_name_problem`.
 
     Raises:
-        BuildError: the name is not made of letters, digits, ``_``, ``-`` and ``.``, starting with one of the first two.
+        BuildError: it cannot be used.
     """
-    if not _MODEL_NAME.fullmatch(name):
-        raise BuildError(
-            f"the model name {name!r} cannot be used",
-            hint="use letters, digits, '_', '-' and '.', and start with a letter or a digit",
-        )
+    if model_name_problem(name):
+        long = f", which is longer than {MAX_MODEL_NAME} characters," if len(name) > MAX_MODEL_NAME else ""
+        raise BuildError(f"the model name {shown_name(name)}{long} cannot be used", hint=MODEL_NAME_HINT)
+
+
+def check_version(version: str) -> None:
+    """Refuse a version of a model; see `version_problem`.
+
+    Raises:
+        BuildError: it cannot be used.
+    """
+    if problem := version_problem(version):
+        raise BuildError(f"the version {shown_name(version)} {problem}", hint=VERSION_HINT)
 
 
 def is_skipped_directory(name: str) -> bool:
@@ -123,6 +170,8 @@ def _part_problem(part: str) -> str | None:
 
 def fold(name: str) -> str:
     """Map names onto one key if some file system takes them for the same file (case, composed accents)."""
+    if len(name) > MAX_NAME_BYTES:
+        return name  # no file system has it, and composing thousands of accents takes seconds
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -138,8 +187,20 @@ def collisions(names: Iterable[str]) -> list[str]:
             problems.append(f"{name!r} is there twice")
         else:
             problems.append(f"{seen[key]!r} and {name!r} are one file where case does not count")
-    for key, name in seen.items():
-        parts = key.split("/")
-        above = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
-        problems += [f"{name!r} needs a folder where {seen[path]!r} is a file" for path in above if path in seen]
+    above = _files_above(seen)
+    problems += [f"{seen[key]!r} needs a folder where {seen[above[key]]!r} is a file" for key in seen if key in above]
     return problems
+
+
+def _files_above(keys: Iterable[str]) -> dict[str, str]:
+    """Map each name that lies below another one to the nearest such. Sorted, each follows what it may lie below."""
+    found: dict[str, str] = {}
+    around: list[str] = []
+    # A slash before all other characters: "a/b" would else stand behind "a.py".
+    for key in sorted(keys, key=lambda key: key.replace("/", "\0")):
+        while around and not key.startswith(f"{around[-1]}/"):
+            around.pop()
+        if around:
+            found[key] = around[-1]
+        around.append(key)
+    return found

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from archive_tool import document as read
+from archive_tool import json_text
 from archive_tool.errors import BuildError, UnreadableArchiveError
-from archive_tool.layout import MANIFEST_NAME
+from archive_tool.layout import MANIFEST_NAME, VERSION_HINT, model_name_problem, shown_name, version_problem
 from archive_tool.record import KEY, Record
 from archive_tool.version import __version__
 
@@ -87,6 +88,7 @@ class Model:
             if key == "modelVersion" and isinstance(value, (int, float)) and not isinstance(value, bool):
                 value = str(value)
             values[attribute] = value if key == "extensions" else read.optional_text(value, f"model.{key}")
+        _check_names(values["model_name"], values["model_version"])
         extra = {key: value for key, value in document.items() if key not in _MODEL_FIELDS}
         return cls(**values, extra=extra)
 
@@ -94,6 +96,23 @@ class Model:
         """Write the object in torch-model-archiver's key order; what is not set is left out."""
         known = {key: getattr(self, attribute) for key, attribute in _MODEL_FIELDS.items()}
         return {key: value for key, value in known.items() if value is not None} | dict(self.extra)
+
+
+def _check_names(name: str, version: str | None) -> None:
+    """Refuse what `build` would not have written: it could be registered, and not be asked for or removed again."""
+    if problem := model_name_problem(name):
+        raise UnreadableArchiveError(
+            f"model.modelName {shown_name(name)} {problem}",
+            where=MANIFEST_NAME,
+            hint="build the archive again with another --model-name",
+        )
+    # An empty one is none: TorchServe takes 1.0 then.
+    if version and (problem := version_problem(version)):
+        raise UnreadableArchiveError(
+            f"model.modelVersion {shown_name(version)} {problem}",
+            where=MANIFEST_NAME,
+            hint=f"build the archive again: {VERSION_HINT}",
+        )
 
 
 @dataclass(frozen=True)
@@ -136,9 +155,8 @@ class Manifest:
             UnreadableArchiveError: not JSON, or not a manifest.
         """
         try:
-            document = json.loads(text)
-        # ValueError covers bad JSON, bad UTF-8 and numbers of absurd length.
-        except (ValueError, RecursionError) as error:
+            document = json_text.loads(text.encode() if isinstance(text, str) else text)
+        except ValueError as error:
             raise UnreadableArchiveError(f"the manifest is not JSON: {error}", where=MANIFEST_NAME) from error
         return cls.from_dict(document)
 

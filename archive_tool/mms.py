@@ -8,11 +8,10 @@ Runtime runs it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import python_source
+from archive_tool import files, json_text, python_source
 from archive_tool.errors import BuildError
 from archive_tool.record import TensorSpec
 
@@ -71,9 +70,18 @@ def read_folder(folder: Path, handler: str) -> ServiceFolder:
     return ServiceFolder(
         handler=f"{file}{colon}{function}" if file.is_file() else handler,
         serialized_file=models[0] if models else None,
-        inputs=read_signature(signature.read_bytes(), str(signature)) if signature.is_file() else (),
+        inputs=_signature(signature),
         warnings=tuple(_gone_packages(folder)),
     )
+
+
+def _signature(path: Path) -> tuple[TensorSpec, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        return read_signature(files.read_regular(path, json_text.MAX_BYTES), str(path))
+    except OSError as error:
+        raise BuildError(f"the signature cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def read_signature(content: bytes, where: str) -> tuple[TensorSpec, ...]:
@@ -83,9 +91,9 @@ def read_signature(content: bytes, where: str) -> tuple[TensorSpec, ...]:
         BuildError: it is not JSON, or not a signature.
     """
     try:
-        document = json.loads(content)
+        document = json_text.loads(content)
         return tuple(_input(item) for item in document["inputs"])
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BuildError(f"the signature is not JSON: {error}", where=where) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise BuildError(

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import python_source, requirements
+from archive_tool import completeness, python_source, requirements
 from archive_tool.errors import ArchiveError
+from archive_tool.issues import Kind
 from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS
 
 if TYPE_CHECKING:
@@ -27,12 +28,6 @@ _SOURCE_LIMIT: Final = 2 << 20
 _TEXT_LIMIT: Final = 1 << 20
 _MAX_MODULES: Final = 500
 _PYTHON_RUNTIMES: Final = ("python", "python3")
-_MODEL_FILES: Final = {
-    "serialized_file": "serializedFile",
-    "model_file": "modelFile",
-    "config_file": "configFile",
-    "requirements_file": "requirementsFile",
-}
 
 
 @dataclass(frozen=True)
@@ -147,22 +142,16 @@ def _entry_of(handler: str, member: str, tree: Any) -> EntryPoint:
 
 def find(archive: Archive, manifest: Manifest, config: Effective) -> list[Obstacle]:
     """List what would keep the archive from running here."""
-    found = [*_missing_members(archive, manifest), *_runtime(manifest), *_requirements(archive, manifest)]
+    lacking = [issue for issue in completeness.issues(archive, manifest) if issue.kind is not Kind.NOTE]
+    found = [Obstacle(issue.message, hint="build the archive again") for issue in lacking]
+    found += [*_runtime(manifest), *_requirements(archive, manifest)]
     if manifest.runtime in _PYTHON_RUNTIMES:
         found += _sources(archive, manifest)
     return [*found, *_devices(config)]
 
 
-def _missing_members(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
-    sources = Sources(archive)
-    for attribute, key in _MODEL_FILES.items():
-        name = getattr(manifest.model, attribute)
-        if name and not sources.has(name):
-            yield Obstacle(f"the manifest's {key} {name!r} is not in the archive", hint="build the archive again")
-
-
 def _runtime(manifest: Manifest) -> Iterator[Obstacle]:
-    if manifest.runtime not in _PYTHON_RUNTIMES:
+    if manifest.runtime == "LSP":
         yield Obstacle(
             f"runtime {manifest.runtime} needs TorchServe's C++ backend",
             hint="the PyPI package of TorchServe does not have it",
@@ -231,8 +220,6 @@ def _sources(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
     sources = Sources(archive)
     handler = manifest.model.handler
     member = sources.handler_member(handler) if handler else None
-    if handler and member is None and handler not in BUILT_IN_HANDLERS:
-        yield Obstacle(f"there is no file for the handler {handler!r}, and no built-in handler has that name")
     todo = [name for name in (member, manifest.model.model_file) if name and sources.has(name)]
     seen: set[str] = set()
     told: set[str] = set()

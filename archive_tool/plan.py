@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from archive_tool import files
 from archive_tool.layout import (
     BUILT_IN_HANDLERS,
     MANIFEST_NAME,
@@ -290,7 +291,7 @@ def _add(members: dict[str, Path | bytes], name: str, source: Path | bytes, repo
 def _same(one: Path | bytes, other: Path | bytes) -> bool:
     try:
         if isinstance(one, bytes) or isinstance(other, bytes):
-            first, second = (part if isinstance(part, bytes) else part.read_bytes() for part in (one, other))
+            first, second = (part if isinstance(part, bytes) else files.read_regular(part) for part in (one, other))
             return first == second
         return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
     except OSError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from archive_tool import files
 from archive_tool.errors import BuildError
 from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS, RUNTIMES, SDK_HANDLERS, STOCK_HANDLERS, SUFFIXES
 from archive_tool.plan import split_target
@@ -89,7 +90,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def _compose(file: Path) -> yaml.MappingNode:
     try:
-        text = file.read_bytes()
+        text = files.read_regular(file)
     except OSError as error:
         raise BuildError(
             f"cannot read the project file {file}: {error.strerror}", where="--from", hint="torchmar init writes one"

@@ -8,6 +8,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from archive_tool import files
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -59,7 +61,7 @@ def parse(path: Path) -> ast.Module:
         SourceError: it is not Python of this interpreter's version.
         OSError: it cannot be read.
     """
-    return parse_bytes(path.read_bytes(), str(path))
+    return parse_bytes(files.read_regular(path), str(path))
 
 
 def parse_bytes(data: bytes, filename: str) -> ast.Module:

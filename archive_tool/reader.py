@@ -10,14 +10,14 @@ import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING
 
+from archive_tool import json_text
 from archive_tool.containers import (
     MAX_GROWTH,
     MAX_TOTAL,
     Container,
     Entry,
-    count_problem,
     growth_problem,
     open_container,
 )
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from archive_tool.inputs import StrPath
-
-_MANIFEST_LIMIT: Final = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Archive:
     def _size_issues(self, max_total: int) -> Iterator[Issue]:
         entries = self._container.entries
         total = sum(entry.size for entry in entries)
-        if problem := growth_problem(total, self.size) or count_problem(len(entries)):
+        if problem := growth_problem(total, self.size):
             yield Issue(Kind.UNSAFE, f"the archive {problem}")
         if total > max(max_total, MAX_GROWTH * self.size):
             yield Issue(Kind.UNSAFE, f"the archive would grow to {total} bytes, more than the limit of {max_total}")
@@ -117,7 +115,11 @@ class Archive:
         """
         if MANIFEST_NAME not in self._by_name:
             return None
-        return Manifest.from_json(self.read(MANIFEST_NAME, _MANIFEST_LIMIT))
+        return Manifest.from_json(self.read(MANIFEST_NAME, json_text.MAX_BYTES))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a member of that name."""
+        return name in self._by_name
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
@@ -180,11 +182,11 @@ class Archive:
         """
         return self._container.ends_early(entry)
 
-    def extract(self, folder: StrPath, *, allow_pickles: Collection[str] = ()) -> Path:
+    def extract(self, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True) -> Path:
         """Unpack every member below a folder that does not exist yet, or is empty; see `extraction.extract`."""
         from archive_tool.extraction import extract
 
-        return extract(self, folder, allow_pickles=allow_pickles)
+        return extract(self, folder, allow_pickles=allow_pickles, complete=complete)
 
     def close(self) -> None:
         """Close the file."""
@@ -222,6 +224,8 @@ def _entry_problem(entry: Entry) -> str | None:
     # The cut of a tar's first component must not hide that the whole name leads elsewhere.
     if entry.raw_name != entry.name and (entry.raw_name.startswith("/") or entry.raw_name.startswith("../")):
         return "is an absolute path" if entry.raw_name.startswith("/") else "leads out of the archive ('..')"
+    if entry.kind == "folder" and entry.size:
+        return f"is a folder, and has {entry.size} bytes: some readers take these for the next member"
     name = entry.name.rstrip("/") if entry.kind == "folder" else entry.name
     if entry.kind == "folder" and name in ("", "."):
         return None  # the folder of all members

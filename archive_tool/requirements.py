@@ -1,4 +1,7 @@
-"""Reads a requirements file as far as it names packages; what else pip understands is left to pip."""
+"""Reads a requirements file as far as it names packages; what else pip understands is left to pip.
+
+What that costs is bounded: the file may be one of an archive from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,12 @@ if TYPE_CHECKING:
 
     from packaging.requirements import Requirement
 
+#: Requirements of a file; that of a whole environment has some hundreds.
+MAX_LINES: Final = 2000
+#: Characters of a requirement without its options.
+MAX_LENGTH: Final = 4000
 _VARIABLE: Final = re.compile(r"\$\{[A-Z0-9_]+\}")
+_SHOWN: Final = 60
 # pip takes a path or an address where a requirement may stand.
 _PATH_LIKE: Final = re.compile(r"://|^[./~]|^[A-Za-z]:[\\/]|[\\/]|\.(whl|zip|tar\.gz|tar\.bz2|tgz)$")
 
@@ -34,27 +42,39 @@ class Line:
 
 
 def parse(text: str) -> Iterator[Line]:
-    """Yield every line that names a package; options, paths and addresses are passed over."""
+    """Yield every line that names a package; options, paths and addresses are passed over.
+
+    What is too long is one more line, with a problem; what follows too many is not read.
+    """
     from packaging.requirements import InvalidRequirement, Requirement
 
+    count = 0
     for number, line in _lines(text):
         if not line or line.startswith("-") or (" @ " not in line and _PATH_LIKE.search(line.split(";")[0])):
             continue
+        count += 1
+        if count > MAX_LINES:
+            yield Line(number, line[:_SHOWN], None, f"the file has more than {MAX_LINES} requirements")
+            return
+        if len(line) > MAX_LENGTH:
+            yield Line(number, line[:_SHOWN] + "...", None, f"it is longer than {MAX_LENGTH} characters")
+            continue
         try:
             yield Line(number, line, Requirement(line))
-        except InvalidRequirement as error:
+        # Markers within brackets within brackets end the recursion of their reader.
+        except (InvalidRequirement, RecursionError) as error:
             yield Line(number, line, None, str(error).split("\n")[0])
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield logical lines, a backslash at the end joining two, without comments, options and variables."""
-    number, pending = 0, ""
+    number = 0
+    parts: list[str] = []
     for index, raw in enumerate([*text.splitlines(), ""], start=1):
         number = number or index
-        pending += raw
-        if pending.endswith("\\"):
-            pending = pending[:-1]
+        if raw.endswith("\\"):
+            parts.append(raw[:-1])
             continue
-        line = re.sub(r"(^|\s)#.*$", "", pending).strip()
-        yield number, _VARIABLE.sub("1", re.split(r"\s--?[a-z]", line)[0]).strip()
-        number, pending = 0, ""
+        line = re.sub(r"(^|\s)#.*$", "", "".join([*parts, raw])).strip()
+        yield number, _VARIABLE.sub("1", re.split(r"\s--?[a-z]", line, maxsplit=1)[0]).strip()
+        number, parts = 0, []

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any
 
-from archive_tool import checkpoints
+from archive_tool import checkpoints, completeness, onnx_files
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Issue, Kind
 from archive_tool.layout import MANIFEST_NAME, name_problem
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
     from archive_tool.reader import Archive
     from archive_tool.record import Record
 
-_FILES: Final = {
-    "serializedFile": "serialized_file",
-    "modelFile": "model_file",
-    "configFile": "config_file",
-    "requirementsFile": "requirements_file",
-}
 
+def static_issues(archive: Archive, *, complete: bool = True) -> Iterator[Issue]:
+    """Find what can be told from the manifest and the config file.
 
-def static_issues(archive: Archive) -> Iterator[Issue]:
-    """Find what can be told from the manifest and the config file."""
+    Args:
+        archive: an open one.
+        complete: tell also what it lacks, and what in it cannot be served.
+    """
     try:
         manifest = archive.manifest
         record = manifest.record if manifest else None
@@ -39,10 +37,14 @@ def static_issues(archive: Archive) -> Iterator[Issue]:
         yield Issue(Kind.UNREADABLE, message, MANIFEST_NAME)
         return
     if manifest is None:
-        yield Issue(Kind.NOTE, "there is no manifest, which TorchServe allows")
+        yield from completeness.without_manifest(archive)
         return
     yield from _manifest_paths(manifest)
+    if complete:
+        yield from completeness.issues(archive, manifest)
     yield from _config_issues(archive, manifest)
+    if record is not None:
+        yield from _sample_paths(record)
     if record is None or not record.members:
         yield Issue(Kind.NOTE, "the manifest records no hashes of the members; only the archive's own checksums tell")
     else:
@@ -50,12 +52,20 @@ def static_issues(archive: Archive) -> Iterator[Issue]:
 
 
 def _manifest_paths(manifest: Manifest) -> Iterator[Issue]:
-    values = {key: getattr(manifest.model, attribute) for key, attribute in _FILES.items()}
+    values = {key: getattr(manifest.model, attribute) for key, attribute in completeness.FILES.items()}
     # What follows the colon is a function.
     values["handler"] = manifest.model.handler and manifest.model.handler.split(":")[0]
     for key, value in values.items():
         if value and (problem := name_problem(value)):
             yield Issue(Kind.UNSAFE, f"the manifest's model.{key} {value!r} {problem}", MANIFEST_NAME)
+
+
+def _sample_paths(record: Record) -> Iterator[Issue]:
+    for index, sample in enumerate(record.samples):
+        for path in filter(None, (sample.input, sample.expected)):
+            if problem := name_problem(path):
+                message = f"the manifest's torchmar.samples[{index}] {path!r} {problem}"
+                yield Issue(Kind.UNSAFE, message, MANIFEST_NAME)
 
 
 def _record_issues(archive: Archive, record: Record) -> Iterator[Issue]:
@@ -104,7 +114,7 @@ def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
 
 def may_unpickle(archive: Archive, name: str, head: bytes) -> bool:
     """Whether a member is to be looked into by `pickle_issues`; from its name and its first 512 bytes."""
-    return checkpoints.may_be_one(_as_scanned(archive, name), head)
+    return checkpoints.may_be_one(_as_scanned(archive, name), head) or onnx_files.may_be_one(name, head)
 
 
 def _as_scanned(archive: Archive, name: str) -> str:
@@ -130,11 +140,27 @@ def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget
     """
     for problem in checkpoints.scan(stream, _as_scanned(archive, name), budget):
         yield Issue(Kind.UNSAFE, f"{name!r} {problem}", name)
+    if onnx_files.may_be_one(name, _head(stream)):
+        yield from onnx_files.issues(stream, name, archive.has, budget)
+
+
+def _head(stream: IO[bytes]) -> bytes:
+    stream.seek(0)
+    return stream.read(1)
+
+
+def head_issues(archive: Archive, entry: Entry, head: bytes) -> Iterator[Issue]:
+    """Tell what a member's first 512 bytes give away; see `completeness.content_issues`."""
+    try:
+        manifest = archive.manifest
+    except ArchiveError:
+        manifest = None  # told by `static_issues`
+    yield from completeness.content_issues(manifest, entry.name, entry.size, head)
 
 
 def _config_issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
     name = manifest.model.config_file
-    if not name or not any(member.name == name for member in archive.members):
+    if not name or not archive.has(name):
         return
     from archive_tool import yaml_nodes
 
@@ -146,11 +172,14 @@ def _config_issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
     for line, tag in yaml_nodes.foreign_tags(text):
         yield Issue(Kind.UNSAFE, f"{name!r}, line {line}: the tag {tag!r} makes an object of a program", name)
     try:
-        values = yaml_nodes.texts(text)
+        root = yaml_nodes.compose(text)
     except ValueError as error:
-        yield Issue(Kind.NOTE, f"{name!r} is {error}", name)
+        yield Issue(Kind.UNREADABLE, f"{name!r} is {error}", name)
         return
-    for path, value in values:
+    if not yaml_nodes.is_mapping(root):
+        message = f"{name!r} holds no settings: TorchServe fails to register the model"
+        yield Issue(Kind.UNREADABLE, message, name)
+    for path, value in yaml_nodes.texts(root):
         yield from _config_path(name, path, value)
 
 

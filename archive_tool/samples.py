@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from archive_tool import files
 from archive_tool.layout import MANIFEST_DIRECTORY, fold
 from archive_tool.plan import Member, Plan, check_file, with_members
 from archive_tool.record import Record, Sample
@@ -90,7 +91,7 @@ def read_expected(text: str, option: str, report: Report) -> bytes | None:
     path = Path(text)
     try:
         if path.is_file():
-            return path.read_bytes()
+            return files.read_regular(path, files.MAX_BODY)
     except OSError as error:
         report.error(f"the file {path} cannot be read: {error.strerror}", where=option)
         return None

@@ -11,9 +11,11 @@ import base64
 import json
 import os
 import secrets
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from archive_tool import files
 from archive_tool.errors import AlteredArchiveError, InputError, TargetExistsError, UnreadableArchiveError
 
 if TYPE_CHECKING:
@@ -91,15 +93,14 @@ def check_signature(archive: StrPath, key: StrPath, *, signature: StrPath | None
         verifier = config.verifying().use_elliptic_key_verifier(public_key=Path(key))
     except Exception as error:  # as in `sign`
         raise _bad_key(Path(key), "public", error) from error
+    content = _read_signature(path, found)
     try:
-        if found.stat().st_size > _LIMIT:
-            raise AlteredArchiveError(f"the signature of {path} is longer than {_LIMIT} bytes", where=str(found))
-    except OSError as error:
-        hint = f"torchmar sign {path} --key PRIVATE_KEY makes one"
-        raise AlteredArchiveError(f"{path} is not signed", where=str(found), hint=hint) from error
-    try:
-        verifier.set_hashing_config(config.hashing()).verify(path, found)
-        uncovered = _uncovered(path, found)
+        # The library takes a path: of a copy, so that what is checked is what was read.
+        with tempfile.TemporaryDirectory(prefix="torchmar-signature-") as scratch:
+            copy = Path(scratch, found.name)
+            copy.write_bytes(content)
+            verifier.set_hashing_config(config.hashing()).verify(path, copy)
+        uncovered = _uncovered(path, content)
     except Exception as error:  # whatever is raised, the signature was not found good
         reason = f": {error}" if isinstance(error, ValueError) else ""
         raise AlteredArchiveError(f"{path} is not what was signed with this key{reason}", where=str(found)) from error
@@ -109,9 +110,23 @@ def check_signature(archive: StrPath, key: StrPath, *, signature: StrPath | None
         )
 
 
-def _uncovered(path: Path, signature: Path) -> list[str]:
+def _read_signature(archive: Path, signature: Path) -> bytes:
+    try:
+        return files.read_regular(signature, _LIMIT)
+    except FileNotFoundError as error:
+        hint = f"torchmar sign {archive} --key PRIVATE_KEY makes one"
+        raise AlteredArchiveError(f"{archive} is not signed", where=str(signature), hint=hint) from error
+    except OSError as error:
+        raise AlteredArchiveError(
+            f"the signature of {archive} cannot be read: {error.strerror or error}",
+            where=str(signature),
+            hint="do not use it; ask for a new one where it comes from",
+        ) from error
+
+
+def _uncovered(path: Path, signature: bytes) -> list[str]:
     """What the signer had left out, such as ``.git``, and is there. The signature has been checked."""
-    envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
+    envelope = json.loads(signature)["dsseEnvelope"]
     statement = json.loads(base64.b64decode(envelope["payload"]))
     ignored = statement["predicate"]["serialization"].get("ignore_paths", ())
     return [name for name in ignored if path.is_dir() and os.path.lexists(path / name)]
@@ -133,8 +148,12 @@ class _Config:
 
 
 def _config(key: Path) -> _Config:
-    if not key.is_file():
-        raise InputError(f"there is no key {key}", hint=f"make one: {_MAKE_KEYS}")
+    try:
+        files.read_regular(key, files.MAX_KEY)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no key {key}", hint=f"make one: {_MAKE_KEYS}") from error
+    except OSError as error:
+        raise InputError(f"the key {key} cannot be read: {error.strerror}", where=str(key)) from error
     try:
         return _Config()
     except ImportError as error:

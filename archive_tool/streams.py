@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from archive_tool import files
 from archive_tool.errors import UnreadableArchiveError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class _Inflate(io.RawIOBase):
     """The first member of a gzip file, unpacked; what follows is not looked at but for being there."""
 
     def __init__(self, path: Path) -> None:
-        self._stream = path.open("rb")
+        self._stream = files.open_regular(path)
         self._restart()
 
     def _restart(self) -> None:
@@ -177,20 +178,40 @@ class _Inflate(io.RawIOBase):
 
 
 class Gzip(io.BufferedReader):
-    """What a gzip file holds, as TorchServe reads it: its first member. It refuses to give an absurd amount at once."""
+    """What a gzip file holds, as TorchServe reads it: its first member. It refuses to give an absurd amount at once.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        most: bytes that may be read, so that headers that follow each other without end come to one; None for any
+            number. What is sought is not counted: the contents of members that are passed over.
+    """
+
+    def __init__(self, path: Path, most: int | None = None) -> None:
         self._inflate = _Inflate(path)
+        self._most = self._left = most
         super().__init__(self._inflate, _PACKED_CHUNK)
+
+    def grant(self, count: int) -> None:
+        """Let as many further bytes be read, up to the number that it began with."""
+        if self._left is not None and self._most is not None:
+            self._left = min(self._most, self._left + count)
+
+    def unbind(self) -> None:
+        """Let any number of bytes be read."""
+        self._left = None
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read at most `MAX_READ` bytes.
 
         Raises:
-            tarfile.ReadError: more are asked for.
+            tarfile.ReadError: more are asked for, or were granted.
         """
         if size is None or not 0 <= size <= MAX_READ:
             raise tarfile.ReadError("a header of the archive is too long")
+        if self._left is not None:
+            self._left -= size
+            if self._left < 0:
+                raise tarfile.ReadError("the headers of a member of the archive are too long")
         return super().read(size)
 
     def followed(self) -> bool:

@@ -7,7 +7,6 @@ torch.export and ONNX. Memory is bounded, however large or hostile the file.
 from __future__ import annotations
 
 import io
-import json
 import math
 import struct
 import zipfile
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from archive_tool import dtypes
+from archive_tool import dtypes, json_text, zip_layout
 from archive_tool.formats import Format
 from archive_tool.pickled import External, Followed, Global, Node, PickleError, follow
 
@@ -157,7 +156,7 @@ def read_start(stream: IO[bytes]) -> tuple[Format, Weights] | None:
             return Format.STATE_DICT, _weights(follow(io.BytesIO(stream.read(MAX_HEADER))))
         (length,) = struct.unpack("<Q", head)
         if 2 <= length <= MAX_HEADER:
-            return Format.SAFETENSORS, _of_header(json.loads(stream.read(length)))
+            return Format.SAFETENSORS, _of_header(json_text.loads(stream.read(length), max_bytes=MAX_HEADER))
     except (ValueError, KeyError, TypeError, struct.error, RecursionError, AttributeError):
         return None
     return None
@@ -170,7 +169,7 @@ def _safetensors(stream: IO[bytes]) -> Weights:
     (length,) = struct.unpack("<Q", stream.read(8))
     if length > MAX_HEADER:
         raise ValueError("the header is too long")
-    return _of_header(json.loads(stream.read(length)))
+    return _of_header(json_text.loads(stream.read(length), max_bytes=MAX_HEADER))
 
 
 def _of_header(header: Any) -> Weights:
@@ -197,7 +196,7 @@ def _shape(sizes: Any) -> tuple[int, ...]:
 
 
 def _from_zip(stream: IO[bytes]) -> Weights:
-    with zipfile.ZipFile(stream) as archive:
+    with zip_layout.open_zip(stream) as archive:
         names = [name for name in archive.namelist() if name.partition("/")[2] == "data.pkl"]
         if not names:
             raise ValueError("no pickle of the object")
@@ -294,11 +293,11 @@ def _tensor(path: str, node: Node) -> Tensor | None:
 
 
 def _exported(stream: IO[bytes]) -> Weights | None:
-    with zipfile.ZipFile(stream) as archive:
+    with zip_layout.open_zip(stream) as archive:
         names = archive.namelist()
         config = next((name for name in names if name.endswith("/model_weights_config.json")), None)
         if config is not None:
-            return Weights(tuple(_of_config(json.loads(_read(archive, config)))))
+            return Weights(tuple(_of_config(json_text.loads(_read(archive, config), max_bytes=MAX_HEADER))))
         # Before torch 2.9 the state dict is a checkpoint in the package.
         inner = next((name for name in names if name.endswith("serialized_state_dict.pt")), None)
         return _from_zip(io.BytesIO(_read(archive, inner))) if inner else None

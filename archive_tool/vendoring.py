@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import python_source
+from archive_tool import files, python_source
 from archive_tool.errors import BuildError
 from archive_tool.layout import fold
 from archive_tool.plan import Member, Plan, with_members
@@ -55,7 +55,7 @@ def _importer(plan: Plan) -> str | None:
         if not member.name.endswith(".py"):
             continue
         try:
-            data = member.source if isinstance(member.source, bytes) else member.source.read_bytes()
+            data = member.source if isinstance(member.source, bytes) else files.read_regular(member.source)
             tree = python_source.parse_bytes(data, member.name)
         except (python_source.SourceError, OSError):
             continue  # an extra file may be of another Python; the checks speak of the files that must parse

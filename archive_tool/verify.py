@@ -141,6 +141,7 @@ def _member_issues(
                 kept.write(chunk)
             chunk = stream.read(_CHUNK)
             digest.update(chunk)
+        yield from safety.head_issues(archive, entry, head)
         yield from safety.hash_issues(archive, entry, digest.hexdigest())
         yield from safety.early_end_issues(archive, entry)
         if keep:

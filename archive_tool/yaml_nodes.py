@@ -1,7 +1,7 @@
 """Reads YAML that anybody may have written: what it costs is bounded, and no tag of it makes an object of a program.
 
-Aliases cost nothing, for PyYAML makes one object for all of them. What merge keys (``<<``) name is copied, setting by
-setting, so a page of text could fill the memory.
+An alias is the same object once more, which costs little. What merge keys (``<<``) name is copied, setting by setting,
+so a page of text could fill the memory. PyYAML's time grows with the square of the depth, and of some numbers' digits.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: A file of settings is a page of text; PyYAML takes some ten seconds for one of this size.
-MAX_BYTES: Final = 1 << 20
+#: A file of settings is a page of text; PyYAML takes half a second for as many bytes of one text or comment.
+MAX_BYTES: Final = 256 << 10
+#: Keys, values, aliases, begins and ends of lists and mappings; PyYAML takes a second for as many.
+MAX_EVENTS: Final = 10_000
+#: Lists and mappings within each other: SnakeYAML, with which Java reads a config file, takes no more.
+MAX_DEPTH: Final = 50
+#: Characters of a number; one of as many is no setting.
+MAX_NUMBER: Final = 100
+#: Characters of a path of keys.
+_MAX_PATH: Final = 200
 #: Settings that all the merge keys of a document may copy; an honest one has some dozens.
 MAX_MERGED: Final = 10_000
 TAG: Final = "tag:yaml.org,2002:"
@@ -24,6 +32,34 @@ _SCALARS: Final = ("null", "bool", "int", "float", "str", "binary", "timestamp",
 PLAIN_TAGS: Final = frozenset(TAG + name for name in (*_SCALARS, "seq", "map", "omap", "pairs", "set"))
 # PyYAML fails in many ways on a value that is not of the form which its tag says, such as !!int "".
 _ERRORS: Final = (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader, which stops where a document costs more than any honest one."""
+
+    def __init__(self, text: bytes | str) -> None:
+        self._events = 0
+        self._depth = 0
+        super().__init__(text)
+
+    def fetch_flow_collection_start(self, kind: type[yaml.Token]) -> None:
+        """Scan a bracket: the scanner reads far ahead of the events, and looks at all open brackets for each token."""
+        if self.flow_level > MAX_DEPTH:
+            raise NotYamlError(f"it has more than {MAX_DEPTH} parts within each other", self.line + 1)
+        super().fetch_flow_collection_start(kind)  # type: ignore[no-untyped-call, unused-ignore]
+
+    def get_event(self) -> yaml.Event:
+        """Give the next event; composing nodes comes here too."""
+        event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call, unused-ignore]
+        self._events += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._depth -= 1
+        if self._events > MAX_EVENTS or self._depth > MAX_DEPTH:
+            limit = f"{MAX_EVENTS} parts" if self._events > MAX_EVENTS else f"{MAX_DEPTH} parts within each other"
+            raise NotYamlError(f"it has more than {limit}", event.start_mark.line + 1 if event.start_mark else None)
+        return event
 
 
 class NotYamlError(ValueError):
@@ -44,14 +80,20 @@ def compose(text: bytes | str) -> yaml.Node | None:
     """Read a document as nodes, which know their lines; None for an empty one.
 
     Raises:
-        NotYamlError: it is none, or longer than `MAX_BYTES`.
+        NotYamlError: it is none, or larger or deeper than the bounds of this module.
     """
-    if len(text) > MAX_BYTES:
-        raise NotYamlError(f"it has more than {MAX_BYTES} bytes")
+    _check_size(text)
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        return yaml.compose(text, Loader=_Loader)
+    except NotYamlError:
+        raise
     except _ERRORS as error:
         raise _not_yaml(error) from error
+
+
+def _check_size(text: bytes | str) -> None:
+    if len(text) > MAX_BYTES:
+        raise NotYamlError(f"it has more than {MAX_BYTES} bytes")
 
 
 def construct(root: yaml.Node | None) -> Any:
@@ -64,6 +106,7 @@ def construct(root: yaml.Node | None) -> Any:
         return None
     try:
         _check_merges(root)
+        _check_numbers(root)
         return yaml.SafeLoader("").construct_document(root)
     except NotYamlError:
         raise
@@ -107,6 +150,13 @@ def _check_merges(root: yaml.Node) -> None:
             size(node)
 
 
+def _check_numbers(root: yaml.Node) -> None:
+    """Refuse numbers of thousands of digits, also those in parts of sixty such as 1:30:00."""
+    for node, _ in walk(root):
+        if node.tag in (TAG + "int", TAG + "float") and len(str(node.value)) > MAX_NUMBER:
+            raise NotYamlError(f"a number has more than {MAX_NUMBER} characters", line_of(node))
+
+
 def walk(root: yaml.Node, *, keys: bool = True) -> Iterator[tuple[yaml.Node, str]]:
     """Give each node once, as aliases may multiply without end, from top to bottom, with the path of keys to it.
 
@@ -139,11 +189,12 @@ def foreign_tags(text: bytes | str) -> list[tuple[int, str]]:
     """Find each tag that asks a reader to make an object of a program: its line, counted from 1, and the tag.
 
     SnakeYAML, with which Java reads a config file, did that up to version 1.33. Of a document that breaks off, what
-    precedes is looked at: another reader may read on.
+    precedes is looked at: another reader may read on. That a document is too large for us is told by `compose`.
     """
     found = []
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        _check_size(text)
+        for event in yaml.parse(text, Loader=_Loader):
             tag = getattr(event, "tag", None)
             if tag is not None and tag != "!" and tag not in PLAIN_TAGS:
                 mark = event.start_mark
@@ -153,19 +204,20 @@ def foreign_tags(text: bytes | str) -> list[tuple[int, str]]:
     return found
 
 
-def texts(text: bytes | str) -> list[tuple[str, str]]:
-    """Give each single value of the document, as it is written, with the path of keys that leads to it.
-
-    Raises:
-        NotYamlError: the document is none.
-    """
-    root = compose(text)
+def texts(root: yaml.Node | None) -> list[tuple[str, str]]:
+    """Give each single value of a document, as it is written, with the path of keys that leads to it."""
     if root is None:
         return []
     return sorted((path, str(node.value)) for node, path in walk(root, keys=False) if isinstance(node, yaml.ScalarNode))
 
 
+def is_mapping(root: yaml.Node | None) -> bool:
+    """Whether a document holds settings."""
+    return isinstance(root, yaml.MappingNode)
+
+
 def join(path: str, key: yaml.Node) -> str:
     """Lengthen a path of keys, such as ``torchrun.nnodes``."""
     name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
-    return f"{path}.{name}" if path else name
+    # Long keys within long keys: the paths would take more than all the rest.
+    return (f"{path}.{name}" if path else name)[:_MAX_PATH]

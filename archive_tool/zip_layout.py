@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from typing import IO, TYPE_CHECKING, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from archive_tool.issues import Issue, Kind
 
@@ -31,6 +31,50 @@ DESCRIPTOR: Final = 0x8
 _UTF8: Final = 0x800
 _TOLD_LATER: Final = 0xFFFFFFFF
 _CHUNK: Final = 1 << 18
+
+
+#: Entries of a directory, and its bytes, that are read at all; both are known before any of them is.
+MAX_ENTRIES: Final = 100_000
+MAX_DIRECTORY: Final = 64 << 20
+
+
+class TooManyEntriesError(zipfile.BadZipFile):
+    """A zip whose directory lists more than anybody wants to read."""
+
+
+class _Opening:
+    """The file of a zip while zipfile reads the directory, which it does at once."""
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._stream = stream
+        self._most = most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY:
+            raise TooManyEntriesError(f"has a directory of more than {MAX_DIRECTORY} bytes")
+        data = self._stream.read(size)
+        position = count = 0
+        while data.startswith(b"PK\x01\x02", position) and len(data) - position >= _CENTRAL.size:
+            position += _CENTRAL.size + sum(_CENTRAL.unpack_from(data, position)[1:])
+            count += 1
+            if count > self._most:
+                raise TooManyEntriesError(f"has more than {self._most} members")
+        return data
+
+
+def open_zip(stream: IO[bytes], most: int = MAX_ENTRIES) -> zipfile.ZipFile:
+    """Open a zip of which zipfile reads the whole directory into memory, entry by entry; the stream stays the caller's.
+
+    Raises:
+        TooManyEntriesError: it has more than `most` members.
+        zipfile.BadZipFile: it is none; see `streams.DAMAGE` for what else a damaged one raises.
+    """
+    archive = zipfile.ZipFile(_Opening(stream, most))
+    archive.fp = stream
+    return archive
 
 
 class _Local(NamedTuple):

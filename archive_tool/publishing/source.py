@@ -17,7 +17,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import python_source
+from archive_tool import files, python_source
 from archive_tool.errors import BuildError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _module_name(module: Any, file: Path) -> str:
 
 def _slice(file: Path, name: str) -> bytes:
     """Give the part of a script that defines a name: importing the whole of it would run the script again."""
-    text = file.read_text(encoding="utf-8-sig")
+    text = files.read_text(file, encoding="utf-8-sig")
     kept = python_source.statements_for(python_source.parse(file), text, name.partition(".")[0])
     if not kept:
         raise BuildError(
@@ -170,7 +170,7 @@ class _Tracer:
         if _is_installed(origin):
             self.packages.add(root)
         elif origin.suffix == ".py":
-            self.add(name, origin.read_bytes(), origin)
+            self.add(name, files.read_regular(origin), origin)
         else:
             raise BuildError(
                 f"{self._source} imports {name}, which is compiled ({origin.name}) and runs on this system only",

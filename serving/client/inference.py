@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from archive_tool import samples
 from serving.answers import decode
-from serving.client.transport import Address, Transport, error_of
+from serving.client.transport import Address, Transport, error_of, segment
 from serving.errors import ReplyError
 
 
@@ -86,7 +85,7 @@ class InferenceClient:
         Raises:
             NotRunningError: nobody listens.
         """
-        path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
+        path = f"/predictions/{segment(name, 'model name')}" + (f"/{segment(version, 'version')}" if version else "")
         try:
             reply = self._transport.request("POST", path, body=body, headers={"Content-Type": content_type})
         except ReplyError as error:

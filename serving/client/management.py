@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
+from archive_tool.layout import check_model_name
 from serving.client.models import ModelSummary, ModelVersion
-from serving.client.transport import Address, Transport
+from serving.client.transport import Address, Transport, segment
 from serving.errors import ModelApiOffError, ReplyError
 
 PAGE = 100
@@ -97,7 +97,10 @@ class ManagementClient:
 
         Raises:
             ModelApiOffError: the server takes no models while it runs.
+            archive_tool.errors.BuildError: no model can have that name.
         """
+        if name is not None:
+            check_model_name(name)
         options: dict[str, Any] = {
             "url": archive,
             "model_name": name,
@@ -153,5 +156,5 @@ class ManagementClient:
 
 
 def _model_path(name: str, version: str | None) -> str:
-    path = f"/models/{quote(name, safe='')}"
-    return f"{path}/{quote(version, safe='')}" if version else path
+    path = f"/models/{segment(name, 'model name')}"
+    return f"{path}/{segment(version, 'version')}" if version else path

@@ -9,10 +9,12 @@ import json
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
+from archive_tool.errors import InputError
+from archive_tool.layout import MODEL_NAME_HINT, shown_name
 from serving.errors import NotRunningError, ReplyError, ServingError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -54,6 +56,24 @@ class Address:
             return None
         parts = urlsplit(self.text)
         return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def segment(text: str, what: str) -> str:
+    """Write a name as a part of an address's path.
+
+    Args:
+        text: the name.
+        what: it is of, for the message.
+
+    Raises:
+        InputError: no address can hold it: the server takes an encoded slash for one that separates.
+    """
+    speakable = (
+        text not in ("", ".", "..") and "/" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+    )
+    if not speakable:
+        raise InputError(f"the {what} {shown_name(text)} cannot stand in an address", hint=MODEL_NAME_HINT)
+    return quote(text, safe="")
 
 
 @dataclass(frozen=True)

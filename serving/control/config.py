@@ -11,12 +11,14 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 
 import javaproperties
 
+from archive_tool import files
 from archive_tool.errors import InputError
+from archive_tool.layout import check_model_name
 from serving.client.transport import Address
 from serving.errors import ServingError
 
@@ -48,9 +50,11 @@ class ModelSpec:
         """Reads ``name=archive`` or ``archive``; then the name is the stem (TorchServe's ModelServer does the same).
 
         Raises:
-            InputError: one side is empty.
+            InputError: one side is empty, or no model can have that name.
         """
         name, equals, archive = text.partition("=")
+        if equals and name.strip():
+            check_model_name(name.strip())
         if not equals:
             archive = text
             # Java: the part before the first suffix, anything but word characters replaced.
@@ -83,17 +87,17 @@ def read_properties(path: Path) -> dict[str, str]:
         InputError: it does not exist, cannot be read, or is not a properties file.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            return dict(javaproperties.load(file))
+        return dict(javaproperties.loads(files.read_text(path)))
     except FileNotFoundError:
         raise InputError(f"no such configuration file: {path}") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"the configuration cannot be read: {error}", where=str(path)) from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"the configuration cannot be read: {reason}", where=str(path)) from error
 
 
 def default_properties() -> dict[str, str]:
     """What holds unless the user says otherwise."""
-    text = files("serving.control").joinpath("defaults.properties").read_text(encoding="utf-8")
+    text = resources.files("serving.control").joinpath("defaults.properties").read_text(encoding="utf-8")
     return dict(javaproperties.loads(text))
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 import psutil
 
+from archive_tool import files
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
 from serving.control import access, java, ports, trust, vmargs
@@ -240,7 +241,7 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
 def _trusted(key: Path, selection: Selection, state: StateFolder, runtime_folder: Path) -> Selection:
     """The same models out of a store of checked copies; the key is kept as it is now."""
     try:
-        state.signature_key.write_bytes(key.read_bytes())
+        state.signature_key.write_bytes(files.read_regular(key, files.MAX_KEY))
     except OSError as error:
         raise InputError(f"the key {key} cannot be read: {error.strerror}", where=str(key)) from error
     store = runtime_folder / "store"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from archive_tool import files
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.signing import check_signature, signature_path
 from serving.control.access import NO_WORKFLOWS, model_api
@@ -86,7 +87,8 @@ def admit(archive: Path, store: Path, key: Path) -> None:
         if archive.is_dir():
             shutil.copytree(archive, copy, symlinks=True)
         else:
-            shutil.copyfile(archive, copy)
+            with files.open_regular(archive) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target)
         try:
             check_signature(copy, key, signature=signature_path(archive))
             check_archive(copy)

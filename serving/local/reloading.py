@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from archive_tool import effective
+from archive_tool import effective, files
 from archive_tool.errors import InputError, TorchmarError
 from serving.check import failures
 from serving.check.answers import Answer, Answers
@@ -176,7 +176,7 @@ class Reloading:
 
     def _read_config(self, name: str | None) -> bytes | None:
         try:
-            return (self._folder / name).read_bytes() if name else None
+            return files.read_regular(self._folder / name) if name else None
         except OSError:
             return None  # the worker will say so
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,15 +57,23 @@ def read_manifest(model_dir: Path) -> dict[str, Any] | None:
         ConfigError: it cannot be read.
     """
     path = model_dir / "MAR-INF" / "MANIFEST.json"
+    # They bound what reading costs: the archive may be anybody's, and the process that forks all workers reads it, too.
+    places.provide("archive_tool", always=True)
+    from archive_tool import files, json_text
+
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json_text.loads(files.read_regular(path, json_text.MAX_BYTES))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the manifest cannot be read: {error}", where="MAR-INF/MANIFEST.json") from error
+        raise ConfigError(f"the manifest cannot be read: {_reason(error)}", where="MAR-INF/MANIFEST.json") from error
     if not isinstance(manifest, dict):
         raise ConfigError("the manifest is no JSON object", where="MAR-INF/MANIFEST.json")
     return manifest
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def config_file(manifest: Mapping[str, Any] | None) -> str | None:
@@ -85,18 +92,13 @@ def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[di
     name = config_file(manifest)
     if name is None:
         return {}, Backend(response_timeout_s=_default_timeout())
-    # It bounds what reading costs: the archive may be anybody's, and the process that forks all workers reads it, too.
     places.provide("archive_tool", always=True)
-    from archive_tool import yaml_nodes
+    from archive_tool import files, yaml_nodes
 
     try:
-        with (model_dir / name).open("rb") as file:
-            data = file.read(yaml_nodes.MAX_BYTES + 1)
-        if len(data) > yaml_nodes.MAX_BYTES:
-            raise ValueError(f"it has more than {yaml_nodes.MAX_BYTES} bytes")
-        text = data.decode("utf-8")
+        text = files.read_regular(model_dir / name, yaml_nodes.MAX_BYTES).decode("utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the configuration cannot be read: {error}", where=name) from error
+        raise ConfigError(f"the configuration cannot be read: {_reason(error)}", where=name) from error
     try:
         config = yaml_nodes.construct(yaml_nodes.compose(text))
     except yaml_nodes.NotYamlError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -155,7 +156,10 @@ def _requests(manifest: Any, folder: Path) -> Iterator[tuple[str, Request | str]
             path = (root / name).resolve()
             if not path.is_relative_to(root):
                 raise ValueError("it is not in the archive")
-            if path.stat().st_size > _LIMIT:
+            state = path.stat()
+            if not stat.S_ISREG(state.st_mode):  # a pipe, in a folder that is served as it is, would be waited for
+                raise ValueError("it is no regular file")
+            if state.st_size > _LIMIT:
                 raise ValueError(f"it has more than {_LIMIT} bytes")
             body = path.read_bytes()
         except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-MANIFEST = b'{"runtime": "python", "model": {"modelName": "m", "handler": "h.py"}}'
+MANIFEST = b'{"runtime": "python", "model": {"modelName": "m", "handler": "base_handler"}}'
 
 
 @dataclass

@@ -80,3 +80,58 @@ def test_collisions():
 @pytest.mark.parametrize(("name", "skipped"), [("__pycache__", True), ("__MACOSX", True), (".git", True), ("a", False)])
 def test_skipped_directories(name, skipped):
     assert layout.is_skipped_directory(name) is skipped
+
+
+#: Names of models that are registered and cannot be asked for or removed again, or that lead elsewhere.
+HOSTILE_NAMES = ["../../x", "a/b", "a\\b", "..", "", "a\0b", "\ud800", "a" * 201, "a" * 100_000, "-m", "m?x", "m%2e"]
+HOSTILE_VERSIONS = ["../../1", "1/2", "1\\2", ".", "..", " ", "1\0", "1\n", "\ud800", "1" * 201, "1" * 100_000]
+#: Versions that torch-model-archiver takes and TorchServe serves.
+VERSIONS = [
+    "1.0",
+    "1",
+    "v1",
+    "2024-05-01",
+    "1.0+cu118",
+    "1.0-rc.1",
+    "1!2",
+    "1 beta",
+    "ü",
+    "1:2",
+    "latest",
+    "..1",
+    "1" * 200,
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_that_no_model_has(name):
+    assert layout.model_name_problem(name)
+    with pytest.raises(BuildError) as refused:
+        layout.check_model_name(name)
+    assert refused.value.hint
+    assert refused.value.message.isprintable()
+    assert len(refused.value.message) < 200
+
+
+@pytest.mark.parametrize("version", HOSTILE_VERSIONS)
+def test_versions_that_no_model_has(version):
+    with pytest.raises(BuildError) as refused:
+        layout.check_version(version)
+    assert refused.value.hint
+    assert refused.value.message.isprintable()
+    assert len(refused.value.message) < 200
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_versions(version):
+    layout.check_version(version)
+
+
+def test_collisions_at_any_depth():
+    names = ["a", "a/b", "a/b/c", "a.py", "a b", "A/x", "é", "e\u0301/x"]
+    assert layout.collisions(names) == [
+        "'a/b' needs a folder where 'a' is a file",
+        "'a/b/c' needs a folder where 'a/b' is a file",
+        "'A/x' needs a folder where 'a' is a file",
+        "'e\u0301/x' needs a folder where 'é' is a file",
+    ]

@@ -11,6 +11,8 @@ from archive_tool.errors import BuildError, UnreadableArchiveError
 from archive_tool.manifest import ZIP_EPOCH, Manifest, Model, build_time, format_time, new_manifest
 from archive_tool.version import __version__
 
+from .test_layout import HOSTILE_NAMES, HOSTILE_VERSIONS, VERSIONS
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -19,8 +21,8 @@ json_values = st.recursive(
 MODEL_KEYS = ["serializedFile", "handler", "modelFile", "modelVersion", "requirementsFile", "configFile"]
 models = st.builds(
     lambda name, known, unknown: {**unknown, **known, "modelName": name},
-    st.text(),
-    st.dictionaries(st.sampled_from(MODEL_KEYS), st.text()),
+    st.text("aZ0", min_size=1),
+    st.dictionaries(st.sampled_from(MODEL_KEYS), st.text("aZ0.+-ü", min_size=3)),
     st.dictionaries(st.text().filter(lambda key: key not in ("extensions", *MODEL_KEYS)), json_values, max_size=3),
 )
 manifests = st.builds(
@@ -124,3 +126,41 @@ def test_a_bad_source_date_epoch_is_told(monkeypatch, text):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
     with pytest.raises(BuildError, match="SOURCE_DATE_EPOCH"):
         build_time()
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE_NAMES if name])
+def test_a_name_that_build_would_not_have_written(name):
+    document = {"runtime": "python", "model": {"modelName": name, "handler": "h.py"}}
+    with pytest.raises(UnreadableArchiveError, match=r"model\.modelName") as refused:
+        Manifest.from_json(json.dumps(document).encode())
+    assert "--model-name" in refused.value.hint
+    assert len(refused.value.message) < 250
+
+
+@pytest.mark.parametrize("version", HOSTILE_VERSIONS)
+def test_a_version_that_build_would_not_have_written(version):
+    document = {"runtime": "python", "model": {"modelName": "m", "modelVersion": version, "handler": "h.py"}}
+    with pytest.raises(UnreadableArchiveError, match=r"model\.modelVersion") as refused:
+        Manifest.from_json(json.dumps(document).encode())
+    assert refused.value.hint
+    assert len(refused.value.message) < 250
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, "", None, 1, 2.5])
+def test_versions_that_are_served(version):
+    document = {"runtime": "python", "model": {"modelName": "m", "modelVersion": version, "handler": "h.py"}}
+    found = Manifest.from_json(json.dumps(document).encode()).model.model_version
+    assert found == (None if version is None else str(version))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_manifest_that_the_frontend_cannot_read(encoding):
+    document = '{"runtime": "python", "model": {"modelName": "m", "handler": "h.py"}}'
+    with pytest.raises(UnreadableArchiveError, match="the manifest is not JSON"):
+        Manifest.from_json(document.encode(encoding))
+
+
+def test_a_manifest_that_says_something_twice():
+    text = b'{"runtime": "python", "model": {"modelName": "m", "handler": "h.py", "handler": "os:system"}}'
+    with pytest.raises(UnreadableArchiveError, match='the key "handler" is there twice'):
+        Manifest.from_json(text)

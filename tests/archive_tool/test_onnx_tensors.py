@@ -87,7 +87,7 @@ def test_more_numbers_than_there_is_memory():
 
 
 def test_fields_are_bounded(monkeypatch):
-    monkeypatch.setattr(onnx_tensors, "_MAX_FIELDS", 10)
+    monkeypatch.setattr(onnx_tensors, "MAX_FIELDS", 10)
     assert len(read(data(7, b"".join(tensor(str(index), ()) for index in range(2))))) == 2
     with pytest.raises(ValueError, match="too many fields"):
         read(GOOD * 2)

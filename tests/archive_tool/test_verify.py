@@ -22,7 +22,7 @@ from .hostile import MANIFEST, Member, archive, attack, checkpoint, zip_of
 
 
 def manifest(members=None, **model):
-    document = {"runtime": "python", "model": {"modelName": "m", "handler": "h.py", **model}}
+    document = {"runtime": "python", "model": {"modelName": "m", "handler": "base_handler", **model}}
     if members is not None:
         sizes = {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in members.items()
@@ -166,8 +166,8 @@ def test_checkpoints_that_somebody_answers_for(kind, tmp_path):
 def test_the_serialized_file_is_weights_whatever_its_name(put):
     data = archive(Member(b"weights", attack(0)), manifest=manifest(serializedFile="weights"))
     assert [kind for kind, _ in told(put(data))] == [Kind.UNSAFE]
-    data = archive(Member(b"weights", attack(0)), manifest=manifest(serializedFile="others"))
-    assert told(put(data)) == []
+    members = (Member(b"weights", attack(0)), Member(b"others", b"1"))
+    assert told(put(archive(*members, manifest=manifest(serializedFile="others")))) == []
 
 
 HOSTILE_NAMES = ["/abs", "../up", "a/../../up", "a\\b", "C:/x", "nul", "x" * 300, "a/./b", "a\x00b", "a/" * 600 + "b"]
@@ -285,7 +285,7 @@ def test_paths_in_the_manifest(put, model):
 
 @pytest.mark.parametrize("handler", ["h:handle", "image_classifier", "h.py", None])
 def test_handlers_that_are_no_paths(put, handler):
-    assert told(put(archive(manifest=manifest(handler=handler)))) == []
+    assert told(put(archive(Member(b"h.py", b""), manifest=manifest(handler=handler)))) == []
 
 
 CONFIGS = {
@@ -304,7 +304,7 @@ def test_config_files(put, which):
 
 
 @pytest.mark.parametrize(
-    "text", [b"handler:\n  path: /data/model\n", b"a: [", b"handler: {x: a..b, y: 'https://x/y'}\n", b""]
+    "text", [b"handler:\n  path: /data/model\n", b"handler: {x: a..b, y: 'https://x/y'}\n", b"handler: {}\n"]
 )
 def test_config_files_that_are_not_refused(put, text):
     path = put(archive(Member(b"c.yaml", text), manifest=manifest(FILES and None, configFile="c.yaml")))

@@ -9,7 +9,9 @@ from socketserver import UnixStreamServer
 
 import pytest
 
-from serving.client.transport import Address, Reply, Transport, error_of
+from archive_tool.errors import InputError
+from serving.client import ManagementClient
+from serving.client.transport import Address, Reply, Transport, error_of, segment
 from serving.errors import NotRunningError, ReplyError, ServingError
 
 
@@ -130,3 +132,21 @@ def test_an_error_without_the_usual_form_still_has_a_message(body: bytes, messag
 def test_json_that_is_none_is_named() -> None:
     with pytest.raises(ReplyError, match="not JSON: 'oops'"):
         Reply(200, {}, b"oops", 0.0).json()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../../x", "a/b", "\ud800", "a" * 100_000 + "/"])
+def test_names_that_no_address_can_hold(name: str) -> None:
+    with pytest.raises(InputError, match="cannot stand in an address") as refused:
+        segment(name, "model name")
+    assert refused.value.hint
+    assert len(refused.value.message) < 200
+
+
+def test_names_are_written_so_that_they_are_one_part() -> None:
+    assert segment("mnist-1.0_a", "version") == "mnist-1.0_a"
+    assert segment("a b?c#d%ü", "version") == "a%20b%3Fc%23d%25%C3%BC"
+
+
+def test_a_model_is_not_registered_under_a_name_that_it_cannot_have(address: Address) -> None:
+    with ManagementClient.at(address.text) as client, pytest.raises(InputError, match="cannot be used"):
+        client.register("m.mar", name="../../x")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 import archive_tool
 from archive_tool.errors import InputError, UnreadableArchiveError
 from serving.control.config import ModelSpec
+from serving.control.registration import model_name_of
 from serving.control.store import name_in_store, select, split_list
 
 
@@ -115,3 +119,32 @@ def test_the_files_that_will_be_read(store: Path) -> None:
     (store / "a.mar.sig").write_text("a signature")
     every = select(["all"], model_store=store, properties={}, config_folder=Path.cwd())
     assert every.archives() == [store / "a.mar", store / "b.mar", store / "folder"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+@pytest.mark.parametrize("wanted", ["all", "x.mar"])
+def test_what_is_no_regular_file_in_the_store_holds_nobody_up(kind: str, wanted: str, store: Path) -> None:
+    if kind == "pipe":
+        os.mkfifo(store / "x.mar")
+    else:
+        (store / "x.mar").symlink_to("/dev/zero")
+    with pytest.raises(UnreadableArchiveError, match="not a regular file"):
+        chosen(wanted, store=store)
+
+
+@pytest.mark.parametrize("model", [{"modelName": "../../x"}, {"modelName": "m", "modelVersion": "../../1"}])
+def test_names_of_the_manifest_are_those_that_can_be_built(model: dict[str, str], store: Path) -> None:
+    document = {"runtime": "python", "model": {"handler": "base_handler", **model}}
+    with zipfile.ZipFile(store / "x.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(document))
+    with pytest.raises(UnreadableArchiveError, match=r"\.\./\.\./") as refused:
+        chosen("good=x.mar", store=store)
+    assert refused.value.hint
+    with pytest.raises(UnreadableArchiveError):
+        model_name_of(store / "x.mar")
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "\ud800", "a" * 100_000])
+def test_a_model_is_started_under_a_name_that_it_can_have(name: str, store: Path) -> None:
+    with pytest.raises(InputError, match="cannot be used"):
+        chosen(f"{name}=a.mar", store=store)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import archive_tool
-from archive_tool.errors import AlteredArchiveError, InputError, UnsafeArchiveError
+from archive_tool.errors import AlteredArchiveError, ArchiveError, InputError, UnsafeArchiveError
 from archive_tool.signing import sign, signature_path
 from serving.control import trust
 
@@ -126,3 +127,16 @@ def test_registration_is_for_those_who_have_a_key() -> None:
     opened = trust.restricted({**base, "disable_token_authorization": "false"})
     assert opened["enable_model_api"] == "true"
     assert opened["workflow_store"] == "/dev/null"
+
+
+def test_an_archive_or_a_signature_without_end(store: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    (store / "x.mar").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="not a regular file"):
+        trust.fill(tmp_path / "trusted", [store / "x.mar"], keys[1])
+    (store / "a.mar.sig").unlink()
+    (store / "a.mar.sig").symlink_to("/dev/zero")
+    with pytest.raises(ArchiveError, match="not a regular file"):
+        trust.fill(tmp_path / "other", [store / "a.mar"], keys[1])
+    os.mkfifo(store / "p.mar")
+    with pytest.raises(InputError, match="not a regular file"):
+        trust.fill(tmp_path / "third", [store / "p.mar"], keys[1])

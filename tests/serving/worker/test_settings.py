@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,8 @@ def test_an_empty_configuration(tmp_path: Path) -> None:
         ("a: \x01\n", "model-config.yaml", "not YAML"),
         ("a: 1\nb: !!python/object/apply:os.system [ls]\n", "model-config.yaml:2", "python/object"),
         ('a: !!int ""\n', "model-config.yaml", "not YAML"),
-        ("a: " + "[" * 1000, "model-config.yaml", "recursion"),
-        ("é" * (MAX_BYTES // 2) + "é", "model-config.yaml", f"cannot be read: it has more than {MAX_BYTES} bytes"),
+        ("a: " + "[" * 1000, "model-config.yaml:1", "more than 50 parts within each other"),
+        ("é" * (MAX_BYTES // 2) + "é", "model-config.yaml", f"cannot be read: it is longer than {MAX_BYTES} bytes"),
         ("x: 1\nbackend:\n  mode: both\n", "model-config.yaml:3", "dedicated or shared"),
         ("backend:\n  batch_size: 3\n", "model-config.yaml:2", "batch_size"),
         ("backend: shared\n", "model-config.yaml:1", "mapping"),
@@ -178,3 +179,31 @@ def test_the_servers_timeout_holds_for_a_model_without_a_configuration(
     monkeypatch.setenv(settings.RESPONSE_TIMEOUT_VARIABLE, value)
     assert read(archive(tmp_path / "without"))[1].response_timeout_s == expected
     assert read(archive(tmp_path / "with", config={"a": 1}))[1].response_timeout_s == 120.0
+
+
+HOSTILE_MANIFESTS = {
+    "a key twice": b'{"model": {"handler": "a", "handler": "b"}}',
+    "utf-16": '{"model": {}}'.encode("utf-16"),
+    "depth": b'{"model": ' + b"[" * 1000 + b"]" * 1000 + b"}",
+}
+
+
+@pytest.mark.parametrize("which", HOSTILE_MANIFESTS)
+def test_a_manifest_is_read_as_the_archive_tool_reads_it(which: str, tmp_path: Path) -> None:
+    folder = archive(tmp_path / "m")
+    (folder / MANIFEST).write_bytes(HOSTILE_MANIFESTS[which])
+    with pytest.raises(ConfigError, match="the manifest cannot be read"):
+        settings.read_manifest(folder)
+
+
+def test_pipes_in_a_folder_that_is_served_as_it_is(tmp_path: Path) -> None:
+    """The process that forks all workers reads these files, too."""
+    folder = archive(tmp_path / "m")
+    (folder / MANIFEST).unlink()
+    os.mkfifo(folder / MANIFEST)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        settings.read_manifest(folder)
+    os.mkfifo(folder / "c.yaml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        settings.read_config(folder, {"model": {"configFile": "c.yaml"}})
+    assert settings.peek(str(folder)) is None

@@ -133,7 +133,7 @@ def test_what_a_handler_streams_goes_nowhere(folder: Path) -> None:
         ([{"input": "/etc/hostname"}], "it is not in the archive"),
         ([{"input": "gone"}], "No such file or directory"),
         ([{"input": "a\0b"}], "cannot be read"),
-        ([{"input": "MAR-INF"}], "Is a directory"),
+        ([{"input": "MAR-INF"}], "no regular file"),
         ([{"input": 3}], "the manifest names no file for it"),
         ([3], "the manifest names no file for it"),
         ([{}], "the manifest names no file for it"),

@@ -1,0 +1,100 @@
+"""Opens files that somebody else may have put in their place: beside an archive, in a model store, in a folder.
+
+A name can stand for anything: a pipe nobody writes to keeps its reader waiting for ever, a device gives bytes without
+end. So each file that is read whole goes through here: it must be a regular one, and is read up to a bound.
+What is wrong is an `OSError`, as it is for a file that is not there, so callers tell both in the same words.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import IO, TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from archive_tool.inputs import StrPath
+
+#: Bytes of a key in PEM; one of the largest curve has less than a kilobyte.
+MAX_KEY: Final = 1 << 20
+#: Bytes of a file of text that people write: a project file, requirements, source code, settings.
+MAX_TEXT: Final = 16 << 20
+#: Bytes of a file that is sent as a request, or compared with an answer.
+MAX_BODY: Final = 1 << 30
+
+_CHUNK: Final = 1 << 20
+_KINDS: Final = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def opener(path: str, flags: int) -> int:
+    """Open a regular file for `open` and `io.FileIO`, without waiting for the other end of what is none.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    # Neither flag exists on Windows, which has no pipes or devices among its files either.
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        # What Linux says of a socket, and of a device that nobody drives.
+        if error.errno == errno.ENXIO:
+            raise _not_regular(path, os.stat(path).st_mode) from error  # noqa: PTH116 - may be bytes
+        raise
+    try:
+        # Asked of what was opened: what the name stands for may have changed since.
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise _not_regular(path, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: StrPath) -> IO[bytes]:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    return open(path, "rb", opener=opener)
+
+
+def read_regular(path: StrPath, limit: int = MAX_TEXT) -> bytes:
+    """Read a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is longer.
+    """
+    with open_regular(path) as stream:
+        # Not limit + 1 at once: Python sets as much memory aside as it is asked for. A file may grow, or hide its size.
+        data = stream.read(min(limit, os.fstat(stream.fileno()).st_size) + 1)
+        while len(data) <= limit and (more := stream.read(min(_CHUNK, limit + 1 - len(data)))):
+            data += more
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is longer than {limit} bytes", os.fspath(path))
+    return data
+
+
+def read_text(path: StrPath, limit: int = MAX_TEXT, *, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """Read a regular file of text; line ends become ``\\n``.
+
+    Raises:
+        OSError: as `read_regular`.
+        UnicodeDecodeError: it is not in that encoding.
+    """
+    text = read_regular(path, limit).decode(encoding, errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _not_regular(path: str, mode: int) -> OSError:
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    kind = next((name for test, name in _KINDS if test(mode)), "something else")
+    return OSError(errno.EINVAL, f"it is {kind}, and not a regular file", path)

@@ -1,0 +1,73 @@
+"""Reads JSON that anybody may have written: what it costs is bounded, and it says the same to every reader.
+
+Of a key that is there twice Python takes the last value, other readers the first one or an error. So what was checked
+need not be what is used, and such a document is refused. So is one that is not UTF-8, which Python would guess.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+#: Bytes of a document, if its reader knows no smaller bound: the record of 100,000 members has about as many.
+MAX_BYTES: Final = 16 << 20
+#: Objects and lists of a document: a header of weights has three for each tensor, a record one for each member.
+MAX_PARTS: Final = 500_000
+#: Values of a document.
+MAX_VALUES: Final = 2_000_000
+#: Objects and lists within each other.
+MAX_DEPTH: Final = 50
+
+
+class NotJsonError(ValueError):
+    """A document that is no JSON, that readers disagree on, or that costs too much to read."""
+
+
+def loads(text: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
+    """Read a document.
+
+    Raises:
+        NotJsonError: it is none, is not UTF-8, has a key twice in an object, is longer than `max_bytes`, or has more
+            parts, values or depth than any honest one.
+    """
+    if len(text) > max_bytes:
+        raise NotJsonError(f"it has more than {max_bytes} bytes")
+    # Counted before anything is made of them. Those within texts count too; no honest document comes near.
+    if text.count(b"{") + text.count(b"[") > MAX_PARTS or text.count(b",") > MAX_VALUES:
+        raise NotJsonError(f"it has more than {MAX_PARTS} parts or {MAX_VALUES} values")
+    try:
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=_object)
+    except NotJsonError:
+        raise
+    except UnicodeDecodeError as error:
+        raise NotJsonError("it is not UTF-8") from error
+    # ValueError covers bad JSON and numbers of absurd length.
+    except (ValueError, RecursionError) as error:
+        raise NotJsonError(str(error)) from error
+    _check_depth(document)
+    return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise NotJsonError(f"the key {json.dumps(twice)[:100]} is there twice in one object")
+    return document
+
+
+def _check_depth(document: Any) -> None:
+    """Refuse what would end the recursion of those who walk the document."""
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for part in level
+            if isinstance(part, (dict, list))
+            for item in (part.values() if isinstance(part, dict) else part)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return
+    raise NotJsonError(f"it has more than {MAX_DEPTH} parts within each other")

@@ -1,0 +1,356 @@
+"""Each reader of what comes from elsewhere, given what would keep it busy: an answer within a bound of steps.
+
+A bound of time stands behind, generous, for a machine may be busy. What is counted is what would take the time.
+"""
+
+import gzip
+import io
+import itertools
+import json
+import struct
+import tarfile
+import zipfile
+
+import pytest
+import yaml
+
+from archive_tool import (
+    containers,
+    json_text,
+    model_config,
+    onnx_tensors,
+    python_source,
+    requirements,
+    tensors,
+    yaml_nodes,
+    zip_layout,
+)
+from archive_tool.errors import ArchiveError, BuildError
+from archive_tool.formats import Format, sniff
+from archive_tool.inspection import describe
+from archive_tool.issues import Kind
+from archive_tool.layout import collisions
+from archive_tool.manifest import Manifest
+from archive_tool.mms import read_signature
+from archive_tool.project import read as read_project
+from archive_tool.reader import open_archive
+from archive_tool.verify import verify
+from serving.worker.failures import ConfigError
+from serving.worker.settings import read_config, read_manifest
+
+from .hostile import Member, archive
+
+pytestmark = pytest.mark.timeout(300)
+
+YAML = {
+    "brackets": b"a: " + b"[" * 20_000,
+    "closed brackets": b"a: " + b"[" * 20_000 + b"]" * 20_000,
+    "braces": b"a: " + b"{a: " * 20_000,
+    "dashes": b"- " * 60_000,
+    "questions": b"? " * 60_000,
+    "blocks": b"".join(b" " * depth + b"a:\n" for depth in range(600)),
+    "aliases": b"a: &a 1\nb: [" + b"*a, " * 60_000 + b"]",
+    "anchors": b"a: [" + b"".join(b"&a%d x, " % number for number in range(20_000)) + b"]",
+    "scalars": b"a: [" + b"b, " * 80_000 + b"]",
+    "keys": b"".join(b"k%d: v\n" % number for number in range(20_000)),
+    "sixties": b"a: 1" + b":1" * 100_000,
+    "digits": b"a: " + b"1" * 200_000,
+    "length": b"a: " + b"x" * (1 << 20),
+    "comment": b"a: 1\n#" + b"x" * (1 << 20),
+    "merges": b"a: &a {" + b"".join(b"k%d: 1, " % number for number in range(2000)) + b"}\nb:\n" + b"- {<<: *a}\n" * 20,
+}
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """How many steps PyYAML has made: its parser's, on which the composer's depend."""
+    counted = [0]
+    really = yaml.SafeLoader.get_event
+
+    def get_event(loader):
+        counted[0] += 1
+        return really(loader)
+
+    monkeypatch.setattr(yaml.SafeLoader, "get_event", get_event)
+    return counted
+
+
+def project_file(text, folder):
+    (folder / "torchmar.yaml").write_bytes(text)
+    return read_project(folder)
+
+
+def of_worker(text, folder):
+    (folder / "c.yaml").write_bytes(text)
+    return read_config(folder, {"model": {"configFile": "c.yaml"}})
+
+
+def verified(text, folder):
+    document = {"runtime": "python", "model": {"modelName": "m", "handler": "base_handler", "configFile": "c.yaml"}}
+    path = folder / "m.mar"
+    path.write_bytes(archive(Member(b"c.yaml", text), manifest=json.dumps(document).encode()))
+    assert verify(path).kind is Kind.UNREADABLE
+    with open_archive(path) as opened:
+        describe(opened, opened.manifest)
+
+
+YAML_READERS = {
+    "compose": (lambda text, _: yaml_nodes.construct(yaml_nodes.compose(text)), yaml_nodes.NotYamlError),
+    "validate": (lambda text, _: model_config.validate(text), None),
+    "project": (project_file, BuildError),
+    "worker": (of_worker, ConfigError),
+    "verify and inspect": (verified, None),
+}
+
+
+@pytest.mark.parametrize("bomb", YAML)
+@pytest.mark.parametrize("reader", YAML_READERS)
+def test_yaml(bomb, reader, events, tmp_path):
+    if (bomb, reader) in (("merges", "verify and inspect"), ("digits", "verify and inspect")):
+        pytest.skip("verify makes no values, so these cost it nothing")
+    if reader == "verify and inspect" and bomb == "sixties":
+        pytest.skip("verify makes no values, so these cost it nothing")
+    read, refused = YAML_READERS[reader]
+    if refused is None:
+        read(YAML[bomb], tmp_path)
+    else:
+        with pytest.raises(refused):
+            read(YAML[bomb], tmp_path)
+    passes = 4
+    assert events[0] <= passes * (yaml_nodes.MAX_EVENTS + 1)
+    if bomb in ("brackets", "closed brackets", "braces", "dashes", "questions", "blocks"):
+        assert events[0] <= passes * 4 * yaml_nodes.MAX_DEPTH
+
+
+def test_paths_of_long_keys():
+    text = b"?  " + b"k" * 100_000 + b"\n: {" + b"".join(b"a%d: 1, " % number for number in range(2000)) + b"}\n"
+    found = yaml_nodes.texts(yaml_nodes.compose(text))
+    assert sum(len(path) for path, _ in found) < 1_000_000
+
+
+JSON = {
+    "brackets": b'{"model": ' + b"[" * 100_000,
+    "lists": b'{"model": [' + b"[]," * 4_000_000 + b"1]}",
+    "numbers": b'{"model": [' + b"0," * 6_000_000 + b"1]}",
+    "digits": b'{"model": ' + b"1" * 1_000_000 + b"}",
+    "length": b'{"model": "' + b"x" * (20 << 20) + b'"}',
+    "depth": b'{"model":' * 400 + b"1" + b"}" * 400,
+}
+
+
+def manifest_of_worker(text, folder):
+    (folder / "MAR-INF").mkdir()
+    (folder / "MAR-INF/MANIFEST.json").write_bytes(text)
+    return read_manifest(folder)
+
+
+def header(text, _):
+    stream = io.BytesIO(struct.pack("<Q", len(text)) + text)
+    if sniff(stream) is Format.SAFETENSORS or tensors.read(stream, Format.SAFETENSORS) is not None:
+        raise AssertionError("it was read")
+    raise ValueError
+
+
+JSON_READERS = {
+    "manifest": (lambda text, _: Manifest.from_json(text), ArchiveError),
+    "worker": (manifest_of_worker, ConfigError),
+    "signature": (lambda text, _: read_signature(text, "signature.json"), BuildError),
+    "safetensors": (header, ValueError),
+}
+
+
+@pytest.mark.parametrize("bomb", JSON)
+@pytest.mark.parametrize("reader", JSON_READERS)
+def test_json(bomb, reader, tmp_path, monkeypatch):
+    made = [0]
+    really = json_text._object
+
+    def counted(pairs):
+        made[0] += 1
+        return really(pairs)
+
+    monkeypatch.setattr(json_text, "_object", counted)
+    read, refused = JSON_READERS[reader]
+    with pytest.raises(refused):
+        read(JSON[bomb], tmp_path)
+    assert made[0] <= 1000
+
+
+def test_requirements_that_go_on_and_on():
+    found = list(requirements.parse("a\\\n" * 500_000))
+    assert [line.problem for line in found] == ["it is longer than 4000 characters"]
+    found = list(requirements.parse("a\n" * 500_000))
+    assert len(found) == requirements.MAX_LINES + 1
+    assert "more than 2000 requirements" in found[-1].problem
+    depth = 4000 // 2 - 20
+    (line,) = requirements.parse(f"a; {'(' * depth}python_version>'3'{')' * depth}")
+    assert line.problem
+
+
+def test_sources_that_end_the_recursion_of_their_reader():
+    chain = "if a: pass\n" + "elif a: pass\n" * 5000
+    deep = "a = " + "-" * 50_000 + "1"
+    for text in (chain, deep, "(" * 50_000, "a" + ".b" * 50_000, "a" + "+a" * 50_000):
+        try:
+            tree = python_source.parse_bytes(text.encode(), "x.py")
+            python_source.names(tree)
+        except python_source.SourceError:
+            pass
+
+
+class Steps(zipfile.ZipInfo):
+    """An entry of a directory, counted."""
+
+    count = 0
+
+    def __init__(self, *args, **named):
+        Steps.count += 1
+        super().__init__(*args, **named)
+
+
+def directory(count):
+    entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    body = entry * count
+    return body + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count & 0xFFFF, count & 0xFFFF, len(body), 0, 0)
+
+
+@pytest.mark.parametrize("reader", ["verify", "inspect", "sniff", "tensors"])
+def test_directories_of_zips(reader, tmp_path, monkeypatch):
+    data = b"PK\3\4" + directory(zip_layout.MAX_ENTRIES + 1)
+    monkeypatch.setattr(zipfile, "ZipInfo", Steps)
+    Steps.count = 0
+    path = tmp_path / "m.mar"
+    path.write_bytes(data)
+    if reader == "verify":
+        (issue,) = verify(path).issues
+        assert issue.kind is Kind.UNSAFE
+        assert "has more than 100000 members" in issue.message
+    elif reader == "inspect":
+        with pytest.raises(ArchiveError, match="more than 100000 members"), open_archive(path, allow_unsafe=True):
+            pass
+    elif reader == "sniff":
+        assert sniff(io.BytesIO(data)) is Format.UNKNOWN
+    else:
+        assert tensors.read(io.BytesIO(data), Format.STATE_DICT) is None
+    assert Steps.count == 0
+
+
+def test_a_directory_is_not_read_without_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(zip_layout, "MAX_DIRECTORY", 1000)
+    with pytest.raises(zip_layout.TooManyEntriesError, match="more than 1000 bytes"):
+        zip_layout.open_zip(io.BytesIO(directory(100)))
+
+
+def blocks(*parts):
+    return b"".join(part.ljust(-(-len(part) // 512) * 512, b"\0") for part in parts)
+
+
+def tar_header(name, size, kind):
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def records(count):
+    found = []
+    for number in range(count):
+        text = f" key{number:06}=v\n"
+        found.append(f"{len(text) + 2}{text}".encode())
+    return b"".join(found)
+
+
+def pax(count, kind=b"x"):
+    data = records(count)
+    return blocks(tar_header("p", len(data), kind), data)
+
+
+def member(number=0):
+    return tar_header(f"m/{number}", 0, tarfile.REGTYPE)
+
+
+TARS = {
+    "headers of one member": lambda: pax(20_000) * 200 + member(),
+    "values for all members": lambda: pax(20_000, b"g") + b"".join(member(number) for number in range(20_000)),
+    "headers of each member": lambda: b"".join(pax(5000) + member(number) for number in range(60)),
+    "sparse without end": lambda: blocks(sparse()) + (b"1".rjust(12, b"0") * 42 + b"\1" + bytes(7)) * 50_000,
+}
+
+
+def sparse():
+    info = tarfile.TarInfo("m/s")
+    info.type = tarfile.GNUTYPE_SPARSE
+    data = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    data[482] = 1
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("which", TARS)
+def test_headers_of_tars(which, tmp_path, monkeypatch):
+    read = [0]
+    really = containers.Gzip.read
+
+    def counted(stream, size=-1, /):
+        data = really(stream, size)
+        read[0] += len(data)
+        return data
+
+    path = tmp_path / "m.tar.gz"
+    path.write_bytes(gzip.compress(TARS[which]() + bytes(1024), 1))
+    monkeypatch.setattr(containers.Gzip, "read", counted)
+    (issue,) = verify(path).issues
+    assert issue.kind in (Kind.UNREADABLE, Kind.UNSAFE)
+    assert read[0] <= 3 << 20
+
+
+def test_many_members_of_a_tar_are_listed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "MAX_MEMBERS", 1000)
+    path = tmp_path / "m.tar.gz"
+    path.write_bytes(gzip.compress(b"".join(member(number) for number in range(3000)) + bytes(1024), 1))
+    made = itertools.count()
+    really = containers.TarContainer._entry
+    monkeypatch.setattr(containers.TarContainer, "_entry", lambda *args: (next(made), really(*args))[1])
+    (issue,) = verify(path).issues
+    assert issue.kind is Kind.UNSAFE
+    assert next(made) == 1000
+
+
+def test_names_that_lie_in_each_other():
+    class Name(str):
+        """A text whose comparisons with the beginnings of others are counted."""
+
+        compared = 0
+
+        def startswith(self, *args):
+            Name.compared += 1
+            return super().startswith(*args)
+
+    names = ["/".join("a" * depth) for depth in range(1, 500)]
+    assert len(collisions(names)) == 498
+    assert len(collisions(f"{number}/{'a/' * 400}b" for number in range(5000))) == 0
+    accents = "a" + "\u0301\u0316" * 100_000
+    assert collisions([accents, accents + "b"]) == []
+
+
+def test_fields_of_onnx():
+    data = b"\x08\x08" * 600_000
+    reader = onnx_tensors.Fields(io.BytesIO(data), onnx_tensors.MAX_FIELDS)
+    with pytest.raises(ValueError, match="too many fields"):
+        list(reader.fields(0, len(data)))
+    assert tensors.read(io.BytesIO(b"\x08\x08" * 600_000), Format.ONNX) is None
+
+
+def test_an_archive_of_many_members_is_shown_in_time(tmp_path, torchmar, monkeypatch):
+    """The table of all rows took most of a minute."""
+    from archive_tool import commands_inspect
+
+    monkeypatch.setattr(commands_inspect, "_MEMBERS_SHOWN", 10)
+    path = tmp_path / "m.mar"
+    with zipfile.ZipFile(path, "w") as made:
+        for number in range(50):
+            made.writestr(f"m{number}", "")
+    shown = torchmar("inspect", path)
+    assert shown.returncode == 0
+    assert "and 40 more: --json lists all" in shown.stdout
+    assert "m10" not in shown.stdout
+    assert len(json.loads(torchmar("inspect", path, "--json").stdout)["members"]) == 50

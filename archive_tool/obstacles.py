@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from archive_tool.reader import Archive
 
 _SOURCE_LIMIT: Final = 2 << 20
+#: Bytes of all files together: Python takes a second for each megabyte or two.
+_SOURCES_LIMIT: Final = 4 << 20
 _TEXT_LIMIT: Final = 1 << 20
 _MAX_MODULES: Final = 500
 _PYTHON_RUNTIMES: Final = ("python", "python3")
@@ -74,6 +76,7 @@ class Sources:
         self._names = {member.name for member in archive.members}
         self.packages = {name.split("/")[0] for name in self._names if name.endswith(".py") and "/" in name}
         self._trees: dict[str, Any] = {}
+        self._left = _SOURCES_LIMIT
 
     def handler_member(self, reference: str) -> str | None:
         """The member that a manifest's handler means; None if there is none."""
@@ -106,7 +109,9 @@ class Sources:
             ArchiveError: it cannot be read.
         """
         if name not in self._trees:
-            self._trees[name] = python_source.parse_bytes(self._archive.read(name, _SOURCE_LIMIT), name)
+            source = self._archive.read(name, min(_SOURCE_LIMIT, self._left))
+            self._left -= len(source)
+            self._trees[name] = python_source.parse_bytes(source, name)
         return self._trees[name]
 
 

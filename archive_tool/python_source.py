@@ -141,14 +141,19 @@ def certain_imports(tree: ast.Module) -> dict[str, int]:
 
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements that run on import: also those inside if, try, with, for, while and match."""
-    for statement in body:
+    # Not by recursion: each elif is within the one before it, and there may be thousands.
+    todo = [*body][::-1]
+    while todo:
+        statement = todo.pop()
         yield statement
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             continue
+        inside: list[ast.stmt] = []
         for part in ("body", "orelse", "finalbody"):
-            yield from _top_level(getattr(statement, part, ()))
+            inside += getattr(statement, part, ())
         for branch in (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
-            yield from _top_level(branch.body)
+            inside += branch.body
+        todo += reversed(inside)
 
 
 def _bindings(statement: ast.stmt) -> Iterator[str]:

@@ -188,6 +188,8 @@ def test_requirements_that_go_on_and_on():
 
 
 def test_sources_that_end_the_recursion_of_their_reader():
+    long = python_source.names(python_source.parse_bytes(b"if a: b = 1\n" + b"elif a: c = 1\n" * 1500, "x.py"))
+    assert long.bound == {"b", "c"}
     chain = "if a: pass\n" + "elif a: pass\n" * 5000
     deep = "a = " + "-" * 50_000 + "1"
     for text in (chain, deep, "(" * 50_000, "a" + ".b" * 50_000, "a" + "+a" * 50_000):

@@ -53,7 +53,17 @@ _PACKINGS: Final = (
 #: Members of a checkpoint of torch before 0.2.
 _OLD_TORCH: Final = frozenset({"pickle", "storages", "tensors"})
 _OLD_TORCH_PICKLES: Final = 5
-_HARMLESS: Final = frozenset(formats.Format) - {formats.Format.UNKNOWN, formats.Format.PICKLE}
+#: What no loader takes for a pickle.
+_HARMLESS: Final = frozenset(
+    {
+        formats.Format.AOT_LIBRARY,
+        formats.Format.EMPTY,
+        formats.Format.LFS_POINTER,
+        formats.Format.ONNX,
+        formats.Format.SAFETENSORS,
+        formats.Format.SHARED_LIBRARY,
+    }
+)
 #: picklescan keeps a pickle's instructions in memory; one that is longer is read by us alone.
 _SECOND_READER: Final = 1 << 18
 _SHOWN: Final = 6
@@ -198,10 +208,10 @@ class _Scanner:
         file.stream.seek(start)
         marked = _read(file.stream, 2) in _PROTOCOLS
         file.stream.seek(start)
-        more, known = set[str](), set[str]()
+        known = set[str]()
         if marked or found.names or found.complete:
-            more, known = _second_reader(file.stream, self._budget)
-        names = found.names | more
+            known = _known_from_attacks(file.stream, self._budget)
+        names = found.names | known
         joblib = joblib_pickles.WRAPPER in names
         if joblib:
             file.stream.seek(start)
@@ -372,11 +382,14 @@ def _read(stream: IO[bytes], count: int) -> bytes:
     return b"".join(chunks)
 
 
-def _second_reader(stream: IO[bytes], budget: pickles.Budget) -> tuple[set[str], set[str]]:
-    """What picklescan finds a pickle to import, and what of it is known from attacks; nothing of a long one."""
+def _known_from_attacks(stream: IO[bytes], budget: pickles.Budget) -> set[str]:
+    """What picklescan finds a pickle to import, as far as it is known from attacks; nothing of a long one.
+
+    What else it finds does not count: it forgets nothing between two pickles, and so takes one text for another.
+    """
     data = _read(stream, min(_SECOND_READER, budget.second) + 1)
     if len(data) > min(_SECOND_READER, budget.second):
-        return set(), set()
+        return set()
     budget.second -= len(data)
     from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
@@ -385,13 +398,12 @@ def _second_reader(stream: IO[bytes], budget: pickles.Budget) -> tuple[set[str],
     try:
         result = scan_pickle_bytes(io.BytesIO(data), "")
     except (ValueError, LookupError, TypeError, AttributeError, UnicodeError):
-        return set(), set()  # not a pickle to it; then our own reading decides
+        return set()  # not a pickle to it; then our own reading decides
     finally:
         log.disabled = False
     # Of an import that it cannot tell, we can; where we cannot either, that is refused already.
     listed = [found for found in result.globals if "unknown" not in (found.module, found.name)]
-    known = {_name(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
-    return {_name(found.module, found.name) for found in listed}, known
+    return {_name(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
 
 
 def _name(module: str, name: str) -> str:

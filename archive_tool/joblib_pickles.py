@@ -24,7 +24,6 @@ WRAPPER: Final = "joblib.numpy_pickle.NumpyArrayWrapper"
 _COST: Final = 40
 _LONGEST: Final = 64 << 20
 _NUMBERS: Final = re.compile(r"[biufc]([0-9]{1,2})")
-_OBJECT_FLAGS: Final = 63
 #: Nothing that joblib itself names: these could give objects another state than the pickle shows.
 _FOREIGN: Final = ("torch.", "copyreg.")
 
@@ -60,7 +59,7 @@ def names(stream: IO[bytes], size: int, budget: Budget) -> set[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "invalid escape sequence", in a damaged text
-            _follow(stream, size, budget, found, arrays=True)
+            _follow(stream, size, budget, found)
     # What damaged bytes raise in pickletools, and what an instruction raises that finds nothing on the stack.
     except (ValueError, LookupError, struct.error, OverflowError, TypeError, AttributeError, MemoryError) as error:
         raise error if isinstance(error, PickleError) else PickleError(f"it is damaged: {error}") from error
@@ -71,7 +70,7 @@ def names(stream: IO[bytes], size: int, budget: Budget) -> set[str]:
     return found
 
 
-def _follow(stream: IO[bytes], size: int, budget: Budget, found: set[str], *, arrays: bool) -> None:
+def _follow(stream: IO[bytes], size: int, budget: Budget, found: set[str]) -> None:
     machine = Machine()
     frame_end = 0
     for opcode, argument, _ in pickletools.genops(_Short(stream)):  # type: ignore[arg-type]
@@ -84,17 +83,16 @@ def _follow(stream: IO[bytes], size: int, budget: Budget, found: set[str], *, ar
         if opcode.name == "FRAME":
             frame_end = stream.tell() + int(argument or 0)
         top = machine.stack[-1] if machine.stack else None
-        if arrays and opcode.name == "BUILD" and isinstance(top, Node) and top.function == WRAPPER:
+        if opcode.name == "BUILD" and isinstance(top, Node) and top.function == WRAPPER:
             # joblib reads the numbers from the file, which its unpickler has read up to the end of the frame.
             if stream.tell() < frame_end:
                 raise PickleError("an array begins within a frame")
             machine.stack[-1] = Node("numpy.ndarray")
-            if _skip_array(stream, top.state, size):
-                _follow(stream, size, budget, found, arrays=False)
+            _skip_array(stream, top.state, size)
 
 
-def _skip_array(stream: IO[bytes], state: Any, size: int) -> bool:
-    """Go to the end of an array's numbers. True if there are none: objects are pickled in their place."""
+def _skip_array(stream: IO[bytes], state: Any, size: int) -> None:
+    """Go to the end of an array's numbers."""
     shape, described = state["shape"], state["dtype"]
     numbers = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
     if not numbers or not isinstance(described, Node) or described.function != "numpy.dtype":
@@ -102,9 +100,7 @@ def _skip_array(stream: IO[bytes], state: Any, size: int) -> bool:
     kind = described.args[0]
     version, _, *rest = described.state
     plain = _NUMBERS.fullmatch(kind)
-    # The last number are flags, such as that there are objects in it; no other state leaves the type as it is called.
-    if version == 3 and kind == "O8" and rest == [None, None, None, -1, -1, _OBJECT_FLAGS]:
-        return True
+    # Any other state could make another type of it, such as one of objects, which are pickled in place of numbers.
     if version != 3 or plain is None or rest != [None, None, None, -1, -1, 0]:
         raise PickleError(f"an array has elements of the type {kind!r}")
     if state.get("numpy_array_alignment_bytes") is not None:
@@ -113,4 +109,3 @@ def _skip_array(stream: IO[bytes], state: Any, size: int) -> bool:
     if end > size:
         raise PickleError("an array is cut short")
     stream.seek(end)
-    return False

@@ -43,11 +43,12 @@ class Format(enum.Enum):
     @property
     def described(self) -> str:
         """The format in the middle of a sentence; only those that are loaded have such words."""
-        return _LOADED[self]
+        return LOADED[self]
 
 
 _PROGRAMS: Final = frozenset({Format.TORCHSCRIPT, Format.EXPORTED_PROGRAM, Format.AOT_INDUCTOR, Format.ONNX})
-_LOADED: Final = {
+#: The formats that are loaded, as a sentence calls them.
+LOADED: Final = {
     Format.STATE_DICT: "a torch.save checkpoint",
     Format.LEGACY_PICKLE: "a torch.save checkpoint in the format before torch 1.6",
     Format.TORCHSCRIPT: "a TorchScript module",
@@ -109,7 +110,7 @@ def detect_format(path: Path) -> Format:
         form = sniff(file)
         file.seek(0)
         start = file.read(64)
-    if form in _LOADED:
+    if form in LOADED:
         return form
     if form is Format.EMPTY:
         raise LoadError(f"{path} is empty", hint="write or download the weights again")

@@ -100,6 +100,7 @@ NOTHING_KNOWN = {
     "text": b"import os\nclass Net: pass\n",
     "noise": bytes(range(256)) * 20,
     "a pickle without an end": pickle.dumps({"w": 1})[:-1],
+    "an old checkpoint without an end": honest()["legacy"][:200],
     "a pickle with bytes behind it": pickle.dumps({"w": 1}) + b"\0\0",
     "an array without an end": b"".join([(lambda s: (numpy.save(s, numpy.zeros(3)), s.getvalue())[1])(io.BytesIO())])[
         :-1

@@ -22,6 +22,8 @@ _TEXT: Final = frozenset(
     | {".names", ".properties", ".proto", ".py", ".pyi", ".rst", ".sh", ".svg", ".toml", ".tsv", ".txt", ".vocab"}
     | {".xml", ".yaml", ".yml"}
 )
+#: What `torchmar optimize` puts into an archive: machine code for one machine, which no loader of weights is given.
+_CACHE: Final = "compile-cache.bin"
 #: Put behind the suffix of what was packed.
 _PACKED: Final = frozenset({".bz2", ".gz", ".lz4", ".lzma", ".xz", ".z", ".zip", ".zst"})
 
@@ -35,7 +37,7 @@ def _suffix(name: str) -> str:
 
 def are_weights(name: str) -> bool:
     """Whether a file with this name is weights, or nothing that may be in an archive; packed ones count."""
-    return _suffix(name) in WEIGHTS
+    return _suffix(name) in WEIGHTS and PurePosixPath(name).name != _CACHE
 
 
 def may_be_weights(name: str) -> bool:

@@ -55,6 +55,7 @@ _NOT_COMPILED: Final = {
     ),
     Format.ONNX: ("an ONNX model, which another library runs", "leave --aot out, or build from the torch model"),
     Format.AOT_INDUCTOR: ("a package of AOTInductor, which is compiled already", "leave --aot out"),
+    Format.AOT_LIBRARY: ("a library of AOTInductor, which is compiled already", "leave --aot out"),
     Format.SHARED_LIBRARY: ("a shared library, which is compiled already", "leave --aot out"),
 }
 

@@ -2,7 +2,11 @@
 
 Nothing is unpickled. The verdict is an allow-list, the one of ``torch.load(weights_only=True)`` and a few types of
 numbers: what imports anything else is refused. A list of known attacks, that of picklescan, names those in the
-message; it is a second reader of each pickle, too. What cannot be read to the end is refused as well.
+message; it is a second reader of each pickle, too.
+
+A file is taken for all that some loader would take it for: torch looks for a tar before it looks for a pickle, a zip
+is found from its end, joblib unpacks what begins as packed. What is called as weights are and cannot be read to its end
+as any of these is refused: what is not understood here may be understood by a loader.
 """
 
 from __future__ import annotations
@@ -10,190 +14,380 @@ from __future__ import annotations
 import gzip
 import io
 import logging
-import re
 import tarfile
 import zipfile
-from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING, Final, cast
+import zlib
+from typing import IO, TYPE_CHECKING, Final
 
-from archive_tool import pickles, zip_layout
+from archive_tool import formats, joblib_pickles, numpy_header, pickle_names, pickles, weight_names, zip_layout
 from archive_tool.containers import MAX_MEMBERS, growth_problem
 from archive_tool.issues import Kind
+from archive_tool.pickled import PickleError
 from archive_tool.streams import DAMAGE, MAX_READ
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
-#: Files that are unpickled as they are, whatever they begin with: pickles of protocol 0 have no mark.
-PICKLE_SUFFIXES: Final = frozenset(
-    {".bin", ".ckpt", ".dat", ".data", ".joblib", ".model", ".npz", ".p", ".pickle", ".pk", ".pkl"}
-    | {".pt", ".pth", ".ptl", ".sav", ".tar"}
-)
+    # Problems, and in the end whether the file was told: read to its end as something known, or refused.
+    _Problems = Generator[str, None, bool]
+
 _PROTOCOLS: Final = tuple(bytes((0x80, version)) for version in range(6))
-_NUMPY: Final = b"\x93NUMPY"
 _ZIP: Final = b"PK\x03\x04"
 _GZIP: Final = b"\x1f\x8b"
-_TAR: Final = (257, b"ustar")
 _HEAD: Final = 512
+#: A zip is looked for in so many bytes at a file's end, as zipfile does.
+_ZIP_TAIL: Final = 22 + (1 << 16)
+_ZIP_END: Final = b"PK\x05\x06"
 #: Archives in archives that are looked into.
 _MAX_DEPTH: Final = 3
+#: What a gzip is unpacked to, in memory.
+_MAX_UNPACKED: Final = 64 << 20
+#: What joblib, pandas and tarfile would unpack, and we do not.
+_PACKINGS: Final = (
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x5d\0", "lzma"),
+    (b'\x04"M\x18', "lz4"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+)
+#: Members of a checkpoint of torch before 0.2.
+_OLD_TORCH: Final = frozenset({"pickle", "storages", "tensors"})
+_OLD_TORCH_PICKLES: Final = 5
+#: What no loader takes for a pickle.
+_HARMLESS: Final = frozenset(
+    {
+        formats.Format.AOT_LIBRARY,
+        formats.Format.EMPTY,
+        formats.Format.LFS_POINTER,
+        formats.Format.ONNX,
+        formats.Format.SAFETENSORS,
+        formats.Format.SHARED_LIBRARY,
+    }
+)
 #: picklescan keeps a pickle's instructions in memory; one that is longer is read by us alone.
 _SECOND_READER: Final = 1 << 18
 _SHOWN: Final = 6
+_ACCEPT: Final = "or accept it by name with --allow-pickle"
+_NOT_KNOWN: Final = (
+    "is called as weights are, or is the serialized file, and cannot be read to its end as anything known, so nobody "
+    f"knows what it runs: save it again as a state dict or as safetensors, {_ACCEPT}"
+)
 
 
-def may_be_one(name: str, head: bytes) -> bool:
-    """Whether a file is to be looked into; from its name and its first 512 bytes."""
-    if head.startswith((*_PROTOCOLS, _ZIP, _NUMPY, _GZIP)) or head[_TAR[0] :].startswith(_TAR[1]):
+def may_be_one(name: str, head: bytes, *, weights: bool = False) -> bool:
+    """Whether a file is to be looked into; from its name and its first 512 bytes.
+
+    Args:
+        name: of the file.
+        head: its first bytes.
+        weights: it is loaded as such whatever it is called.
+    """
+    if weights or weight_names.may_be_weights(name):
         return True
-    return PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES
+    if head.startswith((*_PROTOCOLS, b"PK", numpy_header.MAGIC, _GZIP)) or _is_tar(head):
+        return True
+    if weight_names.is_text(name):
+        return False
+    found = pickles.imports(io.BytesIO(head))
+    return found.complete or found.cut or bool(found.names)
 
 
-def scan(stream: IO[bytes], name: str, budget: pickles.Budget | None = None) -> Iterator[str]:
+def scan(stream: IO[bytes], name: str, budget: pickles.Budget | None = None, *, weights: bool = False) -> Iterator[str]:
     """Say what a file would run when it is loaded, each time as the end of a sentence that begins with its name.
 
     Args:
         stream: seekable, at its start.
         name: of the file; its suffix counts.
         budget: of instructions; by default one for this file.
+        weights: it is loaded as such whatever it is called.
 
     Raises:
         ArchiveError, OSError: the stream itself cannot be read.
     """
-    yield from dict.fromkeys(_scan(stream, name, _MAX_DEPTH, budget or pickles.Budget()))
-
-
-def _scan(stream: IO[bytes], name: str, depth: int, budget: pickles.Budget) -> Iterator[str]:
-    head = _read_head(stream)
-    if not may_be_one(name, head):
-        return
-    packed = head.startswith((_ZIP, _GZIP)) or head[_TAR[0] :].startswith(_TAR[1])
-    if packed and depth == 0:
-        yield f"holds archives in archives, more than {_MAX_DEPTH} deep"
-    elif head.startswith(_ZIP):
-        yield from _scan_zip(stream, name, depth, budget)
-    elif head.startswith(_GZIP):
-        yield from _scan_gzip(stream, name, depth, budget)
-    elif head[_TAR[0] :].startswith(_TAR[1]):
-        yield from _scan_tar(stream, depth, budget)
-    elif head.startswith(_NUMPY):
-        yield from _scan_numpy(stream, head, budget)
-    else:
-        yield from _scan_pickle(stream, budget)
-
-
-def _read_head(stream: IO[bytes]) -> bytes:
-    head = b""
-    while len(head) < _HEAD and (more := stream.read(_HEAD - len(head))):
-        head += more
+    size = stream.seek(0, 2)
     stream.seek(0)
-    return head
+    if not may_be_one(name, (file := _File(stream, name, size, weights=weights)).head, weights=weights):
+        return
+    yield from dict.fromkeys(_Scanner(budget or pickles.Budget()).scan(file, _MAX_DEPTH))
 
 
-def _scan_zip(stream: IO[bytes], name: str, depth: int, budget: pickles.Budget) -> Iterator[str]:
-    """A checkpoint of torch, which is a zip with pickles in it; or any other zip."""
-    weights = PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES
+class _File:
+    """A file that is looked into, in an archive or not.
+
+    Attributes:
+        head: its first bytes.
+        weights: it must be something known.
+        unmarked: it may be a pickle that does not begin with the mark of one.
+        torchscript: it belongs to a TorchScript file.
+    """
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        name: str,
+        size: int,
+        *,
+        weights: bool = False,
+        unmarked: bool = False,
+        torchscript: bool = False,
+    ) -> None:
+        self.stream = stream
+        self.name = name
+        self.size = size
+        self.weights = weights or weight_names.are_weights(name)
+        self.to_the_end = self.weights or weight_names.may_be_weights(name)
+        self.unmarked = unmarked or self.to_the_end or not weight_names.is_text(name)
+        self.torchscript = torchscript
+        self.head = b""
+        while len(self.head) < _HEAD and (more := stream.read(_HEAD - len(self.head))):
+            self.head += more
+
+    def ends_as_zip(self) -> bool:
+        """Whether the end of a zip is where zipfile looks for one."""
+        self.stream.seek(max(0, self.size - _ZIP_TAIL))
+        return _ZIP_END in _read(self.stream, _ZIP_TAIL)
+
+
+class _Scanner:
+    def __init__(self, budget: pickles.Budget) -> None:
+        self._budget = budget
+
+    def scan(self, file: _File, depth: int) -> Iterator[str]:
+        """Take a file for everything that a loader could take it for."""
+        if file.to_the_end and (packing := _packing(file)):
+            yield f"is packed by {packing} and is not looked into: save it uncompressed, {_ACCEPT}"
+            return
+        tar, gz = _is_tar(file.head), file.head.startswith(_GZIP)
+        zipped = file.head.startswith(b"PK") or (file.to_the_end and file.ends_as_zip())
+        if depth == 0 and (tar or gz or zipped):
+            yield f"holds archives in archives, more than {_MAX_DEPTH} deep"
+            return
+        told = yield from self._pickles(file)
+        if tar:
+            told = (yield from self._tar(file, depth)) or told
+        if gz:
+            told = (yield from self._gzip(file, depth)) or told
+        if zipped:
+            told = (yield from self._zip(file, depth, embedded=told)) or told
+        if not told and file.weights and formats.sniff(file.stream) not in _HARMLESS:
+            yield _NOT_KNOWN
+
+    def _pickles(self, file: _File) -> _Problems:
+        """Pickles and arrays of numpy, one after the other."""
+        if not file.unmarked and not file.head.startswith((*_PROTOCOLS, numpy_header.MAGIC)):
+            return False
+        position, told = 0, False
+        for _ in range(pickles.MAX_PICKLES):
+            if position == file.size:
+                return position > 0
+            file.stream.seek(position)
+            try:
+                array = numpy_header.read(file.stream)
+            except numpy_header.NotAnArrayError as error:
+                if position == 0 and file.head.startswith(numpy_header.MAGIC):
+                    yield f"is an array of numpy that cannot be read: {error}"
+                    return True
+                file.stream.seek(position)
+                found = pickles.imports(file.stream, self._budget)
+                told = (yield from self._verdict(file, position, found)) or told
+                if position == 0 and found.count >= _OLD_TORCH_PICKLES:
+                    # The numbers of such a file stand behind its pickles.
+                    told = told or formats.sniff(file.stream) is formats.Format.LEGACY_PICKLE
+                if found.count == 0:
+                    break
+                position += found.end
+            else:
+                # Behind a header come pickled objects, which the next turn looks into, or numbers.
+                position += array.start + (array.size or 0)
+                if position > file.size:
+                    break
+        return told
+
+    def _verdict(self, file: _File, start: int, found: pickles.Imports) -> _Problems:
+        """Judge the pickles at a place of a file."""
+        file.stream.seek(start)
+        marked = _read(file.stream, 2) in _PROTOCOLS
+        file.stream.seek(start)
+        known = set[str]()
+        if marked or found.names or found.complete:
+            known = _known_from_attacks(file.stream, self._budget)
+        names = found.names | known
+        joblib = joblib_pickles.WRAPPER in names
+        if joblib:
+            file.stream.seek(start)
+            try:
+                names |= joblib_pickles.names(file.stream, file.size, self._budget)
+            except PickleError as error:
+                yield f"is a file of joblib that cannot be followed: {error}; save its arrays with numpy, {_ACCEPT}"
+            names.discard(joblib_pickles.WRAPPER)
+        refused = {name for name in names if not pickle_names.is_data(name, torchscript=file.torchscript)}
+        if refused:
+            shown = sorted(refused, key=lambda name: (name not in known, name))
+            listed = ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
+            attack = f"; {min(known)} is known from attacks" if known else ""
+            yield f"would run code when it is loaded: it imports {listed}{attack}"
+        if found.unknown:
+            yield "would run code when it is loaded: it imports what it does not name"
+        if found.changes:
+            yield "would run code when it is loaded: it changes what it imports"
+        if found.too_long:
+            yield "is a pickle that is too long to be looked through"
+        return joblib or bool(refused) or found.unknown or found.changes or found.too_long
+
+    def _tar(self, file: _File, depth: int) -> _Problems:
+        """A checkpoint of torch before 0.2, which is a tar with pickles in it; or any other tar."""
+        names = set()
+        try:
+            file.stream.seek(0)
+            with tarfile.open(fileobj=_Short(file.stream), mode="r:") as archive:  # type: ignore[call-overload]
+                for count, info in enumerate(archive):
+                    if count >= MAX_MEMBERS:
+                        yield f"is a tar of more than {MAX_MEMBERS} members"
+                        return True
+                    names.add(info.name)
+                    if file.weights and not (info.isreg() or info.isdir()):
+                        yield f"is a tar with a link or a special file, {info.name!r}"
+                    member = archive.extractfile(info) if info.isreg() else None
+                    if member is not None:
+                        # Whatever it is called: another member may be a link to it.
+                        inner = _File(member, info.name, info.size, unmarked=True)
+                        yield from _within(info.name, self.scan(inner, depth - 1))
+                file.stream.seek(archive.offset)
+                while chunk := file.stream.read(MAX_READ):
+                    if file.weights and chunk.strip(b"\0"):
+                        yield "is a tar that goes on after its end"
+                        break
+        except DAMAGE as error:
+            if not file.weights:
+                return False
+            yield f"is a tar that cannot be read, so nobody knows what it runs: {_reason(error)}"
+        if old := sorted(names & _OLD_TORCH):
+            yield (
+                f"is a checkpoint of torch before 0.2, by its member {old[0]!r}; its pickles stand between numbers "
+                f"and are not looked into: save it again with a later torch, {_ACCEPT}"
+            )
+        return True
+
+    def _gzip(self, file: _File, depth: int) -> _Problems:
+        try:
+            file.stream.seek(0)
+            with gzip.GzipFile(fileobj=file.stream, mode="rb") as unpacked:
+                data = _read(unpacked, _MAX_UNPACKED + 1)  # type: ignore[arg-type]
+        except DAMAGE as error:
+            if file.weights:
+                yield f"is a gzip that cannot be read, so nobody knows what it runs: {_reason(error)}"
+            return file.weights
+        if problem := growth_problem(len(data), file.size):
+            yield problem
+            return True
+        if len(data) > _MAX_UNPACKED and file.weights:
+            yield f"holds more than {_MAX_UNPACKED >> 20} MiB and is not looked into: save it uncompressed, {_ACCEPT}"
+            return True
+        name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
+        inner = _File(io.BytesIO(data), name, len(data), weights=file.weights)
+        yield from self.scan(inner, depth - 1)
+        return True
+
+    def _zip(self, file: _File, depth: int, *, embedded: bool) -> _Problems:
+        """A checkpoint of torch, which is a zip with pickles in it; or any other zip."""
+        begins = file.head.startswith(b"PK")
+        try:
+            file.stream.seek(0)
+            with zip_layout.open_zip(file.stream, MAX_MEMBERS) as archive:
+                infos = archive.infolist()
+                if sum(info.compress_size for info in infos) > file.size:
+                    yield "is a zip whose members lie over each other"
+                    return True
+                # torch's own reader could see other members than those that we look at.
+                strict = file.weights or any(info.filename.endswith("data.pkl") for info in infos)
+                if strict and (begins or not embedded):
+                    for issue in zip_layout.issues(file.stream, archive):
+                        if issue.kind is Kind.UNSAFE:
+                            yield f"is a zip that readers disagree on: {issue.message}"
+                yield from self._members(archive, infos, depth)
+                return True
+        except DAMAGE as error:
+            if file.weights and begins:
+                yield f"is a zip that cannot be read, so nobody knows what it runs: {_reason(error)}"
+            return file.weights and begins
+
+    def _members(self, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], depth: int) -> Iterator[str]:
+        # torch takes the folder of the first member for the checkpoint, and what has constants for TorchScript.
+        root = infos[0].filename.split("/")[0] + "/" if infos else ""
+        names = {info.filename for info in infos}
+        script = f"{root}constants.pkl" in names and any(name.startswith(f"{root}code/") for name in names)
+        for info in infos:
+            name = info.filename
+            if problem := growth_problem(info.file_size, info.compress_size):
+                yield f"has a member {name!r} that {problem}"
+                continue
+            with archive.open(info) as member:
+                inner = _File(
+                    member,
+                    name,
+                    info.file_size,
+                    unmarked=len(infos) == 1,  # pandas loads it whatever it is called
+                    torchscript=script and name.startswith(root),
+                )
+                yield from _within(name, self.scan(inner, depth - 1))
+
+
+class _Short:
+    """A stream for tarfile, which reads the whole of a header that says it is long."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.tell = stream.tell
+        self.seek = stream.seek
+        self.seekable = stream.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        if not 0 <= count <= MAX_READ:
+            raise tarfile.ReadError(f"a header has more than {MAX_READ} bytes")
+        return self._stream.read(count)
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether tarfile reads a header there; it needs no magic."""
     try:
-        with zipfile.ZipFile(stream) as archive:
-            infos = archive.infolist()
-            if len(infos) > MAX_MEMBERS:
-                yield f"is a zip of more than {MAX_MEMBERS} members"
-                return
-            if sum(info.compress_size for info in infos) > stream.seek(0, 2):
-                yield "is a zip whose members lie over each other"
-                return
-            # torch's own reader could see other members than those that we look at.
-            if weights or any(info.filename.endswith("data.pkl") for info in infos):
-                for issue in zip_layout.issues(stream, archive):
-                    if issue.kind is Kind.UNSAFE:
-                        yield f"is a zip that readers disagree on: {issue.message}"
-            for info in infos:
-                if problem := growth_problem(info.file_size, info.compress_size):
-                    yield f"has a member {info.filename!r} that {problem}"
-                    continue
-                with archive.open(info) as member:
-                    yield from _within(info.filename, _scan(member, info.filename, depth - 1, budget))
-    except DAMAGE as error:
-        if weights:
-            yield f"is a zip that cannot be read, so nobody knows what it runs: {_reason(error)}"
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
 
 
-def _scan_gzip(stream: IO[bytes], name: str, depth: int, budget: pickles.Budget) -> Iterator[str]:
-    inner = name[:-3] if name.lower().endswith(".gz") else name
-    try:
-        size = stream.seek(0, 2)
-        stream.seek(0)
-        with gzip.GzipFile(fileobj=stream, mode="rb") as unpacked:
-            # Unpacked once to its end before anything in it is sought: that it is no bomb must be known first.
-            total = 0
-            while chunk := unpacked.read(MAX_READ):
-                total += len(chunk)
-                if problem := growth_problem(total, size):
-                    yield problem
-                    return
-            unpacked.seek(0)
-            yield from _scan(cast("IO[bytes]", unpacked), inner, depth - 1, budget)
-    except DAMAGE as error:
-        if PurePosixPath(inner).suffix.lower() in PICKLE_SUFFIXES:
-            yield f"is a gzip that cannot be read, so nobody knows what it runs: {_reason(error)}"
+def _packing(file: _File) -> str | None:
+    """What a file is packed by, as joblib and pandas tell it, if that is none of what is unpacked here."""
+    for magic, name in _PACKINGS:
+        if file.head.startswith(magic):
+            return name
+    if file.head[:1] == b"x" and int.from_bytes(file.head[:2], "big") % 31 == 0:
+        try:
+            zlib.decompressobj().decompress(file.head, 1)
+        except zlib.error:
+            return None
+        return "zlib"
+    return None
 
 
-def _scan_tar(stream: IO[bytes], depth: int, budget: pickles.Budget) -> Iterator[str]:
-    """A checkpoint of torch before 0.2, which is a tar with pickles in it; or any other tar."""
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
-            for count, info in enumerate(archive):
-                if count >= MAX_MEMBERS:
-                    yield f"is a tar of more than {MAX_MEMBERS} members"
-                    return
-                member = archive.extractfile(info) if info.isreg() else None
-                if member is not None:
-                    # The pickles in such a checkpoint have names without a suffix.
-                    inner = info.name if "." in info.name else f"{info.name}.pkl"
-                    yield from _within(info.name, _scan(member, inner, depth - 1, budget))
-    except DAMAGE as error:
-        yield f"is a tar that cannot be read, so nobody knows what it runs: {_reason(error)}"
+def _read(stream: IO[bytes], count: int) -> bytes:
+    """Read so many bytes, or all that there are."""
+    chunks = []
+    while count > 0 and (chunk := stream.read(min(count, MAX_READ))):
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
 
 
-def _scan_numpy(stream: IO[bytes], head: bytes, budget: pickles.Budget) -> Iterator[str]:
-    """An array of numpy, whose elements follow its header; objects among them are pickled."""
-    width = 2 if head[6:7] == b"\x01" else 4
-    start = 8 + width
-    length = int.from_bytes(head[8:start], "little")
-    stream.seek(start)
-    described = re.search(rb"'descr': *([^)]*?), *'fortran_order'", stream.read(min(length, MAX_READ)))
-    if described is None or re.search(rb"O", described[1]):
-        stream.seek(start + length)
-        yield from _scan_pickle(stream, budget)
+def _known_from_attacks(stream: IO[bytes], budget: pickles.Budget) -> set[str]:
+    """What picklescan finds a pickle to import, as far as it is known from attacks; nothing of a long one.
 
-
-def _scan_pickle(stream: IO[bytes], budget: pickles.Budget) -> Iterator[str]:
-    start = stream.tell()
-    found = pickles.imports(stream, budget)
-    names = {name for name in found.names if not pickles.is_data(name)}
-    stream.seek(start)
-    marked = stream.read(1) == _PROTOCOLS[0][:1]
-    stream.seek(start)
-    more, known = _second_reader(stream) if marked or found.names or found.complete else (set(), set())
-    names |= {name for name in more if not pickles.is_data(name)}
-    if names:
-        shown = sorted(names, key=lambda name: (name not in known, name))
-        listed = ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
-        attack = f"; {min(known)} is known from attacks" if known else ""
-        yield f"would run code when it is loaded: it imports {listed}{attack}"
-    if found.unknown:
-        yield "would run code when it is loaded: it imports what it does not name"
-    if found.too_long:
-        yield "is a pickle that is too long to be looked through"
-
-
-def _second_reader(stream: IO[bytes]) -> tuple[set[str], set[str]]:
-    """What picklescan finds a pickle to import, and what of it is known from attacks; nothing of a long one."""
-    data = stream.read(_SECOND_READER + 1)
-    while len(data) <= _SECOND_READER and (more := stream.read(_SECOND_READER + 1 - len(data))):
-        data += more
-    if len(data) > _SECOND_READER:
-        return set(), set()
+    What else it finds does not count: it forgets nothing between two pickles, and so takes one text for another.
+    """
+    data = _read(stream, min(_SECOND_READER, budget.second) + 1)
+    if len(data) > min(_SECOND_READER, budget.second):
+        return set()
+    budget.second -= len(data)
     from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
     log = logging.getLogger("picklescan")
@@ -201,17 +395,16 @@ def _second_reader(stream: IO[bytes]) -> tuple[set[str], set[str]]:
     try:
         result = scan_pickle_bytes(io.BytesIO(data), "")
     except (ValueError, LookupError, TypeError, AttributeError, UnicodeError):
-        return set(), set()  # not a pickle to it; then our own reading decides
+        return set()  # not a pickle to it; then our own reading decides
     finally:
         log.disabled = False
     # Of an import that it cannot tell, we can; where we cannot either, that is refused already.
     listed = [found for found in result.globals if "unknown" not in (found.module, found.name)]
-    known = {_name(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
-    return {_name(found.module, found.name) for found in listed}, known
+    return {_name(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
 
 
 def _name(module: str, name: str) -> str:
-    return f"{pickles.PYTHON_2.get(module, module)}.{name}"
+    return f"{pickle_names.PYTHON_2.get(module, module)}.{name}"
 
 
 def _within(name: str, problems: Iterator[str]) -> Iterator[str]:

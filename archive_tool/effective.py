@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, validate
+from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, SHARED_ONLY, validate
 from archive_tool.yaml_nodes import NotYamlError, compose, construct
 
 #: Sections that a handler reads, TorchServe's, ours or one of the examples. The frontend passes over them.
@@ -33,7 +33,6 @@ _BACKEND_DEFAULTS: Final = {
     "pipeline": "by handler",
     "warm_up": True,
 }
-_SHARED_ONLY: Final = frozenset({"max_batch_size", "max_batch_delay_ms", "processes", "pipeline"})
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class _Reader:
         found = []
         for key in BACKEND_KEYS:
             name = f"backend.{key}"
-            if key in _SHARED_ONLY and not shared:
+            if key in SHARED_ONLY and not shared:
                 if key in section:
                     self.ignored.append(Ignored(name, "it has no effect without mode: shared"))
                 continue

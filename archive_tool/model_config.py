@@ -78,6 +78,8 @@ BACKEND_KEYS: Final = {
     "pipeline": "bool",
     "warm_up": "bool",
 }
+#: Those of it that mean nothing without ``mode: shared``, in this order.
+SHARED_ONLY: Final = ("max_batch_size", "max_batch_delay_ms", "processes", "pipeline")
 _CHOICES: Final = {"device": ("cpu", "gpu"), "parallel": ("pp", "tp", "pptp", "custom")}
 _RANGES: Final = {"batch": (1, 4096), "delay": (0, 60_000), "processes": (1, 256), "threads": (1, 2**31 - 1)}
 _WORDS: Final = {
@@ -214,7 +216,7 @@ def _check_mode(settings: dict[str, Entry], entries: dict[str, Entry]) -> Iterat
     """Check what the mode of the backend rules out; a mode that there is not has been told already."""
     mode = settings.get("mode")
     if mode is None or mode.value == "dedicated":
-        for key in ("max_batch_size", "max_batch_delay_ms", "processes"):
+        for key in SHARED_ONLY:
             if key in settings:
                 name = f"backend.{key}"
                 message = f"{name} has no effect without mode: shared"

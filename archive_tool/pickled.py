@@ -82,7 +82,7 @@ def follow(stream: IO[bytes], *, max_opcodes: int = MAX_OPCODES) -> Followed:
     Raises:
         PickleError: it is none, is damaged, or has too many opcodes.
     """
-    machine = _Machine()
+    machine = Machine()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "invalid escape sequence", in a damaged text
@@ -106,13 +106,16 @@ _GET: Final = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _NOTHING: Final = frozenset({"PROTO", "FRAME", "STOP", "READONLY_BUFFER"})
 
 
-class _Machine:
+class Machine:
+    """The stack machine: `step` by step, symbols stand on its `stack`."""
+
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.names: set[str] = set()
         self._memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
+        """Follow one opcode; what damaged ones raise is listed in `follow`."""
         if name in _PUT:
             self._memo[argument] = self.stack[-1]
         elif name in _GET:
@@ -166,119 +169,119 @@ class _Machine:
 
     # ---- opcodes ---------------------------------------------------------------------------------------------------
 
-    def mark(self, _: Any) -> None:
+    def _mark(self, _: Any) -> None:
         self.stack.append(_MARK)
 
-    def pop(self, _: Any) -> None:
+    def _pop(self, _: Any) -> None:
         self.stack.pop()
 
-    def pop_mark(self, _: Any) -> None:
+    def _pop_mark(self, _: Any) -> None:
         self._above_mark()
 
-    def dup(self, _: Any) -> None:
+    def _dup(self, _: Any) -> None:
         self.stack.append(self.stack[-1])
 
-    def memoize(self, _: Any) -> None:
+    def _memoize(self, _: Any) -> None:
         self._memo[len(self._memo)] = self.stack[-1]
 
-    def tuple_(self, _: Any) -> None:
+    def _tuple_of(self, _: Any) -> None:
         self.stack.append(tuple(self._above_mark()))
 
-    def list_(self, _: Any) -> None:
+    def _list(self, _: Any) -> None:
         self.stack.append(self._above_mark())
 
-    def dict_(self, _: Any) -> None:
+    def _dict(self, _: Any) -> None:
         pairs = self._above_mark()
         self.stack.append({})
         self._set(self.stack[-1], pairs)
 
-    def setitem(self, _: Any) -> None:
+    def _setitem(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set(self.stack[-1], [key, value])
 
-    def setitems(self, _: Any) -> None:
+    def _setitems(self, _: Any) -> None:
         pairs = self._above_mark()
         self._set(self.stack[-1], pairs)
 
-    def append(self, _: Any) -> None:
+    def _append_one(self, _: Any) -> None:
         value = self.stack.pop()
         self._append(self.stack[-1], [value])
 
-    def appends(self, _: Any) -> None:
+    def _appends(self, _: Any) -> None:
         values = self._above_mark()
         self._append(self.stack[-1], values)
 
-    def global_(self, argument: Any) -> None:
+    def _global(self, argument: Any) -> None:
         module, _, name = str(argument).partition(" ")  # how pickletools gives the two lines
         self._push_global(f"{module}.{name}")
 
-    def stack_global(self, _: Any) -> None:
+    def _stack_global(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         known = isinstance(name, str) and isinstance(module, str)
         self._push_global(f"{module}.{name}" if known else "?")
 
-    def extension(self, argument: Any) -> None:
+    def _extension(self, argument: Any) -> None:
         self._push_global(f"copyreg.extension_{argument}")
 
-    def inst(self, argument: Any) -> None:
+    def _inst(self, argument: Any) -> None:
         args = tuple(self._above_mark())
-        self.global_(argument)
+        self._global(argument)
         self._call(self.stack.pop(), args)
 
-    def obj(self, _: Any) -> None:
+    def _obj(self, _: Any) -> None:
         function, *args = self._above_mark()
         self._call(function, tuple(args))
 
-    def reduce(self, _: Any) -> None:
+    def _reduce(self, _: Any) -> None:
         args, function = self.stack.pop(), self.stack.pop()
         self._call(function, args)
 
-    def newobj_ex(self, _: Any) -> None:
+    def _newobj_ex(self, _: Any) -> None:
         _named, args, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
         self._call(function, args)
 
-    def build(self, _: Any) -> None:
+    def _build(self, _: Any) -> None:
         state = self.stack.pop()
         if isinstance(self.stack[-1], Node):
             self.stack[-1].state = state
 
-    def persid(self, argument: Any) -> None:
+    def _persid(self, argument: Any) -> None:
         self.stack.append(External(argument))
 
-    def binpersid(self, _: Any) -> None:
+    def _binpersid(self, _: Any) -> None:
         self.stack.append(External(self.stack.pop()))
 
-    def next_buffer(self, _: Any) -> None:
+    def _next_buffer(self, _: Any) -> None:
         self.stack.append(External(None))
 
 
 _STEPS: Final = {
-    "MARK": _Machine.mark,
-    "POP": _Machine.pop,
-    "POP_MARK": _Machine.pop_mark,
-    "DUP": _Machine.dup,
-    "MEMOIZE": _Machine.memoize,
-    "TUPLE": _Machine.tuple_,
-    "LIST": _Machine.list_,
-    "DICT": _Machine.dict_,
-    "FROZENSET": _Machine.list_,
-    "SETITEM": _Machine.setitem,
-    "SETITEMS": _Machine.setitems,
-    "APPEND": _Machine.append,
-    "APPENDS": _Machine.appends,
-    "ADDITEMS": _Machine.appends,
-    "GLOBAL": _Machine.global_,
-    "STACK_GLOBAL": _Machine.stack_global,
-    "EXT1": _Machine.extension,
-    "EXT2": _Machine.extension,
-    "EXT4": _Machine.extension,
-    "INST": _Machine.inst,
-    "OBJ": _Machine.obj,
-    "REDUCE": _Machine.reduce,
-    "NEWOBJ": _Machine.reduce,
-    "NEWOBJ_EX": _Machine.newobj_ex,
-    "BUILD": _Machine.build,
-    "PERSID": _Machine.persid,
-    "BINPERSID": _Machine.binpersid,
-    "NEXT_BUFFER": _Machine.next_buffer,
+    "MARK": Machine._mark,
+    "POP": Machine._pop,
+    "POP_MARK": Machine._pop_mark,
+    "DUP": Machine._dup,
+    "MEMOIZE": Machine._memoize,
+    "TUPLE": Machine._tuple_of,
+    "LIST": Machine._list,
+    "DICT": Machine._dict,
+    "FROZENSET": Machine._list,
+    "SETITEM": Machine._setitem,
+    "SETITEMS": Machine._setitems,
+    "APPEND": Machine._append_one,
+    "APPENDS": Machine._appends,
+    "ADDITEMS": Machine._appends,
+    "GLOBAL": Machine._global,
+    "STACK_GLOBAL": Machine._stack_global,
+    "EXT1": Machine._extension,
+    "EXT2": Machine._extension,
+    "EXT4": Machine._extension,
+    "INST": Machine._inst,
+    "OBJ": Machine._obj,
+    "REDUCE": Machine._reduce,
+    "NEWOBJ": Machine._reduce,
+    "NEWOBJ_EX": Machine._newobj_ex,
+    "BUILD": Machine._build,
+    "PERSID": Machine._persid,
+    "BINPERSID": Machine._binpersid,
+    "NEXT_BUFFER": Machine._next_buffer,
 }

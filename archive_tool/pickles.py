@@ -9,111 +9,48 @@ import may have been pushed long before.
 from __future__ import annotations
 
 import pickletools
-import re
 from dataclasses import dataclass, field
-from typing import IO, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final
 
-#: More instructions have no archive's pickles together: 100,000 tensors take three million.
-MAX_INSTRUCTIONS: Final = 20_000_000
-#: Values that may be on the stack, and places of the memo.
-MAX_DEPTH: Final = 2_000_000
+from archive_tool.blocks import Blocks, ShortError
+from archive_tool.pickle_names import PYTHON_2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: What the pickles of an archive may cost together, in plain instructions: 100,000 tensors, or about two seconds.
+MAX_INSTRUCTIONS: Final = 8_000_000
+#: Values that may be on the stack, and places of the memo; a block may bring so many more.
+MAX_DEPTH: Final = 1_000_000
+#: Bytes that the slower second reader looks through, in all the pickles of an archive together.
+MAX_SECOND: Final = 1 << 20
 #: Pickles may follow each other in a file; old checkpoints of torch are five.
 MAX_PICKLES: Final = 1000
 
-_LONGEST_TEXT: Final = 1024
-_LINE: Final = 1 << 16
+#: An instruction that reads an argument or looks at the stack takes as long as so many plain ones.
+_SLOW_STEP: Final = 4
+_LONGEST_TEXT: Final = 256
 _LONGEST: Final = 1 << 62  # of what an unpickler could hold
+_LARGEST_FIXED: Final = 9  # bytes of an instruction whose length does not depend on its argument
 _LENGTHS: Final = {
     pickletools.TAKEN_FROM_ARGUMENT1: (1, False),
     pickletools.TAKEN_FROM_ARGUMENT4: (4, True),
     pickletools.TAKEN_FROM_ARGUMENT4U: (4, False),
     pickletools.TAKEN_FROM_ARGUMENT8U: (8, False),
 }
-_BYTE_TEXTS: Final = frozenset({"BINSTRING", "SHORT_BINSTRING"})
-_TEXTS: Final = frozenset({"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}) | _BYTE_TEXTS
-_TEXT_LINES: Final = frozenset({"UNICODE", "STRING"})
-_PUTS: Final = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-_GETS: Final = frozenset({"GET", "BINGET", "LONG_BINGET"})
-_CALLS: Final = frozenset({"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
-_EXTENSIONS: Final = frozenset({"EXT1", "EXT2", "EXT4"})
-#: Names of Python 2, which pickles of protocol 0 to 2 use to this day.
-PYTHON_2: Final = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
-
-# Everything that torch.load(weights_only=True) accepts, as far as it is a list (torch/_weights_only_unpickler.py) ...
-_TORCH: Final = frozenset(
-    {
-        "_codecs.encode",
-        "builtins.bytearray",
-        "builtins.complex",
-        "builtins.set",
-        "collections.Counter",
-        "collections.OrderedDict",
-        "torch.Size",
-        "torch.Tensor",
-        "torch._tensor._rebuild_from_type_v2",
-        "torch._utils._rebuild_device_tensor_from_cpu_tensor",
-        "torch._utils._rebuild_device_tensor_from_numpy",
-        "torch._utils._rebuild_meta_tensor_no_storage",
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_parameter_with_state",
-        "torch._utils._rebuild_qtensor",
-        "torch._utils._rebuild_sparse_tensor",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor_v3",
-        "torch._utils._rebuild_wrapper_subclass",
-        "torch.device",
-        "torch.nn.parameter.Parameter",
-        "torch.per_channel_affine",
-        "torch.per_channel_affine_float_qparams",
-        "torch.per_channel_symmetric",
-        "torch.per_tensor_affine",
-        "torch.per_tensor_symmetric",
-        "torch.serialization._get_layout",
-        "torch.storage.TypedStorage",
-        "torch.storage.UntypedStorage",
-    }
-)
-# ... and the numbers and containers beside it that a training loop saves: they run nothing either.
-_OTHERS: Final = frozenset(
-    {
-        "builtins.bytes",
-        "builtins.dict",
-        "builtins.float",
-        "builtins.frozenset",
-        "builtins.int",
-        "builtins.list",
-        "builtins.long",
-        "builtins.object",
-        "builtins.range",
-        "builtins.slice",
-        "builtins.str",
-        "builtins.tuple",
-        "builtins.unicode",
-        "builtins.xrange",
-        "copyreg._reconstructor",
-        "numpy._core.multiarray._reconstruct",
-        "numpy._core.multiarray.scalar",
-        "numpy._core.numeric._frombuffer",
-        "numpy.core.multiarray._reconstruct",
-        "numpy.core.multiarray.scalar",
-        "numpy.core.numeric._frombuffer",
-        "numpy.dtype",
-        "numpy.ndarray",
-    }
-)
-_DTYPE: Final = re.compile(
-    r"bool|bfloat16|(float|b?complex|u?int|qu?int|bits)[0-9]+(x[0-9]+)?(_e[0-9]+m[0-9]+[a-z]*(_x[0-9]+)?)?"
-)
-# TorchScript's names are those of its own language; its reader, in C++, knows no Python.
-_TORCHSCRIPT: Final = ("__torch__.", "torch.jit._pickle.")
 
 
 class Budget:
-    """How many instructions may still be read, in all the pickles that share it."""
+    """How much may still be read, in all the pickles that share it.
+
+    Attributes:
+        left: instructions.
+        second: bytes that another reader may look through, too.
+    """
 
     def __init__(self) -> None:
         self.left = MAX_INSTRUCTIONS
+        self.second = MAX_SECOND
 
 
 @dataclass
@@ -123,26 +60,27 @@ class Imports:
     Attributes:
         names: each as ``module.name``.
         unknown: an import whose name could not be told.
+        changes: something that is imported would be given other attributes or items.
         too_long: reading was given up.
-        complete: at least one pickle was read to its end.
+        cut: the stream ended within a pickle.
+        count: so many pickles were read to their end.
+        first_end: bytes of the first one.
+        end: bytes of all of these.
     """
 
     names: set[str] = field(default_factory=set)
     unknown: bool = False
+    changes: bool = False
     too_long: bool = False
-    complete: bool = False
+    cut: bool = False
+    count: int = 0
+    first_end: int = 0
+    end: int = 0
 
-
-def is_data(name: str) -> bool:
-    """Whether importing a name, ``module.name``, and calling it with whatever makes data and runs nothing else."""
-    if name in _TORCH or name in _OTHERS or name.startswith(_TORCHSCRIPT):
-        return True
-    module, _, attribute = name.rpartition(".")
-    if module in ("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse"):
-        if attribute.endswith(("Storage", "Tensor")):
-            return True
-        return module == "torch" and _DTYPE.fullmatch(attribute) is not None
-    return False
+    @property
+    def complete(self) -> bool:
+        """Whether at least one pickle was read to its end."""
+        return self.count > 0
 
 
 class _StopReadingError(Exception):
@@ -161,197 +99,306 @@ def imports(stream: IO[bytes], budget: Budget | None = None) -> Imports:
     ends as it should.
 
     Args:
-        stream: seekable, or it is read through.
+        stream: seekable, or it is read through; stands anywhere afterwards.
         budget: of instructions; by default one for this call.
 
     Raises:
         OSError, ArchiveError: the stream cannot be read.
     """
     found = Imports()
-    machine = _Machine(stream, found, budget or Budget())
+    source = Blocks(stream)
+    machine = _Machine(source, found, budget or Budget())
     try:
         for _ in range(MAX_PICKLES):
             machine.run()
+            found.count += 1
+            found.end = source.told()
+            found.first_end = found.first_end or found.end
         found.too_long = True
     except _StopReadingError:
         pass
+    except ShortError:
+        found.cut = source.told() > found.end
     except _TooLongError:
         found.too_long = True
     return found
 
 
-class _Mark:
-    pass
+class _Special:
+    """A value that is neither a text nor of no interest."""
 
 
-_MARK: Final = _Mark()
-_Value = str | _Mark | None  # a text, a mark, or anything else
-
-
-class _Code(NamedTuple):
-    """An instruction: what it reads, and what it does to the stack."""
-
-    name: str
-    size: int | None  # of its argument, or how that is told; None if it has none
-    from_mark: bool  # takes everything down to the mark
-    taken: int  # and so many values
-    results: tuple[_Value, ...]
-
-
-def _code(info: pickletools.OpcodeInfo) -> _Code:
-    before, after = info.stack_before, info.stack_after
-    from_mark = pickletools.markobject in before
-    # What stands before the mark in the table is taken too, such as the list of APPENDS.
-    taken = before.index(pickletools.markobject) if from_mark else len(before)
-    results = tuple(_MARK if result is pickletools.markobject else None for result in after)
-    return _Code(info.name, info.arg.n if info.arg else None, from_mark, taken, results)
-
-
-_CODES: Final = {info.code.encode("latin-1"): _code(info) for info in pickletools.opcodes}
+_NAME: Final = _Special()  # what an import gives
+_Value = str | _Special | None  # a text, something imported, or anything else
 
 
 class _Machine:
-    def __init__(self, stream: IO[bytes], found: Imports, budget: Budget) -> None:
-        self._stream = stream
+    def __init__(self, source: Blocks, found: Imports, budget: Budget) -> None:
+        self._source = source
         self._found = found
         self._budget = budget
         self._stack: list[_Value] = []
-        self._memo: dict[int, str | None] = {}
+        self._marks: list[int] = []  # how many values were there when each was set
+        self._memo: dict[int, _Value] = {}
         self._pending: set[str] = set()
         self._with_protocol = False
 
     def run(self) -> None:
         """Go through one pickle, to its STOP."""
-        self._stack, self._memo, self._pending = [], {}, set()
-        name = ""
-        while name != "STOP":
-            self._budget.left -= 1
-            if self._budget.left < 0 or len(self._stack) > MAX_DEPTH or len(self._memo) > MAX_DEPTH:
-                raise _TooLongError
-            code = _CODES.get(self._stream.read(1))
-            if code is None:
-                raise _StopReadingError
-            name = code.name
-            self._step(code, None if code.size is None else self._argument(name, code.size))
+        self._stack, self._marks, self._memo, self._pending = [], [], {}, set()
+        while not self._block():
+            self._check_depth()
         self._confirm()
-        self._found.complete = True
 
-    def _step(self, code: _Code, argument: str | None) -> None:
-        name = code.name
-        if name in ("GLOBAL", "INST"):
-            module, _, attribute = (argument or "").partition("\n")
-            self._import(module, attribute)
-        elif name == "STACK_GLOBAL":
-            self._import_from_stack()
-        elif name in _EXTENSIONS:
-            # Nobody registers any, and no other file begins with a pickle's first instruction.
-            self._found.unknown = self._found.unknown or self._with_protocol
-        elif name == "PROTO":
-            self._with_protocol = True
-        elif name == "MEMOIZE" or name in _PUTS:
-            self._put(argument)
-        elif name == "DUP":
-            self._stack.append(self._stack[-1] if self._stack else None)
-        if name != "MEMOIZE" and name not in _PUTS and name != "DUP":
-            self._move(code, argument)
-        if self._with_protocol or name in _CALLS:
+    def _check_depth(self) -> None:
+        if max(len(self._stack), len(self._marks), len(self._memo)) > MAX_DEPTH:
+            raise _TooLongError
+
+    def _block(self) -> bool:
+        """Follow the instructions of a block. Says whether the last one was STOP.
+
+        Those that large pickles are made of are followed here, some three millions a second; the others in `_step`.
+        """
+        source, stack, marks, memo, budget = self._source, self._stack, self._marks, self._memo, self._budget
+        pushes = _PUSHES
+        source.fill(_LARGEST_FIXED)
+        buffer, position = source.buffer, source.position
+        # Before that, an instruction of a fixed length is in the buffer as a whole.
+        limit = len(buffer) if source.ended else len(buffer) - _LARGEST_FIXED + 1
+        left = budget.left
+        try:
+            while position < limit:
+                left -= 1
+                if left < 0:
+                    raise _TooLongError
+                op = buffer[position]
+                if length := pushes[op]:
+                    stack.append(None)
+                    position += length
+                elif op in (_BINPUT, _MEMOIZE):
+                    if len(stack) <= (marks[-1] if marks else 0):
+                        raise _StopReadingError
+                    memo[len(memo) if op == _MEMOIZE else buffer[position + 1]] = stack[-1]
+                    position += 1 if op == _MEMOIZE else 2
+                elif op == _BINGET:
+                    stack.append(memo[buffer[position + 1]])
+                    position += 2
+                elif op == _MARK_OP:
+                    marks.append(len(stack))
+                    position += 1
+                else:
+                    source.position = position + 1
+                    left -= _SLOW_STEP - 1
+                    self._step(op)
+                    if op == _STOP:
+                        return True
+                    position = source.position
+                    if source.buffer is not buffer:
+                        return False
+        except LookupError as error:  # the file ends within the instruction, or the memo has no such place
+            raise (ShortError if isinstance(error, IndexError) else _StopReadingError) from None
+        finally:
+            budget.left = left
+        source.position = position
+        if source.ended and position >= len(buffer):
+            raise ShortError
+        return False
+
+    def _step(self, op: int) -> None:
+        code = _CODES[op]
+        if code is None:
+            raise _StopReadingError
+        code.action(self, code)
+        if self._pending and (self._with_protocol or code.calls):
             self._confirm()
 
     def _confirm(self) -> None:
         self._found.names |= self._pending
         self._pending.clear()
 
-    def _import_from_stack(self) -> None:
-        if len(self._stack) < 2:
-            raise _StopReadingError
-        module, attribute = self._stack[-2:]
-        if isinstance(module, str) and isinstance(attribute, str):
-            self._import(module, attribute)
-        else:
-            self._found.unknown = True
-
-    def _put(self, argument: str | None) -> None:
-        if not self._stack:
-            raise _StopReadingError
-        value = self._stack[-1]
-        self._memo[len(self._memo) if argument is None else _number(argument)] = (
-            value if isinstance(value, str) else None
-        )
-
-    def _move(self, code: _Code, argument: str | None) -> None:
-        """Take what an instruction takes from the stack and put there what it puts."""
+    def _move(self, code: _Code, value: _Value) -> None:
+        """Take what an instruction takes from the stack, and leave a value there if it leaves any."""
+        stack, marks = self._stack, self._marks
         if code.from_mark:
-            self._to_mark()
-        if code.taken:
-            if code.taken > len(self._stack):
+            if not marks:
                 raise _StopReadingError
-            del self._stack[-code.taken :]
-        if code.name in _GETS:
-            key = _number(argument)
-            if key not in self._memo:
+            del stack[marks.pop() :]
+        if taken := code.taken:
+            # An unpickler stops there, too: nothing below the last mark can be taken.
+            if len(stack) - (marks[-1] if marks else 0) < taken:
                 raise _StopReadingError
-            self._stack.append(self._memo[key])
-        elif code.name in _TEXTS or code.name in _TEXT_LINES:
-            self._stack.append(argument)
-        else:
-            self._stack += code.results
-
-    def _to_mark(self) -> None:
-        while self._stack:
-            if self._stack.pop() is _MARK:
-                return
-        raise _StopReadingError
+            if code.changes and stack[-taken] is _NAME:
+                self._found.changes = True
+            del stack[-taken:]
+        if code.pushes:
+            stack.append(value)
 
     def _import(self, module: str, attribute: str) -> None:
         # A file that is no pickle at all may look like an import; no such module could be found.
         if all(part.isidentifier() for part in module.split(".")):
             self._pending.add(f"{PYTHON_2.get(module, module)}.{attribute}")
 
-    def _argument(self, name: str, size: int) -> str | None:
-        """Read an instruction's argument; given are texts, numbers that name a place of the memo, and import lines."""
-        if size == pickletools.UP_TO_NEWLINE:
-            if name in ("GLOBAL", "INST"):
-                return f"{_text(self._line())}\n{_text(self._line())}"
-            line = self._line()
-            if name in _TEXT_LINES:
-                return _unquoted(name, line)
-            return _text(line) if name in ("GET", "PUT") else None
-        if size in _LENGTHS:
-            width, signed = _LENGTHS[size]
-            length = int.from_bytes(self._exactly(width), "little", signed=signed)
-            if not 0 <= length < _LONGEST:
-                raise _StopReadingError
-            if name not in _TEXTS or length > _LONGEST_TEXT:
-                self._skip(length)
-                return None
-            data = self._exactly(length)
-            # How the texts of Python 2 are read is told to the unpickler; what is not ASCII is no name of a module.
-            return _text(data) if name not in _BYTE_TEXTS else data.decode("ascii") if data.isascii() else None
-        data = self._exactly(size)
-        return str(int.from_bytes(data, "little")) if name in _GETS or name in _PUTS else None
+    # ---- what instructions do; `_ACTIONS` says which -----------------------------------------------------------------
 
-    def _exactly(self, count: int) -> bytes:
-        data = self._stream.read(count)
-        if len(data) < count:
+    def plain(self, code: _Code) -> None:
+        if code.size:
+            self._source.take(code.size)
+        self._move(code, None)
+
+    def pop(self, code: _Code) -> None:
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
+        else:
+            self._move(code, None)
+
+    def dup(self, code: _Code) -> None:  # noqa: ARG002
+        self._move(_CODES_BY_NAME["NONE"], self._top())
+
+    def _top(self) -> _Value:
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
             raise _StopReadingError
-        return data
+        return self._stack[-1]
 
-    def _skip(self, count: int) -> None:
-        """Go over bytes that are no instructions; what is missing at the end is found by the next read."""
-        if self._stream.seekable():
-            self._stream.seek(count, 1)
-            return
-        while count:
-            count -= len(self._exactly(min(count, _LINE)))
+    def put(self, code: _Code) -> None:
+        self._memo[self._place(code)] = self._top()
 
-    def _line(self) -> bytes:
-        """Read to the end of a line; of a long one only the end of it is kept, which is then no name."""
-        line = self._stream.readline(_LINE)
-        while line and not line.endswith(b"\n"):
-            line = self._stream.readline(_LINE)
-        if not line:
+    def get(self, code: _Code) -> None:
+        self._stack.append(self._memo[self._place(code)])
+
+    def _place(self, code: _Code) -> int:
+        """The place of the memo that an instruction names."""
+        if code.size == pickletools.UP_TO_NEWLINE:
+            return _number(self._source.line())
+        return int.from_bytes(self._source.take(code.size or 0), "little")
+
+    def counted(self, code: _Code) -> None:
+        self._source.skip(self._length(code))
+        self._move(code, None)
+
+    def text(self, code: _Code) -> None:
+        length = self._length(code)
+        if length > _LONGEST_TEXT:
+            self._source.skip(length)
+            self._move(code, None)
+        else:
+            self._move(code, _text(self._source.take(length)))
+
+    def byte_text(self, code: _Code) -> None:
+        length = self._length(code)
+        data = b"\xff" if length > _LONGEST_TEXT else self._source.take(length)
+        if length > _LONGEST_TEXT:
+            self._source.skip(length)
+        # How the texts of Python 2 are read is told to the unpickler; what is not ASCII is no name of a module.
+        self._move(code, data.decode("ascii") if data.isascii() else None)
+
+    def _length(self, code: _Code) -> int:
+        width, signed = _LENGTHS[code.size or 0]
+        length = int.from_bytes(self._source.take(width), "little", signed=signed)
+        if not 0 <= length < _LONGEST:
             raise _StopReadingError
-        return line[:-1]
+        return length
+
+    def line(self, code: _Code) -> None:
+        self._source.line()
+        self._move(code, None)
+
+    def text_line(self, code: _Code) -> None:
+        self._move(code, _plain_text(self._source.line()))
+
+    def quoted_line(self, code: _Code) -> None:
+        line = self._source.line().strip()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
+            raise _StopReadingError
+        self._move(code, _plain_text(line[1:-1]))
+
+    def import_lines(self, code: _Code) -> None:
+        module, attribute = _text(self._source.line()), _text(self._source.line())
+        self._import(module, attribute)
+        self._move(code, None if code.calls else _NAME)
+
+    def import_from_stack(self, code: _Code) -> None:
+        module, attribute = self._stack[-2:] if len(self._stack) > 1 else (None, None)
+        self._move(code, _NAME)
+        if isinstance(module, str) and isinstance(attribute, str):
+            self._import(module, attribute)
+        else:
+            self._found.unknown = True
+
+    def extension(self, code: _Code) -> None:
+        self._source.take(code.size or 0)
+        # Nobody registers any, and no other file begins with a pickle's first instruction.
+        self._found.unknown = self._found.unknown or self._with_protocol
+        self._move(code, _NAME)
+
+    def protocol(self, code: _Code) -> None:
+        self._source.take(code.size or 0)
+        self._with_protocol = True
+
+
+@dataclass(frozen=True)
+class _Code:
+    """An instruction: what it reads, and what it does to the stack."""
+
+    action: Callable[[_Machine, _Code], None]
+    size: int | None  # of its argument, or how that is told; None if it has none
+    from_mark: bool  # takes everything down to the mark
+    taken: int  # and so many values
+    pushes: bool  # and leaves one there
+    calls: bool  # something that was imported may run
+    changes: bool  # the first of the values that it takes
+
+
+_ACTIONS: Final = {
+    **dict.fromkeys(("PUT", "LONG_BINPUT"), _Machine.put),
+    **dict.fromkeys(("GET", "LONG_BINGET"), _Machine.get),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.text),
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine.byte_text),
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _Machine.extension),
+    **dict.fromkeys(("GLOBAL", "INST"), _Machine.import_lines),
+    "DUP": _Machine.dup,
+    "POP": _Machine.pop,
+    "PROTO": _Machine.protocol,
+    "STACK_GLOBAL": _Machine.import_from_stack,
+    "STRING": _Machine.quoted_line,
+    "UNICODE": _Machine.text_line,
+}
+_CALLS: Final = frozenset({"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
+_CHANGES: Final = frozenset({"BUILD", "SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS"})
+
+
+def _code(info: pickletools.OpcodeInfo) -> _Code:
+    name, size, before = info.name, info.arg.n if info.arg else None, info.stack_before
+    from_mark = pickletools.markobject in before
+    # What stands before the mark in the table is taken too, such as the list of APPENDS.
+    taken = before.index(pickletools.markobject) if from_mark else len(before)
+    action = _Machine.plain
+    if size == pickletools.UP_TO_NEWLINE:
+        action = _Machine.line
+    elif size in _LENGTHS:
+        action = _Machine.counted
+    pushes = bool(info.stack_after)
+    return _Code(_ACTIONS.get(name, action), size, from_mark, taken, pushes, name in _CALLS, name in _CHANGES)
+
+
+_CODES_BY_NAME: Final = {info.name: _code(info) for info in pickletools.opcodes}
+_OP: Final = {info.name: ord(info.code) for info in pickletools.opcodes}
+_CODES: Final = [
+    next((_CODES_BY_NAME[name] for name, op in _OP.items() if op == number), None) for number in range(256)
+]
+_MARK_OP, _STOP, _MEMOIZE, _BINPUT, _BINGET = (_OP[name] for name in ("MARK", "STOP", "MEMOIZE", "BINPUT", "BINGET"))
+
+
+def _plain_pushes() -> bytes:
+    """By the code of an instruction: its length if it pushes a value of no interest, and does nothing else."""
+    lengths = bytearray(256)
+    for name, code in _CODES_BY_NAME.items():
+        plain = code.action is _Machine.plain and not code.from_mark and not code.taken
+        if plain and code.pushes and name not in ("MARK", "BINGET"):
+            lengths[_OP[name]] = 1 + (code.size or 0)
+    return bytes(lengths)
+
+
+_PUSHES: Final = _plain_pushes()
 
 
 def _text(data: bytes) -> str:
@@ -362,18 +409,13 @@ def _text(data: bytes) -> str:
         raise _StopReadingError from error
 
 
-def _unquoted(name: str, line: bytes) -> str | None:
+def _plain_text(line: bytes) -> str | None:
     """The text of UNICODE or STRING as far as it could be a name: without escapes."""
-    if name == "STRING":
-        line = line.strip()
-        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
-            raise _StopReadingError
-        line = line[1:-1]
     return None if b"\\" in line or len(line) > _LONGEST_TEXT or not line.isascii() else line.decode("ascii")
 
 
-def _number(text: str | None) -> int:
+def _number(line: bytes) -> int:
     try:
-        return int(text or "")
+        return int(line)
     except ValueError as error:
         raise _StopReadingError from error

@@ -114,16 +114,16 @@ def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
 
 def may_unpickle(archive: Archive, name: str, head: bytes) -> bool:
     """Whether a member is to be looked into by `pickle_issues`; from its name and its first 512 bytes."""
-    return checkpoints.may_be_one(_as_scanned(archive, name), head) or onnx_files.may_be_one(name, head)
+    pickled = checkpoints.may_be_one(name, head, weights=_is_serialized(archive, name))
+    return pickled or onnx_files.may_be_one(name, head)
 
 
-def _as_scanned(archive: Archive, name: str) -> str:
-    """The serialized file is loaded as weights whatever it is called."""
+def _is_serialized(archive: Archive, name: str) -> bool:
+    """Whether a member is loaded as weights whatever it is called."""
     try:
-        serialized = archive.manifest.model.serialized_file if archive.manifest else None
+        return archive.manifest is not None and archive.manifest.model.serialized_file == name
     except ArchiveError:
-        serialized = None
-    return f"{name}.pt" if name == serialized else name
+        return False
 
 
 def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget) -> Iterator[Issue]:
@@ -138,7 +138,7 @@ def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget
     Raises:
         ArchiveError, OSError: the stream cannot be read.
     """
-    for problem in checkpoints.scan(stream, _as_scanned(archive, name), budget):
+    for problem in checkpoints.scan(stream, name, budget, weights=_is_serialized(archive, name)):
         yield Issue(Kind.UNSAFE, f"{name!r} {problem}", name)
     if onnx_files.may_be_one(name, _head(stream)):
         yield from onnx_files.issues(stream, name, archive.has, budget)

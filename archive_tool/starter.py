@@ -18,7 +18,6 @@ from archive_tool.formats import Format, sniff_file
 
 KINDS: Final = ("tensor", "image", "custom")
 _HANDLER: Final = "handler.py"
-_PROGRAMS: Final = (Format.TORCHSCRIPT, Format.EXPORTED_PROGRAM, Format.AOT_INDUCTOR, Format.ONNX)
 _WEIGHTS: Final = (Format.STATE_DICT, Format.LEGACY_PICKLE, Format.SAFETENSORS)
 _LABELS: Final = "index_to_name.json"
 _METHODS: Final = frozenset({"handle", "preprocess", "postprocess", "initialize"})
@@ -122,7 +121,7 @@ def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Star
 def _look(folder: Path) -> _Found:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     kinds = {path.name: sniff_file(path) for path in files if path.suffix != ".py"}
-    programs = [name for name, kind in kinds.items() if kind in _PROGRAMS]
+    programs = [name for name, kind in kinds.items() if kind.is_program]
     weights = [name for name, kind in kinds.items() if kind in _WEIGHTS]
     models, handlers = _sources([path for path in files if path.suffix == ".py"])
     serialized = _one("model", programs or weights, folder)

@@ -120,7 +120,7 @@ def read(stream: IO[bytes], kind: Format) -> Weights | None:
             return _safetensors(stream)
         if kind in (Format.STATE_DICT, Format.TORCHSCRIPT):
             return _from_zip(stream)
-        if kind is Format.LEGACY_PICKLE:
+        if kind in (Format.LEGACY_PICKLE, Format.PICKLE):
             return _legacy(io.BytesIO(stream.read(MAX_HEADER)))
         if kind is Format.EXPORTED_PROGRAM:
             return _exported(stream)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from handlers.errors import CheckpointMismatchError, LoadError, UnsafeCheckpointError, UnsupportedFormatError
-from handlers.formats import WeightsFormat, detect_format
+from handlers.formats import Format, detect_format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,12 +35,12 @@ def read_state_dict(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     form = detect_format(path)
     if form.is_program:
         raise UnsupportedFormatError(
-            f"{path} is {form.value}, which needs no model file",
+            f"{path} is {form.described}, which needs no model file",
             hint="leave out --model-file, or serialise model.state_dict() in its place",
         )
-    if form is WeightsFormat.SAFETENSORS:
+    if form is Format.SAFETENSORS:
         return _read_safetensors(path)
-    content = _read_pickled(path, weights_only=weights_only, mapped=form is WeightsFormat.TORCH)
+    content = _read_pickled(path, weights_only=weights_only, mapped=form is Format.STATE_DICT)
     return _require_state_dict(path, content)
 
 

@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from handlers.checkpoint import find_mismatch, read_state_dict
 from handlers.errors import LoadError, ModelFileError, UnsupportedFormatError
-from handlers.formats import WeightsFormat, detect_format
+from handlers.formats import Format, detect_format
 from handlers.model_file import load_model_class
 
 if TYPE_CHECKING:
@@ -76,16 +76,16 @@ def load_program(path: Path, device: torch.device | None, *, weights_only: bool 
     form = detect_format(path)
     if not form.is_program:
         raise UnsupportedFormatError(
-            f"{path} is {form.value}, which holds weights without the model that they belong to",
+            f"{path} is {form.described}, which holds weights without the model that they belong to",
             hint="name the file that defines the model's class with --model-file, or serialise TorchScript instead",
         )
-    if form is WeightsFormat.TORCHSCRIPT:
+    if form is Format.TORCHSCRIPT:
         return _load_torchscript(path, device)
     from handlers import programs  # what they need takes seconds to import, and is not everywhere
 
-    if form is WeightsFormat.EXPORTED:
+    if form is Format.EXPORTED_PROGRAM:
         return programs.load_exported(path, device, weights_only=weights_only)
-    if form is WeightsFormat.AOT_INDUCTOR:
+    if form is Format.AOT_INDUCTOR:
         return programs.load_compiled(path, device)
     return programs.load_onnx(path, device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -50,7 +51,8 @@ def work(tmp_path, monkeypatch):
     Path("model.py").write_text(MODEL)
     with zipfile.ZipFile("weights.pt", "w") as archive:
         for name in ("data.pkl", "version", "data/0"):
-            archive.writestr(f"weights/{name}", os.urandom(200))
+            content = os.urandom(200)
+            archive.writestr(f"weights/{name}", pickle.dumps(content) if name == "data.pkl" else content)
     Path("store").mkdir()
     return tmp_path
 

@@ -62,7 +62,7 @@ def test_lfs_pointers_among_the_other_files(work):
 
 
 def test_torchscript_needs_no_model_file(work):
-    script = fake_zip("s.pt", "data.pkl", "constants.pkl", "code/x.py")
+    script = fake_zip("s.pt", "data.pkl", "constants.pkl", "code/x.py", "version")
     (problem,) = errors(serialized_file=script, model_file=Path("model.py"))
     assert "leave --model-file out" in problem
     assert errors(serialized_file=script) == []

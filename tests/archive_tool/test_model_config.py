@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, validate
+from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, SHARED_ONLY, validate
 
 
 def told(text):
@@ -306,10 +306,11 @@ def test_a_value_that_java_ignores_excludes_nothing():
     ]
 
 
-@pytest.mark.parametrize("key", ["max_batch_size", "max_batch_delay_ms", "processes"])
+@pytest.mark.parametrize("key", SHARED_ONLY)
 def test_settings_of_shared_processes_need_the_mode(key):
+    value = "true" if key == "pipeline" else "4"
     for mode, line in (("", 2), ("  mode: dedicated\n", 3)):
-        (problem,) = validate(f"backend:\n{mode}  {key}: 4\n")
+        (problem,) = validate(f"backend:\n{mode}  {key}: {value}\n")
         assert (problem.severity, problem.key, problem.line) == ("warning", f"backend.{key}", line)
         assert problem.message == f"backend.{key} has no effect without mode: shared"
 

@@ -29,7 +29,7 @@ def weights(path):
 
 def script(path):
     with zipfile.ZipFile(path, "w") as archive:
-        for name in ("data.pkl", "constants.pkl", "code/x.py"):
+        for name in ("data.pkl", "constants.pkl", "code/x.py", "version"):
             archive.writestr(f"m/{name}", b"x")
 
 

@@ -76,7 +76,7 @@ def tar_of(members, name="m.tar.gz"):
     return stream.getvalue()
 
 
-FILES = {"h.py": b"def handle(data, context): return data\n", "w.bin": bytes(500)}
+FILES = {"h.py": b"def handle(data, context): return data\n", "w.raw": bytes(500)}
 
 
 def packed(kind, members, tmp_path):
@@ -141,9 +141,9 @@ def test_missing_added_and_altered_members(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_altered_member_is_not_extracted(kind, tmp_path):
-    there = {**FILES, "w.bin": bytes(499) + b"1"}
+    there = {**FILES, "w.raw": bytes(499) + b"1"}
     path = packed(kind, {**there, "MAR-INF/MANIFEST.json": manifest(FILES)}, tmp_path)
-    assert told(path) == [(Kind.ALTERED, "'w.bin' was altered: its SHA-256 is not the recorded one")]
+    assert told(path) == [(Kind.ALTERED, "'w.raw' was altered: its SHA-256 is not the recorded one")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,11 +163,18 @@ def test_checkpoints_that_somebody_answers_for(kind, tmp_path):
     assert told(path, allow_pickles=["w.pt"]) == []
 
 
-def test_the_serialized_file_is_weights_whatever_its_name(put):
-    data = archive(Member(b"weights", attack(0)), manifest=manifest(serializedFile="weights"))
-    assert [kind for kind, _ in told(put(data))] == [Kind.UNSAFE]
-    members = (Member(b"weights", attack(0)), Member(b"others", b"1"))
-    assert told(put(archive(*members, manifest=manifest(serializedFile="others")))) == []
+@pytest.mark.parametrize(("name", "content"), [("numbers", bytes(99)), ("notes.txt", attack(0))])
+@pytest.mark.parametrize("serialized", [True, False])
+def test_the_serialized_file_is_weights_whatever_its_name(name, content, serialized, put):
+    members = (Member(name.encode(), content), Member(b"others.txt", b"1"))
+    data = archive(*members, manifest=manifest(serializedFile=name) if serialized else manifest())
+    assert [kind for kind, _ in told(put(data))] == ([Kind.UNSAFE] if serialized else [])
+
+
+@pytest.mark.parametrize(("content", "good"), [(bytes(range(256)), True), (attack(0), False)])
+def test_a_compile_cache_is_no_weights(content, good, put):
+    """`torchmar optimize` puts it there; a pickle of that name is one all the same."""
+    assert (told(put(archive(Member(b"compile-cache.bin", content)))) == []) is good
 
 
 HOSTILE_NAMES = ["/abs", "../up", "a/../../up", "a\\b", "C:/x", "nul", "x" * 300, "a/./b", "a\x00b", "a/" * 600 + "b"]
@@ -193,7 +200,7 @@ def test_a_collision_hides_nothing_else(put):
     twice = [Member(b"w.pt", b"1"), Member(b"w.pt", checkpoint(attack()))]
     result = verify(put(archive(*twice, Member(b"x.pkl", attack()))))
     messages = [issue.message for issue in result.issues if issue.kind is Kind.UNSAFE]
-    assert len(messages) == 3
+    assert len(messages) == 4
     assert sum("would run code" in message for message in messages) == 2
 
 

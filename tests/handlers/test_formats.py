@@ -1,4 +1,6 @@
 import contextlib
+import io
+import pickle
 import struct
 import zipfile
 
@@ -7,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers import LoadError, UnsupportedFormatError
-from handlers.formats import WeightsFormat, detect_format
+import archive_tool.formats
+from archive_tool import zip_layout
+from handlers import LoadError, UnsupportedFormatError, formats
+from handlers.formats import Format, detect_format
 
 
 @pytest.fixture
@@ -19,23 +23,23 @@ def state():
 def test_checkpoints_are_told_by_content_whatever_their_suffix(tmp_path, state):
     path = tmp_path / "weights.onnx"
     torch.save(state, path)
-    assert detect_format(path) is WeightsFormat.TORCH
+    assert detect_format(path) is Format.STATE_DICT
     torch.save(state, path, _use_new_zipfile_serialization=False)
-    assert detect_format(path) is WeightsFormat.TORCH_LEGACY
+    assert detect_format(path) is Format.LEGACY_PICKLE
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
-    assert detect_format(path) is WeightsFormat.TORCHSCRIPT
+    assert detect_format(path) is Format.TORCHSCRIPT
 
 
 def test_traced_modules_are_torchscript(tmp_path):
     torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(str(tmp_path / "m.pt"))
-    assert detect_format(tmp_path / "m.pt") is WeightsFormat.TORCHSCRIPT
+    assert detect_format(tmp_path / "m.pt") is Format.TORCHSCRIPT
 
 
 def test_safetensors(tmp_path, state):
     from safetensors.torch import save_file
 
     save_file(state, tmp_path / "m.pt")
-    assert detect_format(tmp_path / "m.pt") is WeightsFormat.SAFETENSORS
+    assert detect_format(tmp_path / "m.pt") is Format.SAFETENSORS
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,7 @@ def test_safetensors(tmp_path, state):
         (b"\x89HDF\r\n", "HDF5"),
         (b"\x1f\x8b\x08", "gzip"),
         (b"\x80\x04\x95", "pickle that torch.save did not write"),
+        (b"\x80\x04K\x01.", "pickle that torch.save did not write"),
         (b"hello", "holds no known weights"),
         (struct.pack("<Q", 10**15) + b"{", "holds no known weights"),
     ],
@@ -60,10 +65,10 @@ def test_what_is_not_read_is_named(tmp_path, content, reason):
         detect_format(path)
 
 
-@pytest.mark.parametrize("tail", [b"\x12\x07pytorch", b"\x3a\x02\x0a\x00", b"\x42\x02\x10\x12"])
-def test_an_onnx_model(tmp_path, tail):
-    (tmp_path / "m.bin").write_bytes(b"\x08\x0a" + tail)
-    assert detect_format(tmp_path / "m.bin") is WeightsFormat.ONNX
+@pytest.mark.parametrize("middle", [b"\x12\x07pytorch", b"", b"\x42\x02\x10\x12"])
+def test_an_onnx_model(tmp_path, middle):
+    (tmp_path / "m.bin").write_bytes(b"\x08\x0a" + middle + b"\x3a\x02\x0a\x00")
+    assert detect_format(tmp_path / "m.bin") is Format.ONNX
 
 
 @pytest.mark.parametrize("content", [b"\x08", b"\x08\x0a", b"\x08\x00\x12", b"\x08\xff\x12", b"\x08\x0a\x13"])
@@ -76,9 +81,12 @@ def test_what_only_begins_like_onnx(tmp_path, content):
 @pytest.mark.parametrize(
     ("names", "form"),
     [
-        (["m/archive_format", "m/models/model.json", "m/data/weights/weight_0"], WeightsFormat.EXPORTED),
-        (["serialized_exported_program.json", "serialized_state_dict.pt"], WeightsFormat.EXPORTED),
-        (["m/archive_format", "m/data/aotinductor/model/x.so"], WeightsFormat.AOT_INDUCTOR),
+        (
+            ["m/archive_format", "m/models/model.json", "m/data/weights/weight_0", "m/.data/version"],
+            Format.EXPORTED_PROGRAM,
+        ),
+        (["serialized_exported_program.json", "serialized_state_dict.pt"], Format.EXPORTED_PROGRAM),
+        (["m/archive_format", "m/data/aotinductor/model/x.so"], Format.AOT_INDUCTOR),
     ],
 )
 def test_packages_of_torch_are_told_by_their_members(tmp_path, names, form):
@@ -91,7 +99,7 @@ def test_packages_of_torch_are_told_by_their_members(tmp_path, names, form):
 
 def test_an_exported_program(tmp_path):
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), tmp_path / "m.pt2")
-    assert detect_format(tmp_path / "m.pt2") is WeightsFormat.EXPORTED
+    assert detect_format(tmp_path / "m.pt2") is Format.EXPORTED_PROGRAM
 
 
 def test_another_zip_is_named(tmp_path):
@@ -118,4 +126,68 @@ def test_any_bytes_give_a_format_or_a_load_error(tmp_path_factory, tail, head):
     path = tmp_path_factory.getbasetemp() / "fuzzed.pt"
     path.write_bytes(head + tail)
     with contextlib.suppress(LoadError):
-        assert detect_format(path) in WeightsFormat
+        assert detect_format(path) in Format
+
+
+def _zip(*names):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return stream.getvalue()
+
+
+ONNX = b"\x08\x0a\x12\x07pytorch\x3a\x02\x0a\x00"
+#: What torch itself was seen to make of them: a folder without its version is refused, constants make TorchScript.
+ODD = {
+    "a package without models": (_zip("m/archive_format", "m/version", "m/data/weights/0"), None),
+    "a checkpoint without a version": (_zip("m/data.pkl", "m/data/0"), None),
+    "constants and no code": (_zip("m/data.pkl", "m/constants.pkl", "m/version"), None),
+    "code and no constants": (_zip("m/data.pkl", "m/code/a.py", "m/version"), Format.STATE_DICT),
+    "ONNX, cut short": (ONNX[:-1], None),
+    "ONNX": (ONNX, Format.ONNX),
+    "a plain pickle": (pickle.dumps({"w": 1}), None),
+    "another place of the version": (_zip("m/data.pkl", "m/.data/version"), Format.STATE_DICT),
+    "models without their format": (_zip("m/models/model.json", "m/version"), None),
+    "constants of another folder": (
+        _zip("m/data.pkl", "m/version", "n/constants.pkl", "n/code/a.py"),
+        Format.STATE_DICT,
+    ),
+    "a library of AOTInductor": (b"\x7fELF" + bytes(99) + b"AOTInductorModelContainerCreate", None),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_builds_and_what_loads_agree(tmp_path, kind):
+    """`build`, `inspect` and a worker ask one table."""
+    data, form = ODD[kind]
+    path = tmp_path / "m.pt"
+    path.write_bytes(data)
+    if form is None:
+        assert archive_tool.formats.sniff_file(path) not in formats.LOADED
+        with pytest.raises(LoadError):
+            detect_format(path)
+    else:
+        assert archive_tool.formats.sniff_file(path) is detect_format(path) is form
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_checkpoints_of_every_protocol(tmp_path, state, protocol):
+    path = tmp_path / "m.pt"
+    torch.save(state, path, pickle_protocol=protocol)
+    assert detect_format(path) is Format.STATE_DICT
+    torch.save(state, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    assert detect_format(path) is Format.LEGACY_PICKLE
+
+
+def test_an_onnx_model_that_is_cut_short_is_named(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(ONNX[:-1])
+    with pytest.raises(LoadError, match="begins as an ONNX model and is damaged or cut short"):
+        detect_format(tmp_path / "m.onnx")
+
+
+def test_the_archive_tool_has_no_table_of_its_own(monkeypatch):
+    monkeypatch.setattr(formats, "sniff", lambda stream, open_zip: (stream, open_zip))
+    assert archive_tool.formats.sniff("stream") == ("stream", zip_layout.open_zip)
+    assert archive_tool.formats.Format is Format

@@ -1,0 +1,84 @@
+"""Reads a stream by blocks, in bounded memory, and without reading what is skipped."""
+
+from __future__ import annotations
+
+from typing import IO, Final
+
+_LONGEST_LINE: Final = 1 << 16
+# What is not what the reader looks for shows that at once, so the first block is small.
+_FIRST_BLOCK: Final = 1 << 9
+_BLOCK: Final = 1 << 16
+
+
+class ShortError(Exception):
+    """The stream ends before what was asked for."""
+
+
+class Blocks:
+    """A stream in blocks: `buffer` is at hand, used up to `position`; `ended` says that nothing follows it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.buffer = b""
+        self.position = 0
+        self._stream = stream
+        self._before = 0  # bytes of the stream before the buffer
+        self._block = _FIRST_BLOCK
+        self.ended = False
+
+    def told(self) -> int:
+        """How many bytes were used up."""
+        return self._before + self.position
+
+    def fill(self, count: int) -> None:
+        """Have so many bytes at hand, or all that are left."""
+        missing = count - (len(self.buffer) - self.position)
+        if missing <= 0 or self.ended:
+            return
+        chunks = [self.buffer[self.position :]]
+        self._before += self.position
+        self.position = 0
+        while missing > 0 and not self.ended:
+            chunk = self._stream.read(self._block)
+            self._block = min(self._block * 2, _BLOCK)
+            self.ended = not chunk
+            missing -= len(chunk)
+            chunks.append(chunk)
+        self.buffer = b"".join(chunks)
+
+    def take(self, count: int) -> bytes:
+        """Use up some bytes."""
+        self.fill(count)
+        data = self.buffer[self.position : self.position + count]
+        if len(data) < count:
+            raise ShortError
+        self.position += count
+        return data
+
+    def skip(self, count: int) -> None:
+        """Go over bytes that are no instructions; what is missing at the end is found by the next read."""
+        here = min(count, len(self.buffer) - self.position)
+        self.position += here
+        count -= here
+        if count > _BLOCK and self._stream.seekable():
+            self._before += self.position + count
+            self.buffer, self.position = b"", 0
+            self._stream.seek(count, 1)
+            return
+        while count:
+            count -= len(self.take(min(count, _BLOCK)))
+
+    def line(self) -> bytes:
+        """Use up a line; of a long one only the end of it is kept, which is then no name."""
+        while (end := self.buffer.find(b"\n", self.position)) < 0:
+            at_hand = len(self.buffer) - self.position
+            if at_hand >= _LONGEST_LINE:
+                self.position, at_hand = len(self.buffer), 0
+            self.fill(at_hand + 1)
+            if self.ended and not at_hand:
+                raise ShortError
+            if self.ended:  # an unpickler takes the last byte for the end of the line
+                end = len(self.buffer) - 1
+                break
+        data = self.buffer[self.position : end]
+        self.position = end + 1
+        return data

@@ -1,0 +1,310 @@
+"""Pickles that run code and are hidden: each is run by the loader that reads it, and refused by `verify`.
+
+What the loaders do is done in a child process, in a folder that the pickle makes another folder in.
+"""
+
+import bz2
+import contextlib
+import gzip
+import io
+import json
+import lzma
+import pickle
+import pickletools
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+
+import joblib
+import numpy
+import pytest
+import torch
+
+from archive_tool.issues import Kind
+from archive_tool.verify import verify
+
+from .hostile import Attack, Member, archive, attack, zip_of
+
+# Each loader is what a worker or the user of a file would call. What one raises after the attack does not matter.
+LOADERS = """
+import contextlib, io, json, os, pickle, sys, tarfile, warnings, zipfile
+import joblib, numpy, torch
+
+def torch_load(path):
+    torch.load(path, weights_only=False)
+
+def numpy_load(path):
+    found = numpy.load(path, allow_pickle=True)
+    if isinstance(found, numpy.lib.npyio.NpzFile):
+        for name in found.files:
+            found[name]
+
+def numpy_load_twice(path):
+    with open(path, "rb") as stream:
+        numpy.load(stream, allow_pickle=True)
+        numpy.load(stream, allow_pickle=True)
+
+def joblib_load(path):
+    joblib.load(path)
+
+def pickle_load(path):
+    with open(path, "rb") as stream:
+        pickle.load(stream)
+
+def pickle_load_all(path):
+    with open(path, "rb") as stream:
+        while True:
+            pickle.load(stream)
+
+def gzip_pickle(path):  # pandas.read_pickle does these, by the suffix
+    import gzip
+    with gzip.open(path) as stream:
+        pickle.load(stream)
+
+def bz2_pickle(path):
+    import bz2
+    with bz2.open(path) as stream:
+        pickle.load(stream)
+
+def xz_pickle(path):
+    import lzma
+    with lzma.open(path) as stream:
+        pickle.load(stream)
+
+def zip_pickle(path):
+    with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as stream:
+        pickle.load(stream)
+
+def tar_pickle(path):
+    with tarfile.open(path, "r:*") as archive:
+        pickle.load(archive.extractfile(archive.getnames()[-1]))
+
+def package(path):
+    torch.package.PackageImporter(path).load_pickle("w", "data.pkl")
+
+for case, path, loader in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        os.chdir(case)
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(BaseException):
+            globals()[loader](path)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def getitem():
+    """A pickle that calls what stands below a harmless module: eval, out of `__builtins__`."""
+    code = b"__import__('os').mkdir('pwned')"
+    module, name = b"torch.jit._pickle", b"__builtins__.__getitem__"
+    head = b"\x80\x04\x8c" + bytes([len(module)]) + module + b"\x8c" + bytes([len(name)]) + name
+    return head + b"\x93\x8c\x04eval\x85R\x8c" + bytes([len(code)]) + code + b"\x85R."
+
+
+def npy(header, data, version=b"\1\0"):
+    text = header.encode("utf-8") + b"\n"
+    width = "<H" if version == b"\1\0" else "<I"
+    return b"\x93NUMPY" + version + struct.pack(width, len(text)) + text + data
+
+
+OBJECT = "'fortran_order': False, 'shape': (1,)"
+OBJECTS = {
+    "called object": f"{{'descr': 'object', {OBJECT}}}",
+    "called object_": f"{{'descr': 'object_', {OBJECT}}}",
+    "with a size": f"{{'descr': 'O8', {OBJECT}}}",
+    "a second key": f"{{'descr': '<f8', {OBJECT}, 'descr': '|O'}}",
+    "an escaped letter": f"{{'descr': '\\x4f', {OBJECT}}}",
+    "joined texts": f"{{'descr': '|' 'O', {OBJECT}}}",
+    "an escaped key": f"{{'\\x64escr': 'O', {OBJECT}}} # 'descr': '<f8', 'fortran_order'",
+    "a comment": f"{{ # 'descr': '<f8', 'fortran_order'\n 'descr': 'O', {OBJECT}}}",
+    "a field": f"{{'descr': [('a', 'O')], {OBJECT}}}",
+    "fields": f"{{'descr': [('a', '<f8'), (('t', 'b'), '|O', (1,))], {OBJECT}}}",
+    "in double quotes": '{"descr": "O", "fortran_order": False, "shape": (1,)}',
+    "a subarray": f"{{'descr': ('O', (1,)), {OBJECT}}}",
+}
+
+
+def tar_of(*members, magic=True):
+    """A tar with members, each a name and its bytes, or a name and that of another that it is a hard link to."""
+    out = b""
+    for name, content in members:
+        info = tarfile.TarInfo(name)
+        if isinstance(content, str):
+            info.type, info.linkname = tarfile.LNKTYPE, content
+        else:
+            info.size = len(content)
+        header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+        if not magic:
+            header[257:265] = bytes(8)
+            header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:]))
+        out += header + (b"" if isinstance(content, str) else content + bytes(-len(content) % 512))
+    return out + bytes(10240)
+
+
+def old_torch(data):
+    """The parts of a checkpoint of torch before 0.2; pickles stand between the numbers of its storages."""
+    numbers = struct.pack("<q", 2) + bytes(8)
+    first = pickle.dumps(("1", "cpu", torch.FloatStorage), 2)
+    return pickle.dumps(2, 2) + first + numbers + data
+
+
+def legacy(*values):
+    numbers = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001}, *values]
+    return b"".join(value if isinstance(value, bytes) else pickle.dumps(value, 2) for value in numbers)
+
+
+def saved_by_joblib(value):
+    stream = io.BytesIO()
+    joblib.dump(value, stream)
+    return stream.getvalue()
+
+
+def behind_an_array(inner):
+    """A file of joblib in which an attack stands behind the numbers of an array, which are no pickle."""
+    return saved_by_joblib([numpy.full(100, 3.0), inner])
+
+
+def within_a_frame():
+    """A file of joblib whose array begins behind the frame, and what stands in the frame looks like its numbers."""
+    data = saved_by_joblib(numpy.zeros(50, numpy.uint8))
+    build = max(pos for code, _, pos in _until_build(data) if code.name == "BUILD") + 1
+    inner = attack(2)[2:-1] + b"0"
+    frame = next(pos for code, _, pos in _until_build(data) if code.name == "FRAME")
+    length = build - frame - 9 + len(inner) + 1
+    head = data[:frame] + b"\x95" + struct.pack("<Q", length) + data[frame + 9 : build]
+    return head + b"0" + inner + b"\0" * 51 + b"N."
+
+
+def _until_build(data):
+    with contextlib.suppress(ValueError):
+        yield from pickletools.genops(data)
+
+
+def deflated(name, data):
+    return zip_of(Member(name, data, method=8))
+
+
+def torch_members(data, name=b"data.pkl"):
+    return [Member(b"w/" + name, data), Member(b"w/version", b"3\n"), Member(b"w/byteorder", b"little")]
+
+
+def torch_zip(data, name=b"data.pkl"):
+    return zip_of(*torch_members(data, name))
+
+
+def shifted(prefix, data):
+    """A zip with bytes before it, whose directory still tells the right places."""
+    return zip_of(*data, before=prefix)
+
+
+INSTANCES = {
+    "INST": b"(S'pwned'\nios\nmkdir\n.",
+    "OBJ": b"(cos\nmkdir\nS'pwned'\no.",
+    "no STOP": b"cos\nmkdir\n(S'pwned'\ntR",
+    "lines": b"Vos\nVmkdir\n\x93(Vpwned\ntR.",
+}
+
+PAYLOAD = [Member(b"a.txt", attack(0))]
+
+
+def _cases():
+    """Name of the kind, name of the file, its bytes, and what loads it."""
+    for suffix in ["pkl", "pickle", "p", "pk", "bin", "ckpt", "sav", "dat", "data", "model", "weights", "joblib"]:
+        yield "protocol 0", f"m.{suffix}", attack(0), "pickle_load"
+    yield "protocol 0", "m", attack(1), "pickle_load"
+    yield "protocol 0", "m.unheard-of", attack(0), "pickle_load"
+    yield "protocol 0", "m.npy", attack(0), "numpy_load"
+    yield "protocol 0", "m.npz", attack(1), "numpy_load"
+    yield "protocol 0", "m.safetensors", attack(0), "pickle_load"
+    yield "protocol 0", "m.onnx", attack(1), "pickle_load"
+    for what, data in INSTANCES.items():
+        yield f"instruction {what}", "m.pt", data, "pickle_load"
+    yield "dotted name", "m.pkl", getitem(), "pickle_load"
+    yield "dotted name", "m.joblib", getitem(), "joblib_load"
+    yield "dotted name in a checkpoint", "m.pth", torch_zip(getitem()), "torch_load"
+    yield "dotted name in a checkpoint", "m.ckpt", legacy(getitem()), "torch_load"
+    for what, header in OBJECTS.items():
+        yield "type of objects", f"{what}.npy", npy(header, attack()), "numpy_load"
+    yield "type of objects", "v2.npy", npy(OBJECTS["called object"], attack(), b"\2\0"), "numpy_load"
+    yield "type of objects", "v3.npy", npy(OBJECTS["called object"], attack(), b"\3\0"), "numpy_load"
+    hidden = npy(OBJECTS["an escaped letter"], attack())
+    yield "type of objects in npz", "m.npz", zip_of(Member(b"a.npy", hidden)), "numpy_load"
+    yield "type of objects in npz", "n.npz", deflated(b"a", hidden), "numpy_load"
+    plain = io.BytesIO()
+    numpy.save(plain, numpy.zeros(3))
+    yield "second array", "m.npy", plain.getvalue() + hidden, "numpy_load_twice"
+    for magic in (True, False):
+        what = "tar" if magic else "tar without magic"
+        yield what, "m.pt", tar_of(("storages", attack()), magic=magic), "torch_load"
+        yield what, "m.tar", tar_of(("a.txt", attack(0)), magic=magic), "tar_pickle"
+        yield f"{what}, linked", "l.pt", tar_of(("a.txt", attack(0)), ("storages", "a.txt"), magic=magic), "torch_load"
+        yield f"{what}, linked", "l.tar", tar_of(("a.txt", attack(0)), ("b", "a.txt"), magic=magic), "tar_pickle"
+        yield f"{what}, behind numbers", "n.pt", tar_of(("storages", old_torch(attack())), magic=magic), "torch_load"
+    yield "tar.gz", "m.tar.gz", gzip.compress(tar_of(("a.txt", attack(0)), magic=False)), "tar_pickle"
+    yield "tar.xz", "m.tar.xz", lzma.compress(tar_of(("a.txt", attack(0)))), "tar_pickle"
+    packed = {
+        "zlib": zlib.compress(attack()),
+        "gzip": gzip.compress(attack()),
+        "bz2": bz2.compress(attack()),
+        "xz": lzma.compress(attack()),
+        "lzma": lzma.compress(attack(), format=lzma.FORMAT_ALONE),
+    }
+    for what, data in packed.items():
+        for suffix in ("pkl", "joblib", "sav"):
+            yield f"packed by {what}", f"m.{suffix}", data, "joblib_load"
+    yield "packed by gzip", "m.pkl.gz", packed["gzip"], "gzip_pickle"
+    yield "packed by bz2", "m.pkl.bz2", packed["bz2"], "bz2_pickle"
+    yield "packed by xz", "m.pkl.xz", packed["xz"], "xz_pickle"
+    for what, prefix in {"a script": b"#!/bin/sh\n", "PK78": b"PK\x07\x08", "PK00": b"PK00", "zeros": bytes(9)}.items():
+        yield "zip behind other bytes", f"{what}.pkl", shifted(prefix, PAYLOAD), "zip_pickle"
+        yield "zip behind other bytes", f"{what}.bin", prefix + zip_of(*PAYLOAD), "zip_pickle"
+    yield "zip of one", "m.pkl.zip", deflated(b"a.txt", attack(0)), "zip_pickle"
+    yield "zip with a comment", "m.pt", b"\1" + zip_of(*PAYLOAD, comment=b"PK" * 9), "zip_pickle"
+    yield "another case in a checkpoint", "m.pt", torch_zip(attack(), name=b"DATA.PKL"), "torch_load"
+    other = (Member(b"v/constants.pkl", pickle.dumps(())), Member(b"v/code/a.py", b""))
+    yield "TorchScript beside a checkpoint", "m.pt", zip_of(*torch_members(getitem()), *other), "zip_pickle"
+    extern = Member(b"w/.data/extern_modules", b"os\ntorch\nposix\n")
+    data = zip_of(Member(b"w/w/data.pkl", attack()), extern, Member(b"w/version", b"6\n"))
+    yield "torch.package", "m.pt", data, "package"
+    yield "last pickle of a checkpoint", "m.pt", legacy({}, attack()), "torch_load"
+    yield "pickle behind another", "m.pkl", pickle.dumps([1]) + attack(0), "pickle_load_all"
+    yield "joblib, behind an array", "m.joblib", behind_an_array(Attack()), "joblib_load"
+    yield "joblib, objects", "n.joblib", saved_by_joblib(numpy.array([Attack()], dtype=object)), "joblib_load"
+    yield "joblib, a frame", "o.joblib", within_a_frame(), "pickle_load"
+    polyglot = tar_of(("cos\nmkdir\n(S'pwned'\ntR.", b""))
+    yield "a tar that is a pickle", "m.tar", polyglot, "pickle_load"
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory):
+    """All of them, and whether each was seen to run when it was loaded."""
+    root = tmp_path_factory.mktemp("hidden")
+    cases, jobs = list(_cases()), []
+    for number, (_, name, data, loader) in enumerate(cases):
+        folder = root / str(number)
+        folder.mkdir()
+        (folder / name).write_bytes(data)
+        jobs.append((str(folder), str(folder / name), loader))
+    subprocess.run([sys.executable, "-c", LOADERS], input=json.dumps(jobs).encode(), check=True, timeout=300)
+    return [(*case, (root / str(number) / "pwned").is_dir()) for number, case in enumerate(cases)]
+
+
+def test_each_runs_when_it_is_loaded(hidden):
+    assert [(kind, name, loader) for kind, name, _, loader, ran in hidden if not ran] == []
+    assert len(hidden) >= 60
+    assert len({kind for kind, *_ in hidden}) >= 12
+
+
+def test_each_is_refused_and_not_run(hidden, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    passed = []
+    for number, (kind, name, data, *_) in enumerate(hidden):
+        path = tmp_path / f"{number}.mar"
+        path.write_bytes(archive(Member(b"h.py", b""), Member(name.encode(), data)))
+        if not any(issue.kind is Kind.UNSAFE for issue in verify(path).issues if issue.member == name):
+            passed.append((kind, name))
+    assert passed == []
+    assert not (tmp_path / "pwned").exists()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool import writer, yaml_nodes
 from archive_tool.errors import BuildError
+from archive_tool.exit_codes import how_it_ended
 from archive_tool.formats import Format, sniff_file
 from archive_tool.layout import MANIFEST_DIRECTORY, fold
 from archive_tool.plan import Member, with_members
@@ -180,9 +181,7 @@ def _run(folder: Path, task: dict[str, Any], scratch: Path) -> dict[str, Any]:
             process.wait()
     if not report_file.exists():
         said = log.read_text(encoding="utf-8", errors="replace").strip()
-        raise BuildError(
-            f"the process that compiles the model ended with the exit code {code}\n{said[-_SHOWN:]}", where=_OPTION
-        )
+        raise BuildError(f"the process that compiles the model {how_it_ended(code)}\n{said[-_SHOWN:]}", where=_OPTION)
     answer: dict[str, Any] = json.loads(report_file.read_text(encoding="utf-8"))
     if (error := answer.get("error")) is not None:
         raise BuildError(_without(folder, error["message"]), where=_OPTION, hint=error["hint"])

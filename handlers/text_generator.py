@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _ENDS = ("<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|im_end|>", "<|eot_id|>")
 _OPTIONS = {"max_new_tokens": int, "temperature": float, "top_k": int, "seed": int, "stream": bool}
+_PROMPTS = ("text", "prompt")
 _RESERVE_S = 1.0  # to answer before the frontend gives up
 _INCOMPLETE = "\ufffd"  # what a tokenizer gives for the first bytes of a character
 
@@ -68,11 +70,13 @@ class TextGenerator(TextHandler):
 
     `max_new_tokens` is the number of tokens where a request names none, `most_new_tokens` the largest that it may name,
     and `max_length` the number of tokens that the model can look back on. A text ends at one of the usual tokens, such
-    as `</s>`, or at one of `handler: {ends: [...]}` in model-config.yaml.
+    as `</s>`, or at one of `handler: {ends: [...]}` in model-config.yaml. Any other key of a request is an error;
+    `more_options` names those that a handler of your own reads.
     """
 
     max_new_tokens: int = 64
     most_new_tokens: int = 1024
+    more_options: tuple[str, ...] = ()
     # Its hooks for single requests isolate; running a batch again would send parts twice, and cost as much again.
     isolate_errors = False
 
@@ -105,6 +109,7 @@ class TextGenerator(TextHandler):
     def preprocess_one(self, data: Any, context: RequestContext) -> Generation:
         """Read the prompt and the options of a request."""
         options = data if isinstance(data, dict) else {}
+        _check_names(options, (*_PROMPTS, *_OPTIONS, *self.more_options))
         prompt = options.get("prompt") if "text" not in options and "prompt" in options else data
         found = self._read(read_text(prompt), options)
         if found.stream and context.headers:  # gRPC, which has none, takes one reply
@@ -219,6 +224,15 @@ def _choose(scores: torch.Tensor, one: Generation) -> int:
     if one.top_k is not None and one.top_k < len(scores):
         scores = scores.masked_fill(scores < scores.topk(one.top_k).values[-1], float("-inf"))
     return int(torch.multinomial(functional.softmax(scores, dim=0), 1, generator=one.generator))
+
+
+def _check_names(options: dict[str, Any], known: Sequence[str]) -> None:
+    """Refuse a key that would be passed over in silence, such as a misspelt one. Raises `BadInputError`."""
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise BadInputError(f"{str(name)!r:.40} is no option of a request: {meant}")
 
 
 def _option(options: dict[str, Any], name: str, kind: type) -> Any:

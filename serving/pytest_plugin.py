@@ -67,8 +67,8 @@ def torchmar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
     """Starts TorchServe's frontend with archives, on free ports, and stops it after the last test of the module.
 
     ``torchmar_server(*archives, workers=None, timeout=300.0, model_api=False)`` gives a `ServedModels`; asked again for
-    the same, it gives the same. An archive is a ``.mar``, a ``.tar.gz`` or a folder; the model's name is the file's,
-    without suffix. With ``model_api=True`` tests can register and unregister models, and requests need a key, which
+    the same, it gives the same. An archive is a ``.mar``, a ``.tar.gz`` or a folder; the model's name is the one in its
+    manifest. With ``model_api=True`` tests can register and unregister models, and requests need a key, which
     ``predict``, ``client`` and ``models`` of the result send.
     """
     import contextlib

@@ -15,6 +15,7 @@ import yaml
 
 from archive_tool import compare
 from archive_tool.errors import BuildError
+from archive_tool.exit_codes import how_it_ended
 from archive_tool.publishing import live
 from archive_tool.reader import open_archive
 
@@ -98,9 +99,7 @@ def _replies(folder: Path, task: dict[str, Any], scratch: Path) -> list[tuple[in
         check=False,
     )
     if not report_file.exists():
-        raise BuildError(
-            f"the process that loads the archive ended with the exit code {done.returncode}\n{done.stderr[-_SHOWN:]}"
-        )
+        raise BuildError(f"the process that loads the archive {how_it_ended(done.returncode)}\n{done.stderr[-_SHOWN:]}")
     report = json.loads(report_file.read_text(encoding="utf-8"))
     if (error := report.get("error")) is not None:
         raise BuildError(

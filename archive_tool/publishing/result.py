@@ -32,7 +32,7 @@ class Published:
         seconds: how long it took.
         request: the stored sample, as JSON.
         sample: the archive's member that holds it.
-        address: of the server that `curl` and `snippet` ask.
+        address: of the server that `curl` and `snippet` ask; the default one is where `start` begins one.
     """
 
     name: str
@@ -54,6 +54,11 @@ class Published:
     def url(self) -> str:
         """Where this version answers, once a server has it."""
         return f"{self.address.rstrip('/')}/predictions/{self.name}/{self.version}"
+
+    @property
+    def start(self) -> str:
+        """A shell line that starts a server with it; the model is called by its name there, whatever the file's is."""
+        return f"torchmar start {shlex.quote(self.path.name)} --model-store {shlex.quote(str(self.path.parent))}"
 
     @property
     def curl(self) -> str:

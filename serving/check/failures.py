@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from archive_tool import exit_codes
 from serving.check.process import Worker
 from serving.check.result import InputResult
 from serving.control.diagnosis import LoadFailure, hint_for, read_failure, read_traceback
@@ -86,14 +87,7 @@ def how_it_ended(code: int | None) -> str:
     """Words for an exit code."""
     if code is None:
         return "it closed the connection"
-    if code == -signal.SIGKILL:
-        return "it was killed (by the system, for lack of memory?)"
-    if code < 0:
-        try:
-            return f"it crashed: {signal.Signals(-code).name}"
-        except ValueError:
-            return f"it crashed: signal {-code}"
-    return f"it ended with exit code {code}"
+    return f"it {exit_codes.how_it_ended(code)}"
 
 
 def _crash_hint(code: int | None) -> str | None:

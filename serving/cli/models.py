@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +26,8 @@ from serving.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from serving.client import ModelVersion
 
 
@@ -132,7 +133,9 @@ def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
 @click.command()
 @click.argument("archive", shell_complete=complete_archives)
 @click.option("--model-name", metavar="NAME", help="Name of the model; by default the one in the archive.")
-@click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Workers to start.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Workers to start; by default what the archive says, else 1."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Requests in a batch at the most.")
 @click.option("--max-batch-delay", type=click.IntRange(min=0), help="Milliseconds to wait for a batch to fill.")
 @click.option("--response-timeout", type=click.IntRange(min=1), help="Seconds that a worker may take for a batch.")
@@ -144,7 +147,7 @@ def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
 def register(
     archive: str,
     model_name: str | None,
-    workers: int,
+    workers: int | None,
     batch_size: int | None,
     max_batch_delay: int | None,
     response_timeout: int | None,
@@ -156,9 +159,10 @@ def register(
 ) -> None:
     """Register an archive with the running server.
 
-    ARCHIVE is a file of the server's model store, and the server one that was started with --enable-model-api. Returns
-    when the workers are ready; if one fails to load the model, its own error is shown and the model is not registered.
-    A server that was started with --require-signature takes only what was signed with that key.
+    ARCHIVE is a file of the server's model store, or a URL that its allowed_urls match, and the server one that was
+    started with --enable-model-api. Returns when the workers are ready; if one fails to load the model, its own error
+    is shown and the model is not registered. A server that was started with --require-signature takes only what was
+    signed with that key.
 
     \b
     Examples:
@@ -166,34 +170,27 @@ def register(
       torchmar register mnist_v2.mar --model-name mnist --workers 2
     """
     from archive_tool.layout import check_model_name
-    from serving.control.registration import admit, check_model_api, explained, model_name_of, rolled_back
+    from serving.control import registration
     from serving.control.state import StateFolder
-    from serving.control.store import name_in_store
+    from serving.control.store import name_for_unknown_store
 
     if model_name:
         check_model_name(model_name)
+    asked = registration.Asked(workers, batch_size, max_batch_delay, response_timeout)
     record = running(server) if management is None else None
     name = model_name
     if record:
-        check_model_api(record, StateFolder(server))
-        archive = name_in_store(archive, Path(record.model_store))
-        name = model_name or model_name_of(Path(record.model_store) / archive)
-        if record.trusted_store:
-            admit(record, StateFolder(server), archive)
+        registration.check_model_api(record, StateFolder(server))
+        archive, name = registration.prepare(record, StateFolder(server), archive, asked, model_name)
+    else:
+        archive = name_for_unknown_store(archive)
     with (
         traceback_shown(),
         management_client(server, management, timeout, token_file) as client,
-        explained(record, name or archive),
-        rolled_back(client, name) if name else nullcontext(),
+        registration.explained(record, name or archive),
+        registration.rolled_back(client, name) if name else nullcontext(),
     ):
-        message = client.register(
-            archive,
-            name=model_name,
-            workers=workers,
-            batch_size=batch_size,
-            max_batch_delay_ms=max_batch_delay,
-            response_timeout_s=response_timeout,
-        )
+        message = registration.register(client, archive, asked, name=model_name)
         if as_json:
             _print_json(client.describe(*_registered(message, name or archive)))
     if not as_json:

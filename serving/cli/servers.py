@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from archive_tool.cli import discard_output
+from archive_tool.cli import discard_output, printable
 from serving.cli.options import (
     PortType,
     complete_archives,
@@ -60,6 +60,16 @@ if TYPE_CHECKING:
     help="Let models be registered and removed while it runs; requests then need a key (torchmar keys).",
 )
 @click.option("--disable-token-auth", is_flag=True, help="Ask for no keys, with --enable-model-api neither.")
+@click.option(
+    "--restore", is_flag=True, help="Serve what the server of this name last served, what was registered included."
+)
+@click.option(
+    "--ncs",
+    "--no-config-snapshots",
+    "no_snapshots",
+    is_flag=True,
+    help="Do not write down which models are served; --restore needs it.",
+)
 @click.option("--foreground", is_flag=True, help="Stay, show the logs, and stop the server on Ctrl-C.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
 @json_option
@@ -76,6 +86,8 @@ def start(
     require_signature: Path | None,
     enable_model_api: bool,
     disable_token_auth: bool,
+    restore: bool,
+    no_snapshots: bool,
     foreground: bool,
     quiet: bool,
     as_json: bool,
@@ -96,6 +108,7 @@ def start(
       torchmar start --name second --port auto --models all --model-store model_store
       torchmar start --models all --model-store model_store --enable-model-api
       torchmar start --models all --model-store model_store --require-signature public.pem
+      torchmar start --restore
     """
     if as_json and foreground:
         raise click.UsageError("--json and --foreground do not go together: the logs are no JSON")
@@ -116,6 +129,8 @@ def start(
         require_signature=require_signature,
         enable_model_api=enable_model_api,
         disable_token_auth=disable_token_auth,
+        restore=restore,
+        snapshots=not no_snapshots,
     )
     state = StateFolder(server)
 
@@ -148,7 +163,7 @@ def _report(started: Started, state: StateFolder, *, as_json: bool = False) -> N
 
 
 def _warn(text: str) -> None:
-    click.echo(f"warning: {text}", err=True)
+    click.echo(f"warning: {printable(text)}", err=True)
 
 
 def _waiting(quiet: bool) -> AbstractContextManager[Callable[[float, str], None]]:
@@ -181,9 +196,13 @@ def _print_started(started: Started, state: StateFolder) -> None:
     from serving.control.keys import current_key
 
     record, models = started.record, started.models
+    if started.snapshot:
+        click.echo(f"restored from the snapshot {started.snapshot}")
+    names = [model.name for model in models]
     for model in models:
         plural = "" if model.ready_workers == 1 else "s"
-        click.echo(f"{model.name} {model.version} is ready: {model.ready_workers} worker{plural}")
+        default = ", the default version" if model.default and names.count(model.name) > 1 else ""
+        click.echo(f"{model.name} {model.version} is ready: {model.ready_workers} worker{plural}{default}")
     click.echo(f"started in {started.seconds:.1f} s (pid {record.pid})")
     click.echo(f"  inference   {record.inference}")
     click.echo(f"  management  {record.management}")
@@ -201,6 +220,7 @@ def _print_started(started: Started, state: StateFolder) -> None:
 
 def _stay(process: Any, state: StateFolder) -> None:
     """Waits for the server's end; a signal arrives as an exception (see archive_tool.cli), on which start ends it."""
+    from archive_tool.exit_codes import how_it_ended
     from serving.control import stop as end
     from serving.control.waiting import STOPPED_CODES
     from serving.errors import NotRunningError, StartError
@@ -209,7 +229,7 @@ def _stay(process: Any, state: StateFolder) -> None:
     with suppress(NotRunningError):
         end(state)
     if code not in (0, *STOPPED_CODES):
-        raise StartError(f"the frontend ended with exit code {code}", where=str(state.logs))
+        raise StartError(f"the frontend {how_it_ended(code)}", where=str(state.logs))
 
 
 @click.command()

@@ -6,7 +6,6 @@ Keys and meanings are TorchServe's (its ConfigManager); the file format is Java'
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
 from collections.abc import Iterable, Mapping
@@ -20,17 +19,14 @@ from archive_tool import files
 from archive_tool.errors import InputError
 from archive_tool.layout import check_model_name
 from serving.client.transport import Address
+from serving.control import settings
 from serving.errors import ServingError
 
 # The settings that hold an address or a port, in the order in which --port numbers them.
 HTTP_KEYS = ("inference_address", "management_address", "metrics_address")
 GRPC_KEYS = ("grpc_inference", "grpc_management")
-# What access.py decides on, so that no environment variable may decide otherwise later.
-_DECIDED = ("enable_model_api", "disable_token_authorization", "workflow_store")
 # Seconds that a worker may take for a batch, unless the configuration or the model says otherwise.
 RESPONSE_TIMEOUT_S = 120
-# The frontend puts an environment variable in its place.
-_VARIABLE = re.compile(r"\$\$([^$]+)\$\$")
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,8 @@ class ModelSpec:
     """A model to load at the start.
 
     Attributes:
-        name: what requests call it.
-        archive: file (or folder) name inside the model store.
+        name: what requests call it; empty for the archive's own name.
+        archive: file (or folder) name inside the model store, or a URL.
     """
 
     name: str
@@ -47,24 +43,40 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str) -> ModelSpec:
-        """Reads ``name=archive`` or ``archive``; then the name is the stem (TorchServe's ModelServer does the same).
+        """Reads ``name=archive`` or ``archive``.
 
         Raises:
-            InputError: one side is empty, or no model can have that name.
+            InputError: one side is empty, or no model can have that name, or a URL that the frontend would cut in two.
         """
-        name, equals, archive = text.partition("=")
+        name, equals, archive = ("", "", text) if is_url(text) else text.partition("=")
         if equals and name.strip():
             check_model_name(name.strip())
         if not equals:
-            archive = text
-            # Java: the part before the first suffix, anything but word characters replaced.
-            stem = re.sub(r"(\.mar|\.model|\.tar\.gz)$", "", Path(text.rstrip("/")).name)
-            name = re.sub(r"\W", "_", stem)
-        if not name or not archive:
+            name, archive = "", name + archive
+        if not archive.strip() or (equals and not name.strip()):
             raise InputError(
                 f"not a model: {text!r}", hint="write NAME=ARCHIVE, such as mnist=mnist.mar, or only ARCHIVE"
             )
+        if is_url(archive) and ("," in archive or (not equals and "=" in archive)):
+            raise InputError(
+                f"TorchServe cannot load {archive} at the start: it cuts the URL at its commas and its first '='",
+                hint="write NAME=URL, or register it once the server runs",
+            )
         return cls(name.strip(), archive.strip())
+
+    @staticmethod
+    def stem(file: str) -> str:
+        """The name that TorchServe gives the model of an archive whose manifest has none."""
+        # The part before the first suffix, anything but word characters replaced.
+        return re.sub(r"\W", "_", re.sub(r"(\.mar|\.model|\.tar\.gz)$", "", Path(file.rstrip("/")).name))
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.archive}" if self.name else self.archive
+
+
+def is_url(archive: str) -> bool:
+    """Whether an archive is named by a URL."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", archive) is not None
 
 
 @dataclass(frozen=True)
@@ -108,15 +120,14 @@ def effective(user: Mapping[str, str], *, port: int | None, workers: int | None)
         user: the user's config.properties; empty without one.
         port: first of the five ports, None to leave them.
         workers: workers of a model that does not say how many it wants.
+
+    Raises:
+        InputError: a setting that the frontend cannot read; see `settings.checked`.
     """
-    properties = default_properties() | dict(user)
-    if is_true(properties, "enable_envvars_config"):
-        # Java lets TS_<KEY> override then; what we check and print must be what it uses.
-        properties |= {
-            name[3:].lower(): value
-            for name, value in os.environ.items()
-            if name.startswith("TS_") and name[3:].lower() in {*properties, *_DECIDED}
-        }
+    properties = settings.expanded(default_properties() | dict(user))
+    # What we check and print must be what the frontend uses.
+    properties |= settings.from_environment(properties)
+    properties = settings.checked(properties, Path.cwd())
     if port is not None:
         properties |= port_settings(properties, range(port, port + 5))
     if workers is not None:
@@ -167,7 +178,6 @@ def response_timeout(properties: Mapping[str, str]) -> int:
         InputError: not a number; the frontend would fail at every registration.
     """
     text = properties.get("default_response_timeout", str(RESPONSE_TIMEOUT_S))
-    text = _VARIABLE.sub(lambda found: os.environ.get(found[1], found[0]), text)
     if not text.isdecimal():
         raise InputError(f"not a number of seconds: default_response_timeout={text}")
     return int(text)

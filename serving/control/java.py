@@ -110,6 +110,8 @@ class Launch:
         models: loaded at the start; empty leaves it to ``load_models`` of the configuration.
         load_all: load every archive of the model store.
         vm_options: of the user's ``vmargs``.
+        plugins: class path of the user's plugins, as Java takes it.
+        snapshots: write one of the models at each change; none is read but what the configuration holds.
         console: log to standard output as well.
     """
 
@@ -120,6 +122,8 @@ class Launch:
     models: Sequence[ModelSpec] = ()
     load_all: bool = False
     vm_options: Sequence[str] = ()
+    plugins: str = ""
+    snapshots: bool = True
     console: bool = False
 
     def command(self) -> list[str]:
@@ -138,7 +142,7 @@ class Launch:
             f"-Dtorchmar.console={'INFO' if self.console else 'OFF'}",
             *self.vm_options,
             "-cp",
-            str(frontend / "*"),
+            os.pathsep.join(filter(None, (str(frontend / "*"), self.plugins))),
             MAIN_CLASS,
             "--python",
             sys.executable,
@@ -146,12 +150,13 @@ class Launch:
             str(self.config),
             "-s",
             str(self.model_store),
-            "-ncs",
         ]
+        if not self.snapshots:
+            command.append("-ncs")
         if self.load_all:
             command += ["-m", "ALL"]
         elif self.models:
-            command += ["-m", *(f"{model.name}={model.archive}" for model in self.models)]
+            command += ["-m", *map(str, self.models)]
         if sys.platform == "linux" and worker_name(self.home) == "torchmar":
             # Our worker's script starts what the workers share, and becomes Java: torch is imported while Java starts.
             return [sys.executable, str(self.home / WORKER_SCRIPT), "--server", *command]

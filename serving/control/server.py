@@ -18,12 +18,13 @@ import psutil
 from archive_tool import files
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
-from serving.control import access, java, ports, trust, vmargs
+from serving.control import access, java, ports, settings, snapshots, trust, vmargs
 from serving.control import config as configuration
 from serving.control.keys import current_key
 from serving.control.processes import end_session, ends_with_parent
 from serving.control.state import ServerRecord, StateFolder
 from serving.control.store import Selection, select
+from serving.control.versions import with_defaults
 from serving.control.waiting import Progress, Waiting
 from serving.errors import AlreadyRunningError, NotRunningError, StartError
 
@@ -52,6 +53,8 @@ class StartOptions:
         require_signature: a public key in PEM; nothing is served that was not signed with its private key.
         enable_model_api: let models be registered and removed while it runs; requests then need a key.
         disable_token_auth: ask for no keys, with the model API neither.
+        restore: serve the models of this server's last run, those that were registered later included.
+        snapshots: have the frontend write down its models at each change, so that they can be restored.
     """
 
     name: str = "default"
@@ -66,6 +69,8 @@ class StartOptions:
     require_signature: Path | None = None
     enable_model_api: bool = False
     disable_token_auth: bool = False
+    restore: bool = False
+    snapshots: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,14 @@ class Started:
     Attributes:
         seconds: from the command to the last model's being ready.
         process: the Java process; the caller may wait for it.
+        snapshot: name of the snapshot that its models were restored from; empty if they were not.
     """
 
     record: ServerRecord
     models: tuple[ModelVersion, ...]
     seconds: float
     process: subprocess.Popen[bytes]
+    snapshot: str = ""
 
 
 def _silent(*_: object) -> None:
@@ -104,7 +111,7 @@ def start(
         progress: called with the seconds so far and what is being waited for.
         meanwhile: called once the server is ready; what it raises, a signal's exception at any moment included,
             ends the server. For a caller that stays.
-        warn: told what is allowed and yet not wise, before anything is started.
+        warn: told what is allowed and yet not wise, or passed over in silence, before anything is started.
 
     Raises:
         AlreadyRunningError: a server of this name runs.
@@ -127,19 +134,21 @@ def start(
             process.wait()
             shutil.rmtree(prepared.runtime_folder, ignore_errors=True)
             raise
-    grace_s = _STARTING_GRACE_S
+    grace_s, ready = _STARTING_GRACE_S, False
     try:
         connect = partial(management_client, record, state, timeout_s=10.0)
-        waiting = Waiting(process, state.logs, prepared.selection, connect, begun, progress)
+        waiting = Waiting(process, state.logs, prepared.selection, connect, begun, progress, prepared.properties)
         models = waiting.until_ready(begun + options.timeout_s)
-        if options.workers is not None:
-            models = _scale_to(options.workers, models, record, state)
-        started = Started(record, models, time.monotonic() - begun, process)
+        models = _as_asked(options, prepared, models, record, state)
+        started = Started(record, models, time.monotonic() - begun, process, prepared.snapshot)
+        ready = True
         if meanwhile is not None:
             grace_s = _GRACE_S
             meanwhile(started)
     except BaseException:
         _end(record, state, process, grace_s=grace_s)
+        if not ready:
+            snapshots.discard(state)
         raise
     return started
 
@@ -181,6 +190,7 @@ class _Prepared:
     home: Path
     vm_options: tuple[str, ...]
     user_store: Path
+    snapshot: str
 
     @property
     def trusted_store(self) -> str:
@@ -202,20 +212,13 @@ def _clear_previous(state: StateFolder) -> None:
 
 def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], None]) -> _Prepared:
     """Checks everything that can be checked before a process is started."""
-    config_file = options.ts_config
-    if config_file is None and Path("config.properties").is_file():
-        config_file = Path("config.properties")
-    user = configuration.read_properties(config_file) if config_file else {}
-    port = None if options.port == "auto" else options.port
-    properties = access.settled(
-        configuration.effective(user, port=port, workers=options.workers),
-        enable_model_api=options.enable_model_api,
-        disable_token_auth=options.disable_token_auth,
-        warn=warn,
-    )
+    properties = _configured(options, warn)
     vm_arguments = vmargs.read(properties.pop("vmargs", ""))
     home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""))
-    selection = select(options.models, model_store=options.model_store, properties=properties, config_folder=Path.cwd())
+    snapshot = snapshots.chosen(state, properties, named=bool(options.models), restore=options.restore, warn=warn)
+    selection = _select(options, snapshot, properties)
+    for text in selection.without_effect():
+        warn(text)
     if options.port == "auto":
         host = configuration.listening_hosts(properties)[0] if configuration.listening_hosts(properties) else ""
         properties |= configuration.port_settings(properties, ports.choose_free(host or "127.0.0.1", 5))
@@ -230,12 +233,45 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
             properties = trust.restricted(properties)
             selection = _trusted(options.require_signature, selection, state, runtime_folder)
         properties["model_store"] = str(selection.store)
+        snapshots.keep(state)
         _rotate_logs(state)
         configuration.write_properties(state.config, properties)
     except BaseException:
         shutil.rmtree(runtime_folder, ignore_errors=True)
         raise
-    return _Prepared(properties, selection, runtime_folder, home, vm_arguments.options, user_store)
+    name = snapshot.name if snapshot else ""
+    return _Prepared(properties, selection, runtime_folder, home, vm_arguments.options, user_store, name)
+
+
+def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str, str]:
+    """The settings of the defaults, the user's file and the command line."""
+    config_file = options.ts_config
+    if config_file is None and Path("config.properties").is_file():
+        config_file = Path("config.properties")
+    user = configuration.read_properties(config_file) if config_file else {}
+    port = None if options.port == "auto" else options.port
+    properties = configuration.effective(user, port=port, workers=options.workers)
+    properties = access.settled(
+        properties,
+        enable_model_api=options.enable_model_api,
+        disable_token_auth=options.disable_token_auth,
+        warn=warn,
+    )
+    told = {key: properties[key] for key in user}
+    for text in settings.warnings(told, config_file.name if config_file else ""):
+        warn(text)
+    return properties
+
+
+def _select(options: StartOptions, snapshot: snapshots.Snapshot | None, properties: Mapping[str, str]) -> Selection:
+    if snapshot is None:
+        return select(options.models, model_store=options.model_store, properties=properties, config_folder=Path.cwd())
+    # Two versions of one archive are one that was replaced: `check` says so.
+    wanted = [str(spec) for spec in dict.fromkeys(snapshot.models)] or ["none"]
+    store = options.model_store or snapshot.store
+    selection = select(wanted, model_store=store, properties=properties, config_folder=Path.cwd())
+    snapshot.check(selection.store)
+    return selection
 
 
 def _trusted(key: Path, selection: Selection, state: StateFolder, runtime_folder: Path) -> Selection:
@@ -289,9 +325,11 @@ def _spawn(prepared: _Prepared, state: StateFolder, options: StartOptions) -> su
         model_store=prepared.selection.store,
         runtime_folder=prepared.runtime_folder,
         home=prepared.home,
-        models=prepared.selection.models,
+        models=() if prepared.snapshot else prepared.selection.models,
         load_all=prepared.selection.load_all,
         vm_options=prepared.vm_options,
+        plugins=prepared.properties.get("plugins_path", ""),
+        snapshots=options.snapshots,
         console=options.foreground,
     )
     # A foreground server is part of the command, however that ends; Linux alone has this.
@@ -351,14 +389,23 @@ def _end(record: ServerRecord, state: StateFolder, process: subprocess.Popen[byt
     return killed
 
 
-def _scale_to(
-    workers: int, models: tuple[ModelVersion, ...], record: ServerRecord, state: StateFolder
+def _as_asked(
+    options: StartOptions,
+    prepared: _Prepared,
+    models: tuple[ModelVersion, ...],
+    record: ServerRecord,
+    state: StateFolder,
 ) -> tuple[ModelVersion, ...]:
-    """The command line wins over ``minWorkers`` of a model's own configuration, which wins in the frontend."""
+    """What the frontend does otherwise than it was asked: the number of workers, and which version is the default."""
     with management_client(record, state) as client:
-        for model in models:
-            if model.min_workers != workers:
-                client.scale(model.name, min_workers=workers, version=model.version)
-        return tuple(
-            version for name in dict.fromkeys(model.name for model in models) for version in client.describe(name)
-        )
+        if not prepared.snapshot:  # it says which version is the default
+            models = with_defaults(client, models, prepared.properties)
+        return models if options.workers is None else _scale_to(options.workers, models, client)
+
+
+def _scale_to(workers: int, models: tuple[ModelVersion, ...], client: ManagementClient) -> tuple[ModelVersion, ...]:
+    """The command line wins over ``minWorkers`` of a model's own configuration, which wins in the frontend."""
+    for model in models:
+        if model.min_workers != workers:
+            client.scale(model.name, min_workers=workers, version=model.version)
+    return tuple(version for name in dict.fromkeys(model.name for model in models) for version in client.describe(name))

@@ -6,6 +6,7 @@
     config.properties  what the frontend was started with
     key_file.json      keys of the token authorization, if it is on (written by the frontend)
     signature_key.pem  with --require-signature: the public key, as it was at the start
+    last_models.cfg    the models of the run before the last start, for ``torchmar start --restore``
     logs/              of the last start; logs.previous/ of the one before
     lock               held while a server is started or stopped
 """
@@ -115,6 +116,11 @@ class StateFolder:
     def logs(self) -> Path:
         """Logs of the last start."""
         return self.path / "logs"
+
+    @property
+    def last_models(self) -> Path:
+        """The models of the last run, once another one has begun."""
+        return self.path / "last_models.cfg"
 
     @property
     def keys(self) -> Path:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive_tool.errors import InputError
+from archive_tool import effective
+from archive_tool.errors import ArchiveError, InputError
 from archive_tool.reader import open_archive
-from serving.control.config import ModelSpec
+from archive_tool.yaml_nodes import MAX_BYTES
+from serving.control.config import ModelSpec, is_url
 
 DEFAULT_STORE = Path("model_store")
 LOAD_ALL = "all"
 # What the frontend takes for an archive when it loads the whole store.
 ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz")
+# What the frontend can fetch an archive from.
+_FETCHED = re.compile(r"(https?|file)://.", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,26 @@ class Selection:
     load_all: bool = False
 
     def archives(self) -> list[Path]:
-        """The files and folders that the frontend will read, each once."""
+        """The files and folders of the store that the frontend will read, each once."""
         if self.load_all:
             return all_archives(self.store)
-        return [self.store / name for name in dict.fromkeys(model.archive for model in self.models)]
+        names = dict.fromkeys(model.archive for model in self.models)
+        return [self.store / name for name in names if not is_url(name)]
+
+    def without_effect(self) -> Iterator[str]:
+        """What archives say of their workers and TorchServe passes over in silence; it serves them all the same.
+
+        Raises:
+            archive_tool.errors.ArchiveError: one cannot be read.
+        """
+        for archive in self.archives():
+            document = config_of(archive).document
+            least, most = document.get("minWorkers"), document.get("maxWorkers")
+            if isinstance(least, int) and isinstance(most, int) and most < least:
+                yield (
+                    f"{archive.name}: maxWorkers is less than minWorkers in its model-config.yaml ({most} < {least}), "
+                    "and TorchServe will ignore both"
+                )
 
 
 def all_archives(store: Path) -> list[Path]:
@@ -54,13 +77,13 @@ def select(
 
     Args:
         wanted: ``NAME=ARCHIVE``, ``ARCHIVE`` or ``all``; an archive is a file of the store, or a path whose folder
-            becomes the store when no other is named.
+            becomes the store when no other is named, or a URL that ``allowed_urls`` matches.
         model_store: of the command line.
         properties: of config.properties.
         config_folder: what a relative ``model_store`` of the configuration is relative to.
 
     Raises:
-        InputError: no store, or an archive that is not in it.
+        InputError: no store, or an archive that is not in it, or a URL that the server may not fetch.
         archive_tool.errors.ArchiveError: an archive that cannot be read.
     """
     named = [text for given in wanted for text in split_list(given)]
@@ -69,17 +92,20 @@ def select(
     load_all = [text.lower() for text in named] == [LOAD_ALL]
     specs = [] if load_all or [text.lower() for text in named] == ["none"] else [ModelSpec.parse(t) for t in named]
     store = _store(specs, model_store, properties, config_folder)
-    models = tuple(_in_store(spec, store) for spec in specs)
     if load_all:
         for path in all_archives(store):
             check_archive(path)
-    seen: dict[str, ModelSpec] = {}
-    for spec in models:
-        if spec.name in seen and seen[spec.name].archive == spec.archive:
-            raise InputError(f"model {spec.name} is named twice", hint="name each model once")
-        seen[spec.name] = spec
-        check_archive(store / spec.archive)
-    return Selection(store, models, load_all)
+    models: list[ModelSpec] = []
+    for spec in specs:
+        archive = archive_to_load(spec.archive, store, properties)
+        name = spec.name if is_url(archive) else spec.name or default_name(store / archive)
+        model = ModelSpec(name, archive)
+        if model in models:
+            raise InputError(f"model {name or archive} is named twice", hint="name each model once")
+        models.append(model)
+        if spec.name and not is_url(archive):
+            check_archive(store / archive)
+    return Selection(store, tuple(models), load_all)
 
 
 def split_list(text: str) -> list[str]:
@@ -98,7 +124,7 @@ def _store(
     elif "model_store" in properties:
         chosen, origin = config_folder / properties["model_store"], "model_store of config.properties"
     else:
-        folders = {Path(spec.archive).resolve().parent for spec in specs if Path(spec.archive).exists()}
+        folders = {_absolute(spec.archive).parent.resolve() for spec in specs if Path(spec.archive).exists()}
         chosen = folders.pop() if len(folders) == 1 else DEFAULT_STORE
         origin = "the default model store"
     if not chosen.is_dir():
@@ -109,8 +135,38 @@ def _store(
     return chosen.resolve()
 
 
-def _in_store(spec: ModelSpec, store: Path) -> ModelSpec:
-    return ModelSpec(spec.name, name_in_store(spec.archive, store))
+def archive_to_load(given: str, store: Path, properties: Mapping[str, str]) -> str:
+    """What the frontend is to be told of an archive: its name inside the store, or the URL to fetch it from.
+
+    Args:
+        given: as the user wrote it.
+        store: the server's model store.
+        properties: of the server.
+
+    Raises:
+        InputError: it is not in the store, or a URL that the server may not fetch.
+    """
+    if not is_url(given):
+        return name_in_store(given, store)
+    if not _FETCHED.match(given):
+        raise InputError(
+            f"{given} cannot be fetched: TorchServe knows http, https and file",
+            hint=f"download it into the model store {store}",
+        )
+    allowed = properties.get("allowed_urls", "")
+    if not any(_matches(pattern, given) for pattern in allowed.split(",")):
+        raise InputError(
+            f"the server may not fetch {given}: allowed_urls={allowed} of its configuration does not match it",
+            hint=f"download it into the model store {store}, or start the server with allowed_urls that match it",
+        )
+    return given
+
+
+def _matches(pattern: str, url: str) -> bool:
+    try:
+        return re.fullmatch(pattern, url, re.IGNORECASE) is not None
+    except re.error:
+        return True  # perhaps of Java's own syntax: the frontend decides
 
 
 def name_in_store(archive: str, store: Path) -> str:
@@ -119,19 +175,70 @@ def name_in_store(archive: str, store: Path) -> str:
     Raises:
         InputError: it lies elsewhere, or nowhere.
     """
-    given = Path(archive.rstrip("/"))
-    if len(given.parts) > 1 and given.exists() and given.resolve().parent != store.resolve():
+    has_folder = "/" in archive.rstrip("/") or archive in (".", "..")
+    given = _absolute(archive) if has_folder else store / archive.rstrip("/")
+    if has_folder and not given.exists():
+        raise InputError(
+            f"no such archive: {archive}",
+            hint=f"name an archive of the model store {store} without a folder",
+        )
+    if has_folder and given.parent.resolve() != store.resolve():
         raise InputError(
             f"{archive} is not in the model store {store}",
             hint=f"copy it there, or start the server with --model-store {given.parent}",
         )
-    if not (store / given.name).exists():
+    if not given.exists():
         there = sorted(path.name for path in store.iterdir() if not path.name.startswith("."))
         raise InputError(
             f"no archive {given.name} in the model store {store}",
             hint=f"the store holds: {', '.join(there[:12])}" if there else "the store is empty: torchmar build first",
         )
     return given.name
+
+
+def name_for_unknown_store(archive: str) -> str:
+    """The archive as a server takes it whose model store we do not know: a name, a URL, or a folder by its path.
+
+    Raises:
+        InputError: a path; the server would take the file of that name out of its store, whatever it holds.
+    """
+    name = Path(archive).name
+    if "/" not in archive.rstrip("/") or is_url(archive) or not name.endswith(ARCHIVE_SUFFIXES):
+        return archive
+    raise InputError(
+        f"{archive} has a folder: the server looks for archives in its own model store only",
+        hint=f"copy it there and register {name}",
+    )
+
+
+def _absolute(archive: str) -> Path:
+    """The path without ``.`` and ``..``; links are kept, for a link in the store is an archive of the store."""
+    return Path(os.path.abspath(archive))  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
+
+
+def default_name(archive: Path) -> str:
+    """What an archive's model is called when nobody says: the manifest's name, else the file's (as in TorchServe).
+
+    Raises:
+        archive_tool.errors.ArchiveError: it cannot be read.
+    """
+    with open_archive(archive) as opened:
+        manifest = opened.manifest
+    return (manifest and manifest.model.model_name) or ModelSpec.stem(archive.name)
+
+
+def config_of(archive: Path) -> effective.Effective:
+    """What the frontend makes of an archive's own configuration.
+
+    Raises:
+        archive_tool.errors.ArchiveError: the archive cannot be read.
+    """
+    text = None
+    with open_archive(archive) as opened:
+        if opened.manifest and (name := opened.manifest.model.config_file):
+            with suppress(ArchiveError):  # its configuration cannot be read: the worker will say so
+                text = opened.read(name, MAX_BYTES)
+    return effective.understand(text)
 
 
 def check_archive(path: Path) -> None:

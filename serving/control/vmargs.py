@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,18 @@ STOCK_LOG_CONFIG = "serving/control/log4j2.xml"
 STOCK_HOME = "serving/worker/home"
 
 _HOME_OPTION = "-Dmodel_server_home="
+# Options whose value, behind the prefix, is the path of a file that Java reads, up to what the option says of it.
+# Without it Java goes on in silence, or fails with nothing but a stack trace.
+_READ = re.compile(
+    r"(?P<option>-Djavax\.net\.ssl\.(?:keyStore|trustStore)=|-Djava\.security\.(?:policy|properties)=+"
+    r"|-Djava\.util\.logging\.config\.file=|-javaagent:|-agentpath:|-XX:(?:Flags|SharedArchiveFile|VMOptionsFile)="
+    r"|@)(?P<path>[^=]+)(?P<rest>(?:=.*)?)"
+)
+# The same of files and folders that Java writes.
+_WRITTEN = re.compile(
+    r"(?P<option>-Djava\.io\.tmpdir=|-DLOG_LOCATION=|-DMETRICS_LOCATION=|-Xloggc:|-XX:(?:HeapDumpPath|ErrorFile"
+    r"|LogFile|ArchiveClassesAtExit)=|-Xlog:[^:]*:file=)(?P<path>[^:]+)(?P<rest>.*)"
+)
 
 
 @dataclass(frozen=True)
@@ -31,17 +44,17 @@ class VmArguments:
 
 
 def read(text: str) -> VmArguments:
-    """Splits ``vmargs`` and makes the path of the log configuration absolute.
+    """Splits ``vmargs`` and makes the paths in it absolute: they begin in the folder in which the command is run.
 
     Raises:
-        InputError: a quotation mark is not closed, or there is no such log configuration.
+        InputError: a quotation mark is not closed, or a file that Java is to read is not there.
     """
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise InputError(f"vmargs of config.properties cannot be read: {error}") from error
     homes = [word.removeprefix(_HOME_OPTION) for word in words if word.startswith(_HOME_OPTION)]
-    options = tuple(_with_absolute_log_config(word) for word in words if not word.startswith(_HOME_OPTION))
+    options = tuple(_absolute(word) for word in words if not word.startswith(_HOME_OPTION))
     # Of an option that is given twice Java takes the last.
     return VmArguments(options, homes[-1] if homes else None)
 
@@ -68,10 +81,23 @@ def home_named(text: str, origin: str) -> Path:
     return home
 
 
-def _with_absolute_log_config(option: str) -> str:
+def _absolute(option: str) -> str:
     key, _, value = option.partition("=")
-    if key not in ("-Dlog4j.configurationFile", "-Dlog4j2.configurationFile") or ":" in value:
+    if key in ("-Dlog4j.configurationFile", "-Dlog4j2.configurationFile"):
+        return option if ":" in value else _with_absolute_log_config(key, value)
+    found = _READ.fullmatch(option)
+    if found and found["path"] != "NONE" and not Path(found["path"]).is_file():  # a key store may be NONE
+        raise InputError(
+            f"no such file: {found['path']} ({option} in vmargs of config.properties)",
+            hint="correct the path; a relative one begins in the folder in which the command is run",
+        )
+    found = found or _WRITTEN.fullmatch(option)
+    if found is None or found["path"] == "NONE":
         return option
+    return f"{found['option']}{Path(found['path']).absolute()}{found['rest']}"
+
+
+def _with_absolute_log_config(key: str, value: str) -> str:
     if Path(value).is_file():
         return f"{key}={Path(value).resolve().as_uri()}"
     if value == STOCK_LOG_CONFIG:

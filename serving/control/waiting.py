@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from archive_tool.exit_codes import how_it_ended
 from serving.client import ManagementClient, ModelVersion
 from serving.control.diagnosis import LogWatch
+from serving.control.reasons import reason
 from serving.control.store import Selection
 from serving.errors import NotRunningError, ReplyError, StartError
 
@@ -20,10 +21,6 @@ STOPPED_CODES = (143, -15)
 # A worker's traceback can be lost between the worker and the frontend's log; the frontend tries again after a second.
 _FAILURES_WITHOUT_TRACEBACK = 2
 _POLL_S = 0.1
-
-# What the Java runtime and the search for GPUs always say, and what a runtime says that is too old for the frontend.
-_NOISE = re.compile(r"WARNING:|(nvidia|xpu)-smi not available")
-_OLD_JAVA = ("UnsupportedClassVersionError", "Could not create the Java Virtual Machine")
 
 Progress = Callable[[float, str], None]
 
@@ -39,6 +36,7 @@ class Waiting:
         connect: makes a client of the management API, anew each time: its key appears when the frontend is up.
         begun: when the start began, by the monotonic clock.
         progress: called with the seconds so far and what is being waited for.
+        properties: what it was started with.
     """
 
     process: subprocess.Popen[bytes]
@@ -47,6 +45,7 @@ class Waiting:
     connect: Callable[[], ManagementClient]
     begun: float
     progress: Progress
+    properties: Mapping[str, str] = field(default_factory=dict)
 
     def until_ready(self, deadline: float) -> tuple[ModelVersion, ...]:
         """Returns when every expected model has a ready worker.
@@ -91,19 +90,24 @@ class Waiting:
             except (NotRunningError, ReplyError):
                 return None
 
+    def _asked(self, models: Sequence[ModelVersion]) -> Counter[str]:
+        """How many versions of each model were asked for, by name; that of an archive behind a URL may be its own."""
+        behind = {model.url: model.name for model in models}
+        return Counter(spec.name or behind.get(spec.archive, spec.archive) for spec in self.selection.models)
+
     def _expected(self, models: Sequence[ModelVersion]) -> list[str]:
         """Names that must be ready."""
-        named = [spec.name for spec in self.selection.models]
-        return list(dict.fromkeys(named)) or [model.name for model in models if model.min_workers > 0]
+        return list(self._asked(models)) or [model.name for model in models if model.min_workers > 0]
 
     def _check_registered(self, names: Sequence[str], models: Sequence[ModelVersion]) -> None:
-        asked = Counter(spec.name for spec in self.selection.models)
+        asked = self._asked(models)
         registered = Counter(model.name for model in models)
         refused = [name for name in names if registered[name] < asked[name]]
         if refused:
+            archive = next(spec.archive for spec in self.selection.models if spec.name in ("", refused[0]))
+            why = reason(self.log_folder, self.properties, archive)
             raise StartError(
-                f"the frontend did not take {', '.join(refused)}: {self._last_words()}",
-                where=str(self.log_folder),
+                f"the frontend did not take {', '.join(refused)}: {why.text}", where=str(self.log_folder), hint=why.hint
             )
 
     def _late(self, waiting_for: str, last_lines: Sequence[str]) -> StartError:
@@ -114,15 +118,6 @@ class Waiting:
             hint="allow more time with --timeout, or see the logs",
         )
 
-    def _last_words(self) -> str:
-        lines: list[str] = []
-        for name in ("java.log", "ts_log.log"):
-            path = self.log_folder / name
-            if path.exists():
-                lines += path.read_text(encoding="utf-8", errors="replace").splitlines()
-        told = [line for line in lines if line.strip() and not line.startswith("\tat ") and not _NOISE.search(line)]
-        return " | ".join(told[-4:]) or "it said nothing"
-
     def _check_process(self) -> None:
         code = self.process.poll()
         if code is None:
@@ -131,13 +126,8 @@ class Waiting:
             raise StartError(
                 "the server was stopped while it started", hint="torchmar stop was called, or a signal sent"
             )
-        words = self._last_words()
-        too_old = any(sign in words for sign in _OLD_JAVA)
-        raise StartError(
-            f"the frontend ended with exit code {code}: {words}",
-            where=str(self.log_folder),
-            hint="TorchServe needs Java 11 or newer: unset JAVA_HOME to use the one of torchmar" if too_old else None,
-        )
+        why = reason(self.log_folder, self.properties)
+        raise StartError(f"the frontend {how_it_ended(code)}: {why.text}", where=str(self.log_folder), hint=why.hint)
 
     def _check_load(self, watch: LogWatch, name: str) -> None:
         failure = watch.failure(name)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from archive_tool.errors import TorchmarError
+from archive_tool.exit_codes import how_it_ended
 from serving.errors import CheckError
 from serving.worker.collector import memory_of
 
@@ -142,8 +143,7 @@ class Process:
         except subprocess.TimeoutExpired:
             return "the process closed its socket"
         said = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"the process ended with {how}" + (f": {said.splitlines()[-1]}" if said else "")
+        return f"the process {how_it_ended(code)}" + (f": {said.splitlines()[-1]}" if said else "")
 
 
 def _over(budget: Budget) -> str:

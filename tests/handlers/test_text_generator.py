@@ -111,12 +111,28 @@ def test_a_bad_request_fails_alone_and_the_others_run_once(handler, ask):
         ({"prompt": 5}, "is int and no text"),
         ({"stream": True}, "no text"),
         (None, "has no text"),
+        (
+            {"text": "one", "max_new_tokns": 3},
+            "'max_new_tokns' is no option of a request: did you mean 'max_new_tokens'?",
+        ),
+        ({"promt": "one"}, "did you mean 'prompt'?"),
+        ({"text": "one", "what": 3}, "'what' is no option of a request: there are text, prompt, max_new_tokens"),
+        ({"text": "one", "x" * 999: 3}, "x is no option"),
     ],
 )
 def test_what_is_wrong_is_named(handler, ask, body, reason):
     ((reply,), context) = ask(handler, body)
     assert context.get_response_status(0)[0] == 400
     assert reason in reply["message"]
+
+
+def test_a_handler_may_have_options_of_its_own(load, ask):
+    class Mine(TextGenerator):
+        more_options = ("language",)
+
+    ((reply,), context) = ask(load(Mine), {"text": "one", "language": "en", "max_new_tokens": 1})
+    assert context.get_response_status(0)[0] == 200
+    assert reply["text"] == " two"
 
 
 def test_a_text_without_a_token(load, ask):

@@ -34,7 +34,7 @@ def test_the_innermost_frame_of_the_archive() -> None:
     ("code", "words"),
     [
         (None, "it closed the connection"),
-        (0, "it ended with exit code 0"),
+        (0, "it ended with the exit code 0"),
         (-9, "it was killed (by the system, for lack of memory?)"),
         (-11, "it crashed: SIGSEGV"),
         (-99, "it crashed: signal 99"),

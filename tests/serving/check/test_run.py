@@ -127,7 +127,7 @@ def test_a_missing_module_has_a_hint(check: Check) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("os._exit(3)", "its worker failed: it ended with exit code 3"),
+        ("os._exit(3)", "its worker failed: it ended with the exit code 3"),
         ("os.kill(os.getpid(), 9)", "its worker failed: it was killed (by the system, for lack of memory?)"),
         ("sys.exit(4)", "the handler ended the process: sys.exit(4)"),
     ],

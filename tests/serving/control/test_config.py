@@ -17,19 +17,30 @@ ROOT = Path(__file__).resolve().parents[3]
     ("text", "name", "archive"),
     [
         ("mnist=mnist.mar", "mnist", "mnist.mar"),
-        ("mnist.mar", "mnist", "mnist.mar"),
-        ("store/my-model.v2.mar", "my_model_v2", "store/my-model.v2.mar"),
-        ("net.tar.gz", "net", "net.tar.gz"),
-        ("folder/", "folder", "folder/"),
+        ("mnist.mar", "", "mnist.mar"),
+        ("folder/", "", "folder/"),
+        ("https://host.example/v1/m.mar", "", "https://host.example/v1/m.mar"),
+        ("m=https://host.example/m.mar?version=1", "m", "https://host.example/m.mar?version=1"),
     ],
 )
-def test_a_model_is_named_as_torchserve_names_it(text: str, name: str, archive: str) -> None:
+def test_a_model_is_an_archive_with_a_name_or_without(text: str, name: str, archive: str) -> None:
     assert ModelSpec.parse(text) == ModelSpec(name, archive)
+    assert str(ModelSpec(name, archive)) == text
 
 
-@pytest.mark.parametrize("text", ["", "=", "a=", "=a.mar"])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("mnist.mar", "mnist"), ("my-model.v2.mar", "my_model_v2"), ("net.tar.gz", "net"), ("folder/", "folder")],
+)
+def test_a_model_without_a_name_is_named_as_torchserve_names_it(file: str, name: str) -> None:
+    assert ModelSpec.stem(file) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["", "=", "a=", "=a.mar", " = ", "https://host.example/m.mar?v=1", "m=http://h/a,b.mar"]
+)
 def test_half_a_model_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="not a model"):
+    with pytest.raises(InputError, match=r"not a model|cuts the URL"):
         ModelSpec.parse(text)
 
 
@@ -59,7 +70,8 @@ def test_the_response_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.response_timeout({}) == 120
     assert config.response_timeout({"default_response_timeout": "30"}) == 30
     monkeypatch.setenv("SECONDS_OF_MINE", "40")
-    assert config.response_timeout({"default_response_timeout": "$$SECONDS_OF_MINE$$"}) == 40
+    found = config.effective({"default_response_timeout": "$$SECONDS_OF_MINE$$"}, port=None, workers=None)
+    assert config.response_timeout(found) == 40
     for text in ("", "1.5", "-1", "30 ", "$$NOT_SET$$"):
         with pytest.raises(InputError, match="not a number of seconds"):
             config.response_timeout({"default_response_timeout": text})

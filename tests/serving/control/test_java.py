@@ -84,7 +84,15 @@ def test_the_command_names_models_store_and_runtime_folder(tmp_path: Path) -> No
     assert f"-Dmodel_server_home={tmp_path / 'h'}" in command
     assert command[command.index("-cp") + 1] == str(torchserve_home() / "ts" / "frontend" / "*")
     assert f"-Djava.io.tmpdir={tmp_path / 'r'}" in command
+    assert "-ncs" not in command  # the frontend writes down its models; it reads none, for it is given a configuration
+    assert command[command.index("-f") + 1] == str(tmp_path / "c")
+
+
+def test_snapshots_can_be_switched_off_and_plugins_are_found(tmp_path: Path) -> None:
+    launch = Launch(config=tmp_path, model_store=tmp_path, runtime_folder=tmp_path, home=tmp_path)
+    command = replace(launch, snapshots=False, plugins="/plugins/*").command()
     assert "-ncs" in command
+    assert command[command.index("-cp") + 1] == f"{torchserve_home() / 'ts' / 'frontend' / '*'}:/plugins/*"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Java is started plainly elsewhere")

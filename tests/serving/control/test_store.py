@@ -9,9 +9,7 @@ import pytest
 
 import archive_tool
 from archive_tool.errors import InputError, UnreadableArchiveError
-from serving.control.config import ModelSpec
-from serving.control.registration import model_name_of
-from serving.control.store import name_in_store, select, split_list
+from serving.control.store import default_name, name_for_unknown_store, name_in_store, select, split_list
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def chosen(*wanted: str, store: Path | None = None, **properties: str) -> tuple[Path, list[str], bool]:
     found = select(wanted, model_store=store, properties=properties, config_folder=Path.cwd())
-    return found.store, [f"{model.name}={model.archive}" for model in found.models], found.load_all
+    return found.store, [str(model) for model in found.models], found.load_all
 
 
 def test_archives_of_the_named_store(store: Path) -> None:
@@ -64,6 +62,14 @@ def test_versions_of_one_model_may_lie_in_two_archives(store: Path) -> None:
         (("c.mar",), "no archive c.mar in the model store"),
         (("a.mar", "a.mar"), "model a is named twice"),
         (("elsewhere/a.mar",), "is not in the model store"),
+        (("nowhere/a.mar",), "no such archive: nowhere/a.mar"),
+        (("a=/nowhere/a.mar",), "no such archive: /nowhere/a.mar"),
+        (("./a.mar",), r"no such archive: \./a\.mar"),
+        (("store/../elsewhere/a.mar",), "is not in the model store"),
+        (("..",), "is not in the model store"),
+        (("https://host.example/v7/a.mar",), r"may not fetch https://host\.example/v7/a\.mar: allowed_urls="),
+        (("file:///nowhere/a.mar",), "may not fetch file:"),
+        (("s3://bucket/a.mar",), "cannot be fetched"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(store: Path, wanted: tuple[str, ...], message: str) -> None:
@@ -92,9 +98,56 @@ def test_a_broken_archive_is_found_before_anything_starts(store: Path) -> None:
 def test_a_folder_is_an_archive(store: Path) -> None:
     with archive_tool.open_archive(store / "a.mar") as archive:
         archive.extract(store / "unpacked")
-    assert chosen("unpacked", store=store)[1] == ["unpacked=unpacked"]
+    assert chosen("unpacked", store=store)[1] == ["a=unpacked"]
     assert name_in_store("unpacked/", store) == "unpacked"
-    assert ModelSpec.parse("unpacked/").name == "unpacked"
+    assert name_in_store("store/unpacked/", store) == "unpacked"
+
+
+def test_the_manifests_name_is_the_models_and_else_the_files_name(store: Path) -> None:
+    (store / "a.mar").rename(store / "a-3.0.mar")
+    assert chosen("a-3.0.mar", store=store)[1] == ["a=a-3.0.mar"]
+    assert chosen("store/a-3.0.mar")[1] == ["a=a-3.0.mar"]
+    with zipfile.ZipFile(store / "of-nobody.1.mar", "w") as archive:
+        archive.writestr("handler.py", "")
+    assert chosen("of-nobody.1.mar", store=store)[1] == ["of_nobody_1=of-nobody.1.mar"]
+
+
+def test_a_link_in_the_store_is_an_archive_of_the_store(store: Path) -> None:
+    (store.parent / "real").mkdir()
+    (store / "a.mar").rename(store.parent / "real" / "x.mar")
+    (store / "a.mar").symlink_to(store.parent / "real" / "x.mar")
+    assert chosen("store/a.mar") == (store, ["a=a.mar"], False)
+    assert chosen("m=store/a.mar", store=store) == (store, ["m=a.mar"], False)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://host.example/v7/a.mar", "file:///store/A.mar", "HTTPS://HOST.example/v7/a.mar"]
+)
+def test_a_url_that_the_server_may_fetch_is_passed_on(store: Path, url: str) -> None:
+    allowed = r"nothing,https://host\.example/.*,file:///store/a\.mar"
+    assert chosen(f"m={url}", store=store, allowed_urls=allowed)[1] == [f"m={url}"]
+    assert chosen(url, store=store, allowed_urls=allowed)[1] == [url]
+    assert (
+        select([url], model_store=store, properties={"allowed_urls": ".*"}, config_folder=Path.cwd()).archives() == []
+    )
+
+
+def test_for_a_server_whose_store_is_not_known_no_path_is_cut() -> None:
+    for given in ("a.mar", "https://host.example/a.mar", "/folder/of/a/model", "net.tar.gz"):
+        assert name_for_unknown_store(given) == given
+    with pytest.raises(InputError, match=r"/models/a\.mar has a folder"):
+        name_for_unknown_store("/models/a.mar")
+
+
+def test_workers_that_torchserve_will_ignore_are_told(store: Path) -> None:
+    with zipfile.ZipFile(store / "a.mar", "a") as archive:
+        archive.writestr("c.yaml", "minWorkers: 3\nmaxWorkers: 2\n")
+    with zipfile.ZipFile(store / "c.mar", "w") as archive:
+        archive.writestr("c.yaml", "minWorkers: 3\nmaxWorkers: 2\n")
+        manifest = {"runtime": "python", "model": {"modelName": "c", "handler": "h", "configFile": "c.yaml"}}
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+    found = select(["a.mar", "c.mar"], model_store=store, properties={}, config_folder=Path.cwd())
+    assert [text.split(":")[0] for text in found.without_effect()] == ["c.mar"]
 
 
 def test_lists_with_commas(store: Path) -> None:
@@ -141,7 +194,7 @@ def test_names_of_the_manifest_are_those_that_can_be_built(model: dict[str, str]
         chosen("good=x.mar", store=store)
     assert refused.value.hint
     with pytest.raises(UnreadableArchiveError):
-        model_name_of(store / "x.mar")
+        default_name(store / "x.mar")
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "\ud800", "a" * 100_000])

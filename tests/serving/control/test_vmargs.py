@@ -54,6 +54,43 @@ def test_other_options_are_left_alone() -> None:
     assert vmargs.read("") == VmArguments()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "-Djavax.net.ssl.keyStore={}",
+        "-Djavax.net.ssl.trustStore={}",
+        "-Djava.util.logging.config.file={}",
+        "-Djava.security.policy=={}",
+        "-XX:Flags={}",
+        "-javaagent:{}",
+        "-javaagent:{}=port=9999",
+    ],
+)
+def test_files_that_java_reads_are_absolute_and_there(elsewhere: Path, option: str) -> None:
+    (elsewhere / "mine").touch()
+    absolute = option.format(elsewhere / "mine")
+    assert vmargs.read(option.format("mine")).options == vmargs.read(absolute).options == (absolute,)
+    with pytest.raises(InputError, match=r"no such file: other \(-.* in vmargs of config.properties\)") as caught:
+        vmargs.read(option.format("other"))
+    assert "in which the command is run" in (caught.value.hint or "")
+
+
+def test_files_that_java_writes_are_absolute(elsewhere: Path) -> None:
+    found = vmargs.read(
+        "-XX:HeapDumpPath=dumps -Xloggc:gc.log -Xlog:gc*:file=gc.log:time:filecount=3 -Djava.io.tmpdir=t"
+    )
+    assert found.options == (
+        f"-XX:HeapDumpPath={elsewhere / 'dumps'}",
+        f"-Xloggc:{elsewhere / 'gc.log'}",
+        f"-Xlog:gc*:file={elsewhere / 'gc.log'}:time:filecount=3",
+        f"-Djava.io.tmpdir={elsewhere / 't'}",
+    )
+
+
+def test_no_key_store_is_none() -> None:
+    assert vmargs.read("-Djavax.net.ssl.keyStore=NONE").options == ("-Djavax.net.ssl.keyStore=NONE",)
+
+
 def test_of_two_homes_java_takes_the_last() -> None:
     assert vmargs.read("-Dmodel_server_home=a -Xmx1g -Dmodel_server_home=b") == VmArguments(("-Xmx1g",), "b")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +134,30 @@ def test_a_frontend_that_was_stopped(tmp_path: Path, code: int) -> None:
 
 
 def test_a_frontend_that_ended(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="exit code 1: it said nothing") as caught:
+    with pytest.raises(StartError, match="the frontend ended with the exit code 1: it said nothing") as caught:
         wait(tmp_path, Frontend(code=1), "a")
     assert caught.value.hint is None
     (tmp_path / "java.log").write_text("java.lang.UnsupportedClassVersionError: version 55.0\n")
     with pytest.raises(StartError, match=r"exit code 1: .*version 55") as caught:
         wait(tmp_path, Frontend(code=1), "a")
     assert "JAVA_HOME" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("code", [137, -9])
+def test_a_frontend_that_was_killed(tmp_path: Path, code: int) -> None:
+    with pytest.raises(StartError, match=r"the frontend was killed \(by the system, for lack of memory\?\)"):
+        wait(tmp_path, Frontend(code=code), "a")
+
+
+def test_an_archive_behind_a_url_has_its_own_name(tmp_path: Path) -> None:
+    loaded = replace(version("its-own", ready=1), url="https://host.example/x.mar")
+    selection = Selection(tmp_path, (ModelSpec("", loaded.url),))
+    frontend = Frontend([[version("its-own")], [loaded]])
+    begun = time.monotonic()
+    connect: Any = lambda: frontend  # noqa: E731
+    process: Any = frontend
+    waiting = Waiting(process, tmp_path, selection, connect, begun, lambda _seconds, _text: None)
+    with pytest.raises(StartError, match=r"did not take https://host\.example/x\.mar"):
+        waiting.until_ready(begun + 20.0)
+    frontend.answers = [[loaded]]
+    assert waiting.until_ready(begun + 20.0) == (loaded,)

@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 WORKERS ?= 2
 MINUTES ?= 10
+ROUNDS ?= 200
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint format soak clean help
+.PHONY: demo test test-all lint format soak churn clean help
 
 help:
 	@echo 'make demo    train, archive, serve and query the MNIST example'
@@ -22,6 +23,7 @@ help:
 	@echo 'make lint    the checks without pytest'
 	@echo 'make format  rewrite the sources in the project style'
 	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold?'
+	@echo 'make churn   register and remove models at once for ROUNDS ($(ROUNDS)): is every one answered?'
 	@echo 'make clean   remove the environment and the caches'
 
 demo: $(VENV)/.installed
@@ -68,6 +70,9 @@ $(VENV)/.installed-dev: setup.py | $(VENV)/bin/python
 
 soak: $(VENV)/.installed
 	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
+
+churn: $(VENV)/.installed
+	@$(BIN)/python benchmarks/churn.py --rounds $(ROUNDS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -44,7 +44,7 @@ def soak(options: argparse.Namespace, folder: Path) -> Results:
     """Starts a server in a folder, tortures it, ends it, and looks at what is left."""
     temp = folder / "tmp"
     temp.mkdir()
-    _use_only(temp)
+    use_only(temp)
     config = folder / "config.properties"
     config.write_text(CONFIG)
     state = StateFolder(home=folder / "state")
@@ -76,7 +76,7 @@ def soak(options: argparse.Namespace, folder: Path) -> Results:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # what was started is ended, however impatient they are
-        killed = _end(started, state)
+        killed = end(started, state)
     results.check("all processes end by themselves when the server is stopped", not killed, f"{killed} did not")
     left = leftovers(started, state, temp)
     results.check("nothing is left behind", not left, ", ".join(left) or "no process, socket or temporary file")
@@ -84,14 +84,14 @@ def soak(options: argparse.Namespace, folder: Path) -> Results:
     return results
 
 
-def _use_only(temp: Path) -> None:
+def use_only(temp: Path) -> None:
     """Keeps settings of the caller's from the server, and its temporary files in one place."""
     for name in [name for name in os.environ if name.startswith(("TS_", "TORCHMAR_"))]:
         del os.environ[name]
     os.environ["TMPDIR"] = tempfile.tempdir = str(temp)
 
 
-def _end(started: Started, state: StateFolder) -> int:
+def end(started: Started, state: StateFolder) -> int:
     """Stops the server; how many processes had to be killed."""
     try:
         return stop(state)
@@ -125,7 +125,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def _ended(number: int, _frame: object) -> None:
+def ended(number: int, _frame: object) -> None:
+    """Ends this process at a signal, as an exception, so that the server and its files are taken away."""
     sys.exit(128 + number)
 
 
@@ -136,7 +137,7 @@ def main() -> int:
         print("The processes that this would kill exist on Linux only.", file=sys.stderr)
         return 2
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _ended)  # as an exception, so that the server and its files are taken away
+        signal.signal(number, ended)  # as an exception, so that the server and its files are taken away
     folder = Path(tempfile.mkdtemp(prefix="tmsoak-")).resolve()
     failed = False
     try:

@@ -6,16 +6,15 @@ import atexit
 import contextlib
 import importlib
 import os
-import random
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from serving.protocol import Decoder, Load
-from serving.worker import dedicated, shared
+from serving.worker import dedicated, inheritance, shared
 from serving.worker.arguments import Arguments
 from serving.worker.connection import Connection
 from serving.worker.guardian import Guardian
@@ -30,6 +29,8 @@ class Guest:
 
     Attributes:
         path: its `sys.path`.
+        inherited: what it has of the frontend; see `inheritance`.
+        stdin: a pipe that the frontend never writes to.
         stdout, stderr: the pipes that the frontend reads.
         lifeline: ends when the thin process does, and tells it of our end.
     """
@@ -39,16 +40,18 @@ class Guest:
     environ: dict[str, str]
     cwd: str
     path: list[str]
+    inherited: dict[str, Any]
+    stdin: int
     stdout: int
     stderr: int
     lifeline: socket.socket
 
     def close(self) -> None:
         """Closes the descriptors, once."""
-        for fd in (self.stdout, self.stderr):
+        for fd in (self.stdin, self.stdout, self.stderr):
             if fd >= 0:
                 os.close(fd)
-        self.stdout = self.stderr = -1
+        self.stdin = self.stdout = self.stderr = -1
         self.lifeline.close()
 
 
@@ -101,7 +104,7 @@ def run_shared(assignment: Assignment, channel: socket.socket) -> int:
 
 
 def _enter(guest: Guest) -> None:
-    """Becomes the process that the frontend would have started: its folder, environment, arguments and module path."""
+    """Becomes the process that the frontend would have started."""
     # The archive may have been removed meanwhile; loading it will say so.
     with contextlib.suppress(OSError):
         os.chdir(guest.cwd)
@@ -110,10 +113,22 @@ def _enter(guest: Guest) -> None:
     sys.argv[:] = guest.argv
     sys.path[:] = guest.path
     importlib.invalidate_caches()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Forked processes would all draw the same numbers; random itself sees to that.
-    if numpy_random := sys.modules.get("numpy.random"):  # else its import will seed it
-        numpy_random.seed(random.SystemRandom().getrandbits(32))
+    os.dup2(guest.stdin, 0)
+    os.close(guest.stdin)
+    guest.stdin = -1
+    inheritance.put(guest.inherited)
+    _reseed()
+
+
+def _reseed() -> None:
+    """Gives every generator of random numbers that was there before the fork a seed of its own.
+
+    `random` sees to that by itself. What is imported later takes one from the system, as do the generators of devices.
+    """
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.seed()
 
 
 def leave(serve: Callable[[], int]) -> int:

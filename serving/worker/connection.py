@@ -16,6 +16,7 @@ from serving.protocol import (
     encode_load_reply,
     encode_reply,
 )
+from serving.worker import leftovers
 from serving.worker.service import STREAM_NEXT
 
 # A frame that a handler streams is checked before it is sent on: it may be larger than what the frontend takes.
@@ -87,7 +88,8 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Closes the socket; the frontend starts another worker if it still wants one."""
+        """Ends the connection, whoever else has it; the frontend starts another worker if it still wants one."""
+        leftovers.hang_up(self.sock)
         self.sock.close()
 
 

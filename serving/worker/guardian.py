@@ -19,6 +19,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from serving.worker import leftovers
+
 _POLL_S = 1.0
 _LINGER_S = 1.0
 _MARGIN = 0.1
@@ -122,7 +124,7 @@ class Guardian:
                 if fd == self._wake.fileno():
                     self._wake.recv(4096)
                 elif fd == 0:
-                    os._exit(0)
+                    leftovers.leave(0)
                 else:
                     self._ended(fd)
             self._check_busy()
@@ -140,7 +142,7 @@ class Guardian:
         with contextlib.suppress(KeyError):
             self._poll.unregister(fd)
         if self._alone:
-            os._exit(0)
+            leftovers.leave(0)
         self._last_left = time.monotonic()
         ended()
         lifeline.close()
@@ -150,7 +152,7 @@ class Guardian:
         if self._lifelines or not self._last_left or not any(clock.since for clock in self._clocks):
             return
         if time.monotonic() - self._last_left > _LINGER_S:
-            os._exit(0)
+            leftovers.leave(0)
 
     def _check_busy(self) -> None:
         limit = self._limit_s

@@ -129,15 +129,18 @@ def _hand_over(parsed: arguments.Arguments, listener: socket.socket, lifeline: s
             break
     if control is None:
         return None
+    from serving.worker import inheritance
+
     message = {
         "argv": [sys.argv[0]],
         "environ": dict(os.environ),
         "cwd": os.getcwd(),
         "path": list(sys.path),
+        "inherited": inheritance.take(),
         "arguments": tuple(parsed),
     }
     try:
-        rendezvous.send(control, message, (listener.fileno(), 1, 2, lifeline.fileno()))
+        rendezvous.send(control, message, (listener.fileno(), 0, 1, 2, lifeline.fileno()))
     except (OSError, ValueError):
         control.close()
         return None
@@ -175,6 +178,7 @@ def _start_prefork(name: str, owner: int) -> bool:
         null = os.open(os.devnull, os.O_RDWR)
         try:
             # Our pipes must end with the worker, so the prefork process gets none of them.
+            # It is spawned as Java spawns workers: then a signal of glibc's own is ignored, as it is in those.
             to_null = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
             os.posix_spawn(sys.executable, command, _prefork_environment(), file_actions=to_null)
         except OSError:

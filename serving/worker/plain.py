@@ -6,7 +6,7 @@ import socket
 import sys
 
 from serving.protocol import Load, ProtocolError
-from serving.worker import dedicated, imports
+from serving.worker import dedicated, imports, leftovers
 from serving.worker.arguments import Arguments
 from serving.worker.child import leave
 from serving.worker.connection import Connection
@@ -34,6 +34,8 @@ def _serve(arguments: Arguments, listener: socket.socket) -> int:
     finally:
         listener.close()
     sock.setblocking(True)
+    leftovers.lead()
+    leftovers.watch(sock)
     connection = Connection(sock)
     try:
         message = connection.receive()

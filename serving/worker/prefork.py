@@ -16,6 +16,7 @@ import gc
 import importlib
 import importlib.util
 import os
+import select
 import selectors
 import signal
 import socket
@@ -29,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol import Decoder, Load, ProtocolError
-from serving.worker import imports, rendezvous, settings
-from serving.worker.arguments import Arguments
+from serving.worker import imports, leftovers, rendezvous, settings, system
 from serving.worker.child import Assignment, Guest, run_dedicated, run_shared
+from serving.worker.reception import Reception, guest_of
 
 # Before the first model, and when there is nothing else to do.
 _FIRST = ("torch", "numpy", "yaml", "ts.context", "ts.metrics.metric_cache_yaml_impl")
@@ -60,8 +61,9 @@ _YIELDING = frozenset({"serving", "archive_tool", "handlers"})
 
 def main(listener_fd: int, owner: int) -> int:
     """Runs until the owner, the Java process, has ended; in a forked process, until its work is done."""
-    for number in (signal.SIGINT, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.set_inheritable(listener_fd, False)
+    system.allow_descriptors()
     with contextlib.suppress(OSError):
         os.chdir("/")
     imports.prepare()
@@ -83,7 +85,8 @@ class _Worker:
         control: connection to the thin process.
         pid: of the thin process.
         guest: what it handed over.
-        sock: listens for the frontend, and is then its connection, until it is handed on.
+        sock: listens for the frontend, and is then its connection. It is kept when the process has it, too: to be shut
+            down when that ends.
         process: that serves it.
         deadline: when to give up on it, or to kill its process, on the monotonic clock; None for never.
     """
@@ -115,9 +118,9 @@ class _Process:
 
 class _Prefork:
     def __init__(self, listener: socket.socket, owner: int) -> None:
-        self._listener = listener
         self._owner = owner
         self._selector = selectors.DefaultSelector()
+        self._reception = Reception(listener, self._selector, self._received)
         self._workers: set[_Worker] = set()
         self._processes: dict[int, _Process] = {}
         self._shared: dict[tuple[Any, ...], list[_Process]] = {}
@@ -131,7 +134,7 @@ class _Prefork:
         Returns:
             None; in a forked process, what it has to do.
         """
-        owner = _owner_fd(self._owner)
+        owner = system.end_of(self._owner)
         if owner is not None:
             self._selector.register(owner, selectors.EVENT_READ, None)
         wake, waker = socket.socketpair()
@@ -141,7 +144,7 @@ class _Prefork:
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         self._wake = (wake, waker)
         self._selector.register(wake, selectors.EVENT_READ, self._reap)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._reception.open()
         try:
             return self._serve(owner)
         except _OwnerEndedError:
@@ -162,16 +165,20 @@ class _Prefork:
                 self._call(key.data)
                 if self._assignment is not None:
                     return self._assignment
-            if owner is None and not _is_alive(self._owner):
+            if owner is None and not system.is_alive(self._owner):
                 self._end()
                 return None
             self._check_deadlines()
             # Whether a worker's modules come too late was decided by what there was when it came.
-            if not events and self._later and all(worker.process for worker in self._workers):
+            if not events and self._later and not self._is_awaited():
                 self._import((self._later.pop(0),))
                 self._names = frozenset()
                 if not self._later:
                     self._freeze()
+
+    def _is_awaited(self) -> bool:
+        """Whether somebody is to be given a process soon."""
+        return self._reception.is_busy or not all(worker.process for worker in self._workers)
 
     def _call(self, callback: Callable[[], None]) -> None:
         """What goes wrong with one worker must not end all others."""
@@ -187,11 +194,19 @@ class _Prefork:
             _OwnerEndedError: the server has ended; an import takes seconds, and longer on a busy machine.
         """
 
-        def look(*_: object) -> None:
-            if not _is_alive(self._owner):
-                raise _OwnerEndedError
+        looking = False
 
-        signal.signal(signal.SIGALRM, look)
+        def look(*_: object) -> None:
+            nonlocal looking
+            if looking:
+                return
+            looking = True
+            if not system.is_alive(self._owner):
+                raise _OwnerEndedError
+            self._call(self._reap)  # clients wait for the end of a connection
+            looking = False
+
+        before = signal.signal(signal.SIGALRM, look)
         signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
         try:
             for name in names:
@@ -200,7 +215,7 @@ class _Prefork:
                     importlib.import_module(name)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, before)
 
     def _freeze(self) -> None:
         """Keeps the collector from writing to pages that are shared with the forked processes."""
@@ -208,7 +223,8 @@ class _Prefork:
         gc.freeze()
 
     def _timeout(self, owner: int | None) -> float | None:
-        limits = [worker.deadline - time.monotonic() for worker in self._workers if worker.deadline is not None]
+        deadlines = [worker.deadline for worker in self._workers if worker.deadline is not None]
+        limits = [deadline - time.monotonic() for deadline in (*deadlines, *self._reception.deadlines())]
         if self._later:
             limits.append(_IDLE_S)
         if owner is None:
@@ -217,7 +233,7 @@ class _Prefork:
 
     def _end(self) -> None:
         """The server has ended, in whatever way: the frontend may not have removed the sockets."""
-        self._listener.close()
+        self._reception.close()
         for worker in self._workers:
             if path := worker.guest.arguments.unix:
                 with contextlib.suppress(OSError):
@@ -228,39 +244,22 @@ class _Prefork:
             self._reap()
             time.sleep(_END_POLL_S)
         for pid in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            system.kill(pid)
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        control, _ = self._listener.accept()
-        pid, uid = rendezvous.peer(control)
-        try:
-            received = rendezvous.receive(control) if uid == os.getuid() else None
-        except (OSError, ValueError):
-            received = None
-        if received is None:
-            control.close()
-            return
-        message, fds = received
-        if message.get("query") == "backends":
-            with contextlib.suppress(OSError):
+    def _received(self, control: socket.socket, pid: int, message: dict[str, Any], fds: list[int]) -> None:
+        """A thin process has handed over a worker, or the collector of metrics asks."""
+        if message.get("query") == "backends" and not fds:
+            with control, contextlib.suppress(OSError):
                 rendezvous.send(control, {"backends": self._backends()})
+            return
+        try:
+            listener, guest = guest_of(message, fds)
+        except ValueError:
             control.close()
             return
-        listener, stdout, stderr, lifeline = fds
-        guest = Guest(
-            arguments=Arguments(*message["arguments"]),
-            argv=list(message["argv"]),
-            environ=dict(message["environ"]),
-            cwd=message["cwd"],
-            path=list(message["path"]),
-            stdout=stdout,
-            stderr=stderr,
-            lifeline=socket.socket(fileno=lifeline),
-        )
-        worker = _Worker(control, pid, guest, socket.socket(fileno=listener))
+        worker = _Worker(control, pid, guest, listener)
         plain = self._hides(guest)
         with contextlib.suppress(OSError):
             control.sendall(rendezvous.PLAIN if plain else rendezvous.TAKEN)
@@ -287,7 +286,13 @@ class _Prefork:
         return False
 
     def _connected(self, worker: _Worker) -> None:
-        connection, _ = worker.sock.accept()
+        try:
+            connection, _ = worker.sock.accept()
+        except BlockingIOError:
+            return  # who was there has gone
+        except OSError:
+            self._drop(worker)
+            raise
         self._selector.unregister(worker.sock)
         worker.sock.close()
         worker.sock = connection
@@ -328,6 +333,7 @@ class _Prefork:
         else:
             process.workers.discard(worker)
             self._workers.discard(worker)
+            worker.sock.close()
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
@@ -336,8 +342,8 @@ class _Prefork:
             if worker.process is None:
                 self._drop(worker)  # the frontend never connected
             else:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.process.pid, signal.SIGKILL)
+                system.kill(worker.process.pid)
+        self._reception.check_deadlines()
 
     def _drop(self, worker: _Worker) -> None:
         """Gives up on a worker that no process serves; its thin process sees the lifeline end."""
@@ -389,7 +395,11 @@ class _Prefork:
             warnings.simplefilter("ignore", DeprecationWarning)  # libraries' idle threads; see the module's docstring
             pid = os.fork()
         if pid == 0:
-            self._assignment = self._in_child(worker, load, channels[1] if channels else None, running + 1)
+            try:
+                self._assignment = self._in_child(worker, load, channels[1] if channels else None, running + 1)
+            except BaseException:
+                _complain([worker])
+                os._exit(1)  # it must not go on as a second prefork process, which shares what the first one watches
             return
         if channels:
             channels[1].close()
@@ -401,8 +411,6 @@ class _Prefork:
 
     def _handed_on(self, worker: _Worker, process: _Process) -> None:
         """Lets go of what the process has now; the lifeline must end with that process."""
-        worker.sock.close()
-
         worker.guest.close()
         worker.process = process
         process.workers.add(worker)
@@ -411,13 +419,14 @@ class _Prefork:
         self, worker: _Worker, load: Load, channel: socket.socket | None, processes: int
     ) -> Callable[[], int]:
         """In the forked process: drops everything of the others, or their ends would never be seen."""
+        leftovers.lead()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, int):
                 os.close(key.fileobj)
         self._selector.close()
-        self._listener.close()
+        self._reception.close()
         for end in self._wake:
             end.close()
         for process in self._processes.values():
@@ -437,18 +446,16 @@ class _Prefork:
         with contextlib.suppress(BlockingIOError):
             while self._wake[0].recv(4096):
                 pass
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        # What a process left is found by its number, which nobody else can have before it is reaped.
+        while pid := system.ended_child():
+            if pid in self._processes:
+                leftovers.end_group(pid)
+            _, status = os.waitpid(pid, 0)
             if process := self._processes.pop(pid, None):
                 self._ended(process, os.waitstatus_to_exitcode(status))
 
     def _ended(self, process: _Process, code: int) -> None:
-        """Tells the thin processes how it ended: the frontend reads 137 as a lack of memory."""
+        """Tells the thin processes how it ended, as the frontend reads 137 as a lack of memory; then hangs up."""
         self._retire(process)
         message = rendezvous.EXITED + rendezvous.STATUS.pack(code if code >= 0 else 128 - code)
         for worker in process.workers:
@@ -458,6 +465,8 @@ class _Prefork:
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(worker.control)
                 worker.control.close()
+            leftovers.hang_up(worker.sock)
+            worker.sock.close()
             self._workers.discard(worker)
 
     def _retire(self, process: _Process) -> None:
@@ -478,30 +487,18 @@ class _Prefork:
 
 
 def _complain(workers: Iterable[_Worker]) -> None:
-    """Prints what has just been raised into the log of the first worker that has one."""
+    """Prints what has just been raised into the log of the first worker that has one, unless that is not read."""
     text = f"torchmar's prefork process: {traceback.format_exc()}".encode()
     for worker in workers:
         if worker.guest.stderr >= 0:
             with contextlib.suppress(OSError):
-                os.write(worker.guest.stderr, text)
+                # A pipe that has room has it for that much, without waiting.
+                room = select.poll()
+                room.register(worker.guest.stderr, select.POLLOUT)
+                if room.poll(0):
+                    os.write(worker.guest.stderr, text[-select.PIPE_BUF :])
             return
 
 
 def _is_module(name: str) -> bool:
     return name.endswith((".py", ".so", ".pyc")) or ("." not in name and not name.startswith("__"))
-
-
-def _owner_fd(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends; None where the kernel has none."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"

@@ -32,6 +32,9 @@ _MAX_FDS = 8
 _TIMEOUT_S = 10.0
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
+Message = tuple[dict[str, Any], list[int]]
+"""What was said, and the descriptors that came with it."""
+
 supported = sys.platform == "linux" and hasattr(os, "fork") and hasattr(socket, "SO_PEERCRED")
 
 
@@ -96,7 +99,7 @@ def send(connection: socket.socket, message: dict[str, Any], fds: tuple[int, ...
         connection.sendall(memoryview(frame)[sent:])
 
 
-def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+def receive(connection: socket.socket) -> Message | None:
     """The next message and its file descriptors, which the caller owns; None at the end of the stream.
 
     Raises:
@@ -104,33 +107,77 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
         ValueError: this is no message. The file descriptors are closed.
     """
     connection.settimeout(_TIMEOUT_S)
-    fds: list[int] = []
-    data = bytearray()
+    receiver = Receiver()
     try:
-        while len(data) < _LENGTH.size or len(data) < _LENGTH.size + _LENGTH.unpack_from(data)[0]:
-            wanted = _LENGTH.size + _LENGTH.unpack_from(data)[0] - len(data) if len(data) >= _LENGTH.size else 4
-            if not 0 <= wanted <= _MAX_MESSAGE:
-                raise ValueError(f"a message of {wanted} bytes")
-            # Not inheritable: a program that a handler starts must not keep a lifeline open.
-            piece, ancillary, _, _ = connection.recvmsg(wanted, socket.CMSG_SPACE(4 * _MAX_FDS), _CLOSE_ON_EXEC)
-            fds += _fds(ancillary)
-            if not piece:
-                if data:
-                    raise ValueError("the stream ended inside a message")
-                return None
-            data += piece
-        message = marshal.loads(memoryview(data)[_LENGTH.size :])  # noqa: S302 (our own user's process sent it)
+        while (message := receiver.read(connection)) is None:
+            pass
+    except EOFError:
+        return None
+    finally:
+        receiver.close()
+        connection.settimeout(None)
+    return message
+
+
+class Receiver:
+    """Puts one message together, of pieces that come when they come. Owns the descriptors until it is complete."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._fds: list[int] = []
+
+    def read(self, connection: socket.socket) -> Message | None:
+        """Reads once; the message and its descriptors, which the caller owns, or None if more of it has to come.
+
+        Raises:
+            EOFError: the stream ended before a message.
+            BlockingIOError: nothing is there, and the connection is non-blocking.
+            OSError: the other side has gone.
+            ValueError: this is no message.
+        """
+        # Not inheritable: a program that a handler starts must not keep a lifeline open.
+        space = socket.CMSG_SPACE(4 * _MAX_FDS)
+        piece, ancillary, _, _ = connection.recvmsg(self._wanted(), space, _CLOSE_ON_EXEC)
+        self._fds += _fds(ancillary)
+        if len(self._fds) > _MAX_FDS:
+            raise ValueError("a message with too many descriptors")
+        if not piece and self._data:
+            raise ValueError("the stream ended inside a message")
+        if not piece:
+            raise EOFError
+        self._data += piece
+        if self._wanted():
+            return None
+        fds, self._fds = self._fds, []
+        try:
+            return self._message(), fds
+        except BaseException:
+            self._fds = fds
+            raise
+
+    def close(self) -> None:
+        """Closes the descriptors of a message that is not complete."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+    def _wanted(self) -> int:
+        """How many bytes are still to come, as far as is known."""
+        if len(self._data) < _LENGTH.size:
+            return _LENGTH.size - len(self._data)
+        length: int = _LENGTH.unpack_from(self._data)[0]
+        if length > _MAX_MESSAGE:
+            raise ValueError(f"a message of {length} bytes")
+        return _LENGTH.size + length - len(self._data)
+
+    def _message(self) -> dict[str, Any]:
+        try:
+            message = marshal.loads(memoryview(self._data)[_LENGTH.size :])  # noqa: S302 (our own user's process sent it)
+        except (EOFError, TypeError) as error:
+            raise ValueError("a message that cannot be read") from error
         if not isinstance(message, dict):
             raise ValueError(f"a message of type {type(message).__name__}")
-    except BaseException as error:
-        for fd in fds:
-            os.close(fd)
-        if isinstance(error, EOFError | TypeError):
-            raise ValueError("a message that cannot be read") from error
-        raise
-    finally:
-        connection.settimeout(None)
-    return message, fds
+        return message
 
 
 def _fds(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -368,6 +368,20 @@ def test_context(pair: Pair, code: str) -> None:
     assert pair.run(code).status == 200
 
 
+INHERITED = """import subprocess
+look = "grep -E '^(Sig|Shd|Umask|NoNew|Seccomp|Cpus|Cap)' /proc/self/status | grep -v SigQ; cat /proc/self/limits"
+look += "; cat /proc/self/oom_score_adj; readlink /proc/self/fd/0 | cut -d: -f1; nice; cut -d' ' -f6 /proc/self/stat"
+seen = subprocess.run(["sh", "-c", look], stdout=subprocess.PIPE, text=True).stdout.splitlines()
+return [{"seen": seen[:-1], "in the server's session": int(seen[-1]) == os.getsid(os.getppid())}]"""
+
+
+def test_what_a_program_that_a_handler_starts_has_of_the_server(pair: Pair) -> None:
+    """Java itself changes some of it: it raises limits, and has a signal ignored."""
+    seen = pair.run(INHERITED).json()["seen"]
+    assert len(seen) > 30
+    assert seen[-2:] == ["pipe", "0"]
+
+
 def test_paths(pair: Pair) -> None:
     code = {"X-Do": quote("return [[context.get_request_header(0, 'url_path'), repr(data)]]")}
     for path in (

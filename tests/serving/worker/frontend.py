@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ TIMEOUT_S = 60.0
 
 ROOT = Path(worker_file).parents[2]
 SCRIPT = Path(worker_file).parent / "home" / "ts" / "model_service_worker.py"
+STOCK_SCRIPT = Path(find_spec("ts").submodule_search_locations[0]) / "model_service_worker.py"  # type: ignore
+"""TorchServe's own worker."""
 METRICS = SCRIPT.parent / "configs" / "metrics.yaml"
 WITHOUT_TORCH = {"torch.py": "raise ImportError('not here')"}
 """Files of an archive, or of another folder on the path, that save seconds where torch plays no part."""
@@ -60,6 +63,8 @@ while select.select([control], [], []) and (received := rendezvous.receive(contr
             answer = children[message["wait"]].wait({timeout})
         except subprocess.TimeoutExpired:
             answer = None
+    elif "do" in message:
+        answer = exec(message["do"])
     else:
         stdin, stdout, stderr = fds
         child = subprocess.Popen(**message, stdin=stdin, stdout=stdout, stderr=stderr)
@@ -310,18 +315,25 @@ class Server:
         assert received is not None
         return received[0]["answer"]
 
-    def start(self, folder: Path, *, tcp: int = 0, python: str = sys.executable, **environ: str) -> Worker:
+    def do(self, code: str) -> None:
+        """Lets the server itself run some code."""
+        self._call({"do": textwrap.dedent(code)})
+
+    def start(
+        self, folder: Path, *, tcp: int = 0, python: str = sys.executable, script: Path = SCRIPT, **environ: str
+    ) -> Worker:
         """Starts a worker, as the first of a model or as a further one.
 
         Args:
             tcp: port to listen on in the place of a unix socket.
             python: to run it.
+            script: of the worker.
             environ: beside the server's own.
         """
 
         def spawn(command: list[str], base: dict[str, str], fds: tuple[int, int, int]) -> int:
             base["PYTHONPATH"] = os.pathsep.join([*self._path, base["PYTHONPATH"]])
-            command[0] = python
+            command[:2] = [python, str(script)]
             if tcp:
                 place = command.index("--sock-type")
                 command[place : place + 4] = ["--sock-type", "tcp", "--port", str(tcp)]

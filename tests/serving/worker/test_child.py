@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from serving.worker.arguments import Arguments
 from serving.worker.child import Guest
@@ -18,7 +19,11 @@ from .frontend import SCRIPT, Server, Worker, archive, ends, has_ended
 
 
 def load(server: Server, folder: Path, source: str, **environ: str) -> Worker:
-    worker = server.worker(archive(folder, source), **environ)
+    return load_again(server, archive(folder, source), **environ)
+
+
+def load_again(server: Server, folder: Path, **environ: str) -> Worker:
+    worker = server.worker(folder, **environ)
     assert worker.load(folder).code == 200, worker.out.text
     return worker
 
@@ -34,11 +39,11 @@ def test_folder_environment_arguments_and_path(server: Server, tmp_path: Path) -
             "path": sys.path,
             "main": sys.modules["__main__"].__file__,
             "helper": __import__("helper").__file__,
-            "int": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+            "int": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
             "child": signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,
             "wakeup": signal.set_wakeup_fd(-1),
             "started": os.popen("echo $FOR_THIS_ONE; pwd").read().split(),
-            "stdin": os.path.realpath("/proc/self/fd/0"),
+            "stdin": os.readlink("/proc/self/fd/0"),
         }
 
         def handle(data, context):
@@ -59,9 +64,9 @@ def test_folder_environment_arguments_and_path(server: Server, tmp_path: Path) -
     assert str(SCRIPT.parent) not in seen["path"]
     assert str(tmp_path / "other") not in seen["path"]
     assert seen["helper"] == str(folder / "helper.py")
-    assert (seen["int"], seen["child"], seen["wakeup"]) == (True, True, -1)
+    assert (seen["int"], seen["child"], seen["wakeup"]) == (False, True, -1)
     assert seen["started"] == ["größer", str(folder)]
-    assert seen["stdin"] == os.devnull
+    assert seen["stdin"].startswith("pipe:")
 
 
 def test_the_environment_is_that_of_a_plain_worker(server: Server, plain_server: Server, tmp_path: Path) -> None:
@@ -99,23 +104,75 @@ def test_a_handler_that_parses_arguments(server: Server, tmp_path: Path) -> None
     assert load(server, tmp_path / "model", source).answer() == b"3"
 
 
-def test_each_process_has_random_numbers_of_its_own(server: Server, tmp_path: Path) -> None:
-    source = """
-        import random
-        import numpy, torch, uuid
+RANDOM = """
+    import gc, os, random
+    import numpy, torch, uuid
 
-        def handle(data, context):
-            numbers = [random.random(), float(numpy.random.random()), float(torch.rand(1)), str(uuid.uuid4())]
-            return [numbers] * len(data or [])
-    """
-    folder = archive(tmp_path / "model", source)
+    def draws():
+        return [random.random(), float(numpy.random.random()), float(torch.rand(1)), torch.initial_seed(),
+                float(numpy.random.default_rng().random()), str(uuid.uuid4())]
+
+    class Handler:
+        def initialize(self, context):
+            self.first = draws()
+
+        def handle(self, data, context):
+            return [[os.getpid(), *self.first, *draws()]] * len(data)
+"""
+
+
+@pytest.mark.parametrize("config", [{}, {"backend": {"mode": "shared", "processes": 2}}])
+def test_each_process_has_random_numbers_of_its_own(server: Server, tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = archive(tmp_path / "model", RANDOM, config=config)
     workers = [server.worker(folder) for _ in range(2)]
     for worker in workers:
-        assert worker.load(folder).code == 200
+        assert worker.load(folder).code == 200, worker.out.text
     one, other = (json.loads(worker.answer()) for worker in workers)
-    # torch has the same default seed in every process, also in those that TorchServe starts.
-    for index in (0, 1, 3):
-        assert one[index] != other[index]
+    assert [a == b for a, b in zip(one, other, strict=True)] == [False] * 13
+
+
+def test_every_generator_that_was_there_before_the_fork_has_a_seed_of_its_own(server: Server, tmp_path: Path) -> None:
+    """Whatever module keeps it, of all that the prefork process imports."""
+    source = """
+        import gc, random
+        import numpy, torch
+
+        DRAW = {
+            random.Random: lambda one: one.random(),
+            torch.Generator: lambda one: float(torch.rand(1, generator=one)),
+            numpy.random.Generator: lambda one: one.random(),
+            numpy.random.RandomState: lambda one: one.random_sample(),
+            numpy.random.BitGenerator: lambda one: int(one.random_raw()),
+        }
+
+        def generators():
+            gc.unfreeze()
+            objects = gc.get_objects()
+            found = {id(one): one for one in objects}
+            for one in objects:
+                found.update((id(other), other) for other in gc.get_referents(one))
+            return [(type(one).__name__, draw(one)) for one in found.values()
+                    for kind, draw in DRAW.items() if issubclass(type(one), kind)]
+
+        DRAWN = generators()
+
+        def handle(data, context):
+            return [DRAWN] * len(data or [])
+    """
+    folder = archive(tmp_path / "model", source)
+    one, other = (json.loads(load_again(server, folder).answer()) for _ in range(2))
+    assert [name for name, _ in one] == [name for name, _ in other]
+    assert {"Random", "Generator", "RandomState", "MT19937"} <= {name for name, _ in one}
+    assert [name for (name, drawn), (_, again) in zip(one, other, strict=True) if drawn == again] == []
+
+
+def test_a_seed_of_the_handlers_own_holds(server: Server, tmp_path: Path) -> None:
+    seeds = "random.seed(7), numpy.random.seed(7), torch.manual_seed(7)"
+    folder = archive(tmp_path / "model", RANDOM.replace("self.first = draws()", f"self.first = [{seeds}] and []"))
+    one, other = (json.loads(load_again(server, folder).answer()) for _ in range(2))
+    assert one[0] != other[0]
+    assert one[1:5] == other[1:5]
+    assert one[4] == 7
 
 
 def test_nothing_of_other_workers_is_open(server: Server, tmp_path: Path) -> None:
@@ -164,7 +221,7 @@ def test_a_program_that_a_handler_starts_keeps_nothing_open(server: Server, tmp_
         def handle(data, context):
             if data:
                 started = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                           stderr=subprocess.DEVNULL, close_fds=False)
+                                           stderr=subprocess.DEVNULL, close_fds=False, start_new_session=True)
                 return [[os.getpid(), started.pid]]
     """
     worker = load(server, tmp_path / "model", source)
@@ -238,7 +295,7 @@ def test_the_descriptors_of_a_guest_are_closed_once() -> None:
     (out, theirs_out), (err, theirs_err) = os.pipe(), os.pipe()
     lifeline, other = socket.socketpair()
     arguments = Arguments("/s.1", "", 0, "", False, 0)
-    guest = Guest(arguments, [], {}, "/", [], theirs_out, theirs_err, lifeline)
+    guest = Guest(arguments, [], {}, "/", [], {}, os.open(os.devnull, os.O_RDONLY), theirs_out, theirs_err, lifeline)
     guest.close()
     assert os.read(out, 1) == os.read(err, 1) == other.recv(1) == b""
     again = [os.dup(out), os.dup(err)]  # they get the numbers that have become free

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import psutil
 import pytest
 
 from serving.protocol import Load, encode_load
-from serving.worker import rendezvous
+from serving.worker import inheritance, rendezvous
 from serving.worker.arguments import Arguments
 from serving.worker.child import Guest
 from serving.worker.prefork import _Prefork, _Worker
@@ -142,9 +144,12 @@ class Thin:
             "environ": {"PATH": os.environ["PATH"]},
             "cwd": str(folder),
             "arguments": tuple(Arguments(path, "", 0, str(METRICS), False, 0)),
+            "inherited": inheritance.take(),
             **changes,
         }
-        rendezvous.send(control, message, (listener.fileno(), stdout, stderr, theirs.fileno()))
+        stdin, self._stdin = os.pipe()
+        rendezvous.send(control, message, (listener.fileno(), stdin, stdout, stderr, theirs.fileno()))
+        os.close(stdin)
         listener.close()
         theirs.close()
         os.close(stdout)
@@ -182,6 +187,9 @@ class Thin:
         """What all see when a process is killed."""
         self.control.close()
         self.lifeline.close()
+        if self._stdin >= 0:
+            os.close(self._stdin)
+        self._stdin = -1
 
     def close(self) -> None:
         self.die()
@@ -333,6 +341,51 @@ def test_a_message_that_lacks_something(prefork: Prefork) -> None:
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(1) == b""
     assert prefork.backends() == {}
+
+
+def test_no_descriptor_of_a_message_stays_open(prefork: Prefork, tmp_path: Path) -> None:
+    """Whatever is wrong with it, and however many come with it."""
+    ours, theirs = socket.socketpair()
+    pipe = os.pipe()
+    good: dict[str, Any] = {"argv": [], "environ": {}, "cwd": "/", "path": [], "inherited": {}}
+    good["arguments"] = tuple(Arguments("", "", 0, "", False, 0))
+    messages = [{}, good, {**good, "arguments": ()}, {**good, "path": 7}, {"query": "backends"}, {"query": "other"}]
+
+    def opened() -> int:
+        return len(list(Path(f"/proc/{prefork.process.pid}/fd").iterdir()))
+
+    assert wait_for(lambda: prefork.backends() == {})
+    before = opened()
+    try:
+        for message in messages:
+            for count in range(8):
+                fds = [pipe[0], pipe[1], *[theirs.fileno()] * 6] if count != 5 else [pipe[0]] * 5
+                with prefork.connect() as connection:
+                    rendezvous.send(connection, message, tuple(fds[:count]))
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(4096):
+                        pass
+        with prefork.connect() as connection:  # a part of a message
+            connection.sendmsg([b"\0\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", pipe))])
+        assert prefork.backends() == {}
+        assert wait_for(lambda: opened() <= before)
+    finally:
+        for end in (ours, theirs):
+            end.close()
+        for fd in pipe:
+            os.close(fd)
+
+
+def test_who_says_nothing_holds_up_nobody(prefork: Prefork, tmp_path: Path) -> None:
+    """Neither those who are silent from the beginning nor those who stop in the middle."""
+    silent = [prefork.connect() for _ in range(10)]
+    for connection in silent[5:]:
+        connection.sendall(b"\0\0\1\0abc")
+    begin = time.monotonic()
+    assert prefork.thin(archive(tmp_path / "model", PID)).load().answer()
+    assert time.monotonic() - begin < TIMEOUT_S / 2  # far less; but another one may be busy, too
+    for connection in silent:
+        connection.close()
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"I\xff\xff\xff\xff", b"L\0\0"])
@@ -560,7 +613,9 @@ def test_a_worker_that_cannot_be_given_a_process_ends(tmp_path: Path) -> None:
     lifeline, other_end = socket.socketpair()
     pipes = os.pipe()
     try:
-        guest = Guest(Arguments("", "", 0, "", False, 0), [], {}, str(tmp_path), [], -1, os.dup(pipes[1]), lifeline)
+        guest = Guest(
+            Arguments("", "", 0, "", False, 0), [], {}, str(tmp_path), [], {}, -1, -1, os.dup(pipes[1]), lifeline
+        )
         worker = _Worker(socket.socket(socket.AF_UNIX), 1, guest, ours)
         serving._workers.add(worker)
         serving._selector.register(ours, selectors.EVENT_READ)
@@ -575,6 +630,16 @@ def test_a_worker_that_cannot_be_given_a_process_ends(tmp_path: Path) -> None:
         assert other_end.recv(1) == b""
         assert theirs.recv(1) == b""
         assert b"Cannot allocate memory" in os.read(pipes[0], 10_000)
+        # Nobody reads the log: it is not waited for.
+        os.set_blocking(pipes[1], False)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(pipes[1], bytes(4096)):
+                pass
+        os.set_blocking(pipes[1], True)
+        guest.stderr = os.dup(pipes[1])
+        serving._workers.add(worker)
+        serving._call(lambda: fail())
+        guest.close()
     finally:
         for end in (theirs, other_end, listener):
             end.close()

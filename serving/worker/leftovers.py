@@ -1,0 +1,78 @@
+"""What a worker leaves behind when it ends: children of its handler, and its connection, which they may hold.
+
+Whoever is forked (a pool, the workers of a DataLoader) has the worker's descriptors. When the worker ends without them,
+the frontend sees no end of the connection, and its client waits for the whole timeout. So somebody else has the
+connection, too, and shuts it down, which ends it for all that hold it: the prefork process for the workers that it
+forked, `watch` for those that do all themselves.
+
+What is left is ended as well. A worker leads a process group, which all its children are in, and theirs. Who leaves it
+has done so on purpose (a daemon, ``start_new_session=True``), and lives on as under TorchServe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+
+
+def lead() -> None:
+    """Makes a process group of this process and of all that it will start."""
+    with contextlib.suppress(OSError):  # it leads a session, and so a group
+        os.setpgid(0, 0)
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Ends a connection for all that hold it."""
+    with contextlib.suppress(OSError):  # the frontend has closed it
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def end_group(leader: int) -> None:
+    """Kills who is in the process group of a worker; nobody if it led none."""
+    with contextlib.suppress(OSError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def leave(code: int) -> None:
+    """Ends this process at once, and its group, if it leads one. Nobody asks for the exit code then."""
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(code)
+
+
+def watch(connection: socket.socket) -> None:
+    """Starts a process that looks after a connection, and after the group of this process, when this process ends.
+
+    To be called while nothing is imported that makes a copy of this process large, and by its only thread. The copy is
+    nobody's child: a handler that waits for its own must not meet it.
+    """
+    try:
+        own = os.pidfd_open(os.getpid())
+    except (AttributeError, OSError):
+        return  # not on this system
+    leader = os.getpid()
+    child = os.fork()
+    if child:
+        os.close(own)
+        os.waitpid(child, 0)
+        return
+    try:
+        if os.fork() == 0:
+            _watch(connection, own, leader)
+    finally:
+        os._exit(0)
+
+
+def _watch(connection: socket.socket, worker: int, leader: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)  # the frontend waits for the end of the worker's pipes
+    poll = select.poll()
+    poll.register(worker, select.POLLIN)
+    poll.poll()
+    hang_up(connection)
+    end_group(leader)  # and this process with it

@@ -1,0 +1,103 @@
+"""A worker ends, in whatever way: its client is told at once, and what it has started ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.worker import leftovers, rendezvous
+
+from .frontend import Server, Worker, archive, ends, has_ended, rest
+
+pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
+
+# What is forked holds the worker's connection; also where it has left the worker's session.
+SOURCE = """
+    import ctypes, multiprocessing, os, subprocess, sys, time
+
+    NULL = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    pool = None
+
+    def fork(own_session):
+        pid = os.fork()
+        if pid == 0:
+            if own_session:
+                os.setsid()
+            time.sleep(1000)
+            os._exit(0)
+        while own_session and os.getsid(pid) != pid:
+            time.sleep(0.01)
+        return pid
+
+    def start():
+        global pool
+        pool = multiprocessing.get_context("fork").Pool(2)
+        shell = subprocess.run(["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE)
+        left = [child.pid for child in multiprocessing.active_children()]
+        left += [fork(False), subprocess.Popen(["sleep", "1000"], **NULL).pid, int(shell.stdout)]
+        daemons = [fork(True), subprocess.Popen(["sleep", "1000"], start_new_session=True, **NULL).pid]
+        return {"pid": os.getpid(), "left": left, "daemons": daemons}
+
+    def handle(data, context):
+        if data:
+            command = bytes(data[0]["body"]).decode()
+            return [start()] if command == "start" else eval(command)
+"""
+
+
+def _end(worker: Worker, pid: int, how: str) -> None:
+    if how == "is killed":
+        os.kill(pid, signal.SIGKILL)
+    elif how == "is removed":
+        worker.kill()
+    elif how == "has nothing to do any more":
+        worker.close()
+    else:
+        worker.send(rest("2", how.encode()))
+
+
+@pytest.mark.parametrize("prefork", ["1", "0"])
+@pytest.mark.parametrize(
+    "how", ["is killed", "is removed", "has nothing to do any more", "os._exit(3)", "ctypes.string_at(0)"]
+)
+def test_nothing_is_left_of_a_worker(server: Server, tmp_path: Path, prefork: str, how: str) -> None:
+    folder = archive(tmp_path / "model", SOURCE, files={"torch.py": "raise ImportError"} if prefork == "0" else {})
+    worker = server.worker(folder, TORCHMAR_PREFORK=prefork)
+    assert worker.load(folder).code == 200, worker.out.text
+    started = json.loads(worker.answer(b"start"))
+    assert (started["pid"] == worker.pid) == (prefork == "0")
+    try:
+        assert not any(map(has_ended, started["left"]))
+        _end(worker, started["pid"], how)
+        if how != "has nothing to do any more":
+            assert worker.is_closed()
+        assert ends(started["pid"], *started["left"])
+        # These have left on purpose: TorchServe lets them live, too.
+        assert not any(map(has_ended, started["daemons"]))
+    finally:
+        for pid in (*started["left"], *started["daemons"]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_the_group_of_others_is_left_alone() -> None:
+    """Of a process that leads none: then its group is the frontend's."""
+    code = "from serving.worker import leftovers; leftovers.leave(3)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
+    leftovers.end_group(os.getpid())
+
+
+def test_a_connection_is_ended_for_all_that_hold_it() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.dup():
+        leftovers.hang_up(theirs)
+        assert ours.recv(1) == b""
+        leftovers.hang_up(theirs)

@@ -54,6 +54,7 @@ _TORCH: Final = frozenset(
         "torch._utils._rebuild_device_tensor_from_cpu_tensor",
         "torch._utils._rebuild_device_tensor_from_numpy",
         "torch._utils._rebuild_meta_tensor_no_storage",
+        "torch._utils._rebuild_nested_tensor",
         "torch._utils._rebuild_parameter",
         "torch._utils._rebuild_parameter_with_state",
         "torch._utils._rebuild_qtensor",

@@ -150,16 +150,14 @@ def _unsafe(path: Path, name: str) -> UnsafeCheckpointError:
 def load_compiled(path: Path, device: torch.device | None) -> CompiledPackage:
     """Load an AOTInductor package, which was compiled for one kind of device; `device` must be of that kind.
 
-    `path` is the package's file, or a folder with what is in it, which torch takes from `unpacking.FOLDERS_SINCE` on:
-    then the processes that load it share its pages.
+    `path` is the package's file, or a folder with what is in it, where `unpacking.takes_folders`: then
+    the processes that load it share its pages.
     """
     index = device.index if device is not None and device.index is not None else -1
     keep = device is not None and device.type != "cpu"  # a GPU's kernels are read when they are first run
     try:
-        from torch._inductor import aoti_load_package
-
         with unpacking.unpacked(path, keep=keep) as place:
-            package = aoti_load_package(str(place), device_index=index)
+            package = unpacking.load(place, index)
         metadata: dict[str, str] = package.get_metadata()
     except MemoryError:
         raise

@@ -16,7 +16,10 @@ VENV := $(VENV)$(TORCH:%=-torch%)$(TORCHVISION:%=-torchvision%)$(NUMPY:%=-numpy%
 BIN := $(VENV)/bin
 # What RUNTIME of setup.py asks for at least, as pip's constraints.
 MINIMUMS := sed -n '/^RUNTIME/,/^]/s/^ *"\([^>]*\)>=\([0-9.]*\).*/\1==\2/p' setup.py
-CHOSEN := $(TORCH:%=torch==%) $(TORCHVISION:%=torchvision==%) $(NUMPY:%=numpy==%) $(PILLOW:%=pillow==%)
+# torchvision 0.(N + 15) is made for torch 2.N: pip would try them all.
+PAIRED := $(if $(TORCH),0.$(shell expr $(word 2,$(subst ., ,$(TORCH))) + 15).*)
+CHOSEN := $(TORCH:%='torch==%') $(patsubst %,'torchvision==%',$(or $(TORCHVISION),$(PAIRED))) \
+	$(NUMPY:%='numpy==%') $(PILLOW:%='pillow==%')
 PORT ?= 8080
 WORKERS ?= 2
 MINUTES ?= 10

@@ -76,7 +76,7 @@ def test_other_versions_have_an_environment_of_their_own() -> None:
     here = "python{}.{}".format(*sys.version_info)
     for arguments, folder, constraints in (
         ((), ".venv", ""),
-        (("TORCH=2.14.1",), ".venv-torch2.14.1", "torch==2.14.1"),
+        (("TORCH=2.14.1",), ".venv-torch2.14.1", "torch==2.14.1 torchvision==0.29.*"),
         (("NUMPY=1.26.4", "PILLOW=11.0.0"), ".venv-numpy1.26.4-pillow11.0.0", "numpy==1.26.4 pillow==11.0.0"),
         (
             (f"PYTHON={sys.executable}", "TORCH=2.6.0", "TORCHVISION=0.21.0"),

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Pickles of older programs, though not by their names; torch tells them by these.
+_PICKLES = ("serialized_state_dict.json", "serialized_constants.json")
 _SHOWN = 300  # characters of another library's error
 
 
@@ -109,7 +111,7 @@ def _refuse_code(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                if name.endswith(".pt"):
+                if name.endswith(".pt") or name in _PICKLES:
                     _require_data(path, name, archive.read(name))
                 elif name.endswith("_config.json"):
                     _require_plain_payloads(path, name, archive)

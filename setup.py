@@ -52,7 +52,7 @@ RUNTIME = [
     "psutil>=5.9.8",
     "pyyaml>=6.0.1",
     "rich>=13.7",
-    "safetensors>=0.4.3",
+    "safetensors>=0.6.2",
 ]
 
 # To publish models as ONNX, and to serve them.

@@ -1,12 +1,25 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both make .venv by themselves.
 #   make demo PORT=auto     free ports instead of 8080, 8081, ...
-#   make demo PYTHON=python3.12
+# Other versions have an environment of their own beside it, .venv-python3.12-torch2.14.1:
+#   make test PYTHON=python3.12 TORCH=2.14.1      and TORCHVISION, NUMPY, PILLOW; pip chooses what is not named
+#   make test-oldest PYTHON=python3.10            the oldest of everything that setup.py allows
 
+NAMED_PYTHON := $(PYTHON)
 # The first interpreter that is new enough; an older python3 may come first on PATH.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then echo $$p; break; fi; done)
-VENV := .venv
+
+# The interpreter tells its version, for it may be named by a path.
+VERSION_OF := import sys; print("python{}.{}".format(*sys.version_info))
+VENV := .venv$(if $(NAMED_PYTHON),-$(shell $(PYTHON) -c '$(VERSION_OF)'))
+VENV := $(VENV)$(TORCH:%=-torch%)$(TORCHVISION:%=-torchvision%)$(NUMPY:%=-numpy%)$(PILLOW:%=-pillow%)$(OLDEST:%=-oldest)
 BIN := $(VENV)/bin
+# What RUNTIME of setup.py asks for at least, as pip's constraints.
+MINIMUMS := sed -n '/^RUNTIME/,/^]/s/^ *"\([^>]*\)>=\([0-9.]*\).*/\1==\2/p' setup.py
+# torchvision 0.(N + 15) is made for torch 2.N: pip would try them all.
+PAIRED := $(if $(TORCH),0.$(shell expr $(word 2,$(subst ., ,$(TORCH))) + 15).*)
+CHOSEN := $(TORCH:%='torch==%') $(patsubst %,'torchvision==%',$(or $(TORCHVISION),$(PAIRED))) \
+	$(NUMPY:%='numpy==%') $(PILLOW:%='pillow==%')
 PORT ?= 8080
 WORKERS ?= 2
 MINUTES ?= 10
@@ -14,12 +27,14 @@ ROUNDS ?= 200
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint format soak churn clean help
+.PHONY: demo test test-all test-oldest test-versions lint format soak churn clean help
 
 help:
 	@echo 'make demo    train, archive, serve and query the MNIST example'
 	@echo 'make test    all checks: ruff, mypy, import-linter, pytest with the real Java frontend'
 	@echo 'make test-all  pytest with the slow tests, too: half an hour'
+	@echo 'make test-versions  the tests of the SDK, the worker and the archive tool'
+	@echo 'make test-oldest    the same with the oldest packages that setup.py allows'
 	@echo 'make lint    the checks without pytest'
 	@echo 'make format  rewrite the sources in the project style'
 	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold?'
@@ -41,6 +56,13 @@ test: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m ""
 
+test-oldest:
+	@$(MAKE) --no-print-directory test-versions OLDEST=yes
+
+# What depends on the versions of torch and its kind.
+test-versions: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/handlers tests/serving/worker tests/archive_tool
+
 lint: $(VENV)/.installed-dev
 	@status=0; \
 	$(BIN)/ruff check --no-cache . || status=1; \
@@ -58,15 +80,18 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo 'python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 
-$(VENV)/.installed: setup.py | $(VENV)/bin/python
+$(VENV)/.installed: $(VENV)/constraints.txt
 	@echo 'installing into $(VENV) (PyTorch is large: a few minutes on the first run)'
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e . -c $<
 	@touch $@
 
-$(VENV)/.installed-dev: setup.py | $(VENV)/bin/python
+$(VENV)/.installed-dev: $(VENV)/constraints.txt
 	@echo 'installing into $(VENV) (PyTorch is large: a few minutes on the first run)'
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -c $<
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/constraints.txt: setup.py | $(VENV)/bin/python
+	@{ printf '%s\n' $(CHOSEN); $(if $(OLDEST),$(MINIMUMS);) } > $@
 
 soak: $(VENV)/.installed
 	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
@@ -75,4 +100,4 @@ churn: $(VENV)/.installed
 	@$(BIN)/python benchmarks/churn.py --rounds $(ROUNDS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

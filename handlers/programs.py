@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Pickles of older programs, though not by their names; torch tells them by these.
+_PICKLES = ("serialized_state_dict.json", "serialized_constants.json")
 _SHOWN = 300  # characters of another library's error
 
 
@@ -109,7 +111,7 @@ def _refuse_code(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                if name.endswith(".pt"):
+                if name.endswith(".pt") or name in _PICKLES:
                     _require_data(path, name, archive.read(name))
                 elif name.endswith("_config.json"):
                     _require_plain_payloads(path, name, archive)
@@ -150,16 +152,14 @@ def _unsafe(path: Path, name: str) -> UnsafeCheckpointError:
 def load_compiled(path: Path, device: torch.device | None) -> CompiledPackage:
     """Load an AOTInductor package, which was compiled for one kind of device; `device` must be of that kind.
 
-    `path` is the package's file, or a folder with what is in it, which torch takes from `unpacking.FOLDERS_SINCE` on:
-    then the processes that load it share its pages.
+    `path` is the package's file, or a folder with what is in it, where `unpacking.takes_folders`: then
+    the processes that load it share its pages.
     """
     index = device.index if device is not None and device.index is not None else -1
     keep = device is not None and device.type != "cpu"  # a GPU's kernels are read when they are first run
     try:
-        from torch._inductor import aoti_load_package
-
         with unpacking.unpacked(path, keep=keep) as place:
-            package = aoti_load_package(str(place), device_index=index)
+            package = unpacking.load(place, index)
         metadata: dict[str, str] = package.get_metadata()
     except MemoryError:
         raise

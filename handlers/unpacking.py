@@ -1,6 +1,6 @@
 """A package of compiled code, unpacked for as long as it is needed, so that nothing of it stays behind.
 
-torch unpacks a package into a folder `aotinductor_XXXXXX` for temporary files (before 2.15 always in /tmp, whatever
+torch unpacks a package into a folder `aotinductor_XXXXXX` for temporary files (older versions always in /tmp, whatever
 TMPDIR says), and removes it when the process ends in order. A worker is killed instead, and each one would leave a copy
 of the model there. So it is unpacked here: code for the processor is
 in memory once it is loaded, and its files are removed at once; those for a GPU stay until the process ends. A folder
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -21,29 +22,62 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
-#: The first version of torch that loads a package from a folder, too.
-FOLDERS_SINCE: Final = (2, 15)
 _PREFIX: Final = "torchmar-aot-"
 _MAPS: Final = Path("/proc/self/maps")
 _TORCHS: Final = Path("/tmp")  # noqa: S108 - where torch unpacks if it does not look at TMPDIR
 _ATTEMPTS: Final = 20
+#: A package's one file; the loader that looks into folders names it.
+_ASKED: Final = "data/aotinductor/model/asked.so"
+#: Where torch says of a folder that it is no file, and then loads it.
+_REMARKS: Final = ("torch.export.pt2_archive._package", "torch._inductor.package.package")
 
 
-def takes_folders(version: str | None = None) -> bool:
-    """Tell whether a version of torch, or the one here, loads a package that lies unpacked in a folder."""
-    if version is None:
-        import torch
+@functools.cache
+def takes_folders() -> bool:
+    """Tell whether this torch loads a package that lies unpacked in a folder.
 
-        version = torch.__version__
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) >= FOLDERS_SINCE
+    It is asked: given one that lacks nearly everything, it names what is there if it has looked.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        asked = Path(name, _ASKED)
+        asked.parent.mkdir(parents=True)
+        asked.touch()
+        try:
+            load(Path(name))
+        except Exception as error:  # torch raises whatever its loader meets
+            return asked.stem in str(error)
+    return False
+
+
+def load(place: Path, device_index: int = -1) -> Any:
+    """Load a package with torch's own loader, from a file or, where `takes_folders`, from a folder.
+
+    Raises:
+        Exception: whatever torch raises. `ImportError` is among it: before 2.6 there is no such loader.
+    """
+    from torch._inductor import aoti_load_package
+
+    if not place.is_dir():
+        return aoti_load_package(str(place), device_index=device_index)
+    remarks = [logging.getLogger(name) for name in _REMARKS]
+    for one in remarks:
+        one.addFilter(_nothing)
+    try:
+        return aoti_load_package(str(place), device_index=device_index)
+    finally:
+        for one in remarks:
+            one.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:  # noqa: ARG001
+    return False
 
 
 @contextlib.contextmanager

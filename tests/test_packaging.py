@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("archive_tool", "handlers", "model_defs", "serving")
+# What names an environment in the Makefile, and what a make that runs the tests hands on.
+VARIABLES = ("PYTHON", "TORCH", "TORCHVISION", "NUMPY", "PILLOW", "OLDEST", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 
 
 def sources() -> list[str]:
@@ -59,3 +63,58 @@ def test_the_commands_and_the_plugin_for_pytest(wheel: dict[str, bytes]) -> None
     (entries,) = (text.decode() for name, text in wheel.items() if name.endswith(".dist-info/entry_points.txt"))
     assert "[console_scripts]\ntorchmar = archive_tool.cli:main\n" in entries
     assert "[pytest11]\ntorchmar = serving.pytest_plugin\n" in entries
+
+
+def made(*arguments: str) -> str:
+    """What make would run, for tests without their checks, if nothing were there yet."""
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = ["make", "-n", "-B", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_other_versions_have_an_environment_of_their_own() -> None:
+    here = "python{}.{}".format(*sys.version_info)
+    for arguments, folder, constraints in (
+        ((), ".venv", ""),
+        (("TORCH=2.14.1",), ".venv-torch2.14.1", "torch==2.14.1 torchvision==0.29.*"),
+        (("NUMPY=1.26.4", "PILLOW=11.0.0"), ".venv-numpy1.26.4-pillow11.0.0", "numpy==1.26.4 pillow==11.0.0"),
+        (
+            (f"PYTHON={sys.executable}", "TORCH=2.6.0", "TORCHVISION=0.21.0"),
+            f".venv-{here}-torch2.6.0-torchvision0.21.0",
+            "torch==2.6.0 torchvision==0.21.0",
+        ),
+    ):
+        lines = made("test-versions", *arguments).splitlines()
+        assert f"-m venv {folder} " in " ".join(lines)
+        assert {line.split("/bin/")[0] for line in lines if " -m pip " in line or " -m pytest " in line} == {folder}
+        assert constraints_of(lines) == (f"{folder}/constraints.txt", constraints.split())
+
+
+def constraints_of(lines: list[str]) -> tuple[str, list[str]]:
+    """The file of the constraints for pip, and what make writes into it."""
+    (line,) = (line for line in lines if "} > " in line)
+    command, _, path = line.rpartition(" > ")
+    shown = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return path, shown.split()
+
+
+def test_the_oldest_are_those_that_the_package_allows(wheel: dict[str, bytes]) -> None:
+    path, constraints = constraints_of(made("test-oldest").splitlines())
+    assert path == ".venv-oldest/constraints.txt"
+    assert dict(one.split("==") for one in constraints) == minimums(wheel)
+
+
+def test_the_readme_names_the_oldest_versions(wheel: dict[str, bytes]) -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    oldest = minimums(wheel)
+    assert f"torch {oldest['torch']} to " in readme
+    assert f"torchvision of the same release ({oldest['torchvision']} to " in readme
+    assert f"numpy {oldest['numpy']} to " in readme
+    assert f"pillow {oldest['pillow']} to " in readme
+
+
+def minimums(wheel: dict[str, bytes]) -> dict[str, str]:
+    """The oldest version of each package that the wheel needs, where it is a range."""
+    (metadata,) = (text.decode() for name, text in wheel.items() if name.endswith(".dist-info/METADATA"))
+    needed = re.findall(r"^Requires-Dist: ([^\s>=;]+)>=([0-9.]+)(?!.*extra ==)", metadata, re.MULTILINE)
+    return dict(needed)

@@ -234,6 +234,10 @@ def test_what_torch_accepts_as_data_is_data_to_us():
     assert [name for name in _get_allowed_globals() if not pickle_names.is_data(name)] == []
 
 
+def test_a_nested_tensor_is_data_whatever_torch_wrote_it():
+    assert pickles.is_data("torch._utils._rebuild_nested_tensor")
+
+
 def test_no_function_of_torch_is_data_but_those_that_make_tensors():
     functions = [f"torch.{name}" for name in dir(torch) if not isinstance(getattr(torch, name), (type, torch.dtype))]
     accepted = {name for name in functions if pickle_names.is_data(name)}

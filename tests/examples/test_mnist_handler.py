@@ -53,7 +53,6 @@ def serve(handler, folder, bodies):
     return output, [context.get_response_status(index)[0] for index in range(len(bodies))]
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # the stock's torch.load without weights_only, in torch 2.4
 def test_ours_and_the_stock_handler_give_the_same_digits(folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     bodies = [bytearray(path.read_bytes()) for path in SAMPLES]

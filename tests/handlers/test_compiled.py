@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module", autouse=True)
 def _is_asked_nothing():
     """The compiler, what it can do: that takes a compilation of its own, here and in the processes that are started."""
-    with pytest.MonkeyPatch.context() as patch, config.patch({"cpp.vec_isa_ok": True}):
+    known = {"cpp.vec_isa_ok": True} if hasattr(config.cpp, "vec_isa_ok") else {}
+    with pytest.MonkeyPatch.context() as patch, config.patch(known):
         patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
         yield
 
@@ -44,23 +45,37 @@ def build(parts, store, **more):
 
 
 @pytest.fixture(scope="module")
-def built(compiled_ahead):
-    """The archive: its path, manifest and the names of its members."""
+def built(compiled_ahead, tmp_path_factory):
+    """The archive: its path, manifest, the names of its members and that of the compiled code."""
     (path,) = (compiled_ahead / "store").iterdir()
     with archive_tool.open_archive(path) as opened:
         found = SimpleNamespace(path=path, manifest=opened.manifest, members=[member.name for member in opened.members])
+        found.code = code_of(opened.extract(tmp_path_factory.mktemp("built") / "model"))
     assert leftovers(found) == []
     return found
 
 
+def code_of(folder):
+    """The file name of an extracted archive's compiled code, which lies in a folder or in a package."""
+    place = compiled_in(folder)
+    names = [path.name for path in place.rglob("*")] if place.is_dir() else zipfile.ZipFile(place).namelist()
+    (code,) = (Path(name).name for name in names if name.endswith(".so"))
+    return code
+
+
+def compiled_in(folder):
+    """Where an extracted archive has its compiled model: unpacked, if this torch loads it so."""
+    manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
+    return folder / manifest["torchmar"]["compiled"]["path"]
+
+
 def leftovers(built):
     """What loaders have left of this code where they unpack; other tests may be loading theirs."""
-    (name,) = (Path(member).name for member in built.members if member.endswith(".so"))
     places = {Path("/tmp"), Path(tempfile.gettempdir())}
     folders = [
         folder for place in places for kind in ("aotinductor_*", "torchmar-aot-*") for folder in place.glob(kind)
     ]
-    return [folder for folder in folders if any(folder.rglob(name))]
+    return [folder for folder in folders if any(folder.rglob(built.code))]
 
 
 @pytest.fixture
@@ -101,8 +116,20 @@ def test_the_record_says_for_what_it_was_compiled(built):
     assert list(compiled.capability) == here["capability"]
     assert compiled.dtype == "float32"
     assert [one.shape for one in compiled.inputs] == [(None, 8)]
-    inside = [name for name in built.members if name.startswith(f"{compiled.path}/")]
-    assert any(name.endswith(".so") for name in inside)
+    unpacked = any(name.startswith(f"{compiled.path}/") and name.endswith(".so") for name in built.members)
+    assert unpacked is unpacking.takes_folders()
+    assert unpacked or compiled.path in built.members
+
+
+def test_torch_takes_folders_if_it_says_so(folder, tmp_path):
+    with zipfile.ZipFile(packed(folder, tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    try:
+        unpacking.load(tmp_path / "unpacked")
+    except RuntimeError:
+        assert not unpacking.takes_folders()
+    else:
+        assert unpacking.takes_folders()
 
 
 def test_it_serves_batches_of_any_size_after_the_first_was_compared(load, folder, caplog):
@@ -144,7 +171,8 @@ def test_elsewhere_the_plain_model_serves_and_the_log_says_why(load, caplog):
 
 
 def test_damaged_code_is_told_and_the_plain_model_serves(load, folder, caplog):
-    (code,) = (folder / "MAR-INF" / "compiled").rglob("*.so")
+    place = compiled_in(folder)
+    code = next(place.rglob("*.so")) if place.is_dir() else place
     code.write_bytes(b"\x7fELF")
     handler = load()
     assert type(handler.model).__name__ == "Net"
@@ -181,9 +209,15 @@ def test_it_runs_on_the_stock_worker(folder, archives, caplog):
 @pytest.fixture
 def package(folder, tmp_path):
     """The same code as a package in a file, as `publish` writes it."""
-    root = folder / "MAR-INF" / "compiled" / "model"
-    (data,) = root.rglob("data")
-    path = tmp_path / "package.pt2"
+    return packed(folder, tmp_path)
+
+
+def packed(folder, to):
+    place = compiled_in(folder)
+    if place.is_file():
+        return place
+    (data,) = place.rglob("data")
+    path = to / "package.pt2"
     with zipfile.ZipFile(path, "w") as archive:
         for file in data.parent.rglob("*"):
             if file.is_file():
@@ -194,8 +228,9 @@ def package(folder, tmp_path):
 @pytest.mark.parametrize("folders", [True, False])
 def test_a_package_in_a_file_leaves_nothing_behind_once_it_is_loaded(built, package, folder, monkeypatch, folders):
     """So a process that is killed leaves nothing either."""
-    if not folders:  # as torch before 2.15 does it, which this one does too
-        monkeypatch.setattr(unpacking, "takes_folders", lambda: False)
+    if folders and not unpacking.takes_folders():
+        pytest.skip("this torch loads no folders")
+    monkeypatch.setattr(unpacking, "takes_folders", lambda: folders)  # every torch loads files
     loaded = programs.load_compiled(package, torch.device("cpu"))
     assert leftovers(built) == []
     given = torch.randn(3, 8)
@@ -203,8 +238,8 @@ def test_a_package_in_a_file_leaves_nothing_behind_once_it_is_loaded(built, pack
         torch.testing.assert_close(loaded(given), plain(folder)(given), rtol=1e-4, atol=1e-5)
 
 
-def test_an_unpacked_one_leaves_nothing_behind_either(built, folder):
-    loaded = programs.load_compiled(folder / "MAR-INF" / "compiled" / "model", torch.device("cpu"))
+def test_the_one_in_the_archive_leaves_nothing_behind_either(built, folder):
+    loaded = programs.load_compiled(compiled_in(folder), torch.device("cpu"))
     assert leftovers(built) == []
     assert loaded(torch.zeros(2, 8)).shape == (2, 4)
 
@@ -216,7 +251,7 @@ import signal, sys, torch
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from handlers import programs
-for place in {[str(folder / "MAR-INF" / "compiled" / "model"), str(package)]!r}:
+for place in {[str(compiled_in(folder)), str(package)]!r}:
     print(programs.load_compiled(Path(place), torch.device("cpu"))(torch.zeros(2, 8)).shape, flush=True)
 import time; time.sleep(600)
 """

@@ -47,7 +47,6 @@ class Stock(StockClassifier):
     pass
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # the stock's torch.load without weights_only, in torch 2.4
 @pytest.mark.parametrize("config", [{"optimize": {"channels_last": False}}, {}])
 def test_the_answers_are_the_stocks(folder, make_context, picture, monkeypatch, config):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)

@@ -50,7 +50,6 @@ def png(*rows):
     return bytearray(stream.getvalue())
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # the stock's torch.load without weights_only, in torch 2.4
 def test_the_answers_of_torchvisions_model_are_the_stocks(archives, make_context, picture, monkeypatch):
     torch.manual_seed(0)
     net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)

@@ -23,7 +23,6 @@ with warnings.catch_warnings():
     from ts.handler_utils.micro_batching import MicroBatching
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),  # the stock's torch.load without weights_only, in torch 2.4
     pytest.mark.filterwarnings("ignore:Implicit dimension choice:UserWarning"),  # the stock's softmax
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning"),
 ]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from handlers import LoadError, UnsafeCheckpointError, UnsupportedFormatError
+from handlers import LoadError, UnsafeCheckpointError, UnsupportedFormatError, programs
 from handlers.loading import describe, load_eager, load_program
 
 CPU = torch.device("cpu")
@@ -99,11 +99,30 @@ def rewritten(exported, path, change):
     return path
 
 
+def require(exported, member):
+    with zipfile.ZipFile(exported) as archive:
+        if not any(name.endswith(member) for name in archive.namelist()):
+            pytest.skip(f"this torch writes no {member}")
+
+
 def test_a_program_whose_example_is_code_is_refused(exported, tmp_path):
     evil = saved(Hostile())
-    path = rewritten(exported, tmp_path / "m.pt2", lambda name, old: evil if name.endswith("inputs/model.pt") else old)
-    with pytest.raises(UnsafeCheckpointError, match=r"sample_inputs/model\.pt could run code\n.*weights_only"):
+    names = ("inputs/model.pt", "example_inputs.pt")  # as torch calls it now, and before 2.8
+    path = rewritten(exported, tmp_path / "m.pt2", lambda name, old: evil if name.endswith(names) else old)
+    with pytest.raises(UnsafeCheckpointError, match=r"inputs(/model)?\.pt could run code\n.*weights_only"):
         load_program(path, CPU)
+
+
+@pytest.mark.parametrize("member", ["state_dict.pt", "constants.pt", "example_inputs.pt", "state_dict.json"])
+def test_a_program_of_an_older_torch_that_holds_code_is_refused(tmp_path, member):
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("serialized_exported_program.json", "{}")
+        archive.writestr("version", "8.2")
+        for name in {"state_dict.pt", "constants.pt", "example_inputs.pt", member}:
+            archive.writestr(f"serialized_{name}", saved(Hostile() if name == member else {}))
+    with pytest.raises(UnsafeCheckpointError, match=f"serialized_{member} could run code"):
+        programs.load_exported(path, CPU)
 
 
 @pytest.mark.parametrize("hostile", [False, True])
@@ -115,6 +134,7 @@ def test_a_pickled_weight_is_data_or_refused(net, exported, tmp_path, hostile):
             return json.dumps(document).encode()
         return content
 
+    require(exported, "model_weights_config.json")
     path = rewritten(exported, tmp_path / "m.pt2", change)
     with zipfile.ZipFile(path, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]
@@ -131,13 +151,18 @@ def test_a_pickled_weight_is_data_or_refused(net, exported, tmp_path, hostile):
 @pytest.mark.parametrize("kind", ["custom_obj_0", "opaque_obj_0"])
 def test_custom_objects_are_refused(exported, tmp_path, kind):
     config = json.dumps({"config": {"c": {"path_name": kind, "use_pickle": False}}}).encode()
+    require(exported, "constants_config.json")
     path = rewritten(exported, tmp_path / "m.pt2", lambda name, old: config if "constants_config" in name else old)
     with pytest.raises(UnsafeCheckpointError, match=kind):
         load_program(path, CPU)
 
 
 def test_a_damaged_program(exported, tmp_path):
-    path = rewritten(exported, tmp_path / "m.pt2", lambda name, old: old[:99] if name.endswith("model.json") else old)
+    path = rewritten(
+        exported,
+        tmp_path / "m.pt2",
+        lambda name, old: old[:99] if name.endswith(("model.json", "program.json")) else old,
+    )
     with pytest.raises(LoadError, match="cannot be read"):
         load_program(path, CPU)
 

@@ -69,7 +69,6 @@ class Known(dict):
         return self["<unk>"]
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # the stock's torch.load without weights_only, in torch 2.4
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice:UserWarning")  # the stock's softmax
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_the_answers_are_the_stocks(folder, handler, make_context, monkeypatch):

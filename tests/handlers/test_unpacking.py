@@ -14,6 +14,7 @@ import pytest
 from handlers import unpacking
 
 ROOT = Path(__file__).resolve().parents[2]
+_TAKES_FOLDERS = unpacking.takes_folders
 
 
 @pytest.fixture
@@ -40,12 +41,31 @@ def removed_at_exit(monkeypatch):
     return calls
 
 
+@pytest.fixture(autouse=True)
+def _newer(monkeypatch):
+    """A torch that loads folders, whichever is here."""
+    monkeypatch.setattr(unpacking, "takes_folders", lambda: True)
+
+
 @pytest.mark.parametrize(
-    ("version", "expected"),
-    [("2.15.0", True), ("2.15.0+cpu", True), ("2.14.1", False), ("3.0", True), ("1.30", False), ("odd", False)],
+    ("error", "expected"),
+    [
+        (RuntimeError("File not found: {}/data/aotinductor/model/asked_metadata.json"), True),
+        (RuntimeError("Error in dlopen: {}/data/aotinductor/model/asked.so: file too short"), True),
+        (RuntimeError("Failed to initialize zip archive: file read failed"), False),
+        (ImportError("cannot import name 'aoti_load_package' from 'torch._inductor'"), False),
+        (None, False),
+    ],
 )
-def test_the_versions_that_load_folders(version, expected):
-    assert unpacking.takes_folders(version) is expected
+def test_torch_is_asked_whether_it_loads_folders(temporary, monkeypatch, error, expected):
+    def load(place):
+        assert [path.name for path in place.rglob("*.so")] == ["asked.so"]
+        if error:
+            raise type(error)(str(error).format(place))
+
+    monkeypatch.setattr(unpacking, "load", load)
+    assert _TAKES_FOLDERS.__wrapped__() is expected
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_package_is_there_while_it_is_loaded(temporary, package, removed_at_exit):

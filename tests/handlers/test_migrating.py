@@ -305,7 +305,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
                 [cat, b"no picture", cat],
                 503,
                 [200, 400, 200],
-                "not a picture",
+                "not an image",
                 SHOWN,
                 {"model_file": MEANS},
             ),

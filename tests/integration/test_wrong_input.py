@@ -154,8 +154,8 @@ def png(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("note.txt", b"this is not a picture", "not a picture"),
-        ("empty.png", b"", "send a picture"),
+        ("note.txt", b"this is not a picture", "not an image"),
+        ("empty.png", b"", "send an image"),
         ("cut.png", digit().read_bytes()[:100], ""),
         ("huge.png", png(30_000), "900,000,000 pixels"),
     ],

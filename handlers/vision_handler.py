@@ -11,7 +11,7 @@ from handlers import vision
 from handlers.base import BaseHandler
 from handlers.encoded_image import WANTED, read_image
 from handlers.errors import BadInputError, LoadError, NotSupportedError
-from handlers.inputs import is_empty, numbers_to_tensor
+from handlers.inputs import numbers_to_tensor, require
 from handlers.labels import class_index
 from handlers.picture_batch import ending_of
 from handlers.prepared import is_computed
@@ -68,8 +68,7 @@ class VisionHandler(BaseHandler):
     def _read(self, data: Any, context: RequestContext) -> PILImage.Image | torch.Tensor:
         if isinstance(data, torch.Tensor):
             return data.float()
-        if is_empty(data):
-            raise BadInputError("the request has no body: send an image")
+        require(data, context.parameters, "an image")
         kind = context.headers.get("content-type", "")
         found = read_image(data, form=kind.lower().startswith("application/x-www-form-urlencoded"))
         if not isinstance(found, list):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _DEEPEST = 128  # nested lists; torch makes a tensor of no more dimensions
 _SHOWN = 40  # characters of a client's text that an error repeats
 _SHOWN_NAMES = 8  # fields of a form
+_CURL = "curl -d sends a form unless -H 'Content-Type: ...' says what it is"
 NUMBERS = "a JSON list of numbers, or one number"
 
 
@@ -45,15 +46,16 @@ def require(value: Any, fields: Any, wanted: str) -> None:
     """
     if not is_empty(value):
         return
-    names = [str(name) for name in fields] if isinstance(fields, dict) else []
+    names = [str(name) for name in fields] if isinstance(fields, dict) else ["body"]
+    if not names:  # the frontend leaves out a field without a value, which is what curl makes of a text
+        raise BadInputError(f"the request has no body, and is no form with a value: send {wanted}; {_CURL}")
     if not set(names) - {"data", "body"}:
         raise BadInputError(f"the request has no body: send {wanted}")
     shown = ", ".join(repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...") for name in names[:_SHOWN_NAMES])
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    if len(names) == 1:  # what curl makes of a text
+    if len(names) == 1:
         raise BadInputError(
-            f"the request is a form with the field {shown} alone, which is empty: send {wanted}; curl -d sends a form "
-            "unless -H 'Content-Type: ...' says what it is"
+            f"the request is a form with the field {shown} alone, which is empty: send {wanted}; {_CURL}"
         )
     raise BadInputError(f"the request is a form without data or body, it has {shown}{more}: send {wanted} as data")
 

@@ -199,4 +199,4 @@ def _show_output(name: str, text: str) -> None:
     more = f" (the last {_SHOWN_LINES} of {len(lines)} lines; --json has all)" if len(lines) > _SHOWN_LINES else ""
     click.secho(f"{name}{more}", bold=True)
     for line in lines[-_SHOWN_LINES:]:
-        click.echo(f"  {printable(line)}")
+        click.echo(f"  {printable(line.expandtabs())}")

@@ -37,7 +37,11 @@ def test_the_input_of_a_row(row, value):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "the request has no body: send an image"),
+        (
+            {},
+            "the request has no body, and is no form with a value: send an image; curl -d sends a form unless "
+            "-H 'Content-Type: ...' says what it is",
+        ),
         ({"body": b""}, "the request has no body: send an image"),
         (None, "the request has no body: send an image"),
         (

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from archive_tool import build, cli
+from serving.worker import bodies
 
 ROOT = Path(__file__).resolve().parents[3]
 HANDLER = """
@@ -86,13 +87,18 @@ PRETTY = """\
 """
 
 
-def test_an_answer_in_json(archive: Path, torchmar: Run) -> None:
+NAN = "NaN, which many readers of JSON refuse; it is sent as TorchServe sends it"
+
+
+def test_an_answer_in_json(archive: Path, torchmar: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_no_numbers", bodies._NoNumbers())  # which tells once a minute
     code, out, err = torchmar(str(archive), "in.json")
     assert (code, out.encode("latin-1").decode()) == (0, PRETTY)
     assert err.splitlines()[0] == "loaded"
-    assert err.splitlines()[1].startswith("in.json  200  ")
+    assert err.splitlines()[1] == f"An answer holds {NAN}"
+    assert err.splitlines()[2].startswith("in.json  200  ")
     assert "[METRICS]" not in err
-    assert len(err.splitlines()) == 2
+    assert len(err.splitlines()) == 3
 
 
 def test_answers_for_programs(archive: Path, torchmar: Run) -> None:

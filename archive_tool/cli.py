@@ -251,7 +251,7 @@ def show_error(error: TorchmarError) -> None:
     first, *rest = error.message.splitlines() or [""]
     click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(first)}", err=True, color=color)
     for line in rest:
-        click.echo(f"  {printable(line)}", err=True)
+        click.echo(f"  {printable(line.expandtabs(4))}", err=True)  # torch indents its messages with tabs
     if error.where and error.where not in error.message:
         click.echo(f"  at: {printable(error.where)}", err=True)
     if error.hint:

@@ -29,11 +29,13 @@ class Issue:
     Attributes:
         message: a sentence that names the member if it is about one.
         member: its name as the archive has it; None if it is about the whole.
+        is_pickle: whether it is that the member runs code when it is loaded, which a user may accept.
     """
 
     kind: Kind
     message: str
     member: str | None = None
+    is_pickle: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Give the issue as JSON."""
@@ -79,4 +81,15 @@ def refuse(path: Path, issues: Iterable[Issue]) -> None:
     kind = worst(issues)
     if kind is not None:
         lines = "".join(f"\n- {issue.message}" for issue in issues)
-        raise _ERRORS[kind](f"{path} {_WORDS[kind]}{lines}", hint=_HINTS[kind])
+        raise _ERRORS[kind](f"{path} {_WORDS[kind]}{lines}", hint=_pickle_hint(issues) or _HINTS[kind])
+
+
+def _pickle_hint(issues: list[Issue]) -> str | None:
+    """Name the option that accepts all of the issues; None if there is none."""
+    if not all(issue.is_pickle for issue in issues):
+        return None
+    options = " ".join(f"--allow-pickle {name}" for name in dict.fromkeys(str(issue.member) for issue in issues))
+    return (
+        "do not use it, unless you know where it comes from: run, check, optimize, verify and extract accept it with "
+        + options
+    )

@@ -57,6 +57,7 @@ def problems(tree: ast.Module, keys: Mapping[str, Shape]) -> Iterator[tuple[int,
     expected = expect(tree)
     if expected is None or not expected.tensors or not keys:
         return
+    keys = _without_prefix(expected, keys)
     missing = [key for key in expected.tensors if key not in keys]
     if len(missing) == len(expected.tensors):
         yield expected.line, f"none of the tensors of {expected.name} is in the state dict", _explain(expected, keys)
@@ -73,6 +74,16 @@ def problems(tree: ast.Module, keys: Mapping[str, Shape]) -> Iterator[tuple[int,
     unknown = [key for key in keys if key.split(".")[0] not in expected.attributes]
     if unknown and expected.complete:
         yield expected.line, f"the state dict has {_some(unknown)}, which {expected.name} does not have", None
+
+
+def _without_prefix(expected: Expected, keys: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Leave out a prefix that all keys have and the class does not: the SDK loads them, too."""
+    inner = keys
+    while len({key.split(".")[0] for key in inner}) == 1 and all("." in key for key in inner):
+        inner = {key.partition(".")[2]: shape for key, shape in inner.items()}
+        if inner.keys() & expected.tensors.keys():
+            return inner if not keys.keys() & expected.tensors.keys() else keys
+    return keys
 
 
 def _some(items: list[str], separator: str = ", ") -> str:

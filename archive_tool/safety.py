@@ -139,7 +139,7 @@ def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget
         ArchiveError, OSError: the stream cannot be read.
     """
     for problem in checkpoints.scan(stream, name, budget, weights=_is_serialized(archive, name)):
-        yield Issue(Kind.UNSAFE, f"{name!r} {problem}", name)
+        yield Issue(Kind.UNSAFE, f"{name!r} {problem}", name, is_pickle=True)
     if onnx_files.may_be_one(name, _head(stream)):
         yield from onnx_files.issues(stream, name, archive.has, budget)
 

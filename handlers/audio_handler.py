@@ -9,7 +9,7 @@ import torch
 from handlers import audio
 from handlers.base import BaseHandler
 from handlers.errors import BadInputError, LoadError, TooLargeError
-from handlers.inputs import is_empty, numbers_to_tensor
+from handlers.inputs import numbers_to_tensor, require
 from handlers.outputs import run_by_shape
 
 if TYPE_CHECKING:
@@ -47,10 +47,9 @@ class AudioHandler(BaseHandler):
             )
         self.sample_rate = rate
 
-    def preprocess_one(self, data: Any, context: RequestContext) -> torch.Tensor:  # noqa: ARG002
+    def preprocess_one(self, data: Any, context: RequestContext) -> torch.Tensor:
         """Turn a sound into the model's input, `[channels, samples]`."""
-        if is_empty(data):
-            raise BadInputError("the request has no body: send a WAV file")
+        require(data, context.parameters, "a WAV file")
         if isinstance(data, bytes | bytearray | memoryview):
             return self._decode(data)
         if not isinstance(data, list) or not data:

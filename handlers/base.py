@@ -12,7 +12,7 @@ from handlers import isolation, profiling, request
 from handlers.compile import is_compiler_error
 from handlers.device import stack_on, to_device
 from handlers.errors import NotSupportedError
-from handlers.inputs import row_value, rows_to_tensor
+from handlers.inputs import NUMBERS, require, row_value, rows_to_tensor
 from handlers.model_holder import ModelHolder
 from handlers.optimized import explaining
 from handlers.outputs import split_batch
@@ -73,10 +73,10 @@ class BaseHandler(ModelHolder):
     def preprocess(self, data: Any) -> Any:
         """Turn requests into the model's input. Runs first for every batch.
 
-        `data` is a list with a dict for each request: the values of its parameters, of which `data` or `body` is the
-        input (bytearray, str, or what JSON held). Gives a tensor `[batch, ...]`. Raise `BadInputError` for a request
-        that makes no sense; it then fails alone. Default: lists of numbers, or numbers, as float32; in a class with an
-        own `preprocess_one`, what that gives for each request, put together by `collate`.
+        `data` is a list with a dict for each request: the values of its parameters, of which `data` or `body`, or the
+        only one, is the input (bytearray, str, or what JSON held). Gives a tensor `[batch, ...]`. Raise `BadInputError`
+        for a request that makes no sense; it then fails alone. Default: lists of numbers, or numbers, as float32; in a
+        class with an own `preprocess_one`, what that gives for each request, put together by `collate`.
         """
         if not self._has_own("preprocess_one"):
             return rows_to_tensor(data, self.device)
@@ -84,12 +84,13 @@ class BaseHandler(ModelHolder):
         read, join = self._halves_of_preprocess()
         return join([read(row_value(row), one) for row, one in zip(data, requests, strict=True)])
 
-    def preprocess_one(self, data: Any, context: RequestContext) -> Any:  # noqa: ARG002
+    def preprocess_one(self, data: Any, context: RequestContext) -> Any:
         """Turn one request into the model's input, without the dimension of the batch. Runs in `preprocess`.
 
-        `data` is the request's parameter `data` or `body`: bytearray, str, what JSON held, or None. `context` has its
-        headers and other parameters. Default: a list of numbers, or a number, as a float32 tensor.
+        `data` is the request's parameter `data` or `body`, or its only one: bytearray, str, what JSON held, or None.
+        `context` has its headers and other parameters. Default: a list of numbers, or a number, as a float32 tensor.
         """
+        require(data, context.parameters, NUMBERS)
         return rows_to_tensor([{"body": data}], self.device)[0]
 
     def collate(self, items: list[Any]) -> Any:

@@ -1,7 +1,8 @@
-"""State dicts: reading them as data, and saying why one does not fit a model."""
+"""State dicts: reading them as data, fitting their keys to a model, and saying why one does not fit it."""
 
 from __future__ import annotations
 
+import collections
 import copy
 import pickle
 import re
@@ -16,9 +17,10 @@ from handlers.errors import CheckpointMismatchError, LoadError, UnsafeCheckpoint
 from handlers.formats import Format, detect_format
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
+_DEEPEST = 16  # parts of a prefix
 _SHOWN = 8  # keys of each kind that a mismatch lists
 _WRAPPERS = {
     "module.": "torch.nn.DataParallel or DistributedDataParallel: save model.module.state_dict()",
@@ -60,7 +62,7 @@ def _read_pickled(path: Path, *, weights_only: bool, mapped: bool) -> Any:
             f"{path} is not only tensors: reading it needs {name}, and so could run code",
             hint="save the weights alone, torch.save(model.state_dict(), ...), or, if you trust the file's origin, "
             "put `handler: {weights_only: false}` into model-config.yaml",
-        ) from error
+        ) from None  # what torch says of it names no file, and would stand in the place of this
     except (AttributeError, ImportError) as error:  # only when code is allowed: its classes are not here
         raise LoadError(
             f"{path} was saved with classes that cannot be imported here: {error}",
@@ -102,6 +104,85 @@ def _require_state_dict(path: Path, content: Any) -> dict[str, Any]:
             hint="save the weights with torch.save(model.state_dict(), ...)",
         )
     return content
+
+
+def with_keys_of(own: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
+    """Give a state dict the keys of a model, if they differ by no more than a prefix and further names of tied weights.
+
+    `own` is the model's `state_dict(keep_vars=True)`. The prefix is one that all keys of one side have. A tensor that
+    the model has under several names may be in the checkpoint under one of them only, as in safetensors. None if
+    anything else differs.
+    """
+    if own.keys() == state.keys():
+        return state
+    theirs, ours = _prefixes(state, own)
+    if (theirs and ours) or not all(key.startswith(theirs) for key in state):
+        return None
+    found = collections.OrderedDict((ours + key[len(theirs) :], value) for key, value in state.items())
+    names: dict[int, list[str]] = {}
+    for key, value in own.items():
+        names.setdefault(id(value), []).append(key)
+    for key in own.keys() - found.keys():
+        same = next((name for name in names[id(own[key])] if name in found), None)
+        if same is None or not isinstance(own[key], torch.Tensor):
+            return None
+        found[key] = found[same]
+    if found.keys() != own.keys():
+        return None
+    modules = getattr(state, "_metadata", None)
+    if modules is not None:  # the versions of the modules, by their paths
+        paths = {path: f"{path}." for path in modules}
+        renamed = {
+            (ours + dotted[len(theirs) :]).rstrip("."): modules[path]
+            for path, dotted in paths.items()
+            if dotted.startswith(theirs)
+        }
+        found._metadata = collections.OrderedDict(renamed)  # type: ignore[attr-defined]
+    return found
+
+
+def _prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, str]:
+    """Give the prefix of the checkpoint's keys, and the model's in its place, with which most keys are equal."""
+    candidates = {(theirs, ours) for theirs in _common_prefixes(state) for ours in _common_prefixes(own)}
+    # Where not all keys have it: what most of them have before a key of the other side.
+    candidates |= {(prefix, "") for prefix in _usual_prefixes(state, own)}
+    candidates |= {("", prefix) for prefix in _usual_prefixes(own, state)}
+
+    def shared(pair: tuple[str, str]) -> tuple[int, int]:
+        theirs, ours = pair
+        count = sum(ours + key[len(theirs) :] in own for key in state if key.startswith(theirs))
+        return count, -len(theirs) - len(ours)
+
+    return max(sorted(candidates), key=shared)
+
+
+def _common_prefixes(keys: Collection[str]) -> list[str]:
+    """Give the prefixes that all keys have, up to a dot each: none, `model.`, `model.encoder.` and so on."""
+    found = [""]
+    if keys:
+        first, last = min(keys), max(keys)  # what these two share, those between them share
+        for index, (one, other) in enumerate(zip(first, last, strict=False)):
+            if one != other or len(found) > _DEEPEST:
+                break
+            if one == ".":
+                found.append(first[: index + 1])
+    return found
+
+
+def _usual_prefixes(keys: Iterable[str], others: Collection[str]) -> list[str]:
+    counts = collections.Counter(
+        key[: len(key) - len(rest)] for key in keys for rest in _without_parts(key) if rest in others
+    )
+    return [prefix for prefix, _ in counts.most_common(2)]
+
+
+def _without_parts(key: str) -> Iterator[str]:
+    """Give the key without its first part, without its first two, and so on."""
+    for _ in range(_DEEPEST):
+        _, dot, key = key.partition(".")
+        if not dot:
+            return
+        yield key
 
 
 def find_mismatch(model: nn.Module, state: dict[str, Any], path: Path, cause: Exception) -> CheckpointMismatchError:
@@ -152,10 +233,18 @@ def _explain(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
     for key, value in state.items():
         if isinstance(value, dict) and any(isinstance(item, torch.Tensor) for item in value.values()):
             return f"the weights are nested under {key!r}: save checkpoint[{key!r}] alone"
-    for prefix, origin in _WRAPPERS.items():
-        wrapped = [key for key in state if key.startswith(prefix)]
-        if wrapped and not any(key.startswith(prefix) for key in own):
-            return f"the keys begin with {prefix!r}, the mark of {origin}"
+    theirs, ours = _prefixes(state, own)
+    if theirs or ours:
+        return _explain_prefix(theirs, ours)
     if state and own and all(key not in own for key in state):
         return "not one key is shared: these are the weights of another model class"
     return None
+
+
+def _explain_prefix(theirs: str, ours: str) -> str:
+    if not theirs:
+        return f"the model's keys begin with {ours!r}, those of the checkpoint do not, and more than that differs"
+    if ours:
+        return f"the keys begin with {theirs!r}, those of the model with {ours!r}: rename them if these are its weights"
+    origin = next((f", the mark of {text}" for prefix, text in _WRAPPERS.items() if theirs.startswith(prefix)), "")
+    return f"more differs than that keys begin with {theirs!r}{origin}"

@@ -10,24 +10,54 @@ import torch
 from handlers.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _DEEPEST = 128  # nested lists; torch makes a tensor of no more dimensions
 _SHOWN = 40  # characters of a client's text that an error repeats
+_SHOWN_NAMES = 8  # fields of a form
+_CURL = "curl -d sends a form unless -H 'Content-Type: ...' says what it is"
+NUMBERS = "a JSON list of numbers, or one number"
+
+
+def names_of_input(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give the names of the parameters that hold the input: `data` and `body`, or the only one that there is."""
+    found = tuple(name for name in ("data", "body") if name in row)
+    return found or (tuple(row) if len(row) == 1 else ())
 
 
 def row_value(row: Any) -> Any:
-    """Take the input out of one request: the parameter `data`, else `body`.
+    """Take the input out of one request: the parameter `data`, else `body`, else the only one that there is.
 
     A row that is no dict (behind an envelope) is the input itself. None means that there was none.
     """
     if not isinstance(row, dict):
         return row
-    for name in ("data", "body"):
-        value = row.get(name)
-        if value is not None and not _is_blank(value):
-            return value
-    return row.get("data") if row.get("data") is not None else row.get("body")
+    values = [row[name] for name in names_of_input(row) if row[name] is not None]
+    return next((value for value in values if not _is_blank(value)), values[0] if values else None)
+
+
+def require(value: Any, fields: Any, wanted: str) -> None:
+    """Raise `BadInputError` for a request without an input.
+
+    Args:
+        value: the input, as `row_value` gives it.
+        fields: the request's parameters by name; anything but a dict for one whose parameters are not known.
+        wanted: what to send.
+    """
+    if not is_empty(value):
+        return
+    names = [str(name) for name in fields] if isinstance(fields, dict) else ["body"]
+    if not names:  # the frontend leaves out a field without a value, which is what curl makes of a text
+        raise BadInputError(f"the request has no body, and is no form with a value: send {wanted}; {_CURL}")
+    if not set(names) - {"data", "body"}:
+        raise BadInputError(f"the request has no body: send {wanted}")
+    shown = ", ".join(repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...") for name in names[:_SHOWN_NAMES])
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    if len(names) == 1:
+        raise BadInputError(
+            f"the request is a form with the field {shown} alone, which is empty: send {wanted}; {_CURL}"
+        )
+    raise BadInputError(f"the request is a form without data or body, it has {shown}{more}: send {wanted} as data")
 
 
 def is_empty(value: Any) -> bool:
@@ -50,7 +80,7 @@ def rows_to_tensor(rows: Sequence[Any], device: torch.device | None) -> torch.Te
             return torch.as_tensor(rows, device=device)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             pass  # texts or bytes, perhaps: read them as requests are read
-    values = [_parse(row_value(row)) for row in rows]
+    values = [_parse(row_value(row), row) for row in rows]
     try:
         if any(isinstance(value, torch.Tensor) for value in values):
             return torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in values])
@@ -115,9 +145,10 @@ def _no_number(number: float, dtype: torch.dtype, place: tuple[int, ...]) -> Bad
     return BadInputError(f"{number} is no {name}{where}")
 
 
-def _parse(value: Any) -> Any:
+def _parse(value: Any, row: Any) -> Any:
     """Read JSON where the worker did not, because the request named no content type."""
-    value = read_json(value, "a JSON list of numbers, or one number")
+    require(value, row, NUMBERS)
+    value = read_json(value, NUMBERS)
     if isinstance(value, dict):
         names = ", ".join(sorted(map(str, value))[:5])
         raise BadInputError(f"the body is a JSON object (with {names or 'no keys'}): send a list of numbers")

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from handlers.checkpoint import find_mismatch, read_state_dict
+from handlers.checkpoint import find_mismatch, read_state_dict, with_keys_of
 from handlers.errors import LoadError, ModelFileError, UnsupportedFormatError
 from handlers.formats import Format, detect_format
 from handlers.model_file import load_model_class
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MISMATCHES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # what load_state_dict raises
 _SEARCH_LIMIT = 500_000  # objects; a model that holds more is loaded the ordinary way
 
 
@@ -61,9 +62,16 @@ def load_eager(model_file: Path, weights: Path | None, *, weights_only: bool = T
             model_class = load_model_class(model_file)
     model = _construct(model_class, model_file)
     try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise find_mismatch(model, state, weights, error) from error
+        model.load_state_dict(state)  # its own loading hooks come first
+    except _MISMATCHES as error:
+        fitted = with_keys_of(model.state_dict(keep_vars=True), state)
+        # What torch says of a mismatch is in ours, and more: as its cause it would stand in the place of ours.
+        if fitted is None:
+            raise find_mismatch(model, state, weights, error) from None
+        try:
+            model.load_state_dict(fitted)
+        except _MISMATCHES as again:
+            raise find_mismatch(model, fitted, weights, again) from None
     return model
 
 
@@ -137,7 +145,8 @@ def _build_on_meta(model_class: type[nn.Module], state: dict[str, Any]) -> nn.Mo
         if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
             return None  # what it holds cannot be searched
         own = model.state_dict(keep_vars=True)
-        fitted = _fit(own, state)
+        renamed = with_keys_of(own, state)
+        fitted = None if renamed is None else _fit(own, renamed)
         if fitted is None:
             return None
         model.load_state_dict(fitted, assign=True)
@@ -157,8 +166,6 @@ def _fit(own: dict[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
 
     None if they do not belong together one to one, or in a way that only copying gets right.
     """
-    if own.keys() != state.keys():
-        return None
     fitted = copy.copy(state)
     if hasattr(state, "_metadata"):  # the modules' versions; load_state_dict notes in them that it assigns
         fitted._metadata = copy.deepcopy(state._metadata)  # type: ignore[attr-defined]

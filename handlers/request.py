@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from handlers.inputs import names_of_input
 from handlers.isolation import Failed, is_fatal
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class RequestContext:
     no request to speak of (the handler is called without a worker), there are no headers, and what is set is dropped.
 
     Attributes:
-        parameters: the request's parameters by name, as the row of the batch holds them; `data` or `body` is the input.
+        parameters: the request's parameters by name, as the row of the batch holds them; `data` or `body`, or the
+            only one, is the input.
         state: the request's own, empty at first: what `preprocess_one` puts there, `postprocess_one` finds.
         deadline: when the frontend gives up waiting, on the clock of `time.monotonic`, counted from when the batch came
             to the handler; None if that is not known.
@@ -62,7 +64,7 @@ class RequestContext:
     def content_type(self) -> str:
         """The Content-Type of the input, be it the body or a part of a form; empty if the client named none."""
         found = {} if self._processor is None else self._processor.get_request_properties() or {}
-        parts = (found.get(name) for name in ("data", "body") if name in self.parameters)
+        parts = (found.get(name) for name in names_of_input(self.parameters))
         part = next((one for one in parts if isinstance(one, dict)), None)
         return self.headers.get("content-type", "") if part is None else str(part.get("content-type") or "")
 

@@ -11,7 +11,7 @@ from handlers import media, open_inference, tensor_codecs
 from handlers.base import BaseHandler
 from handlers.device import to_device
 from handlers.errors import BadInputError, UnsupportedMediaError
-from handlers.inputs import is_empty, numbers_to_tensor, read_json
+from handlers.inputs import numbers_to_tensor, read_json, require
 from handlers.media import BINARY, JSON, NPY, NPZ, SAFETENSORS
 from handlers.signature import Signature, Tensor, named_tensors, read_signature
 
@@ -213,8 +213,9 @@ def _choose(request: TensorRequest, context: RequestContext, outputs: int) -> me
 
 def _read(data: Any, context: RequestContext, known: tuple[Tensor, ...]) -> TensorRequest:
     names = [one.name for one in known]
+    require(data, context.parameters, _WANTED)
     form = media.form_of(context.content_type)
-    if isinstance(data, bytes | bytearray | memoryview) and not is_empty(data):
+    if isinstance(data, bytes | bytearray | memoryview):
         length = context.headers.get(open_inference.LENGTH_HEADER)
         if length is not None:
             return _of_protocol(open_inference.read_binary(data, length), known)
@@ -227,7 +228,7 @@ def _read(data: Any, context: RequestContext, known: tuple[Tensor, ...]) -> Tens
             return TensorRequest(_ordered({names[0] if names else "tensor_input": tensor}, known), form=NPY)
         if form in _READERS:
             return TensorRequest(_ordered(_READERS[form](data), known), form=form)
-    if form not in ("", JSON, BINARY) and not form.startswith("text/") and not is_empty(data):
+    if form not in ("", JSON, BINARY) and not form.startswith("text/"):
         forms = ", ".join((JSON, NPY, NPZ, SAFETENSORS))
         raise UnsupportedMediaError(f"the content type is {form[:100]!r}: send {forms}")
     document = read_json(data, _WANTED)

@@ -13,8 +13,7 @@ from handlers.inputs import is_empty
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_WANTED = 'send a text, or {"text": "..."} as JSON'
-_NO_FORM = "curl -d sends a form unless it is told -H 'Content-Type: text/plain'"
+WANTED = 'a text, or {"text": "..."} as JSON'
 
 # Tags, and entities such as &nbsp; and &#39;.
 _MARKUP = re.compile(r"<[^>\n]*>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
@@ -56,14 +55,14 @@ def read_text(value: Any) -> str:
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         value = value["text"]
     if is_empty(value):
-        raise BadInputError(f"the request has no text: {_WANTED}; {_NO_FORM}")
+        raise BadInputError(f"the request has no text: send {WANTED}")
     if isinstance(value, bytes | bytearray | memoryview):
         try:
             return bytes(value).decode()
         except UnicodeDecodeError as error:
             raise BadInputError(f"the text is not UTF-8: byte {error.start} is {value[error.start]:#04x}") from error
     if not isinstance(value, str):
-        raise BadInputError(f"the body is {type(value).__name__} and no text: {_WANTED}")
+        raise BadInputError(f"the body is {type(value).__name__} and no text: send {WANTED}")
     return value
 
 

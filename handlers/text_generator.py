@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
-from handlers.inputs import is_empty
+from handlers.inputs import is_empty, require
 from handlers.streaming import can_stream, send_parts
-from handlers.text import read_text
+from handlers.text import WANTED, read_text
 from handlers.text_handler import TextHandler, tensor_of
 from handlers.tokenizer import padded
 
@@ -108,6 +108,7 @@ class TextGenerator(TextHandler):
 
     def preprocess_one(self, data: Any, context: RequestContext) -> Generation:
         """Read the prompt and the options of a request."""
+        require(data, context.parameters, WANTED)
         options = data if isinstance(data, dict) else {}
         _check_names(options, (*_PROMPTS, *_OPTIONS, *self.more_options))
         prompt = options.get("prompt") if "text" not in options and "prompt" in options else data

@@ -13,6 +13,7 @@ from handlers import text
 from handlers.base import BaseHandler
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
+from handlers.inputs import require
 from handlers.signature import read_signature
 from handlers.stock_text import StockTextMethods
 from handlers.tokenizer import INPUTS, TextTokenizer
@@ -117,8 +118,9 @@ class TextHandler(StockTextMethods, BaseHandler):
             )
         return tuple(given)
 
-    def preprocess_one(self, data: Any, context: RequestContext) -> Any:  # noqa: ARG002
+    def preprocess_one(self, data: Any, context: RequestContext) -> Any:
         """Read the text of a request (bytes, str, or the key `text` of an object), and encode it."""
+        require(data, context.parameters, text.WANTED)
         return self.encode(text.read_text(data))
 
     def encode(self, content: str) -> Any:

@@ -1,14 +1,12 @@
-"""Pictures out of requests."""
+"""Images out of bytes."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 import io
 import re
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from handlers.errors import BadInputError
 from handlers.imagenet import make_processing
@@ -20,8 +18,7 @@ if TYPE_CHECKING:
 
 # Not read from strangers: Ghostscript would run the first; the others are stubs without a decoder.
 _EXCLUDED_FORMATS = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "WMF", "FPX", "MIC", "MPEG"})
-_READ = "PNG, JPEG, GIF, BMP, WebP and TIFF pictures are read, among others"
-_DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
+READ = "PNG, JPEG, GIF, BMP, WebP and TIFF images are read, among others"
 
 
 class Processing:
@@ -53,41 +50,43 @@ def is_default(processing: Any) -> bool:
     return any(processing is one.made for one in (imagenet_processing, whole_picture) if one.made is not None)
 
 
-def decode_base64(text: str) -> bytes:
-    """Decode a picture sent as text: with or without line breaks, quotes, or the head of a data URL."""
-    encoded = "".join(text.split()).strip("\"'")
-    try:
-        return base64.b64decode(_DATA_URL.sub("", encoded, count=1), validate=True)
-    except (binascii.Error, ValueError) as error:  # the latter: characters outside ASCII
-        raise BadInputError(
-            f"the body is a text that is no base64: {_shorten(text)}; send a picture's bytes, or those in base64"
-        ) from error
-
-
 def decode_image(content: bytes | bytearray | memoryview) -> PILImage.Image:
-    """Decode a picture, all of it.
+    """Decode an image, all of it.
 
     Its size is checked before memory is taken: more than PIL's `Image.MAX_IMAGE_PIXELS` pixels are refused.
     Raises `BadInputError`.
     """
+    if not len(content):
+        raise BadInputError(f"the body is empty: send an image ({READ})")
+    image = open_image(content)
+    if image is None:
+        shown = repr(bytes(content[:24])).removeprefix("b")
+        raise BadInputError(f"the body is not an image, it begins with {shown}; {READ}")
+    return load_image(image)
+
+
+def open_image(content: bytes | bytearray | memoryview) -> PILImage.Image | None:
+    """Read the head of an image, without its pixels; None for what is no image. Raises `BadInputError`."""
     from PIL import Image, UnidentifiedImageError
 
-    if not len(content):
-        raise BadInputError(f"the body is empty: send a picture ({_READ})")
     _ignore_size_warning()
     try:
-        image = Image.open(io.BytesIO(content), formats=readable_formats())
-    except UnidentifiedImageError as error:
-        raise BadInputError(
-            f"the body is not a picture, it begins with {_shorten(bytes(content[:64]))}; {_READ}"
-        ) from error
+        return Image.open(io.BytesIO(content), formats=readable_formats())
+    except UnidentifiedImageError:
+        return None
     except Image.DecompressionBombError as error:  # twice the limit and more: PIL itself refuses
         count = re.search(r"\d+", str(error))
         raise _too_many_pixels(int(count.group()) if count else None, Image.MAX_IMAGE_PIXELS) from error
     except MemoryError:
         raise
     except Exception as error:  # what PIL's decoders raise for broken files is not bounded
-        raise BadInputError(f"the picture is damaged: {error}") from error
+        raise BadInputError(f"the image is damaged: {error}") from error
+
+
+def load_image(image: PILImage.Image) -> PILImage.Image:
+    """Decode the pixels of an image that was opened, unless they are too many. Raises `BadInputError`."""
+    from PIL import Image
+
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise _too_many_pixels(image.width * image.height, limit, f"{image.width} x {image.height}")
@@ -96,21 +95,72 @@ def decode_image(content: bytes | bytearray | memoryview) -> PILImage.Image:
     except MemoryError:
         raise
     except Exception as error:
-        raise BadInputError(f"the {image.format} picture is damaged or cut short: {error}") from error
+        raise BadInputError(f"the {image.format} image is damaged or cut short: {error}") from error
     return image
 
 
+def upright(image: PILImage.Image) -> PILImage.Image:
+    """Turn an image as the orientation of its EXIF data says; one without, or with damaged data, stays as it is."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # of the data beside the pixels, which are good
+        return image
+
+
 def convert(image: PILImage.Image, mode: str) -> PILImage.Image:
-    """Convert a picture to a mode of PIL's, such as RGB or L; 16-bit grey is scaled, where PIL would clip it."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and cast("Any", image.getextrema())[1] > 255):
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    return image if image.mode == mode else image.convert(mode)
+    """Convert an image to a mode of PIL's, such as RGB or L.
+
+    Grey of more than 8 bits a pixel, which PIL would clip, is scaled where the mode has 8: whole numbers up to 65535,
+    floats up to 1. 32-bit numbers up to 255 are taken as they are. Raises `BadInputError` for all others, and for a
+    mode that PIL does not convert.
+    """
+    if image.mode == mode:
+        return image
+    if _is_wide(image.mode) and not _is_wide(mode):
+        image = _scaled(image)
+    elif image.mode.startswith("I;16"):
+        image = image.convert("I")
+    try:
+        return image if image.mode == mode else image.convert(mode)
+    except ValueError as error:
+        raise BadInputError(f"the image is {image.mode}, which is not converted to {mode}: send RGB or grey") from error
+
+
+def _is_wide(mode: str) -> bool:
+    """Tell whether a pixel has more than 8 bits in its one channel."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def _scaled(image: PILImage.Image) -> PILImage.Image:
+    """Make 8-bit grey of more bits. Which number is white, only 16-bit modes tell; else the numbers themselves do."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        pixels = np.asarray(image.convert("I")) >> 8
+    else:
+        pixels = np.asarray(image)
+        low, high = pixels.min().item(), pixels.max().item()  # NaN, if one of them is
+        if not 0 <= low <= high <= (255 if image.mode == "F" else 65535):
+            raise BadInputError(
+                f"the pixels are 32-bit numbers from {low:g} to {high:g}, which does not tell which number is white: "
+                "send 8 or 16 bits a pixel, or floats from 0 to 1"
+            )
+        if image.mode == "I":
+            pixels = pixels >> 8 if high > 255 else pixels
+        elif high <= 1:
+            pixels = np.rint(pixels * 255)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _too_many_pixels(count: int | None, limit: int | None, size: str = "") -> BadInputError:
     shown = f"{size}, {count:,} pixels" if size else f"{count:,} pixels" if count else "too many pixels"
     allowed = f"{limit:,}" if limit is not None else "lower"
-    return BadInputError(f"the picture is too large ({shown}): the limit is {allowed}")
+    return BadInputError(f"the image is too large ({shown}): the limit is {allowed}")
 
 
 def readable_formats() -> tuple[str, ...]:
@@ -134,7 +184,3 @@ def _ignore_size_warning() -> None:
 
     if ("ignore", None, Image.DecompressionBombWarning, None, 0) not in warnings.filters:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-
-def _shorten(value: Any) -> str:
-    return repr(value[:24]).removeprefix("b")

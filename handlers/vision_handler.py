@@ -1,4 +1,4 @@
-"""What the handlers for pictures have in common: pictures in."""
+"""What the handlers for images have in common: images in."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 from handlers import vision
 from handlers.base import BaseHandler
-from handlers.errors import BadInputError, NotSupportedError
-from handlers.inputs import is_empty, numbers_to_tensor
+from handlers.encoded_image import WANTED, read_image
+from handlers.errors import BadInputError, LoadError, NotSupportedError
+from handlers.inputs import numbers_to_tensor, require
 from handlers.labels import class_index
 from handlers.picture_batch import ending_of
 from handlers.prepared import is_computed
@@ -25,54 +26,56 @@ if TYPE_CHECKING:
 
 
 class VisionHandler(BaseHandler):
-    """Read the picture of each request; a subclass says in `postprocess` or `postprocess_one` what to answer.
+    """Read the image of each request; a subclass says in `postprocess` or `postprocess_one` what to answer.
 
     Set these in a subclass or on an instance:
 
-    `image_processing` turns a PIL picture into a tensor, by default all of it, `[channels, height, width]` from 0 to 1.
-    `image_mode` is the mode of PIL's that pictures are converted to before; None means RGB for a default processing,
-    and for another one the picture as it was decoded.
+    `image_processing` turns a PIL image into a tensor, by default all of it, `[channels, height, width]` from 0 to 1.
+    `image_mode` is the mode of PIL's that images are converted to before; None means RGB for a default processing,
+    and for another one the image as it was decoded. `apply_exif_orientation` turns photographs upright before, as
+    their EXIF data says; `handler: {apply_exif_orientation: true}` in model-config.yaml comes first. By default the
+    pixels are taken as they are stored, as TorchServe's handlers do.
     """
 
     image_mode: str | None = None
     image_processing: Any = vision.whole_picture
+    apply_exif_orientation: bool = False
 
-    _first_half = (*BaseHandler._first_half, "_read_text", "_process")
+    _first_half = (*BaseHandler._first_half, "_read", "_process")
 
     def initialize(self, context: Context) -> None:
         """Load the model, and lift PIL's limit of pixels if the server's `limit_max_image_pixels` is false."""
         super().initialize(context)
         _ = self.image_processing, vision.readable_formats()  # imports that the first request would wait for
+        given = self._handler_config().get("apply_exif_orientation", self.apply_exif_orientation)
+        if not isinstance(given, bool):
+            raise LoadError(f"handler.apply_exif_orientation in model-config.yaml is {given!r}, and not true or false")
+        self.apply_exif_orientation = given
         if context.system_properties.get("limit_max_image_pixels", True) is False:
             from PIL import Image
 
             Image.MAX_IMAGE_PIXELS = None
 
-    def preprocess_one(self, data: Any, context: RequestContext) -> Any:  # noqa: ARG002
-        """Turn a picture into the model's input, `[channels, height, width]`.
+    def preprocess_one(self, data: Any, context: RequestContext) -> Any:
+        """Turn an image into the model's input, `[channels, height, width]`.
 
-        The request holds a picture (bytes, or base64 text), or a JSON list of numbers that is taken as it is.
+        The request holds an image: its bytes, or those in base64, as a text, a data URL, or JSON with the key `data`. A
+        JSON list of numbers, alone or as `data`, is taken as it is.
         """
-        if is_empty(data):
-            raise BadInputError("the request has no body: send a picture")
-        if isinstance(data, str):
-            return self._read_text(data)
-        if isinstance(data, bytes | bytearray | memoryview):
-            return self._process(vision.decode_image(data))
+        found = self._read(data, context)
+        return found if isinstance(found, torch.Tensor) else self._process(found)
+
+    def _read(self, data: Any, context: RequestContext) -> PILImage.Image | torch.Tensor:
         if isinstance(data, torch.Tensor):
             return data.float()
-        if not isinstance(data, list):
-            raise BadInputError(f"the body is {type(data).__name__}: send a picture, base64 or a list of numbers")
-        if not data:
-            raise BadInputError("the list is empty: send a picture, base64 or a list of numbers")
-        return numbers_to_tensor(data)
-
-    def _read_text(self, text: str) -> Any:
-        content = vision.decode_base64(text)
-        try:
-            return self._process(vision.decode_image(content))
-        except BadInputError as error:
-            raise BadInputError(f"the body is a text, and read as base64: {error}") from error
+        require(data, context.parameters, "an image")
+        kind = context.headers.get("content-type", "")
+        found = read_image(data, form=kind.lower().startswith("application/x-www-form-urlencoded"))
+        if not isinstance(found, list):
+            return found
+        if not found:
+            raise BadInputError(f"the list is empty: send {WANTED}")
+        return numbers_to_tensor(found)
 
     def _process(self, image: PILImage.Image) -> Any:
         return self.image_processing(self._converted(image))
@@ -81,6 +84,8 @@ class VisionHandler(BaseHandler):
         mode = self.image_mode
         if mode is None and vision.is_default(self.image_processing):
             mode = "RGB"
+        if self.apply_exif_orientation:
+            image = vision.upright(image)
         return vision.convert(image, mode) if mode else image
 
     def _halves_of_preprocess(self) -> tuple[Callable[[Any, RequestContext], Any], Callable[[list[Any]], Any]]:
@@ -90,9 +95,8 @@ class VisionHandler(BaseHandler):
             return super()._halves_of_preprocess()
 
         def read(data: Any, context: RequestContext) -> Any:
-            if isinstance(data, bytes | bytearray | memoryview) and len(data):
-                return ending.begin(self._converted(vision.decode_image(data)))
-            return self.preprocess_one(data, context)
+            found = self._read(data, context)
+            return found if isinstance(found, torch.Tensor) else ending.begin(self._converted(found))
 
         def join(items: list[Any]) -> Any:
             batch = ending.finish(items)

@@ -64,6 +64,7 @@ class CheckOptions:
         repeat: how often an input is sent again, for the latency; at most two seconds are spent on that.
         tolerance: by which two numbers may differ, as a part of the larger one; None for what the sample states,
             else 1e-4.
+        allow_pickles: names of members that may run code when they are loaded.
     """
 
     archive: Path
@@ -72,6 +73,7 @@ class CheckOptions:
     timeout_s: float | None = None
     repeat: int = DEFAULT_REPEAT
     tolerance: float | None = None
+    allow_pickles: tuple[str, ...] = ()
 
 
 def check(options: CheckOptions) -> Result:
@@ -96,7 +98,7 @@ def check(options: CheckOptions) -> Result:
             scratch = Path(root).resolve() / "tmp"
             for made in (folder.parent, scratch):
                 made.mkdir()
-            archive.extract(folder)
+            archive.extract(folder, allow_pickles=options.allow_pickles)
             _Run(options, manifest, config, folder, gpu).go(scratch, inputs, result)
     return result
 

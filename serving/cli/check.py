@@ -10,6 +10,7 @@ import click
 
 from archive_tool.cli import printable
 from archive_tool.commands import human_size
+from archive_tool.commands_verify import allow_pickle_option
 from serving.cli.options import console, json_option, read_inputs
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ _SHOWN_ANSWER = 400
     type=click.FloatRange(min=0),
     help="By which part of them two numbers may differ.  [default: what the sample states, else 0.0001]",
 )
+@allow_pickle_option
 @json_option
 def check(
     archive: Path,
@@ -65,6 +67,7 @@ def check(
     timeout: float | None,
     repeat: int,
     tolerance: float | None,
+    allow_pickles: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Load an archive as a worker would, and try it.
@@ -86,7 +89,7 @@ def check(
     from serving.check import check as run
 
     given = _inputs(inputs, expected)
-    result = run(CheckOptions(archive, given, device, timeout, repeat, tolerance))
+    result = run(CheckOptions(archive, given, device, timeout, repeat, tolerance, allow_pickles))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
@@ -199,4 +202,4 @@ def _show_output(name: str, text: str) -> None:
     more = f" (the last {_SHOWN_LINES} of {len(lines)} lines; --json has all)" if len(lines) > _SHOWN_LINES else ""
     click.secho(f"{name}{more}", bold=True)
     for line in lines[-_SHOWN_LINES:]:
-        click.echo(f"  {printable(line)}")
+        click.echo(f"  {printable(line.expandtabs())}")

@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from archive_tool.cli import printable
+from archive_tool.commands_verify import allow_pickle_option
 from serving.cli.options import PortType
 
 
@@ -20,7 +21,14 @@ from serving.cli.options import PortType
 @click.option("--model-file", help="Python file with the model's class; needed with weights.")
 @click.option("--extra-files", multiple=True, help="Further files, as for torchmar build. May be repeated.")
 @click.option("--config-file", help="Model-config YAML file.")
-def dev(target: Path, port: int | Literal["auto"], device: str, **given: str | tuple[str, ...] | None) -> None:
+@allow_pickle_option
+def dev(
+    target: Path,
+    port: int | Literal["auto"],
+    device: str,
+    allow_pickles: tuple[str, ...],  # noqa: ARG001 (what it accepts is accepted anyway)
+    **given: str | tuple[str, ...] | None,
+) -> None:
     """Serve a model while you write it.
 
     HANDLER_OR_FOLDER is a handler's Python file, a folder with a torchmar.yaml, which names handler, weights and
@@ -28,7 +36,8 @@ def dev(target: Path, port: int | Literal["auto"], device: str, **given: str | t
     without Java. Save a file, and the next request is answered by what you saved; a request that comes meanwhile waits.
     What goes wrong is answered with status 500 and the traceback. Ctrl-C ends it.
 
-    For development: one request at a time, on this machine only.
+    For development: one request at a time, on this machine only. The files are yours, so also those that run code when
+    they are loaded are loaded; --allow-pickle is there because run and check of the archive need it.
 
     \b
     Examples:

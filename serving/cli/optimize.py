@@ -9,6 +9,7 @@ import click
 
 from archive_tool.cli import printable
 from archive_tool.commands import human_size
+from archive_tool.commands_verify import allow_pickle_option
 from serving.cli.options import console, json_option, print_json, read_inputs
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Measure, and write nothing.")
 @click.option("-f", "--force", is_flag=True, help="Replace an archive that is there.")
+@allow_pickle_option
 @json_option
 def optimize(
     archive: Path,
@@ -87,6 +89,7 @@ def optimize(
     budget: float,
     dry_run: bool,
     force: bool,
+    allow_pickles: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Find the settings that make a model fast on this machine.
@@ -118,6 +121,7 @@ def optimize(
         budget,
         dry_run=dry_run,
         force=force,
+        allow_pickles=allow_pickles,
     )
 
     def show(found: Found, *, interrupted: bool = False) -> None:

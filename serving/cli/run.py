@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archive_tool.cli import printable
+from archive_tool.commands_verify import allow_pickle_option
 from serving.cli.options import json_option, print_json, read_inputs, traceback_shown
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A request header. May be repeated.")
+@allow_pickle_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the answers, errors, and what --profile asks for.")
 @json_option
 def run(
@@ -64,6 +66,7 @@ def run(
     trace: Path | None,
     device: str,
     headers: tuple[str, ...],
+    allow_pickles: tuple[str, ...],
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -96,6 +99,7 @@ def run(
         repeat,
         profile,
         trace.absolute() if trace else None,
+        allow_pickles,
     )
     answers: list[Answered] = []
 

@@ -19,6 +19,7 @@ from serving.errors import NotRunningError, ReplyError, ServingError
 
 CONNECT_TIMEOUT_S = 5.0
 _KEY_HINT = "name the key in TORCHMAR_TOKEN or with --token-file; torchmar keys shows those of a server that it started"
+_TOO_LARGE = 413
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,12 @@ def error_of(reply: Reply, where: str) -> ReplyError:
     if isinstance(document, dict):
         message = str(document.get("message", ""))
         kind = str(document.get("type", ""))
-    if not message:
-        message = reply.body[:500].decode("utf-8", "replace").strip() or "no message"
     hint = _KEY_HINT if kind == "InvalidKeyException" else None
+    if not message and reply.status == _TOO_LARGE:  # of the frontend, which says nothing; a model's own has a message
+        message = "the request is larger than the server's max_request_size allows"
+        hint = "raise max_request_size in config.properties, and restart"
+    elif not message:
+        message = reply.body[:500].decode("utf-8", "replace").strip() or "no message"
     return ReplyError(f"{message} (HTTP {reply.status})", status=reply.status, kind=kind, where=where, hint=hint)
 
 

@@ -231,6 +231,7 @@ def _read_summary(model: str, lines: Sequence[str]) -> tuple[LoadFailure, int] |
 def _summed_up(failure: LoadFailure, summary: LoadFailure) -> LoadFailure:
     """A traceback under its summary: that has one line of a message that may have more."""
     first, *more = failure.cause.splitlines()
+    more = [line for line in more if line != f"Hint: {summary.hint}"]  # the text of an error of the SDK ends with it
     cause = "\n".join([summary.cause, *more]) if first.endswith(summary.cause) else summary.cause
     return replace(summary, cause=cause, traceback=failure.traceback)
 

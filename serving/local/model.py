@@ -88,7 +88,10 @@ def _load_error(message: Load, error: BaseException) -> ModelLoadError:
     if isinstance(cause, SystemExit):
         summary = f"the handler ended the process: sys.exit({cause.code!r})"
     else:
-        summary = failures.summary(cause)
+        # As `start` has it from the log: a state dict that does not fit has its keys in the further lines.
+        own = getattr(cause, "message", None)  # without the hint
+        lines = (own if isinstance(own, str) else failures.text_of(cause)).strip().splitlines()[1:]
+        summary = "\n".join([failures.summary(cause), *lines])
     return ModelLoadError(
         f"model {message.model_name} cannot be loaded: {summary}",
         model=message.model_name,

@@ -59,6 +59,7 @@ class Options:
             batches; what is not measured when they are over is left out.
         dry_run: measure, and write nothing.
         force: replace what is there.
+        allow_pickles: names of members that may run code when they are loaded.
     """
 
     archive: Path
@@ -73,6 +74,7 @@ class Options:
     budget: float = DEFAULT_BUDGET_S
     dry_run: bool = False
     force: bool = False
+    allow_pickles: tuple[str, ...] = ()
 
 
 @dataclass
@@ -129,7 +131,7 @@ def optimize(
             raise InputError("a model that answers requests in parts, or asynchronously, cannot be measured so")
         with tempfile.TemporaryDirectory(prefix="torchmar-optimize-", ignore_cleanup_errors=True) as root:
             scratch = Path(root).resolve()
-            archive.extract(scratch / "model")
+            archive.extract(scratch / "model", allow_pickles=options.allow_pickles)
             variants = _Variants(scratch, manifest, text)
             found = _measure(options, variants, scratch, budget, tell, interrupted)
             if found.best is not None and not options.dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class RunOptions:
         repeat: how often a batch that went well is sent again.
         profile: measure the steps of the handler.
         trace: where to write a Chrome trace of one further run; None for none.
+        allow_pickles: names of members that may run code when they are loaded.
     """
 
     archive: Path
@@ -51,6 +52,7 @@ class RunOptions:
     repeat: int = 0
     profile: bool = False
     trace: Path | None = None
+    allow_pickles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def run(options: RunOptions, tell: Callable[[Answered], None]) -> list[Timing]:
     gpu = device_index(options.device)
     if options.trace is not None:
         check_trace(options.trace)
-    with opened(options.archive) as (folder, manifest, config):
+    with opened(options.archive, options.allow_pickles) as (folder, manifest, config):
         handler = manifest.model.handler or ""
         module_folder = handler.partition(":")[0].rpartition("/")[0] if ":" in handler else ""
         stopwatch = Stopwatch()
@@ -128,7 +130,7 @@ def run(options: RunOptions, tell: Callable[[Answered], None]) -> list[Timing]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[Path, Manifest, effective.Effective]]:
+def opened(path: Path, allow_pickles: Collection[str] = ()) -> Iterator[tuple[Path, Manifest, effective.Effective]]:
     """The folder of a model, its manifest and its settings.
 
     Raises:
@@ -153,7 +155,7 @@ def opened(path: Path) -> Iterator[tuple[Path, Manifest, effective.Effective]]:
             return
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="torchmar-run-", ignore_cleanup_errors=True))
         folder = Path(root).resolve() / "model"
-        archive.extract(folder)
+        archive.extract(folder, allow_pickles=allow_pickles)
         yield folder, manifest, config
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import re
 import sys
+import time
 from typing import Any
 
 from serving.protocol.messages import Body
+from serving.worker.failures import is_memory, text_of
+
+logger = logging.getLogger(__name__)
 
 
 class BodyError(Exception):
@@ -16,34 +22,78 @@ class BodyError(Exception):
 
 _dumps = json.dumps
 _SCALARS = frozenset({int, float, bool, type(None)})
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_WARNING_PAUSE_S = 60.0
 
 
 def encode(value: Any) -> Body:
     """Bytes as they are, text as UTF-8, a tensor as `torch.save` writes it, all else as JSON.
 
-    JSON is indented by two blanks and may hold NaN and Infinity, as clients of TorchServe know it. Arrays and scalars
-    of NumPy, and tensors, may stand in it.
+    JSON is indented by two blanks. Numbers that it does not have are written as Python and TorchServe write them, NaN
+    and Infinity, and the log says so. Arrays and scalars of NumPy, and tensors of any layout, may stand in it, and the
+    scalars name members of objects, too.
 
     Raises:
-        BodyError: a type that JSON does not have, or a value that holds itself.
+        BodyError: a type that JSON does not have, a value that holds itself, or an object that fails when it is read.
     """
+    try:
+        return _encoded(value)
+    except Exception as error:
+        if is_memory(error):
+            raise
+        kind = type(value).__name__
+        if isinstance(error, TypeError | ValueError | RecursionError):
+            raise BodyError(f"{kind}: {text_of(error)}") from error
+        # The text of any other error is not for clients.
+        logger.warning("%s cannot be read", kind, exc_info=error)
+        raise BodyError(f"{kind}: reading it raised {type(error).__name__}") from error
+
+
+def _encoded(value: Any) -> Body:
     kind = type(value)
     if kind is bytes or kind is bytearray:
         return value  # type: ignore[no-any-return]
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     if isinstance(value, str):
-        return value.encode("utf-8", "replace")
-    if kind in _SCALARS:
-        return _dumps(value).encode()  # without an indent json uses its C code
+        return str.encode(value, "utf-8", "replace")
     if isinstance(value, memoryview):
-        return value
+        return value.tobytes()
     if _is_tensor(value):
         return _saved(value)
-    try:
-        return _dumps(value, indent=2, default=_plain).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BodyError(f"{type(value).__name__}: {error}") from error
+    if kind in _SCALARS:
+        text = _dumps(value)  # without an indent json uses its C code
+    else:
+        try:
+            text = _dumps(value, indent=2, default=_plain)
+        except TypeError:
+            text = _dumps(_with_plain_names(value), indent=2, default=lambda one: _with_plain_names(_plain(one)))
+    if "NaN" in text or "Infinity" in text:
+        _no_numbers.tell(text)
+    return text.encode()
+
+
+class _NoNumbers:
+    """Tells the log of answers with NaN or Infinity, and looks for them at most once a minute."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def tell(self, text: str) -> None:
+        """Warns, if one of them stands outside the strings of this JSON."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _WARNING_PAUSE_S
+        outside = _STRING.sub("", text)
+        found = next((name for name in ("NaN", "Infinity") if name in outside), None)
+        if found:
+            logger.warning(
+                "An answer holds %s, which many readers of JSON refuse; it is sent as TorchServe sends it", found
+            )
+
+
+_no_numbers = _NoNumbers()
 
 
 def _is_tensor(value: Any) -> bool:
@@ -62,8 +112,40 @@ def _saved(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     """What JSON has for a value of NumPy or torch; called for what is inside a container, too."""
     if _is_tensor(value):
-        return value.tolist()
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        return _numbers(value)
+    if _is_numpy(value):
         return value.tolist()
     raise TypeError(f"an object of type {type(value).__name__} is not JSON serializable")
+
+
+def _is_numpy(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray | numpy.generic)
+
+
+def _numbers(tensor: Any) -> Any:
+    import torch
+
+    if tensor.is_meta:
+        raise TypeError(f"a {type(tensor).__name__} on the device meta has no numbers")
+    try:
+        if tensor.is_nested:
+            return [_numbers(one) for one in tensor.unbind()]
+        dense = tensor.dequantize() if tensor.is_quantized else tensor
+        return (dense if dense.layout is torch.strided else dense.to_dense()).tolist()
+    except RuntimeError as error:  # of subclasses, and of sparse ones that are too large
+        if is_memory(error):
+            raise
+        kind = f"a {type(tensor).__name__} of {tensor.dtype} and the layout {tensor.layout}"
+        raise TypeError(f"{kind} cannot be written as numbers") from error
+
+
+def _with_plain_names(value: Any) -> Any:
+    """The value with the names of members as JSON has them, where they are scalars of NumPy or torch."""
+    if isinstance(value, dict):
+        return {_name(key): _with_plain_names(one) for key, one in value.items()}
+    return [_with_plain_names(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _name(key: Any) -> Any:
+    return _plain(key) if _is_numpy(key) or _is_tensor(key) else key

@@ -243,8 +243,7 @@ class Service:
             if threads is not None:
                 threads.after(len(requests), time.monotonic() - begin)
             self._timer.report(context.metrics, begin - batch.seconds)
-            # Also what an answer is made of may call the handler: its stopping criteria.
-            return [self._item(request, index, result[index]) for index, request in enumerate(requests)], None
+            return [self._item(request, index, result) for index, request in enumerate(requests)], None
         except Exception as error:
             return [], error
 
@@ -262,10 +261,17 @@ class Service:
         context.metrics.request_ids = ids
         return Batch(requests, rows, context)
 
-    def _item(self, request: Request, index: int, value: Any) -> Answer:
+    def _item(self, request: Request, index: int, result: list[Any]) -> Answer:
         processor = self._context.request_processor[index]
-        self._steer_stream(request, index, value, processor.get_response_headers())
-        answer = item_of(request, processor, value)
+        answer: Answer
+        try:
+            value = result[index]
+            self._steer_stream(request, index, value, processor.get_response_headers())
+            answer = item_of(request, processor, value)
+        except Exception as error:  # of the handler's own objects: the list, stopping criteria, headers
+            if is_memory(error):
+                raise
+            answer = failure_of(error, self.model.name, [request])
         return self._ended_stream(request, answer) if isinstance(answer, Failure) else answer
 
     def _steer_stream(self, request: Request, index: int, value: Any, headers: dict[str, str]) -> None:

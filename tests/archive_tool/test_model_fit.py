@@ -180,6 +180,11 @@ def test_attributes_of_other_methods_count():
     assert told(text, {"a.weight": (3, 2), "a.bias": (3,), "c": ()}) == []
 
 
+@pytest.mark.parametrize("prefix", ["module", "model", "_orig_mod", "module._orig_mod"])
+def test_a_prefix_of_all_keys_is_none_of_the_models_problems(prefix):
+    assert told(GOOD, {f"{prefix}.{key}": shape for key, shape in KEYS.items()}) == []
+
+
 @pytest.mark.parametrize(
     ("prefix", "hint"),
     [

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from handlers import CheckpointMismatchError, LoadError, UnsafeCheckpointError, UnsupportedFormatError
-from handlers.checkpoint import find_mismatch, read_state_dict
+from handlers.checkpoint import find_mismatch, read_state_dict, with_keys_of
 
 
 @pytest.fixture
@@ -121,17 +121,76 @@ def test_long_lists_are_cut(tmp_path):
 @pytest.mark.parametrize(
     ("wrap", "hint"),
     [
-        (lambda state: {f"module.{key}": value for key, value in state.items()}, "DataParallel"),
-        (lambda state: {f"_orig_mod.{key}": value for key, value in state.items()}, "torch.compile"),
-        (lambda state: {f"model.{key}": value for key, value in state.items()}, "Lightning"),
+        (lambda state: {f"module.{key}": value for key, value in state.items()} | {"x": 1}, "DataParallel"),
+        (lambda state: {f"_orig_mod.{key}": value for key, value in state.items()} | {"x": 1}, "torch.compile"),
+        (lambda state: {f"model.{key}": value for key, value in state.items()} | {"x": 1}, "Lightning"),
         (lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"state": {}}}, "nested under 'state_dict'"),
         (lambda state: {"model_state": dict(state)}, "nested under 'model_state'"),
-        (lambda state: {f"net.{key}": value for key, value in state.items()}, "not one key is shared"),
+        (lambda state: {f"net.{key}": value for key, value in state.items()} | {"x": 1}, "keys begin with 'net.'"),
+        (lambda state: {"kernel": 1, "offset": 2}, "not one key is shared"),
     ],
 )
 def test_the_hint_says_what_probably_happened(tmp_path, wrap, hint):
     model = nn.Linear(2, 2)
     assert hint in mismatch(model, wrap(model.state_dict()), tmp_path / "w.pt")
+
+
+def test_a_prefix_of_the_models_keys_is_named(tmp_path):
+    model = nn.ModuleDict({"net": nn.Linear(2, 2)})
+    assert "the model's keys begin with 'net.'" in mismatch(model, {"weight": 1, "bias": 2, "x": 3}, tmp_path / "w.pt")
+    renamed = {"body.weight": torch.ones(2, 2), "body.bias": torch.ones(2)}
+    assert with_keys_of(model.state_dict(keep_vars=True), renamed) is None  # it may be another layer
+    text = mismatch(model, renamed, tmp_path / "w.pt")
+    assert "the keys begin with 'body.', those of the model with 'net.'" in text
+    assert "another model class" not in text
+
+
+class Tied(nn.Module):
+    """As GPT-2: the last layer has the weights of the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.wte = nn.Embedding(5, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.lm_head = nn.Linear(3, 5, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+
+@pytest.mark.parametrize("lacks", [(), ("lm_head.weight",), ("wte.weight",)])
+@pytest.mark.parametrize("prefix", ["", "model.", "module.", "_orig_mod.", "module._orig_mod.", "any.thing."])
+def test_keys_that_differ_by_a_prefix_or_by_names_of_tied_weights(lacks, prefix):
+    model = Tied()
+    wrapped = model
+    for part in reversed(prefix.split(".")[:-1]):
+        wrapped = nn.ModuleDict({part: wrapped})
+    state = wrapped.state_dict()
+    for name in lacks:
+        del state[prefix + name]
+    found = with_keys_of(model.state_dict(keep_vars=True), state)
+    assert found.keys() == model.state_dict().keys()
+    assert all(found[key] is not None and torch.equal(found[key], value) for key, value in model.state_dict().items())
+    if not lacks or prefix:
+        assert found._metadata["norm"] == model.state_dict()._metadata["norm"]
+    model.load_state_dict(found)
+    # The other way round: the model has the prefix.
+    bare = model.state_dict()
+    for name in lacks:
+        del bare[name]
+    found = with_keys_of(wrapped.state_dict(keep_vars=True), bare)
+    assert found.keys() == wrapped.state_dict().keys()
+    wrapped.load_state_dict(found)
+
+
+def test_keys_that_differ_by_more_are_left_alone():
+    own = Tied().state_dict(keep_vars=True)
+    for state in (
+        {f"model.{key}": value for key, value in own.items()} | {"loss.weight": torch.ones(1)},
+        {key: value for key, value in own.items() if key != "norm.bias"},
+        {key: value for key, value in own.items() if "weight" not in key or "norm" in key},
+        {},
+    ):
+        assert with_keys_of(own, state) is None
+    assert with_keys_of(own, own) is own
 
 
 def test_the_models_own_renaming_of_keys_counts(tmp_path):

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import handlers
 from handlers import BadInputError
-from handlers.inputs import is_empty, numbers_to_tensor, row_value, rows_to_tensor
+from handlers.inputs import is_empty, numbers_to_tensor, require, row_value, rows_to_tensor
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,10 @@ from handlers.inputs import is_empty, numbers_to_tensor, row_value, rows_to_tens
         ({"data": None, "body": [1]}, [1]),
         ({"data": 0, "body": [1]}, 0),
         ({"body": b""}, b""),
-        ({"other": 1}, None),
+        ({"image": b"x"}, b"x"),
+        ({"image": b""}, b""),
+        ({"image": b"x", "target": b"1"}, None),
+        ({"data": b"", "image": b"x"}, b""),
         ({}, None),
         ([1, 2], [1, 2]),
         (3, 3),
@@ -28,6 +32,78 @@ from handlers.inputs import is_empty, numbers_to_tensor, row_value, rows_to_tens
 )
 def test_the_input_of_a_row(row, value):
     assert row_value(row) == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {},
+            "the request has no body, and is no form with a value: send an image; curl -d sends a form unless "
+            "-H 'Content-Type: ...' says what it is",
+        ),
+        ({"body": b""}, "the request has no body: send an image"),
+        (None, "the request has no body: send an image"),
+        (
+            {"image": b"x", "target": b"1"},
+            "the request is a form without data or body, it has 'image', 'target': send an image as data",
+        ),
+        (
+            {"Rain stops the final, and goes on for a long time": b""},
+            "the request is a form with the field 'Rain stops the final, and goes on for a ...' alone, which is empty: "
+            "send an image; curl -d sends a form unless -H 'Content-Type: ...' says what it is",
+        ),
+        (
+            {f"f{index}": b"" for index in range(10)},
+            "the request is a form without data or body, it has 'f0', 'f1', 'f2', 'f3', 'f4', 'f5', 'f6', 'f7' and 2 "
+            "more: send an image as data",
+        ),
+    ],
+)
+def test_a_request_without_an_input(fields, message):
+    with pytest.raises(BadInputError) as raised:
+        require(row_value(fields or {}), fields, "an image")
+    assert str(raised.value) == message
+    require(0, fields, "an image")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BaseHandler",
+        "VisionHandler",
+        "ImageClassifier",
+        "ObjectDetector",
+        "ImageSegmenter",
+        "TextHandler",
+        "TextClassifier",
+        "TextEmbedder",
+        "TokenClassifier",
+        "TextGenerator",
+        "AudioHandler",
+        "TensorHandler",
+    ],
+)
+def test_every_handler_lists_the_fields_of_a_form_without_an_input(name, make_context):
+    handler = getattr(handlers, name)()
+    handler.device = torch.device("cpu")
+    handler.context = make_context(requests=1)
+    with pytest.raises(BadInputError, match="a form without data or body, it has 'image', 'target': send "):
+        handler.preprocess([{"image": bytearray(b"x"), "target": bytearray(b"1")}])
+    with pytest.raises(BadInputError, match="a form with the field 'text' alone, which is empty: send "):
+        handler.preprocess([{"text": bytearray()}])
+    with pytest.raises(BadInputError, match="the request has no body: send "):
+        handler.preprocess([{"body": bytearray()}])
+
+
+def test_the_only_field_of_a_form_is_the_input(make_context):
+    handler = handlers.AudioHandler()
+    context = make_context(requests=1, headers={0: {"sound": {"content-type": "application/json"}}})
+    handler.context = context
+    assert handler.preprocess([{"sound": [0.0, 0.5]}]).shape == (1, 1, 2)
+    (one,) = handlers.request.requests_of(context, [{"sound": [0.0, 0.5]}])
+    assert one.content_type == "application/json"
+    assert handlers.BaseHandler().preprocess([{"numbers": bytearray(b"[1, 2]")}]).tolist() == [[1, 2]]
 
 
 def test_what_is_empty():

@@ -459,6 +459,41 @@ def test_tied_weights_stay_tied_and_the_last_value_wins(write):
     assert model.first.weight is model.second.weight
 
 
+TIED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wte = nn.Embedding(5, 3)
+        self.lm_head = nn.Linear(3, 5, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+    def forward(self, x):
+        return self.lm_head(self.wte(x))
+"""
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.", "_orig_mod.", "any.thing."])
+@pytest.mark.parametrize("names", [("wte", "lm_head"), ("wte",), ("lm_head",)])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_prefix_and_names_of_tied_weights_may_differ(write, only_mapped, monkeypatch, prefix, names, mapped):
+    weight = torch.rand(5, 3)
+    path, weights = write(TIED, {f"{prefix}{name}.weight": weight for name in names})
+    if not mapped:
+        monkeypatch.undo()
+        monkeypatch.setattr(loading, "_build_on_meta", lambda *_: None)
+    model = load_eager(path, weights)
+    assert torch.equal(model.wte.weight, weight)
+    assert model.lm_head.weight is model.wte.weight
+
+
+def test_a_prefix_before_other_shapes_leaves_the_shapes_to_be_told(write):
+    path, weights = write(MAPPED["linear"][0], {"model.weight": torch.ones(3, 5), "model.bias": torch.ones(3)})
+    with pytest.raises(CheckpointMismatchError, match=r"1 different shapes: weight: \(3, 5\)") as caught:
+        load_eager(path, weights)
+    assert "missing" not in str(caught.value)
+    assert caught.value.__suppress_context__  # what torch says would be shown in its place
+
+
 def test_safetensors_give_the_same_model(write, only_mapped):
     from safetensors.torch import save_file
 

@@ -253,6 +253,9 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
     cat, grey, small = picture(), picture("L"), picture(size=(20, 20))
     explained = ask(0, headers=EXPLAIN, parameters={"data": cat, "target": bytearray(b"1")})
     text, nobody = "data:image/png;base64," + base64.b64encode(bytes(cat)).decode(), ask(0, parameters={})
+    encoded = base64.b64encode(bytes(cat))
+    one_field = ask(0, parameters={"a": bytearray(NUMBERS[0])})
+    two_fields = ask(1, parameters={"a": bytearray(NUMBERS[0]), "b": bytearray(b"1")})
     tensor = "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return x[:, :, :4, :4]\n"
     scripted = torch.jit.trace(nn.Linear(4, 3), torch.ones(1, 4))
     second = ask(1, headers=EXPLAIN, parameters={"body": b"y", "target": b"2"})
@@ -280,6 +283,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
             ),
             Difference("JSON numbers as the plain body", [NUMBERS[0]], 503, [200], parts=linear(4, 3)),
             Difference("no body at all", [nobody], 503, [400], "no body", parts=linear(4, 3)),
+            Difference("a form without", [one_field, two_fields], 503, [200, 400], "'a', 'b'", parts=linear(4, 3)),
             Difference(
                 "TorchScript in a file that is not called `.pt`",
                 [NUMBERS[0]],
@@ -304,7 +308,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
                 [cat, b"no picture", cat],
                 503,
                 [200, 400, 200],
-                "not a picture",
+                "not an image",
                 SHOWN,
                 {"model_file": MEANS},
             ),
@@ -312,6 +316,8 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
                 "a text that is no base64", ["no base64!"], 503, [400], "no base64", SHOWN, {"model_file": MEANS}
             ),
             Difference("base64 with the head of a data URL", [text], 503, [200], "", SHOWN, {"model_file": MEANS}),
+            Difference("base64 in bytes", [encoded], 503, [200], "", SHOWN, {"model_file": MEANS}),
+            Difference("JSON with base64", [{"data": encoded.decode()}], 503, [200], "", SHOWN, {"model_file": MEANS}),
             Difference(
                 "a handler without `image_processing`",
                 [cat],

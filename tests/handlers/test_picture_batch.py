@@ -152,7 +152,7 @@ def test_a_picture_that_is_none_fails_alone(picture, make_context):
     rows = [{"body": picture()}, {"body": b"no picture"}, {"body": b""}, {"body": picture(seed=1)}]
     found = Mean().handle(rows, make_context(requests=4))
     assert [item["code"] if isinstance(item, dict) else 200 for item in found] == [200, 400, 400, 200]
-    assert found[2]["message"] == "the request has no body: send a picture"
+    assert found[2]["message"] == "the request has no body: send an image"
 
 
 def test_what_torchvision_refuses_is_refused(picture):

@@ -149,11 +149,11 @@ def png_of(width, height):
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (bytearray(b"a text file\n"), "not a picture"),
-        ("a text file\n", "is a text"),
+        (bytearray(b"a text file\n"), "not an image"),
+        ("a text file\n", "no base64"),
         (bytearray(), "no body"),
         (png_of(30_000, 30_000), "900,000,000 pixels"),
-        ({"a": "JSON object"}, "dict"),
+        ({"a": "JSON object"}, "JSON without data"),
     ],
 )
 def test_wrong_inputs_have_a_status_and_a_reason_and_the_worker_lives_on(worker, picture, body, reason):

@@ -110,7 +110,7 @@ def test_a_bad_request_fails_alone_and_the_others_run_once(handler, ask):
         ({"text": "one", "stream": 1}, "must be true or false"),
         ({"prompt": 5}, "is int and no text"),
         ({"stream": True}, "no text"),
-        (None, "has no text"),
+        (None, "has no body"),
         (
             {"text": "one", "max_new_tokns": 3},
             "'max_new_tokns' is no option of a request: did you mean 'max_new_tokens'?",

@@ -1,7 +1,5 @@
-import base64
 import contextlib
 import io
-import re
 import struct
 import warnings
 import zlib
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers import BadInputError
-from handlers.vision import convert, decode_base64, decode_image, readable_formats
+from handlers.vision import convert, decode_image, readable_formats, upright
 
 
 def png_header(width, height):
@@ -37,9 +35,9 @@ def test_common_formats(picture, form, kind):
     ("content", "reason"),
     [
         (b"", "the body is empty"),
-        (b"hello, I am a text", r"not a picture, it begins with 'hello, I am a text'; PNG, JPEG"),
+        (b"hello, I am a text", r"not an image, it begins with 'hello, I am a text'; PNG, JPEG"),
         (b"\x00\x01\x02", r"begins with '\\x00\\x01\\x02'"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
     ],
 )
 def test_what_is_no_picture(content, reason):
@@ -95,25 +93,73 @@ def test_any_damage_gives_a_picture_or_a_reason(form, damage):
             decode_image(content)
 
 
-def test_base64_with_and_without_the_head_of_a_url():
-    text = base64.b64encode(b"content").decode()
-    assert decode_base64(text) == b"content"
-    assert decode_base64(text[:4] + "\n" + text[4:]) == b"content"
-    assert decode_base64("data:image/png;base64," + text) == b"content"
-    assert decode_base64(f'"{text}"\n') == b"content"
-
-
-@pytest.mark.parametrize("text", ["hello", "ünïcode", "four of five words", "import os; 1 + 1"])
-def test_text_that_is_no_base64(text):
-    with pytest.raises(BadInputError, match=re.escape(f"no base64: '{text}'")):
-        decode_base64(text)
-
-
 def test_sixteen_bits_are_scaled_and_not_clipped():
     image = Image.fromarray(np.array([[0, 128, 32768, 65535]], dtype=np.uint16))
     assert list(convert(image, "L").tobytes()) == [0, 0, 128, 255]
     assert convert(image, "RGB").mode == "RGB"
     assert list(convert(Image.fromarray(np.array([[0, 200]], dtype=np.int32)), "L").tobytes()) == [0, 200]
+
+
+def of_pixels(values, kind):
+    """An image as a client's TIFF gives it."""
+    stream = io.BytesIO()
+    Image.fromarray(np.array([values], dtype=kind)).save(stream, "TIFF")
+    return decode_image(stream.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "mode", "expected"),
+    [
+        ([0, 0.25, 0.5, 1], np.float32, "F", [0, 64, 128, 255]),
+        ([0, 0.25, 127.9, 255], np.float32, "F", [0, 0, 127, 255]),
+        ([0, 128, 32768, 65535], np.uint16, "I;16", [0, 0, 128, 255]),
+        ([0, 128, 32768, 65535], ">u2", "I;16B", [0, 0, 128, 255]),
+        ([0, 128, 32768, 65535], np.int32, "I", [0, 0, 128, 255]),
+        ([0, 128, 255, 200], np.int32, "I", [0, 128, 255, 200]),
+    ],
+)
+def test_grey_of_more_bits_is_scaled_to_eight(values, kind, mode, expected):
+    image = of_pixels(values, kind)
+    assert image.mode == mode
+    assert list(convert(image, "L").tobytes()) == expected
+    assert list(convert(image, "RGB").tobytes()) == [one for one in expected for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "reason"),
+    [
+        ([-1, 0.5], np.float32, "32-bit numbers from -1 to 0.5, which does not tell which number is white"),
+        ([280.5, 310], np.float32, "from 280.5 to 310"),
+        ([0.5, float("nan"), 1], np.float32, "from nan to nan"),
+        ([0, float("inf")], np.float32, "from 0 to inf"),
+        ([0, 65536], np.int32, "from 0 to 65536"),
+        ([-5, 200], np.int32, "from -5 to 200"),
+    ],
+)
+def test_numbers_that_do_not_tell_what_is_white_are_refused(values, kind, reason):
+    with pytest.raises(BadInputError, match=reason):
+        convert(of_pixels(values, kind), "RGB")
+
+
+def test_a_mode_as_wide_keeps_the_numbers():
+    assert list(np.asarray(convert(of_pixels([1, 65535], np.uint16), "F"))[0]) == [1, 65535]
+    assert list(np.asarray(convert(of_pixels([1, 65535], ">u2"), "I"))[0]) == [1, 65535]
+    assert list(np.asarray(convert(of_pixels([-1, 300.5], np.float32), "F"))[0]) == [-1, 300.5]
+
+
+def test_a_mode_that_pil_does_not_convert_is_the_clients_error():
+    with pytest.raises(BadInputError, match="the image is La, which is not converted to RGB"):
+        convert(Image.new("La", (2, 2)), "RGB")
+
+
+def test_damaged_exif_data_turns_nothing(monkeypatch, picture):
+    image = decode_image(picture())
+
+    def damaged(_):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", damaged)
+    assert upright(image) is image
 
 
 def test_a_mode_that_fits_is_left_alone(picture):

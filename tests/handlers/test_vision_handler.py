@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from handlers import ImageClassifier, ObjectDetector, VisionHandler
+from handlers import ImageClassifier, LoadError, ObjectDetector, VisionHandler
 
 
 class Brightness(VisionHandler):
@@ -57,3 +57,39 @@ def test_batches_may_overlap_but_for_a_processing_that_is_a_method(value):
 
     assert VisionHandler().may_pipeline(value)
     assert Method().may_pipeline(value) is (value is True)
+
+
+def turned(picture, orientation, form="JPEG"):
+    """A photograph with the orientation of EXIF; 6 is turned by a quarter."""
+    image = Image.open(io.BytesIO(picture(size=(40, 30))))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    image.save(stream, form, exif=exif)
+    return stream.getvalue()
+
+
+class Upright(VisionHandler):
+    apply_exif_orientation = True
+
+
+def test_the_orientation_of_exif_counts_only_where_it_is_asked_for(archives, make_context, picture):
+    content = turned(picture, 6)
+    stored = VisionHandler().preprocess([{"body": content}])
+    assert stored.shape == (1, 3, 30, 40)  # as on TorchServe
+    assert torch.equal(Upright().preprocess([{"body": content}]), stored.rot90(-1, (2, 3)))
+    assert torch.equal(Upright().preprocess([{"body": turned(picture, 1)}]), stored)
+    assert Upright().preprocess([{"body": picture()}]).shape == (1, 3, 30, 40)  # no EXIF at all
+    own = Upright()
+    own.image_processing = lambda image: transforms.ToTensor()(image)
+    assert own.preprocess([{"body": content}]).shape == (1, 3, 40, 30)
+
+    model = "from torch import nn\n\n\nclass Net(nn.Identity):\n    pass\n"
+    for given, shape in ((True, (1, 3, 40, 30)), (False, (1, 3, 30, 40))):
+        config = {"handler": {"apply_exif_orientation": given}}
+        handler = Upright()
+        handler.initialize(make_context(archives.make(model_file=model, config=config), config=config))
+        assert handler.preprocess([{"body": content}]).shape == shape
+    config = {"handler": {"apply_exif_orientation": "yes"}}
+    with pytest.raises(LoadError, match=r"handler\.apply_exif_orientation in model-config.yaml is 'yes'"):
+        Upright().initialize(make_context(archives.make(model_file=model, config=config), config=config))

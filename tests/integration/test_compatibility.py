@@ -840,7 +840,7 @@ def test_differs_the_built_in_classifier_takes_grey_pictures_and_says_what_is_wr
     assert (stock.status, ours.status) == (503, 200)
     stock, ours = pair.both(lambda server: predict(server, "builtin", b"no picture"))
     assert (stock.status, ours.status) == (503, 400)
-    assert "not a picture" in ours.text()
+    assert "not an image" in ours.text()
 
 
 def test_differs_no_line_in_the_log_for_every_request(pair: Pair) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Iterator
@@ -154,8 +155,8 @@ def png(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("note.txt", b"this is not a picture", "not a picture"),
-        ("empty.png", b"", "send a picture"),
+        ("note.txt", b"this is not a picture", "not an image"),
+        ("empty.png", b"", "send an image"),
         ("cut.png", digit().read_bytes()[:100], ""),
         ("huge.png", png(30_000), "900,000,000 pixels"),
     ],
@@ -169,6 +170,41 @@ def test_a_bad_picture_is_a_400_with_a_reason(alive: Server, name: str, content:
     done = alive.sandbox.torchmar("predict", "mnist", file)
     assert done.code == 9
     assert "1 of 1 requests got an error" in done.err
+
+
+def test_base64_however_it_is_sent(alive: Server) -> None:
+    box = alive.sandbox
+    text = base64.b64encode(digit().read_bytes()).decode()
+    assert "+" in text  # which a form without escapes loses
+    file, document = box.file("digit.b64", text), box.file("digit.json", json.dumps({"data": text}))
+    _, expected = alive.curl("/predictions/mnist", "-T", digit())
+    for options in (
+        ("-T", file),
+        ("-H", "Content-Type: text/plain", "-d", f"@{file}"),
+        ("-H", "Content-Type: application/json", "-d", f"@{document}"),
+        ("-T", document),
+        ("-H", "Content-Type: text/plain", "-d", f"data:image/png;charset=utf-8;base64,{text}"),
+        ("-F", f"data={text}"),
+        ("-F", f"image=@{file}"),
+        ("-F", f"image=@{digit()}"),
+        ("--data-urlencode", f"data@{file}"),
+        ("-d", f"data={text}"),
+    ):
+        assert alive.curl("/predictions/mnist", *options) == (200, expected), options
+
+
+def test_a_form_without_an_image_lists_its_fields(alive: Server) -> None:
+    status, body = alive.curl("/predictions/mnist", "-F", "picture=x", "-F", "target=1")
+    assert (status, "a form without data or body, it has 'picture', 'target'" in body) == (400, True), body
+    status, body = alive.curl("/predictions/mnist", "-d", "some text")
+    assert (status, "no form with a value: send an image; curl -d sends a form unless" in body) == (400, True), body
+
+
+def test_a_request_that_is_too_large_names_the_setting(alive: Server) -> None:
+    done = alive.sandbox.torchmar("predict", "mnist", alive.sandbox.file("large.png", b"x" * 7_000_000))
+    assert done.code == 9
+    assert "larger than the server's max_request_size allows (HTTP 413)" in done.err
+    assert "raise max_request_size in config.properties" in done.err
 
 
 def test_one_bad_picture_of_a_batch_fails_alone(alive: Server) -> None:

@@ -65,3 +65,10 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "torchmar init" in capsys.readouterr().err
     (tmp_path / "h.py").touch()
     assert cli.main(["dev", str(tmp_path / "h.py"), "--device", "gpu"]) == 1
+
+
+def test_what_run_and_check_accept_by_name_dev_accepts_anyway(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["dev", str(tmp_path / "gone.py"), "--allow-pickle", "model.pt"]) == 1
+    assert "gone.py does not exist" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from archive_tool import build, cli
+from serving.worker import bodies
 
 ROOT = Path(__file__).resolve().parents[3]
 HANDLER = """
@@ -85,13 +87,18 @@ PRETTY = """\
 """
 
 
-def test_an_answer_in_json(archive: Path, torchmar: Run) -> None:
+NAN = "NaN, which many readers of JSON refuse; it is sent as TorchServe sends it"
+
+
+def test_an_answer_in_json(archive: Path, torchmar: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_no_numbers", bodies._NoNumbers())  # which tells once a minute
     code, out, err = torchmar(str(archive), "in.json")
     assert (code, out.encode("latin-1").decode()) == (0, PRETTY)
     assert err.splitlines()[0] == "loaded"
-    assert err.splitlines()[1].startswith("in.json  200  ")
+    assert err.splitlines()[1] == f"An answer holds {NAN}"
+    assert err.splitlines()[2].startswith("in.json  200  ")
     assert "[METRICS]" not in err
-    assert len(err.splitlines()) == 2
+    assert len(err.splitlines()) == 3
 
 
 def test_answers_for_programs(archive: Path, torchmar: Run) -> None:
@@ -186,6 +193,33 @@ def test_a_model_that_cannot_be_loaded(archive: Path, torchmar: Run) -> None:
     code, out, err = torchmar(str(archive), "in.json")
     assert (code, out) == (6, "")
     assert "ZeroDivisionError: division by zero\nerror: model m cannot be loaded: ZeroDivisionError" in err
+
+
+def test_a_message_of_several_lines_is_shown_whole(archive: Path, torchmar: Run) -> None:
+    """As torch's, of keys that are missing, which it indents with tabs."""
+    Path("handler.py").write_text(
+        "raise RuntimeError('Error(s) in loading:\\n\\tMissing key(s): \"a\".')\ndef handle(data, context): pass\n"
+    )
+    build(model_name="m", handler="handler.py", extra_files="torch.py", force=True)
+    _, _, err = torchmar(str(archive), "in.json")
+    assert 'error: model m cannot be loaded: RuntimeError: Error(s) in loading:\n      Missing key(s): "a".\n' in err
+    assert "\\t" not in err.partition("error: ")[2]
+
+
+@pytest.mark.parametrize("command", ["run", "check", "optimize"])
+def test_a_member_that_runs_code_is_accepted_by_name(
+    command: str, archive: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    Path("x.pkl").write_bytes(pickle.dumps(print))
+    build(model_name="m", handler="handler.py", extra_files="torch.py,x.pkl", force=True)
+    arguments = {"run": ["in.json"], "check": ["--input", "in.json"], "optimize": ["--input", "in.json", "--dry-run"]}
+    assert cli.main([command, str(archive), *arguments[command]]) == 5
+    assert b"verify and extract accept it with --allow-pickle x.pkl\n" in capfdbinary.readouterr().err
+    code = cli.main([command, str(archive), *arguments[command], "--allow-pickle", "x.pkl"])
+    err = capfdbinary.readouterr().err
+    # It was unpacked and tried; what has no torch cannot be measured.
+    assert code == (0 if command != "optimize" else 1), err
+    assert b"x.pkl" not in err
 
 
 @pytest.mark.parametrize(

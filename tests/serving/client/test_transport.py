@@ -150,3 +150,12 @@ def test_names_are_written_so_that_they_are_one_part() -> None:
 def test_a_model_is_not_registered_under_a_name_that_it_cannot_have(address: Address) -> None:
     with ManagementClient.at(address.text) as client, pytest.raises(InputError, match="cannot be used"):
         client.register("m.mar", name="../../x")
+
+
+def test_a_413_without_a_message_names_the_setting() -> None:
+    """The frontend's has no body; a model's own says what was too large."""
+    error = error_of(Reply(413, {}, b"", 0.0), "POST /predictions/x")
+    assert error.message == "the request is larger than the server's max_request_size allows (HTTP 413)"
+    assert error.hint == "raise max_request_size in config.properties, and restart"
+    own = error_of(Reply(413, {}, b'{"code": 413, "message": "the sound is 700 s long"}', 0.0), "POST /predictions/x")
+    assert (own.message, own.hint) == ("the sound is 700 s long (HTTP 413)", None)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -299,6 +300,20 @@ def test_models_that_cannot_be_loaded(run: Run) -> None:
     assert "import no_such_module" in error.traceback
     with pytest.raises(ModelLoadError, match=r"the handler ended the process: sys.exit\(4\)"):
         run("import sys\nsys.exit(4)\ndef handle(data, context): pass", *given(b"1"))
+
+
+def test_a_state_dict_that_does_not_fit_has_its_keys_in_the_message(run: Run) -> None:
+    source = """
+        from handlers.errors import CheckpointMismatchError
+        raise CheckpointMismatchError("w.pt does not fit the model Net:\\n  1 missing keys: a.bias", hint="look at it")
+        def handle(data, context): pass
+    """
+    with pytest.raises(ModelLoadError) as caught:
+        run(textwrap.dedent(source), *given(b"1"))
+    assert caught.value.message == (
+        "model m cannot be loaded: CheckpointMismatchError: w.pt does not fit the model Net:\n  1 missing keys: a.bias"
+    )
+    assert caught.value.hint == "look at it"
 
 
 def test_the_handlers_own_interrupt_ends_the_run(run: Run) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -120,3 +122,134 @@ def test_tensors() -> None:
     assert torch.equal(torch.load(io.BytesIO(saved)), tensor)
     assert json.loads(bytes(bodies.encode({"scores": tensor}))) == {"scores": [[1.5, 2.5]]}
     assert json.loads(bytes(bodies.encode([torch.tensor(3), torch.tensor(True)]))) == [3, True]
+
+
+def test_names_of_numpy_and_torch_like_values() -> None:
+    torch = pytest.importorskip("torch")
+    value = {np.int64(2): np.float32(0.5), np.bool_(True): 2, np.float32(2.5): 3, np.str_("a"): 4, torch.tensor(7): 5}
+    assert json.loads(bytes(bodies.encode(value))) == {"2": 0.5, "true": 2, "2.5": 3, "a": 4, "7": 5}
+    assert bytes(bodies.encode({np.int64(1): 2})) == bytes(bodies.encode({1: 2}))
+    deep = [{"deep": ({np.uint8(3): {np.int8(-1): np.arange(2)}},)}]
+    assert json.loads(bytes(bodies.encode(deep))) == [{"deep": [{"3": {"-1": [0, 1]}}]}]
+    assert json.loads(bytes(bodies.encode(np.array([{np.int64(1): 2}], dtype=object)))) == [{"1": 2}]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [np.datetime64("2026-01-01"), np.complex64(1), np.bytes_(b"a"), (1, 2)],
+)
+def test_names_that_json_does_not_have(key: Any) -> None:
+    with pytest.raises(bodies.BodyError, match="dict: keys must be str, int, float, bool or None, not"):
+        bodies.encode({key: 1})
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's, about layouts that it gives up
+def test_tensors_of_every_layout() -> None:
+    torch = pytest.importorskip("torch")
+    dense = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    for tensor in (dense.to_sparse(), dense.to_sparse_csr(), dense.to_mkldnn(), dense.bfloat16(), dense.t().t()):
+        assert json.loads(bytes(bodies.encode({"scores": tensor}))) == {"scores": dense.tolist()}
+    quantized = torch.quantize_per_tensor(torch.tensor([1.0, 2.0]), 0.5, 0, torch.qint8)
+    assert json.loads(bytes(bodies.encode([quantized]))) == [[1.0, 2.0]]
+    for layout in (torch.strided, torch.jagged):
+        nested = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=layout)
+        assert json.loads(bytes(bodies.encode([nested]))) == [[[1.0], [1.0, 1.0]]]
+
+
+def test_tensors_without_numbers_are_named() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(bodies.BodyError, match="list: a Tensor on the device meta has no numbers"):
+        bodies.encode([torch.empty(2, device="meta")])
+    huge = torch.sparse_coo_tensor(torch.tensor([[0], [0]]), torch.tensor([1.0]), (10**9, 10**9))
+    with pytest.raises(
+        bodies.BodyError, match=r"a Tensor of torch\.float32 and the layout torch\.sparse_coo cannot be"
+    ):
+        bodies.encode([huge])
+    with pytest.raises(bodies.BodyError, match="list: an object of type complex is not JSON serializable"):
+        bodies.encode([torch.tensor([1 + 1j])])
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise OSError("secret")
+
+
+class BadDict(dict[Any, Any]):
+    def items(self) -> Any:
+        raise KeyError("secret")
+
+
+class BadList(list[Any]):
+    def __iter__(self) -> Any:
+        raise Unreadable
+
+
+class BadClass:
+    @property
+    def __class__(self) -> Any:
+        raise Unreadable
+
+
+class BadText(str):
+    __slots__ = ()
+
+    def encode(self, *_: Any) -> Any:  # type: ignore[override]
+        raise OSError("secret")
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),  # pytest would read the values
+    [
+        (lambda: BadDict(a=1), "BadDict: reading it raised KeyError"),
+        (lambda: BadList([1]), "BadList: reading it raised Unreadable"),
+        (lambda: {np.int64(1): BadList([1])}, "dict: reading it raised Unreadable"),
+        (BadClass, "BadClass: reading it raised Unreadable"),
+        (lambda: [BadClass()], "list: reading it raised Unreadable"),
+    ],
+)
+def test_objects_that_fail_when_they_are_read(
+    make: Callable[[], Any], text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(bodies.BodyError) as raised:
+        bodies.encode(make())
+    assert str(raised.value) == text  # not what the exception says: that is for the log
+    assert caplog.records[-1].exc_info
+
+
+def test_a_text_of_a_class_of_its_own_is_a_text() -> None:
+    assert bodies.encode(BadText("text")) == b"text"
+
+
+def test_lone_surrogates() -> None:
+    assert bytes(bodies.encode({"a": "\ud800"})) == b'{\n  "a": "\\ud800"\n}'
+    assert bytes(bodies.encode({"\udfff": 1})) == b'{\n  "\\udfff": 1\n}'
+
+
+def test_lack_of_memory_is_not_the_answers_own() -> None:
+    class Hungry(list[Any]):
+        def __iter__(self) -> Any:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        bodies.encode(Hungry([1]))
+
+
+def test_the_log_tells_of_numbers_that_json_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(bodies.time, "monotonic", lambda: now)
+    monkeypatch.setattr(bodies, "_no_numbers", bodies._NoNumbers())
+    caplog.set_level(logging.WARNING)
+    bodies.encode({"Infinity": 'a "NaN" in a text'})
+    assert not caplog.messages
+    now = 100.0
+    assert bodies.encode([1.5, float("nan")]) == b"[\n  1.5,\n  NaN\n]"
+    bodies.encode(float("inf"))
+    assert caplog.messages == [
+        "An answer holds NaN, which many readers of JSON refuse; it is sent as TorchServe sends it"
+    ]
+    now = 200.0
+    bodies.encode(float("-inf"))
+    assert "An answer holds Infinity" in caplog.messages[-1]
+    assert len(caplog.messages) == 2

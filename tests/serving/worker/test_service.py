@@ -287,6 +287,62 @@ def test_one_answer_that_cannot_be_sent() -> None:
     )
 
 
+class Failing:
+    """Fails when it is turned into a text or a number, or listed."""
+
+    def __str__(self) -> str:
+        raise OSError("secret")
+
+    __int__ = __iter__ = __str__  # type: ignore[assignment]
+
+
+class FailingList(list[Any]):
+    def __iter__(self) -> Any:
+        raise OSError("secret")
+
+
+class Lazy(list[Any]):
+    """What a handler gives, with one item that fails when it is taken."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 1:
+            raise OSError("secret")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda context, items: items.__setitem__(1, FailingList([1])),
+        lambda context, items: context.set_response_header(1, "x", Failing()),
+        lambda context, items: context.set_response_status(code=200, phrase=Failing(), idx=1),
+        lambda context, items: context.set_response_status(code=Failing(), idx=1),
+        lambda context, items: context.set_response_content_type(1, Failing()),
+        lambda context, items: setattr(context, "stopping_criteria", [lambda _: None, int, lambda _: None]),
+    ],
+)
+def test_whatever_fails_while_an_answer_is_made_is_that_answers(change: Callable[[Any, Any], Any]) -> None:
+    calls = []
+
+    def entry(data: Any, context: Any) -> Any:
+        calls.append(len(data))
+        items = ["zero", "one", "two"]
+        change(context, items)
+        return items
+
+    reply = ask(entry, *batch(3))
+    assert calls == [3]  # the others are not run again
+    assert [item.status for item in (reply.items[0], reply.items[2])] == [200, 200]
+    assert [item.body for item in (reply.items[0], reply.items[2])] == [b"zero", b"two"]
+    assert failure(reply.items[1])[0] in (500, 503)
+    assert "secret" not in failure(reply.items[1])[1]
+
+
+def test_an_item_that_cannot_be_taken_fails_alone() -> None:
+    reply = ask(lambda data, context: Lazy(["zero", "one", "two"]), *batch(3))
+    assert [item.status for item in reply.items] == [200, 503, 200]
+
+
 def test_a_wrong_length_for_a_batch_may_be_right_for_one() -> None:
     """Handlers that only ever look at the first request."""
     assert bodies(ask(lambda data, context: [data[0]["body"]], *batch(3))) == [b"0", b"1", b"2"]

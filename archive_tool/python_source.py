@@ -123,6 +123,11 @@ def binding_count(tree: ast.Module, name: str) -> int:
     return sum(bound == name for statement in _top_level(tree.body) for bound in _bindings(statement))
 
 
+def bound_by(statement: ast.stmt) -> set[str]:
+    """The names that a statement at a module's top level may bind, also by the statements inside it."""
+    return {name for inner in _top_level([statement]) for name in _bindings(inner)}
+
+
 def certain_imports(tree: ast.Module) -> dict[str, int]:
     """Find the modules that a module surely imports when it is imported itself, with the line.
 

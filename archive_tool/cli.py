@@ -252,10 +252,8 @@ def show_error(error: TorchmarError) -> None:
     click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(first)}", err=True, color=color)
     for line in rest:
         click.echo(f"  {printable(line)}", err=True)
-    if error.where and error.where not in error.message:
-        click.echo(f"  at: {printable(error.where)}", err=True)
-    if error.hint:
-        click.echo(f"  hint: {printable(error.hint)}", err=True)
+    for name, text in error.details():
+        click.echo(f"  {name}: {printable(text)}", err=True)
 
 
 def printable(text: str) -> str:

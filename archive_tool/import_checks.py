@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 NEEDED: Final = {
     "argparse": "ArgumentParser",
     "ast": "NodeVisitor",
-    "asyncio": "run",
     "bisect": "bisect",
     "collections": "OrderedDict",
     "contextlib": "contextmanager",

@@ -6,7 +6,7 @@ Each check fails only where TorchServe is certain to fail; what merely looks odd
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool import files, handler_checks, import_checks, python_source, requirements
 from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
@@ -66,12 +66,27 @@ def check_serialized_file(inputs: Inputs, report: Report) -> None:
             hint="leave --model-file out, or save weights: torch.save(model.state_dict(), ...); "
             "a module that the handler imports belongs into --extra-files",
         )
+    elif kind is Format.AOT_LIBRARY:
+        _check_library(path, inputs, report)
     elif _needs_model_file(inputs, kind):
         report.error(
             f"the serialized file holds no TorchScript but a {kind.value}, and {inputs.handler} cannot load it "
             "without the class of the model",
             where=str(path),
             hint="give the file with the class: --model-file, or save TorchScript: torch.jit.script(model).save(...)",
+        )
+
+
+def _check_library(path: Path, inputs: Inputs, report: Report) -> None:
+    """Say what a library of AOTInductor, the older form, needs beside this torch and this kind of processor."""
+    export = _config_section(inputs, "pt2").get("export")
+    if inputs.built_in_handler and not (isinstance(export, dict) and export.get("aot_compile") is True):
+        report.warning(
+            "the serialized file is a compiled library, which TorchServe's own worker loads only if the config file "
+            "says so; torchmar's does in any case",
+            where=str(path),
+            hint="write `pt2: {export: {aot_compile: true}}` there, or make a package (.pt2), which newer versions of "
+            "torch go on loading: torch._inductor.aoti_compile_and_package",
         )
 
 
@@ -184,16 +199,21 @@ def _loads_state_dicts(inputs: Inputs) -> bool:
 
 def _allows_code(inputs: Inputs) -> bool:
     """Whether the config file has ``handler: {weights_only: false}``."""
+    return _config_section(inputs, "handler").get("weights_only") is False
+
+
+def _config_section(inputs: Inputs, name: str) -> dict[str, Any]:
+    """A section of the config file; empty if there is none, or it cannot be read, which is told elsewhere."""
     if inputs.config_file is None:
-        return False
+        return {}
     from archive_tool import effective
 
     try:
         text = files.read_regular(inputs.config_file)
     except OSError:
-        return False
-    section = effective.understand(text).document.get("handler")
-    return isinstance(section, dict) and section.get("weights_only") is False
+        return {}
+    section = effective.understand(text).document.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def check_requirements(path: Path, report: Report) -> None:

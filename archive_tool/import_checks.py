@@ -86,8 +86,6 @@ _NEVER_FOUND: Final = frozenset(
         "zipimport",
     }
 )
-#: The packages that a worker cannot do without; a single file of their name lacks all that is in them.
-_PACKAGES: Final = frozenset({"torch", "ts"})
 
 
 def check(inputs: Inputs, plan: Plan, report: Report, *, imports_model_file: bool) -> None:
@@ -166,22 +164,26 @@ class _Modules:
         depth = len([part for part in self.around(name).split(".") if part])
         bound: set[str] = set()
         for statement in tree.body:
-            if isinstance(statement, ast.ImportFrom):
-                of_itself = not statement.level and statement.module == name and not self.is_package(name)
-                lacking = {alias.name for alias in statement.names} - bound - {"*"}
-                if statement.level > depth or (of_itself and lacking):
-                    yield statement.lineno, ast.unparse(statement)
+            relative = isinstance(statement, ast.ImportFrom) and statement.level > depth
+            if relative or (not self.is_package(name) and _imports_itself(statement, name, bound)):
+                yield statement.lineno, ast.unparse(statement)
             bound |= python_source.bound_by(statement)
+
+
+def _imports_itself(statement: ast.stmt, name: str, bound: set[str]) -> bool:
+    """Tell whether a statement asks a module, by its own name, for what it does not have yet, or is no package for."""
+    if isinstance(statement, ast.Import):
+        return any(alias.name.startswith(f"{name}.") for alias in statement.names)
+    if not isinstance(statement, ast.ImportFrom) or statement.level:
+        return False
+    lacking = {alias.name for alias in statement.names} - bound - {"*"}
+    return (statement.module or "").startswith(f"{name}.") or (statement.module == name and bool(lacking))
 
 
 def _check_hidden(name: str, modules: _Modules, report: Report, *, is_handler: bool) -> None:
     where = modules.shown(name)
     hint = "rename the file"
     taken = "the file takes the place of"
-    if name in _PACKAGES and not modules.is_package(name):
-        report.error(
-            f"the file takes the place of the package {name}, which every worker imports", where=where, hint=hint
-        )
     if name not in sys.stdlib_module_names:
         return
     if name in _NEVER_FOUND:

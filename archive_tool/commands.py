@@ -60,11 +60,13 @@ class _Abbreviated(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
+            given = error.option_name
+            if meant := [name for name in STOCK_OPTIONS if name.startswith(given)]:
+                raise click.UsageError(f"{given} may be {' or '.join(meant)}.", ctx) from error
             # Without the beginnings, which the parser would propose, too.
             whole = [name for param in self.get_params(ctx) for name in param.opts]
-            meant = [name for name in STOCK_OPTIONS if name.startswith(error.option_name)]
-            meant = meant or difflib.get_close_matches(error.option_name, whole)
-            raise click.NoSuchOption(error.option_name, possibilities=meant, ctx=ctx) from error
+            close = difflib.get_close_matches(given, whole)
+            raise click.NoSuchOption(given, possibilities=close, ctx=ctx) from error
 
 
 def _beginnings(name: str) -> list[str]:

@@ -179,7 +179,8 @@ def test_beginnings_of_options_as_for_torch_model_archiver(monkeypatch):
         try:
             params = commands.build.make_context("build", [*needed, *given]).params
         except click.UsageError as error:
-            return None if isinstance(error, click.NoSuchOption) else error
+            assert isinstance(error, click.NoSuchOption) or "may be" in error.message
+            return None
         return {key: value for key, value in params.items() if value in ("VALUE", ("VALUE",))}
 
     whole = {name for param in commands.build.params for name in param.opts}
@@ -197,9 +198,8 @@ def test_beginnings_of_options_as_for_torch_model_archiver(monkeypatch):
     assert commands.build.make_context("build", ["--f"]).params["force"]
     assert commands.build.make_context("build", ["--run=LSP"]).params["runtime"] == "LSP"
     assert ours("--keep") is None  # ours have no short forms
-    with pytest.raises(click.NoSuchOption) as raised:
+    with pytest.raises(click.UsageError, match="--m may be --model-file or --model-name"):
         commands.build.make_context("build", ["--m", "x"])
-    assert raised.value.possibilities == ["--model-file", "--model-name"]
     with pytest.raises(click.NoSuchOption) as raised:
         commands.build.make_context("build", ["--keep"])
     assert "--keep-folders" in raised.value.possibilities

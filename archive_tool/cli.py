@@ -40,9 +40,7 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "build": _Entry("archive_tool.commands:build", "Build an archive that TorchServe can serve."),
         "init": _Entry("archive_tool.commands_from:init", "Write a project file for the model in a folder."),
         "inspect": _Entry("archive_tool.commands_inspect:inspect", "Show what an archive holds."),
-        "convert": _Entry(
-            "archive_tool.commands_from:convert", "Turn an archive of MXNet Model Server into one for TorchServe."
-        ),
+        "convert": _Entry("archive_tool.commands_from:convert", "Turn an older archive into one for TorchServe."),
         "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
         "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
         "run": _Entry("serving.cli.run:run", "Predict in this process, without a server."),

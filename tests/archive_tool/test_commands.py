@@ -178,8 +178,7 @@ def test_beginnings_of_options_as_for_torch_model_archiver(monkeypatch):
     def ours(*given):
         try:
             params = commands.build.make_context("build", [*needed, *given]).params
-        except click.UsageError as error:
-            assert isinstance(error, click.NoSuchOption) or "may be" in error.message
+        except click.UsageError:
             return None
         return {key: value for key, value in params.items() if value in ("VALUE", ("VALUE",))}
 

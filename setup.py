@@ -79,6 +79,7 @@ DEV = [
     "filelock>=3.13",
     "hypothesis>=6.100",
     "import-linter>=2.1",
+    "ipython>=8.18",
     "joblib>=1.3",
     "mypy>=1.13",
     "pytest>=8.2",

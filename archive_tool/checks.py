@@ -6,9 +6,9 @@ Each check fails only where TorchServe is certain to fail; what merely looks odd
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import files, python_source, requirements
+from archive_tool import files, handler_checks, import_checks, python_source, requirements
 from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ def check(inputs: Inputs, plan: Plan, report: Report) -> None:
     if inputs.model_file in found and inputs.model_file and inputs.uses_python:
         check_model_file(inputs, report)
     if inputs.handler_file in found and inputs.handler_file and inputs.uses_python:
-        check_handler(inputs.handler_file, inputs.handler_function, report)
+        handler_checks.check(inputs, report)
     if {inputs.serialized_file, inputs.model_file} <= found and inputs.uses_python:
         check_fit(inputs, report)
+    if inputs.uses_python:
+        import_checks.check(inputs, plan, report, imports_model_file=_loads_state_dicts(inputs))
     if inputs.requirements_file in found and inputs.requirements_file:
         check_requirements(inputs.requirements_file, report)
     if inputs.config_file in found and inputs.config_file:
@@ -64,6 +66,8 @@ def check_serialized_file(inputs: Inputs, report: Report) -> None:
             hint="leave --model-file out, or save weights: torch.save(model.state_dict(), ...); "
             "a module that the handler imports belongs into --extra-files",
         )
+    elif kind is Format.AOT_LIBRARY:
+        _check_library(path, inputs, report)
     elif _needs_model_file(inputs, kind):
         report.error(
             f"the serialized file holds no TorchScript but a {kind.value}, and {inputs.handler} cannot load it "
@@ -73,9 +77,22 @@ def check_serialized_file(inputs: Inputs, report: Report) -> None:
         )
 
 
+def _check_library(path: Path, inputs: Inputs, report: Report) -> None:
+    """Say what a library of AOTInductor, the older form, needs beside this torch and this kind of processor."""
+    export = _config_section(inputs, "pt2").get("export")
+    if inputs.built_in_handler and not (isinstance(export, dict) and export.get("aot_compile") is True):
+        report.warning(
+            "the serialized file is a compiled library, which TorchServe's own worker loads only if the config file "
+            "says so; torchmar's does in any case",
+            where=str(path),
+            hint="write `pt2: {export: {aot_compile: true}}` there, or make a package (.pt2), which newer versions of "
+            "torch go on loading: torch._inductor.aoti_compile_and_package",
+        )
+
+
 def _needs_model_file(inputs: Inputs, kind: Format) -> bool:
     return (
-        kind is Format.STATE_DICT
+        kind in (Format.STATE_DICT, Format.SAFETENSORS)
         and not inputs.model_file
         and inputs.uses_python
         and inputs.built_in_handler
@@ -96,22 +113,10 @@ def _check_lfs(path: Path, report: Report) -> None:
         report.error("the file is a Git LFS pointer, not the file itself", where=str(path), hint=_LFS_HINT)
 
 
-def _parse(path: Path, what: str, report: Report) -> ast.Module | None:
-    try:
-        return python_source.parse(path)
-    except python_source.SourceError as problem:
-        where = f"{path}:{problem.line}" if problem.line else str(path)
-        text = f": {problem.text}" if problem.text else ""
-        report.error(f"the {what} is not Python: {problem.message}{text}", where=where)
-    except OSError as error:
-        report.error(f"the {what} cannot be read: {error.strerror}", where=str(path))
-    return None
-
-
 def check_model_file(inputs: Inputs, report: Report) -> None:
     """Check that the model file parses and defines a class."""
     path = inputs.model_file
-    if path is None or (tree := _parse(path, "model file", report)) is None:
+    if path is None or (tree := handler_checks.parse(path, "model file", report)) is None:
         return
     from archive_tool import model_fit
 
@@ -194,101 +199,21 @@ def _loads_state_dicts(inputs: Inputs) -> bool:
 
 def _allows_code(inputs: Inputs) -> bool:
     """Whether the config file has ``handler: {weights_only: false}``."""
+    return _config_section(inputs, "handler").get("weights_only") is False
+
+
+def _config_section(inputs: Inputs, name: str) -> dict[str, Any]:
+    """A section of the config file; empty if there is none, or it cannot be read, which is told elsewhere."""
     if inputs.config_file is None:
-        return False
+        return {}
     from archive_tool import effective
 
     try:
         text = files.read_regular(inputs.config_file)
     except OSError:
-        return False
-    section = effective.understand(text).document.get("handler")
-    return isinstance(section, dict) and section.get("weights_only") is False
-
-
-def check_handler(path: Path, function: str | None, report: Report) -> None:
-    """Check that TorchServe finds an entry point in a handler.
-
-    The rule is that of its model loader: a name at the module's top level equal to the function's (``handle`` if the
-    reference names none), else exactly one class that the module defines.
-    """
-    if "." in path.stem:
-        report.error(
-            f"the handler {path.name} cannot be imported: a dot in a module's name separates packages",
-            where=str(path),
-            hint="rename it to " + path.stem.replace(".", "_") + ".py",
-        )
-    tree = _parse(path, "handler", report)
-    if tree is None:
-        return
-    names = python_source.names(tree)
-    wanted = function or "handle"
-    if wanted in names.bound:
-        _check_function(path, tree, wanted, report)
-        return
-    if not names.classes and not names.dynamic:
-        report.error(
-            f"the handler has neither a function {wanted!r} nor a class",
-            where=str(path),
-            hint=f"define {wanted}(data, context), or one class with initialize(context) and handle(data, context)",
-        )
-    elif len(names.certain_classes) > 1 and not names.dynamic:
-        listed = ", ".join(node.name for node in names.certain_classes)
-        report.error(
-            f"the handler defines {len(names.certain_classes)} classes ({listed}) and no function {wanted!r}; "
-            "TorchServe accepts exactly one class",
-            where=str(path),
-            hint="move the others to a module given with --extra-files, or name a function: --handler "
-            f"{path.name}:function",
-        )
-    else:
-        if function is not None and not names.dynamic:
-            report.warning(f"the handler has no function {function!r}; TorchServe will use its class", where=str(path))
-        _check_class(path, names, report)
-
-
-def _check_function(path: Path, tree: ast.Module, name: str, report: Report) -> None:
-    """Note a function that certainly cannot be called with data and context."""
-    found = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    found = [node for node in found if node.name == name]
-    # A name bound twice may be something else in the end, and a decorator may return anything.
-    if len(found) != 1 or found[0].decorator_list or python_source.binding_count(tree, name) != 1:
-        return
-    arguments = found[0].args
-    most = len(arguments.posonlyargs) + len(arguments.args)
-    least = most - len(arguments.defaults)
-    keywords = [default for default in arguments.kw_defaults if default is None]
-    if keywords or least > 2 or (most < 2 and arguments.vararg is None):
-        report.error(
-            f"the function {name} of the handler cannot be called with the two arguments that TorchServe gives it",
-            where=f"{path}:{found[0].lineno}",
-            hint=f"define {name}(data, context)",
-        )
-
-
-def _check_class(path: Path, names: python_source.Names, report: Report) -> None:
-    """Note a class that certainly lacks one of the two methods: nothing inherited, nothing made when it is created."""
-    if len(names.classes) != 1 or names.classes != names.certain_classes:
-        return
-    (node,) = names.classes
-    inside = {getattr(statement, "name", None) for statement in node.body}
-    plain = all(hasattr(statement, "name") or _says_nothing(statement) for statement in node.body)
-    if not plain or node.bases or node.keywords or inside & {"__init__", "__getattr__"}:
-        return
-    wanted = (("handle", "data, context"), ("initialize", "context"))
-    missing = [(method, arguments) for method, arguments in wanted if method not in inside]
-    if missing:
-        method, arguments = missing[0]
-        report.error(
-            f"the class {node.name} of the handler has no method {method}",
-            where=f"{path}:{node.lineno}",
-            hint=f"add {method}(self, {arguments}), or derive the class from a handler",
-        )
-
-
-def _says_nothing(statement: ast.stmt) -> bool:
-    docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    return docstring or isinstance(statement, ast.Pass)
+        return {}
+    section = effective.understand(text).document.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def check_requirements(path: Path, report: Report) -> None:

@@ -40,9 +40,7 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "build": _Entry("archive_tool.commands:build", "Build an archive that TorchServe can serve."),
         "init": _Entry("archive_tool.commands_from:init", "Write a project file for the model in a folder."),
         "inspect": _Entry("archive_tool.commands_inspect:inspect", "Show what an archive holds."),
-        "convert": _Entry(
-            "archive_tool.commands_from:convert", "Turn an archive of MXNet Model Server into one for TorchServe."
-        ),
+        "convert": _Entry("archive_tool.commands_from:convert", "Turn an older archive into one for TorchServe."),
         "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
         "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
         "run": _Entry("serving.cli.run:run", "Predict in this process, without a server."),
@@ -252,10 +250,8 @@ def show_error(error: TorchmarError) -> None:
     click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(first)}", err=True, color=color)
     for line in rest:
         click.echo(f"  {printable(line.expandtabs(4))}", err=True)  # torch indents its messages with tabs
-    if error.where and error.where not in error.message:
-        click.echo(f"  at: {printable(error.where)}", err=True)
-    if error.hint:
-        click.echo(f"  hint: {printable(error.hint)}", err=True)
+    for name, text in error.details():
+        click.echo(f"  {name}: {printable(text)}", err=True)
 
 
 def printable(text: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
@@ -24,7 +26,56 @@ def _complete_handler(_: click.Context, __: click.Parameter, incomplete: str) ->
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 
-@click.command()
+#: torch-model-archiver's own long options.
+STOCK_OPTIONS: Final = (
+    "--archive-format",
+    "--config-file",
+    "--export-path",
+    "--extra-files",
+    "--force",
+    "--handler",
+    "--help",
+    "--model-file",
+    "--model-name",
+    "--requirements-file",
+    "--runtime",
+    "--serialized-file",
+    "--version",
+)
+
+
+class _Abbreviated(click.Command):
+    """Takes beginnings of torch-model-archiver's long options, where they are one's alone, as argparse does there."""
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        parser = super().make_parser(ctx)
+        for param in self.get_params(ctx):
+            for name in {*param.opts} & {*STOCK_OPTIONS}:
+                alias = copy.copy(param)
+                alias.opts = _beginnings(name)
+                alias.add_to_parser(parser, ctx)
+        return parser
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            given = error.option_name
+            if meant := [name for name in STOCK_OPTIONS if name.startswith(given)]:
+                raise click.UsageError(f"{given} may be {' or '.join(meant)}.", ctx) from error
+            # Without the beginnings, which the parser would propose, too.
+            whole = [name for param in self.get_params(ctx) for name in param.opts]
+            close = difflib.get_close_matches(given, whole)
+            raise click.NoSuchOption(given, possibilities=close, ctx=ctx) from error
+
+
+def _beginnings(name: str) -> list[str]:
+    others = [other for other in STOCK_OPTIONS if other != name]
+    beginnings = (name[:end] for end in range(len("--") + 1, len(name)))
+    return [one for one in beginnings if not any(other.startswith(one) for other in others)]
+
+
+@click.command(cls=_Abbreviated)
 @click.option(
     "--from", "project_file", help="Project file that sets these options (torchmar init writes one), or its folder."
 )
@@ -89,9 +140,9 @@ def _complete_handler(_: click.Context, __: click.Parameter, incomplete: str) ->
 def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: str | None, **given: Any) -> None:
     """Build an archive that TorchServe can serve.
 
-    Takes the options of torch-model-archiver 0.12, and a few more. The inputs are checked first, and every mistake is
-    told at once; the archive is then written whole or not at all. The same inputs give the same bytes. No code of yours
-    is run, unless you give --check or --aot.
+    Takes the options of torch-model-archiver 0.12, which may be cut short as there (--ver), and a few more. The inputs
+    are checked first, and every mistake is told at once; the archive is then written whole or not at all. The same
+    inputs give the same bytes. No code of yours is run, unless you give --check or --aot.
 
     \b
     Examples:

@@ -16,16 +16,18 @@ from archive_tool.commands import show_built
 @click.option("-f", "--force", is_flag=True, help="Replace an archive that is there.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
 def convert(archive: Path, output: Path | None, force: bool, quiet: bool) -> None:
-    """Turn an archive of MXNet Model Server into one for TorchServe.
+    """Turn an older archive into one for TorchServe.
 
-    All files of ARCHIVE are kept and its code stays as it is; the manifest is written anew. Without --output the new
-    archive is NAME-converted.mar beside the old one. What cannot run beside TorchServe, such as an import of mxnet, is
-    told.
+    Of an archive of MXNet Model Server all files are kept and its code stays as it is; the manifest is written anew.
+    What cannot run beside TorchServe, such as an import of mxnet, is told. An archive for TorchServe gets the handler
+    SDK that is installed here in the place of its older copy, which torchmar inspect tells of; all else of it stays.
+    Without --output the new archive is NAME-converted.mar beside the old one.
 
     \b
     Examples:
       torchmar convert fizbuz_package.mar
       torchmar convert fizbuz_package.mar -o model_store/fizbuz_package.mar
+      torchmar convert model_store/mnist.mar -o model_store/mnist.mar --force
     """
     from archive_tool.convert import convert as run
 

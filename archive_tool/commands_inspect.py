@@ -71,8 +71,8 @@ def _show(description: dict[str, Any]) -> None:
     title = f"{description['path']}  {human_size(description['size'])}  {description['archiveFormat']}"
     console.print(Text(printable(title), style="bold"))
     manifest = description["manifest"]
-    _section(console, None, _grid(_flat(_without_members(manifest))) if manifest else Text("no manifest"))
-    _section(console, None, _members(description["members"]))
+    _section(console, None, _grid(_manifest(description)) if manifest else Text("no manifest"))
+    _section(console, None, _members(description["members"], description["sdk"]))
     if description["weights"]:
         _section(console, "weights", _weights(description["weights"]))
     if handler := description["handler"]:
@@ -106,13 +106,26 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def _members(members: list[dict[str, Any]]) -> Table:
+def _manifest(description: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows of the manifest, without the hashes of the members, which are for programs."""
+    rows = _flat(_without_members(description["manifest"]))
+    if not description["reproducible"]:
+        return rows
+    # The fixed date in its place would look like a mistake.
+    return [(key, "not recorded: a reproducible build" if key == "createdOn" else value) for key, value in rows]
+
+
+def _members(members: list[dict[str, Any]], sdk: dict[str, Any] | None) -> Table:
+    shown = [one for one in members if sdk is None or not one["name"].startswith("handlers/")]
     rows = [
         [one["name"], human_size(one["size"]), human_size(one["packed"]), one["method"], one["format"] or ""]
-        for one in members[:_MEMBERS_SHOWN]
+        for one in shown[:_MEMBERS_SHOWN]
     ]
-    if len(members) > _MEMBERS_SHOWN:
-        rows.append([f"and {len(members) - _MEMBERS_SHOWN} more: --json lists all", "", "", "", ""])
+    if len(shown) > _MEMBERS_SHOWN:
+        rows.append([f"and {len(shown) - _MEMBERS_SHOWN} more: --json lists all", "", "", "", ""])
+    if sdk is not None:
+        files = f"handlers/ ({sdk['members']} files)"
+        rows.append([files, human_size(sdk["size"]), human_size(sdk["packed"]), "", _sdk(sdk)])
     return _table(("member", "size", "packed", "method", "format"), rows, right=(1, 2))
 
 
@@ -150,6 +163,17 @@ def _show_config(console: Console, config: dict[str, Any]) -> None:
         _section(console, "notes on the config", _grid(("-", note) for note in config["notes"]))
 
 
+def _sdk(sdk: dict[str, Any]) -> str:
+    """Which copy of the SDK it is."""
+    version = f"handler SDK {sdk['version'] or 'of an unknown version'}"
+    return {
+        "current": f"{version}, as installed here",
+        "older": f"{version}, older than the installed {sdk['installed']}: torchmar convert renews it",
+        "newer": f"{version}, newer than the installed {sdk['installed']}",
+        "different": f"{version}, another than the installed {sdk['installed']}: torchmar convert renews it",
+    }[sdk["state"]]
+
+
 def _fit(compiled: dict[str, Any]) -> str:
     if compiled["fits"]:
         return "fits this machine"
@@ -163,7 +187,7 @@ def _with_hint(found: dict[str, str]) -> str:
 
 
 def _without_members(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Leave the hashes of the members out: they are for programs."""
+    """Leave the hashes of the members out."""
     record = manifest.get("torchmar")
     if not isinstance(record, dict):
         return manifest

@@ -1,4 +1,4 @@
-"""Turns an archive of MXNet Model Server into one for TorchServe."""
+"""Turns an older archive into one for TorchServe: one of MXNet Model Server, or one with an older handler SDK."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import builder
-from archive_tool.errors import ArchiveError, BuildError, UnreadableArchiveError
+from archive_tool import builder, renewal
+from archive_tool.errors import BuildError, UnreadableArchiveError
 from archive_tool.layout import MANIFEST_DIRECTORY, MANIFEST_NAME, SUFFIXES
 from archive_tool.manifest import Manifest
 from archive_tool.reader import open_archive
@@ -31,9 +31,10 @@ _OLD_KEYS: Final = (
 
 
 def convert(archive: StrPath, output: StrPath | None = None, *, force: bool = False) -> builder.BuildResult:
-    """Write an archive of MXNet Model Server anew, for TorchServe.
+    """Write an archive of MXNet Model Server anew, for TorchServe; or one for TorchServe, with the installed SDK.
 
-    All its files are kept. The manifest becomes TorchServe's; keys that this does not have stay in the record.
+    Of the former all files are kept. The manifest becomes TorchServe's; keys that this does not have stay in the
+    record. Of the latter all but the copy of the handler SDK is kept, and the hashes are recorded anew.
 
     Args:
         archive: the old one.
@@ -51,6 +52,8 @@ def convert(archive: StrPath, output: StrPath | None = None, *, force: bool = Fa
     with tempfile.TemporaryDirectory(prefix="torchmar-convert-") as scratch:
         folder = Path(scratch, "service")
         with open_archive(old) as opened:
+            if (found := opened.manifest) is not None and (KEY in found.extra or found.archiver_version is not None):
+                return renewal.renew(opened, found, new, archive_format, force=force)
             opened.extract(folder, complete=False)
         manifest, document = _take_manifest(folder, old)
         model = manifest.model
@@ -94,8 +97,6 @@ def _take_manifest(folder: Path, archive: Path) -> tuple[Manifest, dict[str, Any
     content = path.read_bytes()  # of a folder of our own
     manifest = Manifest.from_json(content)
     document = json.loads(content)
-    if KEY in document or manifest.archiver_version is not None:
-        raise ArchiveError(f"{archive} is an archive for TorchServe already", hint="serve it as it is")
     for entry in sorted((folder / MANIFEST_DIRECTORY).rglob("*"), reverse=True):
         entry.rmdir() if entry.is_dir() else entry.unlink()
     return manifest, document

@@ -13,7 +13,8 @@
     └── (serving.errors)             6-9 servers; see there
 
 Exit code 2 is click's: a command line that cannot be parsed.
-An error carries its parts apart, so that a program can use them; only the command line prints.
+An error carries its parts apart, so that a program can use them, and its text has all of them; only the command line
+prints.
 """
 
 from __future__ import annotations
@@ -37,6 +38,15 @@ class TorchmarError(Exception):
         self.message = message
         self.where = where
         self.hint = hint
+
+    def __str__(self) -> str:
+        # For those who call us from Python: a traceback ends with this text, and it is all that they see.
+        return "\n".join([self.message, *(f"  {name}: {text}" for name, text in self.details())])
+
+    def details(self) -> list[tuple[str, str]]:
+        """Give what follows the message: where it is, unless the message says so, and what to do, each by its name."""
+        where = self.where if self.where and self.where not in self.message else None
+        return [(name, text) for name, text in (("at", where), ("hint", self.hint)) if text]
 
 
 class InputError(TorchmarError):

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import compiled_fit, effective, obstacles, tensors
+from archive_tool import compiled_fit, effective, obstacles, sdk_copy, tensors
 from archive_tool.errors import ArchiveError
 from archive_tool.formats import Format, sniff
+from archive_tool.manifest import ZIP_EPOCH, format_time
 from archive_tool.yaml_nodes import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def describe(archive: Archive, manifest: Manifest | None) -> dict[str, Any]:
         "archiveFormat": archive.archive_format,
         "size": archive.size,
         "manifest": manifest.to_dict() if manifest else None,
+        "reproducible": bool(manifest and manifest.created_on == format_time(ZIP_EPOCH)),
         "members": members,
+        "sdk": copy.to_dict() if (copy := sdk_copy.find(archive, manifest)) else None,
         "weights": weights,
         "memory": sum(entry["size"] for entry in weights) or None,
         "handler": _handler(archive, manifest),

@@ -100,7 +100,7 @@ def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path | bytes
         ("--config-file", inputs.config_file),
     ]
     for option, path in named:
-        hint = _similar_handler(inputs) if option == "--handler" else None
+        hint = _path_of_module(inputs) or _similar_handler(inputs) if option == "--handler" else None
         if path is not None and check_file(path, option, report, hint):
             yield path.name, path
     if inputs.sdk_handler:
@@ -148,6 +148,17 @@ def check_file(path: Path, option: str, report: Report, hint: str | None = None)
     else:
         return True
     return False
+
+
+def _path_of_module(inputs: Inputs) -> str | None:
+    """What a dotted name may have meant, as ``package.module`` and ``package.module:function``."""
+    name, colon, function = inputs.handler.partition(":")
+    parts = name.split(".")
+    if not inputs.uses_python or len(parts) < 2 or parts[-1] == "py" or not all(part.isidentifier() for part in parts):
+        return None
+    whole, without_class = Path(*parts).with_suffix(".py"), Path(*parts[:-1]).with_suffix(".py")
+    path = without_class if without_class.is_file() and not whole.is_file() else whole
+    return f"a handler is given by its path, not by a module's name: --handler {path}{colon}{function}"
 
 
 def _similar_handler(inputs: Inputs) -> str | None:

@@ -1,7 +1,8 @@
-"""A progress bar for the command line: on stderr, on a terminal, and only for work that takes a while."""
+"""What somebody who waits is shown of long work: on stderr, and only if somebody sees it."""
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import sys
 from typing import TYPE_CHECKING, Final
@@ -11,6 +12,26 @@ if TYPE_CHECKING:
 
 #: Bytes below which there is no bar: less takes under a second or so.
 FROM: Final = 256_000_000
+
+
+def steps(told: Callable[[str], None] | None, *, quiet: bool) -> Callable[[str], None]:
+    """Give what to call with each step of some work, as it begins.
+
+    Args:
+        told: the caller's own function, for each step.
+        quiet: tell nobody; else, without `told`, each step is a line on stderr, on a terminal or in a notebook.
+    """
+    seen = sys.stderr is not None and (sys.stderr.isatty() or hasattr(builtins, "__IPYTHON__"))
+
+    def tell(step: str) -> None:
+        if quiet:
+            return
+        if told is not None:
+            told(step)
+        elif seen:
+            print(step, file=sys.stderr, flush=True)
+
+    return tell
 
 
 @contextlib.contextmanager

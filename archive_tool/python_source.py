@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _CLASS_MAKERS: Final = frozenset(
     {"type", "namedtuple", "NamedTuple", "make_dataclass", "new_class", "Enum", "IntEnum", "TypedDict"}
 )
+_COMPREHENSIONS: Final = frozenset({"listcomp", "setcomp", "dictcomp", "genexpr"})
 _NAME_MAKERS: Final = frozenset({"eval", "exec", "globals", "setattr", "vars"})
 
 
@@ -123,6 +124,11 @@ def binding_count(tree: ast.Module, name: str) -> int:
     return sum(bound == name for statement in _top_level(tree.body) for bound in _bindings(statement))
 
 
+def bound_by(statement: ast.stmt) -> set[str]:
+    """The names that a statement at a module's top level may bind, also by the statements inside it."""
+    return {name for inner in _top_level([statement]) for name in _bindings(inner)}
+
+
 def certain_imports(tree: ast.Module) -> dict[str, int]:
     """Find the modules that a module surely imports when it is imported itself, with the line.
 
@@ -204,30 +210,49 @@ def _makes_names(node: ast.AST) -> bool:
 def statements_for(tree: ast.Module, text: str, name: str) -> list[str]:
     """Give the text of the top-level statements that a name needs, in their order; empty if nothing binds it.
 
-    Those that bind the name, those that bind what these use, and so on. ``import *`` and ``from __future__`` are
-    always among them.
+    Those that bind the name last, those that bind what these use, and so on. What a statement uses while it runs has
+    the meaning that it had then, what its functions use later the last one. ``import *`` and ``from __future__`` are
+    always among them, the latter in front.
     """
     lines = text.splitlines()
     pieces = ["\n".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in tree.body]
     binders: dict[str, list[int]] = {}
     for index, node in enumerate(tree.body):
-        for statement in _top_level([node]):
-            for bound in _bindings(statement):
-                binders.setdefault(bound, []).append(index)
-    always = {
+        for bound in bound_by(node):
+            binders.setdefault(bound, []).append(index)
+    future = {index for index, node in enumerate(tree.body) if _is_from(node, "__future__")}
+    stars = {
         index
         for index, node in enumerate(tree.body)
-        if isinstance(node, ast.ImportFrom)
-        and (node.module == "__future__" or any(alias.name == "*" for alias in node.names))
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
     }
     kept: set[int] = set()
-    todo = [name] if name in binders else []
+    todo = [(name, len(pieces))]
     while todo:
-        for index in binders.get(todo.pop(), ()):
+        wanted, end = todo.pop()
+        for index in _meaning(binders.get(wanted, []), end, tree):
             if index not in kept:
                 kept.add(index)
-                todo += _globals_of(pieces[index])
-    return [pieces[index] for index in sorted(kept | always)] if kept else []
+                now, later = _globals_of(pieces[index])
+                todo += [(one, index) for one in now] + [(one, len(pieces)) for one in later]
+    return [pieces[index] for index in (*sorted(future), *sorted((kept | stars) - future))] if kept else []
+
+
+def _is_from(node: ast.stmt, module: str) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == module
+
+
+def _meaning(binders: list[int], end: int, tree: ast.Module) -> list[int]:
+    """Choose the statements that a name's meaning in front of one comes from: back to one that surely gives it anew."""
+    found = []
+    for index in reversed([index for index in binders if index < end] or binders):
+        found.append(index)
+        if isinstance(
+            tree.body[index],
+            (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign),
+        ):
+            break
+    return found
 
 
 def _first_line(node: ast.stmt) -> int:
@@ -235,13 +260,16 @@ def _first_line(node: ast.stmt) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
-def _globals_of(statement: str) -> set[str]:
-    """Give the names that a top-level statement looks up in its module, also later, when a function of it is called."""
-    tables = [symtable.symtable(statement, "<statement>", "exec")]
-    found: set[str] = set()
+def _globals_of(statement: str) -> tuple[set[str], set[str]]:
+    """Give the names that a top-level statement looks up in its module while it runs, and later, in its functions."""
+    now: set[str] = set()
+    later: set[str] = set()
+    tables = [(symtable.symtable(statement, "<statement>", "exec"), now)]
     while tables:
-        table = tables.pop()
-        tables += table.get_children()
+        table, found = tables.pop()
+        at_once = table.get_type() != "function" or table.get_name() in _COMPREHENSIONS
+        found = found if at_once else later
+        tables += [(child, found) for child in table.get_children()]
         at_top = table.get_type() == "module"
         found |= {one.get_name() for one in table.get_symbols() if one.is_referenced() and (at_top or one.is_global())}
-    return found
+    return now, later

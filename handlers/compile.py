@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from handlers.errors import LoadError, UnsupportedFormatError
+from handlers.errors import LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,8 +29,7 @@ def compile_options(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if isinstance(section, dict) and "compile" in section:
         return _standard_form(section["compile"])
     if isinstance(section, dict) and "export" in section:
-        _refuse_compiled_library(section["export"])
-        return None
+        return None  # export: {aot_compile: true} says of a library that it is compiled, and its content says so, too
     if isinstance(section, str):
         return {"backend": section}
     if isinstance(section, dict):
@@ -47,14 +46,6 @@ def _standard_form(options: Any) -> dict[str, Any] | None:
         )
     given = dict(options)  # the configuration is the user's: never change it
     return given if given.pop("enable", True) else None
-
-
-def _refuse_compiled_library(options: Any) -> None:
-    if isinstance(options, dict) and options.get("aot_compile"):
-        raise UnsupportedFormatError(
-            "pt2.export.aot_compile in model-config.yaml asks for a compiled library, which is not loaded",
-            hint="use pt2: {compile: {enable: true}} with the eager model, or load it in the handler's initialize",
-        )
 
 
 def is_inductors(options: Mapping[str, Any]) -> bool:

@@ -48,7 +48,9 @@ class Format(enum.Enum):
         return LOADED[self]
 
 
-_PROGRAMS: Final = frozenset({Format.TORCHSCRIPT, Format.EXPORTED_PROGRAM, Format.AOT_INDUCTOR, Format.ONNX})
+_PROGRAMS: Final = frozenset(
+    {Format.TORCHSCRIPT, Format.EXPORTED_PROGRAM, Format.AOT_INDUCTOR, Format.AOT_LIBRARY, Format.ONNX}
+)
 #: The formats that are loaded, as a sentence calls them.
 LOADED: Final = {
     Format.STATE_DICT: "a torch.save checkpoint",
@@ -57,12 +59,12 @@ LOADED: Final = {
     Format.SAFETENSORS: "a safetensors file",
     Format.EXPORTED_PROGRAM: "a program of torch.export",
     Format.AOT_INDUCTOR: "an AOTInductor package",
+    Format.AOT_LIBRARY: "an AOTInductor library (.so)",
     Format.ONNX: "an ONNX model",
 }
 # What the others are, and what to do about it.
 _NOT_LOADED: Final = {
     Format.PICKLE: ("a pickle that torch.save did not write", ""),
-    Format.AOT_LIBRARY: ("a compiled library (.so)", ""),
     Format.SHARED_LIBRARY: ("a compiled library (.so)", ""),
     Format.LFS_POINTER: ("a Git LFS pointer, not the weights themselves", "fetch them with git lfs pull"),
 }
@@ -78,7 +80,7 @@ _STRANGERS: Final = (
 )
 _SUPPORTED: Final = (
     "read are state dicts written by torch.save, safetensors files (both with a model file), TorchScript, programs of "
-    "torch.export, AOTInductor packages and ONNX"
+    "torch.export, AOTInductor packages and libraries, and ONNX"
 )
 
 LFS_PREFIX: Final = b"version https://git-lfs"

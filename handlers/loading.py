@@ -79,7 +79,7 @@ def load_program(path: Path, device: torch.device | None, *, weights_only: bool 
     """Load a model that needs no model file: TorchScript, torch.export, AOTInductor or ONNX, told by the content.
 
     Gives something to call with tensors on `device`. `weights_only=False` allows the file to run code of pickle's while
-    it is read; an AOTInductor package is native code in any case.
+    it is read; what AOTInductor compiled is native code in any case.
     """
     form = detect_format(path)
     if not form.is_program:
@@ -95,6 +95,8 @@ def load_program(path: Path, device: torch.device | None, *, weights_only: bool 
         return programs.load_exported(path, device, weights_only=weights_only)
     if form is Format.AOT_INDUCTOR:
         return programs.load_compiled(path, device)
+    if form is Format.AOT_LIBRARY:
+        return programs.load_library(path, device)
     return programs.load_onnx(path, device)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._export
 from torch import nn
 
 from handlers import unpacking
@@ -44,7 +45,7 @@ class ExportedModule(nn.Module):
 
 
 class CompiledPackage:
-    """An AOTInductor package: native code for one kind of device."""
+    """What AOTInductor compiled, a package or a library: native code for one kind of device."""
 
     def __init__(self, package: Any, summary: str) -> None:
         self.summary = summary
@@ -175,6 +176,30 @@ def load_compiled(path: Path, device: torch.device | None) -> CompiledPackage:
             hint="set deviceType in model-config.yaml, or compile the model for the other device",
         )
     return CompiledPackage(package, f"AOTInductor package for {made_for or 'this device'}")
+
+
+def load_library(path: Path, device: torch.device | None) -> CompiledPackage:
+    """Load a library of AOTInductor's older form, as `torch._export.aot_compile` wrote it, for one kind of device."""
+    where = device or torch.device("cpu")
+    load = getattr(torch._export, "aot_load", None)
+    if load is None:
+        raise UnsupportedFormatError(
+            f"{path} is a compiled library, which torch {torch.__version__} does not load any more",
+            hint="compile the model into a package (.pt2): torch._inductor.aoti_compile_and_package",
+        )
+    if where.type == "cuda":
+        torch.cuda.set_device(where)  # the code runs on the current one
+    try:
+        library = load(str(path.resolve()), str(where))
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises whatever its loader and the system's meet
+        raise LoadError(
+            f"{path} cannot be loaded: {_first_line(error)}",
+            hint="it is no library of AOTInductor, or was compiled by another version of torch, or for another system: "
+            "compile the model again here, into a package (.pt2)",
+        ) from error
+    return CompiledPackage(library, f"AOTInductor library for {where.type}")
 
 
 def load_onnx(path: Path, device: torch.device | None) -> OnnxModel:

@@ -7,20 +7,23 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool import builder, layout, record
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.plan import sdk_handler_source
+from archive_tool.progress import steps
 from archive_tool.publishing import evaluation, exports, live, proof
 from archive_tool.publishing.result import Published
+from archive_tool.publishing.source import NoSourceError
 from archive_tool.publishing.versions import next_version
 from archive_tool.samples import FOLDER, GivenSample
 from handlers.tensor_handler import TensorHandler, TensorRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from torch import nn
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from archive_tool.inputs import StrPath
 
 _HANDLER: Final = "tensor_handler"
+_EAGER: Final = "eager"
 _ADDRESS: Final = "http://127.0.0.1:8080"
 _ATTEMPTS: Final = 20  # publishers that take the same number at the same time
 
@@ -39,7 +43,7 @@ def publish(
     model_store: StrPath = "model_store",
     source: object = None,
     example: object = None,
-    format: str = "eager",  # noqa: A002 - the name that a user expects
+    format: str | None = None,  # noqa: A002 - the name that a user expects
     x_test: object = None,
     y_test: object = None,
     metrics: Mapping[str, evaluation.Metric] | None = None,
@@ -53,6 +57,8 @@ def publish(
     requirements_file: StrPath | None = None,
     config_file: StrPath | None = None,
     address: str = _ADDRESS,
+    progress: Callable[[str], None] | None = None,
+    quiet: bool = False,
 ) -> Published:
     """Write an archive that serves a model's tensors over HTTP, once it is proved to answer as the live model does.
 
@@ -68,7 +74,8 @@ def publish(
             into the archive, with all modules of yours that it imports. None for the model's own class.
         example: inputs of the model: a tensor or array of rows, a tuple in the order of the arguments of `forward`, or
             a dict by their names. None for the first rows of `x_test`.
-        format: "eager" (weights and source), "torchscript", "export" (torch.export), "aotinductor" or "onnx".
+        format: "eager" (weights and source), "torchscript", "export" (torch.export), "aotinductor" or "onnx". None for
+            eager, or for export where the model's class was typed into a session that keeps no source.
         x_test, y_test: a test set, to measure and record how well the model does; see `evaluation.evaluate`.
         metrics: functions (outputs, targets) -> number by name, instead of accuracy or error.
         version: None counts up: one more than the highest version of this model in the store, "1.0" at first.
@@ -80,20 +87,26 @@ def publish(
             absolute below; the sample states it for `torchmar check`. None for 1e-4, or 0.02 for outputs of 16 bits.
         extra_files, requirements_file, config_file: as for `archive_tool.build`.
         address: of the server that the result's `curl` and `snippet` name.
+        progress: called with each step as it begins; None prints them to stderr, on a terminal or in a notebook.
+        quiet: tell and print no steps.
 
     Raises:
         BuildError: the model cannot be archived so that it answers as it does here.
         TargetExistsError: the version is given, and is in the store already.
     """
     start = time.perf_counter()
-    if format not in exports.FORMATS:
+    if format is not None and format not in exports.FORMATS:
         raise BuildError(f"{format!r} is no format", hint=f"choose one of {', '.join(exports.FORMATS)}")
     layout.check_model_name(name)
     store = _store(model_store)
     if version is not None and os.path.lexists(target := _target(store, name, version)):
         raise TargetExistsError(f"{target} exists already", hint="give another version=..., or None to count up")
     module = live.unwrap(model)
+    tell = steps(progress, quiet=quiet)
+    tell(f"{name}: running the model on its example")
     studied = live.study(module, _example(module, example, x_test), batch=batch, shapes=shapes)
+    if y_test is not None:
+        tell(f"{name}: measuring on the test set")
     measured = _measure(module, x_test, y_test, has_rows=studied.has_rows, metrics=metrics)
     request, reply = _sample(*studied.first())
     allowed = proof.tolerance_for(studied.output_specs()) if tolerance is None else tolerance
@@ -103,13 +116,15 @@ def publish(
     differences: list[float] = []
 
     def compare(archive: Path) -> None:
+        tell(f"{name}: loading the archive in another process, and comparing its answers with the model's")
         trials = [(request, studied.first()[1]), (_sample(studied.inputs, studied.outputs)[0], studied.outputs)]
         found = proof.prove(archive, _HANDLER, trials, tolerance=allowed, gpu=_gpu(module, format))
         differences.append(found)
 
     # Beside the archive, so that its parts are written to the disk that it will be on.
     with tempfile.TemporaryDirectory(prefix=".torchmar-publish-", dir=store) as scratch:
-        files = _write(format, module, studied, Path(scratch), source)
+        tell(f"{name}: writing {'the weights and their source' if format in (None, 'eager') else f'as {format}'}")
+        chosen, files = _write(format, module, studied, Path(scratch), source)
         handler = Path(scratch, f"{_HANDLER}.py")
         handler.write_bytes(sdk_handler_source(layout.SDK_HANDLERS[_HANDLER]))
         options = {
@@ -127,13 +142,14 @@ def publish(
             "sample": [GivenSample("input.json", request.encode(), reply.encode(), "application/json", stated)],
             "before_publish": compare,
         }
+        tell(f"{name}: building the archive")
         built, version = _build(store, name, version, options)
     return Published(
         name=name,
         version=version,
         path=built.path,
         size=built.size,
-        format=format,
+        format=chosen,
         inputs=studied.input_specs(),
         outputs=studied.output_specs(),
         metrics=measured,
@@ -211,14 +227,33 @@ def _sample(inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tens
     return request, json.dumps(reply)
 
 
-def _write(format_name: str, model: nn.Module, example: live.Example, folder: Path, source: object) -> exports.Files:
-    write = exports.FORMATS[format_name]
-    if write is None:
-        return exports.write_eager(model, example, folder, source)
-    return write(model, example, folder)
+def _write(
+    format_name: str | None, model: nn.Module, example: live.Example, folder: Path, source: object
+) -> tuple[str, exports.Files]:
+    """Write the model; give the format that was chosen, too."""
+    chosen = format_name or _EAGER
+    if write := exports.FORMATS[chosen]:
+        return chosen, write(model, example, folder)
+    try:
+        return chosen, exports.write_eager(model, example, folder, source)
+    except NoSourceError as error:
+        if format_name is not None or source is not None:
+            raise
+        return _write_without_source(model, example, folder, error)
 
 
-def _gpu(model: nn.Module, format_name: str) -> int | None:
+def _write_without_source(
+    model: nn.Module, example: live.Example, folder: Path, missing: NoSourceError
+) -> tuple[str, exports.Files]:
+    try:
+        files = exports.write_exported(model, example, folder)
+    except BuildError as error:
+        raise BuildError(f"{missing.message}; {error.message}", hint=missing.hint) from error
+    note = f"{missing.message}; the archive holds a program of torch.export ({missing.hint})"
+    return "export", replace(files, warnings=(note, *files.warnings))
+
+
+def _gpu(model: nn.Module, format_name: str | None) -> int | None:
     """Say which GPU the proof needs: native code runs on nothing but what it was compiled for."""
     device = live.device_of(model)
     return (device.index or 0) if device.type == "cuda" and format_name == "aotinductor" else None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _INLINE_BYTES = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Published:
     """A model that was published.
 
@@ -84,6 +84,10 @@ class Published:
             f"request = urllib.request.Request({self.url!r}, body, headers)\n"
             f"print(json.load(urllib.request.urlopen(request)))\n"
         )
+
+    def __repr__(self) -> str:
+        # A notebook shows it, and the request alone may be megabytes.
+        return f"<Published {self}>"
 
     def __str__(self) -> str:
         metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())

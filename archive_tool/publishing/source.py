@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool import files, python_source
 from archive_tool.errors import BuildError
+from archive_tool.publishing import session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 #: Packages of this project: an archive carries `handlers` already, and the others have no place in one.
 _OURS: Final = frozenset({"archive_tool", "handlers", "serving"})
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+_NOTEBOOK: Final = Path("a cell of this session")
 _TO_FILE: Final = "write it to a file of its own, import it from there, and give that: source=module.create_net"
+
+
+class NoSourceError(BuildError):
+    """A class or function has no source that could be found, only what Python made of it."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,17 @@ def take(source: object) -> Source:
     """Find a class or function in its module, and all files that importing it takes.
 
     Raises:
+        NoSourceError: it was typed into a session that keeps no source.
         BuildError: it cannot be imported elsewhere, and why.
     """
     name = _check_kind(source)
     module = sys.modules.get(str(getattr(source, "__module__", None)))
+    typed = session.source_of(source, name)
+    if typed is not None:
+        _check_name(source, module, name, _NOTEBOOK)
+        tracer = _Tracer(name)
+        tracer.add(session.MODULE, typed, _NOTEBOOK)
+        return Source(session.MODULE, name, tracer.files, frozenset(tracer.packages))
     file = _file(source, module, name)
     if file is None:  # built into an installed package
         return Source(str(source.__module__), name, packages=frozenset({str(source.__module__).partition(".")[0]}))
@@ -106,8 +119,8 @@ def _file(source: Any, module: Any, name: str) -> Path | None:
             hint="write a function in a file of your own that calls it",
         )
     if module is None or not path.is_file():
-        raise BuildError(
-            f"{name} was defined in a notebook or an interactive session, so there is no file to take along",
+        raise NoSourceError(
+            f"{name} was defined in a notebook or an interactive session that keeps no source to take along",
             hint=_TO_FILE,
         )
     return path.resolve()

@@ -51,8 +51,8 @@ def dev(
         # A handler's prints and tracebacks are anybody's text.
         click.echo("\n".join(map(printable, line.split("\n"))), err=is_error)
 
-    def ready(address: str) -> None:
-        tell(f"{target}: {address}/predictions/NAME (Ctrl-C ends it)", False)
+    def ready(address: str, name: str) -> None:
+        tell(f"{target}: curl {address}/predictions/{name} -T FILE (Ctrl-C ends it)", False)
 
     options = {name: value for name, value in given.items() if value}
     serve(DevOptions(target, 0 if port == "auto" else port, device, options), tell, ready)

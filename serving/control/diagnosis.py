@@ -2,13 +2,14 @@
 
 The frontend itself only says "Worker died." What the worker prints goes to model_log.log line by line, each line
 under the name of the thread that reads the worker's pipe, ``W-<number>-<model>_<version>-stdout``. TorchServe's worker
-prints a traceback. Ours sums it up first::
+prints a traceback. Ours does, too, and sums it up after it; the blank line says that this is all of it::
 
+    Traceback (most recent call last):
+      ...
     Failed to load model net: FileNotFoundError: no such file: labels.txt
       in net_handler.py:12 (initialize)
       hint: add it with --extra-files
-    Traceback (most recent call last):
-      ...
+
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _FAILED = re.compile(r"Load model failed: (?P<model>[^,]+), error: (?P<told>.*)$
 _TELLS_NOTHING = ("", "Worker died.", "Unknown exception")
 # Our worker's answer to the frontend: the cause, then in brackets where it was.
 _TOLD = re.compile(r"(?P<cause>.+?)(?: \((?P<file>[^\s()]+):(?P<line>\d+)\))?$")
+# An exception group's, which is of another form.
+_GROUP = "Exception Group Traceback (most recent call last):"
 # Under the first line of our worker's summary.
 _WHERE = re.compile(r"^  in (?P<file>.+?)(?::(?P<line>\d+))?(?: \((?P<function>[^()]*)\))?$")
 _HINT = "  hint: "
@@ -195,26 +198,41 @@ class LogWatch:
 def read_failure(model: str, lines: Sequence[str]) -> LoadFailure | None:
     """Finds the first cause in what one worker printed to one pipe.
 
-    Our worker's summary holds; the traceback under it adds the further lines of the message. Without a summary the
+    Our worker's summary holds; the traceback above it adds the further lines of the message. Without a summary the
     first traceback after the worker's announcement is the original exception: Python prints the cause of a
     chain before what followed from it. (TorchServe's loader answers an ImportError inside a handler with a second
     one about a built-in handler; that second one must not hide the first.)
 
     Returns:
-        None if there is no complete traceback.
+        None if there is no complete traceback, or no complete summary under it.
     """
     if found := _read_summary(model, lines):
-        summary, start = found
-        if start < len(lines) and lines[start] != _TRACEBACK:
-            return summary  # of another form: an exception group's, for one
-        failure = read_traceback(model, lines, start)
-        return failure and _summed_up(failure, summary)
+        summary, start, end = found
+        if end == len(lines):
+            return None  # its other lines may be on their way
+        begin = _begin_of_chain(lines, start)
+        failure = None if begin is None else read_traceback(model, lines[:start], begin)
+        return _summed_up(failure, summary) if failure else summary
     marker = next((i for i, line in enumerate(lines) if line.startswith(_MARKERS)), None)
     return None if marker is None else read_traceback(model, lines, marker)
 
 
-def _read_summary(model: str, lines: Sequence[str]) -> tuple[LoadFailure, int] | None:
-    """Our worker's summary, and the index of the line after it; None if there is none."""
+def _begin_of_chain(lines: Sequence[str], end: int) -> int | None:
+    """Index of the first traceback of the chain that ends in front of a line; None if there is none of that form."""
+    begin = None
+    for index in range(end - 1, -1, -1):
+        if _GROUP in lines[index]:
+            return None
+        if lines[index] == _TRACEBACK:
+            begin = index
+            above = [line for line in lines[max(0, index - 2) : index] if line.strip()]
+            if not (above and above[-1].startswith(_CHAIN)):
+                break
+    return begin
+
+
+def _read_summary(model: str, lines: Sequence[str]) -> tuple[LoadFailure, int, int] | None:
+    """Our worker's summary, the index of its first line, and that of the line after it; None if there is none."""
     title = f"Failed to load model {model}: "
     start = next((i for i, line in enumerate(lines) if line.startswith(title)), None)
     if start is None:
@@ -225,11 +243,11 @@ def _read_summary(model: str, lines: Sequence[str]) -> tuple[LoadFailure, int] |
         failure, index = replace(failure, file=file, line=_number(where["line"])), index + 1
     if index < len(lines) and lines[index].startswith(_HINT):
         failure, index = replace(failure, hint=lines[index].removeprefix(_HINT)), index + 1
-    return failure, index
+    return failure, start, index
 
 
 def _summed_up(failure: LoadFailure, summary: LoadFailure) -> LoadFailure:
-    """A traceback under its summary: that has one line of a message that may have more."""
+    """A traceback over its summary: that has one line of a message that may have more."""
     first, *more = failure.cause.splitlines()
     more = [line for line in more if line != f"Hint: {summary.hint}"]  # the text of an error of the SDK ends with it
     cause = "\n".join([summary.cause, *more]) if first.endswith(summary.cause) else summary.cause

@@ -12,6 +12,7 @@ from pathlib import Path
 from archive_tool.exit_codes import how_it_ended
 from serving.client import ManagementClient, ModelVersion
 from serving.control.diagnosis import LogWatch
+from serving.control.installing import installing
 from serving.control.reasons import reason
 from serving.control.store import Selection
 from serving.errors import NotRunningError, ReplyError, StartError
@@ -21,6 +22,8 @@ STOPPED_CODES = (143, -15)
 # A worker's traceback can be lost between the worker and the frontend's log; the frontend tries again after a second.
 _FAILURES_WITHOUT_TRACEBACK = 2
 _POLL_S = 0.1
+# A start that takes no longer is not asked what it is doing.
+_LONG_START_S = 2.0
 
 Progress = Callable[[float, str], None]
 
@@ -77,6 +80,8 @@ class Waiting:
                     return models
                 waiting_for = f"loading {', '.join(missing)}"
             elapsed = time.monotonic() - self.begun
+            if models is None and elapsed > _LONG_START_S:
+                waiting_for = installing(self.process.pid) or waiting_for
             self.progress(elapsed, waiting_for)
             if time.monotonic() > deadline:
                 raise self._late(waiting_for, [line for name in names for line in watch.lines_of(name)][-5:])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from archive_tool.errors import TorchmarError
 from serving.check.run import device_index
 from serving.local.reloading import Reloading, Tell
 from serving.local.sources import Sources
@@ -35,13 +36,14 @@ class DevOptions:
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
-def serve(options: DevOptions, tell: Tell, ready: Callable[[str], None] = lambda _: None) -> None:
+def serve(options: DevOptions, tell: Tell, ready: Callable[[str, str], None] = lambda *_: None) -> None:
     """Serves until an exception ends it, such as the one of a signal; then nothing of it is left.
 
     Args:
         options: what to serve.
         tell: gets what happens, and every line that the handler prints; called by several threads.
-        ready: gets the address, once requests are answered. The model may still be loading: they wait for it.
+        ready: gets the address and the model's name, once requests are answered. The model may still be loading: they
+            wait for it.
 
     Raises:
         InputError: there is nothing to serve.
@@ -54,8 +56,15 @@ def serve(options: DevOptions, tell: Tell, ready: Callable[[str], None] = lambda
         Reloading(sources, Path(root), gpu=gpu, tell=tell) as model,
         listening(model, options.port, tell) as address,
     ):
-        ready(address)
+        ready(address, _name(sources))
         while True:
             model.refresh()
             # With very many files the looking must not keep a core busy; a request looks by itself.
             time.sleep(max(_POLL_S, _POLL_SHARE * model.look_s))
+
+
+def _name(sources: Sources) -> str:
+    try:
+        return sources.model_name()
+    except (TorchmarError, OSError, ValueError):
+        return "NAME"  # what is wrong is told when it is loaded

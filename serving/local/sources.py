@@ -75,6 +75,14 @@ class Sources:
         if self._is_model and self._given:
             raise InputError(f"{target} is an unpacked archive, whose manifest names its files")
 
+    def model_name(self) -> str:
+        """The model's name, by the files as they are now.
+
+        Raises:
+            TorchmarError: they do not tell.
+        """
+        return self._plan_of_model().model_name if self._is_model else str(self._options()["model_name"])
+
     def fingerprint(self) -> object:
         """Equal to an earlier one as long as no file has changed, come or gone."""
         try:

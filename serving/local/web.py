@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import threading
 import time
@@ -23,6 +24,14 @@ from serving.local.requests import FormError, request_of
 
 HOST = "127.0.0.1"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_LENGTH = re.compile(r"[0-9]+")
+_CHUNK = re.compile(r"[0-9a-fA-F]+")
+_DIGITS = 15
+_LINE = 1024
+_TRAILERS = 100
+# A header's name, as RFC 9110 has it, and what cannot be in a value.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
 # What belongs to the connection, and not to the answer.
 _OURS = frozenset({"content-length", "content-type", "transfer-encoding", "connection", "ts_stream_next"})
 
@@ -100,7 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
         for found in (f"//{self.headers.get('Host', HOST)}", self.headers.get("Origin", f"//{HOST}")):
             if _host(found) not in _LOOPBACK:
                 raise _BadRequestError(403, "ForbiddenException", f"{found} is not this machine; ask {HOST} yourself")
-        parts = [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]]
+        try:
+            parts = [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]] or [""]
+        except ValueError:
+            raise self._unreadable("the address cannot be read") from None
         if parts == ["ping"]:
             healthy = self.model.healthy
             self._send_json(200 if healthy else 500, {"status": "Healthy" if healthy else "Unhealthy"})
@@ -125,34 +137,48 @@ class _Handler(BaseHTTPRequestHandler):
             raise _BadRequestError(404, "ModelNotFoundException", message) from error
 
     def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+        codings = self.headers.get_all("Transfer-Encoding", [])
+        lengths = {one.strip() for one in self.headers.get_all("Content-Length", ["0"])}
+        if codings:
+            if [one.strip().lower() for one in codings] != ["chunked"]:
+                raise self._unreadable(f"the transfer encoding {', '.join(codings)} is not known; chunked is")
+            if "Content-Length" in self.headers:
+                raise self._unreadable("the body has a content length and chunks, and can have one of them")
             return self._chunks()
-        length = self.headers.get("Content-Length", "0")
-        if not length.isdigit():
-            raise self._unreadable("the content length is no number")
-        self._bound(int(length))
-        return self.rfile.read(int(length))
+        if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
+            raise self._unreadable("the content length is no number of bytes")
+        return self._read(length, 10, 0)
 
     def _chunks(self) -> bytes:
         body = bytearray()
         while True:
-            try:
-                size = int(self.rfile.readline(1024).partition(b";")[0], 16)
-            except ValueError:
-                raise self._unreadable("a chunk of the body has no length") from None
-            self._bound(len(body) + size)
-            body += self.rfile.read(size)
-            if not size:
-                while self.rfile.readline(65536) not in (b"\r\n", b"\n", b""):
-                    continue
+            size = self.rfile.readline(_LINE).partition(b";")[0].strip().decode("latin-1")
+            if not _CHUNK.fullmatch(size):
+                raise self._unreadable("a chunk of the body has no length")
+            part = self._read(size, 16, len(body))
+            if not part:
+                break
+            body += part
+            if self.rfile.readline(_LINE).strip():
+                raise self._unreadable("a chunk of the body is longer than it says")
+        for _ in range(_TRAILERS):
+            if self.rfile.readline(_LINE) in (b"\r\n", b"\n", b""):
                 return bytes(body)
-            self.rfile.readline(1024)
+        raise self._unreadable("the body ends in too many headers")
 
-    def _bound(self, size: int) -> None:
-        if not 0 <= size <= MAX_REQUEST:
+    def _read(self, size: str, base: int, before: int) -> bytes:
+        """Read as many bytes as a number of digits says, behind others."""
+        digits = size.lstrip("0") or "0"
+        # A longer one is larger than any bound, and Python does not read numbers of any length.
+        count = int(digits, base) if len(digits) <= _DIGITS else MAX_REQUEST + 1
+        if before + count > MAX_REQUEST:
             self.close_connection = True
             message = f"the request has more than {MAX_REQUEST} bytes, which a server would refuse, too"
             raise _BadRequestError(413, "RequestEntityTooLargeException", message)
+        content = self.rfile.read(count)
+        if len(content) < count:
+            raise self._unreadable("the body is shorter than it says")
+        return content
 
     def _unreadable(self, message: str) -> _BadRequestError:
         self.close_connection = True
@@ -188,10 +214,10 @@ class _Handler(BaseHTTPRequestHandler):
             phrase = ""
         self.send_response(status, phrase)
         if kind:
-            self.send_header("Content-Type", kind)
+            self.send_header("Content-Type", _sendable(kind))
         for name, value in headers.items():
-            if name.lower() not in _OURS:
-                self.send_header(name, value)
+            if name.lower() not in _OURS and _NAME.fullmatch(name):
+                self.send_header(name, _sendable(value))
         if length is not None:
             self.send_header("Content-Length", str(length))
         elif self.request_version == "HTTP/1.1":
@@ -204,11 +230,18 @@ class _Handler(BaseHTTPRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002
         """One line a request."""
         seconds = time.monotonic() - getattr(self, "_begin", time.monotonic())
-        self.tell(f"{self.command} {self.path} {int(code)} {seconds * 1000:.1f} ms", False)
+        # What cannot be read has neither a command nor a path.
+        asked = f"{self.command} {self.path}" if self.command and hasattr(self, "path") else repr(self.requestline)
+        self.tell(f"{asked} {int(code)} {seconds * 1000:.1f} ms", False)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name in the base class)
         """What the server has to say of a request that it cannot read."""
         self.tell(format % args, True)
+
+
+def _sendable(value: str) -> str:
+    """Give a header's value as it can be sent: in UTF-8, and in one line."""
+    return _CONTROL.sub(" ", value).encode("utf-8", "replace").decode("latin-1")
 
 
 def _host(url: str) -> str:

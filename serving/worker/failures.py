@@ -106,14 +106,17 @@ def hint(error: BaseException) -> str:
 
 
 def block(model: str, error: BaseException, model_dir: Path) -> str:
-    """What is printed about a model that cannot be loaded."""
+    """What is printed about a model that cannot be loaded: the traceback, as from TorchServe's worker, and its sum.
+
+    The blank line after it tells who follows the log that the sum is whole.
+    """
     cause = first_cause(error)
     lines = [f"Failed to load model {model}: {summary(cause)}"]
     if where := place(cause, model_dir):
         lines.append(f"  in {where}")
     if advice := hint(cause) or hint(error):
         lines.append(f"  hint: {advice}")
-    return "\n".join(lines) + "\n" + "".join(traceback.format_exception(error)).rstrip("\n") + "\n"
+    return "".join(traceback.format_exception(error)).rstrip("\n") + "\n" + "\n".join(lines) + "\n\n"
 
 
 def reply(error: BaseException, model_dir: Path) -> tuple[int, str]:

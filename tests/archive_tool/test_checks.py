@@ -69,6 +69,27 @@ def test_torchscript_needs_no_model_file(work):
     assert errors(serialized_file=script, handler="image_classifier") == []
 
 
+def test_a_compiled_library_says_what_torchserves_worker_needs(work):
+    library = Path("m.so")
+    library.write_bytes(b"\x7fELF" + bytes(200) + b"AOTInductorModelContainerCreate")
+    report = check(serialized_file=library, handler="base_handler")
+    assert report.errors == []
+    assert "pt2: {export: {aot_compile: true}}" in report.warnings[0].hint
+    Path("c.yaml").write_text("pt2:\n  export:\n    aot_compile: true\n")
+    assert check(serialized_file=library, handler="base_handler", config_file=Path("c.yaml")).warnings == []
+    assert check(serialized_file=library).warnings == []
+
+
+def test_safetensors_need_a_model_file_with_a_built_in_handler(work):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, "w.safetensors")
+    (problem,) = errors(serialized_file=Path("w.safetensors"), handler="image_classifier")
+    assert "holds no TorchScript but a safetensors" in problem
+    assert "--model-file" in problem
+    assert errors(serialized_file=Path("w.safetensors")) == []
+
+
 def test_a_state_dict_needs_a_model_file_with_a_built_in_handler(work):
     weights = Path("weights.pt")
     (problem,) = errors(serialized_file=weights, handler="image_classifier")
@@ -328,3 +349,19 @@ def test_safetensors_are_looked_into_too(work):
     save_file({"fc.weight": torch.zeros(3, 2), "fc.bias": torch.zeros(3)}, "w.safetensors")
     files = {"model_file": Path("net.py"), "serialized_file": Path("w.safetensors")}
     assert len(check(handler="image_classifier", **files).warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "path"),
+    [
+        ("pack.h", "pack/h.py"),
+        ("pack.h:run", "pack/h.py:run"),
+        ("pack.h.Handler", "pack/h.py"),
+        ("there.is.none", "there/is/none.py"),
+    ],
+)
+def test_a_handler_that_is_named_as_a_module(work, reference, path):
+    Path("pack").mkdir()
+    Path("pack/h.py").write_text("")
+    (problem,) = errors(handler=reference)
+    assert f"a handler is given by its path, not by a module's name: --handler {path})" in problem

@@ -2,6 +2,9 @@
 
 import importlib
 import re
+import traceback
+
+import pytest
 
 from archive_tool import errors
 
@@ -32,7 +35,34 @@ def test_each_class_is_below_the_one_that_the_docstring_shows():
 
 def test_parts_stay_apart():
     error = errors.BuildError("what", where="there", hint="this")
-    assert (str(error), error.message, error.where, error.hint) == ("what", "what", "there", "this")
+    assert (error.message, error.where, error.hint) == ("what", "there", "this")
+
+
+def test_the_text_has_all_parts_once():
+    text = "what\n  at: there\n  hint: this"
+    assert str(errors.BuildError("what", where="there", hint="this")) == text
+    assert traceback.format_exception_only(errors.BuildError("what", where="there", hint="this")) == [
+        f"archive_tool.errors.BuildError: {text}\n"
+    ]
+    assert str(errors.BuildError("there is nothing", where="there")) == "there is nothing"
+    assert str(errors.BuildError("what")) == "what"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda package, folder: package.build(model_name="m", handler=folder / "none.py", export_path=folder),
+        lambda package, folder: package.open_archive(folder / "none.mar").__enter__(),
+        lambda package, folder: package.sign(folder / "none.mar", folder / "none.pem"),
+        lambda package, folder: package.publish(None, name="m", model_store=folder / "none"),
+    ],
+)
+def test_what_the_python_interface_raises_says_what_to_do(call, tmp_path):
+    with pytest.raises(errors.TorchmarError) as raised:
+        call(importlib.import_module("archive_tool"), tmp_path)
+    assert raised.value.where or raised.value.hint
+    for part in (raised.value.message, *(text for _, text in raised.value.details())):
+        assert part in str(raised.value)
 
 
 def test_every_public_name_of_the_package_exists():

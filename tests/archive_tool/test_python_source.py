@@ -134,3 +134,44 @@ def test_lines_and_counts_of_names():
     assert (python_source.line_of(tree, "a"), python_source.line_of(tree, "b")) == (4, 2)
     assert python_source.line_of(tree, "c") is None
     assert [python_source.binding_count(tree, name) for name in "abc"] == [2, 1, 0]
+
+
+CELLS = """
+import old as used
+WIDTH = 1
+class Base: pass
+def helper(): return 1
+if fast:
+    def helper(): return 2
+class Net(Base):
+    x = [WIDTH for _ in "a"]
+    def f(self): return helper() + LATER
+    import used
+class Base: pass
+LATER = 1
+WIDTH = 2
+LATER = 2
+LATER += 1
+class Net(Net): pass
+from __future__ import annotations
+"""
+
+
+def test_the_statements_that_a_name_needs():
+    import ast
+
+    assert (
+        python_source.statements_for(ast.parse(CELLS), CELLS, "Net")
+        == [
+            "from __future__ import annotations",
+            "WIDTH = 1",  # the class body has run with it
+            "class Base: pass",
+            "def helper(): return 1",
+            "if fast:\n    def helper(): return 2",  # perhaps
+            CELLS[CELLS.index("class Net(Base)") : CELLS.index("class Base: pass\nLATER") - 1],
+            "LATER = 2",  # a function sees the last one
+            "LATER += 1",
+            "class Net(Net): pass",
+        ]
+    )
+    assert python_source.statements_for(ast.parse(CELLS), CELLS, "nothing") == []

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from handlers import LoadError, UnsupportedFormatError
+from handlers import LoadError
 from handlers.compile import compile_model, compile_options, is_compiler_error
 
 
@@ -19,6 +19,7 @@ from handlers.compile import compile_model, compile_options, is_compiler_error
         ({"compile": {"enable": False, "backend": "eager"}}, None),
         ({"compile": True}, {}),
         ({"export": {"aot_compile": False}}, None),
+        ({"export": {"aot_compile": True}}, None),
     ],
 )
 def test_the_forms_of_the_section(section, options):
@@ -38,8 +39,6 @@ def test_what_is_not_understood():
         compile_options({"pt2": 3})
     with pytest.raises(LoadError, match=r"pt2\.compile"):
         compile_options({"pt2": {"compile": "x"}})
-    with pytest.raises(UnsupportedFormatError, match="aot_compile"):
-        compile_options({"pt2": {"export": {"aot_compile": True}}})
 
 
 def test_the_model_is_compiled():

@@ -223,3 +223,39 @@ def test_onnx_runs_on_as_many_threads_as_torch(onnx):
     finally:
         torch.set_num_threads(before)
     assert loaded._session.get_session_options().intra_op_num_threads == 3
+
+
+# ---- libraries of AOTInductor's older form -------------------------------------------------------------------------
+
+LIBRARY = b"\x7fELF\x02\x01 and AOTInductorModelContainerCreate"
+
+
+@pytest.mark.slow
+def test_a_compiled_library_gives_what_the_module_gives(net, tmp_path):
+    inputs = (torch.randn(2, 3),)
+    options = {"aot_inductor.output_path": str(tmp_path / "model.so")}
+    with torch.no_grad():
+        torch._inductor.aot_compile(torch.export.export(net, inputs).module(), inputs, options=options)
+    (tmp_path / "model.so").rename(tmp_path / "model.bin")  # whatever it is called
+    model = load_program(tmp_path / "model.bin", torch.device("cpu"))
+    assert torch.allclose(model(*inputs), net(*inputs), atol=1e-6)
+    assert describe(model) == "AOTInductor library for cpu"
+
+
+def test_a_compiled_library_is_loaded_as_torchserves_worker_does(tmp_path, monkeypatch):
+    path = tmp_path / "model.so"
+    path.write_bytes(LIBRARY)
+    asked = []
+    monkeypatch.setattr("torch._export.aot_load", lambda *given: asked.append(given) or (lambda x: x + 1))
+    assert load_program(path, None)(1) == 2
+    assert asked == [(str(path), "cpu")]
+
+
+def test_a_library_that_cannot_be_loaded(tmp_path, monkeypatch):
+    path = tmp_path / "model.so"
+    path.write_bytes(LIBRARY)
+    with pytest.raises(LoadError, match=r"model\.so cannot be loaded: .*\nHint: it is no library of AOTInductor"):
+        load_program(path, torch.device("cpu"))
+    monkeypatch.delattr("torch._export.aot_load")
+    with pytest.raises(UnsupportedFormatError, match=r"does not load any more\nHint: compile the model into a package"):
+        load_program(path, torch.device("cpu"))

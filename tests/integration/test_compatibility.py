@@ -855,7 +855,8 @@ def test_differs_a_load_failure_names_its_first_cause(pair: Pair) -> None:
     stock, ours = pair.both(lambda server: register(server, archive, "bad"))
     assert stock.status == ours.status == 500
     wait_until(lambda: "No module named 'no_such_module'" in model_log(pair.stock), "the traceback")
-    log = wait_until(lambda: model_log(pair.ours).partition("Failed to load model bad: ")[2], "the block")
+    wait_until(lambda: "hint: is no_such_module installed" in model_log(pair.ours), "the block")
+    log = model_log(pair.ours).partition("Failed to load model bad: ")[2]
     assert log.startswith("ModuleNotFoundError: No module named 'no_such_module'")
     assert "in bad.py:1 (<module>)" in log
     assert "hint: is no_such_module installed" in log

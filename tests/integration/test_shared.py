@@ -207,8 +207,8 @@ def test_a_wrong_section_is_refused_with_its_line(server: Server) -> None:
     text = "minWorkers: 1\nmaxWorkers: 1\nbackend:\n  mode: joint\n"
     archive = pack(server.sandbox, "wrong", "handler.py", {"handler.py": HANDLER}, text)
     assert register(server, archive, "wrong").status == 500
-    log = wait_until(lambda: model_log(server).partition("Failed to load model wrong: ")[2], "the reason")
-    assert "model-config.yaml:4" in log
+    wait_until(lambda: "Failed to load model wrong: " in model_log(server), "the reason")
+    wait_until(lambda: "model-config.yaml:4" in model_log(server).partition("Failed to load model wrong: ")[2], "where")
 
 
 def test_the_pids_that_the_frontend_shows_are_alive_and_differ(server: Server) -> None:

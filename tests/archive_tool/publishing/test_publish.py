@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.publishing import live, proof
 from archive_tool.publishing import publish as publishing
 
+ROOT = Path(__file__).resolve().parents[3]
 NETS = """
     import torch
     from torch import nn
@@ -218,6 +220,66 @@ def test_importing_the_tool_imports_no_torch():
         "archive_tool.Published; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+WITHOUT_SOURCE = """
+import sys
+import archive_tool, torch
+from torch import nn
+
+class Net(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+def publish(**more):
+    return archive_tool.publish(Net(), name="net", model_store=sys.argv[1], example=torch.ones(2, 3), **more)
+
+told = []
+published = publish(progress=told.append)
+print(repr(published), *published.warnings, *told, sep="\\n")
+for more in ({"format": "eager"}, {"source": Net}):
+    try:
+        publish(**more)
+    except archive_tool.BuildError as error:
+        print(error)
+"""
+
+
+def test_a_class_without_source_is_exported(store):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SOURCE, store], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    reason = "Net was defined in a notebook or an interactive session that keeps no source to take along"
+    assert done.stdout.splitlines() == [
+        f"<Published net 1.0 (export): {store}/net-1.0.mar>",
+        f"{reason}; the archive holds a program of torch.export (write it to a file of its own, import it from there, "
+        "and give that: source=module.create_net)",
+        "net: running the model on its example",
+        "net: writing the weights and their source",
+        "net: building the archive",
+        "net: loading the archive in another process, and comparing its answers with the model's",
+        *[
+            reason,
+            "  hint: write it to a file of its own, import it from there, and give that: source=module.create_net",
+        ]
+        * 2,
+    ]
+    assert done.stderr == ""  # nobody watches a pipe
+
+
+def test_steps_are_shown_where_somebody_watches(nets, store, monkeypatch, capsys):
+    def publish(**more):
+        archive_tool.publish(nets.create_net(), name="net", model_store=store, example=torch.ones(2, 3), **more)
+        return capsys.readouterr().err.splitlines()
+
+    monkeypatch.setattr(proof, "prove", lambda *_, **__: 0.0)
+    assert publish() == []
+    monkeypatch.setattr("builtins.__IPYTHON__", True, raising=False)
+    assert publish()[:2] == ["net: running the model on its example", "net: writing the weights and their source"]
+    assert publish(quiet=True) == []
+    told = []
+    assert publish(progress=told.append) == []
+    assert len(told) == 4
 
 
 def test_tolerances_follow_the_types():

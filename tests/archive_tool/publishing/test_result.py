@@ -38,6 +38,7 @@ def published(tmp_path):
 
 def test_a_line_for_people(published):
     assert str(published) == f"net 2.0 (eager, accuracy 0.9877): {published.path}"
+    assert repr(published) == f"<Published net 2.0 (eager, accuracy 0.9877): {published.path}>"
     assert published.url == "http://127.0.0.1:8080/predictions/net/2.0"
     words = ["torchmar", "start", published.path.name, "--model-store", str(published.path.parent)]
     assert shlex.split(published.start) == words

@@ -36,7 +36,7 @@ def test_from_the_start_to_ctrl_c(tmp_path: Path, number: int) -> None:
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        found = re.match(r"h\.py: (http://127\.0\.0\.1:\d+)/predictions/NAME", process.stdout.readline())
+        found = re.match(r"h\.py: curl (http://127\.0\.0\.1:\d+)/predictions/h -T FILE \(", process.stdout.readline())
         assert found
         url = f"{found[1]}/predictions/h"
         first = httpx.post(url, timeout=120).text

@@ -26,6 +26,7 @@ class Frontend:
     answers: list[Sequence[ModelVersion] | None] = field(default_factory=lambda: [None])
     code: int | None = None
     looks: int = 0
+    pid: int = 0
 
     def poll(self) -> int | None:
         return self.code

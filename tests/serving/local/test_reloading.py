@@ -181,7 +181,7 @@ def test_requests_that_fail(author: Author) -> None:
     )
     assert author.ask("bad") == {"message": "no"}
     assert author.ask("odd") == {"message": "not offered"}
-    with pytest.raises(CheckError, match=r"^ValueError: failed$") as caught:
+    with pytest.raises(CheckError, match=r"^ValueError: failed\n") as caught:
         author.ask("fail")
     assert caught.value.where == "h.py:16"
     assert caught.value.traceback.startswith('Traceback (most recent call last):\n  File "h.py", line 16, in handle\n')

@@ -33,6 +33,10 @@ def handle(data, context):
         context.set_response_header(0, "X-Mine", "1")
         context.set_response_status(201, "Made", 0)
         return [bytes([255])]
+    if body == b"odd":
+        for name, value in {"X-Word": "zwölf €", "X-Lines": "a\\r\\nSet-Cookie: b", "bad name": "c"}.items():
+            context.set_response_header(0, name, value)
+        return [b""]
     if body in (b"stream", b"break"):
         for part in ("a", "b"):
             item = PredictionItem(context.request_ids[0], part.encode(), headers={"ts_stream_next": "true"})
@@ -166,6 +170,24 @@ def test_wrong_requests(ask: Ask) -> None:
     [
         (b"Content-Length: 99999999", b"413"),
         (b"Content-Length: x", b"400"),
+        (b"Content-Length:", b"400"),
+        (b"Content-Length: -1", b"400"),
+        (b"Content-Length: +1", b"400"),
+        (b"Content-Length: \xb2", b"400"),
+        (b"Content-Length: \xd9\xa1", b"400"),
+        (b"Content-Length: 1_0", b"400"),
+        (b"Content-Length: " + b"9" * 5000, b"413"),
+        (b"Content-Length: " + b"0" * 5000 + b"x", b"400"),
+        (b"Content-Length: 1\r\nContent-Length: 2", b"400"),
+        (b"Content-Length: 3\r\nTransfer-Encoding: chunked", b"400"),
+        (b"Transfer-Encoding: gzip, chunked", b"400"),
+        (b"Transfer-Encoding: identity", b"400"),
+        (b"Transfer-Encoding: chunked\r\n\r\n-5", b"400"),
+        (b"Transfer-Encoding: chunked\r\n\r\n0x5", b"400"),
+        (b"Transfer-Encoding: chunked\r\n\r\n\r\n", b"400"),
+        (b"Transfer-Encoding: chunked\r\n\r\n1\r\nab", b"400"),
+        (b"Transfer-Encoding: chunked\r\n\r\n" + b"F" * 900, b"413"),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 200, b"400"),
         (b"Transfer-Encoding: chunked\r\n\r\nzz", b"400"),
         (b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFF\r\n", b"413"),
     ],
@@ -175,6 +197,50 @@ def test_bodies_that_are_not_read(address: str, head: bytes, status: bytes) -> N
         sock.sendall(b"POST /predictions/h HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n\r\n")
         answer = b"".join(iter(lambda: sock.recv(4096), b""))  # and the connection ends
     assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"", b""),
+        (b"what", b"400"),
+        (b"GET / HTTP/9.x", b"400"),
+        (b"BREW / HTTP/1.1", b"501"),
+        (b"GET http://[ HTTP/1.1", b"400"),
+    ],
+)
+def test_requests_that_are_none(ask: Ask, address: str, told: list[str], request_line: bytes, status: bytes) -> None:
+    with socket.create_connection(address.removeprefix("http://").split(":")) as sock:
+        sock.sendall(request_line + b"\r\nConnection: close\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+    assert status in answer.partition(b"\r\n")[0] or (b"Error code: " + status) in answer
+    assert ask("/predictions/h", b"x")[0] == 200
+
+
+def test_bodies_that_end_early(address: str) -> None:
+    for body in (b"Content-Length: 5\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"):
+        with socket.create_connection(address.removeprefix("http://").split(":")) as sock:
+            sock.sendall(b"POST /predictions/h HTTP/1.1\r\nHost: localhost\r\n" + body)
+            sock.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: sock.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"the body is shorter than it says" in answer
+
+
+def test_headers_of_any_bytes(ask: Ask, address: str) -> None:
+    request = (
+        b"POST /predictions/h HTTP/1.1\r\nHost: localhost\r\nX-Key: \xe2\x82\xac\xff\r\n\xff: y\r\nContent-Type: \xff"
+    )
+    with socket.create_connection(address.removeprefix("http://").split(":")) as sock:
+        sock.sendall(request + b"\r\nContent-Length: 0001\r\nConnection: close\r\n\r\nx")
+        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    _, _, response = ask("/predictions/h", b"odd")
+    assert response.headers["X-Word"].encode("latin-1").decode() == "zwölf €"
+    assert response.headers["X-Lines"] == "a  Set-Cookie: b"
+    assert "Set-Cookie" not in response.headers
+    assert "bad name" not in response.headers
 
 
 @pytest.mark.parametrize(

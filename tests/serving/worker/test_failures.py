@@ -25,7 +25,11 @@ def raised(file: Path, source: str) -> BaseException:
 
 
 def lines(error: BaseException, folder: Path) -> list[str]:
-    return failures.block("m", error, folder).splitlines()
+    """The summary, and the traceback that stands above it."""
+    text = failures.block("m", error, folder)
+    assert text.endswith("\n\n")
+    traceback, title, rest = text.removesuffix("\n\n").rpartition("Failed to load model m: ")
+    return [*(title + rest).splitlines(), *traceback.splitlines()]
 
 
 FUNCTION = """

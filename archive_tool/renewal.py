@@ -1,0 +1,91 @@
+"""Writes an archive anew with the copy of the handler SDK that is installed here; all else stays as it is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archive_tool import builder, layout, sdk_copy, vendoring, writer
+from archive_tool.errors import ArchiveError, BuildError
+from archive_tool.manifest import Manifest, build_time
+from archive_tool.plan import Member, Plan
+from archive_tool.record import Record, python_version
+from archive_tool.signing import signature_path
+from archive_tool.version import __version__
+
+if TYPE_CHECKING:
+    from archive_tool.reader import Archive
+
+
+def renew(
+    archive: Archive, manifest: Manifest, target: Path, archive_format: str, *, force: bool
+) -> builder.BuildResult:
+    """Write the archive to a target with the installed SDK in the place of its copy, and the hashes of what it is now.
+
+    Raises:
+        ArchiveError: it has no copy, or none that is to be renewed; or it is not what its manifest records.
+        BuildError: it cannot be written.
+        TargetExistsError: the target exists, and force is not set.
+    """
+    start = time.perf_counter()
+    _check_copy(archive, manifest)
+    if archive_format == "default" and archive.archive_format == "zip-store":
+        archive_format = "zip-store"  # of the same suffix
+    if not target.parent.is_dir():
+        raise BuildError(
+            f"the folder {target.parent} does not exist", where="--output", hint=f"mkdir -p {target.parent}"
+        )
+    writer.check_target(target, as_folder=False, force=force)
+    replaced = os.path.lexists(target)
+    record = replace(manifest.record or Record(python=python_version()), tool_version=__version__)
+    # Beside the target: it holds as much, and a folder for temporary files may be small.
+    with tempfile.TemporaryDirectory(prefix=".torchmar-convert-", dir=target.parent) as scratch:
+        folder = Path(scratch, "archive")
+        # Nothing is loaded here, and what its weights are stays the same.
+        archive.extract(folder, allow_pickles=[member.name for member in archive.members])
+        kept = [
+            Member(member.name, folder / member.name)
+            for member in archive.members
+            if not member.name.startswith(sdk_copy.PREFIX) and member.name != layout.MANIFEST_NAME
+        ]
+        members = sorted((*kept, *vendoring.sdk_members(vendoring.find_sdk())), key=lambda member: member.name)
+        plan = Plan(manifest.model.model_name, tuple(members), manifest.with_record(record), build_time())
+        written = writer.write(plan, target, archive_format, force=force, compress=_is_compressed(archive))
+    signed = signature_path(archive.path)
+    return builder.BuildResult(
+        path=target,
+        size=target.stat().st_size,
+        members=(*(member.name for member in members), layout.MANIFEST_NAME),
+        seconds=time.perf_counter() - start,
+        warnings=("the signature is that of the old archive: sign the new one",) if signed.exists() else (),
+        manifest=written,
+        replaced=replaced,
+    )
+
+
+def _check_copy(archive: Archive, manifest: Manifest) -> None:
+    copy = sdk_copy.find(archive, manifest)
+    if copy is None:
+        raise ArchiveError(f"{archive.path} is an archive for TorchServe already", hint="serve it as it is")
+    if copy.state == "current":
+        raise ArchiveError(
+            f"{archive.path} is an archive for TorchServe already, with the handler SDK that is installed here",
+            hint="serve it as it is",
+        )
+    if copy.state == "newer":
+        raise ArchiveError(
+            f"{archive.path} has the handler SDK {copy.version}, and {copy.installed} is installed here",
+            hint="serve it as it is, or update torchmar",
+        )
+
+
+def _is_compressed(archive: Archive) -> bool:
+    """Whether files are deflated that are not by default."""
+    return any(
+        member.method == "deflated" and Path(member.name).suffix.lower() in writer.STORED_SUFFIXES
+        for member in archive.members
+    )

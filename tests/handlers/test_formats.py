@@ -152,7 +152,8 @@ ODD = {
         _zip("m/data.pkl", "m/version", "n/constants.pkl", "n/code/a.py"),
         Format.STATE_DICT,
     ),
-    "a library of AOTInductor": (b"\x7fELF" + bytes(99) + b"AOTInductorModelContainerCreate", None),
+    "a library of AOTInductor": (b"\x7fELF" + bytes(99) + b"AOTInductorModelContainerCreate", Format.AOT_LIBRARY),
+    "another library": (b"\x7fELF" + bytes(99), None),
 }
 
 

@@ -61,7 +61,7 @@ def test_the_home_of_the_worker_is_complete(wheel: dict[str, bytes]) -> None:
 
 def test_the_commands_and_the_plugin_for_pytest(wheel: dict[str, bytes]) -> None:
     (entries,) = (text.decode() for name, text in wheel.items() if name.endswith(".dist-info/entry_points.txt"))
-    assert "[console_scripts]\ntorchmar = archive_tool.cli:main\n" in entries
+    assert "[console_scripts]\ntorchmar = archive_tool.__main__:main\n" in entries
     assert "[pytest11]\ntorchmar = serving.pytest_plugin\n" in entries
 
 

@@ -205,6 +205,9 @@ def test_one_output_of_onnx_is_a_tensor(tmp_path):
 
 def test_a_damaged_onnx_model(onnx, tmp_path):
     (tmp_path / "m.onnx").write_bytes(onnx.read_bytes()[:60])
+    with pytest.raises(LoadError, match="damaged or cut short"):
+        load_program(tmp_path / "m.onnx", CPU)
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x07\x3a\x04\xff\xff\xff\xff")  # framed as a model, with no graph in it
     with pytest.raises(LoadError, match="cannot be read"):
         load_program(tmp_path / "m.onnx", CPU)
 

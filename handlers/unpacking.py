@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import inspect
 import logging
 import os
 import re
@@ -62,8 +63,12 @@ def load(place: Path, device_index: int = -1) -> Any:
     Raises:
         Exception: whatever torch raises. `ImportError` is among it: before 2.6 there is no such loader.
     """
+    import torch
     from torch._inductor import aoti_load_package
 
+    if "device_index" not in inspect.signature(aoti_load_package).parameters:  # of 2.6: it takes the current device
+        with torch.cuda.device(device_index):
+            return aoti_load_package(str(place))
     if not place.is_dir():
         return aoti_load_package(str(place), device_index=device_index)
     remarks = [logging.getLogger(name) for name in _REMARKS]

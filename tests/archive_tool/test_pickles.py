@@ -235,7 +235,7 @@ def test_what_torch_accepts_as_data_is_data_to_us():
 
 
 def test_a_nested_tensor_is_data_whatever_torch_wrote_it():
-    assert pickles.is_data("torch._utils._rebuild_nested_tensor")
+    assert pickle_names.is_data("torch._utils._rebuild_nested_tensor")
 
 
 def test_no_function_of_torch_is_data_but_those_that_make_tensors():

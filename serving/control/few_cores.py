@@ -1,6 +1,6 @@
 """What the Java frontend is started with where it has few cores, unless the user has said otherwise.
 
-There its usual collector (G1), which works in threads of its own beside the program, and two network threads a core take
+There its usual collector (G1), which works in threads of its own, and two network threads a core take
 the cores from the workers; ``benchmarks/frontend.py`` measures by how much. An experiment until its figures are in.
 """
 

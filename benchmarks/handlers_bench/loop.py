@@ -15,7 +15,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ class Loop:
 
     Attributes:
         handler: pictures a second from JPEG to answer, by batch size.
-        model: pictures a second of the model alone, their tensors being there.
+        model: pictures a second of the model alone, out of the same calls of the handler: their time in `inference`.
         stages: milliseconds for one picture in a batch of one, by `STAGES`.
         device: where the model was.
     """
@@ -106,15 +108,36 @@ def answer(handler: Any, context: Any, bodies: Sequence[bytes]) -> None:
         raise RuntimeError(f"the handler refused a request: {answers}")
 
 
-def rate(call: Callable[[], int], seconds: float) -> float:
-    """Pictures a second of what answers some at each call, after warming up."""
-    found = 0.0
-    for duration in (seconds * _WARM_UP, seconds):
-        count, begin = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - begin) < duration or not count:
-            count += call()
-        found = count / elapsed
-    return found
+def repeat(call: Callable[[], int], seconds: float) -> tuple[int, float]:
+    """Calls for so long what answers some pictures at each call, once at least; gives their number and the seconds."""
+    count, begin = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < seconds or not count:
+        count += call()
+    return count, elapsed
+
+
+@contextmanager
+def model_timed(handler: Any) -> Iterator[list[float]]:
+    """Notes the seconds of every call of the model that the handler itself makes.
+
+    These are the calls that are served: their input, their thread and torch's state decide which compiled code runs.
+    Calls from outside can be of other code, and whatever else the machine does in their time is theirs alone.
+    """
+    inference, spans = handler.inference, []
+
+    def timed(*inputs: Any, **named: Any) -> Any:
+        _wait(handler.device)
+        begin = time.perf_counter()
+        output = inference(*inputs, **named)
+        _wait(handler.device)
+        spans.append(time.perf_counter() - begin)
+        return output
+
+    handler.inference = timed
+    try:
+        yield spans
+    finally:
+        del handler.inference
 
 
 def stages(handler: Any, bodies: Sequence[bytes]) -> dict[str, float]:
@@ -171,21 +194,17 @@ def run(handler: Any, context: Any, bodies: Sequence[bytes], batches: Sequence[i
     """Measures the loops and the stages."""
     turn: Iterator[bytes] = itertools.cycle(bodies)
     of_handler, of_model = {}, {}
-    for batch in batches:
 
-        def whole(batch: int = batch) -> int:
-            answer(handler, context, list(itertools.islice(turn, batch)))
-            return batch
+    def whole(batch: int) -> int:
+        answer(handler, context, list(itertools.islice(turn, batch)))
+        return batch
 
-        of_handler[batch] = rate(whole, seconds)
-        prepared = handler.preprocess([{"body": bytearray(body)} for body in itertools.islice(turn, batch)])
-
-        def alone(batch: int = batch, prepared: Any = prepared) -> int:
-            handler.inference(prepared)
-            _wait(handler.device)
-            return batch
-
-        of_model[batch] = rate(alone, seconds)
+    with model_timed(handler) as spans:
+        for batch in batches:
+            repeat(partial(whole, batch), seconds * _WARM_UP)
+            spans.clear()
+            count, elapsed = repeat(partial(whole, batch), seconds)
+            of_handler[batch], of_model[batch] = count / elapsed, count / sum(spans)
     return Loop(of_handler, of_model, stages(handler, bodies), str(handler.device))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.handlers_bench.contenders import STOCK, Tuned
 from benchmarks.handlers_bench.loop import STAGES
 from benchmarks.handlers_bench.results import HandlerResults, targets
+from benchmarks.handlers_bench.workloads import TRAINED
 from benchmarks.serving_bench.report import (
     NOTHING,
     compared,
@@ -36,6 +37,11 @@ def markdown(results: HandlerResults) -> str:
         if workload in results.agreements:
             text = f"Answers with the most probable class of TorchServe's, of {results.pictures} pictures:"
             parts += [text, _agreement(results, workload)]
+            if workload not in TRAINED:
+                parts.append(
+                    "No target: of random weights many classes are nearly as probable as the best one, and rounding "
+                    "decides between them."
+                )
     parts += ["## Contenders", "\n".join(f"- {one.label}: {one.about}" for one in _tuned(results))]
     return "\n\n".join(parts) + "\n"
 

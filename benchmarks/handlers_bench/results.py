@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.handlers_bench.contenders import BEST_16_BIT, CONTENDERS, DEFAULTS, STOCK, Tuned
 from benchmarks.handlers_bench.loop import STAGES, Loop
+from benchmarks.handlers_bench.workloads import TRAINED
 from benchmarks.serving_bench.results import Results, median, ratio
 from benchmarks.serving_bench.targets import Target
 
@@ -112,7 +113,7 @@ def targets(results: HandlerResults) -> Iterator[Target]:
                 f"{workload}, {CONNECTIONS} connections, {BEST_16_BIT}: requests/s against stock", ">=", 3.0, gain
             )
         for name, share in results.agreements.get(workload, {}).items():
-            if CONTENDERS[name].section:
+            if workload in TRAINED and CONTENDERS[name].section:
                 yield Target(f"{workload}, {name}: share of TorchServe's best classes", ">=", 0.99, share)
         if results.device != "cpu":
             for name in (DEFAULTS, "shared", BEST_16_BIT):

@@ -27,12 +27,14 @@ class Contender:
         workers: of the frontend, while the load is measured.
         batch_size: of the frontend; 1 leaves batching to the worker.
         batch_delay_ms: how long the frontend waits for such a batch to fill.
+        settings: further lines of its config.properties.
     """
 
     kind: Kind
     workers: int = 1
     batch_size: int = 1
     batch_delay_ms: int = 1
+    settings: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Contender:

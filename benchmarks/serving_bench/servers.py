@@ -149,7 +149,7 @@ def serving(
     ports = choose_free("127.0.0.1", 5)
     http = [f"http://127.0.0.1:{port}" for port in ports[:3]]
     config = folder / "config.properties"
-    config.write_text(properties(http, ports[3:]), encoding="utf-8")
+    config.write_text(properties(http, ports[3:]) + contender.settings, encoding="utf-8")
     environ = _environment(folder, temporary, mark)
     command = start_command(contender, f"{workload.name}={archive}", folder)
     with ManagementClient.at(http[1], timeout_s=START_TIMEOUT_S) as management:

@@ -60,6 +60,22 @@ def noop(folder: Path) -> Workload:
     return Workload("noop", "no-op handler, 300 bytes in", parts, (body,), bytes.decode)
 
 
+def upload(folder: Path) -> Workload:
+    """The no-op handler, and bodies that fill most of what a request may hold."""
+    body = folder / "upload.bin"
+    body.write_bytes(b"x" * 4_000_000)
+    parts = {"handler": ARCHIVES / "noop_handler.py"}
+    return Workload("upload", "no-op handler, 4 MB in", parts, (body,), bytes.decode)
+
+
+def stream(folder: Path) -> Workload:
+    """No model: sixteen parts are the answer."""
+    body = folder / "stream.bin"
+    body.write_bytes(b"x" * 300)
+    parts = {"handler": ARCHIVES / "stream_handler.py"}
+    return Workload("stream", "300 bytes in, an answer in sixteen parts", parts, (body,), bytes.decode)
+
+
 def mnist(folder: Path) -> Workload:
     """The archive of the MNIST example: PNG in, digit out."""
     weights = MNIST / "build" / "mnist_sd.pt"

@@ -18,7 +18,7 @@ import psutil
 from archive_tool import files
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
-from serving.control import access, java, ports, settings, snapshots, trust, vmargs
+from serving.control import access, few_cores, java, ports, settings, snapshots, trust, vmargs
 from serving.control import config as configuration
 from serving.control.keys import current_key
 from serving.control.processes import end_session, ends_with_parent
@@ -240,7 +240,8 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
         shutil.rmtree(runtime_folder, ignore_errors=True)
         raise
     name = snapshot.name if snapshot else ""
-    return _Prepared(properties, selection, runtime_folder, home, vm_arguments.options, user_store, name)
+    vm_options = few_cores.vm_options(vm_arguments.options)
+    return _Prepared(properties, selection, runtime_folder, home, vm_options, user_store, name)
 
 
 def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str, str]:
@@ -260,7 +261,7 @@ def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str,
     told = {key: properties[key] for key in user}
     for text in settings.warnings(told, config_file.name if config_file else ""):
         warn(text)
-    return properties
+    return few_cores.properties(properties)
 
 
 def _select(options: StartOptions, snapshot: snapshots.Snapshot | None, properties: Mapping[str, str]) -> Selection:

@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from serving.cores import available
 from serving.protocol import Inference, Request
-from serving.worker import cores
 from serving.worker.guardian import Clock, Guardian
 from serving.worker.loader import Model
 from serving.worker.service import Answer, Batch, Service, Sink
@@ -235,7 +235,7 @@ class _Costs:
     """
 
     def __init__(self, processes: int) -> None:
-        self._cores = cores.available() // processes
+        self._cores = available() // processes
         self._batch_s = 0.0
         self._request_s = 0.0
         self._complete_s = 0.0

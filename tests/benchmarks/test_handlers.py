@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -149,6 +152,43 @@ def test_the_loop_measures_handler_model_and_stages(
     assert Loop.read(json.dumps({**vars(found)})) == found
 
 
+class HandlerWithState:
+    """Answers by code that is made anew for whatever is not as in its own calls, as torch.compile's is."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.serving = False
+        self.strange = 0
+
+    def handle(self, data: list[dict[str, bytearray]], context: SimpleNamespace) -> list[int]:
+        self.serving = True
+        try:
+            return self.inference(self.preprocess(data))
+        finally:
+            self.serving = False
+
+    def preprocess(self, data: list[dict[str, bytearray]]) -> list[int]:
+        time.sleep(0.001)
+        return [len(row["body"]) for row in data]
+
+    def inference(self, data: list[int]) -> list[int]:
+        self.strange += not self.serving
+        time.sleep(0.001 if self.serving else 0.05)
+        return data
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchServe's package leaves files open
+def test_the_model_alone_is_measured_in_the_calls_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "stages", lambda *_: {})
+    handler = HandlerWithState()
+    found = loop.run(handler, SimpleNamespace(), [b"a", b"bc"], [1, 8], 0.05)
+    assert handler.strange == 0
+    for batch in (1, 8):
+        assert found.model[batch] > found.handler[batch]
+    assert "inference" not in vars(handler)  # as it was
+
+
 def figures(rps: float, p50: float) -> Figures:
     return Figures(100, 1.0, rps, p50, 2 * p50, 3 * p50, 0)
 
@@ -178,6 +218,16 @@ def test_targets_are_ratios_to_torchserve_in_the_same_run(results: HandlerResult
     }
     results.bfloat16 = False
     assert not any("bfloat16 compiled: requests" in target.text for target in targets(results))
+
+
+def test_the_best_classes_of_random_weights_are_told_and_not_aimed_at(results: HandlerResults) -> None:
+    results.titles["resnet18"] = "random weights"
+    results.agreements["resnet18"] = {STOCK: 1.0, BEST_16_BIT: 0.95}
+    aimed = {target.text for target in targets(results) if "best classes" in target.text}
+    assert aimed == {"lite0, bfloat16 compiled: share of TorchServe's best classes"}
+    text = report.markdown(results)
+    assert "| bfloat16 compiled | 95.0% |" in text
+    assert text.count("No target: of random weights") == 1
 
 
 def test_on_a_gpu_the_loop_without_a_server_is_the_limit(results: HandlerResults) -> None:

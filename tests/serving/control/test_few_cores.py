@@ -1,0 +1,78 @@
+"""The frontend's settings on few cores."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from serving import cores
+from serving.control import StartOptions, few_cores
+from serving.control.few_cores import COLLECTOR, THREADS
+from serving.control.java import java_home
+from serving.control.server import _configured
+
+ON = {"TORCHMAR_FEW_CORES": "1"}
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "available", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("by_default", "environ", "count", "expected"),
+    [
+        (False, {}, 2, False),
+        (False, ON, 2, True),
+        (False, ON, 1, True),
+        (False, ON, 3, False),
+        (True, {}, 2, True),
+        (True, {"TORCHMAR_FEW_CORES": "0"}, 2, False),
+        (True, {}, 3, False),
+    ],
+)
+def test_it_is_for_few_cores_and_can_be_switched(
+    monkeypatch: pytest.MonkeyPatch, by_default: bool, environ: dict[str, str], count: int, expected: bool
+) -> None:
+    monkeypatch.setattr(few_cores, "BY_DEFAULT", by_default)
+    monkeypatch.setattr(cores, "available", lambda: count)
+    assert few_cores.applies(environ) is expected
+    assert few_cores.vm_options(["-Xmx1g"], environ) == ((COLLECTOR, "-Xmx1g") if expected else ("-Xmx1g",))
+    assert few_cores.properties({}, environ) == (THREADS if expected else {})
+
+
+@pytest.mark.parametrize("variable", ["", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "-XX:+UseG1GC",
+        "-XX:-UseSerialGC",
+        "-XX:+UseZGC",
+        "-XX:MaxGCPauseMillis=50",
+        "-XX:ParallelGCThreads=2",
+        "-XX:G1HeapRegionSize=4m",
+        "-XX:Flags=f",
+        "@f",
+    ],
+)
+def test_a_collector_of_the_users_stays(option: str, variable: str) -> None:
+    environ = ON | ({variable: f"-Xmx1g {option}"} if variable else {})
+    given = ("-Xmx2g",) if variable else ("-Xmx2g", option)
+    assert few_cores.vm_options(given, environ) == given
+
+
+def test_java_takes_the_collector() -> None:
+    command = [str(java_home() / "bin" / "java"), *few_cores.vm_options(["-Xmx64m"], ON), "-version"]
+    assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
+
+
+def test_threads_of_the_users_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_cores, "BY_DEFAULT", True)
+    config = tmp_path / "config.properties"
+    config.write_text("number_of_netty_threads=3\nenable_envvars_config=true\n")
+    found = _configured(StartOptions(ts_config=config), lambda _: None)
+    assert (found["number_of_netty_threads"], found["netty_client_threads"]) == ("3", "1")
+    monkeypatch.setenv("TS_NETTY_CLIENT_THREADS", "5")
+    assert _configured(StartOptions(ts_config=config), lambda _: None)["netty_client_threads"] == "5"

@@ -316,6 +316,8 @@ class _Scanner:
         root = infos[0].filename.split("/")[0] + "/" if infos else ""
         names = {info.filename for info in infos}
         script = f"{root}constants.pkl" in names and any(name.startswith(f"{root}code/") for name in names)
+        # pandas loads what is alone whatever it is called; torch.export called its pickles .json before torch 2.7.
+        unmarked = len(infos) == 1 or "serialized_exported_program.json" in names
         for info in infos:
             name = info.filename
             if problem := growth_problem(info.file_size, info.compress_size):
@@ -326,7 +328,7 @@ class _Scanner:
                     member,
                     name,
                     info.file_size,
-                    unmarked=len(infos) == 1,  # pandas loads it whatever it is called
+                    unmarked=unmarked,
                     torchscript=script and name.startswith(root),
                 )
                 yield from _within(name, self.scan(inner, depth - 1))

@@ -208,6 +208,14 @@ def test_members_that_lie_over_each_other():
     assert scan(zip_of(first, *others), "data.zip") == ["is a zip whose members lie over each other"]
 
 
+@pytest.mark.parametrize("name", [b"serialized_state_dict.json", b"serialized_constants.json"])
+def test_pickles_of_an_older_torch_export_are_called_json(name):
+    members = (Member(b"serialized_exported_program.json", b"{}"), Member(b"version", b"8.1"))
+    hostile = scan(zip_of(*members, Member(name, attack(0))), "m.pt2")
+    assert [problem for problem in hostile if name.decode() in problem and "would run code" in problem]
+    assert scan(zip_of(*members, Member(name, b"{}"))) == []
+
+
 def test_archives_in_archives_have_an_end():
     data = checkpoint(pickle.dumps(1))
     for _ in range(2):

@@ -77,8 +77,13 @@ def problems(tree: ast.Module, keys: Mapping[str, Shape]) -> Iterator[tuple[int,
 
 
 def _without_prefix(expected: Expected, keys: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """Leave out a prefix that all keys have and the class does not: the SDK loads them, too."""
+    """Leave out a prefix that all keys have and the class does not: the SDK loads them, too.
+
+    A state dict within a dictionary reads the same here, and is not loaded; those have a name of their own.
+    """
     inner = keys
+    if all(key.partition(".")[0].endswith("state_dict") for key in keys):
+        return keys
     while len({key.split(".")[0] for key in inner}) == 1 and all("." in key for key in inner):
         inner = {key.partition(".")[2]: shape for key, shape in inner.items()}
         if inner.keys() & expected.tensors.keys():

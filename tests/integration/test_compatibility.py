@@ -372,6 +372,8 @@ INHERITED = """import subprocess
 look = "grep -E '^(Sig|Shd|Umask|NoNew|Seccomp|Cpus|Cap)' /proc/self/status | grep -v SigQ; cat /proc/self/limits"
 look += "; cat /proc/self/oom_score_adj; readlink /proc/self/fd/0 | cut -d: -f1; nice; cut -d' ' -f6 /proc/self/stat"
 seen = subprocess.run(["sh", "-c", look], stdout=subprocess.PIPE, text=True).stdout.splitlines()
+# Signals 32 and 33 are the C library's own: no program sets them, and Java's children differ by how it was started.
+seen = [f"SigIgn: {int(x[7:], 16) & ~(3 << 31):x}" if x.startswith("SigIgn:") else x for x in seen]
 return [{"seen": seen[:-1], "in the server's session": int(seen[-1]) == os.getsid(os.getppid())}]"""
 
 

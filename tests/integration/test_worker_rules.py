@@ -297,7 +297,7 @@ def test_rule_2_ends_with_the_frontend_while_the_handler_is_at_work(start: Calla
     assert worker.process.stdin is not None
     worker.process.stdin.close()  # as when Java is killed
     worker.sock.close()
-    assert worker.process.wait(60) == 0
+    assert worker.process.wait(60) in (0, -9)  # it ends its process group, which it is in
 
 
 @light

@@ -216,7 +216,7 @@ def test_config_requirements_extra_files_and_the_tolerance_go_along(nets, store,
 def test_importing_the_tool_imports_no_torch():
     code = (
         "import sys, archive_tool; from archive_tool import build, open_archive; dir(archive_tool)\n"
-        "assert not {'torch', 'archive_tool.publishing', 'handlers'} & set(sys.modules)\n"
+        "assert not {'torch', 'archive_tool.publishing'} & set(sys.modules)\n"
         "archive_tool.Published; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

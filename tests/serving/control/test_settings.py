@@ -87,7 +87,7 @@ def test_metrics_that_are_not_yaml_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_a_number_that_the_frontend_cannot_read_is_named(tmp_path: Path, key: str, value: str) -> None:
-    with pytest.raises(InputError, match=f"not an integer from [01] to [0-9]+: {key}={value}$"):
+    with pytest.raises(InputError, match=f"(?m)not an integer from [01] to [0-9]+: {key}={value}$"):
         checked({key: value}, tmp_path)
 
 
@@ -105,7 +105,7 @@ def test_a_path_is_absolute_and_must_lead_to_a_file(tmp_path: Path, key: str) ->
     assert checked({key: "there/x"}, tmp_path) == {key: str(tmp_path / "there" / "x")}
     assert checked({key: str(tmp_path / "there" / "x")}, Path("/")) == {key: str(tmp_path / "there" / "x")}
     for wrong in ("x", "there", ""):
-        with pytest.raises(InputError, match=f"no such file: {key}={wrong}$") as caught:
+        with pytest.raises(InputError, match=f"(?m)no such file: {key}={wrong}$") as caught:
             checked({key: wrong}, tmp_path)
         assert caught.value.hint
 

@@ -130,13 +130,13 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def make(config: str | None = None, **facts: Any) -> Path:
         (tmp_path / "h.py").write_text("def handle(data, context): return data\n")
         (tmp_path / "facts.json").write_text(json.dumps(FACTS | {"capability": ["avx512_bf16"]} | facts))
-        (tmp_path / "weights.npy").write_bytes(os.urandom(2 << 20))
+        (tmp_path / "large.dat").write_bytes(os.urandom(2 << 20))
         if config is not None:
             (tmp_path / "model-config.yaml").write_text(config)
         built = build(
             model_name="net",
             handler=tmp_path / "h.py",
-            extra_files=[tmp_path / "facts.json", tmp_path / "weights.npy"],
+            extra_files=[tmp_path / "facts.json", tmp_path / "large.dat"],
             config_file=tmp_path / "model-config.yaml" if config is not None else None,
             sample=[str(tmp_path / "facts.json")],
             export_path=tmp_path,

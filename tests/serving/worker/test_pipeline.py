@@ -687,7 +687,7 @@ def ask_together(clients: list[Client], times: int) -> None:
 
 
 def test_one_client_is_served_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.cores, "available", lambda: 8)
+    monkeypatch.setattr(pipeline, "available", lambda: 8)
     with serving(Slow(), max_batch_size=1) as fixture:
         one, _ = fixture.join(2)
         ask_together([one], 20)
@@ -695,7 +695,7 @@ def test_one_client_is_served_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_second_thread_is_there_for_several_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.cores, "available", lambda: 8)
+    monkeypatch.setattr(pipeline, "available", lambda: 8)
     with serving(Slow(), max_batch_size=1) as fixture:
         ask_together(fixture.join(2), 4)
         assert PREPARER in names_of_threads()
@@ -709,7 +709,7 @@ def test_the_second_thread_is_there_for_several_clients(monkeypatch: pytest.Monk
 def test_who_gains_nothing_has_no_second_thread(
     monkeypatch: pytest.MonkeyPatch, handler: Handler, cores: int, backend: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(pipeline.cores, "available", lambda: cores)
+    monkeypatch.setattr(pipeline, "available", lambda: cores)
     monkeypatch.setattr(pipeline, "_WORTH_S", 0.001 if isinstance(handler, Slow) else 60.0)
     with serving(handler, **backend) as fixture:
         ask_together(fixture.join(3), 10)

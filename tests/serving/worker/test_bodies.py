@@ -156,6 +156,7 @@ def test_tensors_of_every_layout() -> None:
         assert json.loads(bytes(bodies.encode([nested]))) == [[[1.0], [1.0, 1.0]]]
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # of torch, where a sparse tensor is made
 def test_tensors_without_numbers_are_named() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(bodies.BodyError, match="list: a Tensor on the device meta has no numbers"):

@@ -6,12 +6,12 @@ from typing import IO, TYPE_CHECKING
 
 from archive_tool import files
 from handlers import formats
-from handlers.formats import LFS_MAX_BYTES, LFS_PREFIX, Format
+from handlers.formats import LFS_MAX_BYTES, LFS_PREFIX, MAX_HEADER, Format
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LFS_MAX_BYTES", "LFS_PREFIX", "Format", "sniff", "sniff_file"]
+__all__ = ["LFS_MAX_BYTES", "LFS_PREFIX", "MAX_HEADER", "Format", "sniff", "sniff_file"]
 
 
 def sniff(stream: IO[bytes]) -> Format:

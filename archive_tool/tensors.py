@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from archive_tool import dtypes, json_text, zip_layout
-from archive_tool.formats import Format
+from archive_tool.formats import MAX_HEADER, Format
 from archive_tool.pickled import External, Followed, Global, Node, PickleError, follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: Bytes of a header, or of a pickle without its numbers; those of the largest models have a few million.
-MAX_HEADER: Final = 32 << 20
 _MAX_TENSORS: Final = 1_000_000
 _MAX_OBJECTS: Final = 5_000_000
 _MAX_PATH: Final = 1000

@@ -93,8 +93,8 @@ _AOTI_SYMBOL: Final = b"AOTInductorModelContainerCreate"
 _AOTI_WINDOW: Final = 16 << 20
 # torch.save before 1.6 begins with this number, pickled by protocol 2 unless somebody asks for a later one.
 _LEGACY_MAGIC: Final = re.compile(rb"\x80([\x02\x03]|[\x04\x05]\x95.{8})\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
-# The format's own limit is 100 MB; the largest models have a few million bytes, and three parts a tensor.
-_SAFETENSORS_MAX_HEADER: Final = 32 << 20
+#: Bytes of a header: the format's own limit is 100 MB; the largest models have a few million, and three parts a tensor.
+MAX_HEADER: Final = 32 << 20
 _SAFETENSORS_MAX_PARTS: Final = 500_000
 _ONNX_GRAPH: Final = 7
 _ONNX_MAX_FIELD: Final = 100  # onnx.proto has 26, and room for more
@@ -230,7 +230,7 @@ def _sniff_library(stream: IO[bytes], size: int) -> Format:
 def _is_safetensors(stream: IO[bytes], size: int) -> bool:
     stream.seek(0)
     (length,) = struct.unpack("<Q", stream.read(8))
-    if not 2 <= length <= min(_SAFETENSORS_MAX_HEADER, size - 8):
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
         return False
     text = stream.read(length)
     # Counted before anything is made of them.

@@ -4,6 +4,7 @@ import zipfile
 import pytest
 import torch
 
+from archive_tool.verify import verify
 from examples.mnist import build_archives
 from model_defs.mnist import MNISTNet
 
@@ -23,6 +24,7 @@ def test_both_archives_are_built_and_hold_the_sdk(weights, tmp_path, capsys):
     assert build_archives.main(["--weights-dir", str(weights), "--model-store", str(store)]) == 0
     assert "mnist_scripted.mar" in capsys.readouterr().out
     for name, model_file in (("mnist", "mnist.py"), ("mnist_scripted", None)):
+        assert verify(store / f"{name}.mar").issues == ()
         with zipfile.ZipFile(store / f"{name}.mar") as archive:
             model = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
             assert (model["modelName"], model["modelVersion"], model.get("modelFile")) == (name, "1.0", model_file)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+from archive_tool.verify import verify
 from examples import demos, downloads
 from examples.efficientnet_lite0 import demo as lite0
 from examples.fizbuz import demo as fizbuz
@@ -85,6 +86,12 @@ def test_what_the_examples_ask(served: Served) -> None:
     for name in DEMOS:
         if name != "fizbuz":  # below
             served.ask(name)
+
+
+def test_verify_finds_nothing(served: Served) -> None:
+    """In the archives of all examples and of all formats: torch.save, TorchScript, export, safetensors, ONNX."""
+    archives = {path.name: verify(path).issues for path in served.server.sandbox.store.glob("*.mar")}
+    assert archives == dict.fromkeys((f"{model}.mar" for demo in DEMOS.values() for model in demo.archives), ())
 
 
 # ---- silero_vad --------------------------------------------------------------------------------------------------

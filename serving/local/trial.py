@@ -9,13 +9,14 @@ process ends when the socket does, so it does not outlive whoever started it.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,30 @@ logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST = 2000  # runs of a measurement
 _SHOWN = 500
+
+
+# Modules of the SDK: their names today, and in the copies that archives of before carry.
+_SDK: Final = {
+    "aot": ("optimization.aot", "ahead_of_time"),
+    "base": ("base",),
+    "cache": ("optimization.compile_cache", "compile_cache"),
+    "compare": ("optimization.output_difference", "numeric_guard"),
+    "optimized": ("optimization.optimized_model", "optimized"),
+}
+
+
+def _sdk(what: str) -> Any:
+    """Import a module of the SDK that the archive runs with.
+
+    Raises:
+        ImportError: that SDK has none of this kind.
+    """
+    for name in _SDK[what]:
+        full = f"handlers.{name}"
+        with contextlib.suppress(ModuleNotFoundError):  # its package is not there either
+            if importlib.util.find_spec(full):
+                return importlib.import_module(full)
+    raise ImportError(f"the SDK of the archive has no module {' or '.join(_SDK[what])}")
 
 
 class Trial:
@@ -79,24 +104,23 @@ class Trial:
         from torch import nn
 
         try:
-            from handlers.ahead_of_time import capability
-            from handlers.base import BaseHandler
-            from handlers.optimized import OptimizedModel, original
-        except ImportError:  # the archive's own copy of the SDK
+            optimized, base = _sdk("optimized"), _sdk("base")
+            capability = _sdk("aot").capability
+        except (ImportError, AttributeError):  # the archive's own copy of the SDK is of before `optimize`
             return {"sdk": False, "old": True}
         served = getattr(self.handler, "model", None)
-        model = original(served)
+        model = optimized.original(served)
         script = isinstance(model, torch.jit.ScriptModule)
         device = getattr(self.handler, "device", None) or torch.device("cpu")
         return {
-            "sdk": isinstance(self.handler, BaseHandler),
+            "sdk": isinstance(self.handler, base.BaseHandler),
             "old": False,
             "kind": type(model).__name__,
             "module": isinstance(model, nn.Module),
             "script": script,
             "eager": isinstance(model, nn.Module) and not script and not isinstance(model, torch.fx.GraphModule),
             # Asked of the plain model only, whose config file has no such section.
-            "unasked": isinstance(served, OptimizedModel),
+            "unasked": isinstance(served, optimized.OptimizedModel),
             "pictures": isinstance(model, nn.Module) and any(one.dim() == 4 for one in model.parameters()),
             "device": device.type,
             "capability": capability(device),
@@ -149,8 +173,7 @@ class Trial:
         """Compare what the model gives for each input with what another one wrote."""
         import torch
 
-        from handlers.numeric_guard import compare
-
+        compare = _sdk("compare").compare
         expected = torch.load(file, weights_only=False)  # our own, of this run
         found = self._collect()
         if not expected or len(expected) != len(found):
@@ -178,9 +201,7 @@ class Trial:
 
     def save(self, file: str) -> dict[str, Any]:
         """Write what was compiled to a file; give its record for the manifest."""
-        from handlers import compile_cache
-
-        return {"record": compile_cache.save(Path(file), getattr(self.handler, "device", None))}
+        return {"record": _sdk("cache").save(Path(file), getattr(self.handler, "device", None))}
 
 
 def _agreement(expected: Any, found: Any) -> float | None:

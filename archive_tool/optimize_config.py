@@ -118,7 +118,7 @@ def _compiler(value: Any) -> tuple[Any, Any]:
 
 
 def _asks(pt2: Entry | None) -> bool:
-    """Whether the section ``pt2`` asks for torch.compile, in one of the forms that `handlers.compile` takes."""
+    """Whether ``pt2`` asks for torch.compile, in a form that `handlers.compile` takes."""
     value = None if pt2 is None else pt2.value
     if isinstance(value, dict) and "compile" in value:
         value = value["compile"]

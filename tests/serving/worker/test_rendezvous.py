@@ -19,6 +19,7 @@ from serving.worker import rendezvous
 from .frontend import ROOT
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
+IMPORTED = "from serving.worker import rendezvous as r"
 
 
 @pytest.fixture
@@ -145,9 +146,7 @@ def test_listening_and_connecting(name: str) -> None:
 
 
 def test_the_name_goes_with_its_process(name: str) -> None:
-    code = (
-        "import sys; from serving.worker import rendezvous as r; s = r.listen(sys.argv[1]); print(s.fileno()); input()"
-    )
+    code = f"import sys; {IMPORTED}; s = r.listen(sys.argv[1]); print(s.fileno()); input()"
     # The operating system allows no zero byte in an argument.
     code = code.replace("sys.argv[1]", "chr(0) + sys.argv[1]")
     with subprocess.Popen([sys.executable, "-c", code, name[1:]], cwd=ROOT, stdin=-1, stdout=-1) as process:
@@ -165,9 +164,7 @@ def test_the_address_is_of_the_server_and_the_interpreter(tmp_path: object) -> N
     assert own.startswith("\0torchmar-")
     assert own == rendezvous.address(1)
     assert own != rendezvous.address(11)
-    code = (
-        "import sys; sys.executable = sys.argv[1]; from serving.worker import rendezvous as r; print(r.address(1)[1:])"
-    )
+    code = f"import sys; sys.executable = sys.argv[1]; {IMPORTED}; print(r.address(1)[1:])"
 
     def of(executable: str) -> str:
         command = [sys.executable, "-c", code, executable]
@@ -179,7 +176,7 @@ def test_the_address_is_of_the_server_and_the_interpreter(tmp_path: object) -> N
 
 def test_little_is_imported() -> None:
     """There is a process like this for every worker."""
-    code = "import sys; before = set(sys.modules); from serving.worker import launch; print(*set(sys.modules) - before)"
+    code = "import sys; before = set(sys.modules); import serving.worker.launch; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = {name.partition(".")[0] for name in done.stdout.split()}
     assert not imported & {"torch", "numpy", "yaml", "pathlib", "dataclasses", "logging", "typing_extensions", "json"}

@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__.*= "(.+)"', (HERE / "archive_tool" / "version.
 # Listed one by one (not found by a search), so that a stray folder never ships.
 PACKAGES = [
     "archive_tool",
+    "archive_tool.analysis",
     "archive_tool.publishing",
     "handlers",
     "model_defs",

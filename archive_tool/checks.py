@@ -8,7 +8,8 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import files, handler_checks, import_checks, python_source, requirements
+from archive_tool import files, handler_checks, import_checks
+from archive_tool.analysis import python_source, requirements
 from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def check_model_file(inputs: Inputs, report: Report) -> None:
     path = inputs.model_file
     if path is None or (tree := handler_checks.parse(path, "model file", report)) is None:
         return
-    from archive_tool import model_fit
+    from archive_tool.analysis import state_dict_match
 
     names = python_source.names(tree)
     if not names.classes and not names.dynamic:
@@ -133,7 +134,9 @@ def check_model_file(inputs: Inputs, report: Report) -> None:
             where=str(path),
             hint="import the others from a module given with --extra-files",
         )
-    elif "__all__" not in names.bound and len(modules := model_fit.module_classes(tree)) > 1 and _uses_sdk(inputs):
+    elif (
+        "__all__" not in names.bound and len(modules := state_dict_match.module_classes(tree)) > 1 and _uses_sdk(inputs)
+    ):
         listed = ", ".join(node.name for node in modules)
         report.warning(
             f"the model file defines {len(modules)} subclasses of nn.Module ({listed}); the handler SDK serves one",
@@ -150,7 +153,8 @@ def check_fit(inputs: Inputs, report: Report) -> None:
     path, model_file = inputs.serialized_file, inputs.model_file
     if path is None or model_file is None or not _loads_state_dicts(inputs):
         return
-    from archive_tool import model_fit, tensors
+    from archive_tool import tensors
+    from archive_tool.analysis import state_dict_match
 
     try:
         with files.open_regular(path) as stream:
@@ -168,7 +172,7 @@ def check_fit(inputs: Inputs, report: Report) -> None:
             hint="save the weights alone: torch.save(model.state_dict(), ...)",
         )
     keys = {tensor.name: tensor.shape for tensor in weights.tensors}
-    for line, message, hint in model_fit.problems(tree, keys):
+    for line, message, hint in state_dict_match.problems(tree, keys):
         report.warning(message, where=f"{model_file}:{line}", hint=hint)
 
 

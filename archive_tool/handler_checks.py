@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import python_source
+from archive_tool.analysis import python_source
 
 if TYPE_CHECKING:
     from pathlib import Path

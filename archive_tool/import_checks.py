@@ -10,7 +10,7 @@ import ast
 import sys
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import python_source
+from archive_tool.analysis import python_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import files, json_text, python_source
+from archive_tool import files, json_text
+from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError
 from archive_tool.record import TensorSpec
 

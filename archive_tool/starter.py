@@ -12,7 +12,8 @@ from typing import Final
 
 import yaml
 
-from archive_tool import project, python_source
+from archive_tool import project
+from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.formats import Format, sniff_file
 

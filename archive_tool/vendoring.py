@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import files, python_source
+from archive_tool import files
+from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError
 from archive_tool.layout import fold
 from archive_tool.plan import Member, Plan, with_members

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from archive_tool import python_source
+from archive_tool.analysis import python_source
 
 #: The module that the cells become in an archive; no user's module has its name.
 MODULE: Final = "published_session"

@@ -17,7 +17,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import files, python_source
+from archive_tool import files
+from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError
 from archive_tool.publishing import session
 

@@ -14,17 +14,8 @@ import zipfile
 import pytest
 import yaml
 
-from archive_tool import (
-    containers,
-    json_text,
-    model_config,
-    onnx_tensors,
-    python_source,
-    requirements,
-    tensors,
-    yaml_nodes,
-    zip_layout,
-)
+from archive_tool import containers, json_text, model_config, onnx_tensors, tensors, yaml_nodes, zip_layout
+from archive_tool.analysis import python_source, requirements
 from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.formats import Format, sniff
 from archive_tool.inspection import describe

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import checks, files, project, python_source, signing
+from archive_tool import checks, files, project, signing
+from archive_tool.analysis import python_source
 from archive_tool.copying import open_source
 from archive_tool.errors import TorchmarError
 from archive_tool.report import Report

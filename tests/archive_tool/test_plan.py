@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import python_source
+from archive_tool.analysis import python_source
 from archive_tool.inputs import Inputs, split_extra_files
 from archive_tool.layout import BUILT_IN_HANDLERS, SDK_HANDLERS
 from archive_tool.plan import plan

@@ -2,7 +2,7 @@
 
 import pytest
 
-from archive_tool import python_source
+from archive_tool.analysis import python_source
 
 
 def names(text):

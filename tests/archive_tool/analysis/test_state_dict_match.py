@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from archive_tool.model_fit import expect, module_classes, problems
+from archive_tool.analysis.state_dict_match import expect, module_classes, problems
 
 HEAD = "import torch\nimport torch.nn as nn\nfrom torch.nn import Linear as L\nimport torch.nn.functional as F\n"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from archive_tool.requirements import parse
+from archive_tool.analysis.requirements import parse
 
 
 def test_lines():

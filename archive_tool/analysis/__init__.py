@@ -1,0 +1,1 @@
+"""Python files and requirements of a model, read and never run."""

@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import writer, yaml_nodes
+from archive_tool import writer
+from archive_tool.config import safe_yaml
 from archive_tool.errors import BuildError
 from archive_tool.exit_codes import how_it_ended
 from archive_tool.formats import Format, sniff_file
@@ -145,7 +146,7 @@ def _task(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
         "handler": handler,
         "sdk": None if has_file else TWINS.get(handler),
         "manifest": manifest.to_dict(),
-        "config": yaml_nodes.construct(yaml_nodes.compose((folder / name).read_bytes())) if name else {},
+        "config": safe_yaml.construct(safe_yaml.compose((folder / name).read_bytes())) if name else {},
         "output": str(output),
         "samples": [
             {"name": one.input, "file": str(folder / one.input), "contentType": one.content_type}

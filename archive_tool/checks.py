@@ -210,7 +210,7 @@ def _config_section(inputs: Inputs, name: str) -> dict[str, Any]:
     """A section of the config file; empty if there is none, or it cannot be read, which is told elsewhere."""
     if inputs.config_file is None:
         return {}
-    from archive_tool import effective
+    from archive_tool.config import effective
 
     try:
         text = files.read_regular(inputs.config_file)
@@ -243,9 +243,9 @@ def check_config(path: Path, report: Report) -> None:
         report.error(f"the config file cannot be read: {error.strerror}", where=str(path))
         return
     # Here, because most builds have no config file and can do without the YAML library.
-    from archive_tool import model_config
+    from archive_tool.config import schema
 
-    for problem in model_config.validate(text):
+    for problem in schema.validate(text):
         where = f"{path}:{problem.line}" if problem.line else str(path)
         note = report.error if problem.severity == "error" else report.warning
         note(problem.message, where=where, hint=problem.hint)

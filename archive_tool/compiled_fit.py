@@ -16,7 +16,7 @@ from archive_tool import obstacles
 from archive_tool.errors import ArchiveError
 
 if TYPE_CHECKING:
-    from archive_tool.effective import Effective
+    from archive_tool.config.effective import Effective
     from archive_tool.manifest import Manifest
 
 _SECTION: Final = "optimize"

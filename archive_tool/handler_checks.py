@@ -188,7 +188,7 @@ def _is_asynchronous(inputs: Inputs) -> bool:
     if inputs.config_file is None:
         return False
     # Here, because most builds have no config file and can do without the YAML library.
-    from archive_tool import effective
+    from archive_tool.config import effective
 
     try:
         config = effective.understand(inputs.config_file.read_bytes())

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import compiled_fit, effective, obstacles, sdk_copy, tensors
+from archive_tool import compiled_fit, obstacles, sdk_copy, tensors
+from archive_tool.config import effective
+from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError
 from archive_tool.formats import Format, sniff
 from archive_tool.manifest import ZIP_EPOCH, format_time
-from archive_tool.yaml_nodes import MAX_BYTES
 
 if TYPE_CHECKING:
     from archive_tool.manifest import Manifest

@@ -21,7 +21,7 @@ from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.effective import Effective
+    from archive_tool.config.effective import Effective
     from archive_tool.manifest import Manifest
     from archive_tool.reader import Archive
 

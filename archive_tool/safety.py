@@ -162,24 +162,24 @@ def _config_issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
     name = manifest.model.config_file
     if not name or not archive.has(name):
         return
-    from archive_tool import yaml_nodes
+    from archive_tool.config import safe_yaml
 
     try:
-        text = archive.read(name, yaml_nodes.MAX_BYTES)
+        text = archive.read(name, safe_yaml.MAX_BYTES)
     except ArchiveError as error:
         yield Issue(Kind.UNREADABLE, error.message, name)
         return
-    for line, tag in yaml_nodes.foreign_tags(text):
+    for line, tag in safe_yaml.foreign_tags(text):
         yield Issue(Kind.UNSAFE, f"{name!r}, line {line}: the tag {tag!r} makes an object of a program", name)
     try:
-        root = yaml_nodes.compose(text)
+        root = safe_yaml.compose(text)
     except ValueError as error:
         yield Issue(Kind.UNREADABLE, f"{name!r} is {error}", name)
         return
-    if not yaml_nodes.is_mapping(root):
+    if not safe_yaml.is_mapping(root):
         message = f"{name!r} holds no settings: TorchServe fails to register the model"
         yield Issue(Kind.UNREADABLE, message, name)
-    for path, value in yaml_nodes.texts(root):
+    for path, value in safe_yaml.texts(root):
         yield from _config_path(name, path, value)
 
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from archive_tool import compare, effective, obstacles
+from archive_tool import compare, obstacles
+from archive_tool.config import effective
+from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, InputError, TorchmarError
 from archive_tool.manifest import Manifest
 from archive_tool.reader import Archive, open_archive
 from archive_tool.samples import content_type_of
-from archive_tool.yaml_nodes import MAX_BYTES
 from serving.check import failures
 from serving.check.answers import Answers
 from serving.check.process import EndedError, NoAnswerError, Worker, interpreter

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from archive_tool.config_values import near_miss
+from archive_tool.config.entries import near_miss
+from archive_tool.config.safe_yaml import MAX_BYTES, NotYamlError, compose, construct
 from archive_tool.errors import InputError
-from archive_tool.yaml_nodes import MAX_BYTES, NotYamlError, compose, construct
 
 #: Key to kind. "count" is an integer from 1, "amount" one from 0, "long" one of 64 bits; "file" and "folder" are paths,
 #: "plugins" is a folder of .jar files.

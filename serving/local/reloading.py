@@ -23,7 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from archive_tool import effective, files
+from archive_tool import files
+from archive_tool.config import effective
 from archive_tool.errors import InputError, TorchmarError
 from serving.check import failures
 from serving.check.answers import Answer, Answers

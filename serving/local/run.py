@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from archive_tool import effective
+from archive_tool.config import effective
 from archive_tool.errors import InputError
 from archive_tool.manifest import Manifest
 from archive_tool.reader import open_archive

@@ -93,15 +93,16 @@ def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[di
     if name is None:
         return {}, Backend(response_timeout_s=_default_timeout())
     places.provide("archive_tool", always=True)
-    from archive_tool import files, yaml_nodes
+    from archive_tool import files
+    from archive_tool.config import safe_yaml
 
     try:
-        text = files.read_regular(model_dir / name, yaml_nodes.MAX_BYTES).decode("utf-8")
+        text = files.read_regular(model_dir / name, safe_yaml.MAX_BYTES).decode("utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"the configuration cannot be read: {_reason(error)}", where=name) from error
     try:
-        config = yaml_nodes.construct(yaml_nodes.compose(text))
-    except yaml_nodes.NotYamlError as error:
+        config = safe_yaml.construct(safe_yaml.compose(text))
+    except safe_yaml.NotYamlError as error:
         where = f"{name}:{error.line}" if error.line else name
         raise ConfigError(f"the configuration is {error}", where=where) from error
     if config is None:
@@ -115,7 +116,7 @@ def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[di
 
 def _check(text: str, name: str) -> None:
     """Applies the rules of the archive tool: the archive may have been built by another one."""
-    from archive_tool.model_config import validate
+    from archive_tool.config.schema import validate
 
     for problem in validate(text):
         if problem.severity == "error" and problem.key.partition(".")[0] == "backend":

@@ -14,8 +14,9 @@ import zipfile
 import pytest
 import yaml
 
-from archive_tool import containers, json_text, model_config, onnx_tensors, tensors, yaml_nodes, zip_layout
+from archive_tool import containers, json_text, onnx_tensors, tensors, zip_layout
 from archive_tool.analysis import python_source, requirements
+from archive_tool.config import safe_yaml, schema
 from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.formats import Format, sniff
 from archive_tool.inspection import describe
@@ -86,8 +87,8 @@ def verified(text, folder):
 
 
 YAML_READERS = {
-    "compose": (lambda text, _: yaml_nodes.construct(yaml_nodes.compose(text)), yaml_nodes.NotYamlError),
-    "validate": (lambda text, _: model_config.validate(text), None),
+    "compose": (lambda text, _: safe_yaml.construct(safe_yaml.compose(text)), safe_yaml.NotYamlError),
+    "validate": (lambda text, _: schema.validate(text), None),
     "project": (project_file, BuildError),
     "worker": (of_worker, ConfigError),
     "verify and inspect": (verified, None),
@@ -108,14 +109,14 @@ def test_yaml(bomb, reader, events, tmp_path):
         with pytest.raises(refused):
             read(YAML[bomb], tmp_path)
     passes = 4
-    assert events[0] <= passes * (yaml_nodes.MAX_EVENTS + 1)
+    assert events[0] <= passes * (safe_yaml.MAX_EVENTS + 1)
     if bomb in ("brackets", "closed brackets", "braces", "dashes", "questions", "blocks"):
-        assert events[0] <= passes * 4 * yaml_nodes.MAX_DEPTH
+        assert events[0] <= passes * 4 * safe_yaml.MAX_DEPTH
 
 
 def test_paths_of_long_keys():
     text = b"?  " + b"k" * 100_000 + b"\n: {" + b"".join(b"a%d: 1, " % number for number in range(2000)) + b"}\n"
-    found = yaml_nodes.texts(yaml_nodes.compose(text))
+    found = safe_yaml.texts(safe_yaml.compose(text))
     assert sum(len(path) for path, _ in found) < 1_000_000
 
 

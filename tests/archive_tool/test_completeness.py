@@ -9,7 +9,7 @@ import pytest
 
 from archive_tool import obstacles
 from archive_tool.completeness import module_of
-from archive_tool.effective import understand
+from archive_tool.config.effective import understand
 from archive_tool.issues import Kind
 from archive_tool.layout import BUILT_IN_HANDLERS
 from archive_tool.reader import open_archive

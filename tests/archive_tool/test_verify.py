@@ -319,9 +319,9 @@ def test_config_files_that_are_not_refused(put, text):
 
 
 def test_a_config_file_that_is_too_long(put, monkeypatch):
-    from archive_tool import yaml_nodes
+    from archive_tool.config import safe_yaml
 
-    monkeypatch.setattr(yaml_nodes, "MAX_BYTES", 10)
+    monkeypatch.setattr(safe_yaml, "MAX_BYTES", 10)
     ((kind, _),) = told(put(archive(Member(b"c.yaml", b"a: 1234567890"), manifest=manifest(configFile="c.yaml"))))
     assert kind is Kind.UNREADABLE
 

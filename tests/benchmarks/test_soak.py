@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from archive_tool import open_archive
-from archive_tool.model_config import validate
+from archive_tool.config.schema import validate
 from benchmarks import soak
 from benchmarks.soak_bench import processes, results, run
 from benchmarks.soak_bench.clients import Client, Tally, judge

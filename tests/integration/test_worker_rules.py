@@ -847,7 +847,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("text", "named"), WRONG.items(), ids=[text.replace("\n", " ") for text in WRONG])
 def test_rule_15_a_configuration_that_would_harm_is_refused(sandbox: Sandbox, text: str, named: str) -> None:
-    """More in tests/archive_tool/test_model_config.py."""
+    """More in tests/archive_tool/config/test_schema.py."""
     handler, config = sandbox.file("h.py", PLAIN), sandbox.file("model-config.yaml", text)
     done = sandbox.torchmar(
         "build", "--model-name", "m", "--handler", handler, "-c", config, "--export-path", sandbox.store

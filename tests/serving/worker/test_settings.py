@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from archive_tool.yaml_nodes import MAX_BYTES
+from archive_tool.config.safe_yaml import MAX_BYTES
 from serving.worker import settings
 from serving.worker.failures import ConfigError
 from serving.worker.settings import Backend

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, SHARED_ONLY, validate
+from archive_tool.config.schema import BACKEND_KEYS, JAVA_KEYS, SHARED_ONLY, validate
 
 
 def told(text):

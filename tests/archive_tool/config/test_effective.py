@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool import effective
-from archive_tool.effective import DEFAULT, FILE, SERVER, Ignored, Setting, understand
-from archive_tool.model_config import BACKEND_KEYS
+from archive_tool.config import effective
+from archive_tool.config.effective import DEFAULT, FILE, SERVER, Ignored, Setting, understand
+from archive_tool.config.schema import BACKEND_KEYS
 
 TORCHRUN = "torchrun: {nproc-per-node: 4}"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from archive_tool.yaml_nodes import NotYamlError, compose, construct, walk
+from archive_tool.config.safe_yaml import NotYamlError, compose, construct, walk
 
 
 def with_section(text: str, key: str, value: Any) -> str:

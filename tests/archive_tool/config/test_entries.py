@@ -2,8 +2,8 @@
 
 import pytest
 
-from archive_tool.config_values import Entry, entries_of, is_int, near_miss, own_section, shown, unknown_key
-from archive_tool.yaml_nodes import compose, construct
+from archive_tool.config.entries import Entry, entries_of, is_int, near_miss, own_section, shown, unknown_key
+from archive_tool.config.safe_yaml import compose, construct
 
 
 def opened(text, name="optimize"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool.config_values import ConfigProblem, Entry, own_section, shown, unknown_key
+from archive_tool.config.entries import ConfigProblem, Entry, own_section, shown, unknown_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

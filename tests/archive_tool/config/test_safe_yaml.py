@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive_tool import yaml_nodes
+from archive_tool.config import safe_yaml
 
 
 @pytest.mark.parametrize(
@@ -22,16 +22,16 @@ from archive_tool import yaml_nodes
     ],
 )
 def test_tags(text):
-    assert yaml_nodes.foreign_tags(text)
+    assert safe_yaml.foreign_tags(text)
 
 
 def test_a_tag_and_its_line():
-    assert yaml_nodes.foreign_tags("a: 1\nb: !!java.net.URL x\n") == [(2, "tag:yaml.org,2002:java.net.URL")]
+    assert safe_yaml.foreign_tags("a: 1\nb: !!java.net.URL x\n") == [(2, "tag:yaml.org,2002:java.net.URL")]
 
 
 @pytest.mark.parametrize("text", ["a: 1\n", "", "a: !!int 1\nb: !!str x\nc: ! x\nd: !!set {a}\n", "{", "\0"])
 def test_no_tags(text):
-    assert yaml_nodes.foreign_tags(text) == []
+    assert safe_yaml.foreign_tags(text) == []
 
 
 def test_texts():
@@ -45,15 +45,15 @@ def test_texts():
 def test_aliases_do_not_multiply():
     levels = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
     assert [value for _, value in texts("a0: &a0 x\n" + levels)] == ["x"]
-    assert yaml_nodes.foreign_tags("a0: &a0 x\n" + levels) == []
+    assert safe_yaml.foreign_tags("a0: &a0 x\n" + levels) == []
 
 
 def texts(text):
-    return yaml_nodes.texts(yaml_nodes.compose(text))
+    return safe_yaml.texts(safe_yaml.compose(text))
 
 
 def load(text):
-    return yaml_nodes.construct(yaml_nodes.compose(text))
+    return safe_yaml.construct(safe_yaml.compose(text))
 
 
 def test_values():
@@ -75,18 +75,18 @@ def test_values():
     ],
 )
 def test_what_is_no_yaml(text, line, reason):
-    with pytest.raises(yaml_nodes.NotYamlError, match=r"^not YAML: ") as raised:
+    with pytest.raises(safe_yaml.NotYamlError, match=r"^not YAML: ") as raised:
         load(text)
     assert raised.value.line == line
     assert reason in raised.value.reason
 
 
 def test_a_long_document():
-    text = "#" * yaml_nodes.MAX_BYTES
-    assert yaml_nodes.compose(text) is None
+    text = "#" * safe_yaml.MAX_BYTES
+    assert safe_yaml.compose(text) is None
     for longer in (text + "#", text.encode() + b"#"):
-        with pytest.raises(yaml_nodes.NotYamlError, match=f"more than {yaml_nodes.MAX_BYTES} bytes"):
-            yaml_nodes.compose(longer)
+        with pytest.raises(safe_yaml.NotYamlError, match=f"more than {safe_yaml.MAX_BYTES} bytes"):
+            safe_yaml.compose(longer)
 
 
 def merging(count):
@@ -96,9 +96,9 @@ def merging(count):
 
 def test_merge_keys_are_counted_together():
     """No mapping is large by itself; 4,000 such lines of five thousand settings took 600 MB and half a minute."""
-    most = yaml_nodes.MAX_MERGED // 1000
+    most = safe_yaml.MAX_MERGED // 1000
     assert len(load(merging(most))[-1]) == 1000
-    with pytest.raises(yaml_nodes.NotYamlError, match="merge keys make too many settings") as raised:
+    with pytest.raises(safe_yaml.NotYamlError, match="merge keys make too many settings") as raised:
         load(merging(most + 1))
     assert raised.value.line == most + 2
 
@@ -107,12 +107,12 @@ def test_merge_keys_of_merge_keys():
     """Each mapping merges the one before nine times: PyYAML would copy 9**12 settings."""
     lines = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 13)]
     for text in ("\n".join(lines), "a: &a {<<: *a}", "a: &a {<<: [*a]}", "a: &a {b: &b {<<: *a}, <<: *b}"):
-        with pytest.raises(yaml_nodes.NotYamlError, match="merge keys make too many settings"):
+        with pytest.raises(safe_yaml.NotYamlError, match="merge keys make too many settings"):
             load(text)
 
 
 def test_many_settings_without_merge_keys(monkeypatch):
-    monkeypatch.setattr(yaml_nodes, "MAX_MERGED", 10)
+    monkeypatch.setattr(safe_yaml, "MAX_MERGED", 10)
     text = "".join(f"k{n}: 1\n" for n in range(4000))
     assert len(load(text)) == 4000
 
@@ -121,7 +121,7 @@ def test_many_settings_without_merge_keys(monkeypatch):
 @given(st.text(alphabet="ab!:-[]{}&*\n \"'%#|>,?<=1", max_size=60) | st.binary(max_size=60))
 def test_any_text_has_an_answer(text):
     """What tags, texts and values a text has, or that it is no YAML; nothing else is raised."""
-    yaml_nodes.foreign_tags(text)
+    safe_yaml.foreign_tags(text)
     for reader in (texts, load):
-        with contextlib.suppress(yaml_nodes.NotYamlError):
+        with contextlib.suppress(safe_yaml.NotYamlError):
             reader(text)

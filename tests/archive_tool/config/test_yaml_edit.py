@@ -5,8 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool.yaml_edit import with_section
-from archive_tool.yaml_nodes import NotYamlError
+from archive_tool.config.safe_yaml import NotYamlError
+from archive_tool.config.yaml_edit import with_section
 
 NEW = {"dtype": "bfloat16", "compile": True}
 BLOCK = "optimize:\n  dtype: bfloat16\n  compile: true\n"

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from archive_tool import optimize_config
-from archive_tool.model_config import validate
+from archive_tool.config import optimize as optimize_config
+from archive_tool.config.schema import validate
 from handlers import LoadError, optimize
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import yaml
 
-from archive_tool.yaml_nodes import line_of
+from archive_tool.config.safe_yaml import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from archive_tool.model_config import BACKEND_KEYS, JAVA_KEYS, SHARED_ONLY, validate
-from archive_tool.yaml_nodes import NotYamlError, compose, construct
+from archive_tool.config.safe_yaml import NotYamlError, compose, construct
+from archive_tool.config.schema import BACKEND_KEYS, JAVA_KEYS, SHARED_ONLY, validate
 
 #: Sections that a handler reads, TorchServe's, ours or one of the examples. The frontend passes over them.
 PYTHON_KEYS: Final = frozenset({"handler", "optimize", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from archive_tool import optimize_config
-from archive_tool.config_values import (
+from archive_tool.config import optimize
+from archive_tool.config.entries import (
     ConfigProblem,
     Entry,
     Severity,
@@ -25,7 +25,7 @@ from archive_tool.config_values import (
     shown,
     unknown_key,
 )
-from archive_tool.yaml_nodes import MERGE, PLAIN_TAGS, TAG, NotYamlError, compose, construct, join, line_of, walk
+from archive_tool.config.safe_yaml import MERGE, PLAIN_TAGS, TAG, NotYamlError, compose, construct, join, line_of, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,7 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
     problems += _check_torchrun(root, entries)
     problems += _check_together(entries)
     problems += _check_backend(root, entries)
-    problems += optimize_config.check(root, entries)
+    problems += optimize.check(root, entries)
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 

@@ -14,6 +14,7 @@ PACKAGES = [
     "archive_tool",
     "archive_tool.analysis",
     "archive_tool.config",
+    "archive_tool.metadata",
     "archive_tool.publishing",
     "handlers",
     "model_defs",

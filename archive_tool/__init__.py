@@ -31,7 +31,7 @@ from archive_tool.version import __version__
 
 if TYPE_CHECKING:
     from archive_tool.builder import BuildResult, build
-    from archive_tool.manifest import Manifest, Model
+    from archive_tool.metadata.manifest import Manifest, Model
     from archive_tool.publishing.publish import publish
     from archive_tool.publishing.result import Published
     from archive_tool.reader import Archive, ArchiveMember, open_archive
@@ -65,8 +65,8 @@ _LAZY = {
     "Archive": "archive_tool.reader",
     "ArchiveMember": "archive_tool.reader",
     "BuildResult": "archive_tool.builder",
-    "Manifest": "archive_tool.manifest",
-    "Model": "archive_tool.manifest",
+    "Manifest": "archive_tool.metadata.manifest",
+    "Model": "archive_tool.metadata.manifest",
     "build": "archive_tool.builder",
     "Published": "archive_tool.publishing.result",
     "check_signature": "archive_tool.signing",

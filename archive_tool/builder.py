@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archive_tool import ahead_of_time, checks, layout, samples, writer
+from archive_tool import ahead_of_time, checks, samples, writer
 from archive_tool.errors import BuildError
 from archive_tool.formats import Format, sniff_file
 from archive_tool.inputs import Inputs, StrPath, split_extra_files
-from archive_tool.manifest import Manifest, build_time
+from archive_tool.metadata import names
+from archive_tool.metadata.manifest import Manifest, build_time
+from archive_tool.metadata.record import Record, installed, python_version
 from archive_tool.plan import plan as make_plan
-from archive_tool.record import Record, installed, python_version
 from archive_tool.report import Report
 from archive_tool.vendoring import vendor
 from archive_tool.version import __version__
@@ -139,17 +140,17 @@ def build(
         raise BuildError(
             f"{handler!r} names no handler", where="--handler", hint="give a built-in name or a Python file"
         )
-    _check_choice("runtime", runtime, layout.RUNTIMES)
-    _check_choice("archive format", archive_format, tuple(layout.SUFFIXES))
+    _check_choice("runtime", runtime, names.RUNTIMES)
+    _check_choice("archive format", archive_format, tuple(names.SUFFIXES))
     if compress and archive_format not in _COMPRESSED:
         raise BuildError(
             f"the archive format {archive_format} is never compressed", hint="leave --compress out, or --archive-format"
         )
-    layout.check_model_name(model_name)
+    names.check_model_name(model_name)
     if archive_name is not None:
-        layout.check_model_name(archive_name)
+        names.check_model_name(archive_name)
     if version:
-        layout.check_version(version)
+        names.check_version(version)
     inputs = Inputs(
         model_name=model_name,
         handler=handler,
@@ -199,7 +200,7 @@ def build(
     return BuildResult(
         path=target,
         size=_size(target),
-        members=(*(member.name for member in plan.members), layout.MANIFEST_NAME),
+        members=(*(member.name for member in plan.members), names.MANIFEST_NAME),
         seconds=time.perf_counter() - start,
         warnings=tuple(dict.fromkeys(str(problem) for problem in report.warnings)),
         manifest=manifest,
@@ -262,7 +263,7 @@ def _target(name: str, export_path: StrPath | None, archive_format: str) -> Path
         if folder.exists():
             raise BuildError(f"the export path {folder} is not a directory", where="--export-path")
         raise BuildError(f"the export path {folder} does not exist", where="--export-path", hint=f"mkdir -p {folder}")
-    return folder / (name + layout.SUFFIXES[archive_format])
+    return folder / (name + names.SUFFIXES[archive_format])
 
 
 def _size(target: Path) -> int:

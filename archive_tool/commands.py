@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 from archive_tool.cli import load_hook, printable
 from archive_tool.commands_verify import allow_pickle_option
-from archive_tool.layout import BUILT_IN_HANDLERS, RUNTIMES, SUFFIXES
+from archive_tool.metadata.names import BUILT_IN_HANDLERS, RUNTIMES, SUFFIXES
 
 if TYPE_CHECKING:
     from archive_tool.builder import BuildResult

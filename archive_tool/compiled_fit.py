@@ -17,7 +17,7 @@ from archive_tool.errors import ArchiveError
 
 if TYPE_CHECKING:
     from archive_tool.config.effective import Effective
-    from archive_tool.manifest import Manifest
+    from archive_tool.metadata.manifest import Manifest
 
 _SECTION: Final = "optimize"
 _FLOAT32: Final = "float32"  # where the record or the section names nothing else

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX
 from archive_tool.issues import Issue, Kind
-from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS, MANIFEST_NAME, RUNTIMES, name_problem
+from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS, MANIFEST_NAME, RUNTIMES, name_problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from archive_tool.manifest import Manifest
+    from archive_tool.metadata.manifest import Manifest
     from archive_tool.reader import Archive
 
 #: The members that a manifest names, with the attributes of `Model`.

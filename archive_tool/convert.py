@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool import builder, renewal
 from archive_tool.errors import BuildError, UnreadableArchiveError
-from archive_tool.layout import MANIFEST_DIRECTORY, MANIFEST_NAME, SUFFIXES
-from archive_tool.manifest import Manifest
+from archive_tool.metadata.manifest import Manifest
+from archive_tool.metadata.names import MANIFEST_DIRECTORY, MANIFEST_NAME, SUFFIXES
+from archive_tool.metadata.record import KEY, Record
 from archive_tool.reader import open_archive
-from archive_tool.record import KEY, Record
 
 if TYPE_CHECKING:
     from archive_tool.inputs import StrPath

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS, SDK_HANDLERS, STOCK_HANDLERS
+from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS, SDK_HANDLERS, STOCK_HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,10 +12,10 @@ from archive_tool.config import effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError
 from archive_tool.formats import Format, sniff
-from archive_tool.manifest import ZIP_EPOCH, format_time
+from archive_tool.metadata.manifest import ZIP_EPOCH, format_time
 
 if TYPE_CHECKING:
-    from archive_tool.manifest import Manifest
+    from archive_tool.metadata.manifest import Manifest
     from archive_tool.reader import Archive, ArchiveMember
 
 # A packed member that is no larger than this is unpacked in memory to see what it is; of larger ones the start is.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from archive_tool import files, json_text
 from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError
-from archive_tool.record import TensorSpec
+from archive_tool.metadata.record import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,13 +16,13 @@ from archive_tool import completeness
 from archive_tool.analysis import python_source, requirements
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind
-from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS
+from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from archive_tool.config.effective import Effective
-    from archive_tool.manifest import Manifest
+    from archive_tool.metadata.manifest import Manifest
     from archive_tool.reader import Archive
 
 _SOURCE_LIMIT: Final = 2 << 20

@@ -10,7 +10,7 @@ import posixpath
 from typing import IO, TYPE_CHECKING, Final
 
 from archive_tool.issues import Issue, Kind
-from archive_tool.layout import name_problem
+from archive_tool.metadata.names import name_problem
 from archive_tool.onnx_tensors import MAX_FIELDS, Fields
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archive_tool import files
-from archive_tool.layout import (
+from archive_tool.metadata.manifest import Manifest, Model, new_manifest
+from archive_tool.metadata.names import (
     BUILT_IN_HANDLERS,
     MANIFEST_NAME,
     SDK_HANDLERS,
@@ -25,7 +26,6 @@ from archive_tool.layout import (
     is_skipped_directory,
     name_problem,
 )
-from archive_tool.manifest import Manifest, Model, new_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

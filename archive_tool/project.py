@@ -15,7 +15,14 @@ import yaml
 from archive_tool import files
 from archive_tool.config.safe_yaml import TAG, NotYamlError, compose
 from archive_tool.errors import BuildError
-from archive_tool.layout import BUILT_IN_HANDLERS, LSP_HANDLERS, RUNTIMES, SDK_HANDLERS, STOCK_HANDLERS, SUFFIXES
+from archive_tool.metadata.names import (
+    BUILT_IN_HANDLERS,
+    LSP_HANDLERS,
+    RUNTIMES,
+    SDK_HANDLERS,
+    STOCK_HANDLERS,
+    SUFFIXES,
+)
 from archive_tool.plan import split_target
 from archive_tool.report import Report
 

@@ -23,8 +23,8 @@ from archive_tool.containers import (
 )
 from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import Issue, Kind, refuse
-from archive_tool.layout import MANIFEST_NAME, collisions, name_problem
-from archive_tool.manifest import Manifest
+from archive_tool.metadata.manifest import Manifest
+from archive_tool.metadata.names import MANIFEST_NAME, collisions, name_problem
 from archive_tool.streams import damage_named
 
 if TYPE_CHECKING:

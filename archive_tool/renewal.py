@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool import builder, layout, sdk_copy, vendoring, writer
+from archive_tool import builder, sdk_copy, vendoring, writer
 from archive_tool.errors import ArchiveError, BuildError
-from archive_tool.manifest import Manifest, build_time
+from archive_tool.metadata import names
+from archive_tool.metadata.manifest import Manifest, build_time
+from archive_tool.metadata.record import Record, python_version
 from archive_tool.plan import Member, Plan
-from archive_tool.record import Record, python_version
 from archive_tool.signing import signature_path
 from archive_tool.version import __version__
 
@@ -50,7 +51,7 @@ def renew(
         kept = [
             Member(member.name, folder / member.name)
             for member in archive.members
-            if not member.name.startswith(sdk_copy.PREFIX) and member.name != layout.MANIFEST_NAME
+            if not member.name.startswith(sdk_copy.PREFIX) and member.name != names.MANIFEST_NAME
         ]
         members = sorted((*kept, *vendoring.sdk_members(vendoring.find_sdk())), key=lambda member: member.name)
         plan = Plan(manifest.model.model_name, tuple(members), manifest.with_record(record), build_time())
@@ -59,7 +60,7 @@ def renew(
     return builder.BuildResult(
         path=target,
         size=target.stat().st_size,
-        members=(*(member.name for member in members), layout.MANIFEST_NAME),
+        members=(*(member.name for member in members), names.MANIFEST_NAME),
         seconds=time.perf_counter() - start,
         warnings=("the signature is that of the old archive: sign the new one",) if signed.exists() else (),
         manifest=written,

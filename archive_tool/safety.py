@@ -10,16 +10,16 @@ from typing import IO, TYPE_CHECKING, Any
 from archive_tool import checkpoints, completeness, onnx_files
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Issue, Kind
-from archive_tool.layout import MANIFEST_NAME, name_problem
+from archive_tool.metadata.names import MANIFEST_NAME, name_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from archive_tool.containers import Entry
-    from archive_tool.manifest import Manifest
+    from archive_tool.metadata.manifest import Manifest
+    from archive_tool.metadata.record import Record
     from archive_tool.pickles import Budget
     from archive_tool.reader import Archive
-    from archive_tool.record import Record
 
 
 def static_issues(archive: Archive, *, complete: bool = True) -> Iterator[Issue]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from archive_tool import files
-from archive_tool.layout import MANIFEST_DIRECTORY, fold
+from archive_tool.metadata.names import MANIFEST_DIRECTORY, fold
+from archive_tool.metadata.record import Record, Sample
 from archive_tool.plan import Member, Plan, check_file, with_members
-from archive_tool.record import Record, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

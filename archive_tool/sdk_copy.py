@@ -13,7 +13,7 @@ from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.version import __version__
 
 if TYPE_CHECKING:
-    from archive_tool.manifest import Manifest
+    from archive_tool.metadata.manifest import Manifest
     from archive_tool.reader import Archive, ArchiveMember
 
 PREFIX: Final = f"{vendoring.PACKAGE}/"

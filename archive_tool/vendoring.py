@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from archive_tool import files
 from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError
-from archive_tool.layout import fold
+from archive_tool.metadata.names import fold
 from archive_tool.plan import Member, Plan, with_members
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ from archive_tool import zip_format
 from archive_tool.copying import Copier, Sums, open_source, write_all
 from archive_tool.deflate import Compressor, GzipWriter
 from archive_tool.errors import BuildError, TargetExistsError
-from archive_tool.layout import MANIFEST_NAME
-from archive_tool.record import MemberRecord, Record
+from archive_tool.metadata.names import MANIFEST_NAME
+from archive_tool.metadata.record import MemberRecord, Record
 
 if TYPE_CHECKING:
     import io
 
     from archive_tool.copying import Source
-    from archive_tool.manifest import Manifest
+    from archive_tool.metadata.manifest import Manifest
     from archive_tool.plan import Plan
 
 #: Told while an archive is written: bytes of the members done, and of all.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from archive_tool.copying import write_all
 from archive_tool.deflate import max_deflated
-from archive_tool.manifest import ZIP_EPOCH
+from archive_tool.metadata.manifest import ZIP_EPOCH
 
 if TYPE_CHECKING:
     import io

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from archive_tool.errors import BuildError
-from archive_tool.record import TensorSpec
+from archive_tool.metadata.record import TensorSpec
 from handlers.signature import DTYPES, named_tensors
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from archive_tool.reader import open_archive
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from archive_tool.record import TensorSpec
+    from archive_tool.metadata.record import TensorSpec
 
 _SCRIPT: Final = Path(__file__).with_name("replay.py")
 _SHOWN: Final = 2000

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import builder, layout, record
+from archive_tool import builder
 from archive_tool.errors import BuildError, TargetExistsError
+from archive_tool.metadata import names, record
 from archive_tool.plan import sdk_handler_source
 from archive_tool.progress import steps
 from archive_tool.publishing import evaluation, exports, live, proof
@@ -97,7 +98,7 @@ def publish(
     start = time.perf_counter()
     if format is not None and format not in exports.FORMATS:
         raise BuildError(f"{format!r} is no format", hint=f"choose one of {', '.join(exports.FORMATS)}")
-    layout.check_model_name(name)
+    names.check_model_name(name)
     store = _store(model_store)
     if version is not None and os.path.lexists(target := _target(store, name, version)):
         raise TargetExistsError(f"{target} exists already", hint="give another version=..., or None to count up")
@@ -126,7 +127,7 @@ def publish(
         tell(f"{name}: writing {'the weights and their source' if format in (None, 'eager') else f'as {format}'}")
         chosen, files = _write(format, module, studied, Path(scratch), source)
         handler = Path(scratch, f"{_HANDLER}.py")
-        handler.write_bytes(sdk_handler_source(layout.SDK_HANDLERS[_HANDLER]))
+        handler.write_bytes(sdk_handler_source(names.SDK_HANDLERS[_HANDLER]))
         options = {
             "model_name": name,
             "handler": handler,
@@ -171,15 +172,15 @@ def _store(path: StrPath) -> Path:
 
 def _target(store: Path, name: str, version: str) -> Path:
     archive_name = f"{name}-{version}"
-    layout.check_model_name(archive_name)
-    return store / (archive_name + layout.SUFFIXES["default"])
+    names.check_model_name(archive_name)
+    return store / (archive_name + names.SUFFIXES["default"])
 
 
 def _build(store: Path, name: str, version: str | None, options: dict[str, Any]) -> tuple[builder.BuildResult, str]:
     """Build with the version that is given, or with the next one that nobody else takes meanwhile."""
     for _ in range(_ATTEMPTS):
         number = version or next_version(store, name)
-        archive_name = _target(store, name, number).name.removesuffix(layout.SUFFIXES["default"])
+        archive_name = _target(store, name, number).name.removesuffix(names.SUFFIXES["default"])
         try:
             return builder.build(version=number, archive_name=archive_name, **options), number
         except TargetExistsError as error:

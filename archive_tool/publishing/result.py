@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from archive_tool.record import TensorSpec
+    from archive_tool.metadata.record import TensorSpec
 
 #: A request that is longer is read from the archive, for nobody copies it.
 _INLINE_BYTES = 1000

@@ -14,7 +14,7 @@ from archive_tool import compare, obstacles
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, InputError, TorchmarError
-from archive_tool.manifest import Manifest
+from archive_tool.metadata.manifest import Manifest
 from archive_tool.reader import Archive, open_archive
 from archive_tool.samples import content_type_of
 from serving.check import failures
@@ -43,7 +43,7 @@ class Input:
         body: of the request.
         content_type: of the body.
         expected: body of the answer; None if any will do.
-        tolerance: that the archive states for it; see `archive_tool.record.Sample`.
+        tolerance: that the archive states for it; see `archive_tool.metadata.record.Sample`.
     """
 
     name: str

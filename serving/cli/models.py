@@ -169,7 +169,7 @@ def register(
       torchmar register mnist_scripted.mar
       torchmar register mnist_v2.mar --model-name mnist --workers 2
     """
-    from archive_tool.layout import check_model_name
+    from archive_tool.metadata.names import check_model_name
     from serving.control import registration
     from serving.control.state import StateFolder
     from serving.control.store import name_for_unknown_store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from archive_tool.layout import check_model_name
+from archive_tool.metadata.names import check_model_name
 from serving.client.models import ModelSummary, ModelVersion
 from serving.client.transport import Address, Transport, segment
 from serving.errors import ModelApiOffError, ReplyError

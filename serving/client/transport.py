@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from archive_tool.errors import InputError
-from archive_tool.layout import MODEL_NAME_HINT, shown_name
+from archive_tool.metadata.names import MODEL_NAME_HINT, shown_name
 from serving.errors import NotRunningError, ReplyError, ServingError
 
 CONNECT_TIMEOUT_S = 5.0

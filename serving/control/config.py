@@ -17,7 +17,7 @@ import javaproperties
 
 from archive_tool import files
 from archive_tool.errors import InputError
-from archive_tool.layout import check_model_name
+from archive_tool.metadata.names import check_model_name
 from serving.client.transport import Address
 from serving.control import settings
 from serving.errors import ServingError

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 
 from archive_tool.errors import ArchiveError
-from archive_tool.layout import MANIFEST_NAME
-from archive_tool.manifest import Manifest
+from archive_tool.metadata.manifest import Manifest
+from archive_tool.metadata.names import MANIFEST_NAME
 
 _MAX_MANIFEST = 1 << 20
 

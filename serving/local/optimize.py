@@ -11,17 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from archive_tool import layout, writer
+from archive_tool import writer
 from archive_tool.ahead_of_time import TWINS, has_compiler
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import NotYamlError, compose, construct
 from archive_tool.config.yaml_edit import with_section
 from archive_tool.errors import BuildError, InputError
-from archive_tool.layout import MANIFEST_NAME
-from archive_tool.manifest import Manifest, build_time
+from archive_tool.metadata import names as layout
+from archive_tool.metadata.manifest import Manifest, build_time
+from archive_tool.metadata.names import MANIFEST_NAME
+from archive_tool.metadata.record import Record
 from archive_tool.plan import Member, Plan
 from archive_tool.reader import open_archive
-from archive_tool.record import Record
 from serving.check import Input
 from serving.check.run import device_index, read_config, refuse_unservable
 from serving.local.contest import Budget, Candidate, Contest, Row, best

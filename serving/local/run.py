@@ -11,7 +11,7 @@ from pathlib import Path
 
 from archive_tool.config import effective
 from archive_tool.errors import InputError
-from archive_tool.manifest import Manifest
+from archive_tool.metadata.manifest import Manifest
 from archive_tool.reader import open_archive
 from serving.answers import decode
 from serving.check import Input

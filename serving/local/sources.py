@@ -15,12 +15,12 @@ from archive_tool import checks, project
 from archive_tool.builder import folders_from, with_service
 from archive_tool.errors import InputError, TorchmarError
 from archive_tool.inputs import Inputs, split_extra_files
-from archive_tool.layout import MANIFEST_NAME, is_skipped_directory
-from archive_tool.manifest import Manifest, build_time
+from archive_tool.metadata.manifest import Manifest, build_time
+from archive_tool.metadata.names import MANIFEST_NAME, is_skipped_directory
+from archive_tool.metadata.record import Record
 from archive_tool.plan import Member, Plan
 from archive_tool.plan import plan as make_plan
 from archive_tool.reader import open_archive
-from archive_tool.record import Record
 from archive_tool.report import Report
 from archive_tool.vendoring import vendor
 

@@ -16,9 +16,9 @@ from archive_tool import ahead_of_time
 from archive_tool.errors import BuildError
 from archive_tool.inspection import describe
 from archive_tool.issues import Kind
-from archive_tool.layout import STOCK_HANDLERS
+from archive_tool.metadata.names import STOCK_HANDLERS
+from archive_tool.metadata.record import Compiled, TensorSpec
 from archive_tool.reader import open_archive
-from archive_tool.record import Compiled, TensorSpec
 from archive_tool.verify import verify
 from serving.worker.loader import _BUILT_IN
 

@@ -21,8 +21,8 @@ from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.formats import Format, sniff
 from archive_tool.inspection import describe
 from archive_tool.issues import Kind
-from archive_tool.layout import collisions
-from archive_tool.manifest import Manifest
+from archive_tool.metadata.manifest import Manifest
+from archive_tool.metadata.names import collisions
 from archive_tool.mms import read_signature
 from archive_tool.project import read as read_project
 from archive_tool.reader import open_archive

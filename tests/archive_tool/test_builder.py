@@ -14,7 +14,7 @@ import pytest
 
 import archive_tool
 from archive_tool import BuildError, TargetExistsError
-from archive_tool.record import Record, Sample, TensorSpec
+from archive_tool.metadata.record import Record, Sample, TensorSpec
 from archive_tool.version import __version__
 
 

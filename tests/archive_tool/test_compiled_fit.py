@@ -12,7 +12,7 @@ import archive_tool
 from archive_tool import compiled_fit
 from archive_tool.compiled_fit import Fit, Torch, check, installed_torch
 from archive_tool.config.effective import understand
-from archive_tool.manifest import Manifest
+from archive_tool.metadata.manifest import Manifest
 from handlers import machine
 from handlers.ahead_of_time import machine as seen_by_a_worker
 

@@ -11,7 +11,7 @@ from archive_tool import obstacles
 from archive_tool.completeness import module_of
 from archive_tool.config.effective import understand
 from archive_tool.issues import Kind
-from archive_tool.layout import BUILT_IN_HANDLERS
+from archive_tool.metadata.names import BUILT_IN_HANDLERS
 from archive_tool.reader import open_archive
 
 from .hostile import Member, archive, zip_of

@@ -7,8 +7,8 @@ import pytest
 
 import archive_tool
 from archive_tool.errors import BuildError
+from archive_tool.metadata.record import TensorSpec
 from archive_tool.mms import read_folder, read_signature
-from archive_tool.record import TensorSpec
 
 SERVICE = """\
 import json
@@ -84,7 +84,7 @@ def test_other_options_still_count(folder):
         extra_files="more.txt",
         keep_folders=True,
         serialized_file="other.onnx",
-        record=archive_tool.record.Record(inputs=(TensorSpec("x"),)),
+        record=archive_tool.metadata.record.Record(inputs=(TensorSpec("x"),)),
     )
     assert {"more.txt", "other.onnx", "fizbuz.onnx", "tensor_handler.py", "words/en/names.txt"} < set(built.members)
     assert built.manifest.model.serialized_file == "other.onnx"

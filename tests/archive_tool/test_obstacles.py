@@ -10,7 +10,7 @@ import pytest
 import archive_tool
 from archive_tool import obstacles
 from archive_tool.config.effective import understand
-from archive_tool.manifest import Manifest
+from archive_tool.metadata.manifest import Manifest
 
 HERE = ".".join(platform.python_version_tuple()[:2])
 

@@ -8,9 +8,9 @@ import pytest
 
 import archive_tool
 from archive_tool import BuildError, samples
-from archive_tool.manifest import Model, new_manifest
+from archive_tool.metadata.manifest import Model, new_manifest
+from archive_tool.metadata.record import Record, Sample
 from archive_tool.plan import Plan
-from archive_tool.record import Record, Sample
 from archive_tool.report import Report
 from archive_tool.samples import GivenSample
 

@@ -11,8 +11,8 @@ import pytest
 
 from archive_tool import zip_format
 from archive_tool.copying import write_all
-from archive_tool.layout import MAX_NAME_BYTES
-from archive_tool.manifest import ZIP_EPOCH
+from archive_tool.metadata.manifest import ZIP_EPOCH
+from archive_tool.metadata.names import MAX_NAME_BYTES
 from archive_tool.zip_format import ALIGN_FROM, ALIGNMENT, DEFLATED, STORED, ZipWriter
 
 LARGE = (5 << 30) + 3

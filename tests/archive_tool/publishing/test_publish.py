@@ -283,6 +283,6 @@ def test_steps_are_shown_where_somebody_watches(nets, store, monkeypatch, capsys
 
 
 def test_tolerances_follow_the_types():
-    spec = archive_tool.record.TensorSpec
+    spec = archive_tool.metadata.record.TensorSpec
     assert proof.tolerance_for([spec("x", "float32"), spec("y", "int64")]) == compare.RELATIVE
     assert proof.tolerance_for([spec("x", "float32"), spec("y", "bfloat16")]) == compare.COARSE

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archive_tool.errors import UnreadableArchiveError
-from archive_tool.manifest import Manifest, Model
-from archive_tool.record import Compiled, MemberRecord, Record, Sample, TensorSpec, installed, python_version
+from archive_tool.metadata.manifest import Manifest, Model
+from archive_tool.metadata.record import Compiled, MemberRecord, Record, Sample, TensorSpec, installed, python_version
 
 DIGEST = "0123456789abcdef" * 4
 

@@ -2,18 +2,18 @@
 
 import pytest
 
-from archive_tool import document
 from archive_tool.errors import UnreadableArchiveError
+from archive_tool.metadata import json_fields
 
 
 @pytest.mark.parametrize(
     ("read", "good", "missing", "bad"),
     [
-        (document.optional_text, "", None, [0, False, [], {}]),
-        (document.text, "", UnreadableArchiveError, [0, False, [], {}]),
-        (document.whole_number, 0, UnreadableArchiveError, [-1, 0.0, True, "1", []]),
-        (document.mapping, {"a": 1}, {}, [0, "", [], [["a", 1]]]),
-        (document.sequence, [1], [], [0, "ab", {}, (1,)]),
+        (json_fields.optional_text, "", None, [0, False, [], {}]),
+        (json_fields.text, "", UnreadableArchiveError, [0, False, [], {}]),
+        (json_fields.whole_number, 0, UnreadableArchiveError, [-1, 0.0, True, "1", []]),
+        (json_fields.mapping, {"a": 1}, {}, [0, "", [], [["a", 1]]]),
+        (json_fields.sequence, [1], [], [0, "ab", {}, (1,)]),
     ],
 )
 def test_types(read, good, missing, bad):
@@ -29,6 +29,6 @@ def test_types(read, good, missing, bad):
 
 
 def test_a_long_value_is_cut():
-    assert document.shown("x" * 58) == '"' + "x" * 58 + '"'
-    assert document.shown("x" * 59) == '"' + "x" * 56 + "..."
-    assert document.shown({"a": {1}}) == '{"a": "{1}"}'
+    assert json_fields.shown("x" * 58) == '"' + "x" * 58 + '"'
+    assert json_fields.shown("x" * 59) == '"' + "x" * 56 + "..."
+    assert json_fields.shown({"a": {1}}) == '{"a": "{1}"}'

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from archive_tool import document as read
+from archive_tool.metadata import json_fields as read
 
 #: Our key in the manifest.
 KEY: Final = "torchmar"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archive_tool.errors import UnreadableArchiveError
-from archive_tool.layout import MANIFEST_NAME
+from archive_tool.metadata.names import MANIFEST_NAME
 
 
 def error(path: str, problem: str) -> UnreadableArchiveError:

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from archive_tool import document as read
 from archive_tool import json_text
 from archive_tool.errors import BuildError, UnreadableArchiveError
-from archive_tool.layout import MANIFEST_NAME, VERSION_HINT, model_name_problem, shown_name, version_problem
-from archive_tool.record import KEY, Record
+from archive_tool.metadata import json_fields as read
+from archive_tool.metadata.names import MANIFEST_NAME, VERSION_HINT, model_name_problem, shown_name, version_problem
+from archive_tool.metadata.record import KEY, Record
 from archive_tool.version import __version__
 
 #: 1980-01-01 00:00:00 UTC, the first moment that a zip archive can express.

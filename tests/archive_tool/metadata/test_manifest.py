@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archive_tool.errors import BuildError, UnreadableArchiveError
-from archive_tool.manifest import ZIP_EPOCH, Manifest, Model, build_time, format_time, new_manifest
+from archive_tool.metadata.manifest import ZIP_EPOCH, Manifest, Model, build_time, format_time, new_manifest
 from archive_tool.version import __version__
 
-from .test_layout import HOSTILE_NAMES, HOSTILE_VERSIONS, VERSIONS
+from .test_names import HOSTILE_NAMES, HOSTILE_VERSIONS, VERSIONS
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

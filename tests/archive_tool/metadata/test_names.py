@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool import layout
 from archive_tool.errors import BuildError
+from archive_tool.metadata import names as layout
 
 
 @pytest.mark.parametrize("name", ["m", "7", "mnist-v1.0_a", "A.b"])

@@ -16,6 +16,7 @@ PACKAGES = [
     "archive_tool.config",
     "archive_tool.metadata",
     "archive_tool.publishing",
+    "archive_tool.reading",
     "handlers",
     "model_defs",
     "serving",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from archive_tool.metadata.manifest import Manifest, Model
     from archive_tool.publishing.publish import publish
     from archive_tool.publishing.result import Published
-    from archive_tool.reader import Archive, ArchiveMember, open_archive
+    from archive_tool.reading.archive import Archive, ArchiveMember, open_archive
     from archive_tool.signing import check_signature, sign
 
 __all__ = [
@@ -62,8 +62,8 @@ __all__ = [
 
 # Loaded when first asked for, so that `import archive_tool` and `torchmar --help` stay a matter of milliseconds.
 _LAZY = {
-    "Archive": "archive_tool.reader",
-    "ArchiveMember": "archive_tool.reader",
+    "Archive": "archive_tool.reading.archive",
+    "ArchiveMember": "archive_tool.reading.archive",
     "BuildResult": "archive_tool.builder",
     "Manifest": "archive_tool.metadata.manifest",
     "Model": "archive_tool.metadata.manifest",
@@ -71,7 +71,7 @@ _LAZY = {
     "Published": "archive_tool.publishing.result",
     "check_signature": "archive_tool.signing",
     "sign": "archive_tool.signing",
-    "open_archive": "archive_tool.reader",
+    "open_archive": "archive_tool.reading.archive",
     "publish": "archive_tool.publishing.publish",  # the one that imports torch
 }
 

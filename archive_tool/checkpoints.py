@@ -19,11 +19,12 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Final
 
-from archive_tool import formats, joblib_pickles, numpy_header, pickle_names, pickles, weight_names, zip_layout
-from archive_tool.containers import MAX_MEMBERS, growth_problem
+from archive_tool import formats, joblib_pickles, numpy_header, pickle_names, pickles, weight_names
 from archive_tool.issues import Kind
 from archive_tool.pickled import PickleError
-from archive_tool.streams import DAMAGE, MAX_READ
+from archive_tool.reading import zip_consistency
+from archive_tool.reading.containers import MAX_MEMBERS, growth_problem
+from archive_tool.reading.streams import DAMAGE, MAX_READ
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -293,7 +294,7 @@ class _Scanner:
         begins = file.head.startswith(b"PK")
         try:
             file.stream.seek(0)
-            with zip_layout.open_zip(file.stream, MAX_MEMBERS) as archive:
+            with zip_consistency.open_zip(file.stream, MAX_MEMBERS) as archive:
                 infos = archive.infolist()
                 if sum(info.compress_size for info in infos) > file.size:
                     yield "is a zip whose members lie over each other"
@@ -301,7 +302,7 @@ class _Scanner:
                 # torch's own reader could see other members than those that we look at.
                 strict = file.weights or any(info.filename.endswith("data.pkl") for info in infos)
                 if strict and (begins or not embedded):
-                    for issue in zip_layout.issues(file.stream, archive):
+                    for issue in zip_consistency.issues(file.stream, archive):
                         if issue.kind is Kind.UNSAFE:
                             yield f"is a zip that readers disagree on: {issue.message}"
                 yield from self._members(archive, infos, depth)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from archive_tool.metadata.manifest import Manifest
-    from archive_tool.reader import Archive
+    from archive_tool.reading.archive import Archive
 
 #: The members that a manifest names, with the attributes of `Model`.
 FILES: Final = {

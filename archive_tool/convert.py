@@ -13,7 +13,7 @@ from archive_tool.errors import BuildError, UnreadableArchiveError
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, MANIFEST_NAME, SUFFIXES
 from archive_tool.metadata.record import KEY, Record
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 
 if TYPE_CHECKING:
     from archive_tool.inputs import StrPath

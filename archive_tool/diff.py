@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool.errors import ArchiveError
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from archive_tool.inputs import StrPath
-    from archive_tool.reader import Archive
+    from archive_tool.reading.archive import Archive
     from archive_tool.tensor_diff import TensorChange
 
 _CHUNK: Final = 1 << 20

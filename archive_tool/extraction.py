@@ -17,10 +17,10 @@ from archive_tool.pickles import Budget
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from archive_tool.containers import Entry
     from archive_tool.inputs import StrPath
     from archive_tool.issues import Issue
-    from archive_tool.reader import Archive
+    from archive_tool.reading.archive import Archive
+    from archive_tool.reading.containers import Entry
 
 _CHUNK: Final = 1 << 20
 _HEAD: Final = 512

@@ -20,9 +20,9 @@ def sniff(stream: IO[bytes]) -> Format:
     Raises:
         OSError: it cannot be read.
     """
-    from archive_tool import zip_layout  # takes a while, and not every format needs it
+    from archive_tool.reading import zip_consistency  # takes a while, and not every format needs it
 
-    return formats.sniff(stream, zip_layout.open_zip)
+    return formats.sniff(stream, zip_consistency.open_zip)
 
 
 def sniff_file(path: Path) -> Format:

@@ -16,7 +16,7 @@ from archive_tool.metadata.manifest import ZIP_EPOCH, format_time
 
 if TYPE_CHECKING:
     from archive_tool.metadata.manifest import Manifest
-    from archive_tool.reader import Archive, ArchiveMember
+    from archive_tool.reading.archive import Archive, ArchiveMember
 
 # A packed member that is no larger than this is unpacked in memory to see what it is; of larger ones the start is.
 _SNIFF_LIMIT: Final = 64 << 20

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from archive_tool.config.effective import Effective
     from archive_tool.metadata.manifest import Manifest
-    from archive_tool.reader import Archive
+    from archive_tool.reading.archive import Archive
 
 _SOURCE_LIMIT: Final = 2 << 20
 #: Bytes of all files together: Python takes a second for each megabyte or two.

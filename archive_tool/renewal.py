@@ -19,7 +19,7 @@ from archive_tool.signing import signature_path
 from archive_tool.version import __version__
 
 if TYPE_CHECKING:
-    from archive_tool.reader import Archive
+    from archive_tool.reading.archive import Archive
 
 
 def renew(

@@ -15,11 +15,11 @@ from archive_tool.metadata.names import MANIFEST_NAME, name_problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.containers import Entry
     from archive_tool.metadata.manifest import Manifest
     from archive_tool.metadata.record import Record
     from archive_tool.pickles import Budget
-    from archive_tool.reader import Archive
+    from archive_tool.reading.archive import Archive
+    from archive_tool.reading.containers import Entry
 
 
 def static_issues(archive: Archive, *, complete: bool = True) -> Iterator[Issue]:

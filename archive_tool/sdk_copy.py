@@ -14,7 +14,7 @@ from archive_tool.version import __version__
 
 if TYPE_CHECKING:
     from archive_tool.metadata.manifest import Manifest
-    from archive_tool.reader import Archive, ArchiveMember
+    from archive_tool.reading.archive import Archive, ArchiveMember
 
 PREFIX: Final = f"{vendoring.PACKAGE}/"
 #: What tells the SDK from a package of the user's with its name.

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from archive_tool import dtypes, json_text, zip_layout
+from archive_tool import dtypes, json_text
 from archive_tool.formats import MAX_HEADER, Format
 from archive_tool.pickled import External, Followed, Global, Node, PickleError, follow
+from archive_tool.reading import zip_consistency
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -194,7 +195,7 @@ def _shape(sizes: Any) -> tuple[int, ...]:
 
 
 def _from_zip(stream: IO[bytes]) -> Weights:
-    with zip_layout.open_zip(stream) as archive:
+    with zip_consistency.open_zip(stream) as archive:
         names = [name for name in archive.namelist() if name.partition("/")[2] == "data.pkl"]
         if not names:
             raise ValueError("no pickle of the object")
@@ -291,7 +292,7 @@ def _tensor(path: str, node: Node) -> Tensor | None:
 
 
 def _exported(stream: IO[bytes]) -> Weights | None:
-    with zip_layout.open_zip(stream) as archive:
+    with zip_consistency.open_zip(stream) as archive:
         names = archive.namelist()
         config = next((name for name in names if name.endswith("/model_weights_config.json")), None)
         if config is not None:

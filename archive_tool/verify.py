@@ -14,14 +14,14 @@ from archive_tool import safety
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.issues import Issue, Kind, worst
 from archive_tool.pickles import Budget
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from archive_tool.containers import Entry
     from archive_tool.inputs import StrPath
-    from archive_tool.reader import Archive
+    from archive_tool.reading.archive import Archive
+    from archive_tool.reading.containers import Entry
 
 _CHUNK: Final = 1 << 20
 _HEAD: Final = 512

@@ -17,7 +17,7 @@ from archive_tool import compare
 from archive_tool.errors import BuildError
 from archive_tool.exit_codes import how_it_ended
 from archive_tool.publishing import live
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

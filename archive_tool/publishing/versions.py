@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from packaging.version import InvalidVersion, Version
 
 from archive_tool.errors import ArchiveError
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

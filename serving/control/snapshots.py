@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from archive_tool.errors import InputError
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 from serving.control.config import ModelSpec, read_properties, write_properties
 from serving.control.state import StateFolder
 

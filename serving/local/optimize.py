@@ -22,7 +22,7 @@ from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.names import MANIFEST_NAME
 from archive_tool.metadata.record import Record
 from archive_tool.plan import Member, Plan
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 from serving.check import Input
 from serving.check.run import device_index, read_config, refuse_unservable
 from serving.local.contest import Budget, Candidate, Contest, Row, best

@@ -12,7 +12,7 @@ from pathlib import Path
 from archive_tool.config import effective
 from archive_tool.errors import InputError
 from archive_tool.metadata.manifest import Manifest
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 from serving.answers import decode
 from serving.check import Input
 from serving.check.answers import Answer, Answers

@@ -20,7 +20,7 @@ from archive_tool.metadata.names import MANIFEST_NAME, is_skipped_directory
 from archive_tool.metadata.record import Record
 from archive_tool.plan import Member, Plan
 from archive_tool.plan import plan as make_plan
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 from archive_tool.report import Report
 from archive_tool.vendoring import vendor
 

@@ -14,7 +14,7 @@ import zipfile
 import pytest
 import yaml
 
-from archive_tool import containers, json_text, onnx_tensors, tensors, zip_layout
+from archive_tool import json_text, onnx_tensors, tensors
 from archive_tool.analysis import python_source, requirements
 from archive_tool.config import safe_yaml, schema
 from archive_tool.errors import ArchiveError, BuildError
@@ -25,7 +25,8 @@ from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import collisions
 from archive_tool.mms import read_signature
 from archive_tool.project import read as read_project
-from archive_tool.reader import open_archive
+from archive_tool.reading import containers, zip_consistency
+from archive_tool.reading.archive import open_archive
 from archive_tool.verify import verify
 from serving.worker.failures import ConfigError
 from serving.worker.settings import read_config, read_manifest
@@ -210,7 +211,7 @@ def directory(count):
 
 @pytest.mark.parametrize("reader", ["verify", "inspect", "sniff", "tensors"])
 def test_directories_of_zips(reader, tmp_path, monkeypatch):
-    data = b"PK\3\4" + directory(zip_layout.MAX_ENTRIES + 1)
+    data = b"PK\3\4" + directory(zip_consistency.MAX_ENTRIES + 1)
     monkeypatch.setattr(zipfile, "ZipInfo", Steps)
     Steps.count = 0
     path = tmp_path / "m.mar"
@@ -230,9 +231,9 @@ def test_directories_of_zips(reader, tmp_path, monkeypatch):
 
 
 def test_a_directory_is_not_read_without_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(zip_layout, "MAX_DIRECTORY", 1000)
-    with pytest.raises(zip_layout.TooManyEntriesError, match="more than 1000 bytes"):
-        zip_layout.open_zip(io.BytesIO(directory(100)))
+    monkeypatch.setattr(zip_consistency, "MAX_DIRECTORY", 1000)
+    with pytest.raises(zip_consistency.TooManyEntriesError, match="more than 1000 bytes"):
+        zip_consistency.open_zip(io.BytesIO(directory(100)))
 
 
 def blocks(*parts):

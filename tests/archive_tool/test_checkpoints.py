@@ -227,7 +227,7 @@ def test_archives_in_archives_have_an_end():
 
 
 def test_bombs(monkeypatch):
-    from archive_tool import containers
+    from archive_tool.reading import containers
 
     monkeypatch.setattr(containers, "RATIO_FROM", 100_000)
     monkeypatch.setattr(containers, "MAX_RATIO", 100)

@@ -12,7 +12,7 @@ from archive_tool.completeness import module_of
 from archive_tool.config.effective import understand
 from archive_tool.issues import Kind
 from archive_tool.metadata.names import BUILT_IN_HANDLERS
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 
 from .hostile import Member, archive, zip_of
 from .test_verify import FILES, KINDS, manifest, packed, tar_of, told, verify

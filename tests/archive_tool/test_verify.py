@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool import containers
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind, exit_code
-from archive_tool.reader import open_archive
+from archive_tool.reading import containers
+from archive_tool.reading.archive import open_archive
 from archive_tool.verify import verify
 
 from .hostile import MANIFEST, Member, archive, attack, checkpoint, zip_of

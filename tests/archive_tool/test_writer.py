@@ -20,7 +20,7 @@ from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata.manifest import ZIP_EPOCH, Model, new_manifest
 from archive_tool.metadata.record import MemberRecord, Record
 from archive_tool.plan import Member, Plan
-from archive_tool.reader import open_archive
+from archive_tool.reading.archive import open_archive
 
 FORMATS = {"default": "m.mar", "zip-store": "m.mar", "tgz": "m.tar.gz", "no-archive": "m"}
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import archive_tool.formats
-from archive_tool import zip_layout
+from archive_tool.reading import zip_consistency
 from handlers import LoadError, UnsupportedFormatError, formats
 from handlers.formats import Format, detect_format
 
@@ -189,5 +189,5 @@ def test_an_onnx_model_that_is_cut_short_is_named(tmp_path):
 
 def test_the_archive_tool_has_no_table_of_its_own(monkeypatch):
     monkeypatch.setattr(formats, "sniff", lambda stream, open_zip: (stream, open_zip))
-    assert archive_tool.formats.sniff("stream") == ("stream", zip_layout.open_zip)
+    assert archive_tool.formats.sniff("stream") == ("stream", zip_consistency.open_zip)
     assert archive_tool.formats.Format is Format

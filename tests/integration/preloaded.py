@@ -26,7 +26,7 @@ from serving.worker import rendezvous
 
 # What the commands import when they run.
 _MORE = (
-    *("archive_tool.builder", "archive_tool.reader", "serving.check", "serving.client", "serving.control"),
+    *("archive_tool.builder", "archive_tool.reading.archive", "serving.check", "serving.client", "serving.control"),
     *("rich.console", "rich.status", "rich.table"),
 )
 

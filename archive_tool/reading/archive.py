@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from archive_tool import json_text
-from archive_tool.containers import (
+from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
+from archive_tool.issues import Issue, Kind, refuse
+from archive_tool.metadata.manifest import Manifest
+from archive_tool.metadata.names import MANIFEST_NAME, collisions, name_problem
+from archive_tool.reading.containers import (
     MAX_GROWTH,
     MAX_TOTAL,
     Container,
@@ -21,11 +25,7 @@ from archive_tool.containers import (
     growth_problem,
     open_container,
 )
-from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
-from archive_tool.issues import Issue, Kind, refuse
-from archive_tool.metadata.manifest import Manifest
-from archive_tool.metadata.names import MANIFEST_NAME, collisions, name_problem
-from archive_tool.streams import damage_named
+from archive_tool.reading.streams import damage_named
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

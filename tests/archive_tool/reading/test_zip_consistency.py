@@ -8,10 +8,9 @@ import zlib
 
 import pytest
 
-from archive_tool import zip_layout
 from archive_tool.issues import Kind
-
-from .hostile import Member, zip_of
+from archive_tool.reading import zip_consistency
+from tests.archive_tool.hostile import Member, zip_of
 
 GOOD = Member(b"a.txt", b"a" * 100)
 DEFLATED = Member(b"d.txt", b"d" * 1000, method=8)
@@ -21,7 +20,7 @@ LATER = Member(b"l.txt", b"l" * 1000, method=8, flags=8)
 def found(data):
     stream = io.BytesIO(data)
     with zipfile.ZipFile(stream) as archive:
-        return [(issue.kind, issue.message) for issue in zip_layout.issues(io.BytesIO(data), archive)]
+        return [(issue.kind, issue.message) for issue in zip_consistency.issues(io.BytesIO(data), archive)]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_zip64_sizes_in_the_header():
 
 def exact(data, index=0):
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return zip_layout.inflates_exactly(io.BytesIO(data), archive.infolist()[index])
+        return zip_consistency.inflates_exactly(io.BytesIO(data), archive.infolist()[index])
 
 
 def test_a_member_hidden_behind_the_end_of_another():

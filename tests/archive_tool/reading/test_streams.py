@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import containers
 from archive_tool.errors import UnreadableArchiveError
-from archive_tool.streams import MAX_READ, Gzip, damage_named, guarded, window
+from archive_tool.reading import containers
+from archive_tool.reading.streams import MAX_READ, Gzip, damage_named, guarded, window
 
 
 @pytest.mark.parametrize("error", [zlib.error("x"), EOFError("x"), KeyError("x"), OSError(5, "x"), RecursionError("x")])

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import archive_tool
-from archive_tool import containers, extraction
+from archive_tool import extraction
 from archive_tool.errors import (
     ArchiveError,
     InputError,
@@ -20,7 +20,8 @@ from archive_tool.errors import (
     UnreadableArchiveError,
     UnsafeArchiveError,
 )
-from archive_tool.reader import open_archive
+from archive_tool.reading import containers
+from archive_tool.reading.archive import open_archive
 
 FORMATS = ["default", "zip-store", "tgz", "no-archive"]
 MANIFEST = b'{"runtime": "python", "model": {"modelName": "m", "handler": "h.py"}}'

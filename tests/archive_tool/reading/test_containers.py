@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import containers
 from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
+from archive_tool.reading import containers
 
 
 def listed(path):

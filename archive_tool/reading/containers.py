@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
-from archive_tool import files, zip_layout
+from archive_tool import files
 from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import Issue, Kind
-from archive_tool.streams import MAX_READ, Gzip, damage_named, guarded, window
+from archive_tool.reading import zip_consistency
+from archive_tool.reading.streams import MAX_READ, Gzip, damage_named, guarded, window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ MAX_GROWTH: Final = 20
 #: Deflate cannot do much better than a thousandfold; only zeros come near. Small files may.
 MAX_RATIO: Final = 1000
 RATIO_FROM: Final = 100_000_000
-MAX_MEMBERS: Final = zip_layout.MAX_ENTRIES
+MAX_MEMBERS: Final = zip_consistency.MAX_ENTRIES
 #: Bytes of headers that a member of a tar has; of one with a long name several blocks.
 _HEADERS_OF_ONE: Final = 2048
 #: Names that a tar may give values for, for all of its members; a copy of these is made for each.
@@ -117,8 +118,8 @@ class ZipContainer:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(files.open_regular(path))
             try:
-                self._zip = zip_layout.open_zip(stream, MAX_MEMBERS)
-            except zip_layout.TooManyEntriesError as error:
+                self._zip = zip_consistency.open_zip(stream, MAX_MEMBERS)
+            except zip_consistency.TooManyEntriesError as error:
                 raise UnsafeArchiveError(f"{path} {error}", where=str(path)) from error
             self._infos = self._zip.infolist()
             self.entries = tuple(self._entry(index, info) for index, info in enumerate(self._infos))
@@ -174,15 +175,15 @@ class ZipContainer:
     def layout(self) -> tuple[Issue, ...]:
         """See `Container.layout`."""
         with damage_named(self._path), files.open_regular(self._path) as stream:
-            return tuple(zip_layout.issues(stream, self._zip))
+            return tuple(zip_consistency.issues(stream, self._zip))
 
     def ends_early(self, entry: Entry) -> bool:
         """See `Container.ends_early`."""
         info = self._infos[entry.index]
-        if entry.method != "deflated" or not info.flag_bits & zip_layout.DESCRIPTOR:
+        if entry.method != "deflated" or not info.flag_bits & zip_consistency.DESCRIPTOR:
             return False  # the frontend compares the size that stands before the bytes
         with damage_named(self._path), files.open_regular(self._path) as stream:
-            return not zip_layout.inflates_exactly(stream, info)
+            return not zip_consistency.inflates_exactly(stream, info)
 
     def close(self) -> None:
         """See `Container.close`."""

@@ -17,6 +17,7 @@ PACKAGES = [
     "archive_tool.metadata",
     "archive_tool.publishing",
     "archive_tool.reading",
+    "archive_tool.writing",
     "handlers",
     "model_defs",
     "serving",

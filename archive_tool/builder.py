@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archive_tool import ahead_of_time, checks, samples, writer
+from archive_tool import ahead_of_time, checks, samples
 from archive_tool.errors import BuildError
 from archive_tool.formats import Format, sniff_file
 from archive_tool.inputs import Inputs, StrPath, split_extra_files
@@ -20,6 +20,7 @@ from archive_tool.plan import plan as make_plan
 from archive_tool.report import Report
 from archive_tool.vendoring import vendor
 from archive_tool.version import __version__
+from archive_tool.writing import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

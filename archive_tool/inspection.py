@@ -67,7 +67,7 @@ def describe(archive: Archive, manifest: Manifest | None) -> dict[str, Any]:
 
 def _look(archive: Archive, member: ArchiveMember) -> tuple[Format | None, tensors.Weights | None]:
     """Tell what a member is, and which tensors it has."""
-    from archive_tool.writer import STORED_SUFFIXES
+    from archive_tool.writing.writer import STORED_SUFFIXES
 
     if Path(member.name).suffix.lower() not in STORED_SUFFIXES:
         return None, None

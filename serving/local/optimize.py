@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from archive_tool import writer
 from archive_tool.ahead_of_time import TWINS, has_compiler
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import NotYamlError, compose, construct
@@ -23,6 +22,7 @@ from archive_tool.metadata.names import MANIFEST_NAME
 from archive_tool.metadata.record import Record
 from archive_tool.plan import Member, Plan
 from archive_tool.reading.archive import open_archive
+from archive_tool.writing import writer
 from serving.check import Input
 from serving.check.run import device_index, read_config, refuse_unservable
 from serving.local.contest import Budget, Candidate, Contest, Row, best

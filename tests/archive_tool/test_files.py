@@ -9,10 +9,10 @@ import pytest
 
 from archive_tool import checks, files, project, signing
 from archive_tool.analysis import python_source
-from archive_tool.copying import open_source
 from archive_tool.errors import TorchmarError
 from archive_tool.report import Report
 from archive_tool.verify import verify
+from archive_tool.writing.copying import open_source
 
 from .hostile import Member, archive
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive_tool import copying
-from archive_tool.copying import BLOCK, Copier, Sums, open_source, write_all
 from archive_tool.errors import BuildError
+from archive_tool.writing import copying
+from archive_tool.writing.copying import BLOCK, Copier, Sums, open_source, write_all
 
 SIZES = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, (12 << 20) + 5]  # the last one: more than all buffers, and two steps
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import zip_format
-from archive_tool.copying import write_all
 from archive_tool.metadata.manifest import ZIP_EPOCH
 from archive_tool.metadata.names import MAX_NAME_BYTES
-from archive_tool.zip_format import ALIGN_FROM, ALIGNMENT, DEFLATED, STORED, ZipWriter
+from archive_tool.writing import zip_writer
+from archive_tool.writing.copying import write_all
+from archive_tool.writing.zip_writer import ALIGN_FROM, ALIGNMENT, DEFLATED, STORED, ZipWriter
 
 LARGE = (5 << 30) + 3
 
@@ -199,5 +199,5 @@ def test_more_members_than_plain_zip_can_count(work, count):
 
 
 def test_limits_of_the_format():
-    assert zip_format.LIMIT == 0xFFFFFFFF
-    assert zip_format._MANY == 0xFFFF
+    assert zip_writer.LIMIT == 0xFFFFFFFF
+    assert zip_writer._MANY == 0xFFFF

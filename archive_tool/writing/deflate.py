@@ -13,7 +13,7 @@ import zlib
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from archive_tool.copying import BLOCK, crc32
+from archive_tool.writing.copying import BLOCK, crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from archive_tool.copying import write_all
-from archive_tool.deflate import max_deflated
 from archive_tool.metadata.manifest import ZIP_EPOCH
+from archive_tool.writing.copying import write_all
+from archive_tool.writing.deflate import max_deflated
 
 if TYPE_CHECKING:
     import io

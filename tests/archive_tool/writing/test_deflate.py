@@ -9,9 +9,9 @@ import zlib
 
 import pytest
 
-from archive_tool import deflate as deflate_module
-from archive_tool.copying import BLOCK
-from archive_tool.deflate import Compressor, GzipWriter, max_deflated
+from archive_tool.writing import deflate as deflate_module
+from archive_tool.writing.copying import BLOCK
+from archive_tool.writing.deflate import Compressor, GzipWriter, max_deflated
 
 WORDS = [f"word{number} " for number in range(500)]
 

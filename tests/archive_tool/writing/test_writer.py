@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import writer
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata.manifest import ZIP_EPOCH, Model, new_manifest
 from archive_tool.metadata.record import MemberRecord, Record
 from archive_tool.plan import Member, Plan
 from archive_tool.reading.archive import open_archive
+from archive_tool.writing import writer
 
 FORMATS = {"default": "m.mar", "zip-store": "m.mar", "tgz": "m.tar.gz", "no-archive": "m"}
 
@@ -82,7 +82,7 @@ def test_the_record_names_every_member(plan, archive_format):
 
 
 def test_the_document_lists_what_is_stored():
-    text = (Path(__file__).resolve().parents[2] / "docs/archive-format.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[3] / "docs/archive-format.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`(\.[a-z0-9]+)`", text)) == writer.STORED_SUFFIXES | {".mar"}
 
 

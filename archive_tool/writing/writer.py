@@ -16,19 +16,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from archive_tool import zip_format
-from archive_tool.copying import Copier, Sums, open_source, write_all
-from archive_tool.deflate import Compressor, GzipWriter
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata.names import MANIFEST_NAME
 from archive_tool.metadata.record import MemberRecord, Record
+from archive_tool.writing import zip_writer
+from archive_tool.writing.copying import Copier, Sums, open_source, write_all
+from archive_tool.writing.deflate import Compressor, GzipWriter
 
 if TYPE_CHECKING:
     import io
 
-    from archive_tool.copying import Source
     from archive_tool.metadata.manifest import Manifest
     from archive_tool.plan import Plan
+    from archive_tool.writing.copying import Source
 
 #: Told while an archive is written: bytes of the members done, and of all.
 Progress = Callable[[int, int], None]
@@ -209,17 +209,17 @@ class _ZipSink:
     def __init__(self, file: io.FileIO, compressor: Compressor, seconds: int, stored: str) -> None:
         self._file = file
         self._compressor = compressor
-        self._zip = zip_format.ZipWriter(file, seconds)
+        self._zip = zip_writer.ZipWriter(file, seconds)
         self._stored = stored
 
     def add(self, name: str, source: Source, copier: Copier) -> Sums:
         packed = Path(name).suffix.lower() in STORED_SUFFIXES
         if self._stored == "all" or (self._stored == "packed" and packed):
-            member = self._zip.begin(name, zip_format.STORED, source.size)
+            member = self._zip.begin(name, zip_writer.STORED, source.size)
             sums = copier.copy(source, self._file, member.start)
             self._zip.end(member, size=sums.size, packed=sums.size, crc=sums.crc)
             return sums
-        member = self._zip.begin(name, zip_format.DEFLATED, source.size)
+        member = self._zip.begin(name, zip_writer.DEFLATED, source.size)
         sums = Sums(source.size)
         self._file.seek(member.start)
         stream = self._compressor.stream(lambda data: write_all(self._file, data))

@@ -19,9 +19,12 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Final
 
-from archive_tool import formats, joblib_pickles, numpy_header, pickle_names, pickles, weight_names
+from archive_tool import formats, numpy_header, weight_names
 from archive_tool.issues import Kind
-from archive_tool.pickled import PickleError
+from archive_tool.pickles import imports
+from archive_tool.pickles import joblib as joblib_pickles
+from archive_tool.pickles import names as pickle_names
+from archive_tool.pickles.values import PickleError
 from archive_tool.reading import zip_consistency
 from archive_tool.reading.containers import MAX_MEMBERS, growth_problem
 from archive_tool.reading.streams import DAMAGE, MAX_READ
@@ -89,11 +92,11 @@ def may_be_one(name: str, head: bytes, *, weights: bool = False) -> bool:
         return True
     if weight_names.is_text(name):
         return False
-    found = pickles.imports(io.BytesIO(head))
+    found = imports.imports(io.BytesIO(head))
     return found.complete or found.cut or bool(found.names)
 
 
-def scan(stream: IO[bytes], name: str, budget: pickles.Budget | None = None, *, weights: bool = False) -> Iterator[str]:
+def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, weights: bool = False) -> Iterator[str]:
     """Say what a file would run when it is loaded, each time as the end of a sentence that begins with its name.
 
     Args:
@@ -109,7 +112,7 @@ def scan(stream: IO[bytes], name: str, budget: pickles.Budget | None = None, *, 
     stream.seek(0)
     if not may_be_one(name, (file := _File(stream, name, size, weights=weights)).head, weights=weights):
         return
-    yield from dict.fromkeys(_Scanner(budget or pickles.Budget()).scan(file, _MAX_DEPTH))
+    yield from dict.fromkeys(_Scanner(budget or imports.Budget()).scan(file, _MAX_DEPTH))
 
 
 class _File:
@@ -150,7 +153,7 @@ class _File:
 
 
 class _Scanner:
-    def __init__(self, budget: pickles.Budget) -> None:
+    def __init__(self, budget: imports.Budget) -> None:
         self._budget = budget
 
     def scan(self, file: _File, depth: int) -> Iterator[str]:
@@ -178,7 +181,7 @@ class _Scanner:
         if not file.unmarked and not file.head.startswith((*_PROTOCOLS, numpy_header.MAGIC)):
             return False
         position, told = 0, False
-        for _ in range(pickles.MAX_PICKLES):
+        for _ in range(imports.MAX_PICKLES):
             if position == file.size:
                 return position > 0
             file.stream.seek(position)
@@ -189,7 +192,7 @@ class _Scanner:
                     yield f"is an array of numpy that cannot be read: {error}"
                     return True
                 file.stream.seek(position)
-                found = pickles.imports(file.stream, self._budget)
+                found = imports.imports(file.stream, self._budget)
                 told = (yield from self._verdict(file, position, found)) or told
                 if position == 0 and found.count >= _OLD_TORCH_PICKLES:
                     # The numbers of such a file stand behind its pickles.
@@ -204,7 +207,7 @@ class _Scanner:
                     break
         return told
 
-    def _verdict(self, file: _File, start: int, found: pickles.Imports) -> _Problems:
+    def _verdict(self, file: _File, start: int, found: imports.Imports) -> _Problems:
         """Judge the pickles at a place of a file."""
         file.stream.seek(start)
         marked = _read(file.stream, 2) in _PROTOCOLS
@@ -382,7 +385,7 @@ def _read(stream: IO[bytes], count: int) -> bytes:
     return b"".join(chunks)
 
 
-def _known_from_attacks(stream: IO[bytes], budget: pickles.Budget) -> set[str]:
+def _known_from_attacks(stream: IO[bytes], budget: imports.Budget) -> set[str]:
     """What picklescan finds a pickle to import, as far as it is known from attacks; nothing of a long one.
 
     What else it finds does not count: it forgets nothing between two pickles, and so takes one text for another.

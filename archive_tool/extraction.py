@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Final
 from archive_tool import safety
 from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import Kind, refuse, worst
-from archive_tool.pickles import Budget
+from archive_tool.pickles.imports import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Collection

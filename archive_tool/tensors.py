@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from archive_tool import dtypes, json_text
 from archive_tool.formats import MAX_HEADER, Format
-from archive_tool.pickled import External, Followed, Global, Node, PickleError, follow
+from archive_tool.pickles.values import External, Followed, Global, Node, PickleError, follow
 from archive_tool.reading import zip_consistency
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive_tool import checkpoints, pickles
+from archive_tool import checkpoints
+from archive_tool.pickles import imports
 
 from .hostile import Attack, Member, Unknown, attack, checkpoint, zip_of
 
@@ -244,7 +245,7 @@ def test_bombs(monkeypatch):
 
 
 def test_a_pickle_that_is_too_long(monkeypatch):
-    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 50)
+    monkeypatch.setattr(imports, "MAX_INSTRUCTIONS", 50)
     assert scan(pickle.dumps(list(range(100)))) == ["is a pickle that is too long to be looked through"]
 
 
@@ -256,7 +257,7 @@ def test_a_long_pickle_is_read_by_us_alone(monkeypatch):
 
 def test_picklescan_finds_what_we_should_miss(monkeypatch):
     """Two readers must agree that a pickle is harmless."""
-    monkeypatch.setattr(pickles, "imports", lambda *_: pickles.Imports())
+    monkeypatch.setattr(imports, "imports", lambda *_: imports.Imports())
     assert any(f"{os.name}.mkdir" in problem for problem in scan(attack()))
 
 

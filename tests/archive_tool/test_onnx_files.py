@@ -7,7 +7,7 @@ import pytest
 
 from archive_tool import onnx_files, onnx_tensors
 from archive_tool.issues import Kind
-from archive_tool.pickles import Budget
+from archive_tool.pickles.imports import Budget
 
 onnx = pytest.importorskip("onnx")
 

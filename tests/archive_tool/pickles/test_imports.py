@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive_tool import pickle_names, pickles
-
-from .hostile import Unknown, attack
+from archive_tool.pickles import imports as pickles
+from archive_tool.pickles import names
+from tests.archive_tool.hostile import Unknown, attack
 
 
 def imports(data):
@@ -28,7 +28,7 @@ def test_an_attack_in_every_protocol(protocol):
     found = imports(attack(protocol))
     assert found.complete
     assert found.names == {f"{os.name}.mkdir" if os.name != "nt" else "nt.mkdir"}
-    assert not pickle_names.is_data(next(iter(found.names)))
+    assert not names.is_data(next(iter(found.names)))
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -53,19 +53,19 @@ def test_data_in_every_protocol(protocol):
     found = imports(pickle.dumps(values, protocol))
     assert found.complete
     assert not found.unknown
-    assert all(pickle_names.is_data(name) for name in found.names)
+    assert all(names.is_data(name) for name in found.names)
 
 
 def test_numbers_of_numpy_are_data():
     data = pickle.dumps({"array": numpy.arange(5.0), "number": numpy.float64(0.5), "large": numpy.zeros(10**6)})
     found = imports(data)
     assert found.names
-    assert all(map(pickle_names.is_data, found.names))
+    assert all(map(names.is_data, found.names))
 
 
 def test_a_class_is_no_data():
     found = imports(pickle.dumps(Unknown()))
-    assert [name for name in found.names if not pickle_names.is_data(name)] == [f"{Unknown.__module__}.Unknown"]
+    assert [name for name in found.names if not names.is_data(name)] == [f"{Unknown.__module__}.Unknown"]
 
 
 BUILT = {
@@ -231,27 +231,27 @@ def test_a_stream_that_cannot_jump():
 def test_what_torch_accepts_as_data_is_data_to_us():
     from torch._weights_only_unpickler import _get_allowed_globals
 
-    assert [name for name in _get_allowed_globals() if not pickle_names.is_data(name)] == []
+    assert [name for name in _get_allowed_globals() if not names.is_data(name)] == []
 
 
 def test_a_nested_tensor_is_data_whatever_torch_wrote_it():
-    assert pickle_names.is_data("torch._utils._rebuild_nested_tensor")
+    assert names.is_data("torch._utils._rebuild_nested_tensor")
 
 
 def test_no_function_of_torch_is_data_but_those_that_make_tensors():
     functions = [f"torch.{name}" for name in dir(torch) if not isinstance(getattr(torch, name), (type, torch.dtype))]
-    accepted = {name for name in functions if pickle_names.is_data(name)}
+    accepted = {name for name in functions if names.is_data(name)}
     kinds = "tensor_affine tensor_symmetric channel_affine channel_symmetric channel_affine_float_qparams"
     assert accepted <= {f"torch.per_{kind}" for kind in kinds.split()}
     for name in ("torch.load", "torch.hub.load", "torch.compile", "torch.cuda.x", "torch._utils._import_dotted_name"):
-        assert not pickle_names.is_data(name)
+        assert not names.is_data(name)
 
 
 @pytest.mark.parametrize(
     "name", ["builtins.eval", "builtins.getattr", "collections.OrderedDict.x", "os.system", "OrderedDict", ""]
 )
 def test_what_is_no_data(name):
-    assert not pickle_names.is_data(name)
+    assert not names.is_data(name)
 
 
 @pytest.mark.parametrize(
@@ -267,14 +267,14 @@ def test_what_is_no_data(name):
     ],
 )
 def test_what_stands_below_a_harmless_name(name):
-    assert not pickle_names.is_data(name)
-    assert not pickle_names.is_data(name, torchscript=True) or name.startswith("__torch__.")
+    assert not names.is_data(name)
+    assert not names.is_data(name, torchscript=True) or name.startswith("__torch__.")
 
 
 def test_the_names_of_torchscript_are_data_there_only():
     for name in ("torch.jit._pickle.build_intlist", "__torch__.torch.nn.Linear", "__torch__.___torch_mangle_3.Net"):
-        assert pickle_names.is_data(name, torchscript=True)
-        assert not pickle_names.is_data(name)
+        assert names.is_data(name, torchscript=True)
+        assert not names.is_data(name)
 
 
 def test_names_of_python_2():
@@ -305,4 +305,4 @@ def test_the_imports_are_those_that_unpickling_asks_for(value, protocol):
 
     data = pickle.dumps(value, protocol)
     Asking(io.BytesIO(data)).load()
-    assert {pickle_names.PYTHON_2.get(module, module) + "." + name for module, name in asked} == imports(data).names
+    assert {names.PYTHON_2.get(module, module) + "." + name for module, name in asked} == imports(data).names

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool.pickled import External, Followed, Global, Node, PickleError, follow
+from archive_tool.pickles.values import External, Followed, Global, Node, PickleError, follow
 
 PLAIN = [None, True, False, 7, -(2**70), 1.5, "text", b"bytes", [1, [2]], {"a": {"b": (1, 2, 3, 4)}}, (), (1,), (1, 2)]
 

@@ -13,10 +13,10 @@ import struct
 import warnings
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from archive_tool.pickled import Machine, Node, PickleError
+from archive_tool.pickles.values import Machine, Node, PickleError
 
 if TYPE_CHECKING:
-    from archive_tool.pickles import Budget
+    from archive_tool.pickles.imports import Budget
 
 #: What stands in the pickle for an array.
 WRAPPER: Final = "joblib.numpy_pickle.NumpyArrayWrapper"

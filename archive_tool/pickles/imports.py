@@ -12,8 +12,8 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final
 
-from archive_tool.blocks import Blocks, ShortError
-from archive_tool.pickle_names import PYTHON_2
+from archive_tool.pickles.blocks import Blocks, ShortError
+from archive_tool.pickles.names import PYTHON_2
 
 if TYPE_CHECKING:
     from collections.abc import Callable

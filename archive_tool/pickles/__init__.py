@@ -1,0 +1,1 @@
+"""What a pickle would import and holds, told without unpickling it."""

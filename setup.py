@@ -18,6 +18,7 @@ PACKAGES = [
     "archive_tool.pickles",
     "archive_tool.publishing",
     "archive_tool.reading",
+    "archive_tool.weights",
     "archive_tool.writing",
     "handlers",
     "model_defs",

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 from archive_tool.config import safe_yaml
 from archive_tool.errors import BuildError
 from archive_tool.exit_codes import how_it_ended
-from archive_tool.formats import Format, sniff_file
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, fold
 from archive_tool.metadata.record import Compiled, Record, TensorSpec
 from archive_tool.plan import Member, with_members
+from archive_tool.weights.formats import Format, sniff_file
 from archive_tool.writing import writer
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from archive_tool import ahead_of_time, checks, samples
 from archive_tool.errors import BuildError
-from archive_tool.formats import Format, sniff_file
 from archive_tool.inputs import Inputs, StrPath, split_extra_files
 from archive_tool.metadata import names
 from archive_tool.metadata.manifest import Manifest, build_time
@@ -20,6 +19,7 @@ from archive_tool.plan import plan as make_plan
 from archive_tool.report import Report
 from archive_tool.vendoring import vendor
 from archive_tool.version import __version__
+from archive_tool.weights.formats import Format, sniff_file
 from archive_tool.writing import writer
 
 if TYPE_CHECKING:

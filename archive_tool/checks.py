@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool import files, handler_checks, import_checks
 from archive_tool.analysis import python_source, requirements
-from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
+from archive_tool.weights.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,8 +153,8 @@ def check_fit(inputs: Inputs, report: Report) -> None:
     path, model_file = inputs.serialized_file, inputs.model_file
     if path is None or model_file is None or not _loads_state_dicts(inputs):
         return
-    from archive_tool import tensors
     from archive_tool.analysis import state_dict_match
+    from archive_tool.weights import tensors
 
     try:
         with files.open_regular(path) as stream:

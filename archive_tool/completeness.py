@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from archive_tool.formats import LFS_MAX_BYTES, LFS_PREFIX
 from archive_tool.issues import Issue, Kind
 from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS, MANIFEST_NAME, RUNTIMES, name_problem
+from archive_tool.weights.formats import LFS_MAX_BYTES, LFS_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import compiled_fit, obstacles, sdk_copy, tensors
+from archive_tool import compiled_fit, obstacles, sdk_copy
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError
-from archive_tool.formats import Format, sniff
 from archive_tool.metadata.manifest import ZIP_EPOCH, format_time
+from archive_tool.weights import tensors
+from archive_tool.weights.formats import Format, sniff
 
 if TYPE_CHECKING:
     from archive_tool.metadata.manifest import Manifest

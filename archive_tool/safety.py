@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Any
 
-from archive_tool import checkpoints, completeness, onnx_files
+from archive_tool import completeness
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Issue, Kind
 from archive_tool.metadata.names import MANIFEST_NAME, name_problem
+from archive_tool.weights import onnx_external, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,8 +115,8 @@ def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
 
 def may_unpickle(archive: Archive, name: str, head: bytes) -> bool:
     """Whether a member is to be looked into by `pickle_issues`; from its name and its first 512 bytes."""
-    pickled = checkpoints.may_be_one(name, head, weights=_is_serialized(archive, name))
-    return pickled or onnx_files.may_be_one(name, head)
+    pickled = scan.may_be_one(name, head, weights=_is_serialized(archive, name))
+    return pickled or onnx_external.may_be_one(name, head)
 
 
 def _is_serialized(archive: Archive, name: str) -> bool:
@@ -138,10 +139,10 @@ def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget
     Raises:
         ArchiveError, OSError: the stream cannot be read.
     """
-    for problem in checkpoints.scan(stream, name, budget, weights=_is_serialized(archive, name)):
+    for problem in scan.scan(stream, name, budget, weights=_is_serialized(archive, name)):
         yield Issue(Kind.UNSAFE, f"{name!r} {problem}", name, is_pickle=True)
-    if onnx_files.may_be_one(name, _head(stream)):
-        yield from onnx_files.issues(stream, name, archive.has, budget)
+    if onnx_external.may_be_one(name, _head(stream)):
+        yield from onnx_external.issues(stream, name, archive.has, budget)
 
 
 def _head(stream: IO[bytes]) -> bytes:

@@ -15,7 +15,7 @@ import yaml
 from archive_tool import project
 from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError, TargetExistsError
-from archive_tool.formats import Format, sniff_file
+from archive_tool.weights.formats import Format, sniff_file
 
 KINDS: Final = ("tensor", "image", "custom")
 _HANDLER: Final = "handler.py"

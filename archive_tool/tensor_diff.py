@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from archive_tool import checkpoints
-from archive_tool.formats import Format, sniff_file
+from archive_tool.weights import scan
+from archive_tool.weights.formats import Format, sniff_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, Any]:
         except SafetensorError as error:
             raise NotWeightsError(f"not compared: {error}") from error
     with path.open("rb") as stream:
-        problem = next(checkpoints.scan(stream, "weights.pt"), None)
+        problem = next(scan.scan(stream, "weights.pt"), None)
     if problem is not None:
         raise NotWeightsError(f"not compared: one {problem}")
     try:

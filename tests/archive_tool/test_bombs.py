@@ -14,11 +14,10 @@ import zipfile
 import pytest
 import yaml
 
-from archive_tool import json_text, onnx_tensors, tensors
+from archive_tool import json_text
 from archive_tool.analysis import python_source, requirements
 from archive_tool.config import safe_yaml, schema
 from archive_tool.errors import ArchiveError, BuildError
-from archive_tool.formats import Format, sniff
 from archive_tool.inspection import describe
 from archive_tool.issues import Kind
 from archive_tool.metadata.manifest import Manifest
@@ -28,6 +27,8 @@ from archive_tool.project import read as read_project
 from archive_tool.reading import containers, zip_consistency
 from archive_tool.reading.archive import open_archive
 from archive_tool.verify import verify
+from archive_tool.weights import onnx, tensors
+from archive_tool.weights.formats import Format, sniff
 from serving.worker.failures import ConfigError
 from serving.worker.settings import read_config, read_manifest
 
@@ -329,7 +330,7 @@ def test_names_that_lie_in_each_other():
 
 def test_fields_of_onnx():
     data = b"\x08\x08" * 600_000
-    reader = onnx_tensors.Fields(io.BytesIO(data), onnx_tensors.MAX_FIELDS)
+    reader = onnx.Fields(io.BytesIO(data), onnx.MAX_FIELDS)
     with pytest.raises(ValueError, match="too many fields"):
         list(reader.fields(0, len(data)))
     assert tensors.read(io.BytesIO(b"\x08\x08" * 600_000), Format.ONNX) is None

@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from archive_tool import checkpoints
+from archive_tool.weights import scan
 
 
 class Net(torch.nn.Module):
@@ -133,7 +133,7 @@ def test_nothing_of_it_is_refused(source):
     refused = {}
     for what, data in source():
         for name in ("m.pt", "m.pkl", "m.bin", "m.npy", "m.data", "m"):
-            if problems := list(checkpoints.scan(io.BytesIO(data), name)):
+            if problems := list(scan.scan(io.BytesIO(data), name)):
                 refused[what] = problems
     assert refused == {}
 
@@ -158,4 +158,4 @@ def test_the_data_of_an_onnx_model(tmp_path):
     assert len(files) == 3
     for file in files:
         with file.open("rb") as stream:
-            assert list(checkpoints.scan(stream, file.name)) == []
+            assert list(scan.scan(stream, file.name)) == []

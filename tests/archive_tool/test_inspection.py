@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import archive_tool
-from archive_tool import inspection, tensors
+from archive_tool import inspection
 from archive_tool.errors import ArchiveError
 from archive_tool.inspection import describe
+from archive_tool.weights import tensors
 
 MANIFEST = {"model": {"modelName": "m", "handler": "h.py", "configFile": "c.yaml", "serializedFile": "w.pt"}}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool.formats import Format, sniff_file
+from archive_tool.weights.formats import Format, sniff_file
 from benchmarks import archive
 from benchmarks.archive import Results, Turn
 

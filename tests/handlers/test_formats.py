@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import archive_tool.formats
+import archive_tool.weights.formats
 from archive_tool.reading import zip_consistency
 from handlers import LoadError, UnsupportedFormatError, formats
 from handlers.formats import Format, detect_format
@@ -164,11 +164,11 @@ def test_what_builds_and_what_loads_agree(tmp_path, kind):
     path = tmp_path / "m.pt"
     path.write_bytes(data)
     if form is None:
-        assert archive_tool.formats.sniff_file(path) not in formats.LOADED
+        assert archive_tool.weights.formats.sniff_file(path) not in formats.LOADED
         with pytest.raises(LoadError):
             detect_format(path)
     else:
-        assert archive_tool.formats.sniff_file(path) is detect_format(path) is form
+        assert archive_tool.weights.formats.sniff_file(path) is detect_format(path) is form
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -189,5 +189,5 @@ def test_an_onnx_model_that_is_cut_short_is_named(tmp_path):
 
 def test_the_archive_tool_has_no_table_of_its_own(monkeypatch):
     monkeypatch.setattr(formats, "sniff", lambda stream, open_zip: (stream, open_zip))
-    assert archive_tool.formats.sniff("stream") == ("stream", zip_consistency.open_zip)
-    assert archive_tool.formats.Format is Format
+    assert archive_tool.weights.formats.sniff("stream") == ("stream", zip_consistency.open_zip)
+    assert archive_tool.weights.formats.Format is Format

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from archive_tool.errors import BuildError
-from archive_tool.formats import Format, sniff_file
 from archive_tool.publishing import exports, live
+from archive_tool.weights.formats import Format, sniff_file
 from handlers.loading import load_eager, load_program
 
 NETS = """

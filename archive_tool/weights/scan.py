@@ -19,7 +19,6 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Final
 
-from archive_tool import formats, numpy_header, weight_names
 from archive_tool.issues import Kind
 from archive_tool.pickles import imports
 from archive_tool.pickles import joblib as joblib_pickles
@@ -28,6 +27,7 @@ from archive_tool.pickles.values import PickleError
 from archive_tool.reading import zip_consistency
 from archive_tool.reading.containers import MAX_MEMBERS, growth_problem
 from archive_tool.reading.streams import DAMAGE, MAX_READ
+from archive_tool.weights import formats, numpy_header, weight_names
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

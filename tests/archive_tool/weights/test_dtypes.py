@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from archive_tool import dtypes
+from archive_tool.weights import dtypes
 
 
 def test_sizes_are_torchs():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Final
 
-from archive_tool import dtypes
+from archive_tool.weights import dtypes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

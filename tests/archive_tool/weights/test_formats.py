@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool.formats import Format, sniff, sniff_file
+from archive_tool.weights.formats import Format, sniff, sniff_file
 
 
 @pytest.fixture(scope="session")

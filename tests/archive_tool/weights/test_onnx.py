@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool import onnx_tensors, tensors
-from archive_tool.formats import Format, sniff
+from archive_tool.weights import onnx, tensors
+from archive_tool.weights.formats import Format, sniff
 
 
 def varint(value):
@@ -47,7 +47,7 @@ GOOD = model(tensor("w", (3, 200)), tensor("b", (200,), 16, packed=True), tensor
 
 
 def read(content):
-    return list(onnx_tensors.read(io.BytesIO(content)))
+    return list(onnx.read(io.BytesIO(content)))
 
 
 def test_initializers():
@@ -87,7 +87,7 @@ def test_more_numbers_than_there_is_memory():
 
 
 def test_fields_are_bounded(monkeypatch):
-    monkeypatch.setattr(onnx_tensors, "MAX_FIELDS", 10)
+    monkeypatch.setattr(onnx, "MAX_FIELDS", 10)
     assert len(read(data(7, b"".join(tensor(str(index), ()) for index in range(2))))) == 2
     with pytest.raises(ValueError, match="too many fields"):
         read(GOOD * 2)

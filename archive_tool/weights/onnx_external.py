@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from archive_tool.issues import Issue, Kind
 from archive_tool.metadata.names import name_problem
-from archive_tool.onnx_tensors import MAX_FIELDS, Fields
+from archive_tool.weights.onnx import MAX_FIELDS, Fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

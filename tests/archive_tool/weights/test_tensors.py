@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from archive_tool import tensors
-from archive_tool.formats import Format, sniff
-from archive_tool.tensors import Tensor, Weights
+from archive_tool.weights import tensors
+from archive_tool.weights.formats import Format, sniff
+from archive_tool.weights.tensors import Tensor, Weights
 
 
 class Net(nn.Module):

@@ -15,10 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive_tool import checkpoints
 from archive_tool.pickles import imports
-
-from .hostile import Attack, Member, Unknown, attack, checkpoint, zip_of
+from archive_tool.weights import scan as checkpoints
+from tests.archive_tool.hostile import Attack, Member, Unknown, attack, checkpoint, zip_of
 
 
 def scan(data, name="weights.pt"):

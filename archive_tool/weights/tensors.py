@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from archive_tool import dtypes, json_text
-from archive_tool.formats import MAX_HEADER, Format
+from archive_tool import json_text
 from archive_tool.pickles.values import External, Followed, Global, Node, PickleError, follow
 from archive_tool.reading import zip_consistency
+from archive_tool.weights import dtypes
+from archive_tool.weights.formats import MAX_HEADER, Format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -124,11 +125,9 @@ def read(stream: IO[bytes], kind: Format) -> Weights | None:
         if kind is Format.EXPORTED_PROGRAM:
             return _exported(stream)
         if kind is Format.ONNX:
-            from archive_tool import onnx_tensors
+            from archive_tool.weights import onnx
 
-            return Weights(
-                tuple(Tensor(name, dtype, _shape(sizes)) for name, dtype, sizes in onnx_tensors.read(stream))
-            )
+            return Weights(tuple(Tensor(name, dtype, _shape(sizes)) for name, dtype, sizes in onnx.read(stream)))
     # What damaged headers raise, found by mutating good ones.
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile, struct.error, zlib.error, RecursionError):
         return None

@@ -5,9 +5,10 @@ import itertools
 
 import pytest
 
-from archive_tool import onnx_files, onnx_tensors
 from archive_tool.issues import Kind
 from archive_tool.pickles.imports import Budget
+from archive_tool.weights import onnx as onnx_tensors
+from archive_tool.weights import onnx_external
 
 onnx = pytest.importorskip("onnx")
 
@@ -49,7 +50,7 @@ PLACES = [in_initializer, in_attribute, in_branch, in_sparse, in_function]
 
 
 def found(data, name="m.onnx", members=("m.onnx",)):
-    return list(onnx_files.issues(io.BytesIO(data), name, members.__contains__, Budget()))
+    return list(onnx_external.issues(io.BytesIO(data), name, members.__contains__, Budget()))
 
 
 OUTSIDE = ["../../../etc/passwd", "/etc/passwd", "a/../../b", "..", "C:/x", "a\\b", "\0"]
@@ -82,7 +83,7 @@ def test_a_model_that_cannot_be_read_to_its_end(monkeypatch):
     assert found(b"\x08\x08\x3a\xff\x01location", "x.bin") == []
     many = onnx.GraphProto(initializer=[tensor("w", str(number)) for number in range(20)])
     data = onnx.ModelProto(ir_version=8, graph=many).SerializeToString()
-    monkeypatch.setattr(onnx_files, "MAX_FIELDS", 50)
+    monkeypatch.setattr(onnx_external, "MAX_FIELDS", 50)
     assert "too many fields" in found(data)[0].message
 
 
@@ -90,7 +91,7 @@ def test_the_steps_of_all_models_are_bounded_together():
     budget = Budget()
     budget.left = 200
     data = in_initializer(tensor("w")).SerializeToString()
-    issues = [len(list(onnx_files.issues(io.BytesIO(data), "m.onnx", lambda _: True, budget))) for _ in range(4)]
+    issues = [len(list(onnx_external.issues(io.BytesIO(data), "m.onnx", lambda _: True, budget))) for _ in range(4)]
     assert issues[0] == 0
     assert issues[-1] == 1
 

@@ -1,0 +1,1 @@
+"""What a file of weights is, holds, and would run."""

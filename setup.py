@@ -13,6 +13,7 @@ VERSION = re.search(r'__version__.*= "(.+)"', (HERE / "archive_tool" / "version.
 PACKAGES = [
     "archive_tool",
     "archive_tool.analysis",
+    "archive_tool.building",
     "archive_tool.config",
     "archive_tool.metadata",
     "archive_tool.pickles",

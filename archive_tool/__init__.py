@@ -30,7 +30,7 @@ from archive_tool.errors import (
 from archive_tool.version import __version__
 
 if TYPE_CHECKING:
-    from archive_tool.builder import BuildResult, build
+    from archive_tool.building.builder import BuildResult, build
     from archive_tool.metadata.manifest import Manifest, Model
     from archive_tool.publishing.publish import publish
     from archive_tool.publishing.result import Published
@@ -64,10 +64,10 @@ __all__ = [
 _LAZY = {
     "Archive": "archive_tool.reading.archive",
     "ArchiveMember": "archive_tool.reading.archive",
-    "BuildResult": "archive_tool.builder",
+    "BuildResult": "archive_tool.building.builder",
     "Manifest": "archive_tool.metadata.manifest",
     "Model": "archive_tool.metadata.manifest",
-    "build": "archive_tool.builder",
+    "build": "archive_tool.building.builder",
     "Published": "archive_tool.publishing.result",
     "check_signature": "archive_tool.signing",
     "sign": "archive_tool.signing",

@@ -17,7 +17,7 @@ from archive_tool.commands_verify import allow_pickle_option
 from archive_tool.metadata.names import BUILT_IN_HANDLERS, RUNTIMES, SUFFIXES
 
 if TYPE_CHECKING:
-    from archive_tool.builder import BuildResult
+    from archive_tool.building.builder import BuildResult
 
 
 def _complete_handler(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -152,7 +152,7 @@ def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: s
           --serialized-file resnet.pt --extra-files index_to_name.json --sample cat.png --check -f
       torchmar build --from torchmar.yaml --version 2.0
     """
-    from archive_tool.builder import build as run
+    from archive_tool.building.builder import build as run
     from archive_tool.progress import progress_bar
 
     options = _with_project(context, project_file, given)

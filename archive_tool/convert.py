@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import builder, renewal
+from archive_tool import renewal
+from archive_tool.building import builder
 from archive_tool.errors import BuildError, UnreadableArchiveError
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, MANIFEST_NAME, SUFFIXES
@@ -16,7 +17,7 @@ from archive_tool.metadata.record import KEY, Record
 from archive_tool.reading.archive import open_archive
 
 if TYPE_CHECKING:
-    from archive_tool.inputs import StrPath
+    from archive_tool.building.inputs import StrPath
 
 #: Keys of its manifests that TorchServe's do not have; they are kept in the record, under this one.
 KEPT: Final = "convertedFrom"

@@ -13,7 +13,7 @@ import stat
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from archive_tool.inputs import StrPath
+    from archive_tool.building.inputs import StrPath
 
 #: Bytes of a key in PEM; one of the largest curve has less than a kilobyte.
 MAX_KEY: Final = 1 << 20

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from archive_tool import files
+from archive_tool.building.files import split_target
+from archive_tool.building.report import Report
 from archive_tool.config.safe_yaml import TAG, NotYamlError, compose
 from archive_tool.errors import BuildError
 from archive_tool.metadata.names import (
@@ -23,8 +25,6 @@ from archive_tool.metadata.names import (
     STOCK_HANDLERS,
     SUFFIXES,
 )
-from archive_tool.plan import split_target
-from archive_tool.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool import builder, sdk_copy, vendoring
+from archive_tool import sdk_copy
+from archive_tool.building import builder, vendoring
+from archive_tool.building.files import Member, Plan
 from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.metadata import names
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.record import Record, python_version
-from archive_tool.plan import Member, Plan
 from archive_tool.signing import signature_path
 from archive_tool.version import __version__
 from archive_tool.writing import writer

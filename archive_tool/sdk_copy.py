@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from packaging.version import InvalidVersion, Version
 
-from archive_tool import vendoring
+from archive_tool.building import vendoring
 from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.version import __version__
 

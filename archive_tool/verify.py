@@ -19,7 +19,7 @@ from archive_tool.reading.archive import open_archive
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from archive_tool.inputs import StrPath
+    from archive_tool.building.inputs import StrPath
     from archive_tool.reading.archive import Archive
     from archive_tool.reading.containers import Entry
 

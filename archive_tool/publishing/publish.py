@@ -11,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import builder
+from archive_tool.building import builder
+from archive_tool.building.files import sdk_handler_source
+from archive_tool.building.samples import FOLDER, GivenSample
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata import names, record
-from archive_tool.plan import sdk_handler_source
 from archive_tool.progress import steps
 from archive_tool.publishing import evaluation, exports, live, proof
 from archive_tool.publishing.result import Published
 from archive_tool.publishing.source import NoSourceError
 from archive_tool.publishing.versions import next_version
-from archive_tool.samples import FOLDER, GivenSample
 from handlers.tensor_handler import TensorHandler, TensorRequest
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archive_tool.inputs import StrPath
+    from archive_tool.building.inputs import StrPath
 
 _HANDLER: Final = "tensor_handler"
 _EAGER: Final = "eager"

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archive_tool import compare, obstacles
+from archive_tool.building.samples import content_type_of
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, InputError, TorchmarError
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.reading.archive import Archive, open_archive
-from archive_tool.samples import content_type_of
 from serving.check import failures
 from serving.check.answers import Answers
 from serving.check.process import EndedError, NoAnswerError, Worker, interpreter

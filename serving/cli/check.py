@@ -14,7 +14,7 @@ from archive_tool.commands_verify import allow_pickle_option
 from serving.cli.options import console, json_option, read_inputs
 
 if TYPE_CHECKING:
-    from archive_tool.report import Report
+    from archive_tool.building.report import Report
     from serving.check import Input, InputResult, Result
 
 _SHOWN_LINES = 40
@@ -122,8 +122,8 @@ def _tried(inputs: list[InputResult]) -> str:
 
 
 def _inputs(texts: tuple[str, ...], expected: tuple[str, ...]) -> tuple[Input, ...] | None:
-    from archive_tool import samples
-    from archive_tool.report import Report
+    from archive_tool.building import samples
+    from archive_tool.building.report import Report
     from serving.check import Input
 
     if len(expected) > len(texts):
@@ -150,7 +150,7 @@ def _inputs(texts: tuple[str, ...], expected: tuple[str, ...]) -> tuple[Input, .
 
 
 def _from_standard_input(text: str, report: Report) -> Input:
-    from archive_tool import samples
+    from archive_tool.building import samples
     from serving.check import Input
 
     (one,) = read_inputs([Path("-")])

@@ -94,8 +94,8 @@ def read_inputs(files: Sequence[Path]) -> tuple[Input, ...]:
         InputError: standard input is named twice, and can be read once.
         OSError: a file cannot be read.
     """
+    from archive_tool.building.samples import content_type_of
     from archive_tool.errors import InputError
-    from archive_tool.samples import content_type_of
     from serving.check import Input
 
     if sum(str(file) == "-" for file in files) > 1:

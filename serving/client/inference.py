@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from archive_tool import samples
+from archive_tool.building import samples
 from serving.answers import decode
 from serving.client.transport import Address, Transport, error_of, segment
 from serving.errors import ReplyError

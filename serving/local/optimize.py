@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from archive_tool.ahead_of_time import TWINS, has_compiler
+from archive_tool.building.aot import TWINS, has_compiler
+from archive_tool.building.files import Member, Plan
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import NotYamlError, compose, construct
 from archive_tool.config.yaml_edit import with_section
@@ -20,7 +21,6 @@ from archive_tool.metadata import names as layout
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.names import MANIFEST_NAME
 from archive_tool.metadata.record import Record
-from archive_tool.plan import Member, Plan
 from archive_tool.reading.archive import open_archive
 from archive_tool.writing import writer
 from serving.check import Input

@@ -11,18 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from archive_tool import checks, project
-from archive_tool.builder import folders_from, with_service
+from archive_tool import project
+from archive_tool.building import checks
+from archive_tool.building.builder import folders_from, with_service
+from archive_tool.building.files import Member, Plan
+from archive_tool.building.files import plan as make_plan
+from archive_tool.building.inputs import Inputs, split_extra_files
+from archive_tool.building.report import Report
+from archive_tool.building.vendoring import vendor
 from archive_tool.errors import InputError, TorchmarError
-from archive_tool.inputs import Inputs, split_extra_files
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.names import MANIFEST_NAME, is_skipped_directory
 from archive_tool.metadata.record import Record
-from archive_tool.plan import Member, Plan
-from archive_tool.plan import plan as make_plan
 from archive_tool.reading.archive import open_archive
-from archive_tool.report import Report
-from archive_tool.vendoring import vendor
 
 #: Settings of a project file that say which files a model has, and what they are; the others are about its archive.
 _FILES = (

@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from archive_tool.building.samples import MAX_REQUEST
 from archive_tool.errors import TorchmarError
-from archive_tool.samples import MAX_REQUEST
 from serving.check.answers import Answer
 from serving.errors import CheckError, PortInUseError, StartError
 from serving.local.reloading import Reloading, Tell, UnknownModelError

@@ -16,13 +16,13 @@ import yaml
 
 from archive_tool import json_text
 from archive_tool.analysis import python_source, requirements
+from archive_tool.building.mms import read_signature
 from archive_tool.config import safe_yaml, schema
 from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.inspection import describe
 from archive_tool.issues import Kind
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import collisions
-from archive_tool.mms import read_signature
 from archive_tool.project import read as read_project
 from archive_tool.reading import containers, zip_consistency
 from archive_tool.reading.archive import open_archive

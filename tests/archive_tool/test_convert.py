@@ -9,7 +9,7 @@ import archive_tool
 from archive_tool.convert import convert
 from archive_tool.errors import ArchiveError, BuildError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
 
-from .test_mms import SERVICE, SIGNATURE
+from .building.test_mms import SERVICE, SIGNATURE
 
 MANIFEST = {
     "runtime": "python",

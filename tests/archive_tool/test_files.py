@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import checks, files, project, signing
+from archive_tool import files, project, signing
 from archive_tool.analysis import python_source
+from archive_tool.building import checks
+from archive_tool.building.report import Report
 from archive_tool.errors import TorchmarError
-from archive_tool.report import Report
 from archive_tool.verify import verify
 from archive_tool.writing.copying import open_source
 

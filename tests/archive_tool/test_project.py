@@ -8,7 +8,7 @@ import pytest
 
 import archive_tool
 from archive_tool import project
-from archive_tool.builder import build
+from archive_tool.building.builder import build
 from archive_tool.errors import BuildError
 
 

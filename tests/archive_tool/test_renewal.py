@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool import builder, vendoring, verify
+from archive_tool import verify
+from archive_tool.building import builder, vendoring
 from archive_tool.errors import AlteredArchiveError, ArchiveError, BuildError, TargetExistsError
 
 SDK = vendoring.find_sdk()

@@ -1,4 +1,4 @@
-"""Whether a compiled model fits, and which model answers; a real one is in tests/archive_tool/test_ahead_of_time.py."""
+"""Whether a compiled model fits, and which model answers; a real one is in tests/archive_tool/building/test_aot.py."""
 
 import logging
 

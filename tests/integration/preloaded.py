@@ -26,7 +26,13 @@ from serving.worker import rendezvous
 
 # What the commands import when they run.
 _MORE = (
-    *("archive_tool.builder", "archive_tool.reading.archive", "serving.check", "serving.client", "serving.control"),
+    *(
+        "archive_tool.building.builder",
+        "archive_tool.reading.archive",
+        "serving.check",
+        "serving.client",
+        "serving.control",
+    ),
     *("rich.console", "rich.status", "rich.table"),
 )
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from archive_tool.building.files import Member, Plan
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata.manifest import ZIP_EPOCH, Model, new_manifest
 from archive_tool.metadata.record import MemberRecord, Record
-from archive_tool.plan import Member, Plan
 from archive_tool.reading.archive import open_archive
 from archive_tool.writing import writer
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from archive_tool import build
-from archive_tool.samples import GivenSample
+from archive_tool.building.samples import GivenSample
 from serving.check import CheckOptions, Input, Result
 from serving.check import check as run
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from archive_tool.building.samples import GivenSample
 from archive_tool.errors import InputError, UnreadableArchiveError, UnsafeArchiveError
-from archive_tool.samples import GivenSample
 from serving.check import CheckOptions, Input, Result
 from serving.check import check as run
 from serving.errors import CheckError, ModelLoadError

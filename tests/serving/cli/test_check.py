@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from archive_tool import build, cli
+from archive_tool.building.samples import GivenSample
 from archive_tool.errors import TorchmarError
-from archive_tool.samples import GivenSample
 from serving.cli.check import check_built
 
 HANDLER = """

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from archive_tool.analysis import python_source
-from archive_tool.inputs import Inputs, split_extra_files
+from archive_tool.building.files import plan
+from archive_tool.building.inputs import Inputs, split_extra_files
+from archive_tool.building.report import Report
 from archive_tool.metadata.names import BUILT_IN_HANDLERS, SDK_HANDLERS
-from archive_tool.plan import plan
-from archive_tool.report import Report
 
 
 def planned(report=None, **options):

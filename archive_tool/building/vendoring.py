@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from archive_tool import files
 from archive_tool.analysis import python_source
+from archive_tool.building.files import Member, Plan, with_members
 from archive_tool.errors import BuildError
 from archive_tool.metadata.names import fold
-from archive_tool.plan import Member, Plan, with_members
 
 if TYPE_CHECKING:
-    from archive_tool.inputs import Inputs
-    from archive_tool.report import Report
+    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.report import Report
 
 PACKAGE: Final = "handlers"
 _HINT: Final = "install torchmar anew, or leave the copy out with --no-vendor-sdk"
@@ -77,7 +77,7 @@ def find_sdk() -> Path:
         BuildError: there is none, or another package of this name hides it.
     """
     # Ours is typed and lies beside this package; a folder `handlers` of the user may come first on sys.path.
-    beside = Path(__file__).resolve().parent.with_name(PACKAGE)
+    beside = Path(__file__).resolve().parents[2] / PACKAGE
     if (beside / "py.typed").is_file():
         return beside
     from importlib.util import find_spec

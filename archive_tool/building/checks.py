@@ -8,16 +8,17 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import files, handler_checks, import_checks
+from archive_tool import files
 from archive_tool.analysis import python_source, requirements
+from archive_tool.building import handler_checks, import_checks
 from archive_tool.weights.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, sniff, sniff_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from archive_tool.inputs import Inputs
-    from archive_tool.plan import Plan
-    from archive_tool.report import Report
+    from archive_tool.building.files import Plan
+    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.report import Report
 
 #: Built-in handlers that get their weights from elsewhere than the serialized file.
 _NO_WEIGHTS: Final = frozenset({"vllm_handler", "trt_llm_handler"})

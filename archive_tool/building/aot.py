@@ -19,21 +19,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from archive_tool.building.files import Member, with_members
 from archive_tool.config import safe_yaml
 from archive_tool.errors import BuildError
 from archive_tool.exit_codes import how_it_ended
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, fold
 from archive_tool.metadata.record import Compiled, Record, TensorSpec
-from archive_tool.plan import Member, with_members
 from archive_tool.weights.formats import Format, sniff_file
 from archive_tool.writing import writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.inputs import Inputs
-    from archive_tool.plan import Plan
-    from archive_tool.report import Report
+    from archive_tool.building.files import Plan
+    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.report import Report
 
 FOLDER: Final = f"{MANIFEST_DIRECTORY}/compiled"
 #: TorchServe's built-in handlers that torchmar's worker serves with the SDK's class of the second name.
@@ -45,7 +45,7 @@ TWINS: Final = {
     "text_classifier": "TextClassifier",
 }
 _OPTION: Final = "--aot"
-_SCRIPT: Final = Path(__file__).parent / "publishing" / "compilation.py"
+_SCRIPT: Final = Path(__file__).parents[1] / "publishing" / "compilation.py"
 _COMPILERS: Final = ("g++", "clang++")
 _SHOWN: Final = 2000
 #: Programs that the compiler does not take: what they are, and what to do. One of torch.export it does take.

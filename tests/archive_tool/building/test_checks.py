@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from archive_tool import checks
-from archive_tool.inputs import Inputs
-from archive_tool.plan import plan
-from archive_tool.report import Report
+from archive_tool.building import checks
+from archive_tool.building.files import plan
+from archive_tool.building.inputs import Inputs
+from archive_tool.building.report import Report
 
 
 def check(**options):

@@ -10,8 +10,8 @@ from archive_tool.analysis import python_source
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from archive_tool.inputs import Inputs
-    from archive_tool.report import Report
+    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.report import Report
 
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 

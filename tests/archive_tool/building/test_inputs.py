@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool.inputs import Inputs, split_extra_files
+from archive_tool.building.inputs import Inputs, split_extra_files
 
 
 @pytest.mark.parametrize(

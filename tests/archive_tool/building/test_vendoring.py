@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool import vendoring
+from archive_tool.building import vendoring
+from archive_tool.building.files import plan
+from archive_tool.building.inputs import Inputs
+from archive_tool.building.report import Report
 from archive_tool.errors import BuildError
-from archive_tool.inputs import Inputs
-from archive_tool.plan import plan
-from archive_tool.report import Report
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_the_sdk_is_found_without_importing_it():
 @pytest.fixture
 def elsewhere(work, monkeypatch):
     """As if archive_tool were installed in a folder of its own."""
-    monkeypatch.setattr(vendoring, "__file__", str(work / "elsewhere" / "archive_tool" / "vendoring.py"))
+    monkeypatch.setattr(vendoring, "__file__", str(work / "elsewhere" / "archive_tool" / "building" / "vendoring.py"))
     monkeypatch.delitem(sys.modules, "handlers", raising=False)
     monkeypatch.syspath_prepend(work)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool import ahead_of_time
+from archive_tool.building import aot as ahead_of_time
 from archive_tool.errors import BuildError
 from archive_tool.inspection import describe
 from archive_tool.issues import Kind
@@ -226,14 +226,15 @@ time.sleep(600)
     program = f"""
 import sys
 from pathlib import Path
-from archive_tool import ahead_of_time, cli
+from archive_tool import cli
+from archive_tool.building import aot as ahead_of_time
 ahead_of_time._SCRIPT = Path({str(tmp_path / "stand_in.py")!r})
 sys.exit(cli.main(sys.argv[1:]))
 """
     arguments = ["build", "--model-name", "m", "--handler", "h.py", "--serialized-file", "weights.pt"]
     arguments += ["--model-file", "model.py", "--export-path", "store", "--sample", "sample.json", "--aot"]
     (tmp_path / "sample.json").write_text("[1]")
-    root = str(Path(ahead_of_time.__file__).resolve().parents[1])
+    root = str(Path(ahead_of_time.__file__).resolve().parents[2])
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         env={**os.environ, "PYTHONPATH": root},

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archive_tool import ahead_of_time, checks, samples
+from archive_tool.building import aot as ahead_of_time
+from archive_tool.building import checks, samples
+from archive_tool.building.files import plan as make_plan
+from archive_tool.building.inputs import Inputs, StrPath, split_extra_files
+from archive_tool.building.report import Report
+from archive_tool.building.vendoring import vendor
 from archive_tool.errors import BuildError
-from archive_tool.inputs import Inputs, StrPath, split_extra_files
 from archive_tool.metadata import names
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.record import Record, installed, python_version
-from archive_tool.plan import plan as make_plan
-from archive_tool.report import Report
-from archive_tool.vendoring import vendor
 from archive_tool.version import __version__
 from archive_tool.weights.formats import Format, sniff_file
 from archive_tool.writing import writer
@@ -229,7 +230,7 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
 
 def with_service(inputs: Inputs, folder: Path, record: Record, report: Report) -> tuple[Inputs, Record]:
     """Add what a service folder of MXNet Model Server holds."""
-    from archive_tool.mms import read_folder
+    from archive_tool.building.mms import read_folder
 
     try:
         service = read_folder(folder, inputs.handler)

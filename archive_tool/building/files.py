@@ -30,8 +30,8 @@ from archive_tool.metadata.names import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.inputs import Inputs
-    from archive_tool.report import Report
+    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.report import Report
 
 
 @dataclass(frozen=True)

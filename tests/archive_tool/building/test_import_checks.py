@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import checks, import_checks
-from archive_tool.inputs import Inputs
-from archive_tool.plan import plan
-from archive_tool.report import Report
+from archive_tool.building import checks, import_checks
+from archive_tool.building.files import plan
+from archive_tool.building.inputs import Inputs
+from archive_tool.building.report import Report
 
 SDK = "from handlers import BaseHandler\nclass H(BaseHandler):\n    pass\n"
 OWN = "def handle(data, context):\n    return data\n"

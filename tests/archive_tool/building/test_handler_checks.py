@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import checks
-from archive_tool.inputs import Inputs
-from archive_tool.plan import plan
-from archive_tool.report import Report
+from archive_tool.building import checks
+from archive_tool.building.files import plan
+from archive_tool.building.inputs import Inputs
+from archive_tool.building.report import Report
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ASYNC = "asyncCommunication: true\nparallelType: custom\nbatchSize: 1\n"
 #: They hold handlers that are refused, or no handlers at all.
 REFUSED = {"test_checks.py", "test_import_checks.py", "test_handler_checks.py"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import archive_tool
+from archive_tool.building.mms import read_folder, read_signature
 from archive_tool.errors import BuildError
 from archive_tool.metadata.record import TensorSpec
-from archive_tool.mms import read_folder, read_signature
 
 SERVICE = """\
 import json

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from archive_tool import files
+from archive_tool.building.files import Member, Plan, check_file, with_members
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, fold
 from archive_tool.metadata.record import Record, Sample
-from archive_tool.plan import Member, Plan, check_file, with_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from archive_tool.report import Report
+    from archive_tool.building.report import Report
 
 FOLDER: Final = f"{MANIFEST_DIRECTORY}/samples"
 #: The frontend's default for ``max_request_size``; a larger request is refused with status 413.

@@ -2,8 +2,8 @@
 
 import pytest
 
+from archive_tool.building.report import Report
 from archive_tool.errors import BuildError
-from archive_tool.report import Report
 
 
 def test_no_error_no_exception():

@@ -19,6 +19,7 @@ PACKAGES = [
     "archive_tool.pickles",
     "archive_tool.publishing",
     "archive_tool.reading",
+    "archive_tool.verification",
     "archive_tool.weights",
     "archive_tool.writing",
     "handlers",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from archive_tool.publishing.publish import publish
     from archive_tool.publishing.result import Published
     from archive_tool.reading.archive import Archive, ArchiveMember, open_archive
-    from archive_tool.signing import check_signature, sign
+    from archive_tool.verification.signing import check_signature, sign
 
 __all__ = [
     "AlteredArchiveError",
@@ -69,8 +69,8 @@ _LAZY = {
     "Model": "archive_tool.metadata.manifest",
     "build": "archive_tool.building.builder",
     "Published": "archive_tool.publishing.result",
-    "check_signature": "archive_tool.signing",
-    "sign": "archive_tool.signing",
+    "check_signature": "archive_tool.verification.signing",
+    "sign": "archive_tool.verification.signing",
     "open_archive": "archive_tool.reading.archive",
     "publish": "archive_tool.publishing.publish",  # the one that imports torch
 }

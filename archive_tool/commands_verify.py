@@ -15,7 +15,7 @@ from archive_tool.errors import InputError
 if TYPE_CHECKING:
     from archive_tool.diff import MemberChange
     from archive_tool.tensor_diff import TensorChange
-    from archive_tool.verify import Verification
+    from archive_tool.verification.verify import Verification
 
 #: Where the password of an encrypted private key is taken from, without a prompt.
 PASSWORD_VARIABLE = "TORCHMAR_KEY_PASSWORD"  # noqa: S105
@@ -53,7 +53,7 @@ def verify(
       torchmar verify mnist.mar --json
     """
     from archive_tool.issues import exit_code, worst
-    from archive_tool.verify import verify as run
+    from archive_tool.verification.verify import verify as run
 
     results = [run(archive, key=key, allow_pickles=allow_pickles) for archive in archives]
     kind = worst(issue for result in results for issue in result.issues)
@@ -101,7 +101,7 @@ def sign(archive: Path, key: Path, force: bool, quiet: bool, as_json: bool) -> N
     Examples:
       torchmar sign mnist.mar --key key.pem
     """
-    from archive_tool.signing import sign as run
+    from archive_tool.verification.signing import sign as run
 
     path = run(archive, key, password=_password(key), force=force)
     if as_json:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import completeness
 from archive_tool.analysis import python_source, requirements
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind
 from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS
+from archive_tool.verification import completeness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.metadata import names
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.record import Record, python_version
-from archive_tool.signing import signature_path
+from archive_tool.verification.signing import signature_path
 from archive_tool.version import __version__
 from archive_tool.writing import writer
 

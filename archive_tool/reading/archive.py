@@ -184,7 +184,7 @@ class Archive:
 
     def extract(self, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True) -> Path:
         """Unpack every member below a folder that does not exist yet, or is empty; see `extraction.extract`."""
-        from archive_tool.extraction import extract
+        from archive_tool.verification.extraction import extract
 
         return extract(self, folder, allow_pickles=allow_pickles, complete=complete)
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from archive_tool import files
 from archive_tool.errors import ArchiveError, InputError
-from archive_tool.signing import check_signature, signature_path
+from archive_tool.verification.signing import check_signature, signature_path
 from serving.control.access import NO_WORKFLOWS, model_api
 from serving.control.config import token_authorization
 from serving.control.store import check_archive

@@ -26,7 +26,7 @@ from archive_tool.metadata.names import collisions
 from archive_tool.project import read as read_project
 from archive_tool.reading import containers, zip_consistency
 from archive_tool.reading.archive import open_archive
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 from archive_tool.weights import onnx, tensors
 from archive_tool.weights.formats import Format, sniff
 from serving.worker.failures import ConfigError

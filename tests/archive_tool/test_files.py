@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import files, project, signing
+from archive_tool import files, project
 from archive_tool.analysis import python_source
 from archive_tool.building import checks
 from archive_tool.building.report import Report
 from archive_tool.errors import TorchmarError
-from archive_tool.verify import verify
+from archive_tool.verification import signing
+from archive_tool.verification.verify import verify
 from archive_tool.writing.copying import open_source
 
 from .hostile import Member, archive

@@ -16,7 +16,7 @@ import archive_tool
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind
 from archive_tool.reading.archive import open_archive
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 
 from .hostile import Member, archive, attack, checkpoint
 

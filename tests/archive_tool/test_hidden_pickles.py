@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from archive_tool.issues import Kind
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 
 from .hostile import Attack, Member, archive, attack, zip_of
 

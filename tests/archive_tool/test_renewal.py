@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool import verify
 from archive_tool.building import builder, vendoring
 from archive_tool.errors import AlteredArchiveError, ArchiveError, BuildError, TargetExistsError
+from archive_tool.verification import verify
 
 SDK = vendoring.find_sdk()
 HANDLER = "from handlers import BaseHandler\n\n\nclass Handler(BaseHandler):\n    pass\n"

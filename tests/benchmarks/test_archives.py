@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 from benchmarks.churn_bench import models as churn
 from benchmarks.handlers_bench import assets
 from benchmarks.handlers_bench import workloads as handlers

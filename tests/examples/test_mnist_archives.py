@@ -4,7 +4,7 @@ import zipfile
 import pytest
 import torch
 
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 from examples.mnist import build_archives
 from model_defs.mnist import MNISTNet
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 from examples import demos, downloads
 from examples.efficientnet_lite0 import demo as lite0
 from examples.fizbuz import demo as fizbuz

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from archive_tool import open_archive
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 
 from .conftest import ROOT, Sandbox, Server
 from .support import predict

@@ -19,7 +19,7 @@ from archive_tool.issues import Kind
 from archive_tool.metadata.names import STOCK_HANDLERS
 from archive_tool.metadata.record import Compiled, TensorSpec
 from archive_tool.reading.archive import open_archive
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 from serving.worker.loader import _BUILT_IN
 
 FOUND = {

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import archive_tool
-from archive_tool import extraction
 from archive_tool.errors import (
     ArchiveError,
     InputError,
@@ -22,6 +21,7 @@ from archive_tool.errors import (
 )
 from archive_tool.reading import containers
 from archive_tool.reading.archive import open_archive
+from archive_tool.verification import extraction
 
 FORMATS = ["default", "zip-store", "tgz", "no-archive"]
 MANIFEST = b'{"runtime": "python", "model": {"modelName": "m", "handler": "h.py"}}'

@@ -9,7 +9,7 @@ import pytest
 
 import archive_tool
 from archive_tool.errors import AlteredArchiveError, ArchiveError, InputError, UnsafeArchiveError
-from archive_tool.signing import sign, signature_path
+from archive_tool.verification.signing import sign, signature_path
 from serving.control import trust
 
 pytest.importorskip("model_signing")

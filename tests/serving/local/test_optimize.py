@@ -20,7 +20,7 @@ from archive_tool import TargetExistsError, build, open_archive
 from archive_tool.errors import BuildError, InputError
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.record import Compiled, Record
-from archive_tool.verify import verify
+from archive_tool.verification.verify import verify
 from serving.check import Input
 from serving.local import contest
 from serving.local.contest import Candidate

@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from archive_tool import safety
 from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import Kind, refuse, worst
 from archive_tool.pickles.imports import Budget
+from archive_tool.verification import rules
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -44,7 +44,7 @@ def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str]
         InputError: the folder cannot be written.
     """
     archive.check_safe()  # nothing of it is read before
-    issues = [*archive.issues, *safety.static_issues(archive, complete=complete)]
+    issues = [*archive.issues, *rules.static_issues(archive, complete=complete)]
     if worst(issues) is Kind.UNSAFE:
         refuse(archive.path, issues)
     target = Path(folder)
@@ -83,12 +83,12 @@ def _unpack(archive: Archive, temporary: Path, allow_pickles: Collection[str]) -
         with path.open("x+b") as sink:
             digest = _copy(archive, entry, stream, sink)
             sink.seek(0)
-            found += safety.head_issues(archive, entry, sink.read(_HEAD))
-            found += safety.hash_issues(archive, entry, digest)
-            found += safety.early_end_issues(archive, entry)
+            found += rules.head_issues(archive, entry, sink.read(_HEAD))
+            found += rules.hash_issues(archive, entry, digest)
+            found += rules.early_end_issues(archive, entry)
             if entry.name not in allow_pickles:
                 sink.seek(0)
-                found += safety.pickle_issues(archive, entry.name, sink, budget)
+                found += rules.pickle_issues(archive, entry.name, sink, budget)
     return found
 
 

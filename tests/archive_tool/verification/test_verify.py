@@ -16,9 +16,8 @@ from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind, exit_code
 from archive_tool.reading import containers
 from archive_tool.reading.archive import open_archive
-from archive_tool.verify import verify
-
-from .hostile import MANIFEST, Member, archive, attack, checkpoint, zip_of
+from archive_tool.verification.verify import verify
+from tests.archive_tool.hostile import MANIFEST, Member, archive, attack, checkpoint, zip_of
 
 
 def manifest(members=None, **model):
@@ -374,9 +373,9 @@ def test_a_bomb_is_not_unpacked(put, monkeypatch):
 
 
 def test_a_large_packed_member_is_kept_on_disk(put, monkeypatch, tmp_path):
-    from archive_tool import verify as module  # noqa: F401
+    from archive_tool.verification import verify as module  # noqa: F401
 
-    here = sys.modules["archive_tool.verify"]
+    here = sys.modules["archive_tool.verification.verify"]
     monkeypatch.setattr(here, "_IN_MEMORY", 10)
     path = put(archive(Member(b"w.pt", checkpoint(attack()), method=8)))
     assert [issue.kind for issue in verify(path).issues if issue.kind is not Kind.NOTE] == [Kind.UNSAFE]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Any
 
-from archive_tool import completeness
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Issue, Kind
 from archive_tool.metadata.names import MANIFEST_NAME, name_problem
+from archive_tool.verification import completeness
 from archive_tool.weights import onnx_external, scan
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from archive_tool import obstacles
-from archive_tool.completeness import module_of
 from archive_tool.config.effective import understand
 from archive_tool.issues import Kind
 from archive_tool.metadata.names import BUILT_IN_HANDLERS
 from archive_tool.reading.archive import open_archive
+from archive_tool.verification.completeness import module_of
+from tests.archive_tool.hostile import Member, archive, zip_of
 
-from .hostile import Member, archive, zip_of
 from .test_verify import FILES, KINDS, manifest, packed, tar_of, told, verify
 
 

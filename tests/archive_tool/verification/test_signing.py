@@ -9,14 +9,13 @@ import sys
 
 import pytest
 
-from archive_tool import signing
 from archive_tool.cli import main
 from archive_tool.errors import AlteredArchiveError, InputError, TargetExistsError, UnreadableArchiveError
 from archive_tool.issues import Kind
-from archive_tool.signing import check_signature, sign, signature_path
-from archive_tool.verify import verify
-
-from .hostile import Member, archive
+from archive_tool.verification import signing
+from archive_tool.verification.signing import check_signature, sign, signature_path
+from archive_tool.verification.verify import verify
+from tests.archive_tool.hostile import Member, archive
 
 pytest.importorskip("model_signing")
 

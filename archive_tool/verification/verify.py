@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from archive_tool import safety
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.issues import Issue, Kind, worst
 from archive_tool.pickles.imports import Budget
 from archive_tool.reading.archive import open_archive
+from archive_tool.verification import rules
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -83,12 +83,12 @@ def verify(path: StrPath, *, key: StrPath | None = None, allow_pickles: Collecti
     try:
         with open_archive(location, allow_unsafe=True) as archive:
             issues += archive.issues
-            issues += safety.static_issues(archive)
+            issues += rules.static_issues(archive)
             issues += _content_issues(archive, allow_pickles)
             recorded = _recorded(archive)
             members = len(archive.members)
     except ArchiveError as error:
-        return Verification(location, 0, recorded=False, signed=signed, issues=(*issues, safety.as_issue(error)))
+        return Verification(location, 0, recorded=False, signed=signed, issues=(*issues, rules.as_issue(error)))
     return Verification(location, members, recorded, signed, tuple(dict.fromkeys(issues)))
 
 
@@ -101,12 +101,12 @@ def _recorded(archive: Archive) -> bool:
 
 
 def _signature_issues(path: Path, key: StrPath) -> Iterator[Issue]:
-    from archive_tool.signing import check_signature
+    from archive_tool.verification.signing import check_signature
 
     try:
         check_signature(path, key)
     except ArchiveError as error:
-        yield safety.as_issue(error)
+        yield rules.as_issue(error)
 
 
 def _content_issues(archive: Archive, allow_pickles: Collection[str]) -> Iterator[Issue]:
@@ -123,14 +123,14 @@ def _content_issues(archive: Archive, allow_pickles: Collection[str]) -> Iterato
             for entry, stream in archive.stream(batch):
                 yield from _member_issues(archive, entry, stream, allow_pickles, budget)
         except ArchiveError as error:  # one damaged member of a zip does not hide what is wrong with the others
-            yield safety.as_issue(error, batch[0].name if len(batch) == 1 else None)
+            yield rules.as_issue(error, batch[0].name if len(batch) == 1 else None)
 
 
 def _member_issues(
     archive: Archive, entry: Entry, stream: IO[bytes], allow_pickles: Collection[str], budget: Budget
 ) -> Iterator[Issue]:
     head = stream.read(_HEAD)
-    look = entry.name not in allow_pickles and safety.may_unpickle(archive, entry.name, head)
+    look = entry.name not in allow_pickles and rules.may_unpickle(archive, entry.name, head)
     within = archive.peek_entry(entry) if look else None
     digest = hashlib.sha256(head)
     keep = look and within is None
@@ -141,15 +141,15 @@ def _member_issues(
                 kept.write(chunk)
             chunk = stream.read(_CHUNK)
             digest.update(chunk)
-        yield from safety.head_issues(archive, entry, head)
-        yield from safety.hash_issues(archive, entry, digest.hexdigest())
-        yield from safety.early_end_issues(archive, entry)
+        yield from rules.head_issues(archive, entry, head)
+        yield from rules.hash_issues(archive, entry, digest.hexdigest())
+        yield from rules.early_end_issues(archive, entry)
         if keep:
             kept.seek(0)
-            yield from safety.pickle_issues(archive, entry.name, kept, budget)
+            yield from rules.pickle_issues(archive, entry.name, kept, budget)
     if within is not None:
         with within:
-            yield from safety.pickle_issues(archive, entry.name, within, budget)
+            yield from rules.pickle_issues(archive, entry.name, within, budget)
 
 
 def _scratch(entry: Entry | None) -> IO[bytes]:

@@ -1,0 +1,1 @@
+"""Whether an archive can be trusted: its rules, signatures, and extraction by them."""

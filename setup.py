@@ -15,6 +15,7 @@ PACKAGES = [
     "archive_tool.analysis",
     "archive_tool.building",
     "archive_tool.config",
+    "archive_tool.inspection",
     "archive_tool.metadata",
     "archive_tool.pickles",
     "archive_tool.publishing",

@@ -42,7 +42,7 @@ def inspect(archive: Path, as_json: bool) -> None:
       torchmar inspect model_store/mnist.mar
       torchmar inspect model_store/mnist.mar --json
     """
-    from archive_tool.inspection import describe
+    from archive_tool.inspection.describe import describe
     from archive_tool.reading.archive import open_archive
 
     with open_archive(archive, allow_unsafe=True) as opened:

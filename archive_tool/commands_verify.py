@@ -13,8 +13,8 @@ from archive_tool.cli import printable
 from archive_tool.errors import InputError
 
 if TYPE_CHECKING:
-    from archive_tool.diff import MemberChange
-    from archive_tool.tensor_diff import TensorChange
+    from archive_tool.inspection.diff import MemberChange
+    from archive_tool.inspection.tensor_diff import TensorChange
     from archive_tool.verification.verify import Verification
 
 #: Where the password of an encrypted private key is taken from, without a prompt.
@@ -140,7 +140,7 @@ def diff(first: Path, second: Path, as_json: bool) -> int:
       torchmar diff model_store/mnist.mar new/mnist.mar
       torchmar diff old.mar new.mar --json
     """
-    from archive_tool.diff import diff as run
+    from archive_tool.inspection.diff import diff as run
 
     changes = run(first, second)
     if as_json:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool import sdk_copy
 from archive_tool.building import builder, vendoring
 from archive_tool.building.files import Member, Plan
 from archive_tool.errors import ArchiveError, BuildError
+from archive_tool.inspection import sdk_copy
 from archive_tool.metadata import names
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.record import Record, python_version

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from archive_tool import compare, obstacles
+from archive_tool import compare
 from archive_tool.building.samples import content_type_of
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, InputError, TorchmarError
+from archive_tool.inspection import obstacles
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.reading.archive import Archive, open_archive
 from serving.check import failures

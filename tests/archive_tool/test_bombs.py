@@ -19,7 +19,7 @@ from archive_tool.analysis import python_source, requirements
 from archive_tool.building.mms import read_signature
 from archive_tool.config import safe_yaml, schema
 from archive_tool.errors import ArchiveError, BuildError
-from archive_tool.inspection import describe
+from archive_tool.inspection.describe import describe
 from archive_tool.issues import Kind
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import collisions

@@ -14,7 +14,7 @@ import pytest
 import archive_tool
 from archive_tool.building import aot as ahead_of_time
 from archive_tool.errors import BuildError
-from archive_tool.inspection import describe
+from archive_tool.inspection.describe import describe
 from archive_tool.issues import Kind
 from archive_tool.metadata.names import STOCK_HANDLERS
 from archive_tool.metadata.record import Compiled, TensorSpec

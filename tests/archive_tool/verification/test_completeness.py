@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import obstacles
 from archive_tool.config.effective import understand
+from archive_tool.inspection import obstacles
 from archive_tool.issues import Kind
 from archive_tool.metadata.names import BUILT_IN_HANDLERS
 from archive_tool.reading.archive import open_archive

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from archive_tool.building.inputs import StrPath
+    from archive_tool.inspection.tensor_diff import TensorChange
     from archive_tool.reading.archive import Archive
-    from archive_tool.tensor_diff import TensorChange
 
 _CHUNK: Final = 1 << 20
 #: Text beyond this is compared as bytes only: finding the lines takes quadratic time.
@@ -136,7 +136,7 @@ def _text(archive: Archive, name: str) -> list[str] | None:
 
 
 def _with_tensors(old: Archive, new: Archive, change: MemberChange) -> MemberChange:
-    from archive_tool.tensor_diff import NotWeightsError, changed_tensors
+    from archive_tool.inspection.tensor_diff import NotWeightsError, changed_tensors
 
     sizes = (change.before, change.after)
     with tempfile.TemporaryDirectory(prefix="torchmar-") as folder, contextlib.ExitStack() as stack:

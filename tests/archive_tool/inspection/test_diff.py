@@ -10,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from archive_tool import diff as module
 from archive_tool.cli import main
-from archive_tool.diff import diff
 from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
-
-from .hostile import Attack, Member, archive
+from archive_tool.inspection import diff as module
+from archive_tool.inspection.diff import diff
+from tests.archive_tool.hostile import Attack, Member, archive
 
 
 def saved(value, **how):
@@ -141,7 +140,7 @@ def test_integers_that_floats_cannot_tell_apart_are_changed(compare):
 
 
 def test_tensors_are_compared_in_pieces(compare, monkeypatch):
-    from archive_tool import tensor_diff
+    from archive_tool.inspection import tensor_diff
 
     monkeypatch.setattr(tensor_diff, "_CHUNK", 7)
     before, after = torch.zeros(10, 10), torch.zeros(10, 10)
@@ -150,7 +149,7 @@ def test_tensors_are_compared_in_pieces(compare, monkeypatch):
 
 
 def test_a_tensor_that_claims_to_be_huge_is_not_gone_through(compare, monkeypatch):
-    from archive_tool import tensor_diff
+    from archive_tool.inspection import tensor_diff
 
     monkeypatch.setattr(tensor_diff, "_LARGE", 1000)
     found = tensors(compare, {"a": torch.zeros(1).expand(10**6)}, {"a": torch.ones(1).expand(10**6)})

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool import obstacles
 from archive_tool.config.effective import understand
+from archive_tool.inspection import obstacles
 from archive_tool.metadata.manifest import Manifest
 
 HERE = ".".join(platform.python_version_tuple()[:2])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import obstacles
 from archive_tool.errors import ArchiveError
+from archive_tool.inspection import obstacles
 
 if TYPE_CHECKING:
     from archive_tool.config.effective import Effective

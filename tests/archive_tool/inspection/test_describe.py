@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import archive_tool
-from archive_tool import inspection
 from archive_tool.errors import ArchiveError
-from archive_tool.inspection import describe
+from archive_tool.inspection import describe as inspection
+from archive_tool.inspection.describe import describe
 from archive_tool.weights import tensors
 
 MANIFEST = {"model": {"modelName": "m", "handler": "h.py", "configFile": "c.yaml", "serializedFile": "w.pt"}}
@@ -117,7 +117,7 @@ def test_torch_is_not_imported(make_zip, torchmar, work):
     code = f"""
 import sys
 from archive_tool import open_archive
-from archive_tool.inspection import describe
+from archive_tool.inspection.describe import describe
 with open_archive({str(path)!r}) as archive:
     assert describe(archive, archive.manifest)["memory"] == 40
 assert "torch" not in sys.modules

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import archive_tool
-from archive_tool import compiled_fit
-from archive_tool.compiled_fit import Fit, Torch, check, installed_torch
 from archive_tool.config.effective import understand
+from archive_tool.inspection import compiled
+from archive_tool.inspection.compiled import Fit, Torch, check, installed_torch
 from archive_tool.metadata.manifest import Manifest
 from handlers import machine
 from handlers.ahead_of_time import machine as seen_by_a_worker
@@ -82,8 +82,8 @@ def test_numbers_of_another_type_than_the_config_asks_for(config, dtype, fits):
     ],
 )
 def test_the_device_that_a_worker_gets(monkeypatch, config, for_gpus, gpus, fits):
-    monkeypatch.setattr(compiled_fit, "installed_torch", lambda: Torch(torch.__version__, for_gpus))
-    monkeypatch.setattr(compiled_fit.obstacles, "gpus", lambda: gpus)
+    monkeypatch.setattr(compiled, "installed_torch", lambda: Torch(torch.__version__, for_gpus))
+    monkeypatch.setattr(compiled.obstacles, "gpus", lambda: gpus)
     found = fit(config)
     assert found.fits is fits
     assert (found.reason == "it is for cpu, and the device is cuda") is (fits is False)
@@ -94,15 +94,15 @@ def test_what_only_torch_knows_stays_open(monkeypatch):
     monkeypatch.setattr(machine, "instruction_sets", lambda: None)
     reason = "it needs a, b, and whether this processor has it cannot be told"
     assert fit(capability=["a", "b"]) == Fit(PATH, None, reason)
-    monkeypatch.setattr(compiled_fit, "installed_torch", lambda: Torch("2.15.0+cu130", True))
-    monkeypatch.setattr(compiled_fit.obstacles, "gpus", lambda: 1)
+    monkeypatch.setattr(compiled, "installed_torch", lambda: Torch("2.15.0+cu130", True))
+    monkeypatch.setattr(compiled.obstacles, "gpus", lambda: 1)
     found = fit(torch="2.15.0+cu130", device="cuda", capability=["sm_90"])
     assert found == Fit(PATH, None, "it needs sm_90, and whether this GPU has it cannot be told")
     assert fit(torch="2.15.0+cu126", device="cuda", capability=["sm_90"]).fits is False
 
 
 def test_without_torch(monkeypatch):
-    monkeypatch.setattr(compiled_fit, "installed_torch", lambda: None)
+    monkeypatch.setattr(compiled, "installed_torch", lambda: None)
     assert fit() == Fit(PATH, False, "torch is not found here")
 
 
@@ -140,7 +140,7 @@ def test_the_version_is_read_and_not_imported(tmp_path, text, expected):
     root = Path(archive_tool.__file__).parents[1]
     code = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]\n"
-        "from archive_tool.compiled_fit import installed_torch\n"
+        "from archive_tool.inspection.compiled import installed_torch\n"
         "found = installed_torch()\nprint((found.version, found.for_gpus) if found else None)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -181,8 +181,8 @@ def test_inspect(made, torchmar, changes, shown, fits, reason):
 
 
 def test_inspect_says_what_stays_open(made, torchmar, monkeypatch):
-    monkeypatch.setattr(compiled_fit.obstacles, "gpus", lambda: None)
-    monkeypatch.setattr(compiled_fit, "installed_torch", lambda: Torch(torch.__version__, True))
+    monkeypatch.setattr(compiled.obstacles, "gpus", lambda: None)
+    monkeypatch.setattr(compiled, "installed_torch", lambda: Torch(torch.__version__, True))
     assert "may fit this machine: it is for cpu, and whether there is a GPU" in torchmar("inspect", made()).stdout
 
 
@@ -196,7 +196,7 @@ def test_inspect_asks_without_torch(made):
     code = f"""
 import sys
 from archive_tool import open_archive
-from archive_tool.inspection import describe
+from archive_tool.inspection.describe import describe
 with open_archive({str(made())!r}) as archive:
     assert describe(archive, archive.manifest)["compiled"]["fits"] is True
 assert "torch" not in sys.modules

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import compiled_fit, obstacles, sdk_copy
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError
+from archive_tool.inspection import compiled, obstacles, sdk_copy
 from archive_tool.metadata.manifest import ZIP_EPOCH, format_time
 from archive_tool.weights import tensors
 from archive_tool.weights.formats import Format, sniff
@@ -100,7 +100,7 @@ def _handler(archive: Archive, manifest: Manifest | None) -> dict[str, str] | No
 
 
 def _compiled(manifest: Manifest | None, config: effective.Effective) -> dict[str, Any] | None:
-    found = compiled_fit.check(manifest, config) if manifest else None
+    found = compiled.check(manifest, config) if manifest else None
     return found.to_dict() if found else None
 
 

@@ -18,6 +18,7 @@ PACKAGES = [
     "archive_tool.inspection",
     "archive_tool.metadata",
     "archive_tool.pickles",
+    "archive_tool.projects",
     "archive_tool.publishing",
     "archive_tool.reading",
     "archive_tool.verification",

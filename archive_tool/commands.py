@@ -177,7 +177,7 @@ def _with_project(context: click.Context, project_file: str | None, given: dict[
     """Add what a project file sets to the options; those of the command line win."""
     options = dict(given)
     if project_file is not None:
-        from archive_tool.project import read
+        from archive_tool.projects.project_file import read
 
         said = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
         options |= {name: value for name, value in read(Path(project_file)).items() if name not in said}

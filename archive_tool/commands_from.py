@@ -29,7 +29,7 @@ def convert(archive: Path, output: Path | None, force: bool, quiet: bool) -> Non
       torchmar convert fizbuz_package.mar -o model_store/fizbuz_package.mar
       torchmar convert model_store/mnist.mar -o model_store/mnist.mar --force
     """
-    from archive_tool.convert import convert as run
+    from archive_tool.projects.convert import convert as run
 
     show_built(run(archive, output, force=force), quiet=quiet)
 
@@ -56,7 +56,7 @@ def init(folder: Path, kind: str | None, force: bool) -> None:
       torchmar init
       torchmar init resnet --kind image
     """
-    from archive_tool.starter import start
+    from archive_tool.projects.starter import start
 
     started = start(folder, kind=kind, force=force)
     for path in started.written:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from archive_tool import project
 from archive_tool.building import checks
 from archive_tool.building.builder import folders_from, with_service
 from archive_tool.building.files import Member, Plan
@@ -23,6 +22,7 @@ from archive_tool.errors import InputError, TorchmarError
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.names import MANIFEST_NAME, is_skipped_directory
 from archive_tool.metadata.record import Record
+from archive_tool.projects import project_file
 from archive_tool.reading.archive import open_archive
 
 #: Settings of a project file that say which files a model has, and what they are; the others are about its archive.
@@ -59,20 +59,20 @@ class Sources:
         self._is_model = False
         self._project: Path | None = None
         if target.is_dir():
-            if (target / project.NAME).is_file():
-                self._project = self._target / project.NAME
+            if (target / project_file.NAME).is_file():
+                self._project = self._target / project_file.NAME
             elif (target / MANIFEST_NAME).is_file():
                 self._is_model = True
             else:
                 raise InputError(
-                    f"the folder {target} has no {project.NAME}, and it is no unpacked archive",
+                    f"the folder {target} has no {project_file.NAME}, and it is no unpacked archive",
                     hint=f"torchmar init {target} writes one; or name the handler's file",
                 )
         elif target.suffix in (".yaml", ".yml") and target.is_file():
             self._project = self._target
         elif target.suffix != ".py" or not target.is_file():
             what = "is no handler's file and no folder" if target.exists() else "does not exist"
-            raise InputError(f"{target} {what}", hint=f"name a Python file, or a folder with a {project.NAME}")
+            raise InputError(f"{target} {what}", hint=f"name a Python file, or a folder with a {project_file.NAME}")
         if self._is_model and self._given:
             raise InputError(f"{target} is an unpacked archive, whose manifest names its files")
 
@@ -143,7 +143,7 @@ class Sources:
     def _options(self) -> dict[str, Any]:
         if self._project is None:
             return {"model_name": self._target.stem, "handler": self._target} | self._given
-        options = {name: value for name, value in project.read(self._project).items() if name in _FILES}
+        options = {name: value for name, value in project_file.read(self._project).items() if name in _FILES}
         options = {"model_name": self._project.parent.name} | options | self._given
         if "handler" not in options:
             raise InputError("the project file names no handler", where=str(self._project), hint="add handler: FILE.py")

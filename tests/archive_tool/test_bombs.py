@@ -23,7 +23,7 @@ from archive_tool.inspection.describe import describe
 from archive_tool.issues import Kind
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import collisions
-from archive_tool.project import read as read_project
+from archive_tool.projects.project_file import read as read_project
 from archive_tool.reading import containers, zip_consistency
 from archive_tool.reading.archive import open_archive
 from archive_tool.verification.verify import verify

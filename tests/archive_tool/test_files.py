@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import files, project
+from archive_tool import files
 from archive_tool.analysis import python_source
 from archive_tool.building import checks
 from archive_tool.building.report import Report
 from archive_tool.errors import TorchmarError
+from archive_tool.projects import project_file
 from archive_tool.verification import signing
 from archive_tool.verification.verify import verify
 from archive_tool.writing.copying import open_source
@@ -102,7 +103,7 @@ def reading(name):
 
     return {
         "the archive": lambda: verify(name).kind,
-        "a project file": lambda: project.read(Path(name)),
+        "a project file": lambda: project_file.read(Path(name)),
         "a config file": lambda: checks.check_config(Path(name), report) or report.raise_errors(),
         "requirements": lambda: checks.check_requirements(Path(name), report) or report.raise_errors(),
         "source": lambda: python_source.parse(Path(name)),

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool import renewal
 from archive_tool.building import builder
 from archive_tool.errors import BuildError, UnreadableArchiveError
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, MANIFEST_NAME, SUFFIXES
 from archive_tool.metadata.record import KEY, Record
+from archive_tool.projects import renewal
 from archive_tool.reading.archive import open_archive
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool.convert import convert
 from archive_tool.errors import ArchiveError, BuildError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
-
-from .building.test_mms import SERVICE, SIGNATURE
+from archive_tool.projects.convert import convert
+from tests.archive_tool.building.test_mms import SERVICE, SIGNATURE
 
 MANIFEST = {
     "runtime": "python",

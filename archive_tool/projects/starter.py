@@ -12,9 +12,9 @@ from typing import Final
 
 import yaml
 
-from archive_tool import project
 from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError, TargetExistsError
+from archive_tool.projects import project_file as project
 from archive_tool.weights.formats import Format, sniff_file
 
 KINDS: Final = ("tensor", "image", "custom")

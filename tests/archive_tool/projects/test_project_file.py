@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool import project
 from archive_tool.building.builder import build
 from archive_tool.errors import BuildError
+from archive_tool.projects import project_file
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def write(work):
 
 
 def test_every_option_of_a_build_is_a_key():
-    known = {name.replace("-", "_") for name in project.KEYS} - {"check"}
+    known = {name.replace("-", "_") for name in project_file.KEYS} - {"check"}
     assert known == set(inspect.signature(build).parameters) - {"record", "progress", "before_publish", "archive_name"}
 
 
@@ -62,27 +62,27 @@ def test_paths_are_relative_to_the_file(write):
         "vendor_sdk": False,
         "description": "a: b",
     }
-    assert project.read(folder) == expected
-    assert project.read(folder / "torchmar.yaml") == expected
+    assert project_file.read(folder) == expected
+    assert project_file.read(folder / "torchmar.yaml") == expected
 
 
 def test_names_of_handlers_are_no_paths(write):
     for name in ("image_classifier", "tensor_handler", "densenet_handler", "TorchScriptHandler"):
-        assert project.read(write(f"handler: {name}"))["handler"] == name
+        assert project_file.read(write(f"handler: {name}"))["handler"] == name
     Path("net/tensor_handler.py").touch()
-    assert project.read(write("handler: tensor_handler"))["handler"] == "net/tensor_handler"
-    assert project.read(write("handler: h"))["handler"] == "net/h"
+    assert project_file.read(write("handler: tensor_handler"))["handler"] == "net/tensor_handler"
+    assert project_file.read(write("handler: h"))["handler"] == "net/h"
 
 
 def test_lists_may_be_texts_with_commas(write):
-    assert project.read(write("extra-files: a, b,c"))["extra_files"] == ["net/a", "net/b", "net/c"]
+    assert project_file.read(write("extra-files: a, b,c"))["extra_files"] == ["net/a", "net/b", "net/c"]
     Path("net/a=b").touch()
-    assert project.read(write("extra-files: [a=b, c=d]"))["extra_files"] == ["net/a=b", "net/c=d"]
+    assert project_file.read(write("extra-files: [a=b, c=d]"))["extra_files"] == ["net/a=b", "net/c=d"]
 
 
 def test_in_the_current_folder_paths_stay_as_they_are(write):
     write("handler: h.py\nkeep-folders: true", "torchmar.yaml")
-    assert project.read(Path("torchmar.yaml")) == {"handler": "h.py", "keep_folders": Path()}
+    assert project_file.read(Path("torchmar.yaml")) == {"handler": "h.py", "keep_folders": Path()}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_in_the_current_folder_paths_stay_as_they_are(write):
 def test_mistakes_name_their_line(write, text, line, reason):
     folder = write(text)
     with pytest.raises(BuildError) as caught:
-        project.read(folder)
+        project_file.read(folder)
     error = caught.value
     assert re.search(reason, f"{error.message} {error.hint}")
     assert error.where == (f"net/torchmar.yaml:{line}" if line else "net/torchmar.yaml")
@@ -119,12 +119,12 @@ def test_mistakes_name_their_line(write, text, line, reason):
 
 def test_all_mistakes_are_told_at_once(write):
     with pytest.raises(BuildError, match=r"2 problems(.|\n)*no option(.|\n)*expected true or false"):
-        project.read(write("foo: 1\nforce: maybe"))
+        project_file.read(write("foo: 1\nforce: maybe"))
 
 
 def test_a_file_that_is_not_there(work):
     with pytest.raises(BuildError, match="cannot read the project file") as caught:
-        project.read(Path("no.yaml"))
+        project_file.read(Path("no.yaml"))
     assert "torchmar init" in caught.value.hint
 
 

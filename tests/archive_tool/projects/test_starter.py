@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool import project
 from archive_tool.errors import BuildError, TargetExistsError
-from archive_tool.starter import KINDS, start
-
-from .conftest import HANDLER, MODEL
+from archive_tool.projects import project_file
+from archive_tool.projects.starter import KINDS, start
+from tests.archive_tool.conftest import HANDLER, MODEL
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def script(path):
 
 
 def built(started):
-    return archive_tool.build(**project.read(started.project), force=True)
+    return archive_tool.build(**project_file.read(started.project), force=True)
 
 
 def test_weights_with_their_class(folder):
@@ -127,17 +126,17 @@ def test_what_is_in_the_file_is_all_known(folder):
     text = start(folder).project.read_text()
     keys = {line.lstrip("# ").partition(":")[0] for line in text.splitlines()}
     rare = {"model-path", "runtime", "archive-format", "force", "vendor-sdk", "compress", "aot"}
-    assert set(project.KEYS) - keys == rare
+    assert set(project_file.KEYS) - keys == rare
 
 
 def test_commented_lines_may_be_uncommented(folder):
     script(folder / "net.pt")
     text = start(folder).project.read_text()
-    options = [line[2:] for line in text.splitlines() if line[2:].partition(":")[0] in project.KEYS]
+    options = [line[2:] for line in text.splitlines() if line[2:].partition(":")[0] in project_file.KEYS]
     assert len(options) > 5
     for line in options:
         (folder / "torchmar.yaml").write_text(line)
-        assert len(project.read(folder)) == 1
+        assert len(project_file.read(folder)) == 1
 
 
 @pytest.mark.parametrize(

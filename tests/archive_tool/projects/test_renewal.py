@@ -72,7 +72,7 @@ def test_the_copy_is_renewed_and_all_else_stays(build, torchmar):
     ],
 )
 def test_the_form_stays(build, more, output, archive_format):
-    from archive_tool.convert import convert
+    from archive_tool.projects.convert import convert
 
     old = build(**more)
     built = convert(old, output)
@@ -84,7 +84,7 @@ def test_the_form_stays(build, more, output, archive_format):
 
 
 def test_in_its_own_place(build):
-    from archive_tool.convert import convert
+    from archive_tool.projects.convert import convert
 
     old = build()
     Path(f"{old}.sig").touch()
@@ -99,7 +99,7 @@ def test_in_its_own_place(build):
 
 
 def test_what_is_not_renewed(build, make_zip, tmp_path):
-    from archive_tool.convert import convert
+    from archive_tool.projects.convert import convert
 
     with pytest.raises(ArchiveError, match=r"has the handler SDK 99\.0, and .* is installed here"):
         convert(build("99.0"))

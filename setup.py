@@ -14,6 +14,7 @@ PACKAGES = [
     "archive_tool",
     "archive_tool.analysis",
     "archive_tool.building",
+    "archive_tool.cli",
     "archive_tool.config",
     "archive_tool.inspection",
     "archive_tool.metadata",

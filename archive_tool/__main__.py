@@ -13,7 +13,7 @@ def main() -> int:
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:  # not where it is ignored, as by a shell's background job
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from archive_tool.cli import main as run
+    from archive_tool.cli.entry import main as run
 
     try:
         signal.signal(signal.SIGINT, interrupt)

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from archive_tool.cli import COMMANDS, cli
+from archive_tool.cli.entry import COMMANDS, cli
 from archive_tool.errors import TorchmarError
 from examples import downloads
 from serving import errors as serving_errors

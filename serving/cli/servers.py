@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from archive_tool.cli import discard_output, printable
+from archive_tool.cli.entry import discard_output, printable
 from serving.cli.options import (
     PortType,
     complete_archives,
@@ -219,7 +219,7 @@ def _print_started(started: Started, state: StateFolder) -> None:
 
 
 def _stay(process: Any, state: StateFolder) -> None:
-    """Waits for the server's end; a signal arrives as an exception (see archive_tool.cli), on which start ends it."""
+    """Waits for the server's end; a signal is an exception (see archive_tool.cli.entry), on which start ends it."""
     from archive_tool.exit_codes import how_it_ended
     from serving.control import stop as end
     from serving.control.waiting import STOPPED_CODES

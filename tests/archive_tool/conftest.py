@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from archive_tool import cli
+from archive_tool.cli import entry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,7 +104,7 @@ def torchmar(capsys):
     """Run the command line in this process: a process each time would take most of the time."""
 
     def run(*arguments):
-        code = cli.main([*map(str, arguments)])
+        code = entry.main([*map(str, arguments)])
         out, err = capsys.readouterr()
         return SimpleNamespace(returncode=code, stdout=out, stderr=err)
 

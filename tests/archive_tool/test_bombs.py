@@ -338,9 +338,9 @@ def test_fields_of_onnx():
 
 def test_an_archive_of_many_members_is_shown_in_time(tmp_path, torchmar, monkeypatch):
     """The table of all rows took most of a minute."""
-    from archive_tool import commands_inspect
+    from archive_tool.cli import inspect
 
-    monkeypatch.setattr(commands_inspect, "_MEMBERS_SHOWN", 10)
+    monkeypatch.setattr(inspect, "_MEMBERS_SHOWN", 10)
     path = tmp_path / "m.mar"
     with zipfile.ZipFile(path, "w") as made:
         for number in range(50):

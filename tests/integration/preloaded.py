@@ -21,7 +21,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from archive_tool.cli import COMMANDS, main
+from archive_tool.cli.entry import COMMANDS, main
 from serving.worker import rendezvous
 
 # What the commands import when they run.

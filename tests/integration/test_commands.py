@@ -109,7 +109,7 @@ def test_what_programs_and_shells_ask_for(server: Server, echo: str) -> None:
 
     def completed(*words: str) -> list[str]:
         typed = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
-        program = ("-c", "import sys; from archive_tool.cli import main; sys.exit(main())")
+        program = ("-c", "import sys; from archive_tool.cli.entry import main; sys.exit(main())")
         asked = sandbox.run(sys.executable, *program, env={**typed, "_TORCHMAR_COMPLETE": "bash_complete"}).ok()
         return [line.partition(",")[2] for line in asked.out.splitlines()]
 

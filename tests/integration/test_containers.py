@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import pytest
 
-from archive_tool.cli import cli
+from archive_tool.cli.entry import cli
 from serving.control.ports import choose_free
 
 from .conftest import BIN, ROOT, Sandbox

@@ -226,7 +226,7 @@ time.sleep(600)
     program = f"""
 import sys
 from pathlib import Path
-from archive_tool import cli
+from archive_tool.cli import entry as cli
 from archive_tool.building import aot as ahead_of_time
 ahead_of_time._SCRIPT = Path({str(tmp_path / "stand_in.py")!r})
 sys.exit(cli.main(sys.argv[1:]))

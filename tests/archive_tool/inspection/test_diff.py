@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from archive_tool.cli import main
+from archive_tool.cli.entry import main
 from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.inspection import diff as module
 from archive_tool.inspection.diff import diff

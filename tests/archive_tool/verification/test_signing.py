@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from archive_tool.cli import main
+from archive_tool.cli.entry import main
 from archive_tool.errors import AlteredArchiveError, InputError, TargetExistsError, UnreadableArchiveError
 from archive_tool.issues import Kind
 from archive_tool.verification import signing

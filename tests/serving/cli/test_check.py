@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import build, cli
+from archive_tool import build
 from archive_tool.building.samples import GivenSample
+from archive_tool.cli import entry
 from archive_tool.errors import TorchmarError
 from serving.cli.check import check_built
 
@@ -44,7 +45,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def torchmar(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*arguments: str) -> tuple[int, str, str]:
-        code = cli.main(["check", *arguments])
+        code = entry.main(["check", *arguments])
         return code, *capsys.readouterr()
 
     return run

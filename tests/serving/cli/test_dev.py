@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from archive_tool import cli
+from archive_tool.cli import entry
 
 ROOT = Path(__file__).resolve().parents[3]
 HANDLER = """
@@ -59,16 +59,16 @@ def test_from_the_start_to_ctrl_c(tmp_path: Path, number: int) -> None:
 
 
 def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["dev"]) == 2
-    assert cli.main(["dev", str(tmp_path), "--port", "x"]) == 2
-    assert cli.main(["dev", str(tmp_path)]) == 1
+    assert entry.main(["dev"]) == 2
+    assert entry.main(["dev", str(tmp_path), "--port", "x"]) == 2
+    assert entry.main(["dev", str(tmp_path)]) == 1
     assert "torchmar init" in capsys.readouterr().err
     (tmp_path / "h.py").touch()
-    assert cli.main(["dev", str(tmp_path / "h.py"), "--device", "gpu"]) == 1
+    assert entry.main(["dev", str(tmp_path / "h.py"), "--device", "gpu"]) == 1
 
 
 def test_what_run_and_check_accept_by_name_dev_accepts_anyway(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["dev", str(tmp_path / "gone.py"), "--allow-pickle", "model.pt"]) == 1
+    assert entry.main(["dev", str(tmp_path / "gone.py"), "--allow-pickle", "model.pt"]) == 1
     assert "gone.py does not exist" in capsys.readouterr().err

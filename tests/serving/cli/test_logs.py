@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool.cli import main
+from archive_tool.cli.entry import main
 from serving.control import StateFolder
 from tests.serving.control.test_logs import printed
 from tests.serving.control.test_state import record

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool import build, cli
+from archive_tool import build
+from archive_tool.cli import entry
 from serving.worker import bodies
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,7 +61,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def torchmar(capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     def run(*arguments: str) -> tuple[int, str, str]:
-        code = cli.main(["run", *arguments])
+        code = entry.main(["run", *arguments])
         out, err = capfdbinary.readouterr()
         return code, out.decode("latin-1"), err.decode()
 
@@ -118,9 +119,9 @@ def test_standard_input(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"piped")))
     given = ["-"] if command == "run" else ["--input", "-"]
-    assert cli.main([command, str(archive), *given, "--json"]) == 0
+    assert entry.main([command, str(archive), *given, "--json"]) == 0
     assert "piped" in capsys.readouterr().out
-    assert cli.main([command, str(archive), *given, *given]) in (1, 2)
+    assert entry.main([command, str(archive), *given, *given]) in (1, 2)
     assert "- is named twice" in capsys.readouterr().err
 
 
@@ -213,9 +214,9 @@ def test_a_member_that_runs_code_is_accepted_by_name(
     Path("x.pkl").write_bytes(pickle.dumps(print))
     build(model_name="m", handler="handler.py", extra_files="torch.py,x.pkl", force=True)
     arguments = {"run": ["in.json"], "check": ["--input", "in.json"], "optimize": ["--input", "in.json", "--dry-run"]}
-    assert cli.main([command, str(archive), *arguments[command]]) == 5
+    assert entry.main([command, str(archive), *arguments[command]]) == 5
     assert b"verify and extract accept it with --allow-pickle x.pkl\n" in capfdbinary.readouterr().err
-    code = cli.main([command, str(archive), *arguments[command], "--allow-pickle", "x.pkl"])
+    code = entry.main([command, str(archive), *arguments[command], "--allow-pickle", "x.pkl"])
     err = capfdbinary.readouterr().err
     # It was unpacked and tried; what has no torch cannot be measured.
     assert code == (0 if command != "optimize" else 1), err

@@ -42,7 +42,7 @@ def test_home_prints_a_folder_with_our_worker() -> None:
 
 def test_home_imports_neither_torch_nor_the_worker() -> None:
     code = (
-        "import sys\nfrom archive_tool.cli import main\nassert main(['home']) == 0\n"
+        "import sys\nfrom archive_tool.cli.entry import main\nassert main(['home']) == 0\n"
         "print([name for name in ('torch', 'ts', 'serving.worker') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -350,7 +350,7 @@ def test_an_interrupt_leaves_neither_processes_nor_files(archive: Make, tmp_path
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(contest.__file__).parents[2])!r})
-from archive_tool import cli
+from archive_tool.cli import entry as cli
 from serving.local import contest
 contest._SCRIPT = Path({str(STAND_IN)!r})
 sys.exit(cli.main(["optimize", {str(old)!r}, "--input", {str(tmp_path / "h.py")!r}, "--seconds", "0.01"]))

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import archive_tool
-from archive_tool import cli
+from archive_tool.cli import entry
 from handlers.optimize import DTYPES
 from serving.local import trial
 from serving.local.contest import Candidate, Row
@@ -58,7 +58,7 @@ def test_a_faster_way_is_found_and_written(
     candidates = [Candidate("bfloat16", {"dtype": "bfloat16"})]
     monkeypatch.setattr("serving.local.optimize.candidates_for", lambda facts, compiler: (candidates, [str(facts)]))
     arguments = ["optimize", str(archive), "--input", str(tmp_path / "in.json"), "--rounds", "3", "--seconds", "0.1"]
-    assert cli.main([*arguments, "--batch", "2", "--json"]) == 0
+    assert entry.main([*arguments, "--batch", "2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     plain, other = document["rows"]
     assert plain["latencyMs"] > 20
@@ -125,7 +125,7 @@ def test_all_that_is_sensible_is_tried_and_the_new_archive_answers_alike(
         export_path=tmp_path,
     ).path
     arguments = ["--input", str(tmp_path / "in.json"), "--rounds", "3", "--seconds", "0.02", "--batch", "2"]
-    assert cli.main(["optimize", str(archive), *arguments, "--timeout", "1000", "--json"]) == 0
+    assert entry.main(["optimize", str(archive), *arguments, "--timeout", "1000", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [row["problem"] for row in document["rows"]] == [None] * len(document["rows"])
     assert all(row["difference"] <= DTYPES[row["name"].partition(",")[0]] for row in document["rows"][1:])
@@ -134,7 +134,7 @@ def test_all_that_is_sensible_is_tried_and_the_new_archive_answers_alike(
     assert ({"freezing": True} if form == "scripted" else {"compile": True, "freezing": True}) in sections
     with torch.no_grad():
         expected = net(picture[None])[0].tolist()
-    assert cli.main(["run", document["written"], str(tmp_path / "in.json"), "-q"]) == 0
+    assert entry.main(["run", document["written"], str(tmp_path / "in.json"), "-q"]) == 0
     assert json.loads(capsys.readouterr().out) == pytest.approx(expected, abs=0.05)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from archive_tool.cli import printable
-from archive_tool.commands import show_built
+from archive_tool.cli.build import show_built
+from archive_tool.cli.entry import printable
 
 
 @click.command()

@@ -12,8 +12,8 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from archive_tool.cli import load_hook, printable
-from archive_tool.commands_verify import allow_pickle_option
+from archive_tool.cli.entry import load_hook, printable
+from archive_tool.cli.verify import allow_pickle_option
 from archive_tool.metadata.names import BUILT_IN_HANDLERS, RUNTIMES, SUFFIXES
 
 if TYPE_CHECKING:

@@ -37,20 +37,20 @@ class _Entry(NamedTuple):
 #: Section, then command: where it is, and the first line of its help (a test compares the two).
 COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
     "Archives": {
-        "build": _Entry("archive_tool.commands:build", "Build an archive that TorchServe can serve."),
-        "init": _Entry("archive_tool.commands_from:init", "Write a project file for the model in a folder."),
-        "inspect": _Entry("archive_tool.commands_inspect:inspect", "Show what an archive holds."),
-        "convert": _Entry("archive_tool.commands_from:convert", "Turn an older archive into one for TorchServe."),
-        "extract": _Entry("archive_tool.commands:extract", "Unpack an archive into a new folder."),
+        "build": _Entry("archive_tool.cli.build:build", "Build an archive that TorchServe can serve."),
+        "init": _Entry("archive_tool.cli.convert:init", "Write a project file for the model in a folder."),
+        "inspect": _Entry("archive_tool.cli.inspect:inspect", "Show what an archive holds."),
+        "convert": _Entry("archive_tool.cli.convert:convert", "Turn an older archive into one for TorchServe."),
+        "extract": _Entry("archive_tool.cli.build:extract", "Unpack an archive into a new folder."),
         "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
         "run": _Entry("serving.cli.run:run", "Predict in this process, without a server."),
         "optimize": _Entry(
             "serving.cli.optimize:optimize", "Find the settings that make a model fast on this machine."
         ),
         "dev": _Entry("serving.cli.dev:dev", "Serve a model while you write it."),
-        "verify": _Entry("archive_tool.commands_verify:verify", "Find everything that is wrong with archives."),
-        "sign": _Entry("archive_tool.commands_verify:sign", "Sign an archive."),
-        "diff": _Entry("archive_tool.commands_verify:diff", "Show in what two archives differ."),
+        "verify": _Entry("archive_tool.cli.verify:verify", "Find everything that is wrong with archives."),
+        "sign": _Entry("archive_tool.cli.verify:sign", "Sign an archive."),
+        "diff": _Entry("archive_tool.cli.verify:diff", "Show in what two archives differ."),
     },
     "Server": {
         "start": _Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from archive_tool.cli import main
-
-from .hostile import Member, archive, attack, checkpoint
+from archive_tool.cli.entry import main
+from tests.archive_tool.hostile import Member, archive, attack, checkpoint
 
 
 @pytest.fixture

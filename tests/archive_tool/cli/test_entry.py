@@ -11,18 +11,18 @@ from pathlib import Path
 import click
 import pytest
 
-from archive_tool import cli
+from archive_tool.cli import entry as cli
 from archive_tool.errors import BuildError, TorchmarError
 from archive_tool.version import __version__
 
-ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "rich", "yaml", "httpx", "zipfile", "tarfile", "packaging", "archive_tool.commands", "serving")
+ROOT = Path(__file__).resolve().parents[3]
+HEAVY = ("torch", "rich", "yaml", "httpx", "zipfile", "tarfile", "packaging", "archive_tool.cli.build", "serving")
 
 
 @pytest.mark.parametrize("arguments", ["['--help']", "['--version']", "['-h']"])
 def test_help_imports_nothing_heavy(arguments):
     code = (
-        "import sys\nfrom archive_tool.cli import main\n"
+        "import sys\nfrom archive_tool.cli.entry import main\n"
         f"assert main({arguments}) == 0\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
@@ -89,7 +89,10 @@ def test_commands_of_the_server_are_named_and_not_loaded():
 
 
 def test_a_command_that_cannot_be_loaded(monkeypatch, capsys):
-    section = {"gone": cli._Entry("no_such_module:gone", "Help."), "odd": cli._Entry("archive_tool.cli:odd", "Help.")}
+    section = {
+        "gone": cli._Entry("no_such_module:gone", "Help."),
+        "odd": cli._Entry("archive_tool.cli.entry:odd", "Help."),
+    }
     monkeypatch.setitem(cli.COMMANDS, "More", section)
     assert cli.main(["gone"]) == 1
     assert "error: the command gone cannot be loaded" in capsys.readouterr().err

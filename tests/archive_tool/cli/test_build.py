@@ -9,8 +9,8 @@ import click
 import pytest
 
 import archive_tool
-from archive_tool import commands
-from archive_tool.commands import human_size
+from archive_tool.cli import build
+from archive_tool.cli.build import human_size
 
 BUILD = ["build", "--model-name", "m", "--handler", "h.py", "--export-path", "store"]
 
@@ -177,29 +177,29 @@ def test_beginnings_of_options_as_for_torch_model_archiver(monkeypatch):
 
     def ours(*given):
         try:
-            params = commands.build.make_context("build", [*needed, *given]).params
+            params = build.build.make_context("build", [*needed, *given]).params
         except click.UsageError:
             return None
         return {key: value for key, value in params.items() if value in ("VALUE", ("VALUE",))}
 
-    whole = {name for param in commands.build.params for name in param.opts}
+    whole = {name for param in build.build.params for name in param.opts}
     seen = 0
-    for name in commands.STOCK_OPTIONS:
+    for name in build.STOCK_OPTIONS:
         for end in range(3, len(name) + 1):
             if name in ("--force", "--help", "--runtime", "--archive-format"):  # which do not take every value
                 continue
-            if name[:end] in whole - set(commands.STOCK_OPTIONS):
+            if name[:end] in whole - set(build.STOCK_OPTIONS):
                 continue
             found = theirs(name[:end], "VALUE")
             assert (found and found.keys()) == ((mine := ours(name[:end], "VALUE")) and mine.keys()), name[:end]
             seen += found is not None
     assert seen > 60
-    assert commands.build.make_context("build", ["--f"]).params["force"]
-    assert commands.build.make_context("build", ["--run=LSP"]).params["runtime"] == "LSP"
+    assert build.build.make_context("build", ["--f"]).params["force"]
+    assert build.build.make_context("build", ["--run=LSP"]).params["runtime"] == "LSP"
     assert ours("--keep") is None  # ours have no short forms
     with pytest.raises(click.UsageError, match="--m may be --model-file or --model-name"):
-        commands.build.make_context("build", ["--m", "x"])
+        build.build.make_context("build", ["--m", "x"])
     with pytest.raises(click.NoSuchOption) as raised:
-        commands.build.make_context("build", ["--keep"])
+        build.build.make_context("build", ["--keep"])
     assert "--keep-folders" in raised.value.possibilities
     assert set(raised.value.possibilities) <= whole | {"--help"}

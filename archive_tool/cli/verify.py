@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archive_tool.cli import printable
+from archive_tool.cli.entry import printable
 from archive_tool.errors import InputError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 
 def _show_change(change: MemberChange) -> None:
-    from archive_tool.commands import human_size
+    from archive_tool.cli.build import human_size
 
     sizes = " -> ".join(human_size(size) for size in (change.before, change.after) if size is not None)
     click.echo(f"{_SIGNS[change.status]} {printable(change.name)}  {change.status}  {sizes}")

@@ -26,6 +26,7 @@ PACKAGES = [
     "archive_tool.weights",
     "archive_tool.writing",
     "handlers",
+    "handlers.loading",
     "model_defs",
     "serving",
     "serving.check",

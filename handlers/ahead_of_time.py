@@ -18,9 +18,9 @@ from torch import nn
 
 from handlers.compile import CompiledCodeError
 from handlers.errors import LoadError
+from handlers.loading.signature import Tensor, read_tensor
 from handlers.machine import Machine, instruction_sets, other_dtype, this_machine
 from handlers.optimize import DTYPES, Optimization
-from handlers.signature import Tensor, read_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +117,7 @@ def with_compiled(
         if reason := found.misfit(device, optimization.dtype if optimization else None):
             logger.info("Not serving the model compiled ahead of time: %s", reason)
             return None
-        from handlers import programs
+        from handlers.loading import programs
         from handlers.optimized import OptimizedModel, Way
 
         place = (folder / found.path).resolve()

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from handlers import vision
-from handlers.labels import map_class_to_label
+from handlers.loading.labels import map_class_to_label
 from handlers.vision_handler import VisionHandler
 
 

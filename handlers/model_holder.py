@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handlers import compile_cache, loading
+from handlers import compile_cache
 from handlers.ahead_of_time import with_compiled
 from handlers.compile import compile_model, compile_options, is_inductors
 from handlers.device import pick_device
 from handlers.errors import LoadError
-from handlers.labels import load_label_mapping
+from handlers.loading import load
+from handlers.loading.labels import load_label_mapping
 from handlers.optimize import INDUCTOR, Optimization, optimize_model, read, unasked
 from handlers.prepared import current, is_sdks
 
@@ -110,7 +111,7 @@ class ModelHolder:
             self.model.eval()
         logger.info(
             "Loaded %s from %s on %s in %.2f s",
-            loading.describe(self.model),
+            load.describe(self.model),
             " and ".join(name for name in (model_file, weights) if name),
             self.device,
             time.perf_counter() - begin,
@@ -146,7 +147,7 @@ class ModelHolder:
 
         Gives the model on `self.device`. Default: TorchScript, torch.export, AOTInductor or ONNX, by the content.
         """
-        return loading.load_program(Path(model_pt_path), self.device, weights_only=self._weights_only())
+        return load.load_program(Path(model_pt_path), self.device, weights_only=self._weights_only())
 
     def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
         """Load a model that a model file defines. Runs in `initialize`.
@@ -156,7 +157,7 @@ class ModelHolder:
         safetensors of the serialized file.
         """
         weights = Path(model_pt_path) if model_pt_path else None
-        return loading.load_eager(Path(model_dir, model_file), weights, weights_only=self._weights_only())
+        return load.load_eager(Path(model_dir, model_file), weights, weights_only=self._weights_only())
 
     def _weights_only(self) -> bool:
         return self._handler_config().get("weights_only", True) is not False

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from handlers.errors import BadInputError, UnsupportedMediaError
+from handlers.loading.signature import DTYPES
 from handlers.media import JSON, NPY, NPZ, SAFETENSORS
-from handlers.signature import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,8 +12,8 @@ from handlers.base import BaseHandler
 from handlers.device import to_device
 from handlers.errors import BadInputError, UnsupportedMediaError
 from handlers.inputs import numbers_to_tensor, read_json, require
+from handlers.loading.signature import Signature, Tensor, named_tensors, read_signature
 from handlers.media import BINARY, JSON, NPY, NPZ, SAFETENSORS
-from handlers.signature import Signature, Tensor, named_tensors, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

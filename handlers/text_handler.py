@@ -14,7 +14,7 @@ from handlers.base import BaseHandler
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
 from handlers.inputs import require
-from handlers.signature import read_signature
+from handlers.loading.signature import read_signature
 from handlers.stock_text import StockTextMethods
 from handlers.tokenizer import INPUTS, TextTokenizer
 from handlers.vocabulary import Vocabulary, read_vocabulary

@@ -12,7 +12,7 @@ from handlers.base import BaseHandler
 from handlers.encoded_image import WANTED, read_image
 from handlers.errors import BadInputError, LoadError, NotSupportedError
 from handlers.inputs import numbers_to_tensor, require
-from handlers.labels import class_index
+from handlers.loading.labels import class_index
 from handlers.picture_batch import ending_of
 from handlers.prepared import is_computed
 

@@ -238,7 +238,7 @@ def _specs(calls: list[Call]) -> tuple[list[dict[str, Any]], list[tuple[int | No
     import torch
 
     from archive_tool.errors import BuildError
-    from handlers.signature import DTYPES
+    from handlers.loading.signature import DTYPES
 
     names = [*map(str, range(len(calls[0][0]))), *calls[0][1]]
     for name, value in zip(names, _flat(calls[0]), strict=True):
@@ -287,7 +287,7 @@ def _compile(
     """
     from archive_tool.errors import BuildError
     from archive_tool.publishing import exports
-    from handlers import unpacking
+    from handlers.loading import unpacking
 
     path = output / "model.pt2"
     free = any(None in shape for shape in shapes)
@@ -358,8 +358,9 @@ def _compare(
     import torch
 
     from archive_tool.errors import BuildError
-    from handlers import ahead_of_time, programs, signature
+    from handlers import ahead_of_time
     from handlers.compile import CompiledCodeError
+    from handlers.loading import programs, signature
     from handlers.numeric_guard import compare
 
     inputs = tuple(signature.read_tensor(spec) for spec in specs)

@@ -12,7 +12,7 @@ from torch import nn
 
 from archive_tool.errors import BuildError
 from archive_tool.metadata.record import TensorSpec
-from handlers.signature import DTYPES, named_tensors
+from handlers.loading.signature import DTYPES, named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

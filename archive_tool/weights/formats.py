@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import IO, TYPE_CHECKING
 
 from archive_tool import files
-from handlers import formats
-from handlers.formats import LFS_MAX_BYTES, LFS_PREFIX, MAX_HEADER, Format
+from handlers.loading import formats
+from handlers.loading.formats import LFS_MAX_BYTES, LFS_PREFIX, MAX_HEADER, Format
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +15,7 @@ __all__ = ["LFS_MAX_BYTES", "LFS_PREFIX", "MAX_HEADER", "Format", "sniff", "snif
 
 
 def sniff(stream: IO[bytes]) -> Format:
-    """Tell what a seekable stream holds; see `handlers.formats.sniff`. Of a zip no more is read than of an archive.
+    """Tell what a seekable stream holds; see `handlers.loading.formats.sniff`. A zip is read as far as an archive is.
 
     Raises:
         OSError: it cannot be read.

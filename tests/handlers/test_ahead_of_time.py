@@ -9,8 +9,8 @@ from torch import nn
 from handlers import LoadError, ahead_of_time
 from handlers.ahead_of_time import CompiledModel, capability, machine, read_compiled, with_compiled
 from handlers.compile import CompiledCodeError, is_compiler_error
+from handlers.loading.signature import Tensor
 from handlers.optimize import Optimization
-from handlers.signature import Tensor
 
 CPU = torch.device("cpu")
 

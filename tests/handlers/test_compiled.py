@@ -15,8 +15,9 @@ import torch
 from torch._inductor import config
 
 import archive_tool
-from handlers import BaseHandler, LoadError, ahead_of_time, programs, unpacking
+from handlers import BaseHandler, LoadError, ahead_of_time
 from handlers.fake_context import FakeContext
+from handlers.loading import programs, unpacking
 
 # A compiler on a busy machine may take minutes.
 pytestmark = pytest.mark.timeout(1200)
@@ -104,7 +105,7 @@ def load(folder, monkeypatch):
 
 def plain(folder):
     """The model called directly."""
-    from handlers.loading import load_eager
+    from handlers.loading.load import load_eager
 
     return load_eager(folder / "net_ahead.py", folder / "net.pt").eval()
 
@@ -250,7 +251,7 @@ def test_a_killed_process_leaves_nothing_behind(built, folder, package):
 import signal, sys, torch
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from handlers import programs
+from handlers.loading import programs
 for place in {[str(compiled_in(folder)), str(package)]!r}:
     print(programs.load_compiled(Path(place), torch.device("cpu"))(torch.zeros(2, 8)).shape, flush=True)
 import time; time.sleep(600)

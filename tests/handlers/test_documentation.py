@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import handlers
-from handlers.signature import Signature, Tensor
+from handlers.loading.signature import Signature, Tensor
 from handlers.tokenizer import TextTokenizer
 from handlers.vocabulary import Vocabulary
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from handlers import LoadError, optimize
-from handlers.loading import load_program
+from handlers.loading.load import load_program
 from handlers.optimize import Compile, Optimization, optimize_model, read, unasked
 from handlers.optimized import OptimizedModel
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from handlers import BadInputError, BaseHandler, NotAcceptableError, RequestContext, TensorHandler
 from handlers.fake_context import FakeProcessor
-from handlers.signature import Signature, Tensor
+from handlers.loading.signature import Signature, Tensor
 from handlers.tensor_codecs import read_npy, read_npz, read_safetensors, write_npy, write_npz, write_safetensors
 
 HANDLER = "from handlers import TensorHandler\nclass Handler(TensorHandler):\n    pass\n"

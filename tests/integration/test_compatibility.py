@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from handlers.loading import load_eager
+from handlers.loading.load import load_eager
 from serving.control.java import WORKER_SCRIPT, torchserve_home, worker_home
 
 from .conftest import OPEN, ROOT, Sandbox, Server, close, make_sandbox

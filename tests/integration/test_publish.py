@@ -19,7 +19,7 @@ import archive_tool
 from archive_tool.publishing.exports import FORMATS
 from archive_tool.publishing.result import Published
 from handlers import LoadError
-from handlers.loading import describe, load_program
+from handlers.loading.load import describe, load_program
 from handlers.media import JSON, NPY, SAFETENSORS
 from handlers.tensor_codecs import read_npy, read_safetensors, write_npy, write_safetensors
 from model_defs.mnist import MNISTNet

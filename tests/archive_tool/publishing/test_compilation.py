@@ -220,7 +220,7 @@ def test_the_first_line_of_torchs_error_says_why_a_model_cannot_be_exported(unpa
 
 
 def test_code_that_gives_something_else_is_refused(unpacked, monkeypatch, tmp_path):
-    from handlers import programs
+    from handlers.loading import programs
 
     folder, task = unpacked()
     for found, message in [(torch.zeros(1, 2) + 9, "differ by"), (RuntimeError("no"), r"fails on inputs of \[1, 3\]")]:

@@ -9,7 +9,7 @@ from torch import nn
 from archive_tool.errors import BuildError
 from archive_tool.publishing import exports, live
 from archive_tool.weights.formats import Format, sniff_file
-from handlers.loading import load_eager, load_program
+from handlers.loading.load import load_eager, load_program
 
 NETS = """
     import torch

@@ -42,7 +42,7 @@ Failed to load model net, exception weights do not fit
 Traceback (most recent call last):
   File "{EXTRACTED}/handler.py", line 12, in initialize
     self.load()
-  File "{EXTRACTED}/handlers/loading.py", line 99, in load
+  File "{EXTRACTED}/handlers/loading/load.py", line 99, in load
     raise error
 handlers.errors.CheckpointMismatchError: weights do not fit
   missing: fc.bias
@@ -69,7 +69,7 @@ Traceback (most recent call last):
     service.initialize(context)
   File "{EXTRACTED}/net_handler.py", line 12, in initialize
     self.load()
-  File "{EXTRACTED}/handlers/loading.py", line 99, in load
+  File "{EXTRACTED}/handlers/loading/load.py", line 99, in load
     raise error
 handlers.errors.CheckpointMismatchError: weights do not fit
   missing: fc.bias

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from handlers import CheckpointMismatchError, LoadError, UnsafeCheckpointError, UnsupportedFormatError
-from handlers.checkpoint import find_mismatch, read_state_dict, with_keys_of
+from handlers.loading.state_dict import find_mismatch, read_state_dict, with_keys_of
 
 
 @pytest.fixture

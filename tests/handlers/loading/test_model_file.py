@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from handlers import ModelFileError
-from handlers.model_file import import_model_file, load_model_class
+from handlers.loading.model_file import import_model_file, load_model_class
 
 NET = """
     from torch import nn

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from handlers import LoadError, UnsafeCheckpointError, UnsupportedFormatError, programs
-from handlers.loading import describe, load_eager, load_program
+from handlers import LoadError, UnsafeCheckpointError, UnsupportedFormatError
+from handlers.loading import programs
+from handlers.loading.load import describe, load_eager, load_program
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ import torch
 import torch._export
 from torch import nn
 
-from handlers import unpacking
 from handlers.errors import LoadError, UnsafeCheckpointError, UnsupportedFormatError
+from handlers.loading import unpacking
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from handlers import BadInputError, LoadError
-from handlers.signature import Signature, Tensor, named_tensors, read_signature
+from handlers.loading.signature import Signature, Tensor, named_tensors, read_signature
 
 
 def record(**values):

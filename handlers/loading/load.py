@@ -21,10 +21,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from handlers.checkpoint import find_mismatch, read_state_dict, with_keys_of
 from handlers.errors import LoadError, ModelFileError, UnsupportedFormatError
-from handlers.formats import Format, detect_format
-from handlers.model_file import load_model_class
+from handlers.loading.formats import Format, detect_format
+from handlers.loading.model_file import load_model_class
+from handlers.loading.state_dict import find_mismatch, read_state_dict, with_keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,7 +89,7 @@ def load_program(path: Path, device: torch.device | None, *, weights_only: bool 
         )
     if form is Format.TORCHSCRIPT:
         return _load_torchscript(path, device)
-    from handlers import programs  # what they need takes seconds to import, and is not everywhere
+    from handlers.loading import programs  # what they need takes seconds to import, and is not everywhere
 
     if form is Format.EXPORTED_PROGRAM:
         return programs.load_exported(path, device, weights_only=weights_only)

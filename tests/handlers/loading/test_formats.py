@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import archive_tool.weights.formats
 from archive_tool.reading import zip_consistency
-from handlers import LoadError, UnsupportedFormatError, formats
-from handlers.formats import Format, detect_format
+from handlers import LoadError, UnsupportedFormatError
+from handlers.loading import formats
+from handlers.loading.formats import Format, detect_format
 
 
 @pytest.fixture

@@ -11,15 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from handlers import (
-    CheckpointMismatchError,
-    LoadError,
-    ModelFileError,
-    UnsafeCheckpointError,
-    UnsupportedFormatError,
-    loading,
-)
-from handlers.loading import describe, load_eager, load_program
+from handlers import CheckpointMismatchError, LoadError, ModelFileError, UnsafeCheckpointError, UnsupportedFormatError
+from handlers.loading import load
+from handlers.loading.load import describe, load_eager, load_program
 
 HEAD = "import copy, functools, torch\nfrom torch import nn\nfrom torch.nn import functional as F\n\n"
 
@@ -380,7 +374,7 @@ def only_mapped(monkeypatch):
     def refuse(*_):
         raise AssertionError("the model was built the ordinary way")
 
-    monkeypatch.setattr(loading, "_construct", refuse)
+    monkeypatch.setattr(load, "_construct", refuse)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
@@ -480,7 +474,7 @@ def test_a_prefix_and_names_of_tied_weights_may_differ(write, only_mapped, monke
     path, weights = write(TIED, {f"{prefix}{name}.weight": weight for name in names})
     if not mapped:
         monkeypatch.undo()
-        monkeypatch.setattr(loading, "_build_on_meta", lambda *_: None)
+        monkeypatch.setattr(load, "_build_on_meta", lambda *_: None)
     model = load_eager(path, weights)
     assert torch.equal(model.wte.weight, weight)
     assert model.lm_head.weight is model.wte.weight
@@ -638,10 +632,10 @@ def test_a_cache_in_a_helper_file_is_undone_too(write, tmp_path, monkeypatch):
 
 
 def test_a_model_that_refers_to_very_much_is_built_as_usual(write, monkeypatch):
-    monkeypatch.setattr(loading, "_SEARCH_LIMIT", 10)
+    monkeypatch.setattr(load, "_SEARCH_LIMIT", 10)
     built = []
-    construct = loading._construct
-    monkeypatch.setattr(loading, "_construct", lambda *arguments: built.append(1) or construct(*arguments))
+    construct = load._construct
+    monkeypatch.setattr(load, "_construct", lambda *arguments: built.append(1) or construct(*arguments))
     assert_loaded_as_usual(*write(MAPPED["linear"][0]), (2, 4))
     assert built
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from handlers import unpacking
+from handlers.loading import unpacking
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _TAKES_FOLDERS = unpacking.takes_folders
 
 
@@ -120,7 +120,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(temporary, package):
         import sys, time
         from pathlib import Path
         sys.path.insert(0, {str(ROOT)!r})
-        from handlers import unpacking
+        from handlers.loading import unpacking
         unpacking.takes_folders = lambda: True
         with unpacking.unpacked(Path({str(package)!r}), keep=True):
             print("there", flush=True)

@@ -5,7 +5,7 @@ import pytest
 from ts.utils import util as stock
 
 from handlers import LabelMapError
-from handlers.labels import load_label_mapping, map_class_to_label
+from handlers.loading.labels import load_label_mapping, map_class_to_label
 
 
 def write(folder, content):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from handlers.errors import CheckpointMismatchError, LoadError, UnsafeCheckpointError, UnsupportedFormatError
-from handlers.formats import Format, detect_format
+from handlers.loading.formats import Format, detect_format
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -1,0 +1,1 @@
+"""From an archive's files to a live model."""

@@ -27,6 +27,7 @@ PACKAGES = [
     "archive_tool.writing",
     "handlers",
     "handlers.loading",
+    "handlers.optimization",
     "model_defs",
     "serving",
     "serving.check",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from handlers import isolation, profiling, request
-from handlers.compile import is_compiler_error
 from handlers.device import stack_on, to_device
 from handlers.errors import NotSupportedError
 from handlers.inputs import NUMBERS, require, row_value, rows_to_tensor
 from handlers.model_holder import ModelHolder
-from handlers.optimized import explaining
+from handlers.optimization.optimized_model import explaining
+from handlers.optimization.torch_compile import is_compiler_error
 from handlers.outputs import split_batch
 from handlers.prepared import Preparation, Prepared, current, is_sdks
 

@@ -9,7 +9,7 @@ import torch
 from handlers.device import to_device
 from handlers.errors import NotSupportedError
 from handlers.loading.labels import map_class_to_label
-from handlers.optimized import original
+from handlers.optimization.optimized_model import original
 from handlers.outputs import run_by_shape
 from handlers.vision_handler import VisionHandler
 

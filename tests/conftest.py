@@ -41,7 +41,7 @@ _LONGEST_FIRST = tuple(
     ROOT / "tests" / f"{name}.py"
     for name in (
         "integration/test_demo",
-        "handlers/test_compile_cache",
+        "handlers/optimization/test_compile_cache",
         "integration/test_examples",
         "integration/test_compatibility",
         "integration/test_publish",

@@ -1,4 +1,4 @@
-"""The section ``optimize:`` of model-config.yaml, which makes a model faster: `handlers.optimize` reads it.
+"""The section ``optimize:`` of model-config.yaml, for a faster model: `handlers.optimization.settings` reads it.
 
 What is an error there is one here; a test compares them. This package cannot ask the other one, which imports torch.
 """
@@ -118,7 +118,7 @@ def _compiler(value: Any) -> tuple[Any, Any]:
 
 
 def _asks(pt2: Entry | None) -> bool:
-    """Whether ``pt2`` asks for torch.compile, in a form that `handlers.compile` takes."""
+    """Whether ``pt2`` asks for torch.compile, in a form that `handlers.optimization.torch_compile` takes."""
     value = None if pt2 is None else pt2.value
     if isinstance(value, dict) and "compile" in value:
         value = value["compile"]

@@ -1,6 +1,7 @@
 """Whether this machine would run the model that an archive has compiled ahead of time. Asks without torch.
 
-The rule is the worker's own, `handlers.machine`. What only torch knows, a GPU's compute capability, stays open.
+The rule is the worker's own, `handlers.optimization.machine`. What only torch knows, a GPU's compute capability, stays
+open.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def check(manifest: Manifest, config: Effective) -> Fit | None:
     torch = installed_torch()
     if torch is None:
         return Fit(compiled.path, fits=False, reason="torch is not found here")
-    from handlers.machine import Machine, instruction_sets, other_dtype, this_machine
+    from handlers.optimization.machine import Machine, instruction_sets, other_dtype, this_machine
 
     device = _device(config, torch)
     assumed = device or compiled.device

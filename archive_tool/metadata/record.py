@@ -118,7 +118,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The model, compiled ahead of time for one kind of machine; see `handlers.ahead_of_time`, which reads it.
+    """The model, compiled ahead of time for one kind of machine; see `handlers.optimization.aot`, which reads it.
 
     Attributes:
         path: the member that holds it, or the folder whose members are it.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from handlers.optimize import Optimization
+    from handlers.optimization.settings import Optimization
 
     Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -46,7 +46,7 @@ def compile_archive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     from torch import nn
 
     from archive_tool.errors import BuildError
-    from handlers import ahead_of_time
+    from handlers.optimization import aot
 
     handler, context, optimization = _load(folder, task)
     model = handler.model
@@ -69,7 +69,7 @@ def compile_archive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     if fixed:
         specs = [{**spec, "shape": list(one.shape)} for spec, one in zip(specs, _flat(calls[0]), strict=True)]
     difference = _compare(package, model, calls, specs, device, optimization.limit)
-    here = ahead_of_time.machine(device)
+    here = aot.machine(device)
     compiled = {"path": package.name, **here, "dtype": optimization.dtype, "inputs": specs}
     return {"compiled": compiled, "warnings": [one for one in (refused, fixed) if one], "difference": difference}
 
@@ -81,7 +81,7 @@ def _computing_in(model: Any, dtype: torch.dtype | None, device: torch.device) -
     import torch
     from torch import nn
 
-    from handlers.numeric_guard import widened
+    from handlers.optimization.output_difference import widened
 
     class Autocast(nn.Module):
         def __init__(self) -> None:
@@ -104,9 +104,9 @@ def _load(folder: Path, task: dict[str, Any]) -> tuple[Any, Any, Optimization]:
 
     from archive_tool.errors import BuildError
     from archive_tool.publishing.replay import handler_class
-    from handlers import optimize
     from handlers.base import BaseHandler
     from handlers.fake_context import FakeContext
+    from handlers.optimization import settings as optimize
 
     try:
         if task["sdk"] is None:
@@ -358,13 +358,13 @@ def _compare(
     import torch
 
     from archive_tool.errors import BuildError
-    from handlers import ahead_of_time
-    from handlers.compile import CompiledCodeError
     from handlers.loading import programs, signature
-    from handlers.numeric_guard import compare
+    from handlers.optimization import aot
+    from handlers.optimization.output_difference import compare
+    from handlers.optimization.torch_compile import CompiledCodeError
 
     inputs = tuple(signature.read_tensor(spec) for spec in specs)
-    compiled = ahead_of_time.CompiledModel(programs.load_compiled(package, device), model, inputs)
+    compiled = aot.CompiledModel(programs.load_compiled(package, device), model, inputs)
     largest = 0.0
     for positional, named in calls:
         with torch.inference_mode():

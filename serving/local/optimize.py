@@ -31,10 +31,10 @@ _CONFIG: Final = "model-config.yaml"
 _SECTION: Final = "optimize"
 # Seconds until a worker must be ready; TorchServe's 120 are too few for a compiler on a busy machine.
 _STARTUP_S: Final = 600
-# What a net of convolutions does by itself; see `handlers.optimize.unasked`.
+# What a net of convolutions does by itself; see `handlers.optimization.settings.unasked`.
 _UNASKED: Final = {"channels_last": True, "freezing": True}
 _LARGE: Final = 1 << 20  # bytes
-#: In the archive; see `handlers.compile_cache`.
+#: In the archive; see `handlers.optimization.compile_cache`.
 _CACHE: Final = "compile-cache.bin"
 # What a processor must have for numbers of 16 bits to be fast in it; as /proc/cpuinfo names it.
 _BFLOAT16: Final = frozenset({"amx_bf16", "avx512_bf16", "bf16"})

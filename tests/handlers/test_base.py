@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from handlers import BadInputError, BaseHandler, LoadError, NotSupportedError, RequestError
-from handlers.optimized import OptimizedModel
+from handlers.optimization.optimized_model import OptimizedModel
 
 
 class Doubler(BaseHandler):

@@ -15,9 +15,10 @@ import torch
 from torch._inductor import config
 
 import archive_tool
-from handlers import BaseHandler, LoadError, ahead_of_time
+from handlers import BaseHandler, LoadError
 from handlers.fake_context import FakeContext
 from handlers.loading import programs, unpacking
+from handlers.optimization import aot
 
 # A compiler on a busy machine may take minutes.
 pytestmark = pytest.mark.timeout(1200)
@@ -112,7 +113,7 @@ def plain(folder):
 
 def test_the_record_says_for_what_it_was_compiled(built):
     compiled = built.manifest.record.compiled
-    here = ahead_of_time.machine(torch.device("cpu"))
+    here = aot.machine(torch.device("cpu"))
     assert (compiled.torch, compiled.platform, compiled.device) == (here["torch"], here["platform"], "cpu")
     assert list(compiled.capability) == here["capability"]
     assert compiled.dtype == "float32"

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from handlers import BaseHandler, ImageClassifier, LoadError, ObjectDetector, compile_cache
+from handlers import BaseHandler, ImageClassifier, LoadError, ObjectDetector
 from handlers.model_holder import ModelHolder
-from handlers.optimized import OptimizedModel
+from handlers.optimization import compile_cache
+from handlers.optimization.optimized_model import OptimizedModel
 from handlers.prepared import Preparation, current
 
 

@@ -5,7 +5,8 @@ import yaml
 
 from archive_tool.config import optimize as optimize_config
 from archive_tool.config.schema import validate
-from handlers import LoadError, optimize
+from handlers import LoadError
+from handlers.optimization import settings
 
 
 def told(text):
@@ -31,11 +32,11 @@ def test_a_good_section():
 
 
 def test_the_tables_are_those_of_the_handlers():
-    assert tuple(optimize_config.KEYS) == optimize.KEYS
-    assert tuple(optimize_config.COMPILE_KEYS) == optimize.COMPILE_KEYS
-    assert tuple(optimize.DTYPES) == optimize_config.DTYPES
-    assert optimize_config.MODES == optimize.MODES
-    assert optimize_config.SECTION == optimize.SECTION
+    assert tuple(optimize_config.KEYS) == settings.KEYS
+    assert tuple(optimize_config.COMPILE_KEYS) == settings.COMPILE_KEYS
+    assert tuple(settings.DTYPES) == optimize_config.DTYPES
+    assert optimize_config.MODES == settings.MODES
+    assert optimize_config.SECTION == settings.SECTION
 
 
 WRONG = [
@@ -131,7 +132,7 @@ def test_torch_compile_is_asked_for_once(pt2, twice):
 
 def refused(text):
     try:
-        optimize.read(yaml.safe_load(text))
+        settings.read(yaml.safe_load(text))
     except LoadError:
         return True
     return False

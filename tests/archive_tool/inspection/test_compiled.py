@@ -13,8 +13,8 @@ from archive_tool.config.effective import understand
 from archive_tool.inspection import compiled
 from archive_tool.inspection.compiled import Fit, Torch, check, installed_torch
 from archive_tool.metadata.manifest import Manifest
-from handlers import machine
-from handlers.ahead_of_time import machine as seen_by_a_worker
+from handlers.optimization import machine
+from handlers.optimization.aot import machine as seen_by_a_worker
 
 CPU = torch.device("cpu")
 PATH = "MAR-INF/compiled/model"

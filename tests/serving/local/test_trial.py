@@ -13,7 +13,7 @@ import yaml
 
 import archive_tool
 from archive_tool.cli import entry
-from handlers.optimize import DTYPES
+from handlers.optimization.settings import DTYPES
 from serving.local import trial
 from serving.local.contest import Candidate, Row
 

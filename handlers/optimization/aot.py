@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from handlers.compile import CompiledCodeError
 from handlers.errors import LoadError
 from handlers.loading.signature import Tensor, read_tensor
-from handlers.machine import Machine, instruction_sets, other_dtype, this_machine
-from handlers.optimize import DTYPES, Optimization
+from handlers.optimization.machine import Machine, instruction_sets, other_dtype, this_machine
+from handlers.optimization.settings import DTYPES, Optimization
+from handlers.optimization.torch_compile import CompiledCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from handlers.optimized import OptimizedModel
+    from handlers.optimization.optimized_model import OptimizedModel
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def with_compiled(
             logger.info("Not serving the model compiled ahead of time: %s", reason)
             return None
         from handlers.loading import programs
-        from handlers.optimized import OptimizedModel, Way
+        from handlers.optimization.optimized_model import OptimizedModel, Way
 
         place = (folder / found.path).resolve()
         if not place.is_relative_to(folder.resolve()):

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from handlers import LoadError, ahead_of_time
-from handlers.ahead_of_time import CompiledModel, capability, machine, read_compiled, with_compiled
-from handlers.compile import CompiledCodeError, is_compiler_error
+from handlers import LoadError
 from handlers.loading.signature import Tensor
-from handlers.optimize import Optimization
+from handlers.optimization import aot
+from handlers.optimization.aot import CompiledModel, capability, machine, read_compiled, with_compiled
+from handlers.optimization.settings import Optimization
+from handlers.optimization.torch_compile import CompiledCodeError, is_compiler_error
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,7 @@ class Eager(nn.Module):
 
 
 def test_a_system_that_tells_no_instruction_sets(monkeypatch):
-    monkeypatch.setattr(ahead_of_time, "instruction_sets", lambda: None)
+    monkeypatch.setattr(aot, "instruction_sets", lambda: None)
     (found,) = capability(CPU)
     assert found.startswith(torch.backends.cpu.get_cpu_capability())
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from handlers import LoadError, optimize
+from handlers import LoadError
 from handlers.loading.load import load_program
-from handlers.optimize import Compile, Optimization, optimize_model, read, unasked
-from handlers.optimized import OptimizedModel
+from handlers.optimization import settings
+from handlers.optimization.optimized_model import OptimizedModel
+from handlers.optimization.settings import Compile, Optimization, optimize_model, read, unasked
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_torchscript_is_not_compiled_again(caplog):
 
 @pytest.mark.parametrize("lacks", [True, False])
 def test_a_processor_without_the_instructions(monkeypatch, caplog, lacks):
-    monkeypatch.setattr(optimize, "lacks_instructions", lambda dtype: lacks)
+    monkeypatch.setattr(settings, "lacks_instructions", lambda dtype: lacks)
     optimize_model(nn.Linear(2, 2).eval(), Optimization(dtype="bfloat16"), None)
     assert ("This processor has no instructions for bfloat16: float32 is likely faster" in caplog.text) is lacks
     caplog.clear()

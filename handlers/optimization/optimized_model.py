@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from handlers.compile import is_compiler_error
-from handlers.converted_weights import ConvertedWeights
-from handlers.numeric_guard import Difference, compare, has_gradient, map_tensors, widened
+from handlers.optimization.converted_weights import ConvertedWeights
+from handlers.optimization.output_difference import Difference, compare, has_gradient, map_tensors, widened
+from handlers.optimization.torch_compile import is_compiler_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from handlers.folding import Pair
+    from handlers.optimization.folding import Pair
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from handlers.optimize import Compile, Optimization, optimize_model, unasked
-from handlers.optimized import OptimizedModel, Way, explaining, original
+from handlers.optimization.optimized_model import OptimizedModel, Way, explaining, original
+from handlers.optimization.settings import Compile, Optimization, optimize_model, unasked
 
 
 class Net(nn.Module):
@@ -51,7 +51,7 @@ def call(model, *inputs, **named):
 
 
 def told(caplog):
-    return [record for record in caplog.records if record.name == "handlers.optimized"]
+    return [record for record in caplog.records if record.name == "handlers.optimization.optimized_model"]
 
 
 def test_sixteen_bits_are_close_and_come_back_as_float32(net, picture, caplog):

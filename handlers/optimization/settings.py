@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from handlers.compile import compile_options
 from handlers.device import lacks_instructions
 from handlers.errors import LoadError
+from handlers.optimization.torch_compile import compile_options
 
 if TYPE_CHECKING:
-    from handlers.folding import Pair
+    from handlers.optimization.folding import Pair
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def optimize_model(
         optimization, pairs = _folding(model, optimization)
     if optimization == Optimization(tolerance=optimization.tolerance) and pt2 is None:
         return model
-    from handlers.optimized import OptimizedModel, Way
+    from handlers.optimization.optimized_model import OptimizedModel, Way
 
     ways = []
     if isinstance(model, torch.jit.ScriptModule) and optimization.freezing:
@@ -260,7 +260,7 @@ def optimize_model(
 
 def _folding(model: nn.Module, optimization: Optimization) -> tuple[Optimization, list[Pair]]:
     """Find what freezing without a compiler can do; leave it out, and say so, where that is nothing."""
-    from handlers.folding import pairs
+    from handlers.optimization.folding import pairs
 
     if found := pairs(model):
         return optimization, found

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from handlers import LoadError
-from handlers.compile import compile_model, compile_options, is_compiler_error
+from handlers.optimization.torch_compile import compile_model, compile_options, is_compiler_error
 
 
 @pytest.mark.parametrize(

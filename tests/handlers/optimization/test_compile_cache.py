@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from handlers import compile_cache
+from handlers.optimization import compile_cache
 
 
 @pytest.fixture
@@ -170,8 +170,8 @@ COMPILING = """
     from pathlib import Path
     import torch
     from torch._dynamo.utils import counters
-    from handlers import compile_cache
-    from handlers.optimize import read, optimize_model
+    from handlers.optimization import compile_cache
+    from handlers.optimization.settings import read, optimize_model
 
     def start(home, folder):
         torch.compiler.reset()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from handlers.numeric_guard import Difference, compare, has_gradient, map_tensors, widened
+from handlers.optimization.output_difference import Difference, compare, has_gradient, map_tensors, widened
 
 Pair = namedtuple("Pair", "first second")
 

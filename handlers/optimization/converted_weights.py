@@ -10,7 +10,7 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from handlers.folding import Folded, Pair
+    from handlers.optimization.folding import Folded, Pair
 
 # Autocast computes them in 16 bits; they take an input, a weight and a bias.
 _CAST_OPERATORS: Final = frozenset(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from handlers.machine import Machine, instruction_sets, other_dtype, this_machine
+from handlers.optimization.machine import Machine, instruction_sets, other_dtype, this_machine
 
 X86 = """\
 processor\t: 0
@@ -77,5 +77,5 @@ def test_numbers_of_another_type_than_asked_for():
 
 
 def test_it_is_asked_without_torch():
-    code = "import sys, handlers.machine; assert 'torch' not in sys.modules"
+    code = "import sys, handlers.optimization.machine; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

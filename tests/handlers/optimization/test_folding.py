@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from handlers.folding import pairs
+from handlers.optimization.folding import pairs
 
 
 def statistics(module):

@@ -1,0 +1,1 @@
+"""A model made faster: settings, compilers, lighter weights, and the guard over their outputs."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from handlers.audio_handler import AudioHandler
     from handlers.base import BaseHandler
+    from handlers.batch.request import RequestContext
     from handlers.context import Context
     from handlers.errors import (
         BadInputError,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from handlers.image_classifier import ImageClassifier
     from handlers.image_segmenter import ImageSegmenter
     from handlers.object_detector import ObjectDetector
-    from handlers.request import RequestContext
     from handlers.tensor_handler import TensorHandler
     from handlers.text_classifier import TextClassifier
     from handlers.text_embedder import TextEmbedder
@@ -75,7 +75,7 @@ _HOMES = {
     "ImageClassifier": "image_classifier",
     "ImageSegmenter": "image_segmenter",
     "ObjectDetector": "object_detector",
-    "RequestContext": "request",
+    "RequestContext": "batch.request",
     "TensorHandler": "tensor_handler",
     "TextClassifier": "text_classifier",
     "TextEmbedder": "text_embedder",

@@ -8,13 +8,13 @@ import torch
 
 from handlers import audio
 from handlers.base import BaseHandler
+from handlers.batch.inputs import numbers_to_tensor, require
+from handlers.batch.outputs import run_by_shape
 from handlers.errors import BadInputError, LoadError, TooLargeError
-from handlers.inputs import numbers_to_tensor, require
-from handlers.outputs import run_by_shape
 
 if TYPE_CHECKING:
+    from handlers.batch.request import RequestContext
     from handlers.context import Context
-    from handlers.request import RequestContext
 
 
 class AudioHandler(BaseHandler):

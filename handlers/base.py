@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers import isolation, profiling, request
+from handlers.batch import isolation, profiling, request
+from handlers.batch.inputs import NUMBERS, require, row_value, rows_to_tensor
+from handlers.batch.outputs import split_batch
+from handlers.batch.prepared import Preparation, Prepared, current, is_sdks
 from handlers.device import stack_on, to_device
 from handlers.errors import NotSupportedError
-from handlers.inputs import NUMBERS, require, row_value, rows_to_tensor
 from handlers.model_holder import ModelHolder
 from handlers.optimization.optimized_model import explaining
 from handlers.optimization.torch_compile import is_compiler_error
-from handlers.outputs import split_batch
-from handlers.prepared import Preparation, Prepared, current, is_sdks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from handlers.batch.request import RequestContext
     from handlers.context import Context
-    from handlers.request import RequestContext
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from handlers import vision
+from handlers.batch.inputs import is_empty
 from handlers.errors import BadInputError
-from handlers.inputs import is_empty
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage

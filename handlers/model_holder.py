@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handlers.batch.prepared import current, is_sdks
 from handlers.device import pick_device
 from handlers.errors import LoadError
 from handlers.loading import load
@@ -15,7 +16,6 @@ from handlers.optimization import compile_cache
 from handlers.optimization.aot import with_compiled
 from handlers.optimization.settings import INDUCTOR, Optimization, optimize_model, read, unasked
 from handlers.optimization.torch_compile import compile_model, compile_options, is_inductors
-from handlers.prepared import current, is_sdks
 
 if TYPE_CHECKING:
     import torch

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from handlers.batch.outputs import run_by_shape
 from handlers.device import to_device
 from handlers.errors import NotSupportedError
 from handlers.loading.labels import map_class_to_label
 from handlers.optimization.optimized_model import original
-from handlers.outputs import run_by_shape
 from handlers.vision_handler import VisionHandler
 
 if TYPE_CHECKING:
-    from handlers.request import RequestContext
+    from handlers.batch.request import RequestContext
 
 
 class ObjectDetector(VisionHandler):

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from handlers.batch.inputs import numbers_to_tensor, read_json
 from handlers.errors import BadInputError
-from handlers.inputs import numbers_to_tensor, read_json
 from handlers.tensor_codecs import from_elements, shaped, to_elements
 
 if TYPE_CHECKING:

@@ -9,18 +9,18 @@ import torch
 
 from handlers import media, open_inference, tensor_codecs
 from handlers.base import BaseHandler
+from handlers.batch.inputs import numbers_to_tensor, read_json, require
 from handlers.device import to_device
 from handlers.errors import BadInputError, UnsupportedMediaError
-from handlers.inputs import numbers_to_tensor, read_json, require
 from handlers.loading.signature import Signature, Tensor, named_tensors, read_signature
 from handlers.media import BINARY, JSON, NPY, NPZ, SAFETENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from handlers.batch.request import RequestContext
     from handlers.context import Context
     from handlers.open_inference import InferenceRequest
-    from handlers.request import RequestContext
 
 _WANTED = '{"tensor_input": [[...]]} or {"instances": [...]}'
 _READERS = {NPZ: tensor_codecs.read_npz, SAFETENSORS: tensor_codecs.read_safetensors}

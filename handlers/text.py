@@ -7,8 +7,8 @@ import string
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
+from handlers.batch.inputs import is_empty
 from handlers.errors import BadInputError
-from handlers.inputs import is_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from handlers.batch.inputs import is_empty, require
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
-from handlers.inputs import is_empty, require
 from handlers.streaming import can_stream, send_parts
 from handlers.text import WANTED, read_text
 from handlers.text_handler import TextHandler, tensor_of
@@ -21,8 +21,8 @@ from handlers.tokenizer import padded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from handlers.batch.request import RequestContext
     from handlers.context import Context
-    from handlers.request import RequestContext
 
 _ENDS = ("<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|im_end|>", "<|eot_id|>")
 _OPTIONS = {"max_new_tokens": int, "temperature": float, "top_k": int, "seed": int, "stream": bool}

@@ -11,9 +11,9 @@ import torch
 
 from handlers import text
 from handlers.base import BaseHandler
+from handlers.batch.inputs import require
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
-from handlers.inputs import require
 from handlers.loading.signature import read_signature
 from handlers.stock_text import StockTextMethods
 from handlers.tokenizer import INPUTS, TextTokenizer
@@ -22,8 +22,8 @@ from handlers.vocabulary import Vocabulary, read_vocabulary
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from handlers.batch.request import RequestContext
     from handlers.context import Context
-    from handlers.request import RequestContext
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,20 +9,20 @@ import torch
 
 from handlers import vision
 from handlers.base import BaseHandler
+from handlers.batch.inputs import numbers_to_tensor, require
+from handlers.batch.prepared import is_computed
 from handlers.encoded_image import WANTED, read_image
 from handlers.errors import BadInputError, LoadError, NotSupportedError
-from handlers.inputs import numbers_to_tensor, require
 from handlers.loading.labels import class_index
 from handlers.picture_batch import ending_of
-from handlers.prepared import is_computed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from PIL import Image as PILImage
 
+    from handlers.batch.request import RequestContext
     from handlers.context import Context
-    from handlers.request import RequestContext
 
 
 class VisionHandler(BaseHandler):

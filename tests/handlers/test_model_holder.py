@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from handlers import BaseHandler, ImageClassifier, LoadError, ObjectDetector
+from handlers.batch.prepared import Preparation, current
 from handlers.model_holder import ModelHolder
 from handlers.optimization import compile_cache
 from handlers.optimization.optimized_model import OptimizedModel
-from handlers.prepared import Preparation, current
 
 
 def test_it_is_a_part_of_every_handler(tmp_path):

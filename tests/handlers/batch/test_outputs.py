@@ -3,7 +3,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from handlers.outputs import run_by_shape, split_batch
+from handlers.batch.outputs import run_by_shape, split_batch
 
 
 class Pair(NamedTuple):

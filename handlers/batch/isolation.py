@@ -16,8 +16,8 @@ from handlers.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from handlers.batch.prepared import Prepared
     from handlers.context import Context
-    from handlers.prepared import Prepared
 
 logger = logging.getLogger(__name__)
 

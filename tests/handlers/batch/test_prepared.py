@@ -11,7 +11,7 @@ import torch
 from torchvision import transforms
 
 from handlers import BadInputError, BaseHandler, ImageClassifier
-from handlers.prepared import Prepared, is_computed, is_sdks
+from handlers.batch.prepared import Prepared, is_computed, is_sdks
 
 
 class Doubler(BaseHandler):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from handlers import BadInputError, BaseHandler, ImageClassifier, RequestContext
-from handlers.request import requests_of
+from handlers.batch.request import requests_of
 
 
 class Halves(BaseHandler):

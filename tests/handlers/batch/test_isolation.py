@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from handlers import BadInputError, RequestError
-from handlers.isolation import error_item, is_fatal, part_of
+from handlers.batch.isolation import error_item, is_fatal, part_of
 
 
 class Prediction(Exception):

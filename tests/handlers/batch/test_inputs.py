@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import handlers
 from handlers import BadInputError
-from handlers.inputs import is_empty, numbers_to_tensor, require, row_value, rows_to_tensor
+from handlers.batch.inputs import is_empty, numbers_to_tensor, require, row_value, rows_to_tensor
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_only_field_of_a_form_is_the_input(make_context):
     context = make_context(requests=1, headers={0: {"sound": {"content-type": "application/json"}}})
     handler.context = context
     assert handler.preprocess([{"sound": [0.0, 0.5]}]).shape == (1, 1, 2)
-    (one,) = handlers.request.requests_of(context, [{"sound": [0.0, 0.5]}])
+    (one,) = handlers.batch.request.requests_of(context, [{"sound": [0.0, 0.5]}])
     assert one.content_type == "application/json"
     assert handlers.BaseHandler().preprocess([{"numbers": bytearray(b"[1, 2]")}]).tolist() == [[1, 2]]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ts.handler_utils import timer
 
-from handlers import profiling
+from handlers.batch import profiling
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(None, False), ("", False), ("true", True), ("0", True)])

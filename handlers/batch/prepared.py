@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from handlers.batch.request import RequestContext
     from handlers.context import Context
-    from handlers.request import RequestContext
 
-_PACKAGE = __name__.rpartition(".")[0]
+_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(eq=False)

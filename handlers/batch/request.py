@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from handlers.inputs import names_of_input
-from handlers.isolation import Failed, is_fatal
+from handlers.batch.inputs import names_of_input
+from handlers.batch.isolation import Failed, is_fatal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -29,6 +29,7 @@ PACKAGES = [
     "handlers.batch",
     "handlers.loading",
     "handlers.optimization",
+    "handlers.vision",
     "model_defs",
     "serving",
     "serving.check",

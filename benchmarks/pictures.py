@@ -4,7 +4,7 @@ One photograph in many sizes and kinds of JPEG. The ways take turns in one threa
 processor's time are compared, which others on the machine disturb less than the time that passes:
 
 - TorchServe's: Pillow decodes, torchvision's four transforms for ImageNet follow. The answers to compare with;
-- ours: `handlers.vision` and the default processing of `ImageClassifier`;
+- ours: `handlers.vision.decoding` and the default processing of `ImageClassifier`;
 - tensors: torchvision decodes to a tensor, and scales and normalises that;
 - draft: Pillow decodes to a half, a quarter or an eighth of the size where that is enough; then as ours.
 
@@ -35,7 +35,8 @@ from torchvision.io import ImageReadMode, decode_jpeg  # noqa: E402
 from torchvision.transforms.v2 import functional  # noqa: E402
 
 from benchmarks import machine  # noqa: E402
-from handlers import imagenet, vision  # noqa: E402
+from handlers.vision import decoding as vision  # noqa: E402
+from handlers.vision import imagenet  # noqa: E402
 
 PHOTOGRAPH = Path(__file__).resolve().parent / "serving_bench" / "archives" / "coffee.jpg"
 SIZES = ((224, 224), (500, 375), (375, 500), (1000, 667), (667, 1000), (1920, 1080), (4000, 3000), (3000, 4000))

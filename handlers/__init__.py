@@ -28,16 +28,16 @@ if TYPE_CHECKING:
         UnsupportedFormatError,
         UnsupportedMediaError,
     )
-    from handlers.image_classifier import ImageClassifier
-    from handlers.image_segmenter import ImageSegmenter
-    from handlers.object_detector import ObjectDetector
     from handlers.tensor_handler import TensorHandler
     from handlers.text_classifier import TextClassifier
     from handlers.text_embedder import TextEmbedder
     from handlers.text_generator import TextGenerator
     from handlers.text_handler import TextHandler
     from handlers.token_classifier import TokenClassifier
-    from handlers.vision_handler import VisionHandler
+    from handlers.vision.handler import VisionHandler
+    from handlers.vision.image_classifier import ImageClassifier
+    from handlers.vision.image_segmenter import ImageSegmenter
+    from handlers.vision.object_detector import ObjectDetector
 
 __all__ = [
     "AudioHandler",
@@ -72,9 +72,9 @@ _HOMES = {
     "AudioHandler": "audio_handler",
     "BaseHandler": "base",
     "Context": "context",
-    "ImageClassifier": "image_classifier",
-    "ImageSegmenter": "image_segmenter",
-    "ObjectDetector": "object_detector",
+    "ImageClassifier": "vision.image_classifier",
+    "ImageSegmenter": "vision.image_segmenter",
+    "ObjectDetector": "vision.object_detector",
     "RequestContext": "batch.request",
     "TensorHandler": "tensor_handler",
     "TextClassifier": "text_classifier",
@@ -82,7 +82,7 @@ _HOMES = {
     "TextGenerator": "text_generator",
     "TextHandler": "text_handler",
     "TokenClassifier": "token_classifier",
-    "VisionHandler": "vision_handler",
+    "VisionHandler": "vision.handler",
 }
 
 

@@ -147,11 +147,11 @@ def stages(handler: Any, bodies: Sequence[bytes]) -> dict[str, float]:
     from PIL import Image
     from torchvision import transforms
 
-    from handlers import vision
+    from handlers.vision import decoding
 
     def decoded(body: bytes) -> Image.Image:
         if type(handler).__module__.startswith("handlers."):
-            return vision.convert(vision.decode_image(body), "RGB")
+            return decoding.convert(decoding.decode_image(body), "RGB")
         return Image.open(_stream(body))  # TorchServe's decodes when it resizes
 
     fit = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])

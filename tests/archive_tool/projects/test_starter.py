@@ -67,7 +67,7 @@ def test_labels_make_it_a_model_for_images(folder):
     started = start(folder)
     assert (started.kind, started.written) == ("image", (folder / "torchmar.yaml", folder / "handler.py"))
     result = built(started)
-    assert {"handler.py", "index_to_name.json", "handlers/image_classifier.py"} < set(result.members)
+    assert {"handler.py", "index_to_name.json", "handlers/vision/image_classifier.py"} < set(result.members)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from handlers import vision
 from handlers.loading.labels import map_class_to_label
-from handlers.vision_handler import VisionHandler
+from handlers.vision import decoding
+from handlers.vision.handler import VisionHandler
 
 
 class ImageClassifier(VisionHandler):
@@ -24,7 +24,7 @@ class ImageClassifier(VisionHandler):
 
     names_classes = True
     topk: int = 5
-    image_processing: Any = vision.imagenet_processing
+    image_processing: Any = decoding.imagenet_processing
 
     def postprocess(self, data: Any) -> list[Any]:
         """Turn the model's output, `[batch, classes]` before softmax, into a dict of label to probability a request."""

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision import transforms
 
 from handlers import ImageClassifier, VisionHandler
-from handlers.picture_batch import ending_of
+from handlers.vision.to_tensor import ending_of
 
 NORMALIZE = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers import vision
 from handlers.base import BaseHandler
 from handlers.batch.inputs import numbers_to_tensor, require
 from handlers.batch.prepared import is_computed
-from handlers.encoded_image import WANTED, read_image
 from handlers.errors import BadInputError, LoadError, NotSupportedError
 from handlers.loading.labels import class_index
-from handlers.picture_batch import ending_of
+from handlers.vision import decoding
+from handlers.vision.encoded_image import WANTED, read_image
+from handlers.vision.to_tensor import ending_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class VisionHandler(BaseHandler):
     """
 
     image_mode: str | None = None
-    image_processing: Any = vision.whole_picture
+    image_processing: Any = decoding.whole_picture
     apply_exif_orientation: bool = False
 
     _first_half = (*BaseHandler._first_half, "_read", "_process")
@@ -46,7 +46,7 @@ class VisionHandler(BaseHandler):
     def initialize(self, context: Context) -> None:
         """Load the model, and lift PIL's limit of pixels if the server's `limit_max_image_pixels` is false."""
         super().initialize(context)
-        _ = self.image_processing, vision.readable_formats()  # imports that the first request would wait for
+        _ = self.image_processing, decoding.readable_formats()  # imports that the first request would wait for
         given = self._handler_config().get("apply_exif_orientation", self.apply_exif_orientation)
         if not isinstance(given, bool):
             raise LoadError(f"handler.apply_exif_orientation in model-config.yaml is {given!r}, and not true or false")
@@ -82,11 +82,11 @@ class VisionHandler(BaseHandler):
 
     def _converted(self, image: PILImage.Image) -> PILImage.Image:
         mode = self.image_mode
-        if mode is None and vision.is_default(self.image_processing):
+        if mode is None and decoding.is_default(self.image_processing):
             mode = "RGB"
         if self.apply_exif_orientation:
-            image = vision.upright(image)
-        return vision.convert(image, mode) if mode else image
+            image = decoding.upright(image)
+        return decoding.convert(image, mode) if mode else image
 
     def _halves_of_preprocess(self) -> tuple[Callable[[Any, RequestContext], Any], Callable[[list[Any]], Any]]:
         """With a processing that ends as torchvision's do, its end is for the batch, unless a hook is another's."""

@@ -11,7 +11,7 @@ from handlers.device import to_device
 from handlers.errors import NotSupportedError
 from handlers.loading.labels import map_class_to_label
 from handlers.optimization.optimized_model import original
-from handlers.vision_handler import VisionHandler
+from handlers.vision.handler import VisionHandler
 
 if TYPE_CHECKING:
     from handlers.batch.request import RequestContext

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers import BadInputError
-from handlers.vision import convert, decode_image, readable_formats, upright
+from handlers.vision.decoding import convert, decode_image, readable_formats, upright
 
 
 def png_header(width, height):

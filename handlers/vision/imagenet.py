@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from handlers.picture_batch import Ending
+from handlers.vision.to_tensor import Ending
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage

@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from handlers.errors import BadInputError
-from handlers.imagenet import make_processing
+from handlers.vision.imagenet import make_processing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

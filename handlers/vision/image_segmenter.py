@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from handlers import vision
 from handlers.errors import NotSupportedError
-from handlers.vision_handler import VisionHandler
+from handlers.vision import decoding
+from handlers.vision.handler import VisionHandler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ class ImageSegmenter(VisionHandler):
     after scaling to 256, so the reply has 224 rows of 224 pixels. `image_mode` is as for every picture.
     """
 
-    image_processing: Any = vision.imagenet_processing
+    image_processing: Any = decoding.imagenet_processing
 
     def postprocess(self, data: Mapping[str, torch.Tensor] | torch.Tensor) -> list[Any]:
         """Turn the model's output into nested lists `[height, width, 2]` for each request: class and probability."""

@@ -9,9 +9,9 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from handlers import vision
 from handlers.batch.inputs import is_empty
 from handlers.errors import BadInputError
+from handlers.vision import decoding
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -67,9 +67,9 @@ def read_image(value: Any, *, form: bool = False) -> PILImage.Image | list[Any]:
     """
     if isinstance(value, bytes | bytearray | memoryview):
         content = bytes(value) if isinstance(value, memoryview) else value
-        image = vision.open_image(content)
+        image = decoding.open_image(content)
         if image is not None:
-            return vision.load_image(image)
+            return decoding.load_image(image)
         try:
             value = content.decode()
         except UnicodeDecodeError:
@@ -122,14 +122,14 @@ def _decoded(text: str, *, form: bool) -> PILImage.Image:
         content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:  # the latter: characters outside ASCII
         raise _no_base64(text, encoded, error) from error
-    image = vision.open_image(content) if content else None
+    image = decoding.open_image(content) if content else None
     if image is None:
         if head is None and (look := _look_of(encoded.encode())):
             raise BadInputError(f"the body looks like {look}; send {WANTED}")
         look = _look_of(content) or f"bytes that begin with {_shortened(content)}"
-        raise BadInputError(f"the body is base64 of no image but of {look}; {vision.READ}")
+        raise BadInputError(f"the body is base64 of no image but of {look}; {decoding.READ}")
     try:
-        return vision.load_image(image)
+        return decoding.load_image(image)
     except BadInputError as error:
         raise BadInputError(f"the body is base64, and {error}") from error
 
@@ -143,14 +143,14 @@ def _no_base64(text: str, encoded: str, error: Exception) -> BadInputError:
     if look:
         return BadInputError(f"the body looks like {look}; send {WANTED}")
     return BadInputError(
-        f"the body is not an image and no base64 of one, it begins with {_shortened(text)}; {vision.READ}"
+        f"the body is not an image and no base64 of one, it begins with {_shortened(text)}; {decoding.READ}"
     )
 
 
 def _no_image(content: bytes | bytearray) -> BadInputError:
     look = _look_of(content)
     shown = f"it looks like {look}" if look else f"it begins with {_shortened(bytes(content[:64]))}"
-    return BadInputError(f"the body is not an image, {shown}; {vision.READ}")
+    return BadInputError(f"the body is not an image, {shown}; {decoding.READ}")
 
 
 def _look_of(content: bytes | bytearray) -> str | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers import BadInputError, ImageClassifier, ImageSegmenter, ObjectDetector, VisionHandler
-from handlers.encoded_image import read_image
+from handlers.vision.encoded_image import read_image
 
 
 @pytest.fixture(params=["PNG", "JPEG"])

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from handlers import imagenet
-from handlers.imagenet import fit, make_processing
-from handlers.picture_batch import ending_of
+from handlers.vision import imagenet
+from handlers.vision.imagenet import fit, make_processing
+from handlers.vision.to_tensor import ending_of
 
 SIZES = [
     (256, 256),

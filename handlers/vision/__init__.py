@@ -1,0 +1,1 @@
+"""Handlers for images, and how images are decoded."""

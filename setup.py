@@ -29,6 +29,7 @@ PACKAGES = [
     "handlers.batch",
     "handlers.loading",
     "handlers.optimization",
+    "handlers.text",
     "handlers.vision",
     "model_defs",
     "serving",

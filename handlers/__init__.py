@@ -29,11 +29,11 @@ if TYPE_CHECKING:
         UnsupportedMediaError,
     )
     from handlers.tensor_handler import TensorHandler
-    from handlers.text_classifier import TextClassifier
-    from handlers.text_embedder import TextEmbedder
-    from handlers.text_generator import TextGenerator
-    from handlers.text_handler import TextHandler
-    from handlers.token_classifier import TokenClassifier
+    from handlers.text.handler import TextHandler
+    from handlers.text.text_classifier import TextClassifier
+    from handlers.text.text_embedder import TextEmbedder
+    from handlers.text.text_generator import TextGenerator
+    from handlers.text.token_classifier import TokenClassifier
     from handlers.vision.handler import VisionHandler
     from handlers.vision.image_classifier import ImageClassifier
     from handlers.vision.image_segmenter import ImageSegmenter
@@ -77,11 +77,11 @@ _HOMES = {
     "ObjectDetector": "vision.object_detector",
     "RequestContext": "batch.request",
     "TensorHandler": "tensor_handler",
-    "TextClassifier": "text_classifier",
-    "TextEmbedder": "text_embedder",
-    "TextGenerator": "text_generator",
-    "TextHandler": "text_handler",
-    "TokenClassifier": "token_classifier",
+    "TextClassifier": "text.text_classifier",
+    "TextEmbedder": "text.text_embedder",
+    "TextGenerator": "text.text_generator",
+    "TextHandler": "text.handler",
+    "TokenClassifier": "text.token_classifier",
     "VisionHandler": "vision.handler",
 }
 

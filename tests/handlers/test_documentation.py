@@ -12,8 +12,8 @@ from PIL import Image
 
 import handlers
 from handlers.loading.signature import Signature, Tensor
-from handlers.tokenizer import TextTokenizer
-from handlers.vocabulary import Vocabulary
+from handlers.text.tokenizer import TextTokenizer
+from handlers.text.vocabulary import Vocabulary
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEXT = (DOCS / "handlers.md").read_text(encoding="utf-8")

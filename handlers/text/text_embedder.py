@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from handlers.text_handler import TextHandler, Texts, tensor_of
+from handlers.text.handler import TextHandler, Texts, tensor_of
 
 
 class TextEmbedder(TextHandler):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from handlers import LoadError
-from handlers.tokenizer import INPUTS, TextTokenizer, padded
+from handlers.text.tokenizer import INPUTS, TextTokenizer, padded
 
 
 def test_texts_are_padded_to_the_longest(tmp_path, make_tokenizer):

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from handlers.errors import BadInputError
 from handlers.loading.labels import class_index, map_class_to_label
-from handlers.text_handler import TextHandler, Texts, tensor_of
+from handlers.text.handler import TextHandler, Texts, tensor_of
 
 _OCCLUDED_AT_ONCE = 32
 

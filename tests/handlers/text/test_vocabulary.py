@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from handlers import LoadError
-from handlers.vocabulary import Vocabulary, read_vocabulary
+from handlers.text.vocabulary import Vocabulary, read_vocabulary
 
 
 class Hashed:

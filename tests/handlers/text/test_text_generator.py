@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from handlers import LoadError, TextGenerator
-from handlers.text_generator import Generation
+from handlers.text.text_generator import Generation
 
 NET = "from torch import nn\nclass Net(nn.Identity): pass\n"
 # [PAD] [UNK] [CLS] [SEP] are 0 to 3, these 4 to 9.

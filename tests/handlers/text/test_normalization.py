@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers import BadInputError
-from handlers.text import ngrams, read_text, words
+from handlers.text.normalization import ngrams, read_text, words
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

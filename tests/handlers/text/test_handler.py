@@ -6,7 +6,7 @@ import torch
 from tokenizers import processors
 
 from handlers import LoadError, TextHandler
-from handlers.text_handler import tensor_of
+from handlers.text.handler import tensor_of
 
 NET = "from torch import nn\nclass Net(nn.Identity): pass\n"
 SENTENCE = "rain stops the final"

@@ -14,9 +14,9 @@ from handlers.batch.inputs import is_empty, require
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
 from handlers.streaming import can_stream, send_parts
-from handlers.text import WANTED, read_text
-from handlers.text_handler import TextHandler, tensor_of
-from handlers.tokenizer import padded
+from handlers.text.handler import TextHandler, tensor_of
+from handlers.text.normalization import WANTED, read_text
+from handlers.text.tokenizer import padded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from handlers import text
 from handlers.errors import NotSupportedError
+from handlers.text import normalization
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,21 +22,21 @@ class StockTextMethods:
     input_text: Any = None
 
     def _remove_html_tags(self, content: str) -> str:
-        return text.without_markup(content)
+        return normalization.without_markup(content)
 
     def _expand_contractions(self, content: str) -> str:
-        return text.without_contractions(content)
+        return normalization.without_contractions(content)
 
     def _remove_accented_characters(self, content: str) -> str:
-        return text.without_accents(content)
+        return normalization.without_accents(content)
 
     def _remove_punctuation(self, content: str) -> str:
-        return text.without_punctuation(content)
+        return normalization.without_punctuation(content)
 
     _remove_puncutation = _remove_punctuation  # TorchServe has both spellings
 
     def _tokenize(self, content: str) -> list[str]:
-        return text.split(content)
+        return normalization.split(content)
 
     def get_word_token(self, input_tokens: Sequence[str]) -> list[str]:
         """Take the mark of a blank out of the tokens of a byte-pair tokenizer."""

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers import text
 from handlers.base import BaseHandler
 from handlers.batch.inputs import require
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError
 from handlers.loading.signature import read_signature
-from handlers.stock_text import StockTextMethods
-from handlers.tokenizer import INPUTS, TextTokenizer
-from handlers.vocabulary import Vocabulary, read_vocabulary
+from handlers.text import normalization
+from handlers.text.tokenizer import INPUTS, TextTokenizer
+from handlers.text.torchserve_methods import StockTextMethods
+from handlers.text.vocabulary import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,8 +120,8 @@ class TextHandler(StockTextMethods, BaseHandler):
 
     def preprocess_one(self, data: Any, context: RequestContext) -> Any:
         """Read the text of a request (bytes, str, or the key `text` of an object), and encode it."""
-        require(data, context.parameters, text.WANTED)
-        return self.encode(text.read_text(data))
+        require(data, context.parameters, normalization.WANTED)
+        return self.encode(normalization.read_text(data))
 
     def encode(self, content: str) -> Any:
         """Make tokens of a text: the tokenizer's `Encoding`, or a list of words. Runs in `preprocess_one`."""
@@ -137,7 +137,7 @@ class TextHandler(StockTextMethods, BaseHandler):
 
     def words(self, content: str) -> list[str]:
         """Split a text into the words that a vocabulary holds. Default: as TorchServe's text classifier does."""
-        return text.words(content)
+        return normalization.words(content)
 
     def collate(self, items: list[Any]) -> Any:
         """Put the encoded texts of a batch together, as `Texts`."""
@@ -155,7 +155,7 @@ class TextHandler(StockTextMethods, BaseHandler):
     def _numbers(self, found: Sequence[str]) -> list[int]:
         if self.source_vocab is None:
             raise RuntimeError("there is no vocabulary: initialize loaded none")
-        return self.source_vocab.numbers(text.ngrams(found, self.ngrams))
+        return self.source_vocab.numbers(normalization.ngrams(found, self.ngrams))
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the model on `Texts`; anything else, as an own `preprocess` may give, goes to it as it is."""

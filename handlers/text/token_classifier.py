@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from handlers.errors import LoadError
-from handlers.text_handler import TextHandler, Texts, tensor_of
+from handlers.text.handler import TextHandler, Texts, tensor_of
 
 if TYPE_CHECKING:
     from handlers.context import Context

@@ -1,0 +1,1 @@
+"""Handlers for text, and how text becomes tokens."""

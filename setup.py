@@ -26,6 +26,7 @@ PACKAGES = [
     "archive_tool.weights",
     "archive_tool.writing",
     "handlers",
+    "handlers.audio",
     "handlers.batch",
     "handlers.loading",
     "handlers.optimization",

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from handlers.audio_handler import AudioHandler
+    from handlers.audio.handler import AudioHandler
     from handlers.base import BaseHandler
     from handlers.batch.request import RequestContext
     from handlers.context import Context
@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AudioHandler": "audio_handler",
+    "AudioHandler": "audio.handler",
     "BaseHandler": "base",
     "Context": "context",
     "ImageClassifier": "vision.image_classifier",

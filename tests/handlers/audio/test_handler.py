@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from handlers import AudioHandler, LoadError
-from handlers.audio import resample
+from handlers.audio.wav import resample
 
 NET = "from torch import nn\nclass Net(nn.Identity): pass\n"
 

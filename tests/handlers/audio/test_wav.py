@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers import BadInputError
-from handlers.audio import decode_wav, resample
+from handlers.audio.wav import decode_wav, resample
 
 
 def wav(samples, rate=8000, *, width=2, channels=1):

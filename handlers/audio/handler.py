@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers import audio
+from handlers.audio import wav
 from handlers.base import BaseHandler
 from handlers.batch.inputs import numbers_to_tensor, require
 from handlers.batch.outputs import run_by_shape
@@ -64,12 +64,12 @@ class AudioHandler(BaseHandler):
         return self._mixed(sound)
 
     def _decode(self, content: bytes | bytearray | memoryview) -> torch.Tensor:
-        sound, rate = audio.decode_wav(content)
+        sound, rate = wav.decode_wav(content)
         seconds = sound.shape[1] / rate
         if seconds > self.longest_s:
             raise TooLargeError(f"the sound is {seconds:.1f} s long: at most {self.longest_s:g} s are taken")
         sound = self._mixed(sound)
-        return sound if self.sample_rate is None else audio.resample(sound, rate, self.sample_rate)
+        return sound if self.sample_rate is None else wav.resample(sound, rate, self.sample_rate)
 
     def _mixed(self, sound: torch.Tensor) -> torch.Tensor:
         return sound.mean(dim=0, keepdim=True) if self.mono and len(sound) > 1 else sound

@@ -1,0 +1,1 @@
+"""The handler for audio, and how WAV is decoded."""

@@ -30,6 +30,7 @@ PACKAGES = [
     "handlers.batch",
     "handlers.loading",
     "handlers.optimization",
+    "handlers.tensors",
     "handlers.text",
     "handlers.vision",
     "model_defs",

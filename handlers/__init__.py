@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         UnsupportedFormatError,
         UnsupportedMediaError,
     )
-    from handlers.tensor_handler import TensorHandler
+    from handlers.tensors.handler import TensorHandler
     from handlers.text.handler import TextHandler
     from handlers.text.text_classifier import TextClassifier
     from handlers.text.text_embedder import TextEmbedder
@@ -76,7 +76,7 @@ _HOMES = {
     "ImageSegmenter": "vision.image_segmenter",
     "ObjectDetector": "vision.object_detector",
     "RequestContext": "batch.request",
-    "TensorHandler": "tensor_handler",
+    "TensorHandler": "tensors.handler",
     "TextClassifier": "text.text_classifier",
     "TextEmbedder": "text.text_embedder",
     "TextGenerator": "text.text_generator",

@@ -21,7 +21,7 @@ from archive_tool.publishing import evaluation, exports, live, proof
 from archive_tool.publishing.result import Published
 from archive_tool.publishing.source import NoSourceError
 from archive_tool.publishing.versions import next_version
-from handlers.tensor_handler import TensorHandler, TensorRequest
+from handlers.tensors.handler import TensorHandler, TensorRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

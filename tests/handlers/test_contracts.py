@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import handlers
-from handlers.media import NPY, SAFETENSORS
-from handlers.tensor_codecs import write_npy, write_safetensors
+from handlers.tensors.codecs import write_npy, write_safetensors
+from handlers.tensors.media_types import NPY, SAFETENSORS
 from handlers.testing import HandlerContract, Reply, Request
 from serving.protocol import Inference, Load, Parameter, encode_inference
 from serving.protocol import Request as WireRequest

@@ -20,8 +20,8 @@ from archive_tool.publishing.exports import FORMATS
 from archive_tool.publishing.result import Published
 from handlers import LoadError
 from handlers.loading.load import describe, load_program
-from handlers.media import JSON, NPY, SAFETENSORS
-from handlers.tensor_codecs import read_npy, read_safetensors, write_npy, write_safetensors
+from handlers.tensors.codecs import read_npy, read_safetensors, write_npy, write_safetensors
+from handlers.tensors.media_types import JSON, NPY, SAFETENSORS
 from model_defs.mnist import MNISTNet
 
 from .conftest import OPEN, ROOT, Sandbox, Server

@@ -49,7 +49,7 @@ def test_weights_with_their_class(folder):
     assert (model.model_name, model.model_version) == ("a_net", "1.0")
     assert (model.handler, model.model_file, model.serialized_file) == ("tensor_handler", "net.py", "net.pt")
     assert (model.requirements_file, model.config_file) == ("requirements.txt", "model-config.yaml")
-    assert {"tensor_handler.py", "handlers/tensor_handler.py"} < set(result.members)
+    assert {"tensor_handler.py", "handlers/tensors/handler.py"} < set(result.members)
     assert not result.warnings
 
 

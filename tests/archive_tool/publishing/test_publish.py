@@ -83,7 +83,7 @@ def test_a_model_with_a_factory_and_a_test_set(nets, store):
     manifest, members = read(published)
     assert (manifest.model.model_name, manifest.model.model_version) == ("net", "1.0")
     assert {"nets_to_publish.py", "layers_of_a_user.py", "published_model.py", "tensor_handler.py"} < set(members)
-    assert "handlers/tensor_handler.py" in members
+    assert "handlers/tensors/handler.py" in members
     record = manifest.record
     assert (record.description, record.licence, record.metrics) == ("two of three", "Apache-2.0", {"accuracy": 0.9})
     assert [spec.to_dict() for spec in record.inputs] == [{"name": "x", "dtype": "float32", "shape": [None, 3]}]

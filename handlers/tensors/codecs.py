@@ -17,7 +17,7 @@ import torch
 
 from handlers.errors import BadInputError, UnsupportedMediaError
 from handlers.loading.signature import DTYPES
-from handlers.media import JSON, NPY, NPZ, SAFETENSORS
+from handlers.tensors.media_types import JSON, NPY, NPZ, SAFETENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ from torch import nn
 from handlers import BadInputError, BaseHandler, NotAcceptableError, RequestContext, TensorHandler
 from handlers.fake_context import FakeProcessor
 from handlers.loading.signature import Signature, Tensor
-from handlers.tensor_codecs import read_npy, read_npz, read_safetensors, write_npy, write_npz, write_safetensors
+from handlers.tensors.codecs import read_npy, read_npz, read_safetensors, write_npy, write_npz, write_safetensors
 
 HANDLER = "from handlers import TensorHandler\nclass Handler(TensorHandler):\n    pass\n"
 ONE = """
@@ -406,7 +406,7 @@ def test_what_cannot_be_accepted_or_read(serve, ask, monkeypatch):
     )
     (empty,) = worker.predict(ask(0, bytearray(), {"content-type": NPY})).items
     assert "has no body" in empty.json()["message"]
-    monkeypatch.setattr("handlers.tensor_codecs.has_safetensors", lambda: False)
+    monkeypatch.setattr("handlers.tensors.codecs.has_safetensors", lambda: False)
     (item,) = worker.predict(ask(0, {"tensor_input": ROWS}, {"accept": SAFETENSORS})).items
     assert item.status == 406
 

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers import media, open_inference, tensor_codecs
 from handlers.base import BaseHandler
 from handlers.batch.inputs import numbers_to_tensor, read_json, require
 from handlers.device import to_device
 from handlers.errors import BadInputError, UnsupportedMediaError
 from handlers.loading.signature import Signature, Tensor, named_tensors, read_signature
-from handlers.media import BINARY, JSON, NPY, NPZ, SAFETENSORS
+from handlers.tensors import codecs, media_types, open_inference
+from handlers.tensors.media_types import BINARY, JSON, NPY, NPZ, SAFETENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from handlers.batch.request import RequestContext
     from handlers.context import Context
-    from handlers.open_inference import InferenceRequest
+    from handlers.tensors.open_inference import InferenceRequest
 
 _WANTED = '{"tensor_input": [[...]]} or {"instances": [...]}'
-_READERS = {NPZ: tensor_codecs.read_npz, SAFETENSORS: tensor_codecs.read_safetensors}
-_WRITERS = {NPZ: tensor_codecs.write_npz, SAFETENSORS: tensor_codecs.write_safetensors}
+_READERS = {NPZ: codecs.read_npz, SAFETENSORS: codecs.read_safetensors}
+_WRITERS = {NPZ: codecs.write_npz, SAFETENSORS: codecs.write_safetensors}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class TensorHandler(BaseHandler):
         if choice.form == JSON:
             reply: Any = _reply(request, outputs)
         elif choice.form == NPY:
-            reply = tensor_codecs.write_npy(next(iter(outputs.values())))
+            reply = codecs.write_npy(next(iter(outputs.values())))
         else:
             reply = _WRITERS[choice.form](outputs)
         context.set_content_type(choice.name)
@@ -135,7 +135,7 @@ class TensorHandler(BaseHandler):
         self,
         request: InferenceRequest,
         outputs: Mapping[str, torch.Tensor],
-        choice: media.Choice,
+        choice: media_types.Choice,
         context: RequestContext,
     ) -> Any:
         entry = (self.manifest or {}).get("model") or {}
@@ -201,30 +201,30 @@ def _split(outputs: dict[str, torch.Tensor], requests: Sequence[TensorRequest]) 
 # ---- forms -------------------------------------------------------------------------------------------------------
 
 
-def _choose(request: TensorRequest, context: RequestContext, outputs: int) -> media.Choice:
+def _choose(request: TensorRequest, context: RequestContext, outputs: int) -> media_types.Choice:
     """Choose the form of the reply; `outputs` is how many the model gives, 0 if that is not known."""
     first = (JSON, BINARY) if request.protocol is not None else (NPY, NPZ) if request.form == NPY else (request.form,)
     missing = {NPY} if outputs > 1 else set()
-    if not tensor_codecs.has_safetensors():
+    if not codecs.has_safetensors():
         missing.add(SAFETENSORS)
     offered = dict.fromkeys(form for form in (*first, JSON, SAFETENSORS, NPZ, NPY) if form not in missing)
-    return media.choose(context.headers.get("accept", ""), list(offered))
+    return media_types.choose(context.headers.get("accept", ""), list(offered))
 
 
 def _read(data: Any, context: RequestContext, known: tuple[Tensor, ...]) -> TensorRequest:
     names = [one.name for one in known]
     require(data, context.parameters, _WANTED)
-    form = media.form_of(context.content_type)
+    form = media_types.form_of(context.content_type)
     if isinstance(data, bytes | bytearray | memoryview):
         length = context.headers.get(open_inference.LENGTH_HEADER)
         if length is not None:
             return _of_protocol(open_inference.read_binary(data, length), known)
         if form in ("", BINARY):
-            form = tensor_codecs.sniff(data)
+            form = codecs.sniff(data)
         if form == NPY:
             if len(names) > 1:
                 raise BadInputError(f"the model takes {len(names)} inputs: send an npz file with {_listed(names)}")
-            tensor = tensor_codecs.read_npy(data)
+            tensor = codecs.read_npy(data)
             return TensorRequest(_ordered({names[0] if names else "tensor_input": tensor}, known), form=NPY)
         if form in _READERS:
             return TensorRequest(_ordered(_READERS[form](data), known), form=form)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers import BadInputError
-from handlers.open_inference import DATATYPES, InferenceRequest, is_request, join, read, read_binary, write
-from handlers.tensor_codecs import from_elements, to_elements
+from handlers.tensors.codecs import from_elements, to_elements
+from handlers.tensors.open_inference import DATATYPES, InferenceRequest, is_request, join, read, read_binary, write
 
 IN_JSON = [name for name in DATATYPES if name not in ("FP16", "BF16")]
 HEAD = {"model_name": "m", "model_version": "1.0", "id": "7"}

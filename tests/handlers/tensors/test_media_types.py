@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers import NotAcceptableError
-from handlers.media import BINARY, JSON, NPY, NPZ, SAFETENSORS, choose, form_of
+from handlers.tensors.media_types import BINARY, JSON, NPY, NPZ, SAFETENSORS, choose, form_of
 
 FORMS = [JSON, SAFETENSORS, NPY]
 

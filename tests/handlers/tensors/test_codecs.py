@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handlers import BadInputError, UnsupportedMediaError, tensor_codecs
-from handlers.media import JSON, NPY, NPZ, SAFETENSORS
-from handlers.tensor_codecs import (
+from handlers import BadInputError, UnsupportedMediaError
+from handlers.tensors import codecs
+from handlers.tensors.codecs import (
     from_elements,
     read_npy,
     read_npz,
@@ -26,6 +26,7 @@ from handlers.tensor_codecs import (
     write_npz,
     write_safetensors,
 )
+from handlers.tensors.media_types import JSON, NPY, NPZ, SAFETENSORS
 
 NUMPY_TYPES = [
     torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32,
@@ -215,7 +216,7 @@ def test_a_bool_that_is_none():
 
 
 def test_without_the_package(monkeypatch):
-    monkeypatch.setattr(tensor_codecs, "has_safetensors", lambda: False)
+    monkeypatch.setattr(codecs, "has_safetensors", lambda: False)
     with pytest.raises(UnsupportedMediaError, match="lacks the package safetensors: send JSON"):
         read_safetensors(safe({}))
 

@@ -17,10 +17,10 @@ import torch
 
 from handlers.batch.inputs import numbers_to_tensor, read_json
 from handlers.errors import BadInputError
-from handlers.tensor_codecs import from_elements, shaped, to_elements
+from handlers.tensors.codecs import from_elements, shaped, to_elements
 
 if TYPE_CHECKING:
-    from handlers.tensor_codecs import Body
+    from handlers.tensors.codecs import Body
 
 #: The header, as HTTP/2 and `RequestContext.headers` spell it.
 LENGTH_HEADER = "inference-header-content-length"

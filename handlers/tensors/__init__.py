@@ -1,0 +1,1 @@
+"""The handler for plain tensors, and the forms in which they come and go."""

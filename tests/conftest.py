@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from serving.control.java import java_home, torchserve_home
-from serving.worker.cores import calm_openmp
+from serving.worker.process.cores import calm_openmp
 
 ROOT = Path(__file__).resolve().parents[1]
 _PARALLEL = "PYTEST_XDIST_WORKER" in os.environ

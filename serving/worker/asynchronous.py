@@ -45,11 +45,12 @@ from serving.protocol import (
     decoding_enabled,
     encode_reply,
 )
-from serving.worker import open_inference, output, warm_up
-from serving.worker.arguments import Arguments
+from serving.worker import open_inference, warm_up
 from serving.worker.connection import Connection, items_of
 from serving.worker.dedicated import tell_failure
 from serving.worker.loader import Model, load
+from serving.worker.process import output
+from serving.worker.process.arguments import Arguments
 from serving.worker.service import (
     STREAM_NEXT,
     SUCCESS,

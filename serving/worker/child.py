@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.protocol import Decoder, Load
-from serving.worker import dedicated, inheritance, shared
-from serving.worker.arguments import Arguments
+from serving.worker import dedicated, shared
 from serving.worker.connection import Connection
-from serving.worker.guardian import Guardian
-from serving.worker.output import Output
+from serving.worker.process import inheritance
+from serving.worker.process.arguments import Arguments
+from serving.worker.process.guardian import Guardian
+from serving.worker.process.output import Output
 
 _LEAVE_S = 5.0
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol import Inference, Load, ProtocolError, Reply
-from serving.worker import failures, output, warm_up
-from serving.worker.arguments import Arguments
+from serving.worker import failures, warm_up
 from serving.worker.connection import Connection, items_of
-from serving.worker.guardian import Guardian
 from serving.worker.loader import load
+from serving.worker.process import output
+from serving.worker.process.arguments import Arguments
+from serving.worker.process.guardian import Guardian
 from serving.worker.service import SUCCESS, Service, reply_to
 
 _PROFILE = "/tmp/tsPythonProfile.prof"  # noqa: S108 (where users of TS_BENCHMARK look for it)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from serving.worker import cores, lazy_dynamo
+from serving.worker import lazy_dynamo
+from serving.worker.process import cores
 
 
 def prepare() -> None:

@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from serving.worker import arguments, rendezvous
+from serving.worker.process import arguments, rendezvous
 
 _STARTED = "[PID]{pid}\nTorch worker started.\n"
 _STATUS_WAIT_MS = 1000
@@ -129,7 +129,7 @@ def _hand_over(parsed: arguments.Arguments, listener: socket.socket, lifeline: s
             break
     if control is None:
         return None
-    from serving.worker import inheritance
+    from serving.worker.process import inheritance
 
     message = {
         "argv": [sys.argv[0]],

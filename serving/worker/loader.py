@@ -16,8 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from serving.protocol import Load
-from serving.worker import cores, metrics, places, settings, tuning
+from serving.worker import metrics, places, settings, tuning
 from serving.worker.failures import HandlerError, summary
+from serving.worker.process import cores
 from serving.worker.settings import Backend
 
 logger = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from typing import Any, Protocol
 
 from serving.cores import available
 from serving.protocol import Inference, Request
-from serving.worker.guardian import Clock, Guardian
 from serving.worker.loader import Model
+from serving.worker.process.guardian import Clock, Guardian
 from serving.worker.service import Answer, Batch, Service, Sink
 
 logger = logging.getLogger(__name__)

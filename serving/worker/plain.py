@@ -6,12 +6,13 @@ import socket
 import sys
 
 from serving.protocol import Load, ProtocolError
-from serving.worker import dedicated, imports, leftovers
-from serving.worker.arguments import Arguments
+from serving.worker import dedicated, imports
 from serving.worker.child import leave
 from serving.worker.connection import Connection
-from serving.worker.guardian import Guardian
-from serving.worker.output import Output, say
+from serving.worker.process import leftovers
+from serving.worker.process.arguments import Arguments
+from serving.worker.process.guardian import Guardian
+from serving.worker.process.output import Output, say
 
 _ACCEPT_S = 30.0
 

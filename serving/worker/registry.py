@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.worker import rendezvous
+from serving.worker.process import rendezvous
 
 
 def backends(owner: int) -> dict[int, tuple[int, int]]:

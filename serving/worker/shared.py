@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.protocol import Inference, Load, PredictionItem, ProtocolError, Reply
-from serving.worker import dedicated, loader, pipeline, rendezvous, warm_up
-from serving.worker.arguments import Arguments
+from serving.worker import dedicated, loader, pipeline, warm_up
 from serving.worker.connection import Connection, items_of
-from serving.worker.guardian import Guardian
-from serving.worker.output import Output, say
 from serving.worker.pipeline import Job, Pipeline
+from serving.worker.process import rendezvous
+from serving.worker.process.arguments import Arguments
+from serving.worker.process.guardian import Guardian
+from serving.worker.process.output import Output, say
 from serving.worker.service import SUCCESS, Answer, Service, reply_to
 
 

@@ -14,7 +14,7 @@ from collections import defaultdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from serving.worker import cores
+from serving.worker.process import cores
 
 if TYPE_CHECKING:
     from serving.worker.loader import Model

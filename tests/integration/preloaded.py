@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 
 from archive_tool.cli.entry import COMMANDS, main
-from serving.worker import rendezvous
+from serving.worker.process import rendezvous
 
 # What the commands import when they run.
 _MORE = (

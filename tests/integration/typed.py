@@ -11,7 +11,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
 
-from serving.worker import rendezvous
+from serving.worker.process import rendezvous
 
 
 def main(control: int, arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.worker import rendezvous
+from serving.worker.process import rendezvous
 
 from .frontend import WITHOUT_TORCH, Server, archive
 

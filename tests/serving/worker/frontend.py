@@ -32,7 +32,7 @@ from serving.protocol import (
     encode_load,
 )
 from serving.worker import __file__ as worker_file
-from serving.worker import rendezvous
+from serving.worker.process import rendezvous
 
 TIMEOUT_S = 60.0
 """For what must happen, however busy the machine is."""
@@ -51,7 +51,7 @@ REST = {"Host": "here"}
 _JAVA = """
 import ctypes, os, select, socket, subprocess, sys
 sys.path.insert(0, {root!r})
-from serving.worker import rendezvous
+from serving.worker.process import rendezvous
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0)
 control = socket.socket(fileno=int(sys.argv[1]))

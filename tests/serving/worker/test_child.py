@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from serving.worker.arguments import Arguments
 from serving.worker.child import Guest
+from serving.worker.process.arguments import Arguments
 
 from .frontend import SCRIPT, Server, Worker, archive, ends, has_ended
 

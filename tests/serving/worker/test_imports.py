@@ -10,7 +10,8 @@ from .test_lazy_dynamo import PACKAGES
 
 CODE = """
 import os, sys
-from serving.worker import cores, imports
+from serving.worker import imports
+from serving.worker.process import cores
 cores.available = lambda: 1
 imports.prepare()
 print("torch" in sys.modules, "GOMP_SPINCOUNT" in os.environ)

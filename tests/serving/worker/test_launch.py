@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.worker import launch, registry, rendezvous
+from serving.worker import launch, registry
+from serving.worker.process import rendezvous
 
 from .frontend import SCRIPT, TIMEOUT_S, WITHOUT_TORCH, Server, archive, ends, prefork_processes, wait_for
 

@@ -23,10 +23,10 @@ import psutil
 import pytest
 
 from serving.protocol import Load, encode_load
-from serving.worker import inheritance, rendezvous
-from serving.worker.arguments import Arguments
 from serving.worker.child import Guest
 from serving.worker.prefork import _Prefork, _Worker
+from serving.worker.process import inheritance, rendezvous
+from serving.worker.process.arguments import Arguments
 
 from .frontend import (
     METRICS,

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from serving.worker import reception, rendezvous
-from serving.worker.arguments import Arguments
+from serving.worker import reception
+from serving.worker.process import rendezvous
+from serving.worker.process.arguments import Arguments
 from serving.worker.reception import Reception, guest_of
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.worker import registry, rendezvous
+from serving.worker import registry
+from serving.worker.process import rendezvous
 
 from .frontend import Server, archive, wait_for
 

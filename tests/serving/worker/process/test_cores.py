@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.worker import cores
+from serving.worker.process import cores
 
 
 @pytest.mark.parametrize(

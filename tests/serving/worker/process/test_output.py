@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .frontend import ROOT, TIMEOUT_S
+from tests.serving.worker.frontend import ROOT, TIMEOUT_S
 
 BEGIN = """
     import logging, os, sys
-    from serving.worker import output
-    from serving.worker.output import Output
+    from serving.worker.process import output
+    from serving.worker.process.output import Output
     steps = os.fdopen(int(sys.argv[1]), "rb", 0)
     def step(): return steps.read(1)
     out = Output()

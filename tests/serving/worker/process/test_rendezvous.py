@@ -14,12 +14,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.worker import rendezvous
-
-from .frontend import ROOT
+from serving.worker.process import rendezvous
+from tests.serving.worker.frontend import ROOT
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
-IMPORTED = "from serving.worker import rendezvous as r"
+IMPORTED = "from serving.worker.process import rendezvous as r"
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .frontend import ROOT, TIMEOUT_S, Log
+from tests.serving.worker.frontend import ROOT, TIMEOUT_S, Log
 
 BEGIN = """
     import os, socket, sys, time
-    from serving.worker.guardian import Guardian
+    from serving.worker.process.guardian import Guardian
     lifelines = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
 """
 

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.worker import leftovers
+from serving.worker.process import leftovers
 
 _POLL_S = 1.0
 _LINGER_S = 1.0

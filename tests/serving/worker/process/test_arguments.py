@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.worker.arguments import Arguments, parse
+from serving.worker.process.arguments import Arguments, parse
 
 UNIX = ["--sock-type", "unix", "--sock-name", "/tmp/.ts.sock.9000", "--metrics-config", "/home/metrics.yaml"]
 TCP = ["--sock-type", "tcp", "--port", "9001", "--metrics-config", "/home/metrics.yaml"]

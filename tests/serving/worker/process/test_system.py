@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from serving.worker import rendezvous, system
-
-from .frontend import TIMEOUT_S
+from serving.worker.process import rendezvous, system
+from tests.serving.worker.frontend import TIMEOUT_S
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="the prefork process runs on Linux only")
 
@@ -33,7 +32,7 @@ def test_the_end_of_a_process() -> None:
 
 CODE = """
 import os, resource, time
-from serving.worker import system
+from serving.worker.process import system
 assert system.ended_child() == 0
 pid = os.fork()
 if pid == 0:

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving.worker import rendezvous
-
-from .frontend import STOCK_SCRIPT, Server, Worker, archive
+from serving.worker.process import rendezvous
+from tests.serving.worker.frontend import STOCK_SCRIPT, Server, Worker, archive
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
 

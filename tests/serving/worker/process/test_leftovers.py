@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.worker import leftovers, rendezvous
-
-from .frontend import Server, Worker, archive, ends, has_ended, rest
+from serving.worker.process import leftovers, rendezvous
+from tests.serving.worker.frontend import Server, Worker, archive, ends, has_ended, rest
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
 
@@ -90,7 +89,7 @@ def test_nothing_is_left_of_a_worker(server: Server, tmp_path: Path, prefork: st
 
 def test_the_group_of_others_is_left_alone() -> None:
     """Of a process that leads none: then its group is the frontend's."""
-    code = "from serving.worker import leftovers; leftovers.leave(3)"
+    code = "from serving.worker.process import leftovers; leftovers.leave(3)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
     leftovers.end_group(os.getpid())
 

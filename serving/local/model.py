@@ -18,9 +18,9 @@ from serving.protocol import (
     encode_load,
     encode_reply,
 )
-from serving.worker import failures
 from serving.worker.dedicated import Stream
-from serving.worker.loader import Model, load
+from serving.worker.loading import failures
+from serving.worker.loading.loader import Model, load
 from serving.worker.service import Service, reply_to
 
 

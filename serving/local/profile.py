@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from archive_tool.errors import InputError
-from serving.worker.loader import Model
+from serving.worker.loading.loader import Model
 
 #: Hooks of a handler that are measured, in the order in which they run.
 STEPS = ("preprocess", "inference", "postprocess", "explain_handle")

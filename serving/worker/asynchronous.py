@@ -48,7 +48,7 @@ from serving.protocol import (
 from serving.worker import open_inference, warm_up
 from serving.worker.connection import Connection, items_of
 from serving.worker.dedicated import tell_failure
-from serving.worker.loader import Model, load
+from serving.worker.loading.loader import Model, load
 from serving.worker.process import output
 from serving.worker.process.arguments import Arguments
 from serving.worker.service import (

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from serving.protocol.messages import Body
-from serving.worker.failures import is_memory, text_of
+from serving.worker.loading.failures import is_memory, text_of
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol import Inference, Load, ProtocolError, Reply
-from serving.worker import failures, warm_up
+from serving.worker import warm_up
 from serving.worker.connection import Connection, items_of
-from serving.worker.loader import load
+from serving.worker.loading import failures
+from serving.worker.loading.loader import load
 from serving.worker.process import output
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from serving.cores import available
 from serving.protocol import Inference, Request
-from serving.worker.loader import Model
+from serving.worker.loading.loader import Model
 from serving.worker.process.guardian import Clock, Guardian
 from serving.worker.service import Answer, Batch, Service, Sink
 

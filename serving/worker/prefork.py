@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol import Decoder, Load, ProtocolError
-from serving.worker import imports, settings
+from serving.worker import imports
 from serving.worker.child import Assignment, Guest, run_dedicated, run_shared
+from serving.worker.loading import settings
 from serving.worker.process import leftovers, rendezvous, system
 from serving.worker.reception import Reception, guest_of
 

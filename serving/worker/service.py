@@ -19,8 +19,8 @@ from typing import Any, Protocol, TypeAlias
 
 from serving.protocol import PredictionItem, Reply, Request, decode_value, decoding_enabled
 from serving.worker import bodies, open_inference, tuning
-from serving.worker.failures import is_memory, text_of
-from serving.worker.loader import Model
+from serving.worker.loading.failures import is_memory, text_of
+from serving.worker.loading.loader import Model
 
 logger = logging.getLogger(__name__)
 

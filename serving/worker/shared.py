@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.protocol import Inference, Load, PredictionItem, ProtocolError, Reply
-from serving.worker import dedicated, loader, pipeline, warm_up
+from serving.worker import dedicated, pipeline, warm_up
 from serving.worker.connection import Connection, items_of
+from serving.worker.loading import loader
 from serving.worker.pipeline import Job, Pipeline
 from serving.worker.process import rendezvous
 from serving.worker.process.arguments import Arguments

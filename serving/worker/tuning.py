@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from serving.worker.process import cores
 
 if TYPE_CHECKING:
-    from serving.worker.loader import Model
+    from serving.worker.loading.loader import Model
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from typing import Any, TypeAlias
 
 from serving.protocol import Parameter, Request
 from serving.worker import tuning
-from serving.worker.failures import place, summary
-from serving.worker.loader import Model
+from serving.worker.loading.failures import place, summary
+from serving.worker.loading.loader import Model
 from serving.worker.service import Answer, Failure
 
 logger = logging.getLogger(__name__)

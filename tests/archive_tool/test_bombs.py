@@ -29,8 +29,8 @@ from archive_tool.reading.archive import open_archive
 from archive_tool.verification.verify import verify
 from archive_tool.weights import onnx, tensors
 from archive_tool.weights.formats import Format, sniff
-from serving.worker.failures import ConfigError
-from serving.worker.settings import read_config, read_manifest
+from serving.worker.loading.failures import ConfigError
+from serving.worker.loading.settings import read_config, read_manifest
 
 from .hostile import Member, archive
 

@@ -20,7 +20,7 @@ from archive_tool.metadata.names import STOCK_HANDLERS
 from archive_tool.metadata.record import Compiled, TensorSpec
 from archive_tool.reading.archive import open_archive
 from archive_tool.verification.verify import verify
-from serving.worker.loader import _BUILT_IN
+from serving.worker.loading.loader import _BUILT_IN
 
 FOUND = {
     "path": "model",

@@ -65,7 +65,7 @@ Traceback (most recent call last):
 OSError: the handler's own log tells of this one
 
 Traceback (most recent call last):
-  File "/site-packages/serving/worker/loader.py", line 80, in load
+  File "/site-packages/serving/worker/loading/loader.py", line 80, in load
     service.initialize(context)
   File "{EXTRACTED}/net_handler.py", line 12, in initialize
     self.load()
@@ -78,9 +78,9 @@ handlers.errors.CheckpointMismatchError: weights do not fit
 The above exception was the direct cause of the following exception:
 
 Traceback (most recent call last):
-  File "/site-packages/serving/worker/loader.py", line 84, in load
+  File "/site-packages/serving/worker/loading/loader.py", line 84, in load
     raise HandlerError("initialize failed") from error
-serving.worker.failures.HandlerError: initialize failed
+serving.worker.loading.failures.HandlerError: initialize failed
 Failed to load model net: CheckpointMismatchError: weights do not fit
   in net_handler.py:12 (initialize)
   hint: build the archive with the weights of this model
@@ -89,9 +89,9 @@ Failed to load model net: CheckpointMismatchError: weights do not fit
 # Without a line, a hint, or a name of an exception: one of the worker's own errors.
 BRIEF = """\
 Traceback (most recent call last):
-  File "/site-packages/serving/worker/settings.py", line 40, in read
+  File "/site-packages/serving/worker/loading/settings.py", line 40, in read
     raise ConfigError(problem, where="model-config.yaml")
-serving.worker.failures.ConfigError: backend.mode is neither shared nor dedicated: fast
+serving.worker.loading.failures.ConfigError: backend.mode is neither shared nor dedicated: fast
 Failed to load model net: backend.mode is neither shared nor dedicated: fast
   in model-config.yaml
 

@@ -12,8 +12,8 @@ import pytest
 
 from archive_tool.errors import InputError
 from serving.local.profile import Row, Stopwatch, check_trace, rows, trace
-from serving.worker.loader import Model
-from serving.worker.settings import Backend
+from serving.worker.loading.loader import Model
+from serving.worker.loading.settings import Backend
 
 
 def model_of(handler: Any) -> Model:

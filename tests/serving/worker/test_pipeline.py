@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 
 from handlers import BadInputError, BaseHandler, ImageClassifier
 from serving.protocol import Load
-from serving.worker import loader, pipeline, shared
+from serving.worker import pipeline, shared
 from serving.worker.connection import Connection
-from serving.worker.loader import Model
+from serving.worker.loading import loader
+from serving.worker.loading.loader import Model
+from serving.worker.loading.settings import Backend
 from serving.worker.pipeline import Job, can_run
 from serving.worker.process import guardian as guardians
 from serving.worker.process import rendezvous
-from serving.worker.settings import Backend
 
 from .frontend import TIMEOUT_S, Peer, Server, archive, bodies, rest, wait_for
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.protocol import Parameter, PredictionItem, Reply, ReplyDecoder, Request, encode_reply
-from serving.worker.loader import Model
+from serving.worker.loading.loader import Model
+from serving.worker.loading.settings import Backend
 from serving.worker.service import SUCCESS, Answer, Failure, Service, failure_item, reply_to
-from serving.worker.settings import Backend
 
 from .frontend import METRICS, REST, bodies, grpc, rest
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.worker.settings import Backend
+from serving.worker.loading.settings import Backend
 from serving.worker.tuning import Threads, threads_of
 
 ENOUGH = 60  # batches; more than any trial takes

@@ -14,9 +14,9 @@ import torch
 
 from serving.protocol import Reply
 from serving.worker import warm_up
-from serving.worker.loader import Model
+from serving.worker.loading.loader import Model
+from serving.worker.loading.settings import Backend
 from serving.worker.service import Service
-from serving.worker.settings import Backend
 
 from .frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest, wait_for
 from .test_service import CACHE, Context, Sink

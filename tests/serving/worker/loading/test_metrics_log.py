@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from serving.worker import metrics
+from serving.worker.loading import metrics_log
 
 TAIL = "|#ModelName:m,Level:Model|#type:GAUGE|#hostname:h,1700000000,id"
 
@@ -26,12 +26,12 @@ TAIL = "|#ModelName:m,Level:Model|#type:GAUGE|#hostname:h,1700000000,id"
     ],
 )
 def test_what_the_frontend_cannot_read_is_rewritten(head: str, expected: str) -> None:
-    assert metrics.readable(f"[METRICS]{head}{TAIL}") == f"[METRICS]{expected}{TAIL}"
+    assert metrics_log.readable(f"[METRICS]{head}{TAIL}") == f"[METRICS]{expected}{TAIL}"
 
 
 @pytest.mark.parametrize("line", ["", "text|#more", "[METRICS]Failed to update metric: 1e+16", "a:1e+16|#b"])
 def test_other_lines_stay(line: str) -> None:
-    assert metrics.readable(line) == line
+    assert metrics_log.readable(line) == line
 
 
 def test_lines_of_the_metrics_logger_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -39,8 +39,8 @@ def test_lines_of_the_metrics_logger_only(caplog: pytest.LogCaptureFixture) -> N
     before = list(logger.filters)
     logger.filters.clear()  # another test of this process may have installed it
     try:
-        metrics.install()
-        metrics.install()
+        metrics_log.install()
+        metrics_log.install()
         assert len(logger.filters) == 1
         with caplog.at_level(logging.INFO):
             logger.info(f"[METRICS]Large.ms:1e+16{TAIL}")

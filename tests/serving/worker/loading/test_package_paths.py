@@ -7,7 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .frontend import ROOT, SCRIPT
+from tests.serving.worker.frontend import ROOT, SCRIPT
 
 
 def run(code: str, *, cwd: Path, options: tuple[str, ...] = ("-S",)) -> str:
@@ -21,7 +21,7 @@ def run(code: str, *, cwd: Path, options: tuple[str, ...] = ("-S",)) -> str:
         spec.loader.exec_module(script)
         script._load_package()
         from pathlib import Path
-        from serving.worker import places
+        from serving.worker.loading import package_paths as places
     """
     program = textwrap.dedent(begin) + textwrap.dedent(code)
     done = subprocess.run(
@@ -64,7 +64,7 @@ def test_unless_it_must_be_ours(tmp_path: Path) -> None:
         print(archive_tool.__file__)
         places.make_way(Path.cwd())
         import archive_tool, serving
-        print(archive_tool.mine, serving.worker.places is places)
+        print(archive_tool.mine, serving.worker.loading.package_paths is places)
     """
     assert run(code, cwd=tmp_path).splitlines() == [str(ROOT / "archive_tool" / "__init__.py"), "True True"]
 
@@ -74,7 +74,7 @@ def test_modules_of_an_archive_with_our_names(tmp_path: Path) -> None:
     (tmp_path / "serving" / "__init__.py").write_text("mine = 'serving'\n")
     (tmp_path / "serving" / "worker.py").write_text("mine = 'worker'\n")
     code = """
-        from serving.worker import loader
+        from serving.worker.loading import loader
         from serving.protocol import Load
         places.make_way(Path.cwd())
         import serving.worker
@@ -88,7 +88,7 @@ def test_an_archive_without_them_leaves_ours(tmp_path: Path) -> None:
     code = """
         places.make_way(Path.cwd())
         import serving.worker
-        print(serving.worker.places is places)
+        print(serving.worker.loading.package_paths is places)
     """
     assert run(code, cwd=tmp_path) == "True"
 

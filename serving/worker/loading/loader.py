@@ -16,10 +16,11 @@ from types import ModuleType
 from typing import Any
 
 from serving.protocol import Load
-from serving.worker import metrics, places, settings, tuning
-from serving.worker.failures import HandlerError, summary
+from serving.worker import tuning
+from serving.worker.loading import metrics_log, package_paths, settings
+from serving.worker.loading.failures import HandlerError, summary
+from serving.worker.loading.settings import Backend
 from serving.worker.process import cores
-from serving.worker.settings import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def load(
     folder = Path(request.model_path)
     manifest = settings.read_manifest(folder)
     config, backend = settings.read_config(folder, manifest)
-    places.make_way(folder)
+    package_paths.make_way(folder)
     _set_threads(backend, config, processes)
     if request.handler is None:
         raise HandlerError("the manifest names no handler", where=_MANIFEST, hint="build it with --handler")
@@ -159,7 +160,7 @@ def find_handler(reference: str, folder: Path) -> tuple[ModuleType, str | None]:
 def _built_in(name: str) -> ModuleType | None:
     """A module with a built-in handler: ours, or TorchServe's where we have none of that name."""
     if name in _BUILT_IN:
-        places.provide("handlers")
+        package_paths.provide("handlers")
         kind = _BUILT_IN[name]
         # A module with that one class, as the rules of entry points want it.
         module = ModuleType(name)
@@ -255,8 +256,8 @@ def _metrics(path: str) -> Any:
     """TorchServe's cache of metrics; with our own list of them where the server's cannot be read, as Java goes on."""
     from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-    metrics.install()
-    own = Path(__file__).parent / "home" / "ts" / "configs" / "metrics.yaml"
+    metrics_log.install()
+    own = Path(__file__).parents[1] / "home" / "ts" / "configs" / "metrics.yaml"
     try:
         cache = MetricsCacheYamlImpl(config_file_path=path or str(own))
         cache.initialize_cache()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from serving.worker import places
-from serving.worker.failures import ConfigError
+from serving.worker.loading import package_paths
+from serving.worker.loading.failures import ConfigError
 
 DEFAULT_RESPONSE_TIMEOUT_S = 120.0
 DEFAULT_STARTUP_TIMEOUT_S = 120.0
@@ -58,7 +58,7 @@ def read_manifest(model_dir: Path) -> dict[str, Any] | None:
     """
     path = model_dir / "MAR-INF" / "MANIFEST.json"
     # They bound what reading costs: the archive may be anybody's, and the process that forks all workers reads it, too.
-    places.provide("archive_tool", always=True)
+    package_paths.provide("archive_tool", always=True)
     from archive_tool import files, json_text
 
     try:
@@ -92,7 +92,7 @@ def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[di
     name = config_file(manifest)
     if name is None:
         return {}, Backend(response_timeout_s=_default_timeout())
-    places.provide("archive_tool", always=True)
+    package_paths.provide("archive_tool", always=True)
     from archive_tool import files
     from archive_tool.config import safe_yaml
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.worker import failures
-from serving.worker.failures import ConfigError, HandlerError, WorkerError
+from serving.worker.loading import failures
+from serving.worker.loading.failures import ConfigError, HandlerError, WorkerError
 
 
 def raised(file: Path, source: str) -> BaseException:
@@ -129,7 +129,7 @@ def test_a_suppressed_cause_is_none(tmp_path: Path) -> None:
 
 def test_an_error_of_ours_tells_of_its_cause_itself(tmp_path: Path) -> None:
     source = """
-        from serving.worker.failures import ConfigError
+        from serving.worker.loading.failures import ConfigError
         try:
             int("x")
         except ValueError as error:

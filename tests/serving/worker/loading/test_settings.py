@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from archive_tool.config.safe_yaml import MAX_BYTES
-from serving.worker import settings
-from serving.worker.failures import ConfigError
-from serving.worker.settings import Backend
-
-from .frontend import archive
+from serving.worker.loading import settings
+from serving.worker.loading.failures import ConfigError
+from serving.worker.loading.settings import Backend
+from tests.serving.worker.frontend import archive
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 

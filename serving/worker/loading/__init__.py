@@ -1,0 +1,1 @@
+"""From the frontend's LOAD to a handler that can be called."""

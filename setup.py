@@ -42,6 +42,7 @@ PACKAGES = [
     "serving.local",
     "serving.protocol",
     "serving.worker",
+    "serving.worker.answering",
     "serving.worker.loading",
     "serving.worker.process",
 ]

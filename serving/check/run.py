@@ -24,7 +24,7 @@ from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
 from serving.check.result import InputResult, Result
 from serving.errors import CheckError
 from serving.protocol import Load
-from serving.worker.warm_up import request_of
+from serving.worker.answering.warm_up import request_of
 
 DEFAULT_TIMEOUT_S = 120.0
 DEFAULT_REPEAT = 5

@@ -18,10 +18,10 @@ from serving.protocol import (
     encode_load,
     encode_reply,
 )
+from serving.worker.answering.service import Service, reply_to
 from serving.worker.dedicated import Stream
 from serving.worker.loading import failures
 from serving.worker.loading.loader import Model, load
-from serving.worker.service import Service, reply_to
 
 
 class LocalModel:

@@ -23,7 +23,7 @@ from serving.local.model import LocalModel
 from serving.local.profile import Row, Stopwatch, check_trace, rows, trace
 from serving.local.surroundings import surroundings
 from serving.protocol import Load, Request
-from serving.worker.warm_up import request_of
+from serving.worker.answering.warm_up import request_of
 
 _CONTENT_TYPE = "content-type"
 

@@ -45,13 +45,8 @@ from serving.protocol import (
     decoding_enabled,
     encode_reply,
 )
-from serving.worker import open_inference, warm_up
-from serving.worker.connection import Connection, items_of
-from serving.worker.dedicated import tell_failure
-from serving.worker.loading.loader import Model, load
-from serving.worker.process import output
-from serving.worker.process.arguments import Arguments
-from serving.worker.service import (
+from serving.worker.answering import open_inference, warm_up
+from serving.worker.answering.service import (
     STREAM_NEXT,
     SUCCESS,
     Answer,
@@ -64,6 +59,11 @@ from serving.worker.service import (
     item_of,
     type_of_processor,
 )
+from serving.worker.connection import Connection, items_of
+from serving.worker.dedicated import tell_failure
+from serving.worker.loading.loader import Model, load
+from serving.worker.process import output
+from serving.worker.process.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 

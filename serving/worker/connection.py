@@ -16,8 +16,8 @@ from serving.protocol import (
     encode_load_reply,
     encode_reply,
 )
+from serving.worker.answering.service import STREAM_NEXT
 from serving.worker.process import leftovers
-from serving.worker.service import STREAM_NEXT
 
 # A frame that a handler streams is checked before it is sent on: it may be larger than what the frontend takes.
 _MAX_STREAMED = 2**31 - 1

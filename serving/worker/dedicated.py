@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol import Inference, Load, ProtocolError, Reply
-from serving.worker import warm_up
+from serving.worker.answering import warm_up
+from serving.worker.answering.service import SUCCESS, Service, reply_to
 from serving.worker.connection import Connection, items_of
 from serving.worker.loading import failures
 from serving.worker.loading.loader import load
 from serving.worker.process import output
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian
-from serving.worker.service import SUCCESS, Service, reply_to
 
 _PROFILE = "/tmp/tsPythonProfile.prof"  # noqa: S108 (where users of TS_BENCHMARK look for it)
 # After the answer to a failed load: the frontend reads the log until it has killed us.

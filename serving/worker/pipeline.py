@@ -25,9 +25,9 @@ from typing import Any, Protocol
 
 from serving.cores import available
 from serving.protocol import Inference, Request
+from serving.worker.answering.service import Answer, Batch, Service, Sink
 from serving.worker.loading.loader import Model
 from serving.worker.process.guardian import Clock, Guardian
-from serving.worker.service import Answer, Batch, Service, Sink
 
 logger = logging.getLogger(__name__)
 

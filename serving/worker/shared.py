@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.protocol import Inference, Load, PredictionItem, ProtocolError, Reply
-from serving.worker import dedicated, pipeline, warm_up
+from serving.worker import dedicated, pipeline
+from serving.worker.answering import warm_up
+from serving.worker.answering.service import SUCCESS, Answer, Service, reply_to
 from serving.worker.connection import Connection, items_of
 from serving.worker.loading import loader
 from serving.worker.pipeline import Job, Pipeline
@@ -27,7 +29,6 @@ from serving.worker.process import rendezvous
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian
 from serving.worker.process.output import Output, say
-from serving.worker.service import SUCCESS, Answer, Service, reply_to
 
 
 @dataclass(eq=False)

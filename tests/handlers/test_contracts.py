@@ -22,8 +22,8 @@ from handlers.testing import HandlerContract, Reply, Request
 from serving.protocol import Inference, Load, Parameter, encode_inference
 from serving.protocol import Request as WireRequest
 from serving.worker import __file__ as worker_file
+from serving.worker.answering.service import Service, reply_to
 from serving.worker.loading import loader
-from serving.worker.service import Service, reply_to
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

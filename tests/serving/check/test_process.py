@@ -13,7 +13,7 @@ import pytest
 
 from serving.check.process import EndedError, NoAnswerError, Worker, _environment, interpreter
 from serving.protocol import Load
-from serving.worker.warm_up import request_of
+from serving.worker.answering.warm_up import request_of
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from archive_tool import build
 from archive_tool.cli import entry
-from serving.worker import bodies
+from serving.worker.answering import bodies
 
 ROOT = Path(__file__).resolve().parents[3]
 HANDLER = """

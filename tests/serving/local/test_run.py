@@ -350,7 +350,7 @@ def test_what_cannot_be_run(run: Run, tmp_path: Path) -> None:
 def test_a_module_of_the_archive_with_the_name_of_ours(run: Run) -> None:
     source = "import serving\ndef handle(data, context): return [serving.X] * len(data or [])"
     assert bodies(run(source, *given(b"1"), serving="X = 5\n")[0]) == [5]
-    assert "serving.worker.service" in sys.modules
+    assert "serving.worker.answering.service" in sys.modules
     assert not hasattr(sys.modules["serving"], "X")
 
 
@@ -375,7 +375,7 @@ def test_a_handler_in_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_an_answer_that_does_not_come(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from serving.protocol import PredictionItem, Reply
-    from serving.worker.service import STREAM_NEXT
+    from serving.worker.answering.service import STREAM_NEXT
 
     def reply(*_: object, **__: object) -> Reply:
         return Reply(200, "", (PredictionItem("run-0", b"", headers={STREAM_NEXT: following}),))

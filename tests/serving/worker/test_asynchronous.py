@@ -15,8 +15,8 @@ import pytest
 
 from serving.protocol import PredictionItem, Reply, ReplyDecoder, Request, encode_reply
 from serving.worker import asynchronous
+from serving.worker.answering.service import Failure
 from serving.worker.asynchronous import last_items
-from serving.worker.service import Failure
 
 from .frontend import Server, Worker, archive, grpc, rest, wait_for
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from serving.protocol import Load, Parameter, Reply, Request
+from serving.worker.answering.service import Service, reply_to
 from serving.worker.loading import loader
 from serving.worker.loading.failures import ConfigError, HandlerError
 from serving.worker.loading.loader import Model
-from serving.worker.service import Service, reply_to
 from tests.serving.worker.frontend import METRICS, REST, bodies
 
 Make = Callable[..., str]

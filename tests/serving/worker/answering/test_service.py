@@ -19,11 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.protocol import Parameter, PredictionItem, Reply, ReplyDecoder, Request, encode_reply
+from serving.worker.answering.service import SUCCESS, Answer, Failure, Service, failure_item, reply_to
 from serving.worker.loading.loader import Model
 from serving.worker.loading.settings import Backend
-from serving.worker.service import SUCCESS, Answer, Failure, Service, failure_item, reply_to
-
-from .frontend import METRICS, REST, bodies, grpc, rest
+from tests.serving.worker.frontend import METRICS, REST, bodies, grpc, rest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package leaves a file open

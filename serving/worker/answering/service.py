@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias
 
 from serving.protocol import PredictionItem, Reply, Request, decode_value, decoding_enabled
-from serving.worker import bodies, open_inference, tuning
+from serving.worker.answering import bodies, intra_op_threads, open_inference
 from serving.worker.loading.failures import is_memory, text_of
 from serving.worker.loading.loader import Model
 
@@ -113,7 +113,7 @@ class Service:
         self._open: set[str] = set()
         self._processor = type_of_processor()
         self._context.cl_socket = sink
-        self._threads = tuning.threads_of(model)
+        self._threads = intra_op_threads.threads_of(model)
 
     def use(self, sink: Sink) -> None:
         """Sets where the parts of the batch go that is answered next."""

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.worker.answering.intra_op_threads import Threads, threads_of
 from serving.worker.loading.settings import Backend
-from serving.worker.tuning import Threads, threads_of
 
 ENOUGH = 60  # batches; more than any trial takes
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from serving.protocol import Reply
-from serving.worker import warm_up
+from serving.worker.answering import warm_up
+from serving.worker.answering.service import Service
 from serving.worker.loading.loader import Model
 from serving.worker.loading.settings import Backend
-from serving.worker.service import Service
+from tests.serving.worker.frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest, wait_for
 
-from .frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest, wait_for
 from .test_service import CACHE, Context, Sink
 
 SAMPLES = [

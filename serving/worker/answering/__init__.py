@@ -1,0 +1,1 @@
+"""From requests to answers, with a loaded handler."""

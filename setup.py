@@ -44,6 +44,7 @@ PACKAGES = [
     "serving.worker",
     "serving.worker.answering",
     "serving.worker.loading",
+    "serving.worker.modes",
     "serving.worker.process",
 ]
 

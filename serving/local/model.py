@@ -19,9 +19,9 @@ from serving.protocol import (
     encode_reply,
 )
 from serving.worker.answering.service import Service, reply_to
-from serving.worker.dedicated import Stream
 from serving.worker.loading import failures
 from serving.worker.loading.loader import Model, load
+from serving.worker.modes.dedicated import Stream
 
 
 class LocalModel:

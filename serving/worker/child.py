@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.protocol import Decoder, Load
-from serving.worker import dedicated, shared
-from serving.worker.connection import Connection
+from serving.worker.modes import dedicated, shared
+from serving.worker.modes.connection import Connection
 from serving.worker.process import inheritance
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian
@@ -85,7 +85,7 @@ def run_dedicated(assignment: Assignment) -> int:
 
     def serve() -> int:
         if guest.arguments.asynchronous:
-            from serving.worker import asynchronous
+            from serving.worker.modes import asynchronous
 
             return asynchronous.serve(connection, assignment.load, guest.arguments, assignment.processes)
         return dedicated.serve(connection, assignment.load, guest.arguments, guardian, assignment.processes)

@@ -6,9 +6,10 @@ import socket
 import sys
 
 from serving.protocol import Load, ProtocolError
-from serving.worker import dedicated, imports
+from serving.worker import imports
 from serving.worker.child import leave
-from serving.worker.connection import Connection
+from serving.worker.modes import dedicated
+from serving.worker.modes.connection import Connection
 from serving.worker.process import leftovers
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian
@@ -52,7 +53,7 @@ def _serve(arguments: Arguments, listener: socket.socket) -> int:
     guardian.start()
     guardian.watch_stdin()
     if arguments.asynchronous:
-        from serving.worker import asynchronous
+        from serving.worker.modes import asynchronous
 
         return asynchronous.serve(connection, message, arguments, 1)
     return dedicated.serve(connection, message, arguments, guardian, 1)

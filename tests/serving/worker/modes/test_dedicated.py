@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from serving.protocol import Load, Parameter, Reply, Request, encode_load
-from serving.worker import dedicated
-
-from .frontend import REST, Server, Worker, archive, bodies, ends, grpc, rest
+from serving.worker.modes import dedicated
+from tests.serving.worker.frontend import REST, Server, Worker, archive, bodies, ends, grpc, rest
 
 NEXT = "ts_stream_next"
 

@@ -21,16 +21,15 @@ from hypothesis import strategies as st
 
 from handlers import BadInputError, BaseHandler, ImageClassifier
 from serving.protocol import Load
-from serving.worker import pipeline, shared
-from serving.worker.connection import Connection
 from serving.worker.loading import loader
 from serving.worker.loading.loader import Model
 from serving.worker.loading.settings import Backend
-from serving.worker.pipeline import Job, can_run
+from serving.worker.modes import pipeline, shared
+from serving.worker.modes.connection import Connection
+from serving.worker.modes.pipeline import Job, can_run
 from serving.worker.process import guardian as guardians
 from serving.worker.process import rendezvous
-
-from .frontend import TIMEOUT_S, Peer, Server, archive, bodies, rest, wait_for
+from tests.serving.worker.frontend import TIMEOUT_S, Peer, Server, archive, bodies, rest, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package leaves a file open and uses what Python deprecates

@@ -59,9 +59,9 @@ from serving.worker.answering.service import (
     item_of,
     type_of_processor,
 )
-from serving.worker.connection import Connection, items_of
-from serving.worker.dedicated import tell_failure
 from serving.worker.loading.loader import Model, load
+from serving.worker.modes.connection import Connection, items_of
+from serving.worker.modes.dedicated import tell_failure
 from serving.worker.process import output
 from serving.worker.process.arguments import Arguments
 

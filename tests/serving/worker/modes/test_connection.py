@@ -20,9 +20,8 @@ from serving.protocol import (
     encode_load,
     encode_reply,
 )
-from serving.worker.connection import Connection, items_of
-
-from .frontend import Peer, rest
+from serving.worker.modes.connection import Connection, items_of
+from tests.serving.worker.frontend import Peer, rest
 
 LOAD = Load("model", "/models/model", handler="handler.py")
 ASKED = Inference((rest("1", b"x" * 300_000), rest("2", b"y")))

@@ -13,8 +13,7 @@ import pytest
 
 from serving.protocol import Reply
 from serving.worker import registry
-
-from .frontend import Server, Worker, archive, bodies, ends, grpc, has_ended, rest, wait_for
+from tests.serving.worker.frontend import Server, Worker, archive, bodies, ends, grpc, has_ended, rest, wait_for
 
 # Answers with its process and the batch; a request whose body names a file waits until that is there.
 RECORD = """

@@ -15,9 +15,9 @@ from typing import Any
 from serving.protocol import Inference, Load, ProtocolError, Reply
 from serving.worker.answering import warm_up
 from serving.worker.answering.service import SUCCESS, Service, reply_to
-from serving.worker.connection import Connection, items_of
 from serving.worker.loading import failures
 from serving.worker.loading.loader import load
+from serving.worker.modes.connection import Connection, items_of
 from serving.worker.process import output
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian

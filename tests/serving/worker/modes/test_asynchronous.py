@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from serving.protocol import PredictionItem, Reply, ReplyDecoder, Request, encode_reply
-from serving.worker import asynchronous
 from serving.worker.answering.service import Failure
-from serving.worker.asynchronous import last_items
-
-from .frontend import Server, Worker, archive, grpc, rest, wait_for
+from serving.worker.modes import asynchronous
+from serving.worker.modes.asynchronous import last_items
+from tests.serving.worker.frontend import Server, Worker, archive, grpc, rest, wait_for
 
 NEXT = "ts_stream_next"
 IMPORTS = """

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.protocol import Inference, Load, PredictionItem, ProtocolError, Reply
-from serving.worker import dedicated, pipeline
 from serving.worker.answering import warm_up
 from serving.worker.answering.service import SUCCESS, Answer, Service, reply_to
-from serving.worker.connection import Connection, items_of
 from serving.worker.loading import loader
-from serving.worker.pipeline import Job, Pipeline
+from serving.worker.modes import dedicated, pipeline
+from serving.worker.modes.connection import Connection, items_of
+from serving.worker.modes.pipeline import Job, Pipeline
 from serving.worker.process import rendezvous
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian

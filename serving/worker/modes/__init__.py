@@ -1,0 +1,1 @@
+"""The loops of a worker: dedicated, shared with its pipeline, asynchronous."""

@@ -46,6 +46,7 @@ PACKAGES = [
     "serving.worker.loading",
     "serving.worker.modes",
     "serving.worker.process",
+    "serving.worker.scripts",
 ]
 
 # What is not a package's Python.

@@ -19,7 +19,7 @@ from serving.errors import StartError
 from serving.protocol import Inference, Load, Reply, ReplyDecoder, Request, encode_inference, encode_load
 from serving.worker import __file__ as worker_file
 from serving.worker.answering.warm_up import VARIABLE as WARM_UP
-from serving.worker.collector import memory_of
+from serving.worker.scripts.collector import memory_of
 
 _HOME = Path(worker_file).resolve().parent / "home"
 _SCRIPT = _HOME / "ts" / "model_service_worker.py"

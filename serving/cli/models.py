@@ -118,7 +118,7 @@ def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
     """Bytes of memory of the workers of a server on this machine, by pid; the frontend's figures are a minute old."""
     import psutil
 
-    from serving.worker import collector
+    from serving.worker.scripts import collector
 
     servers: dict[int, list[int]] = {}
     for pid in {worker.pid for version in found for worker in version.workers if worker.pid > 0}:

@@ -24,7 +24,7 @@ from typing import Any, Final
 from archive_tool.errors import TorchmarError
 from archive_tool.exit_codes import how_it_ended
 from serving.errors import CheckError
-from serving.worker.collector import memory_of
+from serving.worker.scripts.collector import memory_of
 
 _SCRIPT: Final = Path(__file__).with_name("trial.py")
 _LEAVE_S: Final = 2.0

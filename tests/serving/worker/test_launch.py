@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.worker import launch, registry
+from serving.worker import launch
 from serving.worker.process import rendezvous
+from serving.worker.scripts import registry
 
 from .frontend import SCRIPT, TIMEOUT_S, WITHOUT_TORCH, Server, archive, ends, prefork_processes, wait_for
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from serving.protocol import Reply
-from serving.worker import registry
+from serving.worker.scripts import registry
 from tests.serving.worker.frontend import Server, Worker, archive, bodies, ends, grpc, has_ended, rest, wait_for
 
 # Answers with its process and the batch; a request whose body names a file waits until that is there.

@@ -1,4 +1,4 @@
-"""The frontend runs this file once a minute; the work is done by serving/worker/collector.py.
+"""The frontend runs this file once a minute; the work is done by serving/worker/scripts/collector.py.
 
 This folder must not become a package: it would hide the installed package ``ts``, which handlers import.
 """
@@ -25,4 +25,4 @@ if __name__ == "__main__":
     # Python puts a script's folder first; no import is meant to find anything here.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]
     find_serving()
-    sys.exit(import_module("serving.worker.collector").main())
+    sys.exit(import_module("serving.worker.scripts.collector").main())

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.worker import registry
 from serving.worker.process import rendezvous
-
-from .frontend import Server, archive, wait_for
+from serving.worker.scripts import registry
+from tests.serving.worker.frontend import Server, archive, wait_for
 
 PID = "import os\ndef handle(data, context): return [os.getpid()] * len(data or [])"
 

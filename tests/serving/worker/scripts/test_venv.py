@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serving.worker import __file__ as worker_file
-from serving.worker import venv as model_venv
+from serving.worker.scripts import venv as model_venv
 
 HOME = Path(worker_file).parent / "home"
 SCRIPT = HOME / "ts" / "utils" / "setup_model_venv.py"

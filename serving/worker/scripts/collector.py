@@ -173,7 +173,7 @@ def sizes(pids: Iterable[int], java_pid: int) -> Iterator[tuple[int, int]]:
 
 def _backends(java_pid: int) -> Mapping[int, tuple[int, int]]:
     try:
-        from serving.worker import registry
+        from serving.worker.scripts import registry
 
         return {thin: (int(backend), int(sharers)) for thin, (backend, sharers) in registry.backends(java_pid).items()}
     except Exception as error:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.worker import __file__ as worker_file
-from serving.worker import collector
+from serving.worker.scripts import collector
 
 HOME = Path(worker_file).parent / "home"
 SCRIPT = HOME / "ts" / "metrics" / "metric_collector.py"
@@ -256,7 +256,7 @@ def test_a_shared_backend_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_registry_that_does_not_answer_costs_the_shares_only(
     answer: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    registry = pytest.importorskip("serving.worker.registry")
+    registry = pytest.importorskip("serving.worker.scripts.registry")
 
     def backends(_: int) -> object:
         if isinstance(answer, Exception):

@@ -47,6 +47,7 @@ PACKAGES = [
     "serving.worker.modes",
     "serving.worker.process",
     "serving.worker.scripts",
+    "serving.worker.starting",
 ]
 
 # What is not a package's Python.

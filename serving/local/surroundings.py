@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving.worker import imports
+from serving.worker.starting import torch_imports
 
 # As the frontend sets them.
 _ENVIRONMENT = {"TS_DECODE_INPUT_REQUEST": "true", "TS_IPEX_ENABLE": "false", "TS_IPEX_GPU_ENABLE": "false"}
@@ -30,7 +30,7 @@ def surroundings(folder: Path, module_folder: str = "") -> Iterator[None]:
         sys.path[:0] = [entry for entry in (module_folder, str(folder)) if entry]
         sys.argv[1:] = []  # a handler that parses arguments must not see ours
         os.environ.update(_ENVIRONMENT)
-        imports.prepare()
+        torch_imports.prepare()
         sys.dont_write_bytecode = True  # a folder model is served where it is: it stays as it was
         yield
     finally:

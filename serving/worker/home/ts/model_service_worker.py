@@ -21,6 +21,6 @@ def _load_package() -> None:
 
 if __name__ == "__main__":
     _load_package()
-    from serving.worker import launch
+    from serving.worker.starting import launch
 
     sys.exit(launch.main(sys.argv[1:]))

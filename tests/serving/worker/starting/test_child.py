@@ -12,10 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from serving.worker.child import Guest
 from serving.worker.process.arguments import Arguments
-
-from .frontend import SCRIPT, Server, Worker, archive, ends, has_ended
+from serving.worker.starting.child import Guest
+from tests.serving.worker.frontend import SCRIPT, Server, Worker, archive, ends, has_ended
 
 
 def load(server: Server, folder: Path, source: str, **environ: str) -> Worker:

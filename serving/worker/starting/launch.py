@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     prefork process and becomes the server.
     """
     if argv[:1] == ["--prefork"]:
-        from serving.worker import prefork
+        from serving.worker.starting import prefork
 
         return prefork.main(int(argv[1]), int(argv[2]))
     if argv[:1] == ["--server"]:
@@ -74,7 +74,7 @@ def _serve(parsed: arguments.Arguments, listener: socket.socket) -> int:
             break
         # It was killed before it took us: another one is worth its start, or every worker would import torch by itself.
     os.write(1, started)
-    from serving.worker import plain
+    from serving.worker.starting import plain
 
     return plain.run(parsed, listener)
 

@@ -6,14 +6,14 @@ import socket
 import sys
 
 from serving.protocol import Load, ProtocolError
-from serving.worker import imports
-from serving.worker.child import leave
 from serving.worker.modes import dedicated
 from serving.worker.modes.connection import Connection
 from serving.worker.process import leftovers
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian
 from serving.worker.process.output import Output, say
+from serving.worker.starting import torch_imports
+from serving.worker.starting.child import leave
 
 _ACCEPT_S = 30.0
 
@@ -24,7 +24,7 @@ def run(arguments: Arguments, listener: socket.socket) -> int:
 
 
 def _serve(arguments: Arguments, listener: socket.socket) -> int:
-    imports.prepare()
+    torch_imports.prepare()
     sys.argv[1:] = []  # a handler that parses arguments must not see ours
     Output().install()
     listener.settimeout(_ACCEPT_S)

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.worker.child import Guest
 from serving.worker.process import rendezvous
 from serving.worker.process.arguments import Arguments
+from serving.worker.starting.child import Guest
 
 _LIMIT_S = 10.0
 # The worker's socket, its standard input, output and error, its lifeline.

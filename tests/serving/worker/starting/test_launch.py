@@ -16,11 +16,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.worker import launch
 from serving.worker.process import rendezvous
 from serving.worker.scripts import registry
-
-from .frontend import SCRIPT, TIMEOUT_S, WITHOUT_TORCH, Server, archive, ends, prefork_processes, wait_for
+from serving.worker.starting import launch
+from tests.serving.worker.frontend import (
+    SCRIPT,
+    TIMEOUT_S,
+    WITHOUT_TORCH,
+    Server,
+    archive,
+    ends,
+    prefork_processes,
+    wait_for,
+)
 
 PID = """
     import os

@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from serving.protocol import Decoder, Load, ProtocolError
-from serving.worker import imports
-from serving.worker.child import Assignment, Guest, run_dedicated, run_shared
 from serving.worker.loading import settings
 from serving.worker.process import leftovers, rendezvous, system
-from serving.worker.reception import Reception, guest_of
+from serving.worker.starting import torch_imports
+from serving.worker.starting.child import Assignment, Guest, run_dedicated, run_shared
+from serving.worker.starting.reception import Reception, guest_of
 
 # Before the first model, and when there is nothing else to do.
 _FIRST = ("torch", "numpy", "yaml", "ts.context", "ts.metrics.metric_cache_yaml_impl")
@@ -50,7 +50,7 @@ _LATER = (
     *(() if importlib.util.find_spec("onnxruntime") else ("ts.torch_handler.base_handler",)),
 )
 # On the path of every worker, with a folder ``ts`` that is no package and so hides none.
-_HOME = str(Path(__file__).resolve().parent / "home")
+_HOME = str(Path(__file__).resolve().parents[1] / "home")
 _IDLE_S = 0.03
 _ACCEPT_S = 30.0
 _KILL_AFTER_S = 2.0
@@ -68,7 +68,7 @@ def main(listener_fd: int, owner: int) -> int:
     system.allow_descriptors()
     with contextlib.suppress(OSError):
         os.chdir("/")
-    imports.prepare()
+    torch_imports.prepare()
     assignment = _Prefork(socket.socket(fileno=listener_fd), owner).run()
     if assignment is None:
         os._exit(0)  # nothing is kept that would have to be written; to take torch down again takes half a second

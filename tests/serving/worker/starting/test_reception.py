@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from serving.worker import reception
 from serving.worker.process import rendezvous
 from serving.worker.process.arguments import Arguments
-from serving.worker.reception import Reception, guest_of
+from serving.worker.starting import reception
+from serving.worker.starting.reception import Reception, guest_of
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serving.worker import lazy_dynamo
 from serving.worker.process import cores
+from serving.worker.starting import lazy_dynamo
 
 
 def prepare() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PACKAGES = {
     "torch/__init__.py": "",
     "torch/_dynamo/__init__.py": "print('imported')\nSETTING = 7\n",
@@ -36,7 +36,7 @@ def fake(tmp_path):
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        begin = "from serving.worker import lazy_dynamo\nlazy_dynamo.install()\nlazy_dynamo.install()\n"
+        begin = "from serving.worker.starting import lazy_dynamo\nlazy_dynamo.install()\nlazy_dynamo.install()\n"
         return run(begin + textwrap.dedent(code), tmp_path)
 
     return start
@@ -45,7 +45,7 @@ def fake(tmp_path):
 def test_the_real_torchvision_works_and_imports_no_compiler(tmp_path):
     lines = run(
         """
-        from serving.worker import lazy_dynamo
+        from serving.worker.starting import lazy_dynamo
         lazy_dynamo.install()
         import torch, torchvision, torchvision.transforms, torchvision.models
         print([name for name in sys.modules if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))])

@@ -11,8 +11,7 @@ import pytest
 
 from serving.protocol import Reply, encode_load
 from serving.protocol.messages import Load
-
-from .frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest
+from tests.serving.worker.frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest
 
 
 def make(folder: Path, source: str = "def handle(data, context): return data and [b''] * len(data)") -> Path:

@@ -10,7 +10,7 @@ from .test_lazy_dynamo import PACKAGES
 
 CODE = """
 import os, sys
-from serving.worker import imports
+from serving.worker.starting import torch_imports as imports
 from serving.worker.process import cores
 cores.available = lambda: 1
 imports.prepare()
@@ -28,7 +28,7 @@ def test_openmp_is_calm_and_torchvision_does_without_the_compiler(tmp_path: Path
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    root = str(Path(__file__).parents[3])
+    root = str(Path(__file__).parents[4])
     env = {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, cwd=root, env=env)
     assert done.stdout.splitlines() == ["False True", "False"]

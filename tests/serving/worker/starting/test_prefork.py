@@ -23,12 +23,11 @@ import psutil
 import pytest
 
 from serving.protocol import Load, encode_load
-from serving.worker.child import Guest
-from serving.worker.prefork import _Prefork, _Worker
 from serving.worker.process import inheritance, rendezvous
 from serving.worker.process.arguments import Arguments
-
-from .frontend import (
+from serving.worker.starting.child import Guest
+from serving.worker.starting.prefork import _Prefork, _Worker
+from tests.serving.worker.frontend import (
     METRICS,
     SCRIPT,
     TIMEOUT_S,

@@ -39,6 +39,7 @@ PACKAGES = [
     "serving.cli",
     "serving.client",
     "serving.control",
+    "serving.control.configuration",
     "serving.local",
     "serving.protocol",
     "serving.worker",

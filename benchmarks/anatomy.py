@@ -38,7 +38,7 @@ from benchmarks import machine  # noqa: E402
 from benchmarks.serving_bench.contenders import Contender  # noqa: E402
 from benchmarks.serving_bench.servers import serving  # noqa: E402
 from benchmarks.serving_bench.workloads import WORKLOADS, Workload  # noqa: E402
-from serving.control.java import WORKER_SCRIPT, torchserve_home, worker_home  # noqa: E402
+from serving.control.configuration.java import WORKER_SCRIPT, torchserve_home, worker_home  # noqa: E402
 from serving.protocol import (  # noqa: E402
     Inference,
     Load,

@@ -34,7 +34,7 @@ from benchmarks.serving_bench.report import number, table  # noqa: E402
 from benchmarks.serving_bench.servers import BenchmarkError, Server  # noqa: E402
 from benchmarks.serving_bench.servers import serving as running  # noqa: E402
 from benchmarks.serving_bench.workloads import Workload, mnist, noop, stream, upload  # noqa: E402
-from serving.control.few_cores import COLLECTOR, THREADS  # noqa: E402
+from serving.control.configuration.few_cores import COLLECTOR, THREADS  # noqa: E402
 
 _USUAL_COLLECTOR = "-XX:+UseG1GC"  # of Java on two cores and 2 GB, or more
 _USUAL_THREADS = dict.fromkeys(THREADS, "0")  # Netty's number: two a core

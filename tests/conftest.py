@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from serving.control.java import java_home, torchserve_home
+from serving.control.configuration.java import java_home, torchserve_home
 from serving.worker.process.cores import calm_openmp
 
 ROOT = Path(__file__).resolve().parents[1]

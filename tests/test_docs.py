@@ -18,7 +18,7 @@ from archive_tool.cli.entry import COMMANDS, cli
 from archive_tool.errors import TorchmarError
 from examples import downloads
 from serving import errors as serving_errors
-from serving.control.ports import choose_free
+from serving.control.configuration.ports import choose_free
 
 from .integration.preloaded import CommandLine
 

@@ -23,8 +23,8 @@ from benchmarks.serving_bench.contenders import Contender
 from benchmarks.serving_bench.workloads import Workload
 from serving.client import ManagementClient
 from serving.client.transport import Address, Transport
-from serving.control.java import java_home
-from serving.control.ports import choose_free
+from serving.control.configuration.java import java_home
+from serving.control.configuration.ports import choose_free
 from serving.errors import ServingError
 
 MARK = "TORCHMAR_BENCHMARK"

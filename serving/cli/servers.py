@@ -331,7 +331,7 @@ def env() -> None:
     Examples:
       eval "$(torchmar env)"
     """
-    from serving.control.java import java_home
+    from serving.control.configuration.java import java_home
 
     click.echo(f"export JAVA_HOME={shlex.quote(str(java_home()))}")
 
@@ -347,6 +347,6 @@ def home() -> None:
     Examples:
       TS_MODEL_SERVER_HOME="$(torchmar home)" torchserve --start --ncs --model-store model_store --models mnist.mar
     """
-    from serving.control.java import worker_home
+    from serving.control.configuration.java import worker_home
 
     click.echo(str(worker_home()))

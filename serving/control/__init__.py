@@ -1,6 +1,6 @@
 """Starts, watches and stops a server: TorchServe's Java frontend and the workers under it."""
 
-from serving.control.config import ModelSpec
+from serving.control.configuration.config import ModelSpec
 from serving.control.server import StartOptions, start, stop
 from serving.control.state import ServerRecord, StateFolder
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
-from serving.control import access, trust
-from serving.control.config import is_url, read_properties
+from serving.control import trust
+from serving.control.configuration import access
+from serving.control.configuration.config import is_url, read_properties
 from serving.control.diagnosis import LogWatch
 from serving.control.state import ServerRecord, StateFolder
 from serving.control.store import archive_to_load, config_of, default_name

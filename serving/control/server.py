@@ -18,8 +18,9 @@ import psutil
 from archive_tool import files
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
-from serving.control import access, few_cores, java, ports, settings, snapshots, trust, vmargs
-from serving.control import config as configuration
+from serving.control import snapshots, trust
+from serving.control.configuration import access, few_cores, java, ports, settings, vmargs
+from serving.control.configuration import config as configuration
 from serving.control.keys import current_key
 from serving.control.processes import end_session, ends_with_parent
 from serving.control.state import ServerRecord, StateFolder

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from archive_tool.errors import InputError
 from archive_tool.reading.archive import open_archive
-from serving.control.config import ModelSpec, read_properties, write_properties
+from serving.control.configuration.config import ModelSpec, read_properties, write_properties
 from serving.control.state import StateFolder
 
 KEY: Final = "model_snapshot"

@@ -13,7 +13,7 @@ from archive_tool.config import effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.reading.archive import open_archive
-from serving.control.config import ModelSpec, is_url
+from serving.control.configuration.config import ModelSpec, is_url
 
 DEFAULT_STORE = Path("model_store")
 LOAD_ALL = "all"

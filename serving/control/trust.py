@@ -17,8 +17,8 @@ from typing import Final
 from archive_tool import files
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.verification.signing import check_signature, signature_path
-from serving.control.access import NO_WORKFLOWS, model_api
-from serving.control.config import token_authorization
+from serving.control.configuration.access import NO_WORKFLOWS, model_api
+from serving.control.configuration.config import token_authorization
 from serving.control.store import check_archive
 
 #: The regular expression that matches no address.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from packaging.version import InvalidVersion, Version
 
 from serving.client import ManagementClient, ModelVersion
-from serving.control.settings import models_of
+from serving.control.configuration.settings import models_of
 
 
 def newest(versions: Iterable[str]) -> str:

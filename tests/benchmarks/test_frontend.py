@@ -5,9 +5,9 @@ import pytest
 from benchmarks import frontend
 from benchmarks.frontend import Case
 from benchmarks.serving_bench.driver import Figures
-from serving.control import settings
-from serving.control.config import default_properties
-from serving.control.few_cores import THREADS
+from serving.control.configuration import settings
+from serving.control.configuration.config import default_properties
+from serving.control.configuration.few_cores import THREADS
 
 
 def figures(rps: float, p99: float) -> Figures:

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from handlers.loading.load import load_eager
-from serving.control.java import WORKER_SCRIPT, torchserve_home, worker_home
+from serving.control.configuration.java import WORKER_SCRIPT, torchserve_home, worker_home
 
 from .conftest import OPEN, ROOT, Sandbox, Server, close, make_sandbox
 from .support import (

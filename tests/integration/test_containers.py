@@ -19,7 +19,7 @@ import click
 import pytest
 
 from archive_tool.cli.entry import cli
-from serving.control.ports import choose_free
+from serving.control.configuration.ports import choose_free
 
 from .conftest import BIN, ROOT, Sandbox
 

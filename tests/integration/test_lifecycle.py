@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from serving.control.ports import choose_free
+from serving.control.configuration.ports import choose_free
 
 from .conftest import Sandbox, Server
 from .support import is_alive, wait_until

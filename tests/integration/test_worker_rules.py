@@ -26,8 +26,8 @@ from urllib.parse import quote
 import pytest
 import torch
 
-from serving.control.java import WORKER_SCRIPT, worker_home
-from serving.control.ports import choose_free
+from serving.control.configuration.java import WORKER_SCRIPT, worker_home
+from serving.control.configuration.ports import choose_free
 from serving.protocol import (
     Inference,
     Load,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.control.java import WORKER_SCRIPT, java_home, worker_home
-from serving.control.ports import choose_free
+from serving.control.configuration.java import WORKER_SCRIPT, java_home, worker_home
+from serving.control.configuration.ports import choose_free
 
 from .conftest import BIN, ROOT, Sandbox, Server
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from serving.cli import servers
 from serving.cli.servers import env, home, start, status, stop
 from serving.control import StateFolder
-from serving.control.java import WORKER_SCRIPT
+from serving.control.configuration.java import WORKER_SCRIPT
 from tests.serving.control.test_state import record
 
 ROOT = Path(__file__).resolve().parents[3]

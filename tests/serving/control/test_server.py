@@ -9,12 +9,12 @@ import pytest
 
 from archive_tool.errors import InputError
 from serving.control import StartOptions, StateFolder, start, stop
-from serving.control.java import torchserve_home, worker_home
+from serving.control.configuration.java import torchserve_home, worker_home
+from serving.control.configuration.vmargs import STOCK_HOME
 from serving.control.server import _home, _make_runtime_folder
-from serving.control.vmargs import STOCK_HOME
 from serving.errors import NotRunningError
 
-from .test_vmargs import make_home
+from .configuration.test_vmargs import make_home
 
 
 @pytest.fixture

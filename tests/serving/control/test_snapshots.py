@@ -11,7 +11,7 @@ import pytest
 import archive_tool
 from archive_tool.errors import InputError
 from serving.control import snapshots
-from serving.control.config import ModelSpec, write_properties
+from serving.control.configuration.config import ModelSpec, write_properties
 from serving.control.snapshots import KEY, Snapshot, chosen, keep, last
 from serving.control.state import StateFolder
 

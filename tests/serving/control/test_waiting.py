@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving.client import ModelVersion
-from serving.control.config import ModelSpec
+from serving.control.configuration.config import ModelSpec
 from serving.control.store import Selection
 from serving.control.waiting import Waiting
 from serving.errors import ModelLoadError, NotRunningError, StartError

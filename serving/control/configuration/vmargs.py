@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archive_tool.errors import InputError
-from serving.control.java import WORKER_SCRIPT, log_config, worker_home
+from serving.control.configuration.java import WORKER_SCRIPT, log_config, worker_home
 
 # As the repository's config.properties names our files for the stock command; both travel with the package, so they
 # are found wherever that file was copied to.

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from serving import cores
-from serving.control import StartOptions, few_cores
-from serving.control.few_cores import COLLECTOR, THREADS
-from serving.control.java import java_home
+from serving.control import StartOptions
+from serving.control.configuration import few_cores
+from serving.control.configuration.few_cores import COLLECTOR, THREADS
+from serving.control.configuration.java import java_home
 from serving.control.server import _configured
 
 ON = {"TORCHMAR_FEW_CORES": "1"}

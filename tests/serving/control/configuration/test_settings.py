@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from archive_tool.errors import InputError
-from serving.control import settings
-from serving.control.java import torchserve_home
-from serving.control.settings import KEYS, checked, expanded, from_environment, models_of, warnings
+from serving.control.configuration import settings
+from serving.control.configuration.java import torchserve_home
+from serving.control.configuration.settings import KEYS, checked, expanded, from_environment, models_of, warnings
 
 
 def test_all_keys_of_the_frontend_are_known() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from archive_tool.errors import InputError
-from serving.control import java
-from serving.control.config import ModelSpec
-from serving.control.java import (
+from serving.control.configuration import java
+from serving.control.configuration.config import ModelSpec
+from serving.control.configuration.java import (
     WORKER_SCRIPT,
     Launch,
     environment,

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from archive_tool.errors import InputError
-from serving.control import vmargs
-from serving.control.config import read_properties
-from serving.control.java import WORKER_SCRIPT, log_config, torchserve_home, worker_home
-from serving.control.vmargs import STOCK_HOME, STOCK_LOG_CONFIG, VmArguments, home_named
+from serving.control.configuration import vmargs
+from serving.control.configuration.config import read_properties
+from serving.control.configuration.java import WORKER_SCRIPT, log_config, torchserve_home, worker_home
+from serving.control.configuration.vmargs import STOCK_HOME, STOCK_LOG_CONFIG, VmArguments, home_named
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(autouse=True)

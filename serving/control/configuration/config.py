@@ -19,7 +19,7 @@ from archive_tool import files
 from archive_tool.errors import InputError
 from archive_tool.metadata.names import check_model_name
 from serving.client.transport import Address
-from serving.control import settings
+from serving.control.configuration import settings
 from serving.errors import ServingError
 
 # The settings that hold an address or a port, in the order in which --port numbers them.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.control import access, config
-from serving.control.access import NO_WORKFLOWS, settled
+from serving.control.configuration import access, config
+from serving.control.configuration.access import NO_WORKFLOWS, settled
 from serving.errors import StartError
 
 WILD = "http://0.0.0.0:8080"

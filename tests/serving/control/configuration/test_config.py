@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archive_tool.errors import InputError
-from serving.control import config
-from serving.control.config import ModelSpec
+from serving.control.configuration import config
+from serving.control.configuration.config import ModelSpec
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from serving.control.config import Listener
-from serving.control.ports import check_free, choose_free
+from serving.control.configuration.config import Listener
+from serving.control.configuration.ports import check_free, choose_free
 from serving.errors import PortInUseError, StartError
 
 

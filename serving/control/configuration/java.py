@@ -10,7 +10,7 @@ from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 
-from serving.control.config import ModelSpec, response_timeout
+from serving.control.configuration.config import ModelSpec, response_timeout
 from serving.errors import StartError
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
@@ -56,7 +56,7 @@ def worker_home() -> Path:
         StartError: the installation lacks it.
     """
     # By its path: serving.control never imports serving.worker, which nothing but the frontend runs.
-    home = Path(__file__).resolve().parents[1] / "worker" / "home"
+    home = Path(__file__).resolve().parents[2] / "worker" / "home"
     if not (home / WORKER_SCRIPT).is_file():
         raise StartError("torchmar's worker is not installed", where=str(home), hint="install torchmar anew")
     return home

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import psutil
 
-from serving.control.config import Listener
+from serving.control.configuration.config import Listener
 from serving.errors import PortInUseError, StartError
 
 

@@ -171,8 +171,8 @@ def register(
     """
     from archive_tool.metadata.names import check_model_name
     from serving.control import registration
+    from serving.control.models.store import name_for_unknown_store
     from serving.control.state import StateFolder
-    from serving.control.store import name_for_unknown_store
 
     if model_name:
         check_model_name(model_name)

@@ -75,7 +75,7 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
 def complete_archives(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """For a shell: the archives of the model store that a command is typed for, after ``NAME=`` too."""
     from archive_tool.errors import TorchmarError
-    from serving.control.store import DEFAULT_STORE, all_archives
+    from serving.control.models.store import DEFAULT_STORE, all_archives
 
     try:
         record = running(ctx.params.get("server") or "default")

@@ -18,14 +18,14 @@ import psutil
 from archive_tool import files
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
-from serving.control import snapshots, trust
 from serving.control.configuration import access, few_cores, java, ports, settings, vmargs
 from serving.control.configuration import config as configuration
 from serving.control.keys import current_key
+from serving.control.models import snapshots, trust
+from serving.control.models.store import Selection, select
+from serving.control.models.versions import with_defaults
 from serving.control.processes import end_session, ends_with_parent
 from serving.control.state import ServerRecord, StateFolder
-from serving.control.store import Selection, select
-from serving.control.versions import with_defaults
 from serving.control.waiting import Progress, Waiting
 from serving.errors import AlreadyRunningError, NotRunningError, StartError
 

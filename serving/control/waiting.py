@@ -13,8 +13,8 @@ from archive_tool.exit_codes import how_it_ended
 from serving.client import ManagementClient, ModelVersion
 from serving.control.diagnosis import LogWatch
 from serving.control.installing import installing
+from serving.control.models.store import Selection
 from serving.control.reasons import reason
-from serving.control.store import Selection
 from serving.errors import NotRunningError, ReplyError, StartError
 
 # How the frontend ends when it is asked to: by its own exit code, or seen as a signal.

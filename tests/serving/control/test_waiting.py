@@ -12,7 +12,7 @@ import pytest
 
 from serving.client import ModelVersion
 from serving.control.configuration.config import ModelSpec
-from serving.control.store import Selection
+from serving.control.models.store import Selection
 from serving.control.waiting import Waiting
 from serving.errors import ModelLoadError, NotRunningError, StartError
 

@@ -10,7 +10,7 @@ import pytest
 import archive_tool
 from archive_tool.errors import AlteredArchiveError, ArchiveError, InputError, UnsafeArchiveError
 from archive_tool.verification.signing import sign, signature_path
-from serving.control import trust
+from serving.control.models import trust
 
 pytest.importorskip("model_signing")
 

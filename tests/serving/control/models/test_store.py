@@ -9,7 +9,7 @@ import pytest
 
 import archive_tool
 from archive_tool.errors import InputError, UnreadableArchiveError
-from serving.control.store import default_name, name_for_unknown_store, name_in_store, select, split_list
+from serving.control.models.store import default_name, name_for_unknown_store, name_in_store, select, split_list
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 import archive_tool
 from archive_tool.errors import InputError
-from serving.control import snapshots
 from serving.control.configuration.config import ModelSpec, write_properties
-from serving.control.snapshots import KEY, Snapshot, chosen, keep, last
+from serving.control.models import snapshots
+from serving.control.models.snapshots import KEY, Snapshot, chosen, keep, last
 from serving.control.state import StateFolder
 
 ENTRY = {"defaultVersion": True, "marName": "m.mar", "minWorkers": 1, "maxWorkers": 1, "batchSize": 1}

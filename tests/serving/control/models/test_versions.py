@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from serving.client import ModelVersion
-from serving.control.versions import newest, with_defaults
-
-from .test_waiting import version
+from serving.control.models.versions import newest, with_defaults
+from tests.serving.control.test_waiting import version
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from archive_tool.errors import ArchiveError, InputError
 from archive_tool.verification.signing import check_signature, signature_path
 from serving.control.configuration.access import NO_WORKFLOWS, model_api
 from serving.control.configuration.config import token_authorization
-from serving.control.store import check_archive
+from serving.control.models.store import check_archive
 
 #: The regular expression that matches no address.
 _NOTHING: Final = "(?!)"

@@ -40,6 +40,7 @@ PACKAGES = [
     "serving.client",
     "serving.control",
     "serving.control.configuration",
+    "serving.control.following",
     "serving.control.models",
     "serving.local",
     "serving.protocol",

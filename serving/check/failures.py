@@ -11,7 +11,7 @@ from pathlib import Path
 from archive_tool import exit_codes
 from serving.check.process import Worker
 from serving.check.result import InputResult
-from serving.control.diagnosis import LoadFailure, hint_for, read_failure, read_traceback
+from serving.control.following.diagnosis import LoadFailure, hint_for, read_failure, read_traceback
 from serving.errors import CheckError, ModelLoadError
 
 # A line of faulthandler, which prints the innermost frame first.

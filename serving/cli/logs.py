@@ -11,7 +11,7 @@ from archive_tool.cli.entry import printable
 from serving.cli.options import complete_models, name_option
 
 if TYPE_CHECKING:
-    from serving.control.logs import Event
+    from serving.control.following.logs import Event
 
 
 @click.command()
@@ -37,7 +37,7 @@ def logs(model: str | None, marked: str | None, follow: bool, lines: int | None,
         raise click.UsageError("--id and --follow do not go together: an id is of something that has happened")
     from archive_tool.errors import InputError
     from serving.control import StateFolder
-    from serving.control import logs as reader
+    from serving.control.following import logs as reader
     from serving.errors import NotRunningError
 
     state = StateFolder(server)

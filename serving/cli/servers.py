@@ -222,7 +222,7 @@ def _stay(process: Any, state: StateFolder) -> None:
     """Waits for the server's end; a signal is an exception (see archive_tool.cli.entry), on which start ends it."""
     from archive_tool.exit_codes import how_it_ended
     from serving.control import stop as end
-    from serving.control.waiting import STOPPED_CODES
+    from serving.control.following.waiting import STOPPED_CODES
     from serving.errors import NotRunningError, StartError
 
     code = process.wait()

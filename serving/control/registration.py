@@ -13,7 +13,7 @@ from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
 from serving.control.configuration import access
 from serving.control.configuration.config import is_url, read_properties
-from serving.control.diagnosis import LogWatch
+from serving.control.following.diagnosis import LogWatch
 from serving.control.models import trust
 from serving.control.models.store import archive_to_load, config_of, default_name
 from serving.control.state import ServerRecord, StateFolder

@@ -20,13 +20,13 @@ from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
 from serving.control.configuration import access, few_cores, java, ports, settings, vmargs
 from serving.control.configuration import config as configuration
+from serving.control.following.waiting import Progress, Waiting
 from serving.control.keys import current_key
 from serving.control.models import snapshots, trust
 from serving.control.models.store import Selection, select
 from serving.control.models.versions import with_defaults
 from serving.control.processes import end_session, ends_with_parent
 from serving.control.state import ServerRecord, StateFolder
-from serving.control.waiting import Progress, Waiting
 from serving.errors import AlreadyRunningError, NotRunningError, StartError
 
 # The system's limit for the path of a unix socket is 104 (macOS) to 108 bytes with its end mark.

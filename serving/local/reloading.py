@@ -30,7 +30,7 @@ from serving.check import failures
 from serving.check.answers import Answer, Answers
 from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
 from serving.check.run import DEFAULT_TIMEOUT_S, refuse_unservable
-from serving.control.diagnosis import hint_for, read_traceback
+from serving.control.following.diagnosis import hint_for, read_traceback
 from serving.errors import CheckError
 from serving.local.sources import Sources
 from serving.protocol import Load, Reply, Request

@@ -6,7 +6,7 @@ import pytest
 
 from archive_tool.cli.entry import main
 from serving.control import StateFolder
-from tests.serving.control.test_logs import printed
+from tests.serving.control.following.test_logs import printed
 from tests.serving.control.test_state import record
 
 

@@ -15,9 +15,9 @@ from serving.control import StateFolder, registration
 from serving.control.registration import Asked, check_model_api, explained, prepare, register
 from serving.errors import ModelApiOffError, ModelLoadError, ReplyError
 
-from .test_diagnosis import IMPORT_ERROR, logged
+from .following.test_diagnosis import IMPORT_ERROR, logged
+from .following.test_waiting import version
 from .test_state import record
-from .test_waiting import version
 
 
 @pytest.mark.parametrize("text", ["", "enable_model_api=false\n"])

@@ -6,7 +6,7 @@ import pytest
 
 from serving.client import ModelVersion
 from serving.control.models.versions import newest, with_defaults
-from tests.serving.control.test_waiting import version
+from tests.serving.control.following.test_waiting import version
 
 
 @pytest.mark.parametrize(

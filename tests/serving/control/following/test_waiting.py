@@ -12,8 +12,8 @@ import pytest
 
 from serving.client import ModelVersion
 from serving.control.configuration.config import ModelSpec
+from serving.control.following.waiting import Waiting
 from serving.control.models.store import Selection
-from serving.control.waiting import Waiting
 from serving.errors import ModelLoadError, NotRunningError, StartError
 
 from .test_diagnosis import IMPORT_ERROR, logged

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.control import waiting
-from serving.control.installing import installing
+from serving.control.following import waiting
+from serving.control.following.installing import installing
 
 from .test_waiting import Frontend, version, wait
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from archive_tool.exit_codes import how_it_ended
 from serving.client import ManagementClient, ModelVersion
-from serving.control.diagnosis import LogWatch
-from serving.control.installing import installing
+from serving.control.following.diagnosis import LogWatch
+from serving.control.following.installing import installing
+from serving.control.following.reasons import reason
 from serving.control.models.store import Selection
-from serving.control.reasons import reason
 from serving.errors import NotRunningError, ReplyError, StartError
 
 # How the frontend ends when it is asked to: by its own exit code, or seen as a signal.

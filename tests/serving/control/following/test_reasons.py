@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.control.reasons import reason
+from serving.control.following.reasons import reason
 
 LAST_LINES = """System metrics command: default
 Model API enabled: true

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.control import logs
+from serving.control.following import logs
 
 TRACEBACK = (
     "Traceback (most recent call last):",

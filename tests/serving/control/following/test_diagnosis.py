@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.control.diagnosis import LogWatch, hint_for, read_failure
+from serving.control.following.diagnosis import LogWatch, hint_for, read_failure
 
 EXTRACTED = "/tmp/torchmar-ab/models/0123456789abcdef0123456789abcdef"
 # As TorchServe's worker prints a handler that imports what is not there: the second traceback is its own doing.

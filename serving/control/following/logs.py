@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.control.diagnosis import MODEL_LINE, belongs_to, end_of_tracebacks
+from serving.control.following.diagnosis import MODEL_LINE, belongs_to, end_of_tracebacks
 
 FILES = ("ts_log.log", "model_log.log")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} ")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, Final
 
-if TYPE_CHECKING:
-    from archive_tool.building.inputs import StrPath
+#: A path, as users give it.
+StrPath = str | os.PathLike[str]
 
 #: Bytes of a key in PEM; one of the largest curve has less than a kilobyte.
 MAX_KEY: Final = 1 << 20

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from archive_tool.building import aot as ahead_of_time
 from archive_tool.building import checks, samples
 from archive_tool.building.files import plan as make_plan
-from archive_tool.building.inputs import Inputs, StrPath, split_extra_files
+from archive_tool.building.inputs import Inputs, split_extra_files
 from archive_tool.building.report import Report
 from archive_tool.building.vendoring import vendor
 from archive_tool.errors import BuildError
@@ -25,6 +25,8 @@ from archive_tool.writing import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from archive_tool.files import StrPath
 
 #: What loads a serialized file, beside torch.
 _LOADERS = {Format.ONNX: ("onnxruntime",), Format.SAFETENSORS: ("safetensors",)}

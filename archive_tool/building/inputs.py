@@ -13,7 +13,7 @@ from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS, SDK_HAN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-StrPath = str | os.PathLike[str]
+    from archive_tool.files import StrPath
 
 
 @dataclass(frozen=True)

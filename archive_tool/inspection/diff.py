@@ -16,7 +16,7 @@ from archive_tool.reading.archive import open_archive
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.building.inputs import StrPath
+    from archive_tool.files import StrPath
     from archive_tool.inspection.tensor_diff import TensorChange
     from archive_tool.reading.archive import Archive
 

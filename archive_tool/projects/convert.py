@@ -17,7 +17,7 @@ from archive_tool.projects import renewal
 from archive_tool.reading.archive import open_archive
 
 if TYPE_CHECKING:
-    from archive_tool.building.inputs import StrPath
+    from archive_tool.files import StrPath
 
 #: Keys of its manifests that TorchServe's do not have; they are kept in the record, under this one.
 KEPT: Final = "convertedFrom"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archive_tool.building.inputs import StrPath
+    from archive_tool.files import StrPath
 
 _HANDLER: Final = "tensor_handler"
 _EAGER: Final = "eager"

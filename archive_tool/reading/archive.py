@@ -30,7 +30,7 @@ from archive_tool.reading.streams import damage_named
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from archive_tool.building.inputs import StrPath
+    from archive_tool.files import StrPath
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from archive_tool.verification import rules
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from archive_tool.building.inputs import StrPath
+    from archive_tool.files import StrPath
     from archive_tool.issues import Issue
     from archive_tool.reading.archive import Archive
     from archive_tool.reading.containers import Entry

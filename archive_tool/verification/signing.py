@@ -19,7 +19,7 @@ from archive_tool import files
 from archive_tool.errors import AlteredArchiveError, InputError, TargetExistsError, UnreadableArchiveError
 
 if TYPE_CHECKING:
-    from archive_tool.building.inputs import StrPath
+    from archive_tool.files import StrPath
 
 SUFFIX: Final = ".sig"
 #: A signature lists the files of a folder, each in a hundred bytes or two.

@@ -19,7 +19,7 @@ from archive_tool.verification import rules
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from archive_tool.building.inputs import StrPath
+    from archive_tool.files import StrPath
     from archive_tool.reading.archive import Archive
     from archive_tool.reading.containers import Entry
 

@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool.building.files import Member, with_members
 from archive_tool.config import safe_yaml
 from archive_tool.errors import BuildError
 from archive_tool.exit_codes import how_it_ended
@@ -27,13 +26,14 @@ from archive_tool.metadata.names import MANIFEST_DIRECTORY, fold
 from archive_tool.metadata.record import Compiled, Record, TensorSpec
 from archive_tool.weights.formats import Format, sniff_file
 from archive_tool.writing import writer
+from archive_tool.writing.plan import Member, with_members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.building.files import Plan
     from archive_tool.building.inputs import Inputs
     from archive_tool.building.report import Report
+    from archive_tool.writing.plan import Plan
 
 FOLDER: Final = f"{MANIFEST_DIRECTORY}/compiled"
 #: TorchServe's built-in handlers that torchmar's worker serves with the SDK's class of the second name.

@@ -16,9 +16,9 @@ from archive_tool.weights.formats import LFS_MAX_BYTES, LFS_PREFIX, Format, snif
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from archive_tool.building.files import Plan
     from archive_tool.building.inputs import Inputs
     from archive_tool.building.report import Report
+    from archive_tool.writing.plan import Plan
 
 #: Built-in handlers that get their weights from elsewhere than the serialized file.
 _NO_WEIGHTS: Final = frozenset({"vllm_handler", "trt_llm_handler"})

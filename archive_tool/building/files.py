@@ -11,12 +11,11 @@ import filecmp
 import glob
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archive_tool import files
-from archive_tool.metadata.manifest import Manifest, Model, new_manifest
+from archive_tool.metadata.manifest import Model, new_manifest
 from archive_tool.metadata.names import (
     BUILT_IN_HANDLERS,
     MANIFEST_NAME,
@@ -26,30 +25,13 @@ from archive_tool.metadata.names import (
     is_skipped_directory,
     name_problem,
 )
+from archive_tool.writing.plan import Member, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from archive_tool.building.inputs import Inputs
     from archive_tool.building.report import Report
-
-
-@dataclass(frozen=True)
-class Member:
-    """One file of an archive: its name in there, and the file or the bytes to take it from."""
-
-    name: str
-    source: Path | bytes
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that an archive will hold: its members, sorted by name, and the manifest, which is written after them."""
-
-    model_name: str
-    members: tuple[Member, ...]
-    manifest: Manifest
-    seconds: int
 
 
 def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:
@@ -68,12 +50,6 @@ def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:
         manifest=new_manifest(_model(inputs), runtime=inputs.runtime, seconds=seconds),
         seconds=seconds,
     )
-
-
-def with_members(old: Plan, added: list[Member]) -> Plan:
-    """Return the plan with more members in it."""
-    members = tuple(sorted((*old.members, *added), key=lambda member: member.name))
-    return Plan(old.model_name, members, old.manifest, old.seconds)
 
 
 def _model(inputs: Inputs) -> Model:

@@ -15,9 +15,9 @@ from archive_tool.analysis import python_source
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.building.files import Member, Plan
     from archive_tool.building.inputs import Inputs
     from archive_tool.building.report import Report
+    from archive_tool.writing.plan import Member, Plan
 
 #: What every worker imports before it loads a model, TorchServe's too, and a name that it cannot do without; a test
 #: starts one beside a module that lacks it.

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from archive_tool import files
-from archive_tool.building.files import Member, Plan, check_file, with_members
+from archive_tool.building.files import check_file
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, fold
 from archive_tool.metadata.record import Record, Sample
+from archive_tool.writing.plan import Member, Plan, with_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from archive_tool import files
 from archive_tool.analysis import python_source
-from archive_tool.building.files import Member, Plan, with_members
 from archive_tool.errors import BuildError
 from archive_tool.metadata.names import fold
+from archive_tool.writing.plan import Member, Plan, with_members
 
 if TYPE_CHECKING:
     from archive_tool.building.inputs import Inputs

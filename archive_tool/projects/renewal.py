@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archive_tool.building import builder, vendoring
-from archive_tool.building.files import Member, Plan
 from archive_tool.errors import ArchiveError, BuildError
 from archive_tool.inspection import sdk_copy
 from archive_tool.metadata import names
@@ -19,6 +18,7 @@ from archive_tool.metadata.record import Record, python_version
 from archive_tool.verification.signing import signature_path
 from archive_tool.version import __version__
 from archive_tool.writing import writer
+from archive_tool.writing.plan import Member, Plan
 
 if TYPE_CHECKING:
     from archive_tool.reading.archive import Archive

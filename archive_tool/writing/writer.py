@@ -26,9 +26,9 @@ from archive_tool.writing.deflate import Compressor, GzipWriter
 if TYPE_CHECKING:
     import io
 
-    from archive_tool.building.files import Plan
     from archive_tool.metadata.manifest import Manifest
     from archive_tool.writing.copying import Source
+    from archive_tool.writing.plan import Plan
 
 #: Told while an archive is written: bytes of the members done, and of all.
 Progress = Callable[[int, int], None]

@@ -13,7 +13,6 @@ from typing import Any
 
 from archive_tool.building import checks
 from archive_tool.building.builder import folders_from, with_service
-from archive_tool.building.files import Member, Plan
 from archive_tool.building.files import plan as make_plan
 from archive_tool.building.inputs import Inputs, split_extra_files
 from archive_tool.building.report import Report
@@ -24,6 +23,7 @@ from archive_tool.metadata.names import MANIFEST_NAME, is_skipped_directory
 from archive_tool.metadata.record import Record
 from archive_tool.projects import project_file
 from archive_tool.reading.archive import open_archive
+from archive_tool.writing.plan import Member, Plan
 
 #: Settings of a project file that say which files a model has, and what they are; the others are about its archive.
 _FILES = (

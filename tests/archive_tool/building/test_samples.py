@@ -9,11 +9,11 @@ import pytest
 import archive_tool
 from archive_tool import BuildError
 from archive_tool.building import samples
-from archive_tool.building.files import Plan
 from archive_tool.building.report import Report
 from archive_tool.building.samples import GivenSample
 from archive_tool.metadata.manifest import Model, new_manifest
 from archive_tool.metadata.record import Record, Sample
+from archive_tool.writing.plan import Plan
 
 
 def read(text):

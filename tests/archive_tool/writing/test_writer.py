@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool.building.files import Member, Plan
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata.manifest import ZIP_EPOCH, Model, new_manifest
 from archive_tool.metadata.record import MemberRecord, Record
 from archive_tool.reading.archive import open_archive
 from archive_tool.writing import writer
+from archive_tool.writing.plan import Member, Plan
 
 FORMATS = {"default": "m.mar", "zip-store": "m.mar", "tgz": "m.tar.gz", "no-archive": "m"}
 

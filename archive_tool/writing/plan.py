@@ -1,0 +1,35 @@
+"""What is to be written: the members of an archive and its manifest, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from archive_tool.metadata.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of an archive: its name in there, and the file or the bytes to take it from."""
+
+    name: str
+    source: Path | bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that an archive will hold: its members, sorted by name, and the manifest, which is written after them."""
+
+    model_name: str
+    members: tuple[Member, ...]
+    manifest: Manifest
+    seconds: int
+
+
+def with_members(old: Plan, added: list[Member]) -> Plan:
+    """Return the plan with more members in it."""
+    members = tuple(sorted((*old.members, *added), key=lambda member: member.name))
+    return Plan(old.model_name, members, old.manifest, old.seconds)

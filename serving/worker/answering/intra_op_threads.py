@@ -14,6 +14,7 @@ from collections import defaultdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
+from serving.worker.loading import compilations
 from serving.worker.process import cores
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Threads:
         if count is None:
             if bucket not in self._trials:
                 self._trials[bucket] = _Trial(self._counts)
-            elif compilations():
+            elif compilations.count():
                 # Compiled code is for one number of threads, and would be compiled again for the other.
                 self._over = True
                 self._set(self._most)
@@ -146,13 +147,6 @@ def threads_of(model: Model) -> Threads | None:
     if most < 2 or torch.cuda.is_initialized() or torch.are_deterministic_algorithms_enabled():
         return None
     return Threads(torch, most)
-
-
-def compilations() -> int:
-    """How many times torch.compile has compiled something in this process."""
-    utils = sys.modules.get("torch._dynamo.utils")
-    frames = getattr(utils, "counters", {}).get("frames")
-    return int(frames.get("total", 0)) if frames else 0
 
 
 def _sizes(bucket: int) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from serving.protocol import Parameter, Request
-from serving.worker.answering import intra_op_threads
 from serving.worker.answering.service import Answer, Failure
+from serving.worker.loading import compilations
 from serving.worker.loading.failures import place, summary
 from serving.worker.loading.loader import Model
 
@@ -79,7 +79,7 @@ def run(model: Model, rehearse: Rehearse, model_path: str) -> None:
 def _run_batches(model: Model, rehearse: Rehearse, samples: Sequence[Request]) -> list[int]:
     """Runs batches of the sizes that are compiled for; gives those that were run."""
     most = _largest_batch(model)
-    if most < 2 or model.one_by_one or intra_op_threads.compilations() == model.compiled_before:
+    if most < 2 or model.one_by_one or compilations.count() == model.compiled_before:
         return []
     deadline = model.since + _SHARE * model.backend.startup_timeout_s
     done: list[int] = []
@@ -87,7 +87,7 @@ def _run_batches(model: Model, rehearse: Rehearse, samples: Sequence[Request]) -
     longest = 0.0
     while todo:
         size = todo.pop(0)
-        begin, before = time.monotonic(), intra_op_threads.compilations()
+        begin, before = time.monotonic(), compilations.count()
         if begin + longest > deadline:
             logger.warning(
                 "Warm-up: batches of %s of %s are compiled when they come: there is no time left before startupTimeout "
@@ -102,7 +102,7 @@ def _run_batches(model: Model, rehearse: Rehearse, samples: Sequence[Request]) -
                 rehearse([sample] * size)
         longest = max(longest, time.monotonic() - begin)
         done.append(size)
-        if size == most and intra_op_threads.compilations() > before:
+        if size == most and compilations.count() > before:
             todo = _between(most)
     return sorted(done)
 

@@ -16,8 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from serving.protocol import Load
-from serving.worker.answering import intra_op_threads
-from serving.worker.loading import metrics_log, package_paths, settings
+from serving.worker.loading import compilations, metrics_log, package_paths, settings
 from serving.worker.loading.failures import HandlerError, summary
 from serving.worker.loading.settings import Backend
 from serving.worker.process import cores
@@ -62,7 +61,7 @@ class Model:
     backend: Backend
     one_by_one: bool = False
     since: float = field(default_factory=time.monotonic)
-    compiled_before: int = field(default_factory=intra_op_threads.compilations)
+    compiled_before: int = field(default_factory=compilations.count)
 
 
 def load(
@@ -81,7 +80,7 @@ def load(
         WorkerError: the archive is at fault.
         BaseException: whatever the handler's module, class or initialization raises.
     """
-    since, compiled_before = time.monotonic(), intra_op_threads.compilations()
+    since, compiled_before = time.monotonic(), compilations.count()
     folder = Path(request.model_path)
     manifest = settings.read_manifest(folder)
     config, backend = settings.read_config(folder, manifest)

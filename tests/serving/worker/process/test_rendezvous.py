@@ -175,7 +175,7 @@ def test_the_address_is_of_the_server_and_the_interpreter(tmp_path: object) -> N
 
 def test_little_is_imported() -> None:
     """There is a process like this for every worker."""
-    code = "import sys; before = set(sys.modules); import serving.worker.starting.launch; print(*set(sys.modules) - before)"
+    code = "import sys; old = set(sys.modules); import serving.worker.starting.launch; print(*set(sys.modules) - old)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = {name.partition(".")[0] for name in done.stdout.split()}
     assert not imported & {"torch", "numpy", "yaml", "pathlib", "dataclasses", "logging", "typing_extensions", "json"}

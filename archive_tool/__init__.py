@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from archive_tool.metadata.manifest import Manifest, Model
     from archive_tool.publishing.publish import publish
     from archive_tool.publishing.result import Published
-    from archive_tool.reading.archive import Archive, ArchiveMember, open_archive
+    from archive_tool.reading.archive import ArchiveMember
+    from archive_tool.verification.extraction import Archive, open_archive
     from archive_tool.verification.signing import check_signature, sign
 
 __all__ = [
@@ -62,7 +63,7 @@ __all__ = [
 
 # Loaded when first asked for, so that `import archive_tool` and `torchmar --help` stay a matter of milliseconds.
 _LAZY = {
-    "Archive": "archive_tool.reading.archive",
+    "Archive": "archive_tool.verification.extraction",
     "ArchiveMember": "archive_tool.reading.archive",
     "BuildResult": "archive_tool.building.builder",
     "Manifest": "archive_tool.metadata.manifest",
@@ -71,7 +72,7 @@ _LAZY = {
     "Published": "archive_tool.publishing.result",
     "check_signature": "archive_tool.verification.signing",
     "sign": "archive_tool.verification.signing",
-    "open_archive": "archive_tool.reading.archive",
+    "open_archive": "archive_tool.verification.extraction",
     "publish": "archive_tool.publishing.publish",  # the one that imports torch
 }
 

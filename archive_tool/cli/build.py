@@ -212,7 +212,7 @@ def extract(archive: Path, folder: Path, allow_pickles: tuple[str, ...], quiet: 
     Examples:
       torchmar extract model_store/mnist.mar mnist
     """
-    from archive_tool.reading.archive import open_archive
+    from archive_tool.verification.extraction import open_archive
 
     with open_archive(archive) as opened:
         opened.extract(folder, allow_pickles=allow_pickles)

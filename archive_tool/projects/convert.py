@@ -15,6 +15,7 @@ from archive_tool.metadata.names import MANIFEST_DIRECTORY, MANIFEST_NAME, SUFFI
 from archive_tool.metadata.record import KEY, Record
 from archive_tool.projects import renewal
 from archive_tool.reading.archive import open_archive
+from archive_tool.verification.extraction import extract
 
 if TYPE_CHECKING:
     from archive_tool.files import StrPath
@@ -55,7 +56,7 @@ def convert(archive: StrPath, output: StrPath | None = None, *, force: bool = Fa
         with open_archive(old) as opened:
             if (found := opened.manifest) is not None and (KEY in found.extra or found.archiver_version is not None):
                 return renewal.renew(opened, found, new, archive_format, force=force)
-            opened.extract(folder, complete=False)
+            extract(opened, folder, complete=False)
         manifest, document = _take_manifest(folder, old)
         model = manifest.model
         if model.handler is None:

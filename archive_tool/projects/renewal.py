@@ -15,6 +15,7 @@ from archive_tool.inspection import sdk_copy
 from archive_tool.metadata import names
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.record import Record, python_version
+from archive_tool.verification.extraction import extract
 from archive_tool.verification.signing import signature_path
 from archive_tool.version import __version__
 from archive_tool.writing import writer
@@ -49,7 +50,7 @@ def renew(
     with tempfile.TemporaryDirectory(prefix=".torchmar-convert-", dir=target.parent) as scratch:
         folder = Path(scratch, "archive")
         # Nothing is loaded here, and what its weights are stays the same.
-        archive.extract(folder, allow_pickles=[member.name for member in archive.members])
+        extract(archive, folder, allow_pickles=[member.name for member in archive.members])
         kept = [
             Member(member.name, folder / member.name)
             for member in archive.members

@@ -18,6 +18,7 @@ from archive_tool.errors import BuildError
 from archive_tool.exit_codes import how_it_ended
 from archive_tool.publishing import live
 from archive_tool.reading.archive import open_archive
+from archive_tool.verification.extraction import extract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +58,7 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="torchmar-") as scratch:
         folder = Path(scratch, "model")
         with open_archive(archive) as opened:
-            opened.extract(folder)
+            extract(opened, folder)
             manifest = opened.manifest
         config_name = manifest.model.config_file if manifest else None
         task = {

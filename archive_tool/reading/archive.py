@@ -1,7 +1,6 @@
-"""Opens an archive: what it says about itself, what it holds, and unpacking it without harm.
+"""Opens an archive: what it says about itself, and what it holds.
 
-An archive comes from elsewhere. Nothing of it is run, nothing is written outside the folder asked for, and neither
-memory nor disk is filled beyond a bound.
+An archive comes from elsewhere. Nothing of it is run, and no memory is filled beyond a bound.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from archive_tool import json_text
 from archive_tool.errors import UnreadableArchiveError, UnsafeArchiveError
@@ -28,9 +27,11 @@ from archive_tool.reading.containers import (
 from archive_tool.reading.streams import damage_named
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from archive_tool.files import StrPath
+
+A = TypeVar("A", bound="Archive")
 
 
 @dataclass(frozen=True)
@@ -182,19 +183,14 @@ class Archive:
         """
         return self._container.ends_early(entry)
 
-    def extract(self, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True) -> Path:
-        """Unpack every member below a folder that does not exist yet, or is empty; see `extraction.extract`."""
-        from archive_tool.verification.extraction import extract
-
-        return extract(self, folder, allow_pickles=allow_pickles, complete=complete)
-
     def close(self) -> None:
         """Close the file."""
         self._container.close()
 
 
-@contextlib.contextmanager
-def open_archive(path: StrPath, *, allow_unsafe: bool = False, max_total: int = MAX_TOTAL) -> Iterator[Archive]:
+def open_archive(
+    path: StrPath, *, allow_unsafe: bool = False, max_total: int = MAX_TOTAL
+) -> contextlib.AbstractContextManager[Archive]:
     """Open a ``.mar``, a ``.tar.gz`` or a folder for reading.
 
     Args:
@@ -206,11 +202,17 @@ def open_archive(path: StrPath, *, allow_unsafe: bool = False, max_total: int = 
         UnreadableArchiveError: it is not there, damaged, or no archive.
         UnsafeArchiveError: a member would be written where it must not, or it is a bomb.
     """
+    return opened(Archive, path, allow_unsafe=allow_unsafe, max_total=max_total)
+
+
+@contextlib.contextmanager
+def opened(kind: type[A], path: StrPath, *, allow_unsafe: bool, max_total: int) -> Iterator[A]:
+    """Do what `open_archive` does; give an archive of this class."""
     location = Path(path)
     container = open_container(location)
     try:
         with damage_named(location):
-            archive = Archive(location, container, max_total)
+            archive = kind(location, container, max_total)
         if not allow_unsafe:
             archive.check_safe()
         yield archive

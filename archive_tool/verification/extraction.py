@@ -12,21 +12,50 @@ from typing import IO, TYPE_CHECKING, Final
 from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import Kind, refuse, worst
 from archive_tool.pickles.imports import Budget
+from archive_tool.reading import archive as reading
+from archive_tool.reading.containers import MAX_TOTAL
 from archive_tool.verification import rules
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from contextlib import AbstractContextManager
 
     from archive_tool.files import StrPath
     from archive_tool.issues import Issue
-    from archive_tool.reading.archive import Archive
     from archive_tool.reading.containers import Entry
 
 _CHUNK: Final = 1 << 20
 _HEAD: Final = 512
 
 
-def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True) -> Path:
+class Archive(reading.Archive):
+    """An open archive that can be unpacked, too: `archive_tool.Archive`."""
+
+    def extract(self, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True) -> Path:
+        """Unpack every member below a folder that does not exist yet, or is empty; see `extract`."""
+        return extract(self, folder, allow_pickles=allow_pickles, complete=complete)
+
+
+def open_archive(
+    path: StrPath, *, allow_unsafe: bool = False, max_total: int = MAX_TOTAL
+) -> AbstractContextManager[Archive]:
+    """Open a ``.mar``, a ``.tar.gz`` or a folder, for reading and unpacking: `archive_tool.open_archive`.
+
+    Args:
+        path: where it is.
+        allow_unsafe: open it for listing although it is not safe to unpack; see `Archive.problems`.
+        max_total: bytes that it may unpack to; always allowed is twenty times its own size.
+
+    Raises:
+        UnreadableArchiveError: it is not there, damaged, or no archive.
+        UnsafeArchiveError: a member would be written where it must not, or it is a bomb.
+    """
+    return reading.opened(Archive, path, allow_unsafe=allow_unsafe, max_total=max_total)
+
+
+def extract(
+    archive: reading.Archive, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True
+) -> Path:
     """Unpack every member below a folder that does not exist yet, or is empty. Returns the folder.
 
     All is unpacked elsewhere first, compared with the manifest's record, and moved into place at the end, so a failure
@@ -65,7 +94,7 @@ def extract(archive: Archive, folder: StrPath, *, allow_pickles: Collection[str]
     return target
 
 
-def _unpack(archive: Archive, temporary: Path, allow_pickles: Collection[str]) -> list[Issue]:
+def _unpack(archive: reading.Archive, temporary: Path, allow_pickles: Collection[str]) -> list[Issue]:
     temporary.mkdir()
     root = temporary.resolve()
     free = shutil.disk_usage(root).free
@@ -92,7 +121,7 @@ def _unpack(archive: Archive, temporary: Path, allow_pickles: Collection[str]) -
     return found
 
 
-def _copy(archive: Archive, entry: Entry, stream: IO[bytes], sink: IO[bytes]) -> str:
+def _copy(archive: reading.Archive, entry: Entry, stream: IO[bytes], sink: IO[bytes]) -> str:
     """Copy a member and give the SHA-256 of it."""
     count = 0
     digest = hashlib.sha256()

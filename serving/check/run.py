@@ -18,6 +18,7 @@ from archive_tool.errors import ArchiveError, InputError, TorchmarError
 from archive_tool.inspection import obstacles
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.reading.archive import Archive, open_archive
+from archive_tool.verification.extraction import extract
 from serving.check import failures
 from serving.check.answers import Answers
 from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
@@ -100,7 +101,7 @@ def check(options: CheckOptions) -> Result:
             scratch = Path(root).resolve() / "tmp"
             for made in (folder.parent, scratch):
                 made.mkdir()
-            archive.extract(folder, allow_pickles=options.allow_pickles)
+            extract(archive, folder, allow_pickles=options.allow_pickles)
             _Run(options, manifest, config, folder, gpu).go(scratch, inputs, result)
     return result
 

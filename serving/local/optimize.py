@@ -21,6 +21,7 @@ from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.names import MANIFEST_NAME
 from archive_tool.metadata.record import Record
 from archive_tool.reading.archive import open_archive
+from archive_tool.verification.extraction import extract
 from archive_tool.writing import writer
 from archive_tool.writing.plan import Member, Plan
 from serving.check import Input
@@ -133,7 +134,7 @@ def optimize(
             raise InputError("a model that answers requests in parts, or asynchronously, cannot be measured so")
         with tempfile.TemporaryDirectory(prefix="torchmar-optimize-", ignore_cleanup_errors=True) as root:
             scratch = Path(root).resolve()
-            archive.extract(scratch / "model", allow_pickles=options.allow_pickles)
+            extract(archive, scratch / "model", allow_pickles=options.allow_pickles)
             variants = _Variants(scratch, manifest, text)
             found = _measure(options, variants, scratch, budget, tell, interrupted)
             if found.best is not None and not options.dry_run:

@@ -13,6 +13,7 @@ from archive_tool.config import effective
 from archive_tool.errors import InputError
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.reading.archive import open_archive
+from archive_tool.verification.extraction import extract
 from serving.answers import decode
 from serving.check import Input
 from serving.check.answers import Answer, Answers
@@ -155,7 +156,7 @@ def opened(path: Path, allow_pickles: Collection[str] = ()) -> Iterator[tuple[Pa
             return
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="torchmar-run-", ignore_cleanup_errors=True))
         folder = Path(root).resolve() / "model"
-        archive.extract(folder, allow_pickles=allow_pickles)
+        extract(archive, folder, allow_pickles=allow_pickles)
         yield folder, manifest, config
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import archive_tool
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind
-from archive_tool.reading.archive import open_archive
+from archive_tool.verification.extraction import open_archive
 from archive_tool.verification.verify import verify
 
 from .hostile import Member, archive, attack, checkpoint

@@ -20,8 +20,8 @@ from archive_tool.errors import (
     UnsafeArchiveError,
 )
 from archive_tool.reading import containers
-from archive_tool.reading.archive import open_archive
 from archive_tool.verification import extraction
+from archive_tool.verification.extraction import open_archive
 
 FORMATS = ["default", "zip-store", "tgz", "no-archive"]
 MANIFEST = b'{"runtime": "python", "model": {"modelName": "m", "handler": "h.py"}}'

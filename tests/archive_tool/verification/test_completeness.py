@@ -11,8 +11,8 @@ from archive_tool.config.effective import understand
 from archive_tool.inspection import obstacles
 from archive_tool.issues import Kind
 from archive_tool.metadata.names import BUILT_IN_HANDLERS
-from archive_tool.reading.archive import open_archive
 from archive_tool.verification.completeness import module_of
+from archive_tool.verification.extraction import open_archive
 from tests.archive_tool.hostile import Member, archive, zip_of
 
 from .test_verify import FILES, KINDS, manifest, packed, tar_of, told, verify

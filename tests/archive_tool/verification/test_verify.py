@@ -15,7 +15,7 @@ import archive_tool
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind, exit_code
 from archive_tool.reading import containers
-from archive_tool.reading.archive import open_archive
+from archive_tool.verification.extraction import open_archive
 from archive_tool.verification.verify import verify
 from tests.archive_tool.hostile import MANIFEST, Member, archive, attack, checkpoint, zip_of
 

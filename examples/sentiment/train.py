@@ -17,7 +17,7 @@ from torch.nn import functional  # noqa: E402
 
 from examples import downloads  # noqa: E402
 from examples.sentiment.sentiment_model import WORDS, SentimentNet  # noqa: E402
-from handlers.text.normalization import ngrams, words  # noqa: E402
+from handlers.text import ngrams, words  # noqa: E402
 
 LABELS = ("negative", "positive")
 CLEAR = 0.5  # ratings go from -4 to 4; those nearer to 0 say little

@@ -78,7 +78,7 @@ def test_modules_of_an_archive_with_our_names(tmp_path: Path) -> None:
         from serving.protocol import Load
         places.make_way(Path.cwd())
         import serving.worker
-        print(serving.mine, serving.worker.mine, Load("m", "/p").model_name, loader.places is places)
+        print(serving.mine, serving.worker.mine, Load("m", "/p").model_name, loader.package_paths is places)
     """
     assert run(code, cwd=tmp_path) == "serving worker m True"
 

@@ -237,7 +237,7 @@ def check_requirements(path: Path, report: Report) -> None:
 
 
 def check_config(path: Path, report: Report) -> None:
-    """Check a model-config file; see `model_config.validate`."""
+    """Check a model-config file; see `schema.validate`."""
     try:
         text = files.read_regular(path)
     except OSError as error:

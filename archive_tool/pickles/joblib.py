@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: What stands in the pickle for an array.
 WRAPPER: Final = "joblib.numpy_pickle.NumpyArrayWrapper"
-#: Following an instruction with its values takes as long as so many of `pickles`.
+#: Following an instruction with its values takes as long as so many of `imports`.
 _COST: Final = 40
 _LONGEST: Final = 64 << 20
 _NUMBERS: Final = re.compile(r"[biufc]([0-9]{1,2})")

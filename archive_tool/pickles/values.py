@@ -4,7 +4,7 @@ A pickle is a program that may call anything. Here its stack machine runs with s
 objects, which is enough to find the tensors of a checkpoint. What a hostile one can cost is bounded: by the bytes it
 has, by the number of its opcodes, and because each of these makes no more than its own arguments.
 
-`pickles` decides what is safe. It cannot be this reader: it reads what is too large for the memory, so it
+`imports` decides what is safe. It cannot be this reader: it reads what is too large for the memory, so it
 keeps no values, and of a damaged pickle it must tell what an unpickler runs before it comes to the damage.
 """
 

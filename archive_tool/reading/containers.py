@@ -1,6 +1,6 @@
 """Read access to the three shapes of an archive: zip, tar.gz, folder.
 
-Each lists what it holds and gives the bytes of one entry. Whether that is safe to use is judged in `reader`.
+Each lists what it holds and gives the bytes of one entry. Whether that is safe to use is judged in `archive`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Entry:
 
 
 class Container(Protocol):
-    """What `reader` needs of an archive's shape."""
+    """What `archive` needs of an archive's shape."""
 
     archive_format: str
     entries: tuple[Entry, ...]

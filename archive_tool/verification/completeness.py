@@ -56,7 +56,7 @@ def _elsewhere(names: list[str]) -> str | None:
 
 
 def issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
-    """Find what a manifest names and the archive lacks. Paths that lead elsewhere are told by `safety`."""
+    """Find what a manifest names and the archive lacks. Paths that lead elsewhere are told by `rules`."""
     sizes = {member.name: member.size for member in archive.members}
     if manifest.runtime not in RUNTIMES:
         message = f"the manifest's runtime {manifest.runtime!r} is none that TorchServe has: {', '.join(RUNTIMES)}"

@@ -128,7 +128,7 @@ def _is_serialized(archive: Archive, name: str) -> bool:
 
 
 def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget) -> Iterator[Issue]:
-    """Tell what a member would run when it is loaded; see `checkpoints`.
+    """Tell what a member would run when it is loaded; see `weights.scan`.
 
     Args:
         archive: that it is of.

@@ -7,7 +7,7 @@ optimize:
   freezing: true          weights are constants: for the compiler, for TorchScript (torch.jit.freeze), and for an eager
                           model without compiler, whose convolutions then do the batch normalisation after them, too
   cuda_graphs: true       the kernels of a batch are started as one; with compile, on CUDA
-  tolerance: 0.05         how far the answers may be from those of the plain model; see `numeric_guard`
+  tolerance: 0.05         how far the answers may be from those of the plain model; see `output_difference`
 """
 
 from __future__ import annotations

@@ -40,6 +40,21 @@ class ImageNet(nn.Module):
     def forward(self, images):
         return self.layers(images)
 """,
+    "rgb_net.py": """
+from torch import nn
+
+
+class RgbNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+            nn.Linear(64, 3),
+        )
+
+    def forward(self, images):
+        return self.layers(images)
+""",
     "image_handler.py": """
 from torchvision import transforms
 
@@ -140,6 +155,7 @@ def make(store: Path) -> None:
         Path(name).write_text(text.lstrip(), encoding="utf-8")
     torch.manual_seed(4)
     torch.save(_net(_FILES["image_net.py"], "ImageNet").state_dict(), "image.pt")
+    torch.save(_net(_FILES["rgb_net.py"], "RgbNet").state_dict(), "rgb.pt")
     torch.save(_net(_FILES["text_net.py"], "TextNet").state_dict(), "text.pt")
     words = ("<unk>", "<pad>", "what", "a", "good", "bad", "film", "day")
     torch.save({word: number for number, word in enumerate(words)}, "source_vocab.pt")
@@ -153,9 +169,10 @@ def make(store: Path) -> None:
     Path("sound.wav").write_bytes(_sound())
     Path("rows.json").write_text(json.dumps([1, 2, 3]), encoding="utf-8")
     image = {"model_file": "image_net.py", "serialized_file": "image.pt", "sample": ["image.png"]}
+    rgb = {"model_file": "rgb_net.py", "serialized_file": "rgb.pt"}
     parts: dict[str, dict[str, Any]] = {
         "eager": {"handler": "image_handler.py", **image},
-        "builtin": {"handler": "image_classifier", "model_file": "image_net.py", "serialized_file": "image.pt"},
+        "builtin": {**rgb, "handler": "image_classifier", "sample": ["image.png"]},
         "script": {"handler": "script_handler.py", "serialized_file": "doubled.pt", "sample": ["number.txt"]},
         "text": {
             "handler": "text_handler.py",

@@ -19,7 +19,7 @@ def calm_openmp(environ: MutableMapping[str, str] = os.environ) -> None:
 
     They spin after every parallel region, on the cores that the frontend needs. If they sleep at once, they must be
     woken for each of the many regions of a large model, which then takes a quarter longer. A small model does without
-    them altogether, see `tuning`. To be called before torch is imported.
+    them altogether, see `intra_op_threads`. To be called before torch is imported.
     """
     if available() <= _SMALL and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environ.keys():
         environ["GOMP_SPINCOUNT"] = _SPINS

@@ -11,7 +11,7 @@ import click
 from archive_tool.cli.build import human_size
 from archive_tool.cli.entry import printable
 from archive_tool.cli.verify import allow_pickle_option
-from serving.cli.options import console, json_option, read_inputs
+from serving.cli.options import console, json_option, read_inputs, read_once
 
 if TYPE_CHECKING:
     from archive_tool.building.report import Report
@@ -130,8 +130,7 @@ def _inputs(texts: tuple[str, ...], expected: tuple[str, ...]) -> tuple[Input, .
         raise click.UsageError("there are more --expect than --input", click.get_current_context())
     if not texts:
         return None
-    if sum(text.partition("=")[0] == "-" for text in texts) > 1:
-        raise click.UsageError("- is named twice, but standard input can be read once", click.get_current_context())
+    read_once(text.partition("=")[0] for text in texts)
     report = Report()
     found = []
     for index, text in enumerate(texts):

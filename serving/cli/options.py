@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -87,6 +87,18 @@ def complete_archives(ctx: click.Context, param: click.Parameter, incomplete: st
     return [f"{before}{equals}{name}" for name in names if name.startswith(typed)]
 
 
+def read_once(names: Iterable[str]) -> None:
+    """Refuse two requests that are both to be read from standard input, ``-``.
+
+    Raises:
+        InputError: they are.
+    """
+    from archive_tool.errors import InputError
+
+    if sum(name == "-" for name in names) > 1:
+        raise InputError("- is named twice, but standard input can be read once")
+
+
 def read_inputs(files: Sequence[Path]) -> tuple[Input, ...]:
     """The files as requests; ``-`` is standard input. The content type goes by the name.
 
@@ -95,11 +107,9 @@ def read_inputs(files: Sequence[Path]) -> tuple[Input, ...]:
         OSError: a file cannot be read.
     """
     from archive_tool.building.samples import content_type_of
-    from archive_tool.errors import InputError
     from serving.check import Input
 
-    if sum(str(file) == "-" for file in files) > 1:
-        raise InputError("- is named twice, but standard input can be read once")
+    read_once(map(str, files))
     return tuple(
         Input(
             str(file),

@@ -18,6 +18,7 @@ from serving.cli.options import (
     json_option,
     name_option,
     print_json,
+    read_once,
     running,
     timeout_option,
     token_file_option,
@@ -67,6 +68,7 @@ def predict(
     """
     from serving.errors import ReplyError
 
+    read_once(map(str, inputs))
     with inference_client(server, inference, timeout, token_file) as client:
         answers = list(client.predict_files(model, inputs, version=version, parallel=parallel))
     if as_json:

@@ -11,7 +11,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from serving.control.configuration.config import is_loopback, is_true, listening_hosts, token_authorization
+from serving.control.configuration.config import is_loopback, listening_hosts, token_authorization
+from serving.control.configuration.settings import is_true
 from serving.errors import StartError
 
 #: A workflow store that holds nothing, and that nothing can be downloaded to. The frontend registers workflows whether

@@ -163,12 +163,7 @@ def port_settings(properties: Mapping[str, str], ports: Iterable[int]) -> dict[s
 
 def token_authorization(properties: Mapping[str, str]) -> bool:
     """Whether requests need a key."""
-    return not is_true(properties, "disable_token_authorization")
-
-
-def is_true(properties: Mapping[str, str], key: str) -> bool:
-    """Whether a setting is on; it is off where it is not there."""
-    return properties.get(key, "").strip().lower() == "true"
+    return not settings.is_true(properties, "disable_token_authorization")
 
 
 def response_timeout(properties: Mapping[str, str]) -> int:

@@ -155,11 +155,16 @@ def expanded(properties: Mapping[str, str], environ: Mapping[str, str] = os.envi
     return found
 
 
+def is_true(properties: Mapping[str, str], key: str) -> bool:
+    """Whether a setting is on; it is off where it is not there."""
+    return properties.get(key, "").strip().lower() == "true"
+
+
 def from_environment(properties: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The settings that the frontend takes from variables ``TS_<KEY>`` when ``enable_envvars_config`` is true."""
-    if properties.get("enable_envvars_config", "").lower() != "true":
+    if not is_true(properties, "enable_envvars_config"):
         return {}
-    allowed = properties.get("use_env_allowed_urls", "").lower() == "true"
+    allowed = is_true(properties, "use_env_allowed_urls")
     return {
         key: environ[name]
         for key in KEYS

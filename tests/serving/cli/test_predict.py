@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from archive_tool.cli.entry import main
+from archive_tool.errors import InputError
 from serving.cli.predict import _print_predictions, _short, prediction_to_dict
 from serving.client import Prediction
 
@@ -37,3 +39,9 @@ def test_an_answer_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "[31mred [bold]x" in shown
+
+
+def test_standard_input_is_read_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Said before a server is asked: the second request would be empty."""
+    assert main(["predict", "mnist", "-", "-", "--inference", "http://127.0.0.1:1"]) == InputError.exit_code
+    assert "- is named twice" in capsys.readouterr().err

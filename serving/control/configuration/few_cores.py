@@ -1,7 +1,7 @@
 """What the Java frontend is started with where it has few cores, unless the user has said otherwise.
 
 There its usual collector (G1), which works in threads of its own, and two network threads a core take
-the cores from the workers; ``benchmarks/frontend.py`` measures by how much. An experiment until its figures are in.
+the cores from the workers, which helps some and costs others: docs/adr/0028-java-on-few-cores.md has the figures.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from serving import cores
 
-#: Whether it is done unasked; the environment variable ``TORCHMAR_FEW_CORES`` (0 or 1) says otherwise.
-BY_DEFAULT = False
 #: Cores that count as few.
 FEW = 2
 #: An option for Java, which stops if it is told two collectors.
 COLLECTOR = "-XX:+UseSerialGC"
 #: Settings of config.properties: threads that read requests, and threads that talk to workers.
 THREADS = {"number_of_netty_threads": "1", "netty_client_threads": "1"}
+#: The environment variable that asks for it, with 1.
 VARIABLE = "TORCHMAR_FEW_CORES"
 
 # Where Java takes options from beside its command line.
@@ -32,8 +31,8 @@ _OF_THE_USER = re.compile(
 
 
 def applies(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this machine, or this container, has few cores, and something is to be done about it."""
-    return environ.get(VARIABLE, str(int(BY_DEFAULT))).strip() == "1" and cores.available() <= FEW
+    """Whether this machine, or this container, has few cores, and the user asks for it."""
+    return environ.get(VARIABLE, "").strip() == "1" and cores.available() <= FEW
 
 
 def vm_options(given: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -23,21 +23,18 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("by_default", "environ", "count", "expected"),
+    ("environ", "count", "expected"),
     [
-        (False, {}, 2, False),
-        (False, ON, 2, True),
-        (False, ON, 1, True),
-        (False, ON, 3, False),
-        (True, {}, 2, True),
-        (True, {"TORCHMAR_FEW_CORES": "0"}, 2, False),
-        (True, {}, 3, False),
+        ({}, 2, False),
+        ({"TORCHMAR_FEW_CORES": "0"}, 2, False),
+        (ON, 2, True),
+        (ON, 1, True),
+        (ON, 3, False),
     ],
 )
-def test_it_is_for_few_cores_and_can_be_switched(
-    monkeypatch: pytest.MonkeyPatch, by_default: bool, environ: dict[str, str], count: int, expected: bool
+def test_it_is_for_few_cores_and_must_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], count: int, expected: bool
 ) -> None:
-    monkeypatch.setattr(few_cores, "BY_DEFAULT", by_default)
     monkeypatch.setattr(cores, "available", lambda: count)
     assert few_cores.applies(environ) is expected
     assert few_cores.vm_options(["-Xmx1g"], environ) == ((COLLECTOR, "-Xmx1g") if expected else ("-Xmx1g",))
@@ -70,7 +67,7 @@ def test_java_takes_the_collector() -> None:
 
 
 def test_threads_of_the_users_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_cores, "BY_DEFAULT", True)
+    monkeypatch.setenv(few_cores.VARIABLE, "1")
     config = tmp_path / "config.properties"
     config.write_text("number_of_netty_threads=3\nenable_envvars_config=true\n")
     found = _configured(StartOptions(ts_config=config), lambda _: None)

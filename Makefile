@@ -27,7 +27,7 @@ ROUNDS ?= 200
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all test-oldest test-versions lint format soak churn clean help
+.PHONY: demo test test-all test-oldest test-versions lint format release-check soak churn clean help
 
 help:
 	@echo 'make demo    train, archive, serve and query the MNIST example'
@@ -37,6 +37,7 @@ help:
 	@echo 'make test-oldest    the same with the oldest packages that setup.py allows'
 	@echo 'make lint    the checks without pytest'
 	@echo 'make format  rewrite the sources in the project style'
+	@echo 'make release-check  build wheel and sdist, install each, run the tutorial from it'
 	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold?'
 	@echo 'make churn   register and remove models at once for ROUNDS ($(ROUNDS)): is every one answered?'
 	@echo 'make clean   remove the environment and the caches'
@@ -74,6 +75,9 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+release-check: $(VENV)/bin/python
+	@$(BIN)/python tests/release_check.py
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo 'Python 3.10 or newer is needed: make PYTHON=/path/to/python' >&2; exit 1; }

@@ -60,3 +60,12 @@ def test_optimized(sandbox: Sandbox) -> None:
     options = ("--input", sandbox.file(file, body), "--budget", "10", "--json", "--dry-run")
     found = sandbox.torchmar("optimize", GOLDEN / "eager.mar", *options).json()
     assert found["rows"], found
+
+
+def test_renewed(sandbox: Sandbox) -> None:
+    """Converted, it carries the SDK of today in place of the flat one."""
+    sandbox.torchmar("convert", GOLDEN / "eager.mar", "--output", "new.mar").ok()
+    with open_archive(GOLDEN / "eager.mar") as old, open_archive(sandbox.root / "new.mar") as new:
+        assert (old.has("handlers/image_classifier.py"), new.has("handlers/image_classifier.py")) == (True, False)
+        assert new.has("handlers/vision/image_classifier.py")
+    assert sandbox.torchmar("check", "new.mar", "--json", "--repeat", "0").json()["ok"]

@@ -144,7 +144,7 @@ def _scaled(image: PILImage.Image) -> PILImage.Image:
         pixels = np.asarray(image.convert("I")) >> 8
     else:
         pixels = np.asarray(image)
-        low, high = pixels.min().item(), pixels.max().item()  # NaN, if one of them is
+        low, high = float(np.min(pixels)), float(np.max(pixels))  # NaN, if one of them is
         if not 0 <= low <= high <= (255 if image.mode == "F" else 65535):
             raise BadInputError(
                 f"the pixels are 32-bit numbers from {low:g} to {high:g}, which does not tell which number is white: "

@@ -16,7 +16,7 @@ from benchmarks.serving_bench.contenders import Contender
 from benchmarks.serving_bench.workloads import MNIST, Workload
 from benchmarks.soak_bench import models as soak
 
-WORKLOADS = {"noop": serving.noop, "upload": serving.upload, "stream": serving.stream, "resnet18": serving.resnet18}
+WORKLOADS = {"noop": serving.noop, "upload": serving.upload, "stream": serving.stream}
 
 
 def good(store: Path) -> list[str]:
@@ -47,6 +47,12 @@ def test_serving_mnist(mnist_weights: Path, tmp_path: Path, monkeypatch: pytest.
     assert built(serving.mnist(tmp_path), tmp_path) == ["mnist.mar"]
 
 
+@pytest.mark.slow  # they take seconds each to make weights of a form that others above have
+def test_serving_resnet18(tmp_path: Path) -> None:
+    assert built(serving.resnet18(tmp_path), tmp_path) == ["resnet18.mar"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", [handlers.resnet18, handlers.lite0])
 def test_handlers(workload: Callable[[Path, Sequence[Path]], Workload], tmp_path: Path) -> None:
     pictures = assets.pictures(assets.photographs(), tmp_path / "pictures", count=2)

@@ -149,7 +149,7 @@ def test_code_for_another_machine_is_passed_over(places, caplog):
         ("../outside", "it is not in the archive"),
         ("gone", "No such file"),
         (None, "No such file"),
-        ("a\0", "null byte"),
+        ("a\0", "null "),
     ],
 )
 def test_a_file_that_cannot_be_read(places, name, problem, caplog):

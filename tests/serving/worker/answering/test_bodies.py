@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
@@ -109,7 +108,7 @@ def test_what_holds_itself() -> None:
     with pytest.raises(bodies.BodyError, match="list: Circular reference"):
         bodies.encode(value)
     deep: list[Any] = []
-    for _ in range(sys.getrecursionlimit() * 2):
+    for _ in range(100_000):  # some versions of Python write more than their recursion limit says
         deep = [deep]
     with pytest.raises(bodies.BodyError, match="list: "):
         bodies.encode(deep)

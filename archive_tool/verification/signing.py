@@ -25,7 +25,11 @@ SUFFIX: Final = ".sig"
 #: A signature lists the files of a folder, each in a hundred bytes or two.
 _LIMIT: Final = 16 << 20
 _CURVES: Final = "P-256, P-384 or P-521"
-_MAKE_KEYS: Final = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+# How each kind of key is made. The command for a public one never writes over a private one.
+_MAKE: Final = {
+    "private": "openssl ecparam -name prime256v1 -genkey -noout -out NEW_KEY.pem makes one",
+    "public": "openssl ec -in PRIVATE_KEY.pem -pubout -out PUBLIC_KEY.pem takes it out of a private one",
+}
 
 
 def signature_path(archive: StrPath) -> Path:
@@ -48,7 +52,7 @@ def sign(archive: StrPath, key: StrPath, *, password: str | None = None, force: 
         TargetExistsError: there is a signature.
         UnreadableArchiveError: the archive cannot be read.
     """
-    config = _config(Path(key))
+    config = _config(Path(key), "private")
     target = signature_path(Path(archive).absolute())
     if target.exists() and not force:
         raise TargetExistsError(f"{target} exists already", hint="give --force (-f) to replace it")
@@ -85,7 +89,7 @@ def check_signature(archive: StrPath, key: StrPath, *, signature: StrPath | None
         InputError: the key cannot be used, or model-signing is not installed.
     """
     path = Path(archive)
-    config = _config(Path(key))
+    config = _config(Path(key), "public")
     if not path.exists():
         raise UnreadableArchiveError(f"there is no archive {path}", where=str(path))
     found = Path(signature) if signature is not None else signature_path(path.absolute())
@@ -147,11 +151,11 @@ class _Config:
         return self._hashing().set_ignored_paths(paths=[], ignore_git_paths=False)
 
 
-def _config(key: Path) -> _Config:
+def _config(key: Path, what: str) -> _Config:
     try:
         files.read_regular(key, files.MAX_KEY)
     except FileNotFoundError as error:
-        raise InputError(f"there is no key {key}", hint=f"make one: {_MAKE_KEYS}") from error
+        raise InputError(f"there is no key {key}", hint=_MAKE[what]) from error
     except OSError as error:
         raise InputError(f"the key {key} cannot be read: {error.strerror}", where=str(key)) from error
     try:
@@ -171,5 +175,5 @@ def _bad_key(key: Path, what: str, error: Exception) -> InputError:
     reason = str(error).split(". See")[0].rstrip(".")
     return InputError(
         f"{key} is no {what} key that can be used: {reason}",
-        hint=f"a {what} key in PEM on the curve {_CURVES} is needed; {_MAKE_KEYS}",
+        hint=f"a {what} key in PEM on the curve {_CURVES} is needed; {_MAKE[what]}",
     )

@@ -31,11 +31,11 @@ def keys(only: Literal["inference", "management"] | None, as_json: bool, server:
     from archive_tool.errors import InputError
     from serving.control import StateFolder
     from serving.control.keys import current_keys
-    from serving.errors import NotRunningError
+    from serving.control.state import not_running
 
     record = running(server)
     if record is None:
-        raise NotRunningError(f"no server {server!r} is running", hint="torchmar start begins one")
+        raise not_running(server)
     state = StateFolder(server)
     found = {key.kind: key for key in current_keys(record, state)}
     if not found:

@@ -310,4 +310,4 @@ def unregister(
             return
         versions = client.describe(model)
         for entry in sorted(versions, key=lambda entry: entry.default):
-            click.echo(client.unregister(model, entry.version))
+            click.echo(f"{client.unregister(model, entry.version)}, version {entry.version}")

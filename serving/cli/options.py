@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -169,7 +170,7 @@ def address_of(
     """
     from serving.control import StateFolder
     from serving.control.keys import checked_key, current_key, key_in_file
-    from serving.errors import NotRunningError
+    from serving.control.state import not_running
 
     record = None if given else running(server)
     if record is not None:
@@ -177,8 +178,10 @@ def address_of(
     elif given or server == "default":
         address = given or os.environ.get(f"TORCHMAR_{api.upper()}") or USUAL_ADDRESSES[api]
         record = _at(address, api)
+        if record is None and not given and f"TORCHMAR_{api.upper()}" not in os.environ:
+            _only_one_of_another_name(address)
     else:
-        raise NotRunningError(f"no server {server!r} is running", hint=f"torchmar start --name {server} begins it")
+        raise not_running(server)
     if token_file is not None:
         known = record.management if record else address if api == "management" else None
         return address, key_in_file(token_file, api, known)
@@ -186,6 +189,23 @@ def address_of(
         return address, current_key(record, StateFolder(record.name), api)
     token = os.environ.get("TORCHMAR_TOKEN")
     return address, checked_key(token, "TORCHMAR_TOKEN") if token else None
+
+
+def _only_one_of_another_name(address: str) -> None:
+    """Say which servers run, where nobody listens at the usual address.
+
+    Raises:
+        NotRunningError: none of the name default, and none that somebody else began there.
+    """
+    from serving.control.state import known_servers, not_running
+
+    if not any((record := state.record()) and record.alive for state in known_servers()):
+        return
+    _, host, port = _place(address)
+    try:
+        socket.create_connection((host, port or 80), timeout=1.0).close()
+    except OSError:
+        raise not_running("default") from None
 
 
 def _at(address: str, api: Literal["inference", "management"]) -> ServerRecord | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,17 @@ def predict(
             f"{len(failed)} of {len(answers)} requests got an error; the first: {failed[0].error}",
             status=failed[0].status,
             where=failed[0].source,
-            hint=f"the log: {record.log_folder}/model_log.log"
+            hint=_log_hint(model, str(failed[0].error), server)
             if record and failed[0].status >= 500
             else failed[0].hint,
         )
+
+
+def _log_hint(model: str, error: str | None, server: str) -> str:
+    """The command that shows what the server has logged of a failed request."""
+    found = re.search(r"under the id (\w+)", error or "")
+    what = f"--id {found[1]}" if found else model
+    return f"the log: torchmar logs {what}" + ("" if server == "default" else f" --name {server}")
 
 
 def prediction_to_dict(prediction: Prediction) -> dict[str, Any]:

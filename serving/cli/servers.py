@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     "--no-config-snapshots",
     "no_snapshots",
     is_flag=True,
-    help="Do not write down which models are served; --restore needs it.",
+    help="Do not write down which models are served: --restore then finds nothing.",
 )
 @click.option("--foreground", is_flag=True, help="Stay, show the logs, and stop the server on Ctrl-C.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
@@ -290,12 +290,13 @@ def status(as_json: bool, server: str) -> None:
     from dataclasses import asdict
 
     from serving.control import StateFolder
+    from serving.control.state import not_running
     from serving.errors import NotRunningError, ServingError
 
     state = StateFolder(server)
     record = state.record()
     if record is None:
-        raise NotRunningError(f"no server {server!r} is running", hint="torchmar start begins one")
+        raise not_running(server)
     if not record.alive:
         raise NotRunningError(
             f"server {server!r} ended by itself",

@@ -26,7 +26,7 @@ from serving.control.models import snapshots, trust
 from serving.control.models.store import Selection, select
 from serving.control.models.versions import with_defaults
 from serving.control.processes import end_session, ends_with_parent
-from serving.control.state import ServerRecord, StateFolder
+from serving.control.state import ServerRecord, StateFolder, not_running
 from serving.errors import AlreadyRunningError, NotRunningError, StartError
 
 # The system's limit for the path of a unix socket is 104 (macOS) to 108 bytes with its end mark.
@@ -166,7 +166,7 @@ def stop(state: StateFolder, *, grace_s: float = _GRACE_S) -> int:
     with state.locked():
         record = state.record()
         if record is None:
-            raise NotRunningError(f"no server {state.name!r} is running", hint="torchmar start begins one")
+            raise not_running(state.name, state.path.parent.parent)
         alive = record.alive
         killed = _end(record, state, None, grace_s=grace_s)
     if not alive:

@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from archive_tool.errors import InputError
+from serving.errors import NotRunningError
 
 DEFAULT_NAME = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -198,6 +199,16 @@ def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_mode & 0o777 != 0o700:
         folder.chmod(0o700)
+
+
+def not_running(name: str, home: Path | None = None) -> NotRunningError:
+    """The error for a server that does not run: it names those that do, or says how this one is started."""
+    others = [state.name for state in known_servers(home) if (record := state.record()) and record.alive]
+    if others:
+        hint = f"running: {', '.join(others)}; name one with --name"
+    else:
+        hint = "torchmar start begins it" if name == DEFAULT_NAME else f"torchmar start --name {name} begins it"
+    return NotRunningError(f"no server {name!r} is running", hint=hint)
 
 
 def known_servers(home: Path | None = None) -> list[StateFolder]:

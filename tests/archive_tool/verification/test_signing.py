@@ -184,6 +184,14 @@ def test_keys_that_are_none(path, keys, tmp_path):
         check_signature(path, path)
     with pytest.raises(InputError, match="no private key"):
         sign(path, keys["mine"][1])
+
+
+def test_what_is_told_to_make_a_public_key_never_writes_over_a_private_one(path, keys, tmp_path):
+    for key in (keys["mine"][0], tmp_path / "none.pem"):
+        with pytest.raises(InputError) as caught:
+            check_signature(path, key)
+        assert "-pubout -out PUBLIC_KEY.pem" in caught.value.hint
+        assert "genkey" not in caught.value.hint
     assert not signature_path(path).exists()
 
 

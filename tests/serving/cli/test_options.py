@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from archive_tool.errors import InputError
+from serving.cli import options
 from serving.cli.options import address_of
 from serving.control import StateFolder
 from serving.errors import NotRunningError
@@ -38,6 +40,21 @@ def test_without_a_server_of_ours_the_usual_address_is_tried(monkeypatch: pytest
 def test_a_name_that_nobody_has_is_an_error() -> None:
     with pytest.raises(NotRunningError, match="no server 'other' is running"):
         address_of("other", "inference", None)
+
+
+def test_servers_of_other_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr(options, "USUAL_ADDRESSES", {"inference": nobody, "management": nobody})
+    assert address_of("default", "management", None) == (nobody, None)
+    state = StateFolder("mine")
+    state.create()
+    state.write(record(name="mine"))
+    for name in ("default", "other"):
+        with pytest.raises(NotRunningError) as raised:
+            address_of(name, "management", None)
+        assert raised.value.hint == "running: mine; name one with --name"
 
 
 LATER = "2999-01-01T00:00:00Z"

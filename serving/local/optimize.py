@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from archive_tool.building.aot import TWINS, has_compiler
+from archive_tool.building.aot import has_compiler
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import NotYamlError, compose, construct
 from archive_tool.config.yaml_edit import with_section
@@ -24,6 +24,7 @@ from archive_tool.reading.archive import open_archive
 from archive_tool.verification.extraction import extract
 from archive_tool.writing import writer
 from archive_tool.writing.plan import Member, Plan
+from handlers.builtin import TWINS
 from serving.check import Input
 from serving.check.run import device_index, read_config, refuse_unservable
 from serving.local.contest import Budget, Candidate, Contest, Row, best

@@ -307,7 +307,7 @@ class BaseHandler(ModelHolder):
         """
         if prepared is None and profiling.trace_requested():
             with request.serving(self._requests(rows)):
-                return _checked(self._infer_with_profiler(rows)[0], len(rows))
+                return isolation.checked(self._infer_with_profiler(rows)[0], len(rows))
         if prepared is None:
             prepared = Prepared(rows)
             self._preprocess(prepared)
@@ -356,7 +356,7 @@ class BaseHandler(ModelHolder):
                 output = self._step("postprocess", self._step("inference", value))
             else:
                 output = self._step("postprocess", self._step("inference", value), self._postprocess_each)
-        return _checked(output, len(rows))
+        return isolation.checked(output, len(rows))
 
     def _explain(self, value: Any, rows: Sequence[Any]) -> Any:
         token = explaining.set(True)
@@ -420,11 +420,3 @@ class BaseHandler(ModelHolder):
         if context is None or not getattr(context, "request_processor", None):
             return False
         return context.get_request_header(index, header) == "True"
-
-
-def _checked(output: Any, count: int) -> list[Any]:
-    if not isinstance(output, list):
-        raise isolation.OutputError(f"the handler gave {type(output).__name__} in place of a list")
-    if len(output) != count:
-        raise isolation.OutputError(f"the handler gave {len(output)} items for {count} requests")
-    return output

@@ -80,12 +80,12 @@ def test_a_batch_of_one_runs_once(handle):
 
 def test_all_bad(handle):
     _, statuses = handle(Doubler(), "bad", "bug", "bad")
-    assert statuses == [400, 500, 400]
+    assert statuses == [400, 503, 400]
 
 
 def test_what_only_the_model_finds_bad_fails_alone_too(handle, caplog):
     output, statuses = handle(Doubler(), 1, "model breaks", 3, "bad")
-    assert statuses == [200, 500, 200, 400]
+    assert statuses == [200, 503, 200, 400]
     assert output[0] == 2
     assert output[2] == 6
     assert "the shapes differ" in caplog.text
@@ -112,7 +112,7 @@ def test_hooks_that_look_at_the_context_see_their_own_request(handle):
     output, statuses = handle(Named(), 1, "bad", 3, "model breaks", headers=headers)
     assert output[0] == "0:request-0"
     assert output[2] == "2:request-2"
-    assert statuses == [200, 400, 202, 500]
+    assert statuses == [200, 400, 202, 503]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_wrong_result_is_told_in_the_log(handle, caplog, result, reason):
             return result if len(data) > 1 or not isinstance(result, list) else []
 
     output, statuses = handle(Wrong(), 1, 2)
-    assert statuses == [500, 500]
+    assert statuses == [503, 503]
     assert "id" in output[0]["message"]
     if isinstance(result, list):
         assert "0 items for 1 requests" in caplog.text
@@ -238,7 +238,7 @@ def test_explanations_and_predictions_in_one_batch(handle):
     headers = {0: {"explain": "False"}, 1: explained, 3: explained}
     output, statuses = handle(Explaining(), 1, 2, "bad", "bug", headers=headers)
     assert output[:2] == [2, [[2], 2, 0]]
-    assert statuses == [200, 200, 400, 500]
+    assert statuses == [200, 200, 400, 503]
 
 
 def test_each_explanation_has_its_own_target(make_context):

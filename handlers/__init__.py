@@ -10,86 +10,71 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from handlers.audio.handler import AudioHandler
-    from handlers.base import BaseHandler
-    from handlers.batch.request import RequestContext
-    from handlers.context import Context
+    from handlers.audio.handler import AudioHandler as AudioHandler  # noqa: I001 - one block a module
+    from handlers.base import BaseHandler as BaseHandler
+    from handlers.batch.request import RequestContext as RequestContext
+    from handlers.context import Context as Context
     from handlers.errors import (
-        BadInputError,
-        CheckpointMismatchError,
-        LabelMapError,
-        LoadError,
-        ModelFileError,
-        NotAcceptableError,
-        NotSupportedError,
-        RequestError,
-        TooLargeError,
-        UnsafeCheckpointError,
-        UnsupportedFormatError,
-        UnsupportedMediaError,
+        BadInputError as BadInputError,
+        CheckpointMismatchError as CheckpointMismatchError,
+        LabelMapError as LabelMapError,
+        LoadError as LoadError,
+        ModelFileError as ModelFileError,
+        NotAcceptableError as NotAcceptableError,
+        NotSupportedError as NotSupportedError,
+        RequestError as RequestError,
+        TooLargeError as TooLargeError,
+        UnsafeCheckpointError as UnsafeCheckpointError,
+        UnsupportedFormatError as UnsupportedFormatError,
+        UnsupportedMediaError as UnsupportedMediaError,
     )
-    from handlers.tensors.handler import TensorHandler
-    from handlers.text.handler import TextHandler
-    from handlers.text.text_classifier import TextClassifier
-    from handlers.text.text_embedder import TextEmbedder
-    from handlers.text.text_generator import TextGenerator
-    from handlers.text.token_classifier import TokenClassifier
-    from handlers.vision.handler import VisionHandler
-    from handlers.vision.image_classifier import ImageClassifier
-    from handlers.vision.image_segmenter import ImageSegmenter
-    from handlers.vision.object_detector import ObjectDetector
+    from handlers.tensors.handler import TensorHandler as TensorHandler
+    from handlers.text.handler import TextHandler as TextHandler
+    from handlers.text.text_classifier import TextClassifier as TextClassifier
+    from handlers.text.text_embedder import TextEmbedder as TextEmbedder
+    from handlers.text.text_generator import TextGenerator as TextGenerator
+    from handlers.text.token_classifier import TokenClassifier as TokenClassifier
+    from handlers.vision.handler import VisionHandler as VisionHandler
+    from handlers.vision.image_classifier import ImageClassifier as ImageClassifier
+    from handlers.vision.image_segmenter import ImageSegmenter as ImageSegmenter
+    from handlers.vision.object_detector import ObjectDetector as ObjectDetector
 
-__all__ = [
-    "AudioHandler",
-    "BadInputError",
-    "BaseHandler",
-    "CheckpointMismatchError",
-    "Context",
-    "ImageClassifier",
-    "ImageSegmenter",
-    "LabelMapError",
-    "LoadError",
-    "ModelFileError",
-    "NotAcceptableError",
-    "NotSupportedError",
-    "ObjectDetector",
-    "RequestContext",
-    "RequestError",
-    "TensorHandler",
-    "TextClassifier",
-    "TextEmbedder",
-    "TextGenerator",
-    "TextHandler",
-    "TokenClassifier",
-    "TooLargeError",
-    "UnsafeCheckpointError",
-    "UnsupportedFormatError",
-    "UnsupportedMediaError",
-    "VisionHandler",
-]
-
+# The module of each name. `from module import NAME as NAME` above says it once more, to type checkers and editors.
 _HOMES = {
     "AudioHandler": "audio.handler",
+    "BadInputError": "errors",
     "BaseHandler": "base",
+    "CheckpointMismatchError": "errors",
     "Context": "context",
     "ImageClassifier": "vision.image_classifier",
     "ImageSegmenter": "vision.image_segmenter",
+    "LabelMapError": "errors",
+    "LoadError": "errors",
+    "ModelFileError": "errors",
+    "NotAcceptableError": "errors",
+    "NotSupportedError": "errors",
     "ObjectDetector": "vision.object_detector",
     "RequestContext": "batch.request",
+    "RequestError": "errors",
     "TensorHandler": "tensors.handler",
     "TextClassifier": "text.text_classifier",
     "TextEmbedder": "text.text_embedder",
     "TextGenerator": "text.text_generator",
     "TextHandler": "text.handler",
     "TokenClassifier": "text.token_classifier",
+    "TooLargeError": "errors",
+    "UnsafeCheckpointError": "errors",
+    "UnsupportedFormatError": "errors",
+    "UnsupportedMediaError": "errors",
     "VisionHandler": "vision.handler",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

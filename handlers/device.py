@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,13 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
-
-_CPU_INFO: Final = Path("/proc/cpuinfo")
-# Flags there of x86 and ARM, each of which means that products of matrices can be computed in the type.
-_INSTRUCTIONS: Final = {
-    torch.bfloat16: frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
-    torch.float16: frozenset({"amx_fp16", "avx512_fp16", "asimdhp"}),
-}
 
 
 def pick_device(gpu_id: Any) -> torch.device:
@@ -52,17 +44,6 @@ def _require_index(index: int, count: int) -> None:
             f"the worker was assigned GPU {index}, but {count} are visible (counted from 0)",
             hint="check number_of_gpu and deviceIds in the server's configuration",
         )
-
-
-def lacks_instructions(dtype: torch.dtype, info: Path = _CPU_INFO) -> bool:
-    """Tell whether this processor is known to compute in a dtype of 16 bits by software only."""
-    wanted = _INSTRUCTIONS.get(dtype)
-    try:
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False  # no Linux: nothing is known
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), None)
-    return wanted is not None and flags is not None and wanted.isdisjoint(flags)
 
 
 def to_device(value: Any, device: torch.device | None) -> Any:

@@ -105,3 +105,17 @@ class UnsupportedFormatError(LoadError):
 
 class LabelMapError(LoadError):
     """`index_to_name.json` is not a map of labels."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory, or the GPU, failed: the worker answers then, with 507 as TorchServe does, and nobody else.
+
+    That is a `MemoryError`, torch's `OutOfMemoryError` for whatever device, or a `RuntimeError` that speaks of CUDA,
+    whose errors are of many classes and wordings.
+    """
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    try:
+        return isinstance(error, RuntimeError) and "CUDA" in str(error)
+    except Exception:  # of a class of the user's, whose text cannot be had
+        return False

@@ -14,8 +14,9 @@ from handlers.loading import load
 from handlers.loading.labels import load_label_mapping
 from handlers.optimization import compile_cache
 from handlers.optimization.aot import with_compiled
-from handlers.optimization.settings import INDUCTOR, Optimization, optimize_model, read, unasked
-from handlers.optimization.torch_compile import compile_model, compile_options, is_inductors
+from handlers.optimization.apply import optimize_model, unasked
+from handlers.optimization.settings import INDUCTOR, Optimization, compile_options, is_inductors, read
+from handlers.optimization.torch_compile import compile_model
 
 if TYPE_CHECKING:
     import torch

@@ -27,6 +27,7 @@ from archive_tool.metadata.record import Compiled, Record, TensorSpec
 from archive_tool.weights.formats import Format, sniff_file
 from archive_tool.writing import writer
 from archive_tool.writing.plan import Member, with_members
+from handlers.builtin import TWINS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,14 +37,6 @@ if TYPE_CHECKING:
     from archive_tool.writing.plan import Plan
 
 FOLDER: Final = f"{MANIFEST_DIRECTORY}/compiled"
-#: TorchServe's built-in handlers that torchmar's worker serves with the SDK's class of the second name.
-TWINS: Final = {
-    "base_handler": "BaseHandler",
-    "image_classifier": "ImageClassifier",
-    "image_segmenter": "ImageSegmenter",
-    "object_detector": "ObjectDetector",
-    "text_classifier": "TextClassifier",
-}
 _OPTION: Final = "--aot"
 _SCRIPT: Final = Path(__file__).parents[1] / "publishing" / "compilation.py"
 _COMPILERS: Final = ("g++", "clang++")

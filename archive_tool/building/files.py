@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING
 from archive_tool import files
 from archive_tool.metadata.manifest import Model, new_manifest
 from archive_tool.metadata.names import (
-    BUILT_IN_HANDLERS,
     MANIFEST_NAME,
-    SDK_HANDLERS,
     collisions,
     fold,
     is_skipped_directory,
     name_problem,
 )
 from archive_tool.writing.plan import Member, Plan
+from handlers.builtin import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +145,7 @@ def _similar_handler(inputs: Inputs) -> str | None:
         return None
     if similar := _similar(Path(f"{name}.py")):
         return similar
-    known = sorted(BUILT_IN_HANDLERS | SDK_HANDLERS.keys())
+    known = sorted(BUILT_IN)
     close = [one for one in known if name.casefold() in one] or difflib.get_close_matches(name, known)
     return f"did you mean {' or '.join(close)}?" if close else f"name a file, or one of {', '.join(known)}"
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS, SDK_HANDLERS, STOCK_HANDLERS
+from archive_tool.metadata.names import LSP_HANDLERS
+from handlers.builtin import BUILT_IN, SDK_HANDLERS, STOCK_HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +46,7 @@ class Inputs:
         if not self.uses_python:
             return self.handler in LSP_HANDLERS
         # torch-model-archiver copies ./densenet_handler.py for the name densenet_handler; so do we if it is there.
-        return self.handler in STOCK_HANDLERS or (
-            self.handler in BUILT_IN_HANDLERS | SDK_HANDLERS.keys() and not Path(f"{self.handler}.py").exists()
-        )
+        return self.handler in STOCK_HANDLERS or (self.handler in BUILT_IN and not Path(f"{self.handler}.py").exists())
 
     @property
     def sdk_handler(self) -> str | None:

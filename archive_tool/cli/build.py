@@ -14,7 +14,8 @@ from click.shell_completion import CompletionItem
 
 from archive_tool.cli.entry import load_hook, printable
 from archive_tool.cli.verify import allow_pickle_option
-from archive_tool.metadata.names import BUILT_IN_HANDLERS, RUNTIMES, SUFFIXES
+from archive_tool.metadata.names import RUNTIMES, SUFFIXES
+from handlers.builtin import BUILT_IN
 
 if TYPE_CHECKING:
     from archive_tool.building.builder import BuildResult
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def _complete_handler(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """For a shell: built-in handlers; where none begins so, files."""
-    names = [name for name in sorted(BUILT_IN_HANDLERS) if name.startswith(incomplete)]
+    names = [name for name in sorted(BUILT_IN) if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool.errors import ArchiveError
 from archive_tool.inspection import obstacles
+from handlers.optimization.settings import SECTION, Optimization
 
 if TYPE_CHECKING:
     from archive_tool.config.effective import Effective
     from archive_tool.metadata.manifest import Manifest
 
-_SECTION: Final = "optimize"
-_FLOAT32: Final = "float32"  # where the record or the section names nothing else
 # In torch's version.py. The package's metadata leaves out which build it is where it comes from PyPI.
 _VERSION: Final = re.compile(r"^__version__\s*=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
 _FOR_GPUS: Final = re.compile(r"^(cuda|hip)\b.*=\s*['\"]", re.MULTILINE)
@@ -77,7 +76,7 @@ def check(manifest: Manifest, config: Effective) -> Fit | None:
     assumed = device or compiled.device
     here = this_machine(torch.version, assumed, instruction_sets() if assumed == "cpu" else None)
     needed = Machine(compiled.torch, compiled.platform, compiled.device, compiled.capability)
-    if reason := needed.misfit(here) or other_dtype(compiled.dtype or _FLOAT32, _asked_dtype(config)):
+    if reason := needed.misfit(here) or other_dtype(compiled.dtype or Optimization.dtype, _asked_dtype(config)):
         return Fit(compiled.path, fits=False, reason=reason)
     if device is None:
         reason = f"it is for {compiled.device}, and whether there is a GPU here cannot be told"
@@ -115,7 +114,7 @@ def _device(config: Effective, torch: Torch) -> str | None:
 
 
 def _asked_dtype(config: Effective) -> str | None:
-    section = config.document.get(_SECTION)
+    section = config.document.get(SECTION)
     if not isinstance(section, Mapping) or not section:
         return None
-    return str(section.get("dtype", _FLOAT32))
+    return str(section.get("dtype", Optimization.dtype))

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from archive_tool.analysis import python_source, requirements
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind
-from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS
+from archive_tool.metadata.names import LSP_HANDLERS
 from archive_tool.verification import completeness
+from handlers.builtin import TORCHSERVE_HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,7 @@ def entry_point(archive: Archive, manifest: Manifest) -> EntryPoint | None:
     if manifest.runtime not in _PYTHON_RUNTIMES:
         return EntryPoint(handler, "built-in" if handler in LSP_HANDLERS else "unknown")
     if member is None:
-        return EntryPoint(handler, "built-in" if handler in BUILT_IN_HANDLERS else "unknown")
+        return EntryPoint(handler, "built-in" if handler in TORCHSERVE_HANDLERS else "unknown")
     try:
         tree = sources.tree(member)
     except (python_source.SourceError, ArchiveError):

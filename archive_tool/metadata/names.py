@@ -22,30 +22,6 @@ MANIFEST_NAME: Final = "MAR-INF/MANIFEST.json"
 SUFFIXES: Final = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 RUNTIMES: Final = ("python", "python3", "LSP")
 
-#: torch-model-archiver copies no file for these names; TorchServe brings them.
-STOCK_HANDLERS: Final = frozenset(
-    {
-        "base_handler",
-        "dali_image_classifier",
-        "image_classifier",
-        "image_segmenter",
-        "object_detector",
-        "text_classifier",
-        "trt_llm_handler",
-        "vllm_handler",
-    }
-)
-#: TorchServe brings densenet_handler too, but torch-model-archiver does not know it.
-BUILT_IN_HANDLERS: Final = STOCK_HANDLERS | {"densenet_handler"}
-#: Handlers of our SDK that need no code of the user's: the archive gets a file of this name with a class of its own,
-#: derived from the SDK's of the second name, and so runs where no torchmar is.
-SDK_HANDLERS: Final = {
-    "audio_handler": "AudioHandler",
-    "tensor_handler": "TensorHandler",
-    "text_embedder": "TextEmbedder",
-    "text_generator": "TextGenerator",
-    "token_classifier": "TokenClassifier",
-}
 #: The handlers that are linked into TorchServe's C++ backend.
 LSP_HANDLERS: Final = frozenset({"BaseHandler", "TorchScriptHandler"})
 

@@ -17,14 +17,8 @@ from archive_tool.building.files import split_target
 from archive_tool.building.report import Report
 from archive_tool.config.safe_yaml import TAG, NotYamlError, compose
 from archive_tool.errors import BuildError
-from archive_tool.metadata.names import (
-    BUILT_IN_HANDLERS,
-    LSP_HANDLERS,
-    RUNTIMES,
-    SDK_HANDLERS,
-    STOCK_HANDLERS,
-    SUFFIXES,
-)
+from archive_tool.metadata.names import LSP_HANDLERS, RUNTIMES, SUFFIXES
+from handlers.builtin import BUILT_IN, STOCK_HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +135,7 @@ def _path(node: yaml.Node, kind: str, folder: Path) -> str:
 def _handler(node: yaml.Node, kind: str, folder: Path) -> str:
     text = _text(node, kind, folder)
     own = (folder / f"{text}.py").exists()
-    if text in STOCK_HANDLERS | LSP_HANDLERS or (text in BUILT_IN_HANDLERS | SDK_HANDLERS.keys() and not own):
+    if text in STOCK_HANDLERS | LSP_HANDLERS or (text in BUILT_IN and not own):
         return text
     return _join(folder, text)
 

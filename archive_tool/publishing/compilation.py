@@ -47,6 +47,7 @@ def compile_archive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
 
     from archive_tool.errors import BuildError
     from handlers.optimization import aot
+    from handlers.optimization.apply import cast_to
 
     handler, context, optimization = _load(folder, task)
     model = handler.model
@@ -64,7 +65,7 @@ def compile_archive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     calls, refused = _calls(handler, context, model, task["samples"])
     specs, shapes = _specs(calls)
     device = handler.device or torch.device("cpu")
-    to_compile = _computing_in(model, optimization.cast_to, device)
+    to_compile = _computing_in(model, cast_to(optimization), device)
     package, fixed = _compile(to_compile, calls, specs, shapes, Path(task["output"]))
     if fixed:
         specs = [{**spec, "shape": list(one.shape)} for spec, one in zip(specs, _flat(calls[0]), strict=True)]

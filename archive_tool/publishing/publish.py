@@ -21,6 +21,7 @@ from archive_tool.publishing import evaluation, exports, live, proof
 from archive_tool.publishing.result import Published
 from archive_tool.publishing.source import NoSourceError
 from archive_tool.publishing.versions import next_version
+from handlers.builtin import SDK_HANDLERS
 from handlers.tensors.handler import TensorHandler, TensorRequest
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def publish(
         tell(f"{name}: writing {'the weights and their source' if format in (None, 'eager') else f'as {format}'}")
         chosen, files = _write(format, module, studied, Path(scratch), source)
         handler = Path(scratch, f"{_HANDLER}.py")
-        handler.write_bytes(sdk_handler_source(names.SDK_HANDLERS[_HANDLER]))
+        handler.write_bytes(sdk_handler_source(SDK_HANDLERS[_HANDLER]))
         options = {
             "model_name": name,
             "handler": handler,

@@ -9,8 +9,9 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from archive_tool.issues import Issue, Kind
-from archive_tool.metadata.names import BUILT_IN_HANDLERS, LSP_HANDLERS, MANIFEST_NAME, RUNTIMES, name_problem
+from archive_tool.metadata.names import LSP_HANDLERS, MANIFEST_NAME, RUNTIMES, name_problem
 from archive_tool.weights.formats import LFS_MAX_BYTES, LFS_PREFIX
+from handlers.builtin import TORCHSERVE_HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -92,7 +93,7 @@ def _handler(manifest: Manifest, names: Collection[str]) -> Iterator[Issue]:
             yield Issue(Kind.UNREADABLE, message, MANIFEST_NAME)
         return
     folder, module = module_of(handler)
-    if module in BUILT_IN_HANDLERS or _has_module(module, names) or (folder and _has_module(module, names, folder)):
+    if module in TORCHSERVE_HANDLERS or _has_module(module, names) or (folder and _has_module(module, names, folder)):
         return
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:

@@ -13,11 +13,10 @@ from benchmarks.handlers_bench.loop import STAGES, Loop
 from benchmarks.handlers_bench.workloads import TRAINED
 from benchmarks.serving_bench.results import Results, median, ratio
 from benchmarks.serving_bench.targets import Target
+from handlers.optimization import machine
 
 CONNECTIONS = 8  # at which the targets are
 GPU_CONNECTIONS = 64
-# What the processor's makers call its instructions for products of such numbers.
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,10 @@ class HandlerResults(Results):
         }
 
 
-def bfloat16_hardware(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+def bfloat16_hardware(cpuinfo: Path = machine.CPU_INFO) -> bool | None:
     """Whether the processor multiplies bfloat16 numbers itself; None where Linux does not tell."""
-    if not cpuinfo.exists():
-        return None
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features"))]
-    return bool(_BFLOAT16_FLAGS & set(" ".join(names[:1]).split()))
+    known = machine.instruction_sets(cpuinfo)
+    return None if known is None else not machine.INSTRUCTIONS["bfloat16"].isdisjoint(known)
 
 
 def targets(results: HandlerResults) -> Iterator[Target]:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from handlers.errors import RequestError
+from handlers.errors import RequestError, is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class OutputError(RuntimeError):
-    """A handler's postprocess gave something else than one item a request."""
+class ReplyCountError(RuntimeError):
+    """A handler's postprocess gave something else than a list with one item a request."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +39,13 @@ def require(items: list[Any]) -> list[Any]:
     return items
 
 
-def is_fatal(error: BaseException) -> bool:
-    """Tell whether the worker itself must answer: memory or the GPU failed, so trying again in parts is no help."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "CUDA" in str(error)
+def checked(output: Any, count: int) -> list[Any]:
+    """Give what a handler gave for `count` requests, if it is a list with an item for each; raise `ReplyCountError`."""
+    if not isinstance(output, list):
+        raise ReplyCountError(f"the handler gave {type(output).__name__} in place of a list")
+    if len(output) != count:
+        raise ReplyCountError(f"the handler gave {len(output)} items for {count} requests")
+    return output
 
 
 class Batch:
@@ -109,7 +109,7 @@ class Batch:
                     return {}, None
                 items = dict(zip(indices, self._run(rows, prepared), strict=True))
         except Exception as error:
-            if is_fatal(error):
+            if is_out_of_memory(error):
                 raise
             return {}, error
         failed = {index: self._fail(item.error, index) for index, item in items.items() if isinstance(item, Failed)}
@@ -157,9 +157,9 @@ def error_item(error: Exception, context: Context, idx: int) -> dict[str, Any]:
     elif hasattr(error, "message") and hasattr(error, "error_code"):
         code, kind, message = error.error_code, type(error).__name__, str(error.message)
     else:
-        code, kind = 500, "InternalServerException"
+        code, kind = 503, "InternalServerException"  # as TorchServe answers when a handler raises
         error_id = secrets.token_hex(4)
-        message = f"The model failed on this request. The server's log has the reason under the id {error_id}."
+        message = f"Prediction failed. The server's log has the reason under the id {error_id}."
         logger.error("Error %s: request %s failed", error_id, _request_id(context, idx), exc_info=error)
     code = code if isinstance(code, int) and 200 <= code <= 599 else 500  # the frontend dies of a negative one
     context.set_response_status(code=code, phrase=_phrase(code), idx=idx)

@@ -9,7 +9,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from handlers.batch.inputs import names_of_input
-from handlers.batch.isolation import Failed, is_fatal
+from handlers.batch.isolation import Failed
+from handlers.errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -163,7 +164,7 @@ def each(hook: Callable[[Any, Any], Any], values: Iterable[Any], requests: Seque
         try:
             found.append(hook(value, request))
         except Exception as error:
-            if is_fatal(error):
+            if is_out_of_memory(error):
                 raise
             found.append(Failed(error))
     return found

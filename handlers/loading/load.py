@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from handlers.errors import LoadError, ModelFileError, UnsupportedFormatError
+from handlers.errors import LoadError, ModelFileError, UnsupportedFormatError, is_out_of_memory
 from handlers.loading.formats import Format, detect_format
 from handlers.loading.model_file import load_model_class
 from handlers.loading.state_dict import find_mismatch, read_state_dict, with_keys_of
@@ -107,7 +107,7 @@ def _load_torchscript(path: Path, device: torch.device | None) -> nn.Module:
             module: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
             return module
     except (RuntimeError, ValueError) as error:
-        if "CUDA" in str(error):
+        if is_out_of_memory(error):
             raise
         raise LoadError(
             f"{path} cannot be read: {error}",
@@ -129,9 +129,11 @@ def describe(model: Any) -> str:
 def _construct(model_class: type[nn.Module], model_file: Path) -> nn.Module:
     try:
         return model_class()
-    except (LoadError, MemoryError):
+    except LoadError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelFileError(
             f"creating {model_class.__name__}() of {model_file} failed: {type(error).__name__}: {error}",
             hint="a model class is created without arguments: give each a default",

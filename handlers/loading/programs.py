@@ -14,7 +14,7 @@ import torch
 import torch._export
 from torch import nn
 
-from handlers.errors import LoadError, UnsafeCheckpointError, UnsupportedFormatError
+from handlers.errors import LoadError, UnsafeCheckpointError, UnsupportedFormatError, is_out_of_memory
 from handlers.loading import unpacking
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def load_exported(path: Path, device: torch.device | None, *, weights_only: bool
         _refuse_code(path)
     try:
         program = torch.export.load(path)
-    except MemoryError:
-        raise
     except Exception as error:  # torch raises whatever its deserializer meets
+        if is_out_of_memory(error):
+            raise
         raise LoadError(
             f"{path} cannot be read: {_first_line(error)}",
             hint="it may be damaged, or exported by a newer torch than the server's, or need custom operators that the "
@@ -162,9 +162,9 @@ def load_compiled(path: Path, device: torch.device | None) -> CompiledPackage:
         with unpacking.unpacked(path, keep=keep) as place:
             package = unpacking.load(place, index)
         metadata: dict[str, str] = package.get_metadata()
-    except MemoryError:
-        raise
     except Exception as error:  # torch raises whatever its loader and the system's meet
+        if is_out_of_memory(error):
+            raise
         raise LoadError(
             f"{path} cannot be loaded: {_first_line(error)}",
             hint="it was compiled by another version of torch, or for another system: publish the model again here",
@@ -191,9 +191,9 @@ def load_library(path: Path, device: torch.device | None) -> CompiledPackage:
         torch.cuda.set_device(where)  # the code runs on the current one
     try:
         library = load(str(path.resolve()), str(where))
-    except MemoryError:
-        raise
     except Exception as error:  # torch raises whatever its loader and the system's meet
+        if is_out_of_memory(error):
+            raise
         raise LoadError(
             f"{path} cannot be loaded: {_first_line(error)}",
             hint="it is no library of AOTInductor, or was compiled by another version of torch, or for another system: "
@@ -221,9 +221,9 @@ def load_onnx(path: Path, device: torch.device | None) -> OnnxModel:
         logger.warning("This onnxruntime cannot use %s: the ONNX model runs on the CPU", device)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except MemoryError:
-        raise
     except Exception as error:  # ONNX Runtime's errors have no common class
+        if is_out_of_memory(error):
+            raise
         raise LoadError(
             f"{path} cannot be read: {_first_line(error)}",
             hint="it may be damaged, or made for a newer ONNX Runtime; its weights, if apart, go to --extra-files",

@@ -26,15 +26,14 @@ from typing import Any, Final
 
 import torch
 
+from handlers.optimization.machine import CPU_INFO, processor
+
 logger = logging.getLogger(__name__)
 
 #: Where inductor keeps what it makes; who sets it has decided.
 VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 #: In the manifest, under `torchmar`.
 KEY: Final = "compileCache"
-_CPU_INFO: Final = Path("/proc/cpuinfo")
-# Lines of it that tell what a processor can do; the others change, or count.
-_TELLING: Final = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU part", "CPU implementer")
 
 
 def machine(device: torch.device | None = None) -> dict[str, str]:
@@ -52,18 +51,9 @@ def machine(device: torch.device | None = None) -> dict[str, str]:
     return found
 
 
-def _processor(info: Path = _CPU_INFO) -> str:
-    lines = [torch.backends.cpu.get_cpu_capability()]
-    try:
-        with info.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if not line.strip():
-                    break  # the other cores are the same
-                if line.partition(":")[0].strip() in _TELLING:
-                    lines.append(line.strip())
-    except OSError:
-        lines.append(platform.processor())
-    return "\n".join(lines)
+def _processor(cpu_info: Path = CPU_INFO) -> str:
+    lines = processor(cpu_info).values() or (platform.processor(),)
+    return "\n".join([torch.backends.cpu.get_cpu_capability(), *lines])
 
 
 def use_own_folder(device: torch.device | None = None) -> Path:

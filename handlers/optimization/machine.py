@@ -16,10 +16,17 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CPU_INFO: Final = Path("/proc/cpuinfo")
+CPU_INFO: Final = Path("/proc/cpuinfo")
+#: For each type of 16 bits the flags of x86 and ARM, each of which means that matrices can be multiplied in it.
+INSTRUCTIONS: Final = {
+    "bfloat16": frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
+    "float16": frozenset({"amx_fp16", "avx512_fp16", "asimdhp"}),
+}
+# Lines that tell what a processor can do; the others change, or count.
+_TELLING: Final = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU part", "CPU implementer")
 # What a compiler uses unasked when it compiles for the processor it runs on. Other flags tell of privileges, power and
 # mitigations, which differ between machines that run the same code.
-_INSTRUCTIONS: Final = re.compile(
+_USED_UNASKED: Final = re.compile(
     r"(sse|ssse|avx|amx|bmi|fma|f16c|popcnt|abm|movbe|adx|gfni|vaes|vpclmul|pclmul|aes|sha_ni|xop|tbm|lahf_lm|cx16)"
 )
 
@@ -70,14 +77,34 @@ def other_dtype(computes_in: str, asked: str | None) -> str | None:
     return f"it computes in {computes_in}, and optimize.dtype in model-config.yaml is {asked}"
 
 
-def instruction_sets(cpu_info: Path = _CPU_INFO) -> list[str] | None:
-    """List the instruction sets of the processor by the kernel's names; None where it does not tell them."""
+def processor(cpu_info: Path = CPU_INFO) -> dict[str, str]:
+    """Give the kernel's lines on what the processor can do, by the name that each begins with; those of its first core.
+
+    Empty where it tells nothing.
+    """
+    found: dict[str, str] = {}
     try:
-        text = cpu_info.read_text(encoding="utf-8", errors="replace")
+        with cpu_info.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name = line.partition(":")[0].strip()
+                if name in _TELLING:
+                    found.setdefault(name, line.strip())
     except OSError:
+        pass
+    return found
+
+
+def instruction_sets(cpu_info: Path = CPU_INFO) -> list[str] | None:
+    """List the instruction sets of the processor by the kernel's names; None where it does not tell them."""
+    lines = processor(cpu_info)
+    line = lines.get("flags") or lines.get("Features")
+    if line is None:
         return None
-    found = re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    if found is None:
-        return None
-    names = set(found[2].split())
-    return sorted(names if found[1] == "Features" else filter(_INSTRUCTIONS.match, names))
+    names = set(line.partition(":")[2].split())
+    return sorted(filter(_USED_UNASKED.match, names) if "flags" in lines else names)
+
+
+def lacks_instructions(dtype: str, cpu_info: Path = CPU_INFO) -> bool:
+    """Tell whether this processor is known to compute in a type of 16 bits by software only."""
+    known = instruction_sets(cpu_info)
+    return known is not None and dtype in INSTRUCTIONS and INSTRUCTIONS[dtype].isdisjoint(known)

@@ -8,40 +8,75 @@ optimize:
                           model without compiler, whose convolutions then do the batch normalisation after them, too
   cuda_graphs: true       the kernels of a batch are started as one; with compile, on CUDA
   tolerance: 0.05         how far the answers may be from those of the plain model; see `output_difference`
+
+and TorchServe's own section for torch.compile:
+
+pt2: inductor                                             a backend
+pt2: {compile: {enable: true, backend: inductor, mode: reduce-overhead}}
+pt2: {backend: inductor, mode: reduce-overhead}           arguments of torch.compile, TorchServe's older form
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
-import torch
-from torch import nn
-
-from handlers.device import lacks_instructions
 from handlers.errors import LoadError
-from handlers.optimization.torch_compile import compile_options
-
-if TYPE_CHECKING:
-    from handlers.optimization.folding import Pair
-
-logger = logging.getLogger(__name__)
 
 SECTION: Final = "optimize"
-KEYS: Final = ("dtype", "channels_last", "compile", "freezing", "cuda_graphs", "tolerance")
-COMPILE_KEYS: Final = ("backend", "mode", "dynamic")
 #: What numbers are computed in, and how far from those of float32 the results may be without a `tolerance`.
 DTYPES: Final = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
 MODES: Final = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 INDUCTOR: Final = "inductor"
 _LEAST_TOLERANCE: Final = 1e-7
-# Of so many convolutions on a processor, most of the time is spent in them. With fewer, as in nets for digits, there is
-# little to win.
-_CONVOLUTIONS: Final = 8
 _ROUNDING: Final = 1e-4
+
+
+class Setting(NamedTuple):
+    """A key of the section: what its value is to be, in words, and whether one is."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_tolerance(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and _LEAST_TOLERANCE <= value <= 1
+
+
+_FLAG: Final = Setting("true or false", lambda value: isinstance(value, bool))
+KEYS: Final = {
+    "dtype": Setting(f"one of {', '.join(DTYPES)}", lambda value: isinstance(value, str) and value in DTYPES),
+    "channels_last": _FLAG,
+    "compile": Setting(
+        "true, false, the name of a backend, or a mapping such as {backend: inductor, mode: max-autotune}",
+        lambda value: isinstance(value, bool | Mapping) or _is_name(value),
+    ),
+    "freezing": _FLAG,
+    "cuda_graphs": _FLAG,
+    "tolerance": Setting(
+        "a part of the largest output, from 0.0000001 to 1, such as 0.02",
+        lambda value: value is None or _is_tolerance(value),
+    ),
+}
+#: Keys below `compile`; each may be null, which leaves it to torch.
+COMPILE_KEYS: Final = {
+    "backend": Setting("the name of a backend, such as inductor", lambda value: value is None or _is_name(value)),
+    "mode": Setting(f"one of {', '.join(MODES)}", lambda value: value is None or value in MODES),
+    "dynamic": Setting(_FLAG.expected, lambda value: value is None or isinstance(value, bool)),
+}
+
+
+class Conflict(NamedTuple):
+    """Settings that do not go together: the key of one, below the section, what is wrong, and what to do."""
+
+    key: str
+    message: str
+    hint: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +93,7 @@ class Optimization:
     """The section, as it was read.
 
     `tolerance` None stands for that of the `dtype`; see `limit`. `unasked` tells that there is no section: what is done
-    for a net of convolutions by itself; see `unasked`.
+    for a net of convolutions by itself; see `UNASKED`.
     """
 
     dtype: str = "float32"
@@ -74,11 +109,6 @@ class Optimization:
         """How far the answers may be from the plain model's, as a part of the largest number of its answer."""
         return DTYPES[self.dtype] if self.tolerance is None else self.tolerance
 
-    @property
-    def cast_to(self) -> torch.dtype | None:
-        """The dtype of 16 bits to compute in; None for float32."""
-        return None if self.dtype == "float32" else getattr(torch, self.dtype)
-
     def describe(self) -> str:
         """Say in a few words what it is, for the log."""
         parts = [] if self.dtype == "float32" else [self.dtype]
@@ -92,6 +122,10 @@ class Optimization:
         return ", ".join(parts) or "nothing"
 
 
+#: What a net of convolutions gets by itself; see `apply.unasked`.
+UNASKED: Final = Optimization(channels_last=True, freezing=True, tolerance=_ROUNDING, unasked=True)
+
+
 def read(config: Mapping[str, Any] | None) -> Optimization | None:
     """Read the section; None if there is none, or nothing in it.
 
@@ -101,207 +135,101 @@ def read(config: Mapping[str, Any] | None) -> Optimization | None:
     if section is None or section is False or section == {}:
         return None
     if not isinstance(section, Mapping):
-        raise _error("", section, f"write lines such as dtype: bfloat16; the settings are {', '.join(KEYS)}")
-    for key in section:
-        if key not in KEYS:
-            raise LoadError(
-                f"{SECTION}.{key} in model-config.yaml is no setting", hint=f"the settings are {', '.join(KEYS)}"
-            )
-    dtype = section.get("dtype", "float32")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _error("dtype", dtype, f"write one of {', '.join(DTYPES)}")
-    found = Optimization(
-        dtype=dtype,
-        channels_last=_flag(section, "channels_last"),
-        compile=_compile(section.get("compile", False)),
-        freezing=_flag(section, "freezing"),
-        cuda_graphs=_flag(section, "cuda_graphs"),
-        tolerance=_tolerance(section.get("tolerance")),
+        raise _error(SECTION, section, f"write lines such as dtype: bfloat16; the settings are {', '.join(KEYS)}")
+    _check(section, KEYS, SECTION)
+    compiled = section.get("compile")
+    if isinstance(compiled, Mapping):
+        _check(compiled, COMPILE_KEYS, f"{SECTION}.compile")
+    for conflict in conflicts(section, (config or {}).get("pt2")):
+        raise LoadError(f"model-config.yaml: {conflict.message}", hint=conflict.hint)
+    tolerance = section.get("tolerance")
+    return Optimization(
+        dtype=section.get("dtype", "float32"),
+        channels_last=section.get("channels_last", False),
+        compile=_compile(compiled),
+        freezing=section.get("freezing", False),
+        cuda_graphs=section.get("cuda_graphs", False),
+        tolerance=None if tolerance is None else float(tolerance),
     )
-    _check_together(found, config or {})
-    return found
 
 
-def unasked(model: Any, device: torch.device | None) -> Optimization | None:
-    """Tell what to do for a model that model-config.yaml says nothing of; None for nothing.
-
-    Nets of convolutions are a fifth to a half faster on a processor with channels last and folded normalisations, and
-    their numbers differ by rounding only.
-    """
-    if (device is not None and device.type != "cpu") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return None
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule | torch.fx.GraphModule):
-        return None
-    if sum(isinstance(part, nn.Conv2d) for part in model.modules()) < _CONVOLUTIONS:
-        return None
-    if any(one.is_floating_point() and one.dtype is not torch.float32 for one in model.parameters()):
-        return None
-    return Optimization(channels_last=True, freezing=True, tolerance=_ROUNDING, unasked=True)
+def _check(section: Mapping[str, Any], keys: Mapping[str, Setting], name: str) -> None:
+    for key, value in section.items():
+        if key not in keys:
+            hint = f"the settings are {', '.join(keys)}"
+            raise LoadError(f"{name}.{key} in model-config.yaml is no setting", hint=hint)
+        if not keys[key].fits(value):
+            raise _error(f"{name}.{key}", value, f"write {keys[key].expected}")
 
 
-def _flag(section: Mapping[str, Any], key: str) -> bool:
-    value = section.get(key, False)
-    if not isinstance(value, bool):
-        raise _error(key, value, "write true or false")
-    return value
-
-
-def _compile(value: Any) -> Compile | None:
-    if isinstance(value, bool):
-        return Compile() if value else None
-    if isinstance(value, str) and value:
-        return Compile(value)
-    if not isinstance(value, Mapping):
-        raise _error("compile", value, "write true, the name of a backend, or {backend: inductor, mode: max-autotune}")
-    for key in value:
-        if key not in COMPILE_KEYS:
-            hint = f"the settings are {', '.join(COMPILE_KEYS)}"
-            raise LoadError(f"{SECTION}.compile.{key} in model-config.yaml is no setting", hint=hint)
-    backend, mode, dynamic = (value.get(key) for key in COMPILE_KEYS)
-    if backend is not None and (not isinstance(backend, str) or not backend):
-        raise _error("compile.backend", backend, "write the name of a backend, such as inductor")
-    if mode is not None and mode not in MODES:
-        raise _error("compile.mode", mode, f"write one of {', '.join(MODES)}")
-    if dynamic is not None and not isinstance(dynamic, bool):
-        raise _error("compile.dynamic", dynamic, "write true or false, or leave it to torch")
-    return Compile(backend or INDUCTOR, mode, dynamic)
-
-
-def _tolerance(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _LEAST_TOLERANCE <= value <= 1:
-        raise _error("tolerance", value, "write a part of the largest output, from 0.0000001 to 1, such as 0.02")
-    return float(value)
-
-
-def _check_together(found: Optimization, config: Mapping[str, Any]) -> None:
-    compiled = found.compile
-    if compiled is not None and compile_options(config) is not None:
-        raise LoadError(
-            f"torch.compile is asked for twice in model-config.yaml, in {SECTION}.compile and in pt2",
-            hint="remove one of them",
-        )
-    if found.cuda_graphs and compiled is None:
-        raise LoadError(
-            f"{SECTION}.cuda_graphs in model-config.yaml needs compile", hint=f"write compile: true below {SECTION}"
-        )
-    if compiled is None or compiled.backend == INDUCTOR:
-        return
-    for name, given in (
-        ("freezing", found.freezing),
-        ("cuda_graphs", found.cuda_graphs),
-        ("compile.mode", compiled.mode is not None),
-    ):
-        if given:
-            raise LoadError(
-                f"{SECTION}.{name} in model-config.yaml is for the backend inductor, and the backend is "
-                f"{compiled.backend}",
-                hint=f"remove it, or write compile: {INDUCTOR}",
-            )
-
-
-def _error(key: str, value: Any, hint: str) -> LoadError:
-    name = f"{SECTION}.{key}" if key else SECTION
+def _error(name: str, value: Any, hint: str) -> LoadError:
     return LoadError(f"{name} in model-config.yaml is {value!r:.80}", hint=hint)
 
 
-def optimize_model(
-    model: Any, optimization: Optimization, device: torch.device | None, *, pt2: dict[str, Any] | None = None
-) -> Any:
-    """Give a model that is called as `model` is, and faster; `model` itself where nothing can be done.
-
-    `model` is in eval mode, on `device`. What is given decides at its first call whether it is right; see
-    `OptimizedModel`. `pt2` are arguments for torch.compile in place of the optimization's own.
-    """
-    device = device or torch.device("cpu")
-    if not isinstance(model, nn.Module):
-        kind = getattr(model, "summary", type(model).__name__)
-        logger.warning("optimize in model-config.yaml has no effect on this model (%s): it is compiled already", kind)
-        return model
-    optimization, pt2 = _possible(model, optimization, device, pt2)
-    compiled = optimization.compile is not None or pt2 is not None
-    pairs: list[Pair] = []
-    if optimization.freezing and not compiled and not isinstance(model, torch.jit.ScriptModule):
-        optimization, pairs = _folding(model, optimization)
-    if optimization == Optimization(tolerance=optimization.tolerance) and pt2 is None:
-        return model
-    from handlers.optimization.optimized_model import OptimizedModel, Way
-
-    ways = []
-    if isinstance(model, torch.jit.ScriptModule) and optimization.freezing:
-        ways.append(Way(optimization.describe(), lambda: _freeze(model)))
-    elif compiled:
-        arguments = _compile_arguments(optimization) if pt2 is None else pt2
-        config = (("freezing", True),) if optimization.freezing else ()
-        graphs = device.type == "cuda" and arguments.get("mode") in ("reduce-overhead", "max-autotune")
-        name = optimization.describe() if pt2 is None else f"{optimization.describe()} and pt2"
-        ways.append(Way(name, lambda: torch.compile(model, **arguments), config, clones=graphs))
-    elif pairs:
-        ways.append(Way(optimization.describe(), folds=True))
-    if optimization.cast_to is not None or optimization.channels_last:
-        ways.append(Way(replace(optimization, compile=None, freezing=False, cuda_graphs=False).describe()))
-    if optimization.unasked:
-        log = "A net of convolutions: running it with %s if the first request shows that it gives the same"
-    else:
-        log = "Optimizing with %s; the first request tells whether it gives the same"
-    logger.info(log, ways[0].name)
-    return OptimizedModel(
-        model,
-        ways,
-        device=device,
-        dtype=optimization.cast_to,
-        channels_last=optimization.channels_last,
-        tolerance=optimization.limit,
-        pairs=pairs,
-        unasked=optimization.unasked,
-    )
-
-
-def _folding(model: nn.Module, optimization: Optimization) -> tuple[Optimization, list[Pair]]:
-    """Find what freezing without a compiler can do; leave it out, and say so, where that is nothing."""
-    from handlers.optimization.folding import pairs
-
-    if found := pairs(model):
-        return optimization, found
-    if not optimization.unasked:
-        logger.warning(
-            "optimize: freezing without compile has no effect on this model: no convolution has a batch normalisation "
-            "after it that it could do, too"
+def _compile(value: Any) -> Compile | None:
+    """Read what is asked for; what is wrong in it has been told already."""
+    if value is None or value is False:
+        return None
+    if isinstance(value, Mapping):
+        backend = value.get("backend")
+        return Compile(
+            backend if isinstance(backend, str) and backend else INDUCTOR, value.get("mode"), value.get("dynamic")
         )
-    return replace(optimization, freezing=False), []
+    return Compile(value if isinstance(value, str) else INDUCTOR)
 
 
-def _possible(
-    model: nn.Module, asked: Optimization, device: torch.device, pt2: dict[str, Any] | None
-) -> tuple[Optimization, dict[str, Any] | None]:
-    """Leave out what this model or this device has no use for, and say so."""
-    possible, without = asked, []
-    script = isinstance(model, torch.jit.ScriptModule)
-    if script and (asked.compile is not None or pt2 is not None):
-        without.append("compile" if pt2 is None else "pt2")
-        possible, pt2 = replace(possible, compile=None, cuda_graphs=False), None
-    if device.type == "cpu" and asked.cast_to is not None and lacks_instructions(asked.cast_to):
-        logger.warning("This processor has no instructions for %s: float32 is likely faster", asked.dtype)
-    if possible.cuda_graphs and device.type != "cuda":
-        possible = replace(possible, cuda_graphs=False)
-        logger.info("optimize.cuda_graphs has no effect on %s", device)
-    if without:
-        logger.warning("optimize: %s has no effect on TorchScript", " and ".join(without))
-    return possible, pt2
+def conflicts(section: Mapping[str, Any], pt2: Any) -> Iterator[Conflict]:
+    """Tell what in the section does not go together, and with the section `pt2`; a wrong value is passed over."""
+    compiled = _compile(section.get("compile"))
+    if compiled is None:
+        if section.get("cuda_graphs") is True:
+            message = f"{SECTION}.cuda_graphs needs {SECTION}.compile"
+            yield Conflict("cuda_graphs", message, "write compile: true beside it")
+        return
+    if _asks_to_compile(pt2):
+        yield Conflict("compile", f"{SECTION}.compile and pt2 both ask for torch.compile", "remove one of them")
+    if compiled.backend == INDUCTOR:
+        return
+    given = [key for key in ("freezing", "cuda_graphs") if section.get(key) is True]
+    for key in given + (["compile.mode"] if compiled.mode is not None else []):
+        message = f"{SECTION}.{key} is for the backend {INDUCTOR}, and the backend is {compiled.backend:.80}"
+        yield Conflict(key, message, f"remove it, or write compile: {INDUCTOR}")
 
 
-def _compile_arguments(optimization: Optimization) -> dict[str, Any]:
-    """Give what torch.compile is called with. It takes CUDA graphs as a part of its modes."""
-    asked = optimization.compile or Compile()
-    mode = asked.mode
-    if optimization.cuda_graphs:
-        mode = "max-autotune" if mode in ("max-autotune", "max-autotune-no-cudagraphs") else "reduce-overhead"
-    given = {"backend": asked.backend, "mode": mode, "dynamic": asked.dynamic}
-    return {name: value for name, value in given.items() if value is not None}
+def _asks_to_compile(pt2: Any) -> bool:
+    try:
+        return compile_options({"pt2": pt2}) is not None
+    except LoadError:  # for who reads that section to tell
+        return False
 
 
-def _freeze(model: torch.jit.ScriptModule) -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit")  # torch announces its end; we serve it on
-        return torch.jit.optimize_for_inference(torch.jit.freeze(model))
+def compile_options(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Read the arguments for `torch.compile` from model-config.yaml; None if it does not ask for it."""
+    section = (config or {}).get("pt2")
+    if section is None or section is False:
+        return None
+    if isinstance(section, dict) and "compile" in section:
+        return _standard_form(section["compile"])
+    if isinstance(section, dict) and "export" in section:
+        return None  # export: {aot_compile: true} says of a library that it is compiled, and its content says so, too
+    if isinstance(section, str):
+        return {"backend": section}
+    if isinstance(section, dict):
+        return dict(section)
+    raise LoadError(f"pt2 in model-config.yaml is {section!r}", hint="give the name of a backend or a compile section")
+
+
+def _standard_form(options: Any) -> dict[str, Any] | None:
+    if isinstance(options, bool):
+        return {} if options else None
+    if not isinstance(options, dict):
+        raise LoadError(
+            f"pt2.compile in model-config.yaml is {options!r}", hint="write compile: {enable: true, backend: inductor}"
+        )
+    given = dict(options)  # the configuration is the user's: never change it
+    return given if given.pop("enable", True) else None
+
+
+def is_inductors(options: Mapping[str, Any]) -> bool:
+    """Tell whether the compiler of these arguments for `torch.compile` is inductor, torch's own."""
+    return bool(options.get("backend", "inductor") == "inductor")

@@ -1,9 +1,4 @@
-"""`torch.compile` as the `pt2` section of model-config.yaml asks for it.
-
-pt2: inductor                                             a backend
-pt2: {compile: {enable: true, backend: inductor, mode: reduce-overhead}}
-pt2: {backend: inductor, mode: reduce-overhead}           arguments of torch.compile, TorchServe's older form
-"""
+"""`torch.compile` as the `pt2` section of model-config.yaml asks for it; see `settings.compile_options`."""
 
 from __future__ import annotations
 
@@ -13,44 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from handlers.errors import LoadError
+from handlers.optimization.settings import compile_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
-
-
-def compile_options(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Read the arguments for `torch.compile` from model-config.yaml; None if it does not ask for it."""
-    section = (config or {}).get("pt2")
-    if section is None or section is False:
-        return None
-    if isinstance(section, dict) and "compile" in section:
-        return _standard_form(section["compile"])
-    if isinstance(section, dict) and "export" in section:
-        return None  # export: {aot_compile: true} says of a library that it is compiled, and its content says so, too
-    if isinstance(section, str):
-        return {"backend": section}
-    if isinstance(section, dict):
-        return dict(section)
-    raise LoadError(f"pt2 in model-config.yaml is {section!r}", hint="give the name of a backend or a compile section")
-
-
-def _standard_form(options: Any) -> dict[str, Any] | None:
-    if isinstance(options, bool):
-        return {} if options else None
-    if not isinstance(options, dict):
-        raise LoadError(
-            f"pt2.compile in model-config.yaml is {options!r}", hint="write compile: {enable: true, backend: inductor}"
-        )
-    given = dict(options)  # the configuration is the user's: never change it
-    return given if given.pop("enable", True) else None
-
-
-def is_inductors(options: Mapping[str, Any]) -> bool:
-    """Tell whether the compiler of these arguments for `torch.compile` is inductor, torch's own."""
-    return bool(options.get("backend", "inductor") == "inductor")
 
 
 def compile_model(model: Any, config: Mapping[str, Any] | None) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers.errors import LoadError, UnsafeCheckpointError
+from handlers.errors import LoadError, UnsafeCheckpointError, is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,9 +72,9 @@ def read_vocabulary(path: Path, *, weights_only: bool = True) -> Vocabulary:
         table = torch.load(path, map_location="cpu", weights_only=weights_only)
     except FileNotFoundError as error:
         raise LoadError(f"there is no vocabulary at {path}", hint=f"{_FORMS}; add it with --extra-files") from error
-    except MemoryError:
-        raise
     except Exception as error:  # what torch raises for a broken file is not bounded
+        if is_out_of_memory(error):
+            raise
         if weights_only and isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise UnsafeCheckpointError(
                 f"{path} is not only data: reading it could run code",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from archive_tool.building.aot import TWINS, has_compiler
+from archive_tool.building.aot import has_compiler
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import NotYamlError, compose, construct
 from archive_tool.config.yaml_edit import with_section
@@ -24,22 +24,19 @@ from archive_tool.reading.archive import open_archive
 from archive_tool.verification.extraction import extract
 from archive_tool.writing import writer
 from archive_tool.writing.plan import Member, Plan
+from handlers.builtin import TWINS
+from handlers.optimization.machine import INSTRUCTIONS
+from handlers.optimization.settings import SECTION, UNASKED, Optimization, read
 from serving.check import Input
 from serving.check.run import device_index, read_config, refuse_unservable
 from serving.local.contest import Budget, Candidate, Contest, Row, best
 
 _CONFIG: Final = "model-config.yaml"
-_SECTION: Final = "optimize"
 # Seconds until a worker must be ready; TorchServe's 120 are too few for a compiler on a busy machine.
 _STARTUP_S: Final = 600
-# What a net of convolutions does by itself; see `handlers.optimization.settings.unasked`.
-_UNASKED: Final = {"channels_last": True, "freezing": True}
 _LARGE: Final = 1 << 20  # bytes
 #: In the archive; see `handlers.optimization.compile_cache`.
 _CACHE: Final = "compile-cache.bin"
-# What a processor must have for numbers of 16 bits to be fast in it; as /proc/cpuinfo names it.
-_BFLOAT16: Final = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
-_FLOAT16: Final = frozenset({"amx_fp16", "avx512_fp16", "asimdhp"})
 DEFAULT_TIMEOUT_S: Final = 300.0
 DEFAULT_BUDGET_S: Final = 300.0
 
@@ -255,13 +252,9 @@ def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Ca
     """
     notes = []
     on_gpu = facts["device"] == "cuda"
-    dtypes = ["float32"]
-    has = set(facts["capability"])
-    if on_gpu or has & _BFLOAT16:
-        dtypes.append("bfloat16")
-    if on_gpu or has & _FLOAT16:
-        dtypes.append("float16")
-    if dtypes == ["float32"]:
+    dtypes = [Optimization.dtype]
+    dtypes += [one for one, sets in INSTRUCTIONS.items() if on_gpu or not sets.isdisjoint(facts["capability"])]
+    if len(dtypes) == 1:
         notes.append("numbers of 16 bits were not tried: this processor has no instructions for them")
     layouts = (False, True) if facts["pictures"] else (False,)
     makes: list[dict[str, Any]] = [{}]
@@ -273,17 +266,18 @@ def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Ca
             makes.append({"compile": True, "freezing": True, "cuda_graphs": True})
     else:
         notes.append("torch.compile was not tried: there is no C++ compiler")
+    by_itself = replace(UNASKED, tolerance=None, unasked=False)
     found = []
     for make in makes:
         for dtype in dtypes:
             for channels_last in layouts:
                 folds = channels_last and facts["eager"] and not make  # the two belong together
                 section = {
-                    **({} if dtype == "float32" else {"dtype": dtype}),
+                    **({} if dtype == Optimization.dtype else {"dtype": dtype}),
                     **({"channels_last": True} if channels_last else {}),
                     **({"freezing": True} if folds else make),
                 }
-                if facts["unasked"] and section == _UNASKED:
+                if facts["unasked"] and read({SECTION: section}) == by_itself:
                     notes.append("the plain model runs with channels last and freezing by itself: it has convolutions")
                 elif section:
                     found.append(Candidate(_name(dtype, section), section))
@@ -362,7 +356,7 @@ class _Variants:
             section["tolerance"] = tolerance
         try:
             document = construct(compose(self._text)) or {}
-            text = with_section(self._text, _SECTION, section or None)
+            text = with_section(self._text, SECTION, section or None)
             text = with_section(text, "pt2", None)  # another way to ask for torch.compile
             if section.get("compile") and "startupTimeout" not in document:
                 text = with_section(text, "startupTimeout", _STARTUP_S)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from handlers import LoadError
-from handlers.device import lacks_instructions, pick_device, stack_on, synchronize, to_device
+from handlers.device import pick_device, stack_on, synchronize, to_device
 
 
 @pytest.fixture
@@ -55,26 +55,6 @@ def test_a_gpu_that_torch_cannot_use_is_warned_of(no_gpu, caplog):
 def test_synchronize_needs_no_gpu():
     synchronize(None)
     synchronize(torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("line", "bfloat16", "float16"),
-    [
-        ("flags\t\t: fpu avx512f", True, True),
-        ("flags\t\t: fpu avx512_bf16", False, True),
-        ("flags\t\t: fpu amx_bf16 avx512_fp16", False, False),
-        ("Features\t: fp asimd asimdhp bf16", False, False),
-        ("Features\t: fp asimd", True, True),
-        ("model name\t: bare", False, False),
-    ],
-)
-def test_processors_that_compute_sixteen_bits_in_software(tmp_path, line, bfloat16, float16):
-    info = tmp_path / "cpuinfo"
-    info.write_text(f"processor\t: 0\n{line}\n")
-    assert lacks_instructions(torch.bfloat16, info) is bfloat16
-    assert lacks_instructions(torch.float16, info) is float16
-    assert not lacks_instructions(torch.float32, info)
-    assert not lacks_instructions(torch.bfloat16, tmp_path / "none")
 
 
 def test_inputs_are_moved(no_gpu):

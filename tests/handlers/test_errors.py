@@ -2,8 +2,11 @@ import inspect
 import pickle
 
 import pytest
+import torch
 
 from handlers import errors
+from handlers.errors import BadInputError, is_out_of_memory
+from serving.worker.loading import failures
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,32 @@ def test_the_docstring_draws_every_class():
     for name, kind in inspect.getmembers(errors, inspect.isclass):
         if issubclass(kind, Exception):
             assert name in errors.__doc__
+
+
+class Mute(RuntimeError):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+class OnAnotherDevice(torch.OutOfMemoryError):
+    pass
+
+
+#: The worker has the same rule, for archives whose SDK is another one.
+MEMORY = [
+    (MemoryError(), True),
+    (torch.OutOfMemoryError("no room"), True),
+    (OnAnotherDevice("HIP out of memory"), True),
+    (RuntimeError("CUDA error: device-side assert"), True),
+    (RuntimeError("cuda"), False),
+    (RuntimeError("shapes differ"), False),
+    (ValueError("CUDA"), False),
+    (BadInputError("CUDA is not a digit"), False),
+    (Mute(), False),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), MEMORY)
+@pytest.mark.parametrize("rule", [is_out_of_memory, failures.is_out_of_memory])
+def test_lack_of_memory(rule, error, expected):
+    assert rule(error) is expected

@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,13 @@ def test_importing_the_package_imports_no_torch():
 def test_every_exported_name_exists(name):
     assert getattr(handlers, name).__name__ == name
     assert name in dir(handlers)
+
+
+def test_type_checkers_and_editors_are_told_of_the_same_names():
+    tree = ast.parse(Path(handlers.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert told == {name: f"handlers.{home}" for name, home in handlers._HOMES.items()}
 
 
 def test_another_name_is_an_attribute_error():

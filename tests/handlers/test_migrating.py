@@ -265,7 +265,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
                 "one request of a batch that makes a hook fail",
                 [NUMBERS[0], b"x", NUMBERS[1]],
                 503,
-                [200, 500, 200],
+                [200, 503, 200],
                 handler=SHOWN,
                 parts=linear(4, 3),
             ),

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from serving.protocol.messages import Body
-from serving.worker.loading.failures import is_memory, text_of
+from serving.worker.loading.failures import is_out_of_memory, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def encode(value: Any) -> Body:
     try:
         return _encoded(value)
     except Exception as error:
-        if is_memory(error):
+        if is_out_of_memory(error):
             raise
         kind = type(value).__name__
         if isinstance(error, TypeError | ValueError | RecursionError):
@@ -134,7 +134,7 @@ def _numbers(tensor: Any) -> Any:
         dense = tensor.dequantize() if tensor.is_quantized else tensor
         return (dense if dense.layout is torch.strided else dense.to_dense()).tolist()
     except RuntimeError as error:  # of subclasses, and of sparse ones that are too large
-        if is_memory(error):
+        if is_out_of_memory(error):
             raise
         kind = f"a {type(tensor).__name__} of {tensor.dtype} and the layout {tensor.layout}"
         raise TypeError(f"{kind} cannot be written as numbers") from error

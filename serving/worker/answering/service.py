@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 from serving.protocol import PredictionItem, Reply, Request, decode_value, decoding_enabled
 from serving.worker.answering import bodies, intra_op_threads, open_inference
-from serving.worker.loading.failures import is_memory, text_of
+from serving.worker.loading.failures import is_out_of_memory, text_of
 from serving.worker.loading.loader import Model
 
 logger = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class Service:
             self._steer_stream(request, index, value, processor.get_response_headers())
             answer = item_of(request, processor, value)
         except Exception as error:  # of the handler's own objects: the list, stopping criteria, headers
-            if is_memory(error):
+            if is_out_of_memory(error):
                 raise
             answer = failure_of(error, self.model.name, [request])
         return self._ended_stream(request, answer) if isinstance(answer, Failure) else answer
@@ -383,10 +383,11 @@ def item_of(request: Request, processor: Any, value: Any) -> Answer:
 
 def failure_of(error: Exception, model: str, requests: Sequence[Request]) -> Failure:
     """What the clients are told, and the log. The texts and codes are TorchServe's."""
-    if is_memory(error) or "CUDA" in text_of(error):
+    own = _own_failure(error)
+    if is_out_of_memory(error, of=RuntimeError if own else Exception):
         logger.error("System out of memory", exc_info=error)
         return Failure(507, "Out of resources")
-    if own := _own_failure(error):
+    if own:
         logger.error("Prediction error: %s", own.message, exc_info=error)
         return own
     if isinstance(error, OutputError):

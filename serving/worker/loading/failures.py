@@ -32,12 +32,19 @@ class HandlerError(WorkerError):
     """The handler that the manifest names is not there, or is none."""
 
 
-def is_memory(error: BaseException) -> bool:
-    """Whether memory, or the GPU, failed; the frontend calls it 507.
+def is_out_of_memory(error: BaseException, of: type[BaseException] = RuntimeError) -> bool:
+    """Whether memory, or the GPU, failed, which the frontend calls 507.
 
-    By its text, too: CUDA's errors are RuntimeErrors of many wordings, and TorchServe tells them this way.
+    That is a MemoryError, torch's OutOfMemoryError for whatever device, or a RuntimeError that speaks of CUDA, whose
+    errors are of many classes and wordings. `handlers.errors` has the same rule: an archive carries it along, to where
+    this module is not, and may have an older one.
+
+    Args:
+        of: the class of errors whose text counts. TorchServe takes any while requests are answered.
     """
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "CUDA" in text_of(error))
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, of) and "CUDA" in text_of(error)
 
 
 def text_of(error: BaseException) -> str:
@@ -100,7 +107,7 @@ def hint(error: BaseException) -> str:
             )
     if isinstance(error, SyntaxError):
         return "correct the file and build the archive again"
-    if is_memory(error):
+    if is_out_of_memory(error):
         return "fewer workers, or a machine with more memory; backend: {mode: shared} holds the model once for all"
     return ""
 
@@ -123,7 +130,7 @@ def reply(error: BaseException, model_dir: Path) -> tuple[int, str]:
     """Code and message of the answer to a load that failed."""
     cause = first_cause(error)
     where = place(cause, model_dir).partition(" (")[0]
-    return (507 if is_memory(cause) else 500), summary(cause) + (f" ({where})" if where else "")
+    return (507 if is_out_of_memory(cause) else 500), summary(cause) + (f" ({where})" if where else "")
 
 
 def _traceback(error: BaseException) -> TracebackType | None:

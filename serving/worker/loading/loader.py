@@ -27,15 +27,6 @@ _MANIFEST = "MAR-INF/MANIFEST.json"
 
 Entry = Callable[[Any, Any], Any]
 
-# Built-in handlers of TorchServe that our SDK has, by name. Taken from the SDK's face: an archive's own copy of the
-# SDK may be of a time when its modules had other names.
-_BUILT_IN = {
-    "base_handler": "BaseHandler",
-    "image_classifier": "ImageClassifier",
-    "image_segmenter": "ImageSegmenter",
-    "object_detector": "ObjectDetector",
-    "text_classifier": "TextClassifier",
-}
 # What TorchServe's envelope answers one request of a batch with.
 _ENVELOPES_OF_ONE = frozenset({"kserve", "kservev2"})
 
@@ -158,10 +149,12 @@ def find_handler(reference: str, folder: Path) -> tuple[ModuleType, str | None]:
 
 def _built_in(name: str) -> ModuleType | None:
     """A module with a built-in handler: ours, or TorchServe's where we have none of that name."""
-    if name in _BUILT_IN:
+    with package_paths.ours("handlers"):
+        from handlers.builtin import TWINS
+    if kind := TWINS.get(name):
         package_paths.provide("handlers")
-        kind = _BUILT_IN[name]
-        # A module with that one class, as the rules of entry points want it.
+        # A module with that one class, as the rules of entry points want it. It is taken from the SDK's face: an
+        # archive's own copy of the SDK may be of a time when its modules had other names.
         module = ModuleType(name)
         cls = getattr(importlib.import_module("handlers"), kind)
         setattr(module, kind, type(kind, (cls,), {"__module__": name, "__doc__": cls.__doc__}))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,9 +40,43 @@ def provide(name: str, *, always: bool = False) -> None:
         raise
 
 
+@contextmanager
+def ours(name: str) -> Iterator[None]:
+    """Lets imports find the package of this project, whatever of that name is imported already or comes first.
+
+    What the process has by that name is afterwards what it was: an archive's own copy of the SDK, or nothing yet.
+    """
+    others = {} if _is_ours(name) else _forget(name)
+    known = name in sys.modules
+    try:
+        provide(name, always=True)
+        yield
+    finally:
+        if not known:
+            _forget(name)
+        sys.modules.update(others)
+
+
 def make_way(folder: Path) -> None:
-    """Lets modules of an archive have the names of our packages: all that is needed of ours is in memory by now."""
+    """Lets modules of an archive have the names of our packages: all that is needed of ours is in memory by now.
+
+    Of the SDK an archive may carry a copy of its own time, and there the handler is at home.
+    """
     for name in ("serving", "archive_tool"):
         if (folder / f"{name}.py").exists() or (folder / name).is_dir():
-            for loaded in [module for module in sys.modules if module.partition(".")[0] == name]:
-                del sys.modules[loaded]
+            _forget(name)
+    if _is_ours("handlers"):
+        loaded = _forget("handlers")
+        importlib.invalidate_caches()
+        found = importlib.util.find_spec("handlers")
+        if found is not None and found.origin == loaded["handlers"].__file__:
+            sys.modules.update(loaded)
+
+
+def _is_ours(name: str) -> bool:
+    return getattr(sys.modules.get(name), "__file__", None) == str(_ROOT / name / "__init__.py")
+
+
+def _forget(name: str) -> dict[str, ModuleType]:
+    """Takes a package and all below it out of what is imported, and gives it."""
+    return {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] == name}

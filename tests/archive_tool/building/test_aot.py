@@ -16,11 +16,9 @@ from archive_tool.building import aot as ahead_of_time
 from archive_tool.errors import BuildError
 from archive_tool.inspection.describe import describe
 from archive_tool.issues import Kind
-from archive_tool.metadata.names import STOCK_HANDLERS
 from archive_tool.metadata.record import Compiled, TensorSpec
 from archive_tool.reading.archive import open_archive
 from archive_tool.verification.verify import verify
-from serving.worker.loading.loader import _BUILT_IN
 
 FOUND = {
     "path": "model",
@@ -106,8 +104,6 @@ def test_a_built_in_handler_is_the_sdks(aot, tmp_path):
     script = STAND_IN.replace("{seen!r}", repr(str(tmp_path / "seen.json")))
     aot(script, handler="image_classifier")
     assert json.loads((tmp_path / "seen.json").read_text())["task"]["sdk"] == "ImageClassifier"
-    assert _BUILT_IN == ahead_of_time.TWINS
-    assert ahead_of_time.TWINS.keys() <= STOCK_HANDLERS
 
 
 def test_the_config_goes_along(aot, tmp_path):

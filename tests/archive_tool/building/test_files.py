@@ -9,7 +9,7 @@ from archive_tool.analysis import python_source
 from archive_tool.building.files import plan
 from archive_tool.building.inputs import Inputs, split_extra_files
 from archive_tool.building.report import Report
-from archive_tool.metadata.names import BUILT_IN_HANDLERS, SDK_HANDLERS
+from handlers.builtin import SDK_HANDLERS
 
 
 def planned(report=None, **options):
@@ -273,4 +273,3 @@ def test_every_handler_of_the_sdk_is_one_of_its_classes(work, name, kind):
 
     assert f"class Handler({kind}):" in planned(handler=name)[f"{name}.py"].decode()
     assert issubclass(getattr(handlers, kind), handlers.BaseHandler)
-    assert name not in BUILT_IN_HANDLERS

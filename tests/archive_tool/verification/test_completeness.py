@@ -10,9 +10,9 @@ import pytest
 from archive_tool.config.effective import understand
 from archive_tool.inspection import obstacles
 from archive_tool.issues import Kind
-from archive_tool.metadata.names import BUILT_IN_HANDLERS
 from archive_tool.verification.completeness import module_of
 from archive_tool.verification.extraction import open_archive
+from handlers.builtin import TORCHSERVE_HANDLERS
 from tests.archive_tool.hostile import Member, archive, zip_of
 
 from .test_verify import FILES, KINDS, manifest, packed, tar_of, told, verify
@@ -67,7 +67,7 @@ def test_what_the_manifest_names_and_is_not_there(which, kind, tmp_path):
     assert message in text
 
 
-BUILT_IN = [*sorted(BUILT_IN_HANDLERS), None]
+BUILT_IN = [*sorted(TORCHSERVE_HANDLERS), None]
 THERE = [
     "h.py",
     "h",

@@ -3,10 +3,9 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from handlers import BadInputError, RequestError
-from handlers.batch.isolation import error_item, is_fatal, part_of
+from handlers.batch.isolation import ReplyCountError, checked, error_item, part_of
 
 
 class Prediction(Exception):
@@ -70,7 +69,8 @@ def test_other_errors_go_to_the_log_under_an_id(make_context, caplog):
         raise KeyError("secret")
     except KeyError as error:
         item = error_item(error, context, 0)
-    assert item["code"] == 500
+    assert (item["code"], item["type"]) == (503, "InternalServerException")  # as where TorchServe itself answers
+    assert item["message"].startswith("Prediction failed. The server's log has the reason under the id ")
     assert "secret" not in str(item)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     error_id = item["message"].rstrip(".").split()[-1]
@@ -79,15 +79,9 @@ def test_other_errors_go_to_the_log_under_an_id(make_context, caplog):
     assert "KeyError: 'secret'" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("error", "fatal"),
-    [
-        (MemoryError(), True),
-        (torch.cuda.OutOfMemoryError("no room"), True),
-        (RuntimeError("CUDA error: device-side assert"), True),
-        (RuntimeError("shapes differ"), False),
-        (BadInputError("CUDA is not a digit"), False),
-    ],
-)
-def test_what_the_worker_must_answer_itself(error, fatal):
-    assert is_fatal(error) is fatal
+def test_a_list_with_an_item_for_each_request():
+    assert checked([1, 2], 2) == [1, 2]
+    with pytest.raises(ReplyCountError, match="tuple in place of a list"):
+        checked((1, 2), 2)
+    with pytest.raises(ReplyCountError, match="1 items for 2 requests"):
+        checked([1], 2)

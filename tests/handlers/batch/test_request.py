@@ -76,7 +76,7 @@ def test_the_same_code_serves_every_size_of_a_batch(handle):
 def test_a_bad_request_fails_alone_and_nothing_runs_twice(handle):
     handler = Halves()
     output, statuses, context = handle(handler, 1, "bad", 3, "bug", 5, headers={4: {"More": "7"}})
-    assert statuses == [200, 400, 200, 500, 207]
+    assert statuses == [200, 400, 200, 503, 207]
     assert [item.get("half") for item in output] == [0.5, None, 1.5, None, 2.5]
     assert output[1] == {"code": 400, "type": "BadInputError", "message": "not a number"}
     assert [item.get("for") for item in output] == ["request-0", None, "request-2", None, "request-4"]
@@ -127,7 +127,7 @@ def test_a_model_that_fails_on_one_request(handle):
 
     headers = {0: {"more": "1"}, 2: {"more": "4"}, 3: {"more": "5"}}
     output, statuses, _ = handle(Picky(), 1, "bad", 4, 5, headers=headers)
-    assert statuses == [201, 400, 500, 205]
+    assert statuses == [201, 400, 503, 205]
     assert output[3] == {"half": 2.5, "of": 5, "for": "request-3"}
 
 
@@ -150,7 +150,7 @@ def test_a_wrong_number_of_parts_is_told_in_the_log(handle, caplog):
         def split(self, output):
             return super().split(output)[:-1]
 
-    assert handle(Short(), 1, 2)[1] == [500, 500]
+    assert handle(Short(), 1, 2)[1] == [503, 503]
     assert "0 items for 1 requests" in caplog.text
 
 

@@ -171,7 +171,8 @@ COMPILING = """
     import torch
     from torch._dynamo.utils import counters
     from handlers.optimization import compile_cache
-    from handlers.optimization.settings import read, optimize_model
+    from handlers.optimization.apply import optimize_model
+    from handlers.optimization.settings import read
 
     def start(home, folder):
         torch.compiler.reset()

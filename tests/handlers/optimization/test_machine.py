@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from handlers.optimization.machine import Machine, instruction_sets, other_dtype, this_machine
+from handlers.optimization.machine import Machine, instruction_sets, lacks_instructions, other_dtype, this_machine
 
 X86 = """\
 processor\t: 0
@@ -34,6 +34,26 @@ def test_the_instruction_sets_of_a_processor(tmp_path, text, expected):
 
 def test_a_system_that_tells_no_instruction_sets(tmp_path):
     assert instruction_sets(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "bfloat16", "float16"),
+    [
+        ("flags\t\t: fpu avx512f", True, True),
+        ("flags\t\t: fpu avx512_bf16", False, True),
+        ("flags\t\t: fpu amx_bf16 avx512_fp16", False, False),
+        ("Features\t: fp asimd asimdhp bf16", False, False),
+        ("Features\t: fp asimd", True, True),
+        ("model name\t: bare", False, False),
+    ],
+)
+def test_processors_that_compute_sixteen_bits_in_software(tmp_path, line, bfloat16, float16):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\n{line}\n")
+    assert lacks_instructions("bfloat16", info) is bfloat16
+    assert lacks_instructions("float16", info) is float16
+    assert not lacks_instructions("float32", info)
+    assert not lacks_instructions("bfloat16", tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from handlers.optimization.apply import optimize_model, unasked
 from handlers.optimization.optimized_model import OptimizedModel, Way, explaining, original
-from handlers.optimization.settings import Compile, Optimization, optimize_model, unasked
+from handlers.optimization.settings import Compile, Optimization
 
 
 class Net(nn.Module):

@@ -1,44 +1,7 @@
-import copy
-
 import pytest
 import torch
 
-from handlers import LoadError
-from handlers.optimization.torch_compile import compile_model, compile_options, is_compiler_error
-
-
-@pytest.mark.parametrize(
-    ("section", "options"),
-    [
-        (None, None),
-        (False, None),
-        ("inductor", {"backend": "inductor"}),
-        ({"backend": "eager", "mode": "default"}, {"backend": "eager", "mode": "default"}),
-        ({"compile": {"enable": True, "backend": "eager"}}, {"backend": "eager"}),
-        ({"compile": {"enable": True}}, {}),
-        ({"compile": {"enable": False, "backend": "eager"}}, None),
-        ({"compile": True}, {}),
-        ({"export": {"aot_compile": False}}, None),
-        ({"export": {"aot_compile": True}}, None),
-    ],
-)
-def test_the_forms_of_the_section(section, options):
-    config = {"pt2": section}
-    before = copy.deepcopy(config)
-    assert compile_options(config) == options
-    assert config == before
-
-
-def test_no_section():
-    assert compile_options({}) is None
-    assert compile_options(None) is None
-
-
-def test_what_is_not_understood():
-    with pytest.raises(LoadError, match="pt2 in model-config"):
-        compile_options({"pt2": 3})
-    with pytest.raises(LoadError, match=r"pt2\.compile"):
-        compile_options({"pt2": {"compile": "x"}})
+from handlers.optimization.torch_compile import compile_model, is_compiler_error
 
 
 def test_the_model_is_compiled():

@@ -92,5 +92,5 @@ def test_a_vocabulary(archives, make_context):
 def test_a_model_of_another_shape(handler, make_context, caplog):
     handler.model = lambda ids, mask: torch.ones(3)
     (item,) = handler.handle(rows("rain"), make_context(requests=1))
-    assert item["code"] == 500
+    assert item["code"] == 503
     assert "in the shape [3]" in caplog.text

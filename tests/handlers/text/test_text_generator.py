@@ -252,7 +252,7 @@ def test_a_model_that_fails_in_the_middle_is_not_run_again(handler, ask):
     handler.model = Failing()
     socket = Socket()
     replies, _ = ask(handler, {"text": "one", "stream": True}, "two", socket=socket)
-    assert [reply["code"] for reply in replies] == [500, 500]
+    assert [reply["code"] for reply in replies] == [503, 503]
     assert len(socket.frames) == 2
     assert len(handler.model.batches) == 2
 

@@ -60,6 +60,14 @@ def test_batches_are_filled_from_the_first_input_on(run: Run) -> None:
     assert bodies(answers) == [{"batch": [1, 1, 1], "calls": 1}]
 
 
+def test_the_handler_has_the_sdk_of_its_archive(run: Run) -> None:
+    """And not ours, of which what reads the archive has imported a part."""
+    before = sys.modules["handlers"]
+    source = "import handlers\n\ndef handle(data, context): return [handlers.home] * len(data or [])"
+    assert [one.body for one in run(source, *given(b"1"), handlers="home = 'the archive'\n")[0]] == [b"the archive"]
+    assert sys.modules["handlers"] is before
+
+
 def test_the_context_knows_the_size_of_the_batches(run: Run) -> None:
     source = "def handle(data, context): return [context.system_properties['batch_size']] * len(data or [])"
     assert bodies(run(source, *given(b"1"), options={"batch": 3})[0]) == [3]

@@ -117,6 +117,7 @@ TABLE = [
     (raising(ValueError("a CUDA error")), 507, "Out of resources"),
     (raising(PredictionException("not this one", 404)), 404, "not this one"),
     (raising(PredictionException("bad")), 500, "bad"),
+    (raising(PredictionException("no CUDA here", 400)), 400, "no CUDA here"),
     (raising(RequestError("no picture")), 415, "no picture"),
     (lambda data, context: tuple(data), 503, "Invalid model predict output"),
     (lambda data, context: None, 503, "Invalid model predict output"),

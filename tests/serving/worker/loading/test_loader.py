@@ -244,15 +244,9 @@ def with_torch() -> None:
 def test_the_names_of_our_sdk(with_torch: None, tmp_path: Path) -> None:
     """With the module of the archive's name: it has one class, as the rules want it, and that is ours."""
     import handlers
+    from handlers.builtin import TWINS
 
-    expected = {
-        "base_handler": handlers.BaseHandler,
-        "image_classifier": handlers.ImageClassifier,
-        "image_segmenter": handlers.ImageSegmenter,
-        "object_detector": handlers.ObjectDetector,
-        "text_classifier": handlers.TextClassifier,
-    }
-    for name, base in expected.items():
+    for name, base in {name: getattr(handlers, kind) for name, kind in TWINS.items()}.items():
         for reference in (name, f"{name}.py"):
             module, function = loader.find_handler(reference, tmp_path)
             assert function is None

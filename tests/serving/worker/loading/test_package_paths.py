@@ -102,3 +102,71 @@ def test_a_package_that_cannot_be_read_is_missing_and_leaves_nothing(tmp_path: P
                 print(error.name, "nonesuch" in sys.modules)
     """
     assert run(code, cwd=tmp_path).splitlines() == ["nonesuch False"] * 2
+
+
+OLD_SDK = "home = 'the archive'\nclass BaseHandler: pass\n"
+
+
+def test_ours_for_a_while_and_the_archives_before_and_after(tmp_path: Path) -> None:
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers" / "__init__.py").write_text(OLD_SDK)
+    code = """
+        for _ in range(2):
+            with places.ours("handlers"):
+                from handlers.builtin import TWINS
+                assert TWINS["base_handler"] == "BaseHandler"
+            print(sorted(name for name in sys.modules if name.partition(".")[0] == "handlers"))
+            import handlers
+            print(handlers.home)
+    """
+    assert run(code, cwd=tmp_path).splitlines() == ["[]", "the archive", "['handlers']", "the archive"]
+
+
+def test_ours_stays_where_it_was_imported(tmp_path: Path) -> None:
+    code = """
+        places.provide("handlers")
+        import handlers.errors
+        with places.ours("handlers"):
+            import handlers
+            assert handlers.errors is sys.modules["handlers.errors"]
+        assert "handlers.errors" in sys.modules
+    """
+    run(code, cwd=tmp_path)
+
+
+def test_an_archive_runs_with_its_own_sdk(tmp_path: Path) -> None:
+    """Also where a part of ours was imported before, by what reads archives."""
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers" / "__init__.py").write_text(OLD_SDK)
+    code = """
+        places.provide("handlers", always=True)
+        import handlers.loading.formats
+        places.make_way(Path.cwd())
+        import handlers
+        print(handlers.home, "handlers.loading" in sys.modules)
+    """
+    assert run(code, cwd=tmp_path) == "the archive False"
+
+
+def test_the_sdk_that_an_import_finds_is_imported_once(tmp_path: Path) -> None:
+    (tmp_path / "handlers").symlink_to(ROOT / "handlers")
+    code = f"""
+        sys.path.insert(0, {str(ROOT)!r})
+        import handlers.errors
+        places.make_way(Path.cwd() / "elsewhere")
+        import handlers
+        print(sys.modules["handlers.errors"] is handlers.errors)
+    """
+    assert run(code, cwd=tmp_path) == "True"
+
+
+def test_a_built_in_handler_of_an_archives_own_sdk(tmp_path: Path) -> None:
+    """Which is of before there was a table of them."""
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers" / "__init__.py").write_text(OLD_SDK)
+    code = """
+        from serving.worker.loading import loader
+        module, _ = loader.find_handler("base_handler", Path.cwd())
+        print(module.BaseHandler.__mro__[1].__module__, sys.modules["handlers"].home)
+    """
+    assert run(code, cwd=tmp_path) == "handlers the archive"

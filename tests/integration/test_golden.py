@@ -57,7 +57,7 @@ def test_checked(sandbox: Sandbox, name: str) -> None:
 def test_optimized(sandbox: Sandbox) -> None:
     """`optimize` asks the model through the archive's own SDK, whose modules have other names than today's."""
     file, body, _ = sample("eager")
-    options = ("--input", sandbox.file(file, body), "--budget", "10", "--json", "--dry-run")
+    options = ("--input", sandbox.file(file, body), "--budget", "40", "--json", "--dry-run")
     found = sandbox.torchmar("optimize", GOLDEN / "eager.mar", *options).json()
     assert found["rows"], found
 

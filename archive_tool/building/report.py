@@ -35,6 +35,10 @@ class Report:
         """Note something that is probably not meant."""
         self.warnings.append(Problem(message, where, hint))
 
+    def told(self) -> tuple[str, ...]:
+        """Each warning once, as a sentence."""
+        return tuple(dict.fromkeys(map(str, self.warnings)))
+
     def raise_errors(self) -> None:
         """End the build if there is any error.
 

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from archive_tool.building.options import BuildOptions
 from archive_tool.cli.entry import load_hook, printable
 from archive_tool.cli.verify import allow_pickle_option
 from archive_tool.metadata.names import BUILT_IN_HANDLERS, RUNTIMES, SUFFIXES
@@ -80,7 +81,7 @@ def _beginnings(name: str) -> list[str]:
     "--from", "project_file", help="Project file that sets these options (torchmar init writes one), or its folder."
 )
 @click.option("--model-name", help="Name of the model, and of the archive.  [required]")
-@click.option("--version", "-v", default="1.0", show_default=True, help="Version of the model.")
+@click.option("--version", "-v", default=BuildOptions.version, show_default=True, help="Version of the model.")
 @click.option(
     "--handler",
     shell_complete=_complete_handler,
@@ -99,12 +100,14 @@ def _beginnings(name: str) -> list[str]:
     "another place. May be repeated.",
 )
 @click.option("--keep-folders", is_flag=True, help="Extra files keep the folders that they are in.")
-@click.option("--runtime", type=click.Choice(RUNTIMES), default="python", show_default=True, help="What runs it.")
+@click.option(
+    "--runtime", type=click.Choice(RUNTIMES), default=BuildOptions.runtime, show_default=True, help="What runs it."
+)
 @click.option("--export-path", help="Existing directory for the archive.  [default: the current one]")
 @click.option(
     "--archive-format",
     type=click.Choice(list(SUFFIXES)),
-    default="default",
+    default=BuildOptions.archive_format,
     show_default=True,
     help="default: .mar, weights stored and text deflated; zip-store: .mar, nothing deflated; tgz: .tar.gz; "
     "no-archive: a folder.",
@@ -114,7 +117,7 @@ def _beginnings(name: str) -> list[str]:
 @click.option("-c", "--config-file", help="Model-config YAML file: batch size, workers, timeouts.")
 @click.option(
     "--vendor-sdk/--no-vendor-sdk",
-    default=True,
+    default=BuildOptions.vendor_sdk,
     help="Put a copy of the package `handlers` into an archive whose code imports it.  [default: do]",
 )
 @click.option("--compress", is_flag=True, help="Deflate weights too, on all cores: a little smaller, much slower.")
@@ -152,7 +155,7 @@ def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: s
           --serialized-file resnet.pt --extra-files index_to_name.json --sample cat.png --check -f
       torchmar build --from torchmar.yaml --version 2.0
     """
-    from archive_tool.building.builder import build as run
+    from archive_tool.building.builder import build_archive
     from archive_tool.progress import progress_bar
 
     options = _with_project(context, project_file, given)
@@ -163,7 +166,7 @@ def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: s
     if options["aot"] and not quiet:
         click.echo("compiling ahead of time, which takes a C++ compiler some seconds to minutes", err=True)
     with progress_bar("writing", hidden=quiet) as progress:
-        result = run(**options, before_publish=before_publish, progress=progress)
+        result = build_archive(BuildOptions(**options), before_publish=before_publish, progress=progress)
     if as_json:
         document = {**result.to_dict(), "checked": checked[0] if checked else None}
         click.echo(json.dumps(document, indent=2))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Final
 
-from archive_tool.analysis import python_source
+from archive_tool.analysis import entry_point, python_source
+from archive_tool.analysis.entry_point import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,11 +37,7 @@ def parse(path: Path, what: str, contents: Contents, report: Report) -> ast.Modu
 
 
 def check(looked: Looked, report: Report) -> None:
-    """Check that TorchServe finds an entry point in the handler that it can call.
-
-    The rule is that of its model loader: a name at the module's top level equal to the function's (``handle`` if the
-    reference names none), else exactly one class that the module defines.
-    """
+    """Check that TorchServe finds an entry point in the handler that it can call; see `entry_point`."""
     path, function = looked.inputs.handler_file, looked.inputs.handler_function
     if path is None:
         return
@@ -53,18 +50,17 @@ def check(looked: Looked, report: Report) -> None:
     tree = parse(path, "handler", looked.contents, report)
     if tree is None:
         return
-    names = python_source.names(tree)
-    wanted = function or "handle"
-    if wanted in names.bound:
+    found = entry_point.find(tree, function)
+    names, wanted = found.names, found.function
+    if found.kind is Kind.FUNCTION:
         _check_named(path, tree, wanted, looked, report)
-        return
-    if not names.classes and not names.dynamic:
+    elif found.kind is Kind.NOTHING:
         report.error(
             f"the handler has neither a function {wanted!r} nor a class",
             where=str(path),
             hint=f"define {wanted}(data, context), or one class with initialize(context) and handle(data, context)",
         )
-    elif len(names.certain_classes) > 1 and not names.dynamic:
+    elif found.kind is Kind.SEVERAL_CLASSES:
         listed = ", ".join(node.name for node in names.certain_classes)
         report.error(
             f"the handler defines {len(names.certain_classes)} classes ({listed}) and no function {wanted!r}; "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from archive_tool.analysis import entry_point as rule
 from archive_tool.analysis import python_source, requirements
 from archive_tool.errors import ArchiveError
 from archive_tool.issues import Kind
@@ -135,15 +136,10 @@ def entry_point(archive: Archive, manifest: Manifest) -> EntryPoint | None:
 
 
 def _entry_of(handler: str, member: str, tree: Any) -> EntryPoint:
-    names = python_source.names(tree)
-    function = handler.partition(":")[2] or "handle"
-    if function in names.bound:
-        line = python_source.line_of(tree, function)
-        return EntryPoint(handler, "function", function, f"{member}:{line}" if line else member)
-    if len(names.classes) == 1 and not names.dynamic:
-        node = names.classes[0]
-        return EntryPoint(handler, "class", node.name, f"{member}:{node.lineno}")
-    return EntryPoint(handler, "unknown", where=member)
+    found = rule.find(tree, handler.partition(":")[2])
+    if found.name is None:
+        return EntryPoint(handler, "unknown", where=member)
+    return EntryPoint(handler, found.kind.value, found.name, f"{member}:{found.line}" if found.line else member)
 
 
 def find(archive: Archive, manifest: Manifest, config: Effective) -> list[Obstacle]:

@@ -1,4 +1,4 @@
-"""The commands of `torchmar` that work on archives. Each is short; what it uses is imported when it runs."""
+"""The command `torchmar build`: an archive from files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import copy
 import difflib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from archive_tool.building.options import BuildOptions
-from archive_tool.cli.entry import load_hook, printable
-from archive_tool.cli.verify import allow_pickle_option
+from archive_tool.cli.entry import load_hook
+from archive_tool.cli.output import show_built
 from archive_tool.metadata.names import BUILT_IN_HANDLERS, RUNTIMES, SUFFIXES
-
-if TYPE_CHECKING:
-    from archive_tool.building.builder import BuildResult
 
 
 def _complete_handler(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -188,49 +185,3 @@ def _with_project(context: click.Context, project_file: str | None, given: dict[
         if parameter.name in ("model_name", "handler") and options[parameter.name] is None:
             raise click.MissingParameter(ctx=context, param=parameter)
     return options
-
-
-def show_built(result: BuildResult, *, quiet: bool) -> None:
-    """Print the warnings of a build, and, unless quiet, what it has written."""
-    for warning in result.warnings:
-        click.echo(f"warning: {printable(warning)}", err=True)
-    if not quiet:
-        count = len(result.members)
-        parts = [printable(str(result.path)), human_size(result.size), f"{count} members", f"{result.seconds:.2f} s"]
-        click.echo("  ".join([*parts, "replaced"] if result.replaced else parts))
-
-
-@click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
-@allow_pickle_option
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
-def extract(archive: Path, folder: Path, allow_pickles: tuple[str, ...], quiet: bool) -> None:
-    """Unpack an archive into a new folder.
-
-    FOLDER must not exist, or be empty. What torchmar verify finds wrong is refused here too, with the same exit code;
-    if anything fails, nothing is left.
-
-    \b
-    Examples:
-      torchmar extract model_store/mnist.mar mnist
-    """
-    from archive_tool.verification.extraction import open_archive
-
-    with open_archive(archive) as opened:
-        opened.extract(folder, allow_pickles=allow_pickles)
-        size = sum(member.size for member in opened.members)
-        if not quiet:
-            click.echo(f"{printable(str(folder))}  {human_size(size)}  {len(opened.members)} members")
-
-
-def human_size(size: int) -> str:
-    """Write a number of bytes as people do, in powers of a thousand."""
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.5 or unit == "TB":
-            break
-    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""What is wrong with an archive, one thing at a time, so that all of it is told at once."""
+"""What is wrong with inputs or an archive, one thing at a time, so that all of it is told at once."""
 
 from __future__ import annotations
 
@@ -40,6 +40,24 @@ class Issue:
     def to_dict(self) -> dict[str, Any]:
         """Give the issue as JSON."""
         return {"kind": self.kind.value, "member": self.member, "message": self.message}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that stands in the way of a build, or of an archive here: what, where, and what to do about it."""
+
+    message: str
+    where: str | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def to_dict(self) -> dict[str, str]:
+        """Give what is set as JSON-ready object."""
+        known = {"message": self.message, "where": self.where, "hint": self.hint}
+        return {key: value for key, value in known.items() if value is not None}
 
 
 _ORDER: Final = list(Kind)

@@ -103,14 +103,15 @@ def names(tree: ast.Module) -> Names:
     return Names(frozenset(bound), tuple(classes), certain, dynamic)
 
 
-def imports_package(tree: ast.Module, package: str) -> bool:
-    """Whether any statement of a module, also inside functions, imports a top-level package or part of it."""
+def imported_packages(tree: ast.Module) -> frozenset[str]:
+    """The top-level packages that the statements of a module, also inside functions, import, or import a part of."""
+    found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == package for alias in node.names):
-            return True
-        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == package:
-            return True
-    return False
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module.split(".")[0])
+    return frozenset(found)
 
 
 def line_of(tree: ast.Module, name: str) -> int | None:

@@ -24,7 +24,7 @@ from archive_tool.errors import BuildError
 from archive_tool.exit_codes import how_it_ended
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, fold
 from archive_tool.metadata.record import Compiled, Record, TensorSpec
-from archive_tool.weights.formats import Format, sniff_file
+from archive_tool.weights.formats import Format
 from archive_tool.writing import writer
 from archive_tool.writing.plan import Member, with_members
 from handlers.builtin import TWINS
@@ -32,7 +32,7 @@ from handlers.builtin import TWINS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.looked import Looked
     from archive_tool.building.report import Report
     from archive_tool.writing.plan import Plan
 
@@ -55,8 +55,15 @@ _NOT_COMPILED: Final = {
 }
 
 
-def check(inputs: Inputs, plan: Plan, report: Report) -> None:
-    """Note what is missing for compiling; what only torch can tell comes later."""
+def check(looked: Looked, plan: Plan, report: Report) -> None:
+    """Note what is missing for compiling; what only torch can tell comes later.
+
+    Args:
+        looked: the inputs.
+        plan: the archive, with its samples.
+        report: is told.
+    """
+    inputs = looked.inputs
     record = plan.manifest.record or Record()
     if not inputs.uses_python:
         report.error("the runtime LSP has a worker that loads nothing compiled by torchmar", where=_OPTION)
@@ -72,7 +79,8 @@ def check(inputs: Inputs, plan: Plan, report: Report) -> None:
             where=_OPTION,
             hint="write the handler as a class derived from handlers.BaseHandler",
         )
-    if (form := _program_of(inputs)) in _NOT_COMPILED:
+    # Weights need the class of the model; a program brings its own.
+    if inputs.model_file is None and (form := looked.weights_format) in _NOT_COMPILED:
         what, hint = _NOT_COMPILED[form]
         report.error(f"{inputs.serialized_file} is {what}", where=_OPTION, hint=hint)
     if not has_compiler():
@@ -88,16 +96,6 @@ def check(inputs: Inputs, plan: Plan, report: Report) -> None:
         report.error(
             f"{FOLDER} is the place of the compiled model", where=_OPTION, hint="leave it out of --extra-files"
         )
-
-
-def _program_of(inputs: Inputs) -> Format | None:
-    """Tell what a serialized file is that brings its own program; None where a model file belongs to it."""
-    if inputs.model_file is not None or inputs.serialized_file is None:
-        return None
-    try:
-        return sniff_file(inputs.serialized_file)
-    except OSError:
-        return None  # the other checks tell
 
 
 def has_compiler() -> bool:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from archive_tool.building import aot as ahead_of_time
 from archive_tool.building import checks, samples
 from archive_tool.building.files import plan as make_plan
-from archive_tool.building.inputs import Inputs, split_extra_files
+from archive_tool.building.looked import Contents, Looked
+from archive_tool.building.options import BuildOptions
 from archive_tool.building.report import Report
 from archive_tool.building.vendoring import vendor
 from archive_tool.errors import BuildError
@@ -20,13 +21,14 @@ from archive_tool.metadata import names
 from archive_tool.metadata.manifest import Manifest, build_time
 from archive_tool.metadata.record import Record, installed, python_version
 from archive_tool.version import __version__
-from archive_tool.weights.formats import Format, sniff_file
+from archive_tool.weights.formats import Format
 from archive_tool.writing import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from archive_tool.files import StrPath
+    from archive_tool.writing.plan import Plan
 
 #: What loads a serialized file, beside torch.
 _LOADERS = {Format.ONNX: ("onnxruntime",), Format.SAFETENSORS: ("safetensors",)}
@@ -138,91 +140,141 @@ def build(
         BuildError: the inputs cannot make an archive that works; all problems are told at once.
         TargetExistsError: the archive exists and force is not set.
     """
-    start = time.perf_counter()
-    handler = os.fspath(handler)
-    if not Path(handler).name:
-        raise BuildError(
-            f"{handler!r} names no handler", where="--handler", hint="give a built-in name or a Python file"
-        )
-    _check_choice("runtime", runtime, names.RUNTIMES)
-    _check_choice("archive format", archive_format, tuple(names.SUFFIXES))
-    if compress and archive_format not in _COMPRESSED:
-        raise BuildError(
-            f"the archive format {archive_format} is never compressed", hint="leave --compress out, or --archive-format"
-        )
-    names.check_model_name(model_name)
-    if archive_name is not None:
-        names.check_model_name(archive_name)
-    if version:
-        names.check_version(version)
-    inputs = Inputs(
+    options = BuildOptions(
         model_name=model_name,
         handler=handler,
         version=version,
-        serialized_file=_path(serialized_file),
-        model_file=_path(model_file),
-        extra_files=split_extra_files(extra_files),
-        folders_from=folders_from(keep_folders),
+        model_path=model_path,
+        serialized_file=serialized_file,
+        model_file=model_file,
+        extra_files=extra_files,
+        keep_folders=keep_folders,
         runtime=runtime,
-        requirements_file=_path(requirements_file),
-        config_file=_path(config_file),
+        export_path=export_path,
+        archive_name=archive_name,
+        archive_format=archive_format,
+        force=force,
+        requirements_file=requirements_file,
+        config_file=config_file,
+        vendor_sdk=vendor_sdk,
+        compress=compress,
+        description=description,
+        licence=licence,
+        record=record,
+        sample=sample,
+        aot=aot,
     )
+    return build_archive(options, progress=progress, before_publish=before_publish)
+
+
+def build_archive(
+    options: BuildOptions,
+    *,
+    progress: writer.Progress | None = None,
+    before_publish: Callable[[Path], None] | None = None,
+) -> BuildResult:
+    """Build what the options say; see `build` for them, for the arguments, and for what is raised."""
+    start = time.perf_counter()
+    _check(options)
     report = Report()
-    stated = record or Record()
-    if model_path is not None and os.fspath(model_path):
-        inputs, stated = with_service(inputs, Path(model_path), stated, report)
     try:
-        target = _target(archive_name or model_name, export_path, archive_format)
-        writer.check_target(target, as_folder=archive_format == "no-archive", force=force)
-        plan = make_plan(inputs, build_time(), report)
-        checks.check(inputs, plan, report)
-        if vendor_sdk:
-            plan = vendor(inputs, plan, report)
-        stated = _record(inputs, stated, description, licence)
-        plan = replace(plan, manifest=plan.manifest.with_record(stated))
-        given = [samples.read(one, report) if isinstance(one, str) else one for one in sample]
-        plan = samples.add(plan, [one for one in given if one is not None], report)
-        if aot:
-            ahead_of_time.check(inputs, plan, report)
+        target = _target(options)
+        writer.check_target(target, as_folder=options.archive_format == "no-archive", force=options.force)
+        plan = compose(options, report)
     # What looks at one file names it; this is for what the system refuses on the way there.
     except (OSError, ValueError) as error:
         raise BuildError(f"an input cannot be read: {error}") from error
     report.raise_errors()
     with contextlib.ExitStack() as stack:
-        if aot:
+        if options.aot:
             plan = stack.enter_context(ahead_of_time.compiled(plan, target.parent, report))
-        replaced = os.path.lexists(target)
-        manifest = writer.write(
+        result = write(
             plan,
             target,
-            archive_format,
-            force=force,
-            compress=compress,
+            options.archive_format,
+            force=options.force,
+            compress=options.compress,
             progress=progress,
             before_publish=before_publish,
         )
+    return replace(result, seconds=time.perf_counter() - start, warnings=report.told())
+
+
+def find(options: BuildOptions, report: Report) -> tuple[Looked, Record]:
+    """Find the files of an archive, and what is stated of it; what is wrong is noted in the report."""
+    inputs, record, contents = options.inputs(), options.record or Record(), Contents()
+    if options.model_path is not None and os.fspath(options.model_path):
+        from archive_tool.building import mms
+
+        inputs, record = mms.with_service(inputs, Path(options.model_path), record, contents, report)
+    return Looked(inputs, make_plan(inputs, build_time(), report), contents), record
+
+
+def compose(options: BuildOptions, report: Report) -> Plan:
+    """Find, check and describe all that an archive will hold; what is wrong is noted in the report."""
+    looked, record = find(options, report)
+    checks.check(looked, report)
+    plan = vendor(looked, report) if options.vendor_sdk else looked.plan
+    plan = replace(plan, manifest=plan.manifest.with_record(_record(looked, record, options)))
+    given = [samples.read(one, report) if isinstance(one, str) else one for one in options.sample]
+    plan = samples.add(plan, [one for one in given if one is not None], report)
+    if options.aot:
+        ahead_of_time.check(looked, plan, report)
+    return plan
+
+
+def write(
+    plan: Plan,
+    target: Path,
+    archive_format: str,
+    *,
+    force: bool,
+    compress: bool,
+    progress: writer.Progress | None = None,
+    before_publish: Callable[[Path], None] | None = None,
+) -> BuildResult:
+    """Write a plan, and say what was written; see `writer.write`."""
+    start = time.perf_counter()
+    replaced = os.path.lexists(target)
+    manifest = writer.write(
+        plan,
+        target,
+        archive_format,
+        force=force,
+        compress=compress,
+        progress=progress,
+        before_publish=before_publish,
+    )
     return BuildResult(
         path=target,
         size=_size(target),
         members=(*(member.name for member in plan.members), names.MANIFEST_NAME),
         seconds=time.perf_counter() - start,
-        warnings=tuple(dict.fromkeys(str(problem) for problem in report.warnings)),
+        warnings=(),
         manifest=manifest,
         replaced=replaced,
     )
 
 
-def _record(inputs: Inputs, given: Record, description: str | None, licence: str | None) -> Record:
-    file = inputs.serialized_file
-    kind = sniff_file(file) if file and file.is_file() else Format.UNKNOWN  # what is no file has been told
-    return replace(
-        given,
-        tool_version=__version__,
-        python=python_version(),
-        frameworks=installed(("torch", *_LOADERS.get(kind, ()))) | dict(given.frameworks),
-        description=description or given.description,
-        licence=licence or given.licence,
-    )
+def _check(options: BuildOptions) -> None:
+    """Refuse what is no choice, whatever the files are."""
+    handler = os.fspath(options.handler)
+    if not Path(handler).name:
+        raise BuildError(
+            f"{handler!r} names no handler", where="--handler", hint="give a built-in name or a Python file"
+        )
+    _check_choice("runtime", options.runtime, names.RUNTIMES)
+    _check_choice("archive format", options.archive_format, tuple(names.SUFFIXES))
+    if options.compress and options.archive_format not in _COMPRESSED:
+        raise BuildError(
+            f"the archive format {options.archive_format} is never compressed",
+            hint="leave --compress out, or --archive-format",
+        )
+    names.check_model_name(options.model_name)
+    if options.archive_name is not None:
+        names.check_model_name(options.archive_name)
+    if options.version:
+        names.check_version(options.version)
 
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
@@ -230,44 +282,24 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         raise BuildError(f"{value!r} is no {what}", hint=f"choose one of {', '.join(choices)}")
 
 
-def with_service(inputs: Inputs, folder: Path, record: Record, report: Report) -> tuple[Inputs, Record]:
-    """Add what a service folder of MXNet Model Server holds."""
-    from archive_tool.building.mms import read_folder
-
-    try:
-        service = read_folder(folder, inputs.handler)
-    except OSError as error:
-        raise BuildError(f"cannot read {folder}: {error.strerror or error}", where="--model-path") from error
-    for warning in service.warnings:
-        report.warning(warning)
-    found = replace(
-        inputs,
-        handler=service.handler,
-        serialized_file=inputs.serialized_file or service.serialized_file,
-        extra_files=(*inputs.extra_files, f"{folder}=."),
+def _record(looked: Looked, stated: Record, options: BuildOptions) -> Record:
+    return replace(
+        stated,
+        tool_version=__version__,
+        python=python_version(),
+        frameworks=installed(("torch", *_LOADERS.get(looked.weights_format, ()))) | dict(stated.frameworks),
+        description=options.description or stated.description,
+        licence=options.licence or stated.licence,
     )
-    return found, record if record.inputs else replace(record, inputs=service.inputs)
 
 
-def folders_from(keep_folders: StrPath | bool) -> Path | None:
-    """The folder from which on extra files keep theirs, as `build` takes it; None if they lose them."""
-    if isinstance(keep_folders, bool):
-        return Path() if keep_folders else None
-    return Path(keep_folders)
-
-
-def _path(value: StrPath | None) -> Path | None:
-    # An empty text is "not given", as for torch-model-archiver.
-    return Path(value) if value is not None and os.fspath(value) else None
-
-
-def _target(name: str, export_path: StrPath | None, archive_format: str) -> Path:
-    folder = Path(export_path) if export_path is not None else Path()
+def _target(options: BuildOptions) -> Path:
+    folder = Path(options.export_path) if options.export_path is not None else Path()
     if not folder.is_dir():
         if folder.exists():
             raise BuildError(f"the export path {folder} is not a directory", where="--export-path")
         raise BuildError(f"the export path {folder} does not exist", where="--export-path", hint=f"mkdir -p {folder}")
-    return folder / (name + names.SUFFIXES[archive_format])
+    return folder / ((options.archive_name or options.model_name) + names.SUFFIXES[options.archive_format])
 
 
 def _size(target: Path) -> int:

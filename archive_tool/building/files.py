@@ -43,12 +43,8 @@ def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:
         _add(members, name, source, report)
     for problem in collisions(sorted(members)):
         report.error(f"two members cannot stand side by side: {problem}")
-    return Plan(
-        model_name=inputs.model_name,
-        members=tuple(Member(name, members[name]) for name in sorted(members)),
-        manifest=new_manifest(_model(inputs), runtime=inputs.runtime, seconds=seconds),
-        seconds=seconds,
-    )
+    manifest = new_manifest(_model(inputs), runtime=inputs.runtime, seconds=seconds)
+    return Plan.of((Member(name, source) for name, source in members.items()), manifest, seconds)
 
 
 def _model(inputs: Inputs) -> Model:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Final
 
-from archive_tool.analysis import python_source
+from archive_tool.analysis import entry_point, python_source
+from archive_tool.analysis.entry_point import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.looked import Contents, Looked
     from archive_tool.building.report import Report
 
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -22,10 +23,10 @@ _ASYNC_HINT: Final = (
 )
 
 
-def parse(path: Path, what: str, report: Report) -> ast.Module | None:
+def parse(path: Path, what: str, contents: Contents, report: Report) -> ast.Module | None:
     """Give a file's syntax tree; None, with an error in the report, if it has none."""
     try:
-        return python_source.parse(path)
+        return contents.tree(path)
     except python_source.SourceError as problem:
         where = f"{path}:{problem.line}" if problem.line else str(path)
         text = f": {problem.text}" if problem.text else ""
@@ -35,13 +36,9 @@ def parse(path: Path, what: str, report: Report) -> ast.Module | None:
     return None
 
 
-def check(inputs: Inputs, report: Report) -> None:
-    """Check that TorchServe finds an entry point in the handler that it can call.
-
-    The rule is that of its model loader: a name at the module's top level equal to the function's (``handle`` if the
-    reference names none), else exactly one class that the module defines.
-    """
-    path, function = inputs.handler_file, inputs.handler_function
+def check(looked: Looked, report: Report) -> None:
+    """Check that TorchServe finds an entry point in the handler that it can call; see `entry_point`."""
+    path, function = looked.inputs.handler_file, looked.inputs.handler_function
     if path is None:
         return
     if "." in path.stem:
@@ -50,21 +47,20 @@ def check(inputs: Inputs, report: Report) -> None:
             where=str(path),
             hint="rename it to " + path.stem.replace(".", "_") + ".py",
         )
-    tree = parse(path, "handler", report)
+    tree = parse(path, "handler", looked.contents, report)
     if tree is None:
         return
-    names = python_source.names(tree)
-    wanted = function or "handle"
-    if wanted in names.bound:
-        _check_named(path, tree, wanted, inputs, report)
-        return
-    if not names.classes and not names.dynamic:
+    found = entry_point.find(tree, function)
+    names, wanted = found.names, found.function
+    if found.kind is Kind.FUNCTION:
+        _check_named(path, tree, wanted, looked, report)
+    elif found.kind is Kind.NOTHING:
         report.error(
             f"the handler has neither a function {wanted!r} nor a class",
             where=str(path),
             hint=f"define {wanted}(data, context), or one class with initialize(context) and handle(data, context)",
         )
-    elif len(names.certain_classes) > 1 and not names.dynamic:
+    elif found.kind is Kind.SEVERAL_CLASSES:
         listed = ", ".join(node.name for node in names.certain_classes)
         report.error(
             f"the handler defines {len(names.certain_classes)} classes ({listed}) and no function {wanted!r}; "
@@ -76,10 +72,10 @@ def check(inputs: Inputs, report: Report) -> None:
     else:
         if function is not None and not names.dynamic:
             report.warning(f"the handler has no function {function!r}; TorchServe will use its class", where=str(path))
-        _check_class(path, names, inputs, report)
+        _check_class(path, names, looked, report)
 
 
-def _check_named(path: Path, tree: ast.Module, name: str, inputs: Inputs, report: Report) -> None:
+def _check_named(path: Path, tree: ast.Module, name: str, looked: Looked, report: Report) -> None:
     """Note a function, or a class, that certainly cannot be called with data and context."""
     found = [node for node in tree.body if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and node.name == name]
     # A name bound twice may be something else in the end, and a decorator may return anything.
@@ -101,7 +97,7 @@ def _check_named(path: Path, tree: ast.Module, name: str, inputs: Inputs, report
             where=where,
             hint=f"define {name}(data, context)",
         )
-    elif isinstance(node, ast.AsyncFunctionDef) and not _is_asynchronous(inputs):
+    elif isinstance(node, ast.AsyncFunctionDef) and not _is_asynchronous(looked):
         _report_async(f"the function {name} of the handler", where, report)
 
 
@@ -132,14 +128,14 @@ def _refuses_two_arguments(node: ast.ClassDef, tree: ast.Module) -> bool:
     return all(isinstance(base, ast.Name) and base.id in known for base in node.bases)
 
 
-def _check_class(path: Path, names: python_source.Names, inputs: Inputs, report: Report) -> None:
+def _check_class(path: Path, names: python_source.Names, looked: Looked, report: Report) -> None:
     """Note a class whose methods certainly cannot be called, or that certainly lacks one of them."""
     if len(names.classes) != 1 or names.classes != names.certain_classes:
         return
     (node,) = names.classes
     if not _is_plain(node):
         return
-    _check_methods(path, node, inputs, report)
+    _check_methods(path, node, looked, report)
     inside = {getattr(statement, "name", None) for statement in node.body}
     if node.bases or node.keywords or inside & {"__init__", "__getattr__"}:
         return
@@ -154,9 +150,9 @@ def _check_class(path: Path, names: python_source.Names, inputs: Inputs, report:
         )
 
 
-def _check_methods(path: Path, node: ast.ClassDef, inputs: Inputs, report: Report) -> None:
+def _check_methods(path: Path, node: ast.ClassDef, looked: Looked, report: Report) -> None:
     """Note coroutines that nothing awaits."""
-    if node.keywords or _is_asynchronous(inputs):
+    if node.keywords or _is_asynchronous(looked):
         return
     methods = [part for part in node.body if isinstance(part, _FUNCTIONS)]
     for part in methods:
@@ -183,18 +179,12 @@ def _report_async(what: str, where: str, report: Report) -> None:
     )
 
 
-def _is_asynchronous(inputs: Inputs) -> bool:
+def _is_asynchronous(looked: Looked) -> bool:
     """Whether the config file asks for TorchServe's asynchronous mode, or cannot be read, which is told elsewhere."""
-    if inputs.config_file is None:
+    if looked.inputs.config_file is None:
         return False
-    # Here, because most builds have no config file and can do without the YAML library.
-    from archive_tool.config import effective
-
-    try:
-        config = effective.understand(inputs.config_file.read_bytes())
-    except OSError:
-        return True
-    return not config.document or bool(config.value("asyncCommunication"))
+    config = looked.config
+    return config is None or not config.document or bool(config.value("asyncCommunication"))
 
 
 def _is_plain(node: ast.ClassDef) -> bool:

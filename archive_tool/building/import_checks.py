@@ -15,9 +15,9 @@ from archive_tool.analysis import python_source
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.looked import Looked
     from archive_tool.building.report import Report
-    from archive_tool.writing.plan import Member, Plan
+    from archive_tool.writing.plan import Member
 
 #: What every worker imports before it loads a model, TorchServe's too, and a name that it cannot do without; a test
 #: starts one beside a module that lacks it.
@@ -88,16 +88,11 @@ _NEVER_FOUND: Final = frozenset(
 )
 
 
-def check(inputs: Inputs, plan: Plan, report: Report, *, imports_model_file: bool) -> None:
-    """Note modules that hide others, and imports that cannot work.
-
-    Args:
-        inputs: what the user gave.
-        plan: the archive so far.
-        report: is told.
-        imports_model_file: whether the handler certainly imports the model file.
-    """
-    modules = _Modules(plan)
+def check(looked: Looked, report: Report) -> None:
+    """Note modules that hide others, and imports that cannot work."""
+    inputs = looked.inputs
+    imports_model_file = looked.loads_state_dicts  # for certain
+    modules = _Modules(looked)
     handler = inputs.handler_file.stem if inputs.handler_file else ""
     for name in modules.top_level():
         _check_hidden(name, modules, report, is_handler=name == handler)
@@ -116,10 +111,10 @@ def check(inputs: Inputs, plan: Plan, report: Report, *, imports_model_file: boo
 class _Modules:
     """The Python modules of an archive, by the names that they are imported by."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, looked: Looked) -> None:
         self._members: dict[str, Member] = {}
-        self._trees: dict[str, ast.Module | None] = {}
-        for member in plan.members:
+        self._contents = looked.contents
+        for member in looked.plan.members:
             path = member.name.removesuffix(".py")
             if path == member.name or "." in path:
                 continue
@@ -143,14 +138,7 @@ class _Modules:
 
     def tree(self, name: str) -> ast.Module | None:
         """A module's syntax tree; None if it is not Python here, which is told elsewhere where it matters."""
-        if name not in self._trees:
-            source = self._members[name].source
-            try:
-                data = source if isinstance(source, bytes) else source.read_bytes()
-                self._trees[name] = python_source.parse_bytes(data, name)
-            except (python_source.SourceError, OSError):
-                self._trees[name] = None
-        return self._trees[name]
+        return self._contents.tree_or_none(self._members[name].source)
 
     def around(self, name: str) -> str:
         """The package that a module's relative imports start from; empty if there is none."""

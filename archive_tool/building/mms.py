@@ -8,17 +8,21 @@ Runtime runs it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool import files, json_text
-from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError
 from archive_tool.metadata.record import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.looked import Contents
+    from archive_tool.building.report import Report
+    from archive_tool.metadata.record import Record
 
 SIGNATURE: Final = "signature.json"
 #: Packages that an environment with TorchServe does not have.
@@ -46,12 +50,36 @@ class ServiceFolder:
     warnings: tuple[str, ...] = ()
 
 
-def read_folder(folder: Path, handler: str) -> ServiceFolder:
+def with_service(
+    inputs: Inputs, folder: Path, record: Record, contents: Contents, report: Report
+) -> tuple[Inputs, Record]:
+    """Add what a service folder holds to the inputs, and to what is stated of the archive.
+
+    Raises:
+        BuildError: as `read_folder`; or it cannot be read.
+    """
+    try:
+        service = read_folder(folder, inputs.handler, contents)
+    except OSError as error:
+        raise BuildError(f"cannot read {folder}: {error.strerror or error}", where="--model-path") from error
+    for warning in service.warnings:
+        report.warning(warning)
+    found = replace(
+        inputs,
+        handler=service.handler,
+        serialized_file=inputs.serialized_file or service.serialized_file,
+        extra_files=(*inputs.extra_files, f"{folder}=."),
+    )
+    return found, record if record.inputs else replace(record, inputs=service.inputs)
+
+
+def read_folder(folder: Path, handler: str, contents: Contents) -> ServiceFolder:
     """Look at a service folder. Nothing of it is run.
 
     Args:
         folder: the one that is archived.
         handler: ``module`` or ``module:function``, with or without ``.py``, in the folder; a built-in name; a path.
+        contents: of the files that have been read.
 
     Raises:
         BuildError: the folder is none, or its signature cannot be used.
@@ -72,7 +100,7 @@ def read_folder(folder: Path, handler: str) -> ServiceFolder:
         handler=f"{file}{colon}{function}" if file.is_file() else handler,
         serialized_file=models[0] if models else None,
         inputs=_signature(signature),
-        warnings=tuple(_gone_packages(folder)),
+        warnings=tuple(_gone_packages(folder, contents)),
     )
 
 
@@ -115,14 +143,11 @@ def _input(item: dict[str, Any]) -> TensorSpec:
     return TensorSpec(name, None, tuple(size or None for size in shape))
 
 
-def _gone_packages(folder: Path) -> Iterator[str]:
+def _gone_packages(folder: Path, contents: Contents) -> Iterator[str]:
     for path in sorted(folder.rglob("*.py")):
-        try:
-            tree = python_source.parse(path)
-        except (python_source.SourceError, OSError):
-            continue  # the checks speak of those that must parse
+        packages = contents.packages(path)  # the checks speak of those that must parse
         own = {entry.stem for entry in folder.iterdir()}
         for package, hint in _GONE.items():
-            if package not in own and python_source.imports_package(tree, package):
+            if package not in own and package in packages:
                 name = path.relative_to(folder).as_posix()
                 yield f"{name} imports {package}, which is not there beside TorchServe ({hint})"

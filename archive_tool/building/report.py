@@ -5,19 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from archive_tool.errors import BuildError
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: what, where, and what to do about it."""
-
-    message: str
-    where: str | None = None
-    hint: str | None = None
-
-    def __str__(self) -> str:
-        text = f"{self.where}: {self.message}" if self.where else self.message
-        return f"{text} ({self.hint})" if self.hint else text
+from archive_tool.issues import Problem
 
 
 @dataclass
@@ -34,6 +22,10 @@ class Report:
     def warning(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         """Note something that is probably not meant."""
         self.warnings.append(Problem(message, where, hint))
+
+    def told(self) -> tuple[str, ...]:
+        """Each warning once, as a sentence."""
+        return tuple(dict.fromkeys(map(str, self.warnings)))
 
     def raise_errors(self) -> None:
         """End the build if there is any error.

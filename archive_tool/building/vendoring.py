@@ -9,30 +9,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from archive_tool import files
-from archive_tool.analysis import python_source
 from archive_tool.errors import BuildError
 from archive_tool.metadata.names import fold
-from archive_tool.writing.plan import Member, Plan, with_members
+from archive_tool.writing.plan import Member, with_members
 
 if TYPE_CHECKING:
-    from archive_tool.building.inputs import Inputs
+    from archive_tool.building.looked import Looked
     from archive_tool.building.report import Report
+    from archive_tool.writing.plan import Plan
 
 PACKAGE: Final = "handlers"
 _HINT: Final = "install torchmar anew, or leave the copy out with --no-vendor-sdk"
 
 
-def vendor(inputs: Inputs, plan: Plan, report: Report, *, sdk_root: Path | None = None) -> Plan:
+def vendor(looked: Looked, report: Report, *, sdk_root: Path | None = None) -> Plan:
     """Return the plan with the SDK's files in it, if some Python file of the plan imports `handlers`.
 
     Args:
-        inputs: what the user gave; only a Python runtime needs the SDK.
-        plan: the archive so far.
+        looked: inputs, and the archive so far; only a Python runtime needs the SDK.
         report: told if the SDK is needed and cannot be found, or if the user's own files take the package's name.
         sdk_root: the package's folder; None to look for the installed one.
     """
-    importer = _importer(plan) if inputs.uses_python else None
+    plan = looked.plan
+    importer = looked.sdk_importer if looked.inputs.uses_python else None
     if importer is None:
         return plan
     own = next((member for member in plan.members if _takes_name(member.name)), None)
@@ -49,20 +48,6 @@ def vendor(inputs: Inputs, plan: Plan, report: Report, *, sdk_root: Path | None 
         report.error(error.message, where=importer, hint=error.hint)
         return plan
     return with_members(plan, sdk_members(root))
-
-
-def _importer(plan: Plan) -> str | None:
-    for member in plan.members:
-        if not member.name.endswith(".py"):
-            continue
-        try:
-            data = member.source if isinstance(member.source, bytes) else files.read_regular(member.source)
-            tree = python_source.parse_bytes(data, member.name)
-        except (python_source.SourceError, OSError):
-            continue  # an extra file may be of another Python; the checks speak of the files that must parse
-        if python_source.imports_package(tree, PACKAGE):
-            return member.name
-    return None
 
 
 def _takes_name(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The commands of `torchmar` that work on archives. Each is short; what it uses is imported when it runs."""
+"""The command `torchmar build`: an archive from files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import copy
 import difflib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from archive_tool.cli.entry import load_hook, printable
-from archive_tool.cli.verify import allow_pickle_option
+from archive_tool.building.options import BuildOptions
+from archive_tool.cli.entry import load_hook
+from archive_tool.cli.output import show_built
 from archive_tool.metadata.names import RUNTIMES, SUFFIXES
 from handlers.builtin import BUILT_IN
-
-if TYPE_CHECKING:
-    from archive_tool.building.builder import BuildResult
 
 
 def _complete_handler(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -81,7 +79,7 @@ def _beginnings(name: str) -> list[str]:
     "--from", "project_file", help="Project file that sets these options (torchmar init writes one), or its folder."
 )
 @click.option("--model-name", help="Name of the model, and of the archive.  [required]")
-@click.option("--version", "-v", default="1.0", show_default=True, help="Version of the model.")
+@click.option("--version", "-v", default=BuildOptions.version, show_default=True, help="Version of the model.")
 @click.option(
     "--handler",
     shell_complete=_complete_handler,
@@ -100,12 +98,14 @@ def _beginnings(name: str) -> list[str]:
     "another place. May be repeated.",
 )
 @click.option("--keep-folders", is_flag=True, help="Extra files keep the folders that they are in.")
-@click.option("--runtime", type=click.Choice(RUNTIMES), default="python", show_default=True, help="What runs it.")
+@click.option(
+    "--runtime", type=click.Choice(RUNTIMES), default=BuildOptions.runtime, show_default=True, help="What runs it."
+)
 @click.option("--export-path", help="Existing directory for the archive.  [default: the current one]")
 @click.option(
     "--archive-format",
     type=click.Choice(list(SUFFIXES)),
-    default="default",
+    default=BuildOptions.archive_format,
     show_default=True,
     help="default: .mar, weights stored and text deflated; zip-store: .mar, nothing deflated; tgz: .tar.gz; "
     "no-archive: a folder.",
@@ -115,7 +115,7 @@ def _beginnings(name: str) -> list[str]:
 @click.option("-c", "--config-file", help="Model-config YAML file: batch size, workers, timeouts.")
 @click.option(
     "--vendor-sdk/--no-vendor-sdk",
-    default=True,
+    default=BuildOptions.vendor_sdk,
     help="Put a copy of the package `handlers` into an archive whose code imports it.  [default: do]",
 )
 @click.option("--compress", is_flag=True, help="Deflate weights too, on all cores: a little smaller, much slower.")
@@ -153,7 +153,7 @@ def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: s
           --serialized-file resnet.pt --extra-files index_to_name.json --sample cat.png --check -f
       torchmar build --from torchmar.yaml --version 2.0
     """
-    from archive_tool.building.builder import build as run
+    from archive_tool.building.builder import build_archive
     from archive_tool.progress import progress_bar
 
     options = _with_project(context, project_file, given)
@@ -164,7 +164,7 @@ def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: s
     if options["aot"] and not quiet:
         click.echo("compiling ahead of time, which takes a C++ compiler some seconds to minutes", err=True)
     with progress_bar("writing", hidden=quiet) as progress:
-        result = run(**options, before_publish=before_publish, progress=progress)
+        result = build_archive(BuildOptions(**options), before_publish=before_publish, progress=progress)
     if as_json:
         document = {**result.to_dict(), "checked": checked[0] if checked else None}
         click.echo(json.dumps(document, indent=2))
@@ -186,49 +186,3 @@ def _with_project(context: click.Context, project_file: str | None, given: dict[
         if parameter.name in ("model_name", "handler") and options[parameter.name] is None:
             raise click.MissingParameter(ctx=context, param=parameter)
     return options
-
-
-def show_built(result: BuildResult, *, quiet: bool) -> None:
-    """Print the warnings of a build, and, unless quiet, what it has written."""
-    for warning in result.warnings:
-        click.echo(f"warning: {printable(warning)}", err=True)
-    if not quiet:
-        count = len(result.members)
-        parts = [printable(str(result.path)), human_size(result.size), f"{count} members", f"{result.seconds:.2f} s"]
-        click.echo("  ".join([*parts, "replaced"] if result.replaced else parts))
-
-
-@click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
-@allow_pickle_option
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing on success.")
-def extract(archive: Path, folder: Path, allow_pickles: tuple[str, ...], quiet: bool) -> None:
-    """Unpack an archive into a new folder.
-
-    FOLDER must not exist, or be empty. What torchmar verify finds wrong is refused here too, with the same exit code;
-    if anything fails, nothing is left.
-
-    \b
-    Examples:
-      torchmar extract model_store/mnist.mar mnist
-    """
-    from archive_tool.verification.extraction import open_archive
-
-    with open_archive(archive) as opened:
-        opened.extract(folder, allow_pickles=allow_pickles)
-        size = sum(member.size for member in opened.members)
-        if not quiet:
-            click.echo(f"{printable(str(folder))}  {human_size(size)}  {len(opened.members)} members")
-
-
-def human_size(size: int) -> str:
-    """Write a number of bytes as people do, in powers of a thousand."""
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.5 or unit == "TB":
-            break
-    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"

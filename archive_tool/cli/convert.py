@@ -1,4 +1,4 @@
-"""The commands of `torchmar` that begin with what is there: an older archive, or a folder with a model."""
+"""The command `torchmar convert`: an older archive into one for TorchServe."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from archive_tool.cli.build import show_built
-from archive_tool.cli.entry import printable
+from archive_tool.cli.output import show_built
 
 
 @click.command()
@@ -32,33 +31,3 @@ def convert(archive: Path, output: Path | None, force: bool, quiet: bool) -> Non
     from archive_tool.projects.convert import convert as run
 
     show_built(run(archive, output, force=force), quiet=quiet)
-
-
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default=Path())
-@click.option("--kind", help="tensor, image or custom.  [default: told from the files]")
-@click.option("-f", "--force", is_flag=True, help="Replace a project file that is there.")
-def init(folder: Path, kind: str | None, force: bool) -> None:
-    """Write a project file for the model in a folder.
-
-    FOLDER, the current one if left out, holds the model: weights with the Python file of their class, or TorchScript,
-    ONNX or a .pt2 file. Nothing of it is run. If there is no handler, one is written that fits. The archive can be
-    built at once; the files say what can be changed.
-
-    \b
-    Kinds:
-      tensor   numbers in, numbers out, no code
-      image    a picture in, labels out; taken where there is an index_to_name.json
-      custom   hooks of your own before and behind the model
-
-    \b
-    Examples:
-      torchmar init
-      torchmar init resnet --kind image
-    """
-    from archive_tool.projects.starter import start
-
-    started = start(folder, kind=kind, force=force)
-    for path in started.written:
-        click.echo(printable(str(path)))
-    click.echo(f"build it: torchmar build --from {printable(str(started.project))}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import click
 
+from archive_tool.cli.output import discard_output, show_error
 from archive_tool.errors import TorchmarError
 from archive_tool.version import __version__
 
@@ -38,10 +39,10 @@ class _Entry(NamedTuple):
 COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
     "Archives": {
         "build": _Entry("archive_tool.cli.build:build", "Build an archive that TorchServe can serve."),
-        "init": _Entry("archive_tool.cli.convert:init", "Write a project file for the model in a folder."),
+        "init": _Entry("archive_tool.cli.init:init", "Write a project file for the model in a folder."),
         "inspect": _Entry("archive_tool.cli.inspect:inspect", "Show what an archive holds."),
         "convert": _Entry("archive_tool.cli.convert:convert", "Turn an older archive into one for TorchServe."),
-        "extract": _Entry("archive_tool.cli.build:extract", "Unpack an archive into a new folder."),
+        "extract": _Entry("archive_tool.cli.extract:extract", "Unpack an archive into a new folder."),
         "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
         "run": _Entry("serving.cli.run:run", "Predict in this process, without a server."),
         "optimize": _Entry(
@@ -49,8 +50,8 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         ),
         "dev": _Entry("serving.cli.dev:dev", "Serve a model while you write it."),
         "verify": _Entry("archive_tool.cli.verify:verify", "Find everything that is wrong with archives."),
-        "sign": _Entry("archive_tool.cli.verify:sign", "Sign an archive."),
-        "diff": _Entry("archive_tool.cli.verify:diff", "Show in what two archives differ."),
+        "sign": _Entry("archive_tool.cli.sign:sign", "Sign an archive."),
+        "diff": _Entry("archive_tool.cli.diff:diff", "Show in what two archives differ."),
     },
     "Server": {
         "start": _Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),
@@ -236,26 +237,3 @@ class _Told(io.FileIO):
             return super().write(data)
         except OSError:
             return memoryview(data).nbytes
-
-
-def discard_output() -> None:
-    """Write what is left for standard output, and all that follows, nowhere: Python would complain at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def show_error(error: TorchmarError) -> None:
-    """Print an error as ``error: what``, then where it is and what to do about it."""
-    color = None if "NO_COLOR" not in os.environ else False
-    first, *rest = error.message.splitlines() or [""]
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(first)}", err=True, color=color)
-    for line in rest:
-        click.echo(f"  {printable(line.expandtabs(4))}", err=True)  # torch indents its messages with tabs
-    for name, text in error.details():
-        click.echo(f"  {name}: {printable(text)}", err=True)
-
-
-def printable(text: str) -> str:
-    """Escape what could move a terminal's cursor; names inside an archive are anybody's."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from archive_tool.cli.build import human_size
-from archive_tool.cli.entry import printable
+from archive_tool.cli.output import human_size, printable
 from archive_tool.errors import ArchiveError
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from archive_tool.config import backend_keys
 from archive_tool.config.safe_yaml import NotYamlError, compose, construct
-from archive_tool.config.schema import BACKEND_KEYS, JAVA_KEYS, SHARED_ONLY, validate
+from archive_tool.config.schema import JAVA_KEYS, validate
 
-#: Sections that a handler reads, TorchServe's, ours or one of the examples. The frontend passes over them.
-PYTHON_KEYS: Final = frozenset({"handler", "optimize", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
 #: Where the server decides: config.properties, its `models` entry, or the request that registers the model.
 SERVER: Final = "server"
 FILE: Final = "file"
@@ -23,16 +22,6 @@ DEFAULT: Final = "default"
 _INT_MAX: Final = 2**31 - 1
 _FLAGS: Final = ("useJobTicket", "continuousBatching", "sequenceBatching", "asyncCommunication", "useVenv")
 _SEQUENCE: Final = {"sequenceTimeoutMSec": 0, "maxSequenceJobQueueSize": 1, "maxNumSequence": 1}
-_BACKEND_DEFAULTS: Final = {
-    "mode": "dedicated",
-    "max_batch_size": 32,
-    "max_batch_delay_ms": 0,
-    "processes": 1,
-    "threads": "auto",
-    "isolate_errors": True,
-    "pipeline": "by handler",
-    "warm_up": True,
-}
 
 
 @dataclass(frozen=True)
@@ -137,14 +126,14 @@ class _Reader:
         section = section if isinstance(section, dict) else {}
         shared = section.get("mode") == "shared"
         found = []
-        for key in BACKEND_KEYS:
+        for key, row in backend_keys.KEYS.items():
             name = f"backend.{key}"
-            if key in SHARED_ONLY and not shared:
+            if row.shared_only and not shared:
                 if key in section:
                     self.ignored.append(Ignored(name, "it has no effect without mode: shared"))
                 continue
             source = FILE if key in section else DEFAULT
-            found.append(Setting(name, section.get(key, _BACKEND_DEFAULTS[key]), source))
+            found.append(Setting(name, section.get(key, row.default), source))
         return found
 
     # ---- groups ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from archive_tool.config import optimize
+from archive_tool.config import backend_keys, optimize
 from archive_tool.config.entries import (
     ConfigProblem,
     Entry,
@@ -67,21 +67,7 @@ TORCHRUN_KEYS: Final = {
     "rdzv-conf": "text",
     "OMP_NUMBER_THREADS": "count",
 }
-#: The section ``backend:``, which our worker reads.
-BACKEND_KEYS: Final = {
-    "mode": "mode",
-    "max_batch_size": "batch",
-    "max_batch_delay_ms": "delay",
-    "processes": "processes",
-    "threads": "threads",
-    "isolate_errors": "bool",
-    "pipeline": "bool",
-    "warm_up": "bool",
-}
-#: Those of it that mean nothing without ``mode: shared``, in this order.
-SHARED_ONLY: Final = ("max_batch_size", "max_batch_delay_ms", "processes", "pipeline")
 _CHOICES: Final = {"device": ("cpu", "gpu"), "parallel": ("pp", "tp", "pptp", "custom")}
-_RANGES: Final = {"batch": (1, 4096), "delay": (0, 60_000), "processes": (1, 256), "threads": (1, 2**31 - 1)}
 _WORDS: Final = {
     "count": "an integer from 1",
     "amount": "an integer from 0",
@@ -91,11 +77,6 @@ _WORDS: Final = {
     "map": "a mapping",
     "bool": "true or false",
     "text": "text",
-    "mode": "dedicated or shared",
-    "batch": "an integer from 1 to 4096",
-    "delay": "a number from 0 to 60000",
-    "processes": "an integer from 1 to 256",
-    "threads": "auto or an integer from 1",
 }
 
 
@@ -176,21 +157,13 @@ def _fits(kind: str, value: Any) -> bool:
         return is_int(value) and value >= (1 if kind == "count" else 0)
     if kind in _CHOICES:
         return isinstance(value, str) and value.lower() in _CHOICES[kind]
-    if kind == "mode":
-        return value in ("dedicated", "shared")
-    if kind == "threads" and value == "auto":
-        return True
-    if kind in _RANGES:
-        least, most = _RANGES[kind]
-        whole = is_int(value)
-        return (whole or (kind == "delay" and isinstance(value, float))) and least <= value <= most
     if kind == "ids":
         return isinstance(value, list) and all(map(is_int, value))
     return isinstance(value, {"map": dict, "bool": bool, "text": str}[kind])
 
 
 def _type_hint(kind: str, value: Any) -> str | None:
-    numeric = kind in ("count", "amount") or kind in _RANGES
+    numeric = kind in ("count", "amount", "integer", "number")
     if numeric and isinstance(value, str) and value.strip().isdigit():
         return f"write {value.strip()} without quotes"
     if kind == "bool" and isinstance(value, str) and value.lower() in ("true", "false"):
@@ -216,8 +189,8 @@ def _check_mode(settings: dict[str, Entry], entries: dict[str, Entry]) -> Iterat
     """Check what the mode of the backend rules out; a mode that there is not has been told already."""
     mode = settings.get("mode")
     if mode is None or mode.value == "dedicated":
-        for key in SHARED_ONLY:
-            if key in settings:
+        for key, row in backend_keys.KEYS.items():
+            if row.shared_only and key in settings:
                 name = f"backend.{key}"
                 message = f"{name} has no effect without mode: shared"
                 yield ConfigProblem("warning", name, settings[key].line, message, "write mode: shared, or remove it")
@@ -230,12 +203,12 @@ def _check_mode(settings: dict[str, Entry], entries: dict[str, Entry]) -> Iterat
 
 def _check_backend_key(key: str, entry: Entry) -> Iterator[ConfigProblem]:
     name = f"backend.{key}"
-    kind = BACKEND_KEYS.get(key)
-    if kind is None:
-        yield unknown_key("backend", key, entry, BACKEND_KEYS)
-    elif not _fits(kind, entry.value):
-        message = f"{name}: expected {_WORDS[kind]}, got {shown(entry.value)}"
-        hint = _type_hint(kind, entry.value) or f"write {_WORDS[kind]}"
+    row = backend_keys.KEYS.get(key)
+    if row is None:
+        yield unknown_key("backend", key, entry, backend_keys.KEYS)
+    elif not row.fits(entry.value):
+        message = f"{name}: expected {row.expected}, got {shown(entry.value)}"
+        hint = _type_hint(row.kind, entry.value) or f"write {row.expected}"
         yield ConfigProblem("error", name, entry.line, message, hint)
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from archive_tool.analysis import entry_point as rule
 from archive_tool.analysis import python_source, requirements
 from archive_tool.errors import ArchiveError
-from archive_tool.issues import Kind
+from archive_tool.issues import Kind, Problem
 from archive_tool.metadata.names import LSP_HANDLERS
 from archive_tool.verification import completeness
 from handlers.builtin import TORCHSERVE_HANDLERS
@@ -32,20 +33,6 @@ _SOURCES_LIMIT: Final = 4 << 20
 _TEXT_LIMIT: Final = 1 << 20
 _MAX_MODULES: Final = 500
 _PYTHON_RUNTIMES: Final = ("python", "python3")
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """One thing that stands in the way: what, the member and line it is about, and what to do."""
-
-    message: str
-    where: str | None = None
-    hint: str | None = None
-
-    def to_dict(self) -> dict[str, str]:
-        """Give what is set as JSON-ready object."""
-        known = {"message": self.message, "where": self.where, "hint": self.hint}
-        return {key: value for key, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -136,55 +123,50 @@ def entry_point(archive: Archive, manifest: Manifest) -> EntryPoint | None:
 
 
 def _entry_of(handler: str, member: str, tree: Any) -> EntryPoint:
-    names = python_source.names(tree)
-    function = handler.partition(":")[2] or "handle"
-    if function in names.bound:
-        line = python_source.line_of(tree, function)
-        return EntryPoint(handler, "function", function, f"{member}:{line}" if line else member)
-    if len(names.classes) == 1 and not names.dynamic:
-        node = names.classes[0]
-        return EntryPoint(handler, "class", node.name, f"{member}:{node.lineno}")
-    return EntryPoint(handler, "unknown", where=member)
+    found = rule.find(tree, handler.partition(":")[2])
+    if found.name is None:
+        return EntryPoint(handler, "unknown", where=member)
+    return EntryPoint(handler, found.kind.value, found.name, f"{member}:{found.line}" if found.line else member)
 
 
-def find(archive: Archive, manifest: Manifest, config: Effective) -> list[Obstacle]:
+def find(archive: Archive, manifest: Manifest, config: Effective) -> list[Problem]:
     """List what would keep the archive from running here."""
     lacking = [issue for issue in completeness.issues(archive, manifest) if issue.kind is not Kind.NOTE]
-    found = [Obstacle(issue.message, hint="build the archive again") for issue in lacking]
+    found = [Problem(issue.message, hint="build the archive again") for issue in lacking]
     found += [*_runtime(manifest), *_requirements(archive, manifest)]
     if manifest.runtime in _PYTHON_RUNTIMES:
         found += _sources(archive, manifest)
     return [*found, *_devices(config)]
 
 
-def _runtime(manifest: Manifest) -> Iterator[Obstacle]:
+def _runtime(manifest: Manifest) -> Iterator[Problem]:
     if manifest.runtime == "LSP":
-        yield Obstacle(
+        yield Problem(
             f"runtime {manifest.runtime} needs TorchServe's C++ backend",
             hint="the PyPI package of TorchServe does not have it",
         )
     if manifest.runtime == "python3" and shutil.which("python3") is None:
-        yield Obstacle("runtime python3 needs a program python3, and there is none on the PATH")
+        yield Problem("runtime python3 needs a program python3, and there is none on the PATH")
     try:
         record = manifest.record
     except ArchiveError as error:
-        yield Obstacle(f"torchmar's part of the manifest cannot be read: {error.message}")
+        yield Problem(f"torchmar's part of the manifest cannot be read: {error.message}")
         return
     if record is None:
         return
     here = ".".join(platform.python_version_tuple()[:2])
     if record.python and record.python != here:
-        yield Obstacle(f"it was built with Python {record.python}, this is {here}", hint="compiled files will not load")
+        yield Problem(f"it was built with Python {record.python}, this is {here}", hint="compiled files will not load")
     yield from _frameworks(record.frameworks)
 
 
-def _frameworks(frameworks: Mapping[str, str]) -> Iterator[Obstacle]:
+def _frameworks(frameworks: Mapping[str, str]) -> Iterator[Problem]:
     for name, version in frameworks.items():
         here = _version(name)
         if here is None:
-            yield Obstacle(f"{name} {version} is not installed here", hint=f"pip install {name}")
+            yield Problem(f"{name} {version} is not installed here", hint=f"pip install {name}")
         elif here.split(".")[0] != version.split(".")[0]:
-            yield Obstacle(f"it was built with {name} {version}, this is {here}")
+            yield Problem(f"it was built with {name} {version}, this is {here}")
 
 
 def _version(name: str) -> str | None:
@@ -194,21 +176,21 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _requirements(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
+def _requirements(archive: Archive, manifest: Manifest) -> Iterator[Problem]:
     name = manifest.model.requirements_file
     if not name or not any(member.name == name for member in archive.members):
         return
     try:
         text = archive.read(name, _TEXT_LIMIT).decode("utf-8-sig")
     except (ArchiveError, UnicodeDecodeError):
-        yield Obstacle("the requirements file cannot be read", where=name)
+        yield Problem("the requirements file cannot be read", where=name)
         return
     for line in requirements.parse(text):
         where = f"{name}:{line.number}"
         if line.requirement is None:
-            yield Obstacle(f"{line.text!r} is not a requirement: {line.problem}", where)
+            yield Problem(f"{line.text!r} is not a requirement: {line.problem}", where)
         elif problem := _unmet(line.requirement):
-            yield Obstacle(problem, where, f"pip install '{line.text}', or install_py_dep_per_model=true")
+            yield Problem(problem, where, f"pip install '{line.text}', or install_py_dep_per_model=true")
 
 
 def _unmet(requirement: Any) -> str | None:
@@ -222,7 +204,7 @@ def _unmet(requirement: Any) -> str | None:
     return None
 
 
-def _sources(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
+def _sources(archive: Archive, manifest: Manifest) -> Iterator[Problem]:
     """Follow the imports of handler and model file through the archive's own files."""
     sources = Sources(archive)
     handler = manifest.model.handler
@@ -239,7 +221,7 @@ def _sources(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
             imports = python_source.certain_imports(sources.tree(name))
         except python_source.SourceError as error:
             where = f"{name}:{error.line}" if error.line else name
-            yield Obstacle(f"it is not Python {platform.python_version()}: {error.message}", where)
+            yield Problem(f"it is not Python {platform.python_version()}: {error.message}", where)
             continue
         except ArchiveError:
             continue
@@ -250,7 +232,7 @@ def _sources(archive: Archive, manifest: Manifest) -> Iterator[Obstacle]:
             elif top not in told and not _is_importable(top):
                 told.add(top)
                 hint = "install it, or put its file into the archive (--extra-files)"
-                yield Obstacle(f"no module named {top!r} can be found here", f"{name}:{line}", hint)
+                yield Problem(f"no module named {top!r} can be found here", f"{name}:{line}", hint)
 
 
 def _is_importable(top: str) -> bool:
@@ -260,16 +242,16 @@ def _is_importable(top: str) -> bool:
         return True  # something odd is loaded under that name: it is there
 
 
-def _devices(config: Effective) -> Iterator[Obstacle]:
+def _devices(config: Effective) -> Iterator[Problem]:
     wanted = config.value("deviceType") == "gpu" or config.value("parallelType") is not None
     numbers = config.value("deviceIds") or []
     if not wanted and not numbers:
         return
     count = gpus()
     if count == 0:
-        yield Obstacle("a GPU is wanted, and there is none here", hint="without one TorchServe runs it on the CPU")
+        yield Problem("a GPU is wanted, and there is none here", hint="without one TorchServe runs it on the CPU")
     elif count is not None and numbers and max(numbers) >= count:
-        yield Obstacle(f"GPU {max(numbers)} is wanted, and there are {count} here")
+        yield Problem(f"GPU {max(numbers)} is wanted, and there are {count} here")
 
 
 def gpus() -> int | None:

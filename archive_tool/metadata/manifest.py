@@ -35,6 +35,8 @@ _MODEL_FIELDS: Final = {
     "requirementsFile": "requirements_file",
     "configFile": "config_file",
 }
+#: Of these, the files that the model has beside its handler, in the order in which they are told of.
+_FILES: Final = ("serializedFile", "modelFile", "configFile", "requirementsFile")
 
 
 def build_time() -> int:
@@ -91,6 +93,12 @@ class Model:
         _check_names(values["model_name"], values["model_version"])
         extra = {key: value for key, value in document.items() if key not in _MODEL_FIELDS}
         return cls(**values, extra=extra)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The members that it names beside the handler, by the manifest's keys."""
+        named = {key: getattr(self, _MODEL_FIELDS[key]) for key in _FILES}
+        return {key: name for key, name in named.items() if name}
 
     def to_dict(self) -> dict[str, Any]:
         """Write the object in torch-model-archiver's key order; what is not set is left out."""

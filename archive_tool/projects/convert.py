@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool.building import builder
+from archive_tool.building.options import BuildOptions
 from archive_tool.errors import BuildError, UnreadableArchiveError
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, MANIFEST_NAME, SUFFIXES
@@ -61,7 +62,7 @@ def convert(archive: StrPath, output: StrPath | None = None, *, force: bool = Fa
         model = manifest.model
         if model.handler is None:
             raise BuildError(f"the manifest of {old} names no handler", where=MANIFEST_NAME)
-        built = builder.build(
+        options = BuildOptions(
             model_name=model.model_name,
             version=model.model_version or "1.0",
             handler=model.handler,
@@ -74,6 +75,7 @@ def convert(archive: StrPath, output: StrPath | None = None, *, force: bool = Fa
             licence=_text(document.get("license")),
             record=Record(extra=_kept(document)),
         )
+        built = builder.build_archive(options)
     warnings = [text.replace(f"{folder}/", "") for text in built.warnings]
     if manifest.runtime not in ("python", "python3"):
         warnings.append(f"the runtime was {manifest.runtime!r}; it is Python 3 now, and the code may not be")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ import yaml
 
 from archive_tool import files
 from archive_tool.building.files import split_target
+from archive_tool.building.options import BuildOptions
 from archive_tool.building.report import Report
 from archive_tool.config.safe_yaml import TAG, NotYamlError, compose
 from archive_tool.errors import BuildError
@@ -24,28 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAME: Final = "torchmar.yaml"
-#: Key to kind of value; "handler", "files" and "samples" are lists or texts with paths in them.
-KEYS: Final = {
-    "model-name": "text",
-    "version": "text",
-    "handler": "handler",
-    "model-path": "path",
-    "serialized-file": "path",
-    "model-file": "path",
-    "extra-files": "files",
-    "keep-folders": "flag",
-    "runtime": "runtime",
-    "export-path": "path",
-    "archive-format": "format",
-    "force": "flag",
-    "requirements-file": "path",
-    "config-file": "path",
-    "vendor-sdk": "flag",
-    "compress": "flag",
-    "description": "text",
-    "licence": "text",
-    "sample": "samples",
-    "aot": "flag",
+#: Key to kind of value; "handler", "files" and "samples" are lists or texts with paths in them. ``check`` is
+#: the command line's alone.
+KEYS: Final[dict[str, str]] = {
+    **{one.name.replace("_", "-"): one.metadata["kind"] for one in fields(BuildOptions) if one.metadata},
     "check": "flag",
 }
 _CHOICES: Final = {"runtime": RUNTIMES, "format": tuple(SUFFIXES)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from dataclasses import replace
@@ -44,7 +43,6 @@ def renew(
             f"the folder {target.parent} does not exist", where="--output", hint=f"mkdir -p {target.parent}"
         )
     writer.check_target(target, as_folder=False, force=force)
-    replaced = os.path.lexists(target)
     record = replace(manifest.record or Record(python=python_version()), tool_version=__version__)
     # Beside the target: it holds as much, and a folder for temporary files may be small.
     with tempfile.TemporaryDirectory(prefix=".torchmar-convert-", dir=target.parent) as scratch:
@@ -56,18 +54,14 @@ def renew(
             for member in archive.members
             if not member.name.startswith(sdk_copy.PREFIX) and member.name != names.MANIFEST_NAME
         ]
-        members = sorted((*kept, *vendoring.sdk_members(vendoring.find_sdk())), key=lambda member: member.name)
-        plan = Plan(manifest.model.model_name, tuple(members), manifest.with_record(record), build_time())
-        written = writer.write(plan, target, archive_format, force=force, compress=_is_compressed(archive))
-    signed = signature_path(archive.path)
-    return builder.BuildResult(
-        path=target,
-        size=target.stat().st_size,
-        members=(*(member.name for member in members), names.MANIFEST_NAME),
+        members = (*kept, *vendoring.sdk_members(vendoring.find_sdk()))
+        plan = Plan.of(members, manifest.with_record(record), build_time())
+        written = builder.write(plan, target, archive_format, force=force, compress=_is_compressed(archive))
+    signed = signature_path(archive.path).exists()
+    return replace(
+        written,
         seconds=time.perf_counter() - start,
-        warnings=("the signature is that of the old archive: sign the new one",) if signed.exists() else (),
-        manifest=written,
-        replaced=replaced,
+        warnings=("the signature is that of the old archive: sign the new one",) if signed else (),
     )
 
 

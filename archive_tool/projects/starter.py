@@ -8,11 +8,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
 from archive_tool.analysis import python_source
+from archive_tool.building.options import BuildOptions
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.projects import project_file as project
 from archive_tool.weights.formats import Format, sniff_file
@@ -75,16 +76,6 @@ class Started:
     kind: str | None
 
 
-@dataclass(frozen=True)
-class _Found:
-    serialized: str | None
-    model_file: str | None
-    handler: str | None
-    extra: tuple[str, ...]
-    requirements: str | None
-    config: str | None
-
-
 def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Started:
     """Write ``torchmar.yaml`` for the model that is in a folder, and a handler if there is none. Nothing of it is run.
 
@@ -106,20 +97,22 @@ def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Star
         raise TargetExistsError(f"{target} exists already", hint="give --force (-f) to replace it")
     found = _look(folder)
     written = []
-    handler = found.handler
+    handler = found["handler"]
     if handler is None or kind is not None:
-        kind = kind or ("image" if _LABELS in found.extra else "tensor")
+        kind = kind or ("image" if found["extra_files"] else "tensor")
         handler = "tensor_handler"
         if kind in _SOURCES:
             handler = _free_name(folder, kind)
             path = folder / handler
             path.write_text(_SOURCES[kind], encoding="utf-8")
             written.append(path)
-    target.write_text(_project(_model_name(folder), handler, kind, found), encoding="utf-8")
+    options = BuildOptions(**found | {"model_name": _model_name(folder), "handler": handler})
+    target.write_text(_project(options, kind), encoding="utf-8")
     return Started(target, (target, *written), kind)
 
 
-def _look(folder: Path) -> _Found:
+def _look(folder: Path) -> dict[str, Any]:
+    """Find the files that are options of a build; None for what is not there."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     kinds = {path.name: sniff_file(path) for path in files if path.suffix != ".py"}
     programs = [name for name, kind in kinds.items() if kind.is_program]
@@ -140,14 +133,14 @@ def _look(folder: Path) -> _Found:
                 hint="put the weights there with the Python file of the model's class, or TorchScript, ONNX or .pt2",
             )
     names = {path.name for path in files}
-    return _Found(
-        serialized=serialized,
-        model_file=model_file,
-        handler=_one("handler", handlers, folder),
-        extra=(_LABELS,) if _LABELS in names else (),
-        requirements="requirements.txt" if "requirements.txt" in names else None,
-        config="model-config.yaml" if "model-config.yaml" in names else None,
-    )
+    return {
+        "serialized_file": serialized,
+        "model_file": model_file,
+        "handler": _one("handler", handlers, folder),
+        "extra_files": _LABELS if _LABELS in names else None,
+        "requirements_file": "requirements.txt" if "requirements.txt" in names else None,
+        "config_file": "model-config.yaml" if "model-config.yaml" in names else None,
+    }
 
 
 def _one(what: str, names: list[str], folder: Path) -> str | None:
@@ -203,33 +196,33 @@ def _model_name(folder: Path) -> str:
     return name or "model"
 
 
-def _project(name: str, handler: str, kind: str | None, found: _Found) -> str:
+def _project(options: BuildOptions, kind: str | None) -> str:
     comments = {
         None: "The handler that was here.",
         "tensor": 'Numbers in, numbers out: {"tensor_input": [[...]]}; no code is needed.',
     }
     comment = comments.get(kind, "Change it to what your clients send and expect.")
-    extra = f"extra-files: [{', '.join(found.extra)}]" if found.extra else "# extra-files: [labels.txt, words=texts]"
+    extra = options.extra_files
     lines = [
         "# What the archive of this model is. Build it:  torchmar build --from torchmar.yaml",
         "# Paths are relative to this file. Options of the command line win.",
         "",
-        f"model-name: {_quoted(name)}",
-        'version: "1.0"',
+        f"model-name: {_quoted(options.model_name)}",
+        f'version: "{options.version}"',
         "",
         f"# {comment}",
-        f"handler: {_quoted(handler)}",
+        f"handler: {_quoted(str(options.handler))}",
         "",
-        _line("serialized-file", found.serialized, "model.pt    # weights, TorchScript, ONNX or .pt2"),
-        _line("model-file", found.model_file, "model.py    # the class of the model, for weights"),
+        _line(options, "serialized_file", "model.pt    # weights, TorchScript, ONNX or .pt2"),
+        _line(options, "model_file", "model.py    # the class of the model, for weights"),
         "",
         "# Further files. FILE=PLACE names a place in the archive, keep-folders keeps folders.",
-        extra,
+        f"extra-files: [{extra}]" if extra else "# extra-files: [labels.txt, words=texts]",
         "# keep-folders: true",
         "",
         "# pip requirements of this model; workers, batch size and timeouts.",
-        _line("requirements-file", found.requirements, "requirements.txt"),
-        _line("config-file", found.config, "model-config.yaml"),
+        _line(options, "requirements_file", "requirements.txt"),
+        _line(options, "config_file", "model-config.yaml"),
         "",
         "# A request to try it with and the expected answer; checked before the archive takes its place.",
         "# sample: [request.json=answer.json]",
@@ -242,7 +235,8 @@ def _project(name: str, handler: str, kind: str | None, found: _Found) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(key: str, value: str | None, example: str) -> str:
+def _line(options: BuildOptions, name: str, example: str) -> str:
+    key, value = name.replace("_", "-"), getattr(options, name)
     return f"# {key}: {example}" if value is None else f"{key}: {_quoted(value)}"
 
 

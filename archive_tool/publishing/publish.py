@@ -9,10 +9,11 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from archive_tool.building import builder
 from archive_tool.building.files import sdk_handler_source
+from archive_tool.building.options import BuildOptions
 from archive_tool.building.samples import FOLDER, GivenSample
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata import names, record
@@ -129,23 +130,22 @@ def publish(
         chosen, files = _write(format, module, studied, Path(scratch), source)
         handler = Path(scratch, f"{_HANDLER}.py")
         handler.write_bytes(sdk_handler_source(SDK_HANDLERS[_HANDLER]))
-        options = {
-            "model_name": name,
-            "handler": handler,
-            "serialized_file": files.serialized,
-            "model_file": files.model_file,
-            "extra_files": [*_listed(extra_files), *([files.modules] if files.modules else [])],
-            "requirements_file": requirements_file,
-            "config_file": config_file,
-            "export_path": store,
-            "description": description,
-            "licence": licence,
-            "record": record.Record(inputs=studied.input_specs(), outputs=studied.output_specs(), metrics=measured),
-            "sample": [GivenSample("input.json", request.encode(), reply.encode(), "application/json", stated)],
-            "before_publish": compare,
-        }
+        options = BuildOptions(
+            model_name=name,
+            handler=handler,
+            serialized_file=files.serialized,
+            model_file=files.model_file,
+            extra_files=[*_listed(extra_files), *([files.modules] if files.modules else [])],
+            requirements_file=requirements_file,
+            config_file=config_file,
+            export_path=store,
+            description=description,
+            licence=licence,
+            record=record.Record(inputs=studied.input_specs(), outputs=studied.output_specs(), metrics=measured),
+            sample=[GivenSample("input.json", request.encode(), reply.encode(), "application/json", stated)],
+        )
         tell(f"{name}: building the archive")
-        built, version = _build(store, name, version, options)
+        built, version = _build(store, version, options, compare)
     return Published(
         name=name,
         version=version,
@@ -177,13 +177,17 @@ def _target(store: Path, name: str, version: str) -> Path:
     return store / (archive_name + names.SUFFIXES["default"])
 
 
-def _build(store: Path, name: str, version: str | None, options: dict[str, Any]) -> tuple[builder.BuildResult, str]:
+def _build(
+    store: Path, version: str | None, options: BuildOptions, before_publish: Callable[[Path], None]
+) -> tuple[builder.BuildResult, str]:
     """Build with the version that is given, or with the next one that nobody else takes meanwhile."""
+    name = options.model_name
     for _ in range(_ATTEMPTS):
         number = version or next_version(store, name)
         archive_name = _target(store, name, number).name.removesuffix(names.SUFFIXES["default"])
         try:
-            return builder.build(version=number, archive_name=archive_name, **options), number
+            numbered = replace(options, version=number, archive_name=archive_name)
+            return builder.build_archive(numbered, before_publish=before_publish), number
         except TargetExistsError as error:
             if version is not None or next_version(store, name) == number:
                 raise TargetExistsError(error.message, hint="give another version=...") from error

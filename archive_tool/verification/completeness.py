@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from archive_tool.metadata.manifest import Manifest
     from archive_tool.reading.archive import Archive
 
-#: The members that a manifest names, with the attributes of `Model`.
-FILES: Final = {
-    "serializedFile": "serialized_file",
-    "modelFile": "model_file",
-    "configFile": "config_file",
-    "requirementsFile": "requirements_file",
-}
 _WORKFLOW: Final = "WAR-INF/MANIFEST.json"
 #: What Python imports as a module of a name, beside packages; compiled ones have more in front of their suffix.
 _SOURCES: Final = (".py", ".pyc", "/__init__.py", "/__init__.pyc")
@@ -62,9 +55,8 @@ def issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
     if manifest.runtime not in RUNTIMES:
         message = f"the manifest's runtime {manifest.runtime!r} is none that TorchServe has: {', '.join(RUNTIMES)}"
         yield Issue(Kind.UNREADABLE, message, MANIFEST_NAME)
-    for key, attribute in FILES.items():
-        name = getattr(manifest.model, attribute)
-        if not name or name_problem(name):
+    for key, name in manifest.model.files.items():
+        if name_problem(name):
             continue
         # Handlers of one's own may take a whole folder for the model.
         if name not in sizes and not (key == "serializedFile" and _is_folder(name, sizes)):
@@ -134,6 +126,6 @@ def content_issues(manifest: Manifest | None, name: str, size: int, head: bytes)
     """
     if size > LFS_MAX_BYTES or not head.startswith(LFS_PREFIX):
         return
-    named = manifest is not None and name in [getattr(manifest.model, attribute) for attribute in FILES.values()]
+    named = manifest is not None and name in manifest.model.files.values()
     message = f"{name!r} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`, and build again"
     yield Issue(Kind.UNREADABLE if named else Kind.NOTE, message, name)

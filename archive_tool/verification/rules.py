@@ -53,9 +53,8 @@ def static_issues(archive: Archive, *, complete: bool = True) -> Iterator[Issue]
 
 
 def _manifest_paths(manifest: Manifest) -> Iterator[Issue]:
-    values = {key: getattr(manifest.model, attribute) for key, attribute in completeness.FILES.items()}
     # What follows the colon is a function.
-    values["handler"] = manifest.model.handler and manifest.model.handler.split(":")[0]
+    values = {**manifest.model.files, "handler": (manifest.model.handler or "").split(":")[0]}
     for key, value in values.items():
         if value and (problem := name_problem(value)):
             yield Issue(Kind.UNSAFE, f"the manifest's model.{key} {value!r} {problem}", MANIFEST_NAME)

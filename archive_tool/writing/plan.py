@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from archive_tool.metadata.manifest import Manifest
@@ -28,8 +29,13 @@ class Plan:
     manifest: Manifest
     seconds: int
 
+    @classmethod
+    def of(cls, members: Iterable[Member], manifest: Manifest, seconds: int) -> Plan:
+        """Plan an archive of the model that a manifest names."""
+        ordered = sorted(members, key=lambda member: member.name)
+        return cls(manifest.model.model_name, tuple(ordered), manifest, seconds)
+
 
 def with_members(old: Plan, added: list[Member]) -> Plan:
     """Return the plan with more members in it."""
-    members = tuple(sorted((*old.members, *added), key=lambda member: member.name))
-    return Plan(old.model_name, members, old.manifest, old.seconds)
+    return Plan.of((*old.members, *added), old.manifest, old.seconds)

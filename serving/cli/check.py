@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archive_tool.cli.build import human_size
-from archive_tool.cli.entry import printable
-from archive_tool.cli.verify import allow_pickle_option
+from archive_tool.cli.options import allow_pickle_option
+from archive_tool.cli.output import human_size, printable
 from serving.cli.options import console, json_option, read_inputs, read_once
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Literal
 
 import click
 
-from archive_tool.cli.entry import printable
-from archive_tool.cli.verify import allow_pickle_option
+from archive_tool.cli.options import allow_pickle_option
+from archive_tool.cli.output import printable
 from serving.cli.options import PortType
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archive_tool.cli.entry import printable
+from archive_tool.cli.output import printable
 from serving.cli.options import complete_models, name_option
 
 if TYPE_CHECKING:

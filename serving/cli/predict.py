@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from archive_tool.cli.entry import printable
+from archive_tool.cli.output import printable
 from serving.answers import strict
 from serving.cli.options import (
     complete_models,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from archive_tool.cli.entry import printable
-from archive_tool.cli.verify import allow_pickle_option
+from archive_tool.cli.options import allow_pickle_option
+from archive_tool.cli.output import printable
 from serving.cli.options import json_option, print_json, read_inputs, traceback_shown
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from archive_tool.cli.entry import discard_output, printable
+from archive_tool.cli.output import discard_output, printable
 from serving.cli.options import (
     PortType,
     complete_archives,

@@ -380,8 +380,7 @@ class _Variants:
             members[_CACHE] = Member(_CACHE, file)
             record = replace(record, extra={**record.extra, "compileCache": {**entry, "file": _CACHE}})
         manifest = self._manifest.with_record(record)
-        ordered: Sequence[Member] = [members[name] for name in sorted(members)]
-        return Plan(manifest.model.model_name, tuple(ordered), manifest, build_time())
+        return Plan.of(members.values(), manifest, build_time())
 
 
 def _share(source: Path, place: Path) -> None:

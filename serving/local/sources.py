@@ -4,23 +4,17 @@ would hold them.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from archive_tool.building import checks
-from archive_tool.building.builder import folders_from, with_service
-from archive_tool.building.files import plan as make_plan
-from archive_tool.building.inputs import Inputs, split_extra_files
+from archive_tool.building import builder
+from archive_tool.building.options import BuildOptions
 from archive_tool.building.report import Report
-from archive_tool.building.vendoring import vendor
 from archive_tool.errors import InputError, TorchmarError
-from archive_tool.metadata.manifest import Manifest, build_time
+from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import MANIFEST_NAME, is_skipped_directory
-from archive_tool.metadata.record import Record
 from archive_tool.projects import project_file
 from archive_tool.reading.archive import open_archive
 from archive_tool.writing.plan import Member, Plan
@@ -82,13 +76,14 @@ class Sources:
         Raises:
             TorchmarError: they do not tell.
         """
-        return self._plan_of_model().model_name if self._is_model else str(self._options()["model_name"])
+        return self._plan_of_model().model_name if self._is_model else self._options().model_name
 
     def fingerprint(self) -> object:
         """Equal to an earlier one as long as no file has changed, come or gone."""
         try:
             found: list[object] = [_state(self._project)] if self._project else []
-            for member in self._plan(Report()).members:
+            plan = self._plan_of_model() if self._is_model else builder.find(self._options(), Report())[0].plan
+            for member in plan.members:
                 source = member.source
                 found.append((member.name, source if isinstance(source, bytes) else (str(source), _state(source))))
             return found
@@ -107,47 +102,23 @@ class Sources:
         """
         report = Report()
         try:
-            plan = self._plan(report, checked=True)
+            plan = self._plan_of_model() if self._is_model else builder.compose(self._options(), report)
             report.raise_errors()
             for member in plan.members:
                 _place(member, folder / member.name)
             _place(Member(MANIFEST_NAME, plan.manifest.to_json()), folder / MANIFEST_NAME)
         except (OSError, ValueError) as error:
             raise InputError(f"a file of the model cannot be read: {error}") from error
-        return plan.manifest, tuple(dict.fromkeys(str(problem) for problem in report.warnings))
+        return plan.manifest, report.told()
 
-    def _plan(self, report: Report, *, checked: bool = False) -> Plan:
-        if self._is_model:
-            return self._plan_of_model()
-        options = self._options()
-        inputs = Inputs(
-            model_name=options["model_name"],
-            handler=os.fspath(options["handler"]),
-            version=options.get("version", "1.0"),
-            folders_from=folders_from(options.get("keep_folders", False)),
-            extra_files=split_extra_files(options.get("extra_files")),
-            serialized_file=_path(options, "serialized_file"),
-            model_file=_path(options, "model_file"),
-            requirements_file=_path(options, "requirements_file"),
-            config_file=_path(options, "config_file"),
-        )
-        record = Record()
-        if options.get("model_path"):
-            inputs, record = with_service(inputs, Path(options["model_path"]), record, report)
-        plan = make_plan(inputs, build_time(), report)
-        if checked:
-            checks.check(inputs, plan, report)
-            plan = vendor(inputs, plan, report)
-        return replace(plan, manifest=plan.manifest.with_record(record)) if record.inputs else plan
-
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> BuildOptions:
         if self._project is None:
-            return {"model_name": self._target.stem, "handler": self._target} | self._given
+            return BuildOptions(**{"model_name": self._target.stem, "handler": self._target, **self._given})
         options = {name: value for name, value in project_file.read(self._project).items() if name in _FILES}
         options = {"model_name": self._project.parent.name} | options | self._given
         if "handler" not in options:
             raise InputError("the project file names no handler", where=str(self._project), hint="add handler: FILE.py")
-        return options
+        return BuildOptions(**options)
 
     def _plan_of_model(self) -> Plan:
         with open_archive(self._target) as archive:
@@ -160,11 +131,7 @@ class Sources:
             if path != self._target / MANIFEST_NAME
         ]
         # The manifest is compared as it is read: it is what the worker gets.
-        return Plan(manifest.model.model_name, tuple(members), manifest, 0)
-
-
-def _path(options: Mapping[str, Any], name: str) -> Path | None:
-    return Path(options[name]) if options.get(name) else None
+        return Plan.of(members, manifest, 0)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

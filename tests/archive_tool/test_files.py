@@ -10,6 +10,7 @@ import pytest
 from archive_tool import files
 from archive_tool.analysis import python_source
 from archive_tool.building import checks
+from archive_tool.building.looked import Contents
 from archive_tool.building.report import Report
 from archive_tool.errors import TorchmarError
 from archive_tool.projects import project_file
@@ -104,8 +105,8 @@ def reading(name):
     return {
         "the archive": lambda: verify(name).kind,
         "a project file": lambda: project_file.read(Path(name)),
-        "a config file": lambda: checks.check_config(Path(name), report) or report.raise_errors(),
-        "requirements": lambda: checks.check_requirements(Path(name), report) or report.raise_errors(),
+        "a config file": lambda: checks.check_config(Path(name), Contents(), report) or report.raise_errors(),
+        "requirements": lambda: checks.check_requirements(Path(name), Contents(), report) or report.raise_errors(),
         "source": lambda: python_source.parse(Path(name)),
         "a source of a member": built,
         "a private key": lambda: signing.sign("m.mar", name),

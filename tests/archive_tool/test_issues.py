@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from archive_tool.errors import AlteredArchiveError, UnreadableArchiveError, UnsafeArchiveError
-from archive_tool.issues import Issue, Kind, exit_code, refuse, worst
+from archive_tool.issues import Issue, Kind, Problem, exit_code, refuse, worst
 
 NOTE, UNREADABLE, ALTERED, UNSAFE = (Issue(kind, f"it is {kind.value}") for kind in Kind)
 
@@ -35,3 +35,11 @@ def test_refusing_names_all_but_notes(issue, error):
         refuse(Path("a.mar"), [issue, NOTE, issue])
     assert len(caught.value.message.splitlines()) == 3
     assert caught.value.hint
+
+
+def test_a_problem():
+    problem = Problem("odd", where="there", hint="look")
+    assert str(problem) == "there: odd (look)"
+    assert str(Problem("odd")) == "odd"
+    assert problem.to_dict() == {"message": "odd", "where": "there", "hint": "look"}
+    assert Problem("odd").to_dict() == {"message": "odd"}

@@ -11,6 +11,10 @@ from typing import Any, TypeGuard
 from serving.worker.loading import package_paths
 from serving.worker.loading.failures import ConfigError
 
+package_paths.provide("archive_tool", always=True)
+
+from archive_tool.config.backend_keys import KEYS  # noqa: E402 - by its place, wherever the worker runs
+
 DEFAULT_RESPONSE_TIMEOUT_S = 120.0
 DEFAULT_STARTUP_TIMEOUT_S = 120.0
 RESPONSE_TIMEOUT_VARIABLE = "TORCHMAR_RESPONSE_TIMEOUT"
@@ -37,13 +41,13 @@ class Backend:
     """
 
     shared: bool = False
-    max_batch_size: int = 32
-    max_batch_delay_s: float = 0.0
-    processes: int = 1
+    max_batch_size: int = KEYS["max_batch_size"].default
+    max_batch_delay_s: float = KEYS["max_batch_delay_ms"].default / 1000
+    processes: int = KEYS["processes"].default
     threads: int | None = None
-    isolate_errors: bool = True
+    isolate_errors: bool = KEYS["isolate_errors"].default
     pipeline: bool | None = None
-    warm_up: bool = True
+    warm_up: bool = KEYS["warm_up"].default
     response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
     startup_timeout_s: float = DEFAULT_STARTUP_TIMEOUT_S
     stateful: bool = False
@@ -129,17 +133,18 @@ def backend_of(config: Mapping[str, Any]) -> Backend:
     """The settings of a configuration that has been checked."""
     section = config.get("backend")
     section = section if isinstance(section, dict) else {}
-    threads = section.get("threads", "auto")
+    chosen = {name: section.get(name, key.default) for name, key in KEYS.items()}
+    threads, pipeline = chosen["threads"], chosen["pipeline"]
     continuous = config.get("continuousBatching") is True
     return Backend(
-        shared=section.get("mode") == "shared",
-        max_batch_size=int(section.get("max_batch_size", Backend.max_batch_size)),
-        max_batch_delay_s=float(section.get("max_batch_delay_ms", 0)) / 1000,
-        processes=int(section.get("processes", 1)),
-        threads=None if threads == "auto" else int(threads),
-        isolate_errors=section.get("isolate_errors") is not False,
-        pipeline=pipeline if isinstance(pipeline := section.get("pipeline"), bool) else None,
-        warm_up=section.get("warm_up") is not False,
+        shared=chosen["mode"] == "shared",
+        max_batch_size=int(chosen["max_batch_size"]),
+        max_batch_delay_s=float(chosen["max_batch_delay_ms"]) / 1000,
+        processes=int(chosen["processes"]),
+        threads=None if isinstance(threads, str) else int(threads),
+        isolate_errors=bool(chosen["isolate_errors"]),
+        pipeline=pipeline if isinstance(pipeline, bool) else None,
+        warm_up=bool(chosen["warm_up"]),
         # With a configuration, Java's own default holds where one is not set, whatever config.properties says.
         response_timeout_s=_seconds(config.get("responseTimeout"), DEFAULT_RESPONSE_TIMEOUT_S),
         startup_timeout_s=_seconds(config.get("startupTimeout"), DEFAULT_STARTUP_TIMEOUT_S),

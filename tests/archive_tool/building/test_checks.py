@@ -9,6 +9,7 @@ import torch
 from archive_tool.building import checks
 from archive_tool.building.files import plan
 from archive_tool.building.inputs import Inputs
+from archive_tool.building.looked import Looked
 from archive_tool.building.report import Report
 
 
@@ -16,7 +17,7 @@ def check(**options):
     options.setdefault("handler", "h.py")
     inputs = Inputs(model_name="m", **options)
     report = Report()
-    checks.check(inputs, plan(inputs, 0, report), report)
+    checks.check(Looked(inputs, plan(inputs, 0, report)), report)
     return report
 
 

@@ -9,6 +9,7 @@ import pytest
 from archive_tool.building import checks
 from archive_tool.building.files import plan
 from archive_tool.building.inputs import Inputs
+from archive_tool.building.looked import Looked
 from archive_tool.building.report import Report
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,7 +25,7 @@ def check(text, reference="x.py", config=None, **options):
         options["config_file"] = Path("c.yaml")
     inputs = Inputs(model_name="m", handler=reference, **options)
     report = Report()
-    checks.check(inputs, plan(inputs, 0, report), report)
+    checks.check(Looked(inputs, plan(inputs, 0, report)), report)
     return report
 
 

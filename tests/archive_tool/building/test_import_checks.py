@@ -10,6 +10,7 @@ import pytest
 from archive_tool.building import checks, import_checks
 from archive_tool.building.files import plan
 from archive_tool.building.inputs import Inputs
+from archive_tool.building.looked import Looked
 from archive_tool.building.report import Report
 
 SDK = "from handlers import BaseHandler\nclass H(BaseHandler):\n    pass\n"
@@ -23,7 +24,7 @@ def check(files, handler="x.py", **options):
         Path(name).write_text(text)
     inputs = Inputs(model_name="m", handler=handler, **options)
     report = Report()
-    checks.check(inputs, plan(inputs, 0, report), report)
+    checks.check(Looked(inputs, plan(inputs, 0, report)), report)
     return report
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import archive_tool
+from archive_tool.building.looked import Contents
 from archive_tool.building.mms import read_folder, read_signature
 from archive_tool.errors import BuildError
 from archive_tool.metadata.record import TensorSpec
@@ -92,8 +93,8 @@ def test_other_options_still_count(folder):
 
 
 def test_a_handler_elsewhere(folder):
-    assert read_folder(folder, "h.py:f").handler == "h.py:f"
-    assert read_folder(folder, "image_classifier").handler == "image_classifier"
+    assert read_folder(folder, "h.py:f", Contents()).handler == "h.py:f"
+    assert read_folder(folder, "image_classifier", Contents()).handler == "image_classifier"
 
 
 def test_what_is_wrong_with_a_folder(folder, work):
@@ -101,7 +102,7 @@ def test_what_is_wrong_with_a_folder(folder, work):
         archive_tool.build(model_name="m", handler="h", model_path=work / "no")
     (folder / "two.onnx").touch()
     with pytest.raises(BuildError, match=r"2 ONNX models: fizbuz\.onnx, two\.onnx"):
-        read_folder(folder, "h")
+        read_folder(folder, "h", Contents())
 
 
 def test_packages_that_are_gone_are_told(folder):
@@ -113,7 +114,7 @@ def test_packages_that_are_gone_are_told(folder):
         "fizbuz_service.py imports mxnet",
     ]
     (folder / "mxnet").mkdir()
-    assert len(read_folder(folder, "fizbuz_service").warnings) == 1  # the folder brings its own
+    assert len(read_folder(folder, "fizbuz_service", Contents()).warnings) == 1  # the folder brings its own
 
 
 @pytest.mark.parametrize(

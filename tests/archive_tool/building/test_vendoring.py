@@ -10,6 +10,7 @@ import archive_tool
 from archive_tool.building import vendoring
 from archive_tool.building.files import plan
 from archive_tool.building.inputs import Inputs
+from archive_tool.building.looked import Looked
 from archive_tool.building.report import Report
 from archive_tool.errors import BuildError
 
@@ -27,7 +28,7 @@ def sdk(work):
 def vendored(sdk, report=None, **options):
     inputs = Inputs(model_name="m", **{"handler": "h.py", **options})
     report = report or Report()
-    result = vendoring.vendor(inputs, plan(inputs, 0, report), report, sdk_root=sdk)
+    result = vendoring.vendor(Looked(inputs, plan(inputs, 0, report)), report, sdk_root=sdk)
     assert report.errors == []
     names = [member.name for member in result.members]
     assert names == sorted(names)

@@ -1,4 +1,4 @@
-"""build and extract on the command line."""
+"""build on the command line."""
 
 import json
 import re
@@ -10,7 +10,6 @@ import pytest
 
 import archive_tool
 from archive_tool.cli import build
-from archive_tool.cli.build import human_size
 
 BUILD = ["build", "--model-name", "m", "--handler", "h.py", "--export-path", "store"]
 
@@ -125,42 +124,6 @@ def test_a_check_that_succeeds(work, torchmar):
         r"\nchecked: loads in \d+\.\d\d s, 1 sample answered, 1 of them as expected, [\d.]+ MB\n", done.stdout
     )
     assert [path.name for path in Path("store").iterdir()] == ["m.mar"]
-
-
-def test_extract(options, torchmar):
-    result = archive_tool.build(**options)
-    done = torchmar("extract", result.path, "out")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"out  \d\.\d kB  4 members\n", done.stdout)
-    assert Path("out/h.py").read_bytes() == Path("h.py").read_bytes()
-    done = torchmar("extract", result.path, "out")
-    assert done.returncode == 1
-    assert "out is not empty" in done.stderr
-    assert torchmar("extract", "-q", result.path, "other").stdout == ""
-
-
-def test_extract_refuses_as_a_whole(make_zip, torchmar, work):
-    done = torchmar("extract", make_zip([("fine", b"1"), ("../evil", b"1")]), "out")
-    assert done.returncode == 5
-    assert "'../evil' leads out of the archive" in done.stderr
-    assert not Path("out").exists()
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (4_600_000, "4.6 MB"),
-        (99_960, "100 kB"),
-        (999_700, "1.0 MB"),
-        (12_345_678_901, "12.3 GB"),
-        (5 * 10**15, "5000 TB"),
-    ],
-)
-def test_human_size(size, text):
-    assert human_size(size) == text
 
 
 def test_beginnings_of_options_as_for_torch_model_archiver(monkeypatch):

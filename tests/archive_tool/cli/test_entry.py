@@ -114,7 +114,7 @@ def test_wrong_usage_is_2(torchmar):
         assert "Traceback" not in done.stderr
 
 
-def test_an_error_shows_what_where_and_hint(monkeypatch, capsys):
+def test_an_error_is_shown_and_has_its_exit_code(monkeypatch, capsys):
     error = BuildError("what\n- one\n- two", where="file:3", hint="do this")
     monkeypatch.setattr(cli.cli, "main", raising(error))
     assert cli.main([]) == 1
@@ -126,18 +126,6 @@ def raising(error):
         raise error
 
     return main
-
-
-def test_where_is_not_repeated(monkeypatch, capsys):
-    monkeypatch.setattr(cli.cli, "main", raising(TorchmarError("x.py is odd", where="x.py")))
-    cli.main([])
-    assert capsys.readouterr().err == "error: x.py is odd\n"
-
-
-def test_what_could_move_the_cursor_is_escaped(monkeypatch, capsys):
-    monkeypatch.setattr(cli.cli, "main", raising(TorchmarError("a\x1b[2Jb\udcff é")))
-    cli.main([])
-    assert capsys.readouterr().err == "error: a\\x1b[2Jb\\udcff é\n"
 
 
 @pytest.mark.parametrize(("no_color", "colored"), [(None, True), ("1", False)])

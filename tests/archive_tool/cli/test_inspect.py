@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import archive_tool
-from archive_tool.cli.build import human_size
+from archive_tool.cli.output import human_size
 
 BUILD = ["build", "--model-name", "m", "--handler", "h.py", "--export-path", "store"]
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archive_tool.config import effective
+from archive_tool.config.backend_keys import KEYS
 from archive_tool.config.effective import DEFAULT, FILE, SERVER, Ignored, Setting, understand
-from archive_tool.config.schema import BACKEND_KEYS
 
 TORCHRUN = "torchrun: {nproc-per-node: 4}"
 
@@ -132,9 +132,7 @@ def test_what_has_no_effect(text, key, reason):
 
 def test_our_own_section():
     found = understand("backend: {mode: shared, max_batch_size: 4, warm_up: false}")
-    assert {one.key for one in found.settings if one.key.startswith("backend.")} == {
-        f"backend.{key}" for key in BACKEND_KEYS
-    }
+    assert {one.key for one in found.settings if one.key.startswith("backend.")} == {f"backend.{key}" for key in KEYS}
     assert found.value("backend.max_batch_size") == 4
     assert found.value("backend.warm_up") is False
     assert found.value("backend.processes") == 1

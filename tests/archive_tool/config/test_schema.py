@@ -5,7 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_tool.config.schema import BACKEND_KEYS, JAVA_KEYS, SHARED_ONLY, validate
+from archive_tool.config import backend_keys
+from archive_tool.config.schema import JAVA_KEYS, validate
 
 
 def told(text):
@@ -306,7 +307,7 @@ def test_a_value_that_java_ignores_excludes_nothing():
     ]
 
 
-@pytest.mark.parametrize("key", SHARED_ONLY)
+@pytest.mark.parametrize("key", [key for key, row in backend_keys.KEYS.items() if row.shared_only])
 def test_settings_of_shared_processes_need_the_mode(key):
     value = "true" if key == "pipeline" else "4"
     for mode, line in (("", 2), ("  mode: dedicated\n", 3)):
@@ -364,7 +365,7 @@ SCALARS = (
     | st.text(max_size=8)
     | st.sampled_from(["shared", "dedicated", "auto", 1, 0, 4096, -1])
 )
-KEYS = st.sampled_from([*BACKEND_KEYS, "batch_size", "mod"])
+KEYS = st.sampled_from([*backend_keys.KEYS, "batch_size", "mod"])
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3))
 OTHERS = st.dictionaries(st.sampled_from(sorted(JAVA_KEYS)), st.just(True) | VALUES, max_size=3)
 

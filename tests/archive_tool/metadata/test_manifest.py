@@ -164,3 +164,8 @@ def test_a_manifest_that_says_something_twice():
     text = b'{"runtime": "python", "model": {"modelName": "m", "handler": "h.py", "handler": "os:system"}}'
     with pytest.raises(UnreadableArchiveError, match='the key "handler" is there twice'):
         Manifest.from_json(text)
+
+
+def test_the_files_of_a_model():
+    model = Model("m", "h.py", serialized_file="w.pt", config_file="c.yaml", model_file="")
+    assert list(model.files.items()) == [("serializedFile", "w.pt"), ("configFile", "c.yaml")]

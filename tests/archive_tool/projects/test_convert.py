@@ -119,13 +119,3 @@ def test_what_is_no_old_archive(make_old, make_zip, work):
     with pytest.raises(ArchiveError, match="for TorchServe already"):
         convert(make_old(archiverVersion="0.12.0"), "newer.mar")
     assert not Path("newer.mar").exists()
-
-
-def test_the_command(make_old, work, torchmar):
-    done = torchmar("convert", make_old(), "-o", "store/fizbuz.mar")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("store/fizbuz.mar  ")
-    assert torchmar("convert", "nothing.mar").returncode == 3
-    done = torchmar("convert", make_old("import mxnet\n" + SERVICE), "-o", "store/fizbuz.mar", "-f", "-q")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr.startswith("warning: fizbuz_service.py imports mxnet")

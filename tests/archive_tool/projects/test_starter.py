@@ -2,7 +2,6 @@
 
 import os
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -167,21 +166,3 @@ def test_wrong_arguments(folder):
         start(folder, kind="video")
     with pytest.raises(BuildError, match="is not a directory"):
         start(folder / "no")
-
-
-def test_the_command(folder, torchmar, monkeypatch):
-    script(folder / "net.pt")
-    done = torchmar("init", "a net", "--kind", "custom")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
-        "a net/torchmar.yaml",
-        "a net/handler.py",
-        "build it: torchmar build --from a net/torchmar.yaml",
-    ]
-    assert torchmar("init", "a net").returncode == 1
-    done = torchmar("build", "--from", folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert Path("a_net.mar").exists()
-    monkeypatch.chdir(folder)
-    done = torchmar("init")
-    assert done.returncode == 1

@@ -11,6 +11,7 @@ import torch
 
 import archive_tool
 from archive_tool import compare
+from archive_tool.building.options import BuildOptions
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.publishing import live, proof
 from archive_tool.publishing import publish as publishing
@@ -112,9 +113,9 @@ def test_the_first_rows_of_the_test_set_are_the_example():
 def test_versions_count_up_also_for_those_who_publish_at_once(store, tmp_path):
     handler = tmp_path / "h.py"
     handler.write_text("def handle(data, context): return data\n")
-    options = {"model_name": "net", "handler": handler, "export_path": store}
+    options = BuildOptions(model_name="net", handler=handler, export_path=store)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: publishing._build(store, "net", None, options), range(4)))
+        found = list(pool.map(lambda _: publishing._build(store, None, options, lambda archive: None), range(4)))
     assert sorted(version for _, version in found) == ["1.0", "2.0", "3.0", "4.0"]
     assert sorted(path.name for path in store.iterdir()) == [f"net-{number}.0.mar" for number in (1, 2, 3, 4)]
     assert all(built.manifest.model.model_version == version for built, version in found)

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from archive_tool.cli.entry import main
 from archive_tool.errors import AlteredArchiveError, InputError, TargetExistsError, UnreadableArchiveError
 from archive_tool.issues import Kind
 from archive_tool.verification import signing
@@ -262,27 +261,6 @@ def test_without_the_package(path, keys, monkeypatch):
     with pytest.raises(InputError, match="need the package model-signing") as caught:
         check_signature(path, keys["mine"][1])
     assert caught.value.hint == "pip install 'torchmar[sign]'"
-
-
-def test_the_command_line(path, keys, capsys, monkeypatch):
-    def torchmar(*arguments):
-        code = main([str(argument) for argument in arguments])
-        return code, capsys.readouterr().out
-
-    private, public = keys["mine"]
-    assert torchmar("sign", path, "--key", private) == (0, f"{path}.sig\n")
-    assert torchmar("sign", path, "--key", private) == (1, "")
-    assert torchmar("sign", path, "--key", private, "-f", "-q") == (0, "")
-    code, out = torchmar("verify", path, "--key", public)
-    assert code == 0
-    assert out.startswith(f"{path}  good  2 members, signed\n")
-    assert torchmar("verify", path, "--key", keys["other"][1])[0] == 4
-    assert torchmar("sign", path, "--key", path.with_name("none.pem"))[0] == 1
-    monkeypatch.setenv("TORCHMAR_KEY_PASSWORD", "open sesame")
-    assert torchmar("sign", path, "--key", keys["secret"][0], "-f")[0] == 0
-    assert torchmar("verify", path, "--key", keys["secret"][1])[0] == 0
-    monkeypatch.setenv("TORCHMAR_KEY_PASSWORD", "wrong")
-    assert torchmar("sign", path, "--key", keys["secret"][0], "-f")[0] == 1
 
 
 def test_an_archive_is_a_copy_of_itself(path, keys, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from serving.control.configuration.java import java_home, torchserve_home
 from serving.worker.process.cores import calm_openmp
@@ -19,6 +20,10 @@ from serving.worker.process.cores import calm_openmp
 ROOT = Path(__file__).resolve().parents[1]
 _PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 
+
+# A busy machine is no fault of what is tested: nothing here has a time limit but the test as a whole.
+settings.register_profile("torchmar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("torchmar")
 
 # A shell without job control starts what it puts into the background with SIGINT ignored, and that is inherited: none
 # of the processes that the tests interrupt would end.

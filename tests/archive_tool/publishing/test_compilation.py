@@ -144,7 +144,7 @@ def test_what_does_not_load_or_answer(unpacked, parts, message):
         ("return self.model(data, scale=torch.tensor(1j)).real", "with torch.complex64 as its argument scale"),
         ("return self.model(data) if len(data) == 1 else self.model(data, data[:, :2])", "with other arguments"),
         ("return self.model(data if len(data) == 1 else data[:, None]).view(len(data), 2)", "other numbers of dim"),
-        ("raise KeyError('x')", "with 500|fails on the sample 0.json"),
+        ("raise KeyError('x')", "with 503|fails on the sample 0.json"),
     ],
 )
 def test_a_model_that_is_called_otherwise(unpacked, inference, message):
@@ -172,7 +172,7 @@ def test_a_program_of_torch_export(unpacked, rows):
     task["manifest"]["model"] = {"modelName": "m", "serializedFile": "net.pt2", "handler": "h_of_a_user.py"}
     handler, context, _ = compilation._load(folder, task)
     if rows == 2:
-        with pytest.raises(BuildError, match=r"answers the sample 0\.json with 500"):
+        with pytest.raises(BuildError, match=r"answers the sample 0\.json with 503"):
             compilation._calls(handler, context, handler.model, task["samples"])
         return
     calls, refused = compilation._calls(handler, context, handler.model, task["samples"])

@@ -31,10 +31,11 @@ def encode(value: Any) -> Body:
 
     JSON is indented by two blanks. Numbers that it does not have are written as Python and TorchServe write them, NaN
     and Infinity, and the log says so. Arrays and scalars of NumPy, and tensors of any layout, may stand in it, and the
-    scalars name members of objects, too.
+    scalars name members of objects, too. A lone surrogate in JSON is written as JSON's escape.
 
     Raises:
-        BodyError: a type that JSON does not have, a value that holds itself, or an object that fails when it is read.
+        BodyError: a type that JSON does not have, a value that holds itself, an object that fails when it is read, or a
+            text with a lone surrogate, which UTF-8 does not have.
     """
     try:
         return _encoded(value)
@@ -56,7 +57,7 @@ def _encoded(value: Any) -> Body:
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     if isinstance(value, str):
-        return str.encode(value, "utf-8", "replace")
+        return str.encode(value, "utf-8")
     if isinstance(value, memoryview):
         return value.tobytes()
     if _is_tensor(value):

@@ -21,6 +21,7 @@ from serving.protocol import PredictionItem, Reply, Request, decode_value, decod
 from serving.worker.answering import bodies, intra_op_threads, open_inference
 from serving.worker.loading.failures import is_out_of_memory, text_of
 from serving.worker.loading.loader import Model
+from serving.worker.process.leftovers import OwnProcess
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,8 @@ class Service:
         self.use(_Nowhere())
         try:
             rows = self._begin(requests, context).rows
-            result = self._entry(rows, context)
+            with OwnProcess():
+                result = self._entry(rows, context)
             check(result, len(requests))
             processors = context.request_processor
             return [item_of(*one) for one in zip(requests, processors, result, strict=True)]
@@ -185,7 +187,8 @@ class Service:
         batch.known = known
         begin = time.monotonic()
         try:
-            batch.prepared = self.model.handler.prepare(batch.rows, context)
+            with OwnProcess():
+                batch.prepared = self.model.handler.prepare(batch.rows, context)
         except Exception as error:
             batch.error = error
         batch.seconds = time.monotonic() - begin
@@ -235,10 +238,11 @@ class Service:
             threads.before(len(requests))
         begin = time.monotonic()
         try:
-            if batch.prepared is None:
-                result = self._entry(batch.rows, context)
-            else:
-                result = self.model.handler.complete(batch.prepared, context)
+            with OwnProcess():
+                if batch.prepared is None:
+                    result = self._entry(batch.rows, context)
+                else:
+                    result = self.model.handler.complete(batch.prepared, context)
             check(result, len(requests))
             if threads is not None:
                 threads.after(len(requests), time.monotonic() - begin)

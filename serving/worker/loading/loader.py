@@ -20,6 +20,7 @@ from serving.worker.loading import compilations, metrics_log, package_paths, set
 from serving.worker.loading.failures import HandlerError, summary
 from serving.worker.loading.settings import Backend
 from serving.worker.process import cores
+from serving.worker.process.leftovers import OwnProcess
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +80,16 @@ def load(
     _set_threads(backend, config, processes)
     if request.handler is None:
         raise HandlerError("the manifest names no handler", where=_MANIFEST, hint="build it with --handler")
-    module, function = find_handler(request.handler, folder)
-    handler, entry, initialize = entry_point(module, function, request.handler)
-    envelope = request.envelope
-    if envelope in getattr(handler, "own_envelopes", ()):  # it reads and writes that form itself, and loses nothing
-        envelope = None
-    if envelope:
-        entry = _envelope(envelope)(entry).handle
-    context = _context(request, manifest, config, backend, metrics_config)
-    settle(initialize(context), handler is None)
+    with OwnProcess():
+        module, function = find_handler(request.handler, folder)
+        handler, entry, initialize = entry_point(module, function, request.handler)
+        envelope = request.envelope
+        if envelope in getattr(handler, "own_envelopes", ()):  # it reads and writes that form itself, and loses nothing
+            envelope = None
+        if envelope:
+            entry = _envelope(envelope)(entry).handle
+        context = _context(request, manifest, config, backend, metrics_config)
+        settle(initialize(context), handler is None)
     return Model(
         request.model_name,
         entry,

@@ -64,6 +64,7 @@ from serving.worker.modes.connection import Connection, items_of
 from serving.worker.modes.dedicated import tell_failure
 from serving.worker.process import output
 from serving.worker.process.arguments import Arguments
+from serving.worker.process.leftovers import OwnProcess
 
 logger = logging.getLogger(__name__)
 
@@ -260,9 +261,10 @@ class _Server:
         row, headers = inputs_of(request, decode=self._decode)
         context = self._context(request, headers)
         begin = time.monotonic()
-        result = self._model.entry([row], context)
-        if inspect.isawaitable(result):
-            result = await result
+        with OwnProcess():
+            result = self._model.entry([row], context)
+            if inspect.isawaitable(result):
+                result = await result
         check(result, 1)
         if report:
             self._timer.report(context.metrics, begin)

@@ -5,6 +5,9 @@ the frontend sees no end of the connection, and its client waits for the whole t
 connection, too, and shuts it down, which ends it for all that hold it: the prefork process for the workers that it
 forked, `watch` for those that do all themselves.
 
+A copy that comes back from the handler (`os.fork` whose child returns) would answer the same requests once more, and
+take a share of what comes next. `OwnProcess` ends it.
+
 What is left is ended as well. A worker leads a process group, which all its children are in, and theirs. Who leaves it
 has done so on purpose (a daemon, ``start_new_session=True``), and lives on as under TorchServe.
 """
@@ -12,10 +15,15 @@ has done so on purpose (a daemon, ``start_new_session=True``), and lives on as u
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
 import socket
+import sys
+from types import TracebackType
+
+logger = logging.getLogger(__name__)
 
 
 def lead() -> None:
@@ -34,6 +42,37 @@ def end_group(leader: int) -> None:
     """Kills who is in the process group of a worker; nobody if it led none."""
     with contextlib.suppress(OSError):
         os.killpg(leader, signal.SIGKILL)
+
+
+class OwnProcess:
+    """Around calls of the handler: only the process that went in comes out; a copy that it made of itself ends here."""
+
+    __slots__ = ("_pid",)
+
+    def __enter__(self) -> None:
+        self._pid = os.getpid()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._pid:
+            _end_copy(error)
+
+
+def _end_copy(error: BaseException | None) -> None:
+    code: object = 0
+    if isinstance(error, SystemExit):
+        code = error.code
+    elif error is not None:
+        code = 1
+    try:
+        if not isinstance(error, SystemExit):
+            text = "A process that the handler has forked came back from it, and ends: only the worker itself answers"
+            logger.warning(text, exc_info=error)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def leave(code: int) -> None:

@@ -1,8 +1,9 @@
 """How the processes of the backend find each other, and what they say.
 
 The prefork process listens on an abstract unix socket: a name that only lives as long as the process and leaves no file
-behind, whichever way it ends. Abstract names have no permissions, so each side asks the kernel who the other one is and
-talks to nobody but its own user.
+behind, whichever way it ends. Abstract names have no permissions, and whoever comes first has one. So no other user can
+tell the name before it is taken, and each side asks the kernel who the other one is and talks to nobody but its own
+user.
 
 Only what a thin process needs is imported here, for there is one of them for every worker.
 """
@@ -14,9 +15,13 @@ import os
 import socket
 import struct
 import sys
-import zlib
 from array import array
 from typing import Any
+
+try:
+    from _blake2 import blake2s  # of hashlib, which loads OpenSSL: that takes ten times as long
+except ImportError:
+    from hashlib import blake2s
 
 TAKEN = b"T"
 """The prefork process will serve this worker."""
@@ -25,11 +30,16 @@ PLAIN = b"P"
 EXITED = b"X"
 """The process that served the worker has ended; its exit status follows, four bytes."""
 
+KEY = "TORCHMAR_RENDEZVOUS"
+"""The variable in the environment of a server that holds its key, if it was started with one."""
+
 STATUS = struct.Struct("!i")
 _LENGTH = struct.Struct("!I")
 _MAX_MESSAGE = 64 * 1024 * 1024
 _MAX_FDS = 8
 _TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 30
+_TIMEVAL = struct.Struct("@ll")
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 Message = tuple[dict[str, Any], list[int]]
@@ -38,18 +48,43 @@ Message = tuple[dict[str, Any], list[int]]
 supported = sys.platform == "linux" and hasattr(os, "fork") and hasattr(socket, "SO_PEERCRED")
 
 
-def address(owner: int) -> str:
+def address(owner: int, key: str | None = None) -> str:
     """Name of the socket of the prefork process.
 
     One for each server and interpreter: a server is told by its Java process, and that by its pid and the namespace
-    which the pid is of (containers that share a network would otherwise meet here).
+    which the pid is of (containers that share a network would otherwise meet here). What no other user can read of the
+    Java process makes it a name that no other user can take first.
 
     Args:
         owner: pid of the Java process.
+        key: that the process will have in its environment when it is Java; None to look there.
     """
     namespace = os.stat("/proc/self/ns/pid").st_ino
-    kind = f"{sys.executable}\0{sys.version}\0{os.path.realpath(__file__)}".encode()
-    return f"\0torchmar-{os.getuid()}-{namespace}-{owner}-{zlib.crc32(kind):08x}{zlib.adler32(kind):08x}"
+    secret = _secret(owner) if key is None else key.encode()
+    kind = f"{sys.executable}\0{sys.version}\0{os.path.realpath(__file__)}\0".encode()
+    digest = blake2s(kind + secret, digest_size=16).hexdigest()  # it shows nothing of the secret
+    return f"\0torchmar-{os.getuid()}-{namespace}-{owner}-{digest}"
+
+
+def _secret(owner: int) -> bytes:
+    """The key in a process's environment; without one, the random places where the kernel has put the process's memory.
+
+    The places are other ones after each exec, so they are of use only once the process is Java.
+    """
+    try:
+        for entry in _read(owner, "environ").split(b"\0"):
+            name, _, key = entry.partition(b"=")
+            if name == KEY.encode():
+                return key
+        return _read(owner, "auxv")
+    except OSError:
+        # It has ended, or has capabilities that hide it from its own user, too. To be guessed is to start more slowly.
+        return os.environb.get(KEY.encode(), b"")
+
+
+def _read(pid: int, name: str) -> bytes:
+    with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+        return file.read()
 
 
 def listen(name: str) -> socket.socket | None:
@@ -65,16 +100,28 @@ def listen(name: str) -> socket.socket | None:
 
 
 def connect(name: str) -> socket.socket | None:
-    """A connection to the prefork process; None if there is none, or it is not ours."""
+    """A connection to the prefork process; None if there is none.
+
+    Raises:
+        PermissionError: another user has the name.
+        TimeoutError: so many wait there that nobody more can.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        # Not Python's own timeout: it makes the socket non-blocking, and then nobody waits for room at all.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(_CONNECT_TIMEOUT_S, 0))
         connection.connect(name)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
+    except BlockingIOError:
+        connection.close()
+        raise TimeoutError(f"the socket @{name[1:]} accepts nobody") from None
     except OSError:
         connection.close()
         return None
-    if peer(connection)[1] != os.getuid():
+    uid = peer(connection)[1]
+    if uid != os.getuid():
         connection.close()
-        return None
+        raise PermissionError(f"the user {uid} holds the socket @{name[1:]}")
     return connection
 
 

@@ -59,8 +59,14 @@ def _serve(parsed: arguments.Arguments, listener: socket.socket) -> int:
     started = _STARTED.format(pid=os.getpid()).encode()
     for _ in range(_HAND_OVERS if _may_hand_over() else 0):
         ours, theirs = socket.socketpair()
-        control = _hand_over(parsed, listener, theirs)
-        theirs.close()
+        try:
+            control = _hand_over(parsed, listener, theirs)
+        except (PermissionError, TimeoutError) as error:
+            sys.stderr.write(f"The worker starts by itself, slowly, and shares no model: {error}\n")
+            ours.close()
+            break
+        finally:
+            theirs.close()
         os.write(1, started)
         started = b""
         answer = _answer(control) if control is not None else b""
@@ -120,7 +126,11 @@ def _python_path() -> list[str]:
 
 
 def _hand_over(parsed: arguments.Arguments, listener: socket.socket, lifeline: socket.socket) -> socket.socket | None:
-    """Asks the prefork process to serve this worker; it is started if there is none. None if that fails."""
+    """Asks the prefork process to serve this worker; it is started if there is none. None if that fails.
+
+    Raises:
+        PermissionError, TimeoutError: somebody else has its place; see `rendezvous.connect`.
+    """
     name = rendezvous.address(os.getppid())
     control = None
     for _ in range(_CONNECT_TRIES):
@@ -150,9 +160,11 @@ def _hand_over(parsed: arguments.Arguments, listener: socket.socket, lifeline: s
 def _become_server(command: Sequence[str]) -> int:
     """Lets the prefork process import torch while Java starts; the server keeps this process's number."""
     if rendezvous.supported and os.environ.get("TORCHMAR_PREFORK") != "0":
+        # Java keeps it in its environment, which no other user can read.
+        key = os.environ[rendezvous.KEY] = os.urandom(16).hex()
         child = os.fork()
         if child == 0:  # in between, so that Java has no child that it does not know of
-            _start_prefork(rendezvous.address(os.getppid()), os.getppid())
+            _start_prefork(rendezvous.address(os.getppid(), key), os.getppid())
             os._exit(0)
         os.waitpid(child, 0)
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import yaml
 
 from serving.protocol import (
@@ -136,6 +137,54 @@ def has_ended(pid: int) -> bool:
 def ends(*pids: int) -> bool:
     """Whether these processes end, sooner or later."""
     return wait_for(lambda: all(has_ended(pid) for pid in pids))
+
+
+def idle(**environ: str) -> subprocess.Popen[bytes]:
+    """A process that does nothing. It has begun: only then the kernel shows its environment and its memory."""
+    process = subprocess.Popen(["cat"], stdin=-1, stdout=-1, env={**os.environ, **environ})
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    return process
+
+
+@contextlib.contextmanager
+def nobody(code: str, *arguments: str) -> Iterator[str]:
+    """Another user of this machine, who runs some code and prints a line; what it opens is open until the end.
+
+    Args:
+        code: knows `rendezvous`, `os` and `sys`.
+        arguments: of it, in `sys.argv`.
+    """
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    code = f"""
+import os, sys
+from serving.worker.process import rendezvous
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+{textwrap.dedent(code)}
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdin=-1, stdout=-1, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
+HOLD = """
+    held = rendezvous.listen(chr(0) + sys.argv[1])
+    print(held is not None, flush=True)
+"""
+"""Code for `nobody`: takes the name of a socket."""
 
 
 def prefork_processes(owner: int) -> set[int]:

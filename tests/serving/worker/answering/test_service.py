@@ -272,6 +272,12 @@ def test_not_after_a_part_of_an_answer_was_sent() -> None:
     assert (one.code, one.items[0].headers) == (200, {NEXT: "false"})
 
 
+def test_a_text_that_cannot_be_sent_is_not_altered() -> None:
+    reply = ask(lambda data, context: ["one", "t\udc80", "three"], *batch(3))
+    assert [item.status for item in reply.items] == [200, 503, 200]
+    assert failure(reply.items[1])[1].startswith("Unsupported model output data type. str: 'utf-8' codec can't encode")
+
+
 def test_one_answer_that_cannot_be_sent() -> None:
     calls = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -617,3 +618,18 @@ def test_without_the_prefork_process(server: Server, tmp_path: Path) -> None:
     worker.close()
     assert server.status(worker) == 0
     assert wait_for(lambda: not worker.path.exists())
+
+
+def test_a_child_that_comes_back_from_the_handler_answers_nothing(server: Server, tmp_path: Path) -> None:
+    source = """
+        async def handle(data, context):
+            if data and data[0]["body"] == b"fork":
+                if child := os.fork():
+                    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+                return ["the child's"]
+            return [os.getpid()]
+    """
+    worker = load(server, tmp_path, textwrap.dedent(source))
+    pid = answer(worker)
+    assert answer(worker, b"fork") == b"0"
+    assert [answer(worker) for _ in range(5)] == [pid] * 5

@@ -100,3 +100,35 @@ def test_a_connection_is_ended_for_all_that_hold_it() -> None:
         leftovers.hang_up(theirs)
         assert ours.recv(1) == b""
         leftovers.hang_up(theirs)
+
+
+FORKS = """
+    import os, sys
+
+    def handle(data, context):
+        command = bytes(data[0]["body"]).decode() if data else START
+        if command == "pid":
+            return [os.getpid()]
+        if command:
+            if child := os.fork():
+                return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+            exec(command)
+            return ["the child's"]
+"""
+
+
+@pytest.mark.parametrize(("mode", "prefork"), [("dedicated", "1"), ("shared", "1"), ("dedicated", "0")])
+def test_a_child_that_comes_back_from_the_handler_answers_nothing(
+    server: Server, tmp_path: Path, mode: str, prefork: str
+) -> None:
+    source = FORKS.replace("START", "'pass'")
+    files = {"torch.py": "raise ImportError"} if prefork == "0" else {}
+    folder = archive(tmp_path / "model", source, config={"backend": {"mode": mode}}, files=files)
+    worker = server.worker(folder, TORCHMAR_PREFORK=prefork)
+    assert worker.load(folder).code == 200, worker.out.text
+    pid = worker.answer(b"pid")
+    for command, code in ((b"pass", b"0"), (b"raise ValueError('broken')", b"1"), (b"sys.exit(7)", b"7")):
+        assert worker.answer(command) == code
+        assert worker.answer(b"pid") == pid
+    text = worker.out.wait("ValueError: broken")
+    assert text.count("A process that the handler has forked came back from it") == 3  # one when it was loaded

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from serving.worker.process import rendezvous
-from tests.serving.worker.frontend import ROOT
+from tests.serving.worker.frontend import HOLD, ROOT, idle, nobody
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
 IMPORTED = "from serving.worker.process import rendezvous as r"
@@ -156,6 +156,60 @@ def test_the_name_goes_with_its_process(name: str) -> None:
     listener = rendezvous.listen(name)
     assert listener is not None
     listener.close()
+
+
+def test_another_user_has_the_name(name: str) -> None:
+    with nobody(HOLD, name[1:]) as held:
+        assert held == "True"
+        with pytest.raises(PermissionError, match=f"the user 65534 holds the socket @{name[1:]}"):
+            rendezvous.connect(name)
+
+
+def test_nobody_is_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "_CONNECT_TIMEOUT_S", 1)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(name)
+        listener.listen(0)
+        first.connect(name)
+        with pytest.raises(TimeoutError, match="accepts nobody"):
+            rendezvous.connect(name)
+
+
+@pytest.mark.parametrize("key", [None, "0123456789abcdef"])
+def test_another_user_cannot_tell_the_address(key: str | None) -> None:
+    environ = {} if key is None else {rendezvous.KEY: key}
+    guess = "os.getuid = lambda: 0; print(rendezvous.address(int(sys.argv[1]))[1:], flush=True)"
+    with idle(**environ) as server:
+        try:
+            name = rendezvous.address(server.pid)
+            with nobody(guess, str(server.pid)) as guessed:
+                assert guessed.rpartition("-")[0] == name[1:].rpartition("-")[0]
+                assert guessed != name[1:]
+        finally:
+            server.kill()
+
+
+def test_the_address_is_of_the_key_of_the_server() -> None:
+    """It is known before the process has become the server."""
+    with idle(**{rendezvous.KEY: "a key"}) as server:
+        try:
+            assert rendezvous.address(server.pid) == rendezvous.address(server.pid, "a key")
+            assert rendezvous.address(server.pid) != rendezvous.address(server.pid, "another")
+        finally:
+            server.kill()
+
+
+def test_a_server_that_hides_from_its_own_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel shows nothing of a Java with capabilities of its own, but its children have its environment."""
+
+    def denied(pid: int, name: str) -> bytes:
+        raise PermissionError(name)
+
+    monkeypatch.setattr(rendezvous, "_read", denied)
+    monkeypatch.setenv(rendezvous.KEY, "a key")
+    assert rendezvous.address(1) == rendezvous.address(1, "a key")
+    monkeypatch.delenv(rendezvous.KEY)
+    assert rendezvous.address(1) == rendezvous.address(1, "")
 
 
 def test_the_address_is_of_the_server_and_the_interpreter(tmp_path: object) -> None:

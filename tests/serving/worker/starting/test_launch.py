@@ -20,12 +20,14 @@ from serving.worker.process import rendezvous
 from serving.worker.scripts import registry
 from serving.worker.starting import launch
 from tests.serving.worker.frontend import (
+    HOLD,
     SCRIPT,
     TIMEOUT_S,
     WITHOUT_TORCH,
     Server,
     archive,
     ends,
+    nobody,
     prefork_processes,
     wait_for,
 )
@@ -268,6 +270,20 @@ raise ImportError
     assert worker.load(worker.folder).code == 200
     pid = int(worker.answer())
     assert psutil.Process(pid).ppid() == server.prefork() != first
+    assert worker.out.text.count("Torch worker started.") == 1
+
+
+def test_another_user_has_its_place(server_of_its_own: Callable[[], Server], tmp_path: Path) -> None:
+    """The worker says so, once, and serves."""
+    server = server_of_its_own()
+    server.do("pass")  # it has begun
+    name = rendezvous.address(server.pid)
+    with nobody(HOLD, name[1:]) as held:
+        assert held == "True"
+        worker = server.worker(archive(tmp_path / "model", PID))
+        assert worker.load(worker.folder).code == 200
+        assert int(worker.answer()) == worker.pid
+        assert worker.err.text.count(f"the user 65534 holds the socket @{name[1:]}") == 1
     assert worker.out.text.count("Torch worker started.") == 1
 
 

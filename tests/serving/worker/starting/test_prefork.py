@@ -37,6 +37,7 @@ from tests.serving.worker.frontend import (
     Server,
     archive,
     ends,
+    idle,
     rest,
     wait_for,
 )
@@ -60,14 +61,14 @@ class Thins:
     """
 
     def __init__(self, owner: int, path: tuple[Path, ...] = ()) -> None:
-        self._name = rendezvous.address(owner)
+        self.name = rendezvous.address(owner)
         self._path = [str(folder) for folder in path]
         self._folder = tempfile.TemporaryDirectory()
         self._numbers = itertools.count()
         self.thins: list[Thin] = []
 
     def connect(self) -> socket.socket:
-        connection = rendezvous.connect(self._name)
+        connection = rendezvous.connect(self.name)
         assert connection is not None
         connection.settimeout(TIMEOUT_S)
         return connection
@@ -100,9 +101,9 @@ class Prefork(Thins):
     """A prefork process whose server is a process that does nothing."""
 
     def __init__(self, path: tuple[Path, ...] = ()) -> None:
-        self.owner = subprocess.Popen(["sleep", "100000"])
+        self.owner = idle()
         super().__init__(self.owner.pid, path)
-        listener = rendezvous.listen(self._name)
+        listener = rendezvous.listen(self.name)
         assert listener is not None
         command = [sys.executable, str(SCRIPT), "--prefork", str(listener.fileno()), str(self.owner.pid)]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(self._path)}
@@ -117,7 +118,7 @@ class Prefork(Thins):
 
     def close(self) -> None:
         self.owner.kill()
-        self.owner.wait()
+        self.owner.communicate()
         found = self.children() if self.process.poll() is None else set()
         self.process.kill()
         self.process.wait()
@@ -569,7 +570,7 @@ def test_it_ends_with_the_server_and_removes_the_sockets(another: Callable[[], P
     assert prefork.process.wait(TIMEOUT_S) == 0
     assert not Path(waiting.path).exists()
     assert not Path(working.path).exists()
-    assert rendezvous.connect(rendezvous.address(prefork.owner.pid)) is None
+    assert rendezvous.connect(prefork.name) is None
     # Its thin process has not ended here: this one may be unable to see that.
     assert ends(pid)
 

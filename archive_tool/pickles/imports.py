@@ -12,8 +12,8 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final
 
+from archive_tool.pickles import names
 from archive_tool.pickles.blocks import Blocks, ShortError
-from archive_tool.pickles.names import PYTHON_2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,12 +140,13 @@ class _Machine:
         self._stack: list[_Value] = []
         self._marks: list[int] = []  # how many values were there when each was set
         self._memo: dict[int, _Value] = {}
-        self._pending: set[str] = set()
-        self._with_protocol = False
+        self._pending: set[str | None] = set()  # None for a name that cannot be told
+        self._protocol: int | None = None
 
     def run(self) -> None:
         """Go through one pickle, to its STOP."""
         self._stack, self._marks, self._memo, self._pending = [], [], {}, set()
+        self._protocol = None
         while not self._block():
             self._check_depth()
         self._confirm()
@@ -209,11 +210,12 @@ class _Machine:
         if code is None:
             raise _StopReadingError
         code.action(self, code)
-        if self._pending and (self._with_protocol or code.calls):
+        if self._pending and (self._protocol is not None or code.calls):
             self._confirm()
 
     def _confirm(self) -> None:
-        self._found.names |= self._pending
+        self._found.unknown = self._found.unknown or None in self._pending
+        self._found.names |= {name for name in self._pending if name is not None}
         self._pending.clear()
 
     def _move(self, code: _Code, value: _Value) -> None:
@@ -233,10 +235,10 @@ class _Machine:
         if code.pushes:
             stack.append(value)
 
-    def _import(self, module: str, attribute: str) -> None:
-        # A file that is no pickle at all may look like an import; no such module could be found.
-        if all(part.isidentifier() for part in module.split(".")):
-            self._pending.add(f"{PYTHON_2.get(module, module)}.{attribute}")
+    def _import(self, module: object, attribute: object) -> None:
+        """Write down an import, whatever its name looks like: what can be found is known to the unpickler only."""
+        told = isinstance(module, str) and isinstance(attribute, str)
+        self._pending.add(names.of(str(module), str(attribute), self._protocol or 0) if told else None)
 
     # ---- what instructions do; `_ACTIONS` says which -----------------------------------------------------------------
 
@@ -268,7 +270,9 @@ class _Machine:
     def _place(self, code: _Code) -> int:
         """The place of the memo that an instruction names."""
         if code.size == pickletools.UP_TO_NEWLINE:
-            return _number(self._source.line())
+            if (line := self._source.line()) is None:
+                raise _TooLongError
+            return _number(line)
         return int.from_bytes(self._source.take(code.size or 0), "little")
 
     def counted(self, code: _Code) -> None:
@@ -306,33 +310,30 @@ class _Machine:
         self._move(code, _plain_text(self._source.line()))
 
     def quoted_line(self, code: _Code) -> None:
-        line = self._source.line().strip()
-        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
-            raise _StopReadingError
-        self._move(code, _plain_text(line[1:-1]))
+        line = self._source.line()
+        if line is not None:
+            line = line.strip()
+            if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
+                raise _StopReadingError
+        self._move(code, line and _plain_text(line[1:-1]))
 
     def import_lines(self, code: _Code) -> None:
-        module, attribute = _text(self._source.line()), _text(self._source.line())
-        self._import(module, attribute)
+        lines = self._source.line(), self._source.line()
+        self._import(*(None if line is None else _text(line) for line in lines))
         self._move(code, None if code.calls else _NAME)
 
     def import_from_stack(self, code: _Code) -> None:
         module, attribute = self._stack[-2:] if len(self._stack) > 1 else (None, None)
         self._move(code, _NAME)
-        if isinstance(module, str) and isinstance(attribute, str):
-            self._import(module, attribute)
-        else:
-            self._found.unknown = True
+        self._import(module, attribute)
 
     def extension(self, code: _Code) -> None:
         self._source.take(code.size or 0)
-        # Nobody registers any, and no other file begins with a pickle's first instruction.
-        self._found.unknown = self._found.unknown or self._with_protocol
+        self._import(None, None)  # whatever was registered under that number
         self._move(code, _NAME)
 
     def protocol(self, code: _Code) -> None:
-        self._source.take(code.size or 0)
-        self._with_protocol = True
+        self._protocol = self._source.take(code.size or 0)[0]
 
 
 @dataclass(frozen=True)
@@ -409,9 +410,13 @@ def _text(data: bytes) -> str:
         raise _StopReadingError from error
 
 
-def _plain_text(line: bytes) -> str | None:
-    """The text of UNICODE or STRING as far as it could be a name: without escapes."""
-    return None if b"\\" in line or len(line) > _LONGEST_TEXT or not line.isascii() else line.decode("ascii")
+def _plain_text(line: bytes | None) -> str | None:
+    """The text of UNICODE or STRING as far as it can be told: without escapes."""
+    return (
+        None
+        if line is None or b"\\" in line or len(line) > _LONGEST_TEXT or not line.isascii()
+        else line.decode("ascii")
+    )
 
 
 def _number(line: bytes) -> int:

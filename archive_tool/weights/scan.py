@@ -71,6 +71,7 @@ _HARMLESS: Final = frozenset(
 #: picklescan keeps a pickle's instructions in memory; one that is longer is read by us alone.
 _SECOND_READER: Final = 1 << 18
 _SHOWN: Final = 6
+_LONGEST_SHOWN: Final = 200
 _ACCEPT: Final = "or accept it by name with --allow-pickle"
 _NOT_KNOWN: Final = (
     "is called as weights are, or is the serialized file, and cannot be read to its end as anything known, so nobody "
@@ -227,8 +228,10 @@ class _Scanner:
         refused = {name for name in names if not pickle_names.is_data(name, torchscript=file.torchscript)}
         if refused:
             shown = sorted(refused, key=lambda name: (name not in known, name))
-            listed = ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
-            attack = f"; {min(known)} is known from attacks" if known else ""
+            listed = ", ".join(map(_shown, shown[:_SHOWN])) + (
+                f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+            )
+            attack = f"; {_shown(min(known))} is known from attacks" if known else ""
             yield f"would run code when it is loaded: it imports {listed}{attack}"
         if found.unknown:
             yield "would run code when it is loaded: it imports what it does not name"
@@ -406,11 +409,12 @@ def _known_from_attacks(stream: IO[bytes], budget: imports.Budget) -> set[str]:
         log.disabled = False
     # Of an import that it cannot tell, we can; where we cannot either, that is refused already.
     listed = [found for found in result.globals if "unknown" not in (found.module, found.name)]
-    return {_name(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
+    return {pickle_names.of(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
 
 
-def _name(module: str, name: str) -> str:
-    return f"{pickle_names.PYTHON_2.get(module, module)}.{name}"
+def _shown(name: str) -> str:
+    """A name as it can be shown on a screen; a pickle may have any text there."""
+    return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else ascii(name)[:_LONGEST_SHOWN] + "...'"
 
 
 def _within(name: str, problems: Iterator[str]) -> Iterator[str]:

@@ -104,6 +104,16 @@ def getitem():
     return head + b"\x93\x8c\x04eval\x85R\x8c" + bytes([len(code)]) + code + b"\x85R."
 
 
+def short_text(text):
+    data = text.encode()
+    return b"\x8c" + bytes([len(data)]) + data
+
+
+def no_identifier(module="sympy.parsing.autolev.test-examples.ruletest1", name="_np.lib._datasource.os.mkdir"):
+    """A pickle whose module has a name that no statement could import; torch brings this one along."""
+    return b"\x80\x04" + short_text(module) + short_text(name) + b"\x93\x8c\x05pwned\x85R."
+
+
 def npy(header, data, version=b"\1\0"):
     text = header.encode("utf-8") + b"\n"
     width = "<H" if version == b"\1\0" else "<I"
@@ -226,6 +236,12 @@ def _cases():
     yield "dotted name", "m.joblib", getitem(), "joblib_load"
     yield "dotted name in a checkpoint", "m.pth", torch_zip(getitem()), "torch_load"
     yield "dotted name in a checkpoint", "m.ckpt", legacy(getitem()), "torch_load"
+    for suffix in ("pkl", "sav", "bin", "unheard-of"):
+        yield "module that is no identifier", f"i.{suffix}", no_identifier(), "pickle_load"
+    yield "module that is no identifier", "i.npy", no_identifier(), "numpy_load"
+    yield "module that is no identifier", "i.joblib", no_identifier(), "joblib_load"
+    yield "module that is no identifier", "i.pt", torch_zip(no_identifier()), "torch_load"
+    yield "module that is no identifier", "j.pt", legacy(no_identifier()), "torch_load"
     for what, header in OBJECTS.items():
         yield "type of objects", f"{what}.npy", npy(header, attack()), "numpy_load"
     yield "type of objects", "v2.npy", npy(OBJECTS["called object"], attack(), b"\2\0"), "numpy_load"

@@ -12,7 +12,7 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final
 
-from archive_tool.pickles import names
+from archive_tool.pickles import element_types, names
 from archive_tool.pickles.blocks import Blocks, ShortError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Imports:
         names: each as ``module.name``.
         unknown: an import whose name could not be told.
         changes: something that is imported would be given other attributes or items.
+        odd_types: a type of numpy's elements would be made as numpy itself does not write it.
         too_long: reading was given up.
         cut: the stream ended within a pickle.
         count: so many pickles were read to their end.
@@ -71,6 +72,7 @@ class Imports:
     names: set[str] = field(default_factory=set)
     unknown: bool = False
     changes: bool = False
+    odd_types: bool = False
     too_long: bool = False
     cut: bool = False
     count: int = 0
@@ -125,11 +127,32 @@ def imports(stream: IO[bytes], budget: Budget | None = None) -> Imports:
 
 
 class _Special:
-    """A value that is neither a text nor of no interest."""
+    """A value that is neither plain nor of no interest."""
 
 
-_NAME: Final = _Special()  # what an import gives
-_Value = str | _Special | None  # a text, something imported, or anything else
+class _Import(_Special):
+    """What an import gives."""
+
+
+@dataclass(frozen=True)
+class _ElementType(_Special):
+    """The type of an array's elements."""
+
+    letter: str
+
+
+_NAME: Final = _Import()
+_NOTHING: Final = _Special()  # Python's None
+#: What makes types of elements, or takes these, is called at once, and given to nothing else that could call it.
+_DTYPE, _SCALAR = _Import(), _Import()
+_GUARDED: Final = {
+    "numpy.dtype": _DTYPE,
+    "numpy._core.multiarray.scalar": _SCALAR,
+    "numpy.core.multiarray.scalar": _SCALAR,
+}
+_UNTOLD: Final = object()  # in a tuple, for None on the stack
+# A text, a number, a tuple of a few plain values, something special, or anything else.
+_Value = str | int | tuple[object, ...] | _Special | None
 
 
 class _Machine:
@@ -142,6 +165,7 @@ class _Machine:
         self._memo: dict[int, _Value] = {}
         self._pending: set[str | None] = set()  # None for a name that cannot be told
         self._protocol: int | None = None
+        self._guarded = False  # something of `_GUARDED` was imported
 
     def run(self) -> None:
         """Go through one pickle, to its STOP."""
@@ -174,15 +198,15 @@ class _Machine:
                     raise _TooLongError
                 op = buffer[position]
                 if length := pushes[op]:
-                    stack.append(None)
+                    stack.append(_NOTHING if op == _NONE else None)
                     position += length
                 elif op in (_BINPUT, _MEMOIZE):
                     if len(stack) <= (marks[-1] if marks else 0):
                         raise _StopReadingError
                     memo[len(memo) if op == _MEMOIZE else buffer[position + 1]] = stack[-1]
                     position += 1 if op == _MEMOIZE else 2
-                elif op == _BINGET:
-                    stack.append(memo[buffer[position + 1]])
+                elif op in (_BININT1, _BINGET):
+                    stack.append(buffer[position + 1] if op == _BININT1 else memo[buffer[position + 1]])
                     position += 2
                 elif op == _MARK_OP:
                     marks.append(len(stack))
@@ -224,21 +248,33 @@ class _Machine:
         if code.from_mark:
             if not marks:
                 raise _StopReadingError
-            del stack[marks.pop() :]
+            mark = marks.pop()
+            self._check_guarded(code, mark)
+            del stack[mark:]
         if taken := code.taken:
             # An unpickler stops there, too: nothing below the last mark can be taken.
             if len(stack) - (marks[-1] if marks else 0) < taken:
                 raise _StopReadingError
-            if code.changes and stack[-taken] is _NAME:
+            if code.changes and isinstance(stack[-taken], _Import):
                 self._found.changes = True
+            self._check_guarded(code, len(stack) - taken)
             del stack[-taken:]
         if code.pushes:
             stack.append(value)
 
-    def _import(self, module: object, attribute: object) -> None:
+    def _check_guarded(self, code: _Code, start: int) -> None:
+        """Tell if an instruction puts one of `_GUARDED` into something else."""
+        if self._guarded and code.pushes:
+            gone = self._stack[start:]
+            self._found.odd_types = self._found.odd_types or _DTYPE in gone or _SCALAR in gone
+
+    def _import(self, module: object, attribute: object) -> _Import:
         """Write down an import, whatever its name looks like: what can be found is known to the unpickler only."""
         told = isinstance(module, str) and isinstance(attribute, str)
-        self._pending.add(names.of(str(module), str(attribute), self._protocol or 0) if told else None)
+        name = names.of(str(module), str(attribute), self._protocol or 0) if told else None
+        self._pending.add(name)
+        self._guarded = self._guarded or name in _GUARDED
+        return _GUARDED.get(name or "", _NAME)
 
     # ---- what instructions do; `_ACTIONS` says which -----------------------------------------------------------------
 
@@ -254,7 +290,7 @@ class _Machine:
             self._move(code, None)
 
     def dup(self, code: _Code) -> None:  # noqa: ARG002
-        self._move(_CODES_BY_NAME["NONE"], self._top())
+        self._stack.append(self._top())
 
     def _top(self) -> _Value:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
@@ -315,22 +351,61 @@ class _Machine:
             line = line.strip()
             if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
                 raise _StopReadingError
-        self._move(code, line and _plain_text(line[1:-1]))
+        self._move(code, _plain_text(None if line is None else line[1:-1]))
 
     def import_lines(self, code: _Code) -> None:
         lines = self._source.line(), self._source.line()
-        self._import(*(None if line is None else _text(line) for line in lines))
-        self._move(code, None if code.calls else _NAME)
+        found = self._import(*(None if line is None else _text(line) for line in lines))
+        if code.calls and found is not _NAME:
+            self._found.odd_types = True
+        self._move(code, None if code.calls else found)
 
     def import_from_stack(self, code: _Code) -> None:
         module, attribute = self._stack[-2:] if len(self._stack) > 1 else (None, None)
-        self._move(code, _NAME)
-        self._import(module, attribute)
+        self._move(code, None)
+        self._stack[-1] = self._import(module, attribute)
 
     def extension(self, code: _Code) -> None:
         self._source.take(code.size or 0)
         self._import(None, None)  # whatever was registered under that number
         self._move(code, _NAME)
+
+    def number(self, code: _Code) -> None:
+        self._move(code, int.from_bytes(self._source.take(code.size or 0), "little", signed=code.size == 4))
+
+    def number_line(self, code: _Code) -> None:
+        line = self._source.line()
+        plain = line is not None and len(line) <= _LARGEST_FIXED and line.removeprefix(b"-").isdigit()
+        self._move(code, int(line) if plain and line else None)
+
+    def collect(self, code: _Code) -> None:
+        """Make a tuple; a long one, and what is deep in one, is of no interest."""
+        stack = self._stack
+        start = (self._marks[-1] if self._marks else 0) if code.from_mark else max(0, len(stack) - code.taken)
+        parts = tuple(map(_part, stack[start:])) if len(stack) - start <= _LARGEST_FIXED else None
+        self._move(code, parts)
+
+    def call(self, code: _Code) -> None:
+        function, args = self._stack[-2:] if len(self._stack) > 1 else (None, None)
+        result: _Value = None
+        if function is _DTYPE:
+            letter = element_types.kind(args)
+            result = _ElementType(letter or "?")
+            self._found.odd_types = self._found.odd_types or letter is None
+        elif function is _SCALAR:
+            element = args[0] if isinstance(args, tuple) and args else None
+            # One of an object would give back what it is given.
+            plain = isinstance(element, _ElementType) and element.letter != "O"
+            self._found.odd_types = self._found.odd_types or not plain
+        if function in (_DTYPE, _SCALAR):
+            self._stack[-2] = _NAME
+        self._move(code, result)
+
+    def build(self, code: _Code) -> None:
+        target, state = self._stack[-2:] if len(self._stack) > 1 else (None, None)
+        if isinstance(target, _ElementType) and not element_types.is_plain(target.letter, state):
+            self._found.odd_types = True
+        self._move(code, target)
 
     def protocol(self, code: _Code) -> None:
         self._protocol = self._source.take(code.size or 0)[0]
@@ -356,9 +431,14 @@ _ACTIONS: Final = {
     **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine.byte_text),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _Machine.extension),
     **dict.fromkeys(("GLOBAL", "INST"), _Machine.import_lines),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2"), _Machine.number),
+    **dict.fromkeys(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), _Machine.collect),
+    "BUILD": _Machine.build,
     "DUP": _Machine.dup,
+    "INT": _Machine.number_line,
     "POP": _Machine.pop,
     "PROTO": _Machine.protocol,
+    "REDUCE": _Machine.call,
     "STACK_GLOBAL": _Machine.import_from_stack,
     "STRING": _Machine.quoted_line,
     "UNICODE": _Machine.text_line,
@@ -386,7 +466,8 @@ _OP: Final = {info.name: ord(info.code) for info in pickletools.opcodes}
 _CODES: Final = [
     next((_CODES_BY_NAME[name] for name, op in _OP.items() if op == number), None) for number in range(256)
 ]
-_MARK_OP, _STOP, _MEMOIZE, _BINPUT, _BINGET = (_OP[name] for name in ("MARK", "STOP", "MEMOIZE", "BINPUT", "BINGET"))
+_MARK_OP, _STOP, _MEMOIZE, _BINPUT = (_OP[name] for name in ("MARK", "STOP", "MEMOIZE", "BINPUT"))
+_BINGET, _BININT1, _NONE = (_OP[name] for name in ("BINGET", "BININT1", "NONE"))
 
 
 def _plain_pushes() -> bytes:
@@ -402,6 +483,15 @@ def _plain_pushes() -> bytes:
 _PUSHES: Final = _plain_pushes()
 
 
+def _part(value: _Value) -> object:
+    """A value as it stands in a tuple: numbers, short texts and None are what they are."""
+    if value is _NOTHING:
+        return None
+    deep = isinstance(value, tuple) and any(isinstance(part, tuple) for part in value)
+    long = isinstance(value, str) and len(value) > _LARGEST_FIXED
+    return _UNTOLD if value is None or deep or long else value
+
+
 def _text(data: bytes) -> str:
     # A module's name that is not UTF-8 stops an unpickler. Any other text is compared with nothing.
     try:
@@ -412,15 +502,13 @@ def _text(data: bytes) -> str:
 
 def _plain_text(line: bytes | None) -> str | None:
     """The text of UNICODE or STRING as far as it can be told: without escapes."""
-    return (
-        None
-        if line is None or b"\\" in line or len(line) > _LONGEST_TEXT or not line.isascii()
-        else line.decode("ascii")
-    )
+    if line is None or b"\\" in line or len(line) > _LONGEST_TEXT or not line.isascii():
+        return None
+    return line.decode("ascii")
 
 
 def _number(line: bytes) -> int:
     try:
-        return int(line)
+        return int(line.split(b"\0")[0])  # to C's unpickler that is the end of a number
     except ValueError as error:
         raise _StopReadingError from error

@@ -237,9 +237,11 @@ class _Scanner:
             yield "would run code when it is loaded: it imports what it does not name"
         if found.changes:
             yield "would run code when it is loaded: it changes what it imports"
+        if found.odd_types:
+            yield f"makes a type of numpy as numpy does not, or one of records: save it with numpy, {_ACCEPT}"
         if found.too_long:
             yield "is a pickle that is too long to be looked through"
-        return joblib or bool(refused) or found.unknown or found.changes or found.too_long
+        return joblib or bool(refused) or found.unknown or found.changes or found.odd_types or found.too_long
 
     def _tar(self, file: _File, depth: int) -> _Problems:
         """A checkpoint of torch before 0.2, which is a tar with pickles in it; or any other tar."""

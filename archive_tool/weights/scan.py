@@ -308,7 +308,7 @@ class _Scanner:
                     yield "is a zip whose members lie over each other"
                     return True
                 # torch's own reader could see other members than those that we look at.
-                strict = file.weights or any(info.filename.endswith("data.pkl") for info in infos)
+                strict = file.weights or any(info.orig_filename.lower().endswith("data.pkl") for info in infos)
                 if strict and (begins or not embedded):
                     for issue in zip_consistency.issues(file.stream, archive):
                         if issue.kind is Kind.UNSAFE:
@@ -322,13 +322,15 @@ class _Scanner:
 
     def _members(self, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], depth: int) -> Iterator[str]:
         # torch takes the folder of the first member for the checkpoint, and what has constants for TorchScript.
-        root = infos[0].filename.split("/")[0] + "/" if infos else ""
-        names = {info.filename for info in infos}
+        root = infos[0].orig_filename.split("/")[0] + "/" if infos else ""
+        names = {info.orig_filename for info in infos}
         script = f"{root}constants.pkl" in names and any(name.startswith(f"{root}code/") for name in names)
         # pandas loads what is alone whatever it is called; torch.export called its pickles .json before torch 2.7.
         unmarked = len(infos) == 1 or "serialized_exported_program.json" in names
         for info in infos:
-            name = info.filename
+            name = info.orig_filename
+            if issue := zip_consistency.name_issue(info):
+                yield f"is a zip that readers disagree on: {issue.message}"
             if problem := growth_problem(info.file_size, info.compress_size):
                 yield f"has a member {name!r} that {problem}"
                 continue

@@ -204,6 +204,13 @@ def old_torch(data):
     return pickle.dumps(2, 2) + first + numbers + data
 
 
+def renamed_for_others(data):
+    """A checkpoint whose pickle some readers of zips, Python 3.13 among them, see under the name of a text."""
+    other = struct.pack("<BI", 1, zlib.crc32(b"w/data.pkl")) + b"w/data.txt"
+    extra = struct.pack("<2H", 0x7075, len(other)) + other
+    return zip_of(Member(b"w/data.pkl", data, central={"extra": extra}), Member(b"w/version", b"3\n"))
+
+
 def legacy(*values):
     numbers = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001}, *values]
     return b"".join(value if isinstance(value, bytes) else pickle.dumps(value, 2) for value in numbers)
@@ -323,6 +330,12 @@ def _cases():
     yield "zip of one", "m.pkl.zip", deflated(b"a.txt", attack(0)), "zip_pickle"
     yield "zip with a comment", "m.pt", b"\1" + zip_of(*PAYLOAD, comment=b"PK" * 9), "zip_pickle"
     yield "another case in a checkpoint", "m.pt", torch_zip(attack(), name=b"DATA.PKL"), "torch_load"
+    yield "another name by an extra field", "m.pt", renamed_for_others(attack(0)), "torch_load"
+    yield "another name by an extra field", "m.zip", renamed_for_others(attack(0)), "torch_load"
+    ending = zip_of(Member(b"w/data.pkl\0.txt", attack(0)), Member(b"w/version", b"3\n"))
+    yield "a name that a NUL ends", "m.zip", ending, "zip_pickle"
+    odd = Member(b"w/x.pkl", attack(0), central={"name": b"w/DATA.PKL"})
+    yield "another case, another header", "m.zip", zip_of(odd, Member(b"w/version", b"3\n")), "torch_load"
     other = (Member(b"v/constants.pkl", pickle.dumps(())), Member(b"v/code/a.py", b""))
     yield "TorchScript beside a checkpoint", "m.pt", zip_of(*torch_members(getitem()), *other), "zip_pickle"
     extern = Member(b"w/.data/extern_modules", b"os\ntorch\nposix\n")

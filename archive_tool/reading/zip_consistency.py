@@ -263,6 +263,18 @@ def _read_at(stream: IO[bytes], position: int, count: int) -> bytes:
     return stream.read(count)
 
 
+def data_offset(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes begin.
+
+    Raises:
+        zipfile.BadZipFile: it has no header where the directory says.
+    """
+    local = _read_local(stream, info.header_offset)
+    if local is None:
+        raise zipfile.BadZipFile(f"{info.orig_filename!r} has no header of its own where the directory says")
+    return local.data
+
+
 def inflates_exactly(stream: IO[bytes], info: zipfile.ZipInfo) -> bool:
     """Whether a deflated member's bytes end where the directory says.
 

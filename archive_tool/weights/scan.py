@@ -11,13 +11,15 @@ as any of these is refused: what is not understood here may be understood by a l
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import logging
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, cast
 
 from archive_tool.issues import Kind
 from archive_tool.pickles import imports
@@ -26,11 +28,11 @@ from archive_tool.pickles import names as pickle_names
 from archive_tool.pickles.values import PickleError
 from archive_tool.reading import zip_consistency
 from archive_tool.reading.containers import MAX_MEMBERS, growth_problem
-from archive_tool.reading.streams import DAMAGE, MAX_READ
+from archive_tool.reading.streams import DAMAGE, MAX_READ, window
 from archive_tool.weights import formats, numpy_header, weight_names
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     # Problems, and in the end whether the file was told: read to its end as something known, or refused.
     _Problems = Generator[str, None, bool]
@@ -46,6 +48,10 @@ _ZIP_END: Final = b"PK\x05\x06"
 _MAX_DEPTH: Final = 3
 #: What a gzip is unpacked to, in memory.
 _MAX_UNPACKED: Final = 64 << 20
+#: A member that was unpacked is kept in memory up to this size.
+_IN_MEMORY: Final = 16 << 20
+#: What a member of a tar costs, in units of headers: its own blocks, and the values that are given for all members.
+_TAR_UNITS: Final = 4
 #: What joblib, pandas and tarfile would unpack, and we do not.
 _PACKINGS: Final = (
     (b"BZh", "bzip2"),
@@ -79,12 +85,13 @@ _NOT_KNOWN: Final = (
 )
 
 
-def may_be_one(name: str, head: bytes, *, weights: bool = False) -> bool:
+def may_be_one(name: str, head: bytes, budget: imports.Budget, *, weights: bool = False) -> bool:
     """Whether a file is to be looked into; from its name and its first 512 bytes.
 
     Args:
         name: of the file.
         head: its first bytes.
+        budget: of instructions.
         weights: it is loaded as such whatever it is called.
     """
     if weights or weight_names.may_be_weights(name):
@@ -93,8 +100,12 @@ def may_be_one(name: str, head: bytes, *, weights: bool = False) -> bool:
         return True
     if weight_names.is_text(name):
         return False
-    found = imports.imports(io.BytesIO(head))
-    return found.complete or found.cut or bool(found.names)
+    return _begins_as_pickle(head, budget)
+
+
+def _begins_as_pickle(head: bytes, budget: imports.Budget) -> bool:
+    found = imports.imports(io.BytesIO(head), budget)
+    return found.complete or found.cut or found.too_long or found.unknown or bool(found.names)
 
 
 def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, weights: bool = False) -> Iterator[str]:
@@ -111,9 +122,10 @@ def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, 
     """
     size = stream.seek(0, 2)
     stream.seek(0)
-    if not may_be_one(name, (file := _File(stream, name, size, weights=weights)).head, weights=weights):
+    budget = budget or imports.Budget(size)
+    if not may_be_one(name, (file := _File(stream, name, size, weights=weights)).head, budget, weights=weights):
         return
-    yield from dict.fromkeys(_Scanner(budget or imports.Budget()).scan(file, _MAX_DEPTH))
+    yield from dict.fromkeys(_Scanner(budget).scan(file, _MAX_DEPTH))
 
 
 class _File:
@@ -187,7 +199,10 @@ class _Scanner:
                 return position > 0
             file.stream.seek(position)
             try:
-                array = numpy_header.read(file.stream)
+                array = numpy_header.read(file.stream, self._budget)
+            except numpy_header.TooManyError as error:
+                yield f"holds arrays of numpy that are not all read: {error}"
+                return True
             except numpy_header.NotAnArrayError as error:
                 if position == 0 and file.head.startswith(numpy_header.MAGIC):
                     yield f"is an array of numpy that cannot be read: {error}"
@@ -248,10 +263,13 @@ class _Scanner:
         names = set()
         try:
             file.stream.seek(0)
-            with tarfile.open(fileobj=_Short(file.stream), mode="r:") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=_Short(file.stream, self._budget), mode="r:") as archive:  # type: ignore[call-overload]
                 for count, info in enumerate(archive):
-                    if count >= MAX_MEMBERS:
-                        yield f"is a tar of more than {MAX_MEMBERS} members"
+                    if count >= MAX_MEMBERS or not self._budget.read_headers(_TAR_UNITS + len(archive.pax_headers)):
+                        yield f"is a tar of more than {MAX_MEMBERS} members, or holds too much"
+                        return True
+                    if info.size < 0:  # tarfile would go back, and find the same members for ever
+                        yield f"is a tar with a member {info.name!r} of {info.size} bytes"
                         return True
                     names.add(info.name)
                     if file.weights and not (info.isreg() or info.isdir()):
@@ -278,10 +296,14 @@ class _Scanner:
         return True
 
     def _gzip(self, file: _File, depth: int) -> _Problems:
+        name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
         try:
             file.stream.seek(0)
             with gzip.GzipFile(fileobj=file.stream, mode="rb") as unpacked:
-                data = _read(unpacked, _MAX_UNPACKED + 1)  # type: ignore[arg-type]
+                most = min(_MAX_UNPACKED, self._budget.unpacked)
+                data = _read(unpacked, _HEAD)  # type: ignore[arg-type]
+                if file.weights or self._look(_File(io.BytesIO(data), name, len(data))):
+                    data += _read(unpacked, most + 1 - len(data))  # type: ignore[arg-type]
         except DAMAGE as error:
             if file.weights:
                 yield f"is a gzip that cannot be read, so nobody knows what it runs: {_reason(error)}"
@@ -289,10 +311,10 @@ class _Scanner:
         if problem := growth_problem(len(data), file.size):
             yield problem
             return True
-        if len(data) > _MAX_UNPACKED and file.weights:
-            yield f"holds more than {_MAX_UNPACKED >> 20} MiB and is not looked into: save it uncompressed, {_ACCEPT}"
+        self._budget.unpack(min(len(data), most))
+        if len(data) > most and (file.weights or most < _MAX_UNPACKED):
+            yield f"holds more than {most >> 20} MiB and is not looked into: save it uncompressed, {_ACCEPT}"
             return True
-        name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
         inner = _File(io.BytesIO(data), name, len(data), weights=file.weights)
         yield from self.scan(inner, depth - 1)
         return True
@@ -302,8 +324,9 @@ class _Scanner:
         begins = file.head.startswith(b"PK")
         try:
             file.stream.seek(0)
-            with zip_consistency.open_zip(file.stream, MAX_MEMBERS) as archive:
+            with zip_consistency.open_zip(file.stream, min(MAX_MEMBERS, self._budget.headers)) as archive:
                 infos = archive.infolist()
+                self._budget.read_headers(len(infos) + 1)
                 if sum(info.compress_size for info in infos) > file.size:
                     yield "is a zip whose members lie over each other"
                     return True
@@ -315,6 +338,9 @@ class _Scanner:
                             yield f"is a zip that readers disagree on: {issue.message}"
                 yield from self._members(archive, infos, depth)
                 return True
+        except zip_consistency.TooManyEntriesError as error:
+            yield f"is a zip that {error}"
+            return True
         except DAMAGE as error:
             if file.weights and begins:
                 yield f"is a zip that cannot be read, so nobody knows what it runs: {_reason(error)}"
@@ -334,22 +360,55 @@ class _Scanner:
             if problem := growth_problem(info.file_size, info.compress_size):
                 yield f"has a member {name!r} that {problem}"
                 continue
-            with archive.open(info) as member:
-                inner = _File(
-                    member,
-                    name,
-                    info.file_size,
-                    unmarked=unmarked,
-                    torchscript=script and name.startswith(root),
-                )
-                yield from _within(name, self.scan(inner, depth - 1))
+            told = functools.partial(_File, unmarked=unmarked, torchscript=script and name.startswith(root))
+            try:
+                yield from _within(name, self._member(archive, info, told, depth))
+            except DAMAGE as error:  # it does not hide what the others are
+                yield f"holds {name!r}, which cannot be read, so nobody knows what it runs: {_reason(error)}"
+
+    def _member(
+        self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, told: Callable[..., _File], depth: int
+    ) -> Iterator[str]:
+        """Look into a member of a zip; a packed one is unpacked once, so that going to its end costs nothing."""
+        name = info.orig_filename
+        with archive.open(info) as member:
+            head = _read(member, _HEAD)
+            if not self._look(told(io.BytesIO(head), name, info.file_size)):
+                return
+            if info.compress_type == zipfile.ZIP_STORED:
+                if info.compress_size != info.file_size:
+                    yield f"is stored in {info.compress_size} bytes and has {info.file_size}"
+                    return
+                parent = cast("IO[bytes]", archive.fp)
+                stream = window(parent, zip_consistency.data_offset(parent, info), info.file_size, closes=False)
+            elif self._budget.unpack(info.file_size):
+                stream = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115 - closed below
+                stream.write(head)
+                while chunk := member.read(MAX_READ):
+                    stream.write(chunk)
+                stream.seek(0)
+            else:
+                yield f"is packed, with all before it, to more than is unpacked here: save it uncompressed, {_ACCEPT}"
+                return
+        with stream:
+            yield from self.scan(told(stream, name, info.file_size), depth - 1)
+
+    def _look(self, file: _File) -> bool:
+        """Whether anything would be found in a file, as far as its first bytes tell."""
+        packed = file.head.startswith((b"PK", _GZIP)) or _is_tar(file.head)
+        if file.to_the_end or packed or file.head.startswith((*_PROTOCOLS, numpy_header.MAGIC)):
+            return True
+        if not file.unmarked:
+            return False
+        return _begins_as_pickle(file.head, self._budget)
 
 
 class _Short:
     """A stream for tarfile, which reads the whole of a header that says it is long."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], budget: imports.Budget) -> None:
         self._stream = stream
+        self._budget = budget
         self.tell = stream.tell
         self.seek = stream.seek
         self.seekable = stream.seekable
@@ -357,6 +416,8 @@ class _Short:
     def read(self, count: int = -1) -> bytes:
         if not 0 <= count <= MAX_READ:
             raise tarfile.ReadError(f"a header has more than {MAX_READ} bytes")
+        if not self._budget.read_headers(count // tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its headers are too long")
         return self._stream.read(count)
 
 

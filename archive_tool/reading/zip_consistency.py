@@ -176,8 +176,6 @@ def name_issue(info: zipfile.ZipInfo, extra: bytes = b"") -> Issue | None:
         # One byte is its version, four are a checksum of the other name.
         if tag == _UNICODE_PATH and value[5:] != encoded:
             return Issue(Kind.UNSAFE, f"{name!r} is called {_shown(value[5:])} by an extra field", name)
-    if "\0" in name:
-        return Issue(Kind.UNSAFE, f"{name!r} ends at its NUL to some readers", name)
     return None
 
 

@@ -357,6 +357,8 @@ class _Scanner:
             name = info.orig_filename
             if issue := zip_consistency.name_issue(info):
                 yield f"is a zip that readers disagree on: {issue.message}"
+            if "\0" in name:
+                yield f"is a zip that readers disagree on: to some of them {name!r} ends at its NUL"
             if problem := growth_problem(info.file_size, info.compress_size):
                 yield f"has a member {name!r} that {problem}"
                 continue

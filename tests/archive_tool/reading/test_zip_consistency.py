@@ -90,7 +90,6 @@ UNSAFE = [
     ("other name, in the header", renamed(OTHER), "'notes.txt' is called 'evil.py' by an extra field"),
     ("other name, in both", renamed(OTHER, b"\1\0\0\0" + OTHER), "'notes.txt' is called 'evil.py' by an extra field"),
     ("other name, of a name before", renamed(unicode_path(b"n", b"evil.py", 7)), "is called 'evil.py'"),
-    ("NUL", zip_of(Member(b"data.pkl\0.txt", b"x")), "ends at its NUL to some readers"),
     ("prefix", zip_of(GOOD, before=b"#!/bin/sh\n", between=b""), "TorchServe finds no member"),
     ("gap", zip_of(GOOD, Member(b"b", b"b", before=b"12345")), "5 bytes belong to no member: TorchServe stops"),
     ("one byte", zip_of(GOOD, Member(b"b", b"b", before=b"1")), "1 byte belongs to no member"),

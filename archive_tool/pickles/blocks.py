@@ -67,12 +67,13 @@ class Blocks:
         while count:
             count -= len(self.take(min(count, _BLOCK)))
 
-    def line(self) -> bytes:
-        """Use up a line; of a long one only the end of it is kept, which is then no name."""
+    def line(self) -> bytes | None:
+        """Use up a line; gives None for one that is longer than anybody writes."""
+        long = False
         while (end := self.buffer.find(b"\n", self.position)) < 0:
             at_hand = len(self.buffer) - self.position
             if at_hand >= _LONGEST_LINE:
-                self.position, at_hand = len(self.buffer), 0
+                self.position, at_hand, long = len(self.buffer), 0, True
             self.fill(at_hand + 1)
             if self.ended and not at_hand:
                 raise ShortError
@@ -81,4 +82,4 @@ class Blocks:
                 break
         data = self.buffer[self.position : end]
         self.position = end + 1
-        return data
+        return None if long else data

@@ -12,8 +12,8 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final
 
+from archive_tool.pickles import element_types, names
 from archive_tool.pickles.blocks import Blocks, ShortError
-from archive_tool.pickles.names import PYTHON_2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,11 @@ MAX_INSTRUCTIONS: Final = 8_000_000
 MAX_DEPTH: Final = 1_000_000
 #: Bytes that the slower second reader looks through, in all the pickles of an archive together.
 MAX_SECOND: Final = 1 << 20
+#: Bytes that archives in an archive are unpacked to, over all levels together; or so many times the archive's own size.
+MAX_UNPACKED: Final = 256 << 20
+_GROWTH: Final = 20
+#: Entries of the lists of such archives, and headers of numpy, each in units of what the shortest one takes.
+MAX_HEADERS: Final = 200_000
 #: Pickles may follow each other in a file; old checkpoints of torch are five.
 MAX_PICKLES: Final = 1000
 
@@ -41,16 +46,34 @@ _LENGTHS: Final = {
 
 
 class Budget:
-    """How much may still be read, in all the pickles that share it.
+    """How much may still be read, in all the files of an archive that share it.
+
+    Args:
+        packed: bytes of the archive.
 
     Attributes:
-        left: instructions.
+        left: instructions of pickles.
         second: bytes that another reader may look through, too.
+        unpacked: bytes that archives in the archive may be unpacked to.
+        headers: units of headers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, packed: int = 0) -> None:
         self.left = MAX_INSTRUCTIONS
         self.second = MAX_SECOND
+        self.unpacked = max(MAX_UNPACKED, _GROWTH * packed)
+        self.headers = MAX_HEADERS
+
+    def unpack(self, count: int) -> bool:
+        """Take so many bytes to unpack; says whether they were left. What is refused takes nothing."""
+        enough = count <= self.unpacked
+        self.unpacked -= count if enough else 0
+        return enough
+
+    def read_headers(self, units: int) -> bool:
+        """Take so many units of headers; says whether they were left."""
+        self.headers = max(-1, self.headers - units)
+        return self.headers >= 0
 
 
 @dataclass
@@ -61,6 +84,7 @@ class Imports:
         names: each as ``module.name``.
         unknown: an import whose name could not be told.
         changes: something that is imported would be given other attributes or items.
+        odd_types: a type of numpy's elements would be made as numpy itself does not write it.
         too_long: reading was given up.
         cut: the stream ended within a pickle.
         count: so many pickles were read to their end.
@@ -71,6 +95,7 @@ class Imports:
     names: set[str] = field(default_factory=set)
     unknown: bool = False
     changes: bool = False
+    odd_types: bool = False
     too_long: bool = False
     cut: bool = False
     count: int = 0
@@ -125,11 +150,32 @@ def imports(stream: IO[bytes], budget: Budget | None = None) -> Imports:
 
 
 class _Special:
-    """A value that is neither a text nor of no interest."""
+    """A value that is neither plain nor of no interest."""
 
 
-_NAME: Final = _Special()  # what an import gives
-_Value = str | _Special | None  # a text, something imported, or anything else
+class _Import(_Special):
+    """What an import gives."""
+
+
+@dataclass(frozen=True)
+class _ElementType(_Special):
+    """The type of an array's elements."""
+
+    letter: str
+
+
+_NAME: Final = _Import()
+_NOTHING: Final = _Special()  # Python's None
+#: What makes types of elements, or takes these, is called at once, and given to nothing else that could call it.
+_DTYPE, _SCALAR = _Import(), _Import()
+_GUARDED: Final = {
+    "numpy.dtype": _DTYPE,
+    "numpy._core.multiarray.scalar": _SCALAR,
+    "numpy.core.multiarray.scalar": _SCALAR,
+}
+_UNTOLD: Final = object()  # in a tuple, for None on the stack
+# A text, a number, a tuple of a few plain values, something special, or anything else.
+_Value = str | int | tuple[object, ...] | _Special | None
 
 
 class _Machine:
@@ -140,12 +186,14 @@ class _Machine:
         self._stack: list[_Value] = []
         self._marks: list[int] = []  # how many values were there when each was set
         self._memo: dict[int, _Value] = {}
-        self._pending: set[str] = set()
-        self._with_protocol = False
+        self._pending: set[str | None] = set()  # None for a name that cannot be told
+        self._protocol: int | None = None
+        self._guarded = False  # something of `_GUARDED` was imported
 
     def run(self) -> None:
         """Go through one pickle, to its STOP."""
         self._stack, self._marks, self._memo, self._pending = [], [], {}, set()
+        self._protocol = None
         while not self._block():
             self._check_depth()
         self._confirm()
@@ -173,15 +221,15 @@ class _Machine:
                     raise _TooLongError
                 op = buffer[position]
                 if length := pushes[op]:
-                    stack.append(None)
+                    stack.append(_NOTHING if op == _NONE else None)
                     position += length
                 elif op in (_BINPUT, _MEMOIZE):
                     if len(stack) <= (marks[-1] if marks else 0):
                         raise _StopReadingError
                     memo[len(memo) if op == _MEMOIZE else buffer[position + 1]] = stack[-1]
                     position += 1 if op == _MEMOIZE else 2
-                elif op == _BINGET:
-                    stack.append(memo[buffer[position + 1]])
+                elif op in (_BININT1, _BINGET):
+                    stack.append(buffer[position + 1] if op == _BININT1 else memo[buffer[position + 1]])
                     position += 2
                 elif op == _MARK_OP:
                     marks.append(len(stack))
@@ -209,11 +257,12 @@ class _Machine:
         if code is None:
             raise _StopReadingError
         code.action(self, code)
-        if self._pending and (self._with_protocol or code.calls):
+        if self._pending and (self._protocol is not None or code.calls):
             self._confirm()
 
     def _confirm(self) -> None:
-        self._found.names |= self._pending
+        self._found.unknown = self._found.unknown or None in self._pending
+        self._found.names |= {name for name in self._pending if name is not None}
         self._pending.clear()
 
     def _move(self, code: _Code, value: _Value) -> None:
@@ -222,21 +271,33 @@ class _Machine:
         if code.from_mark:
             if not marks:
                 raise _StopReadingError
-            del stack[marks.pop() :]
+            mark = marks.pop()
+            self._check_guarded(code, mark)
+            del stack[mark:]
         if taken := code.taken:
             # An unpickler stops there, too: nothing below the last mark can be taken.
             if len(stack) - (marks[-1] if marks else 0) < taken:
                 raise _StopReadingError
-            if code.changes and stack[-taken] is _NAME:
+            if code.changes and isinstance(stack[-taken], _Import):
                 self._found.changes = True
+            self._check_guarded(code, len(stack) - taken)
             del stack[-taken:]
         if code.pushes:
             stack.append(value)
 
-    def _import(self, module: str, attribute: str) -> None:
-        # A file that is no pickle at all may look like an import; no such module could be found.
-        if all(part.isidentifier() for part in module.split(".")):
-            self._pending.add(f"{PYTHON_2.get(module, module)}.{attribute}")
+    def _check_guarded(self, code: _Code, start: int) -> None:
+        """Tell if an instruction puts one of `_GUARDED` into something else."""
+        if self._guarded and code.pushes:
+            gone = self._stack[start:]
+            self._found.odd_types = self._found.odd_types or _DTYPE in gone or _SCALAR in gone
+
+    def _import(self, module: object, attribute: object) -> _Import:
+        """Write down an import, whatever its name looks like: what can be found is known to the unpickler only."""
+        told = isinstance(module, str) and isinstance(attribute, str)
+        name = names.of(str(module), str(attribute), self._protocol or 0) if told else None
+        self._pending.add(name)
+        self._guarded = self._guarded or name in _GUARDED
+        return _GUARDED.get(name or "", _NAME)
 
     # ---- what instructions do; `_ACTIONS` says which -----------------------------------------------------------------
 
@@ -252,7 +313,7 @@ class _Machine:
             self._move(code, None)
 
     def dup(self, code: _Code) -> None:  # noqa: ARG002
-        self._move(_CODES_BY_NAME["NONE"], self._top())
+        self._stack.append(self._top())
 
     def _top(self) -> _Value:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
@@ -268,7 +329,9 @@ class _Machine:
     def _place(self, code: _Code) -> int:
         """The place of the memo that an instruction names."""
         if code.size == pickletools.UP_TO_NEWLINE:
-            return _number(self._source.line())
+            if (line := self._source.line()) is None:
+                raise _TooLongError
+            return _number(line)
         return int.from_bytes(self._source.take(code.size or 0), "little")
 
     def counted(self, code: _Code) -> None:
@@ -306,33 +369,69 @@ class _Machine:
         self._move(code, _plain_text(self._source.line()))
 
     def quoted_line(self, code: _Code) -> None:
-        line = self._source.line().strip()
-        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
-            raise _StopReadingError
-        self._move(code, _plain_text(line[1:-1]))
+        line = self._source.line()
+        if line is not None:
+            line = line.strip()
+            if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
+                raise _StopReadingError
+        self._move(code, _plain_text(None if line is None else line[1:-1]))
 
     def import_lines(self, code: _Code) -> None:
-        module, attribute = _text(self._source.line()), _text(self._source.line())
-        self._import(module, attribute)
-        self._move(code, None if code.calls else _NAME)
+        lines = self._source.line(), self._source.line()
+        found = self._import(*(None if line is None else _text(line) for line in lines))
+        if code.calls and found is not _NAME:
+            self._found.odd_types = True
+        self._move(code, None if code.calls else found)
 
     def import_from_stack(self, code: _Code) -> None:
         module, attribute = self._stack[-2:] if len(self._stack) > 1 else (None, None)
-        self._move(code, _NAME)
-        if isinstance(module, str) and isinstance(attribute, str):
-            self._import(module, attribute)
-        else:
-            self._found.unknown = True
+        self._move(code, None)
+        self._stack[-1] = self._import(module, attribute)
 
     def extension(self, code: _Code) -> None:
         self._source.take(code.size or 0)
-        # Nobody registers any, and no other file begins with a pickle's first instruction.
-        self._found.unknown = self._found.unknown or self._with_protocol
+        self._import(None, None)  # whatever was registered under that number
         self._move(code, _NAME)
 
+    def number(self, code: _Code) -> None:
+        self._move(code, int.from_bytes(self._source.take(code.size or 0), "little", signed=code.size == 4))
+
+    def number_line(self, code: _Code) -> None:
+        line = self._source.line()
+        plain = line is not None and len(line) <= _LARGEST_FIXED and line.removeprefix(b"-").isdigit()
+        self._move(code, int(line) if plain and line else None)
+
+    def collect(self, code: _Code) -> None:
+        """Make a tuple; a long one, and what is deep in one, is of no interest."""
+        stack = self._stack
+        start = (self._marks[-1] if self._marks else 0) if code.from_mark else max(0, len(stack) - code.taken)
+        parts = tuple(map(_part, stack[start:])) if len(stack) - start <= _LARGEST_FIXED else None
+        self._move(code, parts)
+
+    def call(self, code: _Code) -> None:
+        function, args = self._stack[-2:] if len(self._stack) > 1 else (None, None)
+        result: _Value = None
+        if function is _DTYPE:
+            letter = element_types.kind(args)
+            result = _ElementType(letter or "?")
+            self._found.odd_types = self._found.odd_types or letter is None
+        elif function is _SCALAR:
+            element = args[0] if isinstance(args, tuple) and args else None
+            # One of an object would give back what it is given.
+            plain = isinstance(element, _ElementType) and element.letter != "O"
+            self._found.odd_types = self._found.odd_types or not plain
+        if function in (_DTYPE, _SCALAR):
+            self._stack[-2] = _NAME
+        self._move(code, result)
+
+    def build(self, code: _Code) -> None:
+        target, state = self._stack[-2:] if len(self._stack) > 1 else (None, None)
+        if isinstance(target, _ElementType) and not element_types.is_plain(target.letter, state):
+            self._found.odd_types = True
+        self._move(code, target)
+
     def protocol(self, code: _Code) -> None:
-        self._source.take(code.size or 0)
-        self._with_protocol = True
+        self._protocol = self._source.take(code.size or 0)[0]
 
 
 @dataclass(frozen=True)
@@ -355,9 +454,14 @@ _ACTIONS: Final = {
     **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine.byte_text),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _Machine.extension),
     **dict.fromkeys(("GLOBAL", "INST"), _Machine.import_lines),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2"), _Machine.number),
+    **dict.fromkeys(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), _Machine.collect),
+    "BUILD": _Machine.build,
     "DUP": _Machine.dup,
+    "INT": _Machine.number_line,
     "POP": _Machine.pop,
     "PROTO": _Machine.protocol,
+    "REDUCE": _Machine.call,
     "STACK_GLOBAL": _Machine.import_from_stack,
     "STRING": _Machine.quoted_line,
     "UNICODE": _Machine.text_line,
@@ -385,7 +489,8 @@ _OP: Final = {info.name: ord(info.code) for info in pickletools.opcodes}
 _CODES: Final = [
     next((_CODES_BY_NAME[name] for name, op in _OP.items() if op == number), None) for number in range(256)
 ]
-_MARK_OP, _STOP, _MEMOIZE, _BINPUT, _BINGET = (_OP[name] for name in ("MARK", "STOP", "MEMOIZE", "BINPUT", "BINGET"))
+_MARK_OP, _STOP, _MEMOIZE, _BINPUT = (_OP[name] for name in ("MARK", "STOP", "MEMOIZE", "BINPUT"))
+_BINGET, _BININT1, _NONE = (_OP[name] for name in ("BINGET", "BININT1", "NONE"))
 
 
 def _plain_pushes() -> bytes:
@@ -401,6 +506,15 @@ def _plain_pushes() -> bytes:
 _PUSHES: Final = _plain_pushes()
 
 
+def _part(value: _Value) -> object:
+    """A value as it stands in a tuple: numbers, short texts and None are what they are."""
+    if value is _NOTHING:
+        return None
+    deep = isinstance(value, tuple) and any(isinstance(part, tuple) for part in value)
+    long = isinstance(value, str) and len(value) > _LARGEST_FIXED
+    return _UNTOLD if value is None or deep or long else value
+
+
 def _text(data: bytes) -> str:
     # A module's name that is not UTF-8 stops an unpickler. Any other text is compared with nothing.
     try:
@@ -409,13 +523,15 @@ def _text(data: bytes) -> str:
         raise _StopReadingError from error
 
 
-def _plain_text(line: bytes) -> str | None:
-    """The text of UNICODE or STRING as far as it could be a name: without escapes."""
-    return None if b"\\" in line or len(line) > _LONGEST_TEXT or not line.isascii() else line.decode("ascii")
+def _plain_text(line: bytes | None) -> str | None:
+    """The text of UNICODE or STRING as far as it can be told: without escapes."""
+    if line is None or b"\\" in line or len(line) > _LONGEST_TEXT or not line.isascii():
+        return None
+    return line.decode("ascii")
 
 
 def _number(line: bytes) -> int:
     try:
-        return int(line)
+        return int(line.split(b"\0")[0])  # to C's unpickler that is the end of a number
     except ValueError as error:
         raise _StopReadingError from error

@@ -13,7 +13,8 @@ import struct
 import warnings
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from archive_tool.pickles.values import Machine, Node, PickleError
+from archive_tool.pickles import element_types
+from archive_tool.pickles.values import Global, Machine, Node, PickleError
 
 if TYPE_CHECKING:
     from archive_tool.pickles.imports import Budget
@@ -26,6 +27,52 @@ _LONGEST: Final = 64 << 20
 _NUMBERS: Final = re.compile(r"[biufc]([0-9]{1,2})")
 #: Nothing that joblib itself names: these could give objects another state than the pickle shows.
 _FOREIGN: Final = ("torch.", "copyreg.")
+
+
+_TYPE: Final = "numpy.dtype"
+_SCALARS: Final = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
+_MOST_SIDES: Final = 64  # numpy's own limit
+#: What joblib gives a wrapper; the last one is missing in files of before 1.2.
+_ATTRIBUTES: Final = frozenset({"allow_mmap", "dtype", "order", "shape", "subclass"})
+_ALIGNMENT: Final = "numpy_array_alignment_bytes"
+
+
+class _Machine(Machine):
+    """Follows what can be told, and nothing else: from the values it is told how many bytes are no instructions."""
+
+    def _call(self, function: Any, args: Any) -> None:
+        if not isinstance(function, Global) or not isinstance(args, tuple):
+            raise PickleError("it calls what it computes")
+        name = function.name
+        if name == _TYPE and element_types.kind(args) is None:
+            raise PickleError("it makes a type in another way than numpy")
+        if name in _SCALARS and (not args or not _is_type(args[0]) or element_types.kind(args[0].args) == "O"):
+            raise PickleError("it makes a number in another way than numpy")
+        if name == WRAPPER and args:
+            raise PickleError("an array is not described as joblib does")
+        super()._call(function, args)
+
+    def _restore(self, target: Any, state: Any) -> None:
+        # What was given two states would have some of the one, and some of the other.
+        if not isinstance(target, Node) or target.state is not None or state is None:
+            raise PickleError("it gives a state to what has none, or has one")
+        if _is_type(target) and not element_types.is_plain(element_types.kind(target.args) or "", state):
+            raise PickleError("it gives a type another state than numpy does")
+        super()._restore(target, state)
+
+    def _set(self, target: Any, pairs: list[Any]) -> None:
+        if not isinstance(target, (Node, dict)):
+            raise PickleError("it sets items of what has none")
+        super()._set(target, pairs)
+
+    def _append(self, target: Any, values: list[Any]) -> None:
+        if not isinstance(target, (Node, list)):
+            raise PickleError("it appends to what is no list")
+        super()._append(target, values)
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, Node) and value.function == _TYPE
 
 
 class _Short:
@@ -71,7 +118,7 @@ def names(stream: IO[bytes], size: int, budget: Budget) -> set[str]:
 
 
 def _follow(stream: IO[bytes], size: int, budget: Budget, found: set[str]) -> None:
-    machine = Machine()
+    machine = _Machine()
     frame_end = 0
     for opcode, argument, _ in pickletools.genops(_Short(stream)):  # type: ignore[arg-type]
         budget.left -= _COST
@@ -93,17 +140,22 @@ def _follow(stream: IO[bytes], size: int, budget: Budget, found: set[str]) -> No
 
 def _skip_array(stream: IO[bytes], state: Any, size: int) -> None:
     """Go to the end of an array's numbers."""
+    if not isinstance(state, dict) or state.keys() - {_ALIGNMENT} != _ATTRIBUTES:
+        raise PickleError("an array is not described as joblib does")
     shape, described = state["shape"], state["dtype"]
-    numbers = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
-    if not numbers or not isinstance(described, Node) or described.function != "numpy.dtype":
+    numbers = isinstance(shape, tuple) and len(shape) <= _MOST_SIDES
+    numbers = numbers and all(type(side) is int and 0 <= side < 1 << 62 for side in shape)
+    if not numbers or not isinstance(described, Node) or described.function != _TYPE:
         raise PickleError("an array is not described as joblib does")
     kind = described.args[0]
-    version, _, *rest = described.state
     plain = _NUMBERS.fullmatch(kind)
-    # Any other state could make another type of it, such as one of objects, which are pickled in place of numbers.
-    if version != 3 or plain is None or rest != [None, None, None, -1, -1, 0]:
+    # Objects are pickled in place of numbers.
+    if plain is None or described.state is None:
         raise PickleError(f"an array has elements of the type {kind!r}")
-    if state.get("numpy_array_alignment_bytes") is not None:
+    alignment = state.get(_ALIGNMENT)
+    if alignment is not None and type(alignment) is not int:
+        raise PickleError("an array is not described as joblib does")
+    if alignment is not None:
         stream.seek(stream.read(1)[0], 1)
     end = stream.tell() + int(plain[1]) * math.prod(shape)
     if end > size:

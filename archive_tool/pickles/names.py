@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import Final
 
-#: Names of Python 2, which pickles of protocol 0 to 2 use to this day.
-PYTHON_2: Final = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
+#: Up to this protocol an unpickler takes names for those of Python 2, which such pickles use to this day.
+PYTHON_2: Final = 2
 
 # Everything that torch.load(weights_only=True) accepts, as far as it is a list (torch/_weights_only_unpickler.py) ...
 _TORCH: Final = frozenset(
@@ -53,14 +54,11 @@ _OTHERS: Final = frozenset(
         "builtins.frozenset",
         "builtins.int",
         "builtins.list",
-        "builtins.long",
         "builtins.object",
         "builtins.range",
         "builtins.slice",
         "builtins.str",
         "builtins.tuple",
-        "builtins.unicode",
-        "builtins.xrange",
         "copyreg._reconstructor",
         "numpy._core.multiarray._reconstruct",
         "numpy._core.multiarray.scalar",
@@ -113,6 +111,13 @@ _TORCHSCRIPT: Final = frozenset(
     )
 )
 _TORCHSCRIPT_CLASS: Final = re.compile(r"__torch__(\.[A-Za-z_][A-Za-z0-9_]*)+")
+
+
+def of(module: str, attribute: str, protocol: int = PYTHON_2) -> str:
+    """What an unpickler imports, as ``module.name``, where a pickle of a protocol names a module and what is in it."""
+    if protocol <= PYTHON_2:
+        module, attribute = NAME_MAPPING.get((module, attribute), (IMPORT_MAPPING.get(module, module), attribute))
+    return f"{module}.{attribute}"
 
 
 def is_data(name: str, *, torchscript: bool = False) -> bool:

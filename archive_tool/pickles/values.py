@@ -59,6 +59,13 @@ class External:
     key: Any
 
 
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """A key, or the arguments of a call, that are no plain value; to hash nested tuples can take for ever."""
+
+    value: Any
+
+
 @dataclass(frozen=True)
 class Followed:
     """The end of a pickle.
@@ -153,14 +160,13 @@ class Machine:
 
     def _call(self, function: Any, args: Any) -> None:
         name = function.name if isinstance(function, Global) else "?"
-        self.stack.append(Node(name, args if isinstance(args, tuple) else ()))
+        self.stack.append(Node(name, args if isinstance(args, tuple) else (Computed(args),)))
 
     def _set(self, target: Any, pairs: list[Any]) -> None:
         items = target.items if isinstance(target, Node) else target
         if isinstance(items, dict):
             for key, value in zip(pairs[::2], pairs[1::2], strict=False):
-                # Nested tuples as keys would be hashed, which can take for ever.
-                items[key if isinstance(key, (str, int, bytes)) else id(key)] = value
+                items[key if isinstance(key, (str, int, bytes)) else Computed(key)] = value
 
     def _append(self, target: Any, values: list[Any]) -> None:
         found = target.values if isinstance(target, Node) else target
@@ -242,8 +248,11 @@ class Machine:
 
     def _build(self, _: Any) -> None:
         state = self.stack.pop()
-        if isinstance(self.stack[-1], Node):
-            self.stack[-1].state = state
+        self._restore(self.stack[-1], state)
+
+    def _restore(self, target: Any, state: Any) -> None:
+        if isinstance(target, Node):
+            target.state = state
 
     def _persid(self, argument: Any) -> None:
         self.stack.append(External(argument))

@@ -85,10 +85,11 @@ def guarded(stream: IO[bytes], path: Path) -> IO[bytes]:
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file of its own; closes the file with itself."""
+    """A part of a file as a file of its own; closes the file with itself, if it is to."""
 
-    def __init__(self, stream: IO[bytes], start: int, size: int) -> None:
+    def __init__(self, stream: IO[bytes], start: int, size: int, *, closes: bool) -> None:
         self._stream = stream
+        self._closes = closes
         self._start = start
         self._size = size
         self._position = 0
@@ -114,7 +115,8 @@ class _Window(io.RawIOBase):
         return self._position
 
     def close(self) -> None:
-        self._stream.close()
+        if self._closes:
+            self._stream.close()
         super().close()
 
 
@@ -219,6 +221,6 @@ class Gzip(io.BufferedReader):
         return self._inflate.followed()
 
 
-def window(stream: IO[bytes], start: int, size: int) -> IO[bytes]:
-    """Show a part of a file as a file of its own; closing it closes the file."""
-    return io.BufferedReader(_Window(stream, start, size))
+def window(stream: IO[bytes], start: int, size: int, *, closes: bool = True) -> IO[bytes]:
+    """Show a part of a file as a file of its own; closing it closes the file, unless told otherwise."""
+    return io.BufferedReader(_Window(stream, start, size, closes=closes))

@@ -31,6 +31,8 @@ DESCRIPTOR: Final = 0x8
 _UTF8: Final = 0x800
 _TOLD_LATER: Final = 0xFFFFFFFF
 _CHUNK: Final = 1 << 18
+#: An extra field with the name in UTF-8, which some readers prefer: Info-ZIP, and Python from 3.13 on.
+_UNICODE_PATH: Final = 0x7075
 
 
 #: Entries of a directory, and its bytes, that are read at all; both are known before any of them is.
@@ -85,6 +87,7 @@ class _Local(NamedTuple):
     size: int
     name: bytes
     data: int
+    extra: bytes
 
 
 def issues(stream: IO[bytes], archive: zipfile.ZipFile) -> Iterator[Issue]:
@@ -136,28 +139,55 @@ def _read_local(stream: IO[bytes], offset: int) -> _Local | None:
     extra = stream.read(extra_length)
     if _TOLD_LATER in (packed, size):
         size, packed = _zip64_sizes(extra, size, packed)
-    return _Local(flags, method, crc, packed, size, name, offset + _LOCAL.size + name_length + extra_length)
+    data = offset + _LOCAL.size + name_length + extra_length
+    return _Local(flags, method, crc, packed, size, name, data, extra)
 
 
 def _zip64_sizes(extra: bytes, size: int, packed: int) -> tuple[int, int]:
     """Take from the extra field those sizes that the header has no room for; they stand there in this order."""
-    position = 0
-    while position + 4 <= len(extra):
-        tag, length = struct.unpack_from("<2H", extra, position)
-        values = extra[position + 4 : position + 4 + length]
+    for tag, values in _fields(extra):
         if tag == 1:
             numbers = iter(struct.unpack(f"<{len(values) // 8}Q", values[: len(values) // 8 * 8]))
             size = next(numbers, size) if size == _TOLD_LATER else size
             packed = next(numbers, packed) if packed == _TOLD_LATER else packed
             break
-        position += 4 + length
     return size, packed
+
+
+def _fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    """The parts of an extra field, each with its tag."""
+    position = 0
+    while position + 4 <= len(extra):
+        tag, length = struct.unpack_from("<2H", extra, position)
+        yield tag, extra[position + 4 : position + 4 + length]
+        position += 4 + length
+
+
+def name_issue(info: zipfile.ZipInfo, extra: bytes = b"") -> Issue | None:
+    """Say if readers of the directory see another name of a member than `orig_filename`, whatever Python this is.
+
+    Args:
+        info: of the member.
+        extra: the extra field of the member's own header, if that is to be looked at, too.
+    """
+    name = info.orig_filename
+    encoded = _encoded(info)
+    for tag, value in (*_fields(info.extra), *_fields(extra)):
+        # One byte is its version, four are a checksum of the other name.
+        if tag == _UNICODE_PATH and value[5:] != encoded:
+            return Issue(Kind.UNSAFE, f"{name!r} is called {_shown(value[5:])} by an extra field", name)
+    return None
+
+
+def _encoded(info: zipfile.ZipInfo) -> bytes:
+    return info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
 
 
 def _compare(info: zipfile.ZipInfo, local: _Local) -> Iterator[Issue]:
     name = info.orig_filename
-    encoded = name.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
-    if local.name != encoded:
+    if issue := name_issue(info, local.extra):
+        yield issue
+    if local.name != _encoded(info):
         message = f"{name!r} is called {_shown(local.name)} by its own header, which TorchServe reads"
         yield Issue(Kind.UNSAFE, message, name)
     elif not local.name.isascii() and not (local.flags & info.flag_bits & _UTF8):
@@ -229,6 +259,18 @@ def _check_end(stream: IO[bytes], archive: zipfile.ZipFile) -> Iterator[Issue]:
 def _read_at(stream: IO[bytes], position: int, count: int) -> bytes:
     stream.seek(position)
     return stream.read(count)
+
+
+def data_offset(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes begin.
+
+    Raises:
+        zipfile.BadZipFile: it has no header where the directory says.
+    """
+    local = _read_local(stream, info.header_offset)
+    if local is None:
+        raise zipfile.BadZipFile(f"{info.orig_filename!r} has no header of its own where the directory says")
+    return local.data
 
 
 def inflates_exactly(stream: IO[bytes], info: zipfile.ZipInfo) -> bool:

@@ -102,7 +102,7 @@ def _unpack(archive: reading.Archive, temporary: Path, allow_pickles: Collection
     if needed > free:
         raise InputError(f"the archive needs {needed} bytes, {free} are free", where=str(temporary.parent))
     found: list[Issue] = []
-    budget = Budget()
+    budget = Budget(archive.size)
     for entry, stream in archive.stream(list(archive.entries)):
         path = root.joinpath(*entry.name.split("/"))
         # The names are checked already. This asks the file system itself, whatever rule the checks may lack.

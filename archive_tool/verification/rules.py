@@ -112,9 +112,9 @@ def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
         yield Issue(Kind.UNSAFE, message, entry.name)
 
 
-def may_unpickle(archive: Archive, name: str, head: bytes) -> bool:
+def may_unpickle(archive: Archive, name: str, head: bytes, budget: Budget) -> bool:
     """Whether a member is to be looked into by `pickle_issues`; from its name and its first 512 bytes."""
-    pickled = scan.may_be_one(name, head, weights=_is_serialized(archive, name))
+    pickled = scan.may_be_one(name, head, budget, weights=_is_serialized(archive, name))
     return pickled or onnx_external.may_be_one(name, head)
 
 

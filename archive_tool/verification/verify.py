@@ -116,7 +116,7 @@ def _content_issues(archive: Archive, allow_pickles: Collection[str]) -> Iterato
     # Members that are bombs, links or lie over each other are told by now, and not read.
     told = {issue.member for issue in archive.issues if issue.kind is Kind.UNSAFE}
     wanted = [entry for entry in archive.entries if entry.kind == "file" and entry.raw_name not in told]
-    budget = Budget()
+    budget = Budget(archive.size)
     batches = [wanted] if archive.archive_format == "tgz" else [[entry] for entry in wanted]
     for batch in batches:
         try:
@@ -130,7 +130,7 @@ def _member_issues(
     archive: Archive, entry: Entry, stream: IO[bytes], allow_pickles: Collection[str], budget: Budget
 ) -> Iterator[Issue]:
     head = stream.read(_HEAD)
-    look = entry.name not in allow_pickles and rules.may_unpickle(archive, entry.name, head)
+    look = entry.name not in allow_pickles and rules.may_unpickle(archive, entry.name, head, budget)
     within = archive.peek_entry(entry) if look else None
     digest = hashlib.sha256(head)
     keep = look and within is None

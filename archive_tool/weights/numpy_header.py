@@ -9,11 +9,16 @@ from __future__ import annotations
 import ast
 import math
 import re
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from archive_tool.pickles.imports import Budget
 
 MAGIC: Final = b"\x93NUMPY"
 #: Longer ones are not read by numpy either, unless told to.
 _MAX_HEADER: Final = 10_000
+#: Bytes of a header that take as long to read as an entry of a zip's directory.
+_UNIT: Final = 8
 _LENGTH_BYTES: Final = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}
 _PLAIN: Final = re.compile(r"[<>|=]?(?:(?P<kind>[biufcSUV])(?P<size>[0-9]{1,9})|\?|[mM]8(?:\[[^\]]*\])?)")
 
@@ -34,10 +39,15 @@ class Array(NamedTuple):
     size: int | None
 
 
-def read(stream: IO[bytes]) -> Array:
+class TooManyError(NotAnArrayError):
+    """More headers than the budget allows."""
+
+
+def read(stream: IO[bytes], budget: Budget) -> Array:
     """Read the header at a stream's position.
 
     Raises:
+        TooManyError: the budget has none left.
         NotAnArrayError: there is none, or it is longer or of another kind than numpy's own.
     """
     head = stream.read(len(MAGIC) + 2)
@@ -48,6 +58,8 @@ def read(stream: IO[bytes]) -> Array:
     data = stream.read(min(length, _MAX_HEADER + 1))
     if len(data) < length or length > _MAX_HEADER:
         raise NotAnArrayError("its header is too long, or cut short")
+    if not budget.read_headers(1 + length // _UNIT):
+        raise TooManyError("there are too many of them")
     try:
         found = ast.literal_eval(data.decode("utf-8" if head.endswith(b"\3\0") else "latin-1"))
     # What a damaged or a deeply nested text raises.

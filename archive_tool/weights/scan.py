@@ -11,13 +11,15 @@ as any of these is refused: what is not understood here may be understood by a l
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import logging
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, cast
 
 from archive_tool.issues import Kind
 from archive_tool.pickles import imports
@@ -26,11 +28,11 @@ from archive_tool.pickles import names as pickle_names
 from archive_tool.pickles.values import PickleError
 from archive_tool.reading import zip_consistency
 from archive_tool.reading.containers import MAX_MEMBERS, growth_problem
-from archive_tool.reading.streams import DAMAGE, MAX_READ
+from archive_tool.reading.streams import DAMAGE, MAX_READ, window
 from archive_tool.weights import formats, numpy_header, weight_names
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     # Problems, and in the end whether the file was told: read to its end as something known, or refused.
     _Problems = Generator[str, None, bool]
@@ -46,6 +48,10 @@ _ZIP_END: Final = b"PK\x05\x06"
 _MAX_DEPTH: Final = 3
 #: What a gzip is unpacked to, in memory.
 _MAX_UNPACKED: Final = 64 << 20
+#: A member that was unpacked is kept in memory up to this size.
+_IN_MEMORY: Final = 16 << 20
+#: What a member of a tar costs, in units of headers: its own blocks, and the values that are given for all members.
+_TAR_UNITS: Final = 4
 #: What joblib, pandas and tarfile would unpack, and we do not.
 _PACKINGS: Final = (
     (b"BZh", "bzip2"),
@@ -71,6 +77,7 @@ _HARMLESS: Final = frozenset(
 #: picklescan keeps a pickle's instructions in memory; one that is longer is read by us alone.
 _SECOND_READER: Final = 1 << 18
 _SHOWN: Final = 6
+_LONGEST_SHOWN: Final = 200
 _ACCEPT: Final = "or accept it by name with --allow-pickle"
 _NOT_KNOWN: Final = (
     "is called as weights are, or is the serialized file, and cannot be read to its end as anything known, so nobody "
@@ -78,12 +85,13 @@ _NOT_KNOWN: Final = (
 )
 
 
-def may_be_one(name: str, head: bytes, *, weights: bool = False) -> bool:
+def may_be_one(name: str, head: bytes, budget: imports.Budget, *, weights: bool = False) -> bool:
     """Whether a file is to be looked into; from its name and its first 512 bytes.
 
     Args:
         name: of the file.
         head: its first bytes.
+        budget: of instructions.
         weights: it is loaded as such whatever it is called.
     """
     if weights or weight_names.may_be_weights(name):
@@ -92,8 +100,12 @@ def may_be_one(name: str, head: bytes, *, weights: bool = False) -> bool:
         return True
     if weight_names.is_text(name):
         return False
-    found = imports.imports(io.BytesIO(head))
-    return found.complete or found.cut or bool(found.names)
+    return _begins_as_pickle(head, budget)
+
+
+def _begins_as_pickle(head: bytes, budget: imports.Budget) -> bool:
+    found = imports.imports(io.BytesIO(head), budget)
+    return found.complete or found.cut or found.too_long or found.unknown or bool(found.names)
 
 
 def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, weights: bool = False) -> Iterator[str]:
@@ -110,9 +122,10 @@ def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, 
     """
     size = stream.seek(0, 2)
     stream.seek(0)
-    if not may_be_one(name, (file := _File(stream, name, size, weights=weights)).head, weights=weights):
+    budget = budget or imports.Budget(size)
+    if not may_be_one(name, (file := _File(stream, name, size, weights=weights)).head, budget, weights=weights):
         return
-    yield from dict.fromkeys(_Scanner(budget or imports.Budget()).scan(file, _MAX_DEPTH))
+    yield from dict.fromkeys(_Scanner(budget).scan(file, _MAX_DEPTH))
 
 
 class _File:
@@ -186,7 +199,10 @@ class _Scanner:
                 return position > 0
             file.stream.seek(position)
             try:
-                array = numpy_header.read(file.stream)
+                array = numpy_header.read(file.stream, self._budget)
+            except numpy_header.TooManyError as error:
+                yield f"holds arrays of numpy that are not all read: {error}"
+                return True
             except numpy_header.NotAnArrayError as error:
                 if position == 0 and file.head.startswith(numpy_header.MAGIC):
                     yield f"is an array of numpy that cannot be read: {error}"
@@ -227,26 +243,33 @@ class _Scanner:
         refused = {name for name in names if not pickle_names.is_data(name, torchscript=file.torchscript)}
         if refused:
             shown = sorted(refused, key=lambda name: (name not in known, name))
-            listed = ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
-            attack = f"; {min(known)} is known from attacks" if known else ""
+            listed = ", ".join(map(_shown, shown[:_SHOWN])) + (
+                f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+            )
+            attack = f"; {_shown(min(known))} is known from attacks" if known else ""
             yield f"would run code when it is loaded: it imports {listed}{attack}"
         if found.unknown:
             yield "would run code when it is loaded: it imports what it does not name"
         if found.changes:
             yield "would run code when it is loaded: it changes what it imports"
+        if found.odd_types:
+            yield f"makes a type of numpy as numpy does not, or one of records: save it with numpy, {_ACCEPT}"
         if found.too_long:
             yield "is a pickle that is too long to be looked through"
-        return joblib or bool(refused) or found.unknown or found.changes or found.too_long
+        return joblib or bool(refused) or found.unknown or found.changes or found.odd_types or found.too_long
 
     def _tar(self, file: _File, depth: int) -> _Problems:
         """A checkpoint of torch before 0.2, which is a tar with pickles in it; or any other tar."""
         names = set()
         try:
             file.stream.seek(0)
-            with tarfile.open(fileobj=_Short(file.stream), mode="r:") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=_Short(file.stream, self._budget), mode="r:") as archive:  # type: ignore[call-overload]
                 for count, info in enumerate(archive):
-                    if count >= MAX_MEMBERS:
-                        yield f"is a tar of more than {MAX_MEMBERS} members"
+                    if count >= MAX_MEMBERS or not self._budget.read_headers(_TAR_UNITS + len(archive.pax_headers)):
+                        yield f"is a tar of more than {MAX_MEMBERS} members, or holds too much"
+                        return True
+                    if info.size < 0:  # tarfile would go back, and find the same members for ever
+                        yield f"is a tar with a member {info.name!r} of {info.size} bytes"
                         return True
                     names.add(info.name)
                     if file.weights and not (info.isreg() or info.isdir()):
@@ -273,10 +296,14 @@ class _Scanner:
         return True
 
     def _gzip(self, file: _File, depth: int) -> _Problems:
+        name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
         try:
             file.stream.seek(0)
             with gzip.GzipFile(fileobj=file.stream, mode="rb") as unpacked:
-                data = _read(unpacked, _MAX_UNPACKED + 1)  # type: ignore[arg-type]
+                most = min(_MAX_UNPACKED, self._budget.unpacked)
+                data = _read(unpacked, _HEAD)  # type: ignore[arg-type]
+                if file.weights or self._look(_File(io.BytesIO(data), name, len(data))):
+                    data += _read(unpacked, most + 1 - len(data))  # type: ignore[arg-type]
         except DAMAGE as error:
             if file.weights:
                 yield f"is a gzip that cannot be read, so nobody knows what it runs: {_reason(error)}"
@@ -284,10 +311,10 @@ class _Scanner:
         if problem := growth_problem(len(data), file.size):
             yield problem
             return True
-        if len(data) > _MAX_UNPACKED and file.weights:
-            yield f"holds more than {_MAX_UNPACKED >> 20} MiB and is not looked into: save it uncompressed, {_ACCEPT}"
+        self._budget.unpack(min(len(data), most))
+        if len(data) > most and (file.weights or most < _MAX_UNPACKED):
+            yield f"holds more than {most >> 20} MiB and is not looked into: save it uncompressed, {_ACCEPT}"
             return True
-        name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
         inner = _File(io.BytesIO(data), name, len(data), weights=file.weights)
         yield from self.scan(inner, depth - 1)
         return True
@@ -297,19 +324,23 @@ class _Scanner:
         begins = file.head.startswith(b"PK")
         try:
             file.stream.seek(0)
-            with zip_consistency.open_zip(file.stream, MAX_MEMBERS) as archive:
+            with zip_consistency.open_zip(file.stream, min(MAX_MEMBERS, self._budget.headers)) as archive:
                 infos = archive.infolist()
+                self._budget.read_headers(len(infos) + 1)
                 if sum(info.compress_size for info in infos) > file.size:
                     yield "is a zip whose members lie over each other"
                     return True
                 # torch's own reader could see other members than those that we look at.
-                strict = file.weights or any(info.filename.endswith("data.pkl") for info in infos)
+                strict = file.weights or any(info.orig_filename.lower().endswith("data.pkl") for info in infos)
                 if strict and (begins or not embedded):
                     for issue in zip_consistency.issues(file.stream, archive):
                         if issue.kind is Kind.UNSAFE:
                             yield f"is a zip that readers disagree on: {issue.message}"
                 yield from self._members(archive, infos, depth)
                 return True
+        except zip_consistency.TooManyEntriesError as error:
+            yield f"is a zip that {error}"
+            return True
         except DAMAGE as error:
             if file.weights and begins:
                 yield f"is a zip that cannot be read, so nobody knows what it runs: {_reason(error)}"
@@ -317,32 +348,69 @@ class _Scanner:
 
     def _members(self, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], depth: int) -> Iterator[str]:
         # torch takes the folder of the first member for the checkpoint, and what has constants for TorchScript.
-        root = infos[0].filename.split("/")[0] + "/" if infos else ""
-        names = {info.filename for info in infos}
+        root = infos[0].orig_filename.split("/")[0] + "/" if infos else ""
+        names = {info.orig_filename for info in infos}
         script = f"{root}constants.pkl" in names and any(name.startswith(f"{root}code/") for name in names)
         # pandas loads what is alone whatever it is called; torch.export called its pickles .json before torch 2.7.
         unmarked = len(infos) == 1 or "serialized_exported_program.json" in names
         for info in infos:
-            name = info.filename
+            name = info.orig_filename
+            if issue := zip_consistency.name_issue(info):
+                yield f"is a zip that readers disagree on: {issue.message}"
+            if "\0" in name:
+                yield f"is a zip that readers disagree on: to some of them {name!r} ends at its NUL"
             if problem := growth_problem(info.file_size, info.compress_size):
                 yield f"has a member {name!r} that {problem}"
                 continue
-            with archive.open(info) as member:
-                inner = _File(
-                    member,
-                    name,
-                    info.file_size,
-                    unmarked=unmarked,
-                    torchscript=script and name.startswith(root),
-                )
-                yield from _within(name, self.scan(inner, depth - 1))
+            told = functools.partial(_File, unmarked=unmarked, torchscript=script and name.startswith(root))
+            try:
+                yield from _within(name, self._member(archive, info, told, depth))
+            except DAMAGE as error:  # it does not hide what the others are
+                yield f"holds {name!r}, which cannot be read, so nobody knows what it runs: {_reason(error)}"
+
+    def _member(
+        self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, told: Callable[..., _File], depth: int
+    ) -> Iterator[str]:
+        """Look into a member of a zip; a packed one is unpacked once, so that going to its end costs nothing."""
+        name = info.orig_filename
+        with archive.open(info) as member:
+            head = _read(member, _HEAD)
+            if not self._look(told(io.BytesIO(head), name, info.file_size)):
+                return
+            if info.compress_type == zipfile.ZIP_STORED:
+                if info.compress_size != info.file_size:
+                    yield f"is stored in {info.compress_size} bytes and has {info.file_size}"
+                    return
+                parent = cast("IO[bytes]", archive.fp)
+                stream = window(parent, zip_consistency.data_offset(parent, info), info.file_size, closes=False)
+            elif self._budget.unpack(info.file_size):
+                stream = cast("IO[bytes]", tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115 - closed below
+                stream.write(head)
+                while chunk := member.read(MAX_READ):
+                    stream.write(chunk)
+                stream.seek(0)
+            else:
+                yield f"is packed, with all before it, to more than is unpacked here: save it uncompressed, {_ACCEPT}"
+                return
+        with stream:
+            yield from self.scan(told(stream, name, info.file_size), depth - 1)
+
+    def _look(self, file: _File) -> bool:
+        """Whether anything would be found in a file, as far as its first bytes tell."""
+        packed = file.head.startswith((b"PK", _GZIP)) or _is_tar(file.head)
+        if file.to_the_end or packed or file.head.startswith((*_PROTOCOLS, numpy_header.MAGIC)):
+            return True
+        if not file.unmarked:
+            return False
+        return _begins_as_pickle(file.head, self._budget)
 
 
 class _Short:
     """A stream for tarfile, which reads the whole of a header that says it is long."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], budget: imports.Budget) -> None:
         self._stream = stream
+        self._budget = budget
         self.tell = stream.tell
         self.seek = stream.seek
         self.seekable = stream.seekable
@@ -350,6 +418,8 @@ class _Short:
     def read(self, count: int = -1) -> bytes:
         if not 0 <= count <= MAX_READ:
             raise tarfile.ReadError(f"a header has more than {MAX_READ} bytes")
+        if not self._budget.read_headers(count // tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its headers are too long")
         return self._stream.read(count)
 
 
@@ -406,11 +476,12 @@ def _known_from_attacks(stream: IO[bytes], budget: imports.Budget) -> set[str]:
         log.disabled = False
     # Of an import that it cannot tell, we can; where we cannot either, that is refused already.
     listed = [found for found in result.globals if "unknown" not in (found.module, found.name)]
-    return {_name(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
+    return {pickle_names.of(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
 
 
-def _name(module: str, name: str) -> str:
-    return f"{pickle_names.PYTHON_2.get(module, module)}.{name}"
+def _shown(name: str) -> str:
+    """A name as it can be shown on a screen; a pickle may have any text there."""
+    return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else ascii(name)[:_LONGEST_SHOWN] + "...'"
 
 
 def _within(name: str, problems: Iterator[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 A bound of time stands behind, generous, for a machine may be busy. What is counted is what would take the time.
 """
 
+import ast
 import gzip
 import io
 import itertools
@@ -23,6 +24,7 @@ from archive_tool.inspection.describe import describe
 from archive_tool.issues import Kind
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import collisions
+from archive_tool.pickles import imports
 from archive_tool.projects.project_file import read as read_project
 from archive_tool.reading import containers, zip_consistency
 from archive_tool.reading.archive import open_archive
@@ -32,7 +34,7 @@ from archive_tool.weights.formats import Format, sniff
 from serving.worker.loading.failures import ConfigError
 from serving.worker.loading.settings import read_config, read_manifest
 
-from .hostile import Member, archive
+from .hostile import Member, archive, zip_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -350,3 +352,94 @@ def test_an_archive_of_many_members_is_shown_in_time(tmp_path, torchmar, monkeyp
     assert "and 40 more: --json lists all" in shown.stdout
     assert "m10" not in shown.stdout
     assert len(json.loads(torchmar("inspect", path, "--json").stdout)["members"]) == 50
+
+
+def counted(monkeypatch, owner, name, cost):
+    """Sum up what the calls of a method cost, from what they give."""
+    total = [0]
+    really = getattr(owner, name)
+
+    def call(*args, **named):
+        result = really(*args, **named)
+        total[0] += cost(result)
+        return result
+
+    monkeypatch.setattr(owner, name, call)
+    return total
+
+
+def refused(folder, *members):
+    path = folder / "m.mar"
+    path.write_bytes(archive(Member(b"h.py", b""), *members))
+    issues = [issue for issue in verify(path).issues if issue.kind is Kind.UNSAFE]
+    assert issues
+    return issues
+
+
+def deflated(name, data):
+    return Member(name, data, method=8)
+
+
+def test_zips_in_zips_are_unpacked_within_one_bound(tmp_path, monkeypatch):
+    """A member's end was looked for, and all that is before it unpacked, on each level and for each member anew."""
+    monkeypatch.setattr(imports, "MAX_UNPACKED", 4 << 20, raising=False)
+    read = counted(monkeypatch, zipfile.ZipExtFile, "read", len)
+    inner = zip_of(*(deflated(b"%d.pt" % number, bytes(3 << 20)) for number in range(10)))
+    issues = refused(tmp_path, Member(b"a.zip", inner), Member(b"b.zip", zip_of(deflated(b"c.zip", inner))))
+    assert any("packed, with all before it, to more than is unpacked here" in issue.message for issue in issues)
+    assert read[0] < 6 << 20
+
+
+def test_gzips_in_an_archive_are_unpacked_within_one_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "MAX_UNPACKED", 4 << 20, raising=False)
+    read = counted(monkeypatch, gzip.GzipFile, "read", len)
+    packed = gzip.compress(b"\x80\x04B" + struct.pack("<I", 3 << 20) + bytes(3 << 20) + b".")
+    inner = zip_of(*(Member(b"%d.x" % number, packed) for number in range(30)))
+    assert any("is not looked into" in issue.message for issue in refused(tmp_path, Member(b"a.zip", inner)))
+    assert read[0] < 5 << 20
+
+
+def test_what_shows_at_once_that_it_is_no_weights_is_not_unpacked(tmp_path, monkeypatch):
+    read = counted(monkeypatch, gzip.GzipFile, "read", len)
+    path = tmp_path / "m.mar"
+    packed = gzip.compress(bytes(3 << 20))
+    inner = zip_of(*(Member(b"%d.x" % number, packed) for number in range(30)))
+    path.write_bytes(archive(Member(b"base.py", b""), Member(b"a.zip", inner)))
+    verify(path)
+    assert read[0] < 1 << 20
+
+
+def test_headers_of_arrays_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "MAX_HEADERS", 2000, raising=False)
+    made = counted(monkeypatch, ast, "literal_eval", lambda _: 1)
+    fields = ",".join(f"('{number}','i1')" for number in range(100))
+    text = f"{{'descr':[{fields}],'fortran_order':False,'shape':(0,)}}".encode()
+    one = b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text
+    issues = refused(tmp_path, *(Member(b"%d.npy" % number, one * 100) for number in range(5)))
+    assert any("holds arrays of numpy that are not all read" in issue.message for issue in issues)
+    assert made[0] < 20
+
+
+def test_entries_of_zips_in_an_archive_are_counted_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "MAX_HEADERS", 500, raising=False)
+    inner = zip_of(*(Member(b"%d" % number, b"") for number in range(200)))
+    monkeypatch.setattr(zipfile, "ZipInfo", Steps)
+    Steps.count = 0
+    issues = refused(tmp_path, *(Member(b"%d.zip" % number, inner) for number in range(50)))
+    assert any("is a zip that has more than" in issue.message for issue in issues)
+    assert Steps.count < 1000
+
+
+def test_headers_of_tars_in_an_archive_are_counted_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "MAX_HEADERS", 2000, raising=False)
+    read = counted(monkeypatch, tarfile.TarInfo, "frombuf", lambda _: 1)
+    one = b"".join(pax(200) + member(number) for number in range(50)) + bytes(1024)
+    refused(tmp_path, *(Member(b"%d.tar" % number, one) for number in range(30)))
+    assert read[0] < 1000
+
+
+def test_a_tar_in_an_archive_whose_member_leads_back(tmp_path):
+    info = tarfile.TarInfo("m")
+    info.size = -512
+    data = info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    assert any("of -512 bytes" in issue.message for issue in refused(tmp_path, Member(b"m.tar", data)))

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
 import pickletools
 import struct
@@ -23,6 +24,7 @@ import pytest
 import torch
 
 from archive_tool.issues import Kind
+from archive_tool.pickles.imports import imports
 from archive_tool.verification.verify import verify
 
 from .hostile import Attack, Member, archive, attack, zip_of
@@ -104,6 +106,57 @@ def getitem():
     return head + b"\x93\x8c\x04eval\x85R\x8c" + bytes([len(code)]) + code + b"\x85R."
 
 
+def short_text(text):
+    data = text.encode()
+    return b"\x8c" + bytes([len(data)]) + data
+
+
+def no_identifier(module="sympy.parsing.autolev.test-examples.ruletest1", name="_np.lib._datasource.os.mkdir"):
+    """A pickle whose module has a name that no statement could import; torch brings this one along."""
+    return b"\x80\x04" + short_text(module) + short_text(name) + b"\x93\x8c\x05pwned\x85R."
+
+
+def named(module, name):
+    return short_text(module) + short_text(name) + b"\x93"
+
+
+PLAIN = b"(K\x03" + short_text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+
+
+def element_type(code, state=PLAIN):
+    """A type of numpy's, as it is pickled."""
+    return named("numpy", "dtype") + short_text(code) + b"\x89\x88\x87R" + state
+
+
+def wrapper(size, more=b""):
+    """What joblib writes before an array of so many bytes, with something added to its state."""
+    state = b"".join(
+        short_text(key) + value
+        for key, value in (
+            ("subclass", named("numpy", "ndarray")),
+            ("shape", b"K" + bytes([size]) + b"\x85"),
+            ("order", short_text("C")),
+            ("dtype", element_type("i1")),
+            ("allow_mmap", b"\x89"),
+        )
+    )
+    return named("joblib.numpy_pickle", "NumpyArrayWrapper") + b")\x81}(" + state + more + b"ub"
+
+
+def within_numbers():
+    """A pickle in the place of an array's numbers, which says nothing to who has another memo."""
+    inner = short_text(os.name) + b"\x94" + short_text("mkdir") + b"\x94h\x00h\x01\x93"
+    inner += short_text("pwned") + b"\x85R."
+    return inner, b"\x80\x04" + short_text("builtins") + b"\x94" + short_text("int") + b"\x9400"
+
+
+def computed_key():
+    """joblib finds two keys that are equal, the later of which is computed, and says that there are objects."""
+    inner, head = within_numbers()
+    objects = named("builtins", "str") + short_text("dtype") + b"\x85R" + element_type("O", b"")
+    return head + wrapper(len(inner), objects) + inner + b"."
+
+
 def npy(header, data, version=b"\1\0"):
     text = header.encode("utf-8") + b"\n"
     width = "<H" if version == b"\1\0" else "<I"
@@ -149,6 +202,13 @@ def old_torch(data):
     numbers = struct.pack("<q", 2) + bytes(8)
     first = pickle.dumps(("1", "cpu", torch.FloatStorage), 2)
     return pickle.dumps(2, 2) + first + numbers + data
+
+
+def renamed_for_others(data):
+    """A checkpoint whose pickle some readers of zips, Python 3.13 among them, see under the name of a text."""
+    other = struct.pack("<BI", 1, zlib.crc32(b"w/data.pkl")) + b"w/data.txt"
+    extra = struct.pack("<2H", 0x7075, len(other)) + other
+    return zip_of(Member(b"w/data.pkl", data, central={"extra": extra}), Member(b"w/version", b"3\n"))
 
 
 def legacy(*values):
@@ -226,6 +286,12 @@ def _cases():
     yield "dotted name", "m.joblib", getitem(), "joblib_load"
     yield "dotted name in a checkpoint", "m.pth", torch_zip(getitem()), "torch_load"
     yield "dotted name in a checkpoint", "m.ckpt", legacy(getitem()), "torch_load"
+    for suffix in ("pkl", "sav", "bin", "unheard-of"):
+        yield "module that is no identifier", f"i.{suffix}", no_identifier(), "pickle_load"
+    yield "module that is no identifier", "i.npy", no_identifier(), "numpy_load"
+    yield "module that is no identifier", "i.joblib", no_identifier(), "joblib_load"
+    yield "module that is no identifier", "i.pt", torch_zip(no_identifier()), "torch_load"
+    yield "module that is no identifier", "j.pt", legacy(no_identifier()), "torch_load"
     for what, header in OBJECTS.items():
         yield "type of objects", f"{what}.npy", npy(header, attack()), "numpy_load"
     yield "type of objects", "v2.npy", npy(OBJECTS["called object"], attack(), b"\2\0"), "numpy_load"
@@ -264,6 +330,12 @@ def _cases():
     yield "zip of one", "m.pkl.zip", deflated(b"a.txt", attack(0)), "zip_pickle"
     yield "zip with a comment", "m.pt", b"\1" + zip_of(*PAYLOAD, comment=b"PK" * 9), "zip_pickle"
     yield "another case in a checkpoint", "m.pt", torch_zip(attack(), name=b"DATA.PKL"), "torch_load"
+    yield "another name by an extra field", "m.pt", renamed_for_others(attack(0)), "torch_load"
+    yield "another name by an extra field", "m.zip", renamed_for_others(attack(0)), "torch_load"
+    ending = zip_of(Member(b"w/data.pkl\0.txt", attack(0)), Member(b"w/version", b"3\n"))
+    yield "a name that a NUL ends", "m.zip", ending, "zip_pickle"
+    odd = Member(b"w/x.pkl", attack(0), central={"name": b"w/DATA.PKL"})
+    yield "another case, another header", "m.zip", zip_of(odd, Member(b"w/version", b"3\n")), "torch_load"
     other = (Member(b"v/constants.pkl", pickle.dumps(())), Member(b"v/code/a.py", b""))
     yield "TorchScript beside a checkpoint", "m.pt", zip_of(*torch_members(getitem()), *other), "zip_pickle"
     extern = Member(b"w/.data/extern_modules", b"os\ntorch\nposix\n")
@@ -274,6 +346,13 @@ def _cases():
     yield "joblib, behind an array", "m.joblib", behind_an_array(Attack()), "joblib_load"
     yield "joblib, objects", "n.joblib", saved_by_joblib(numpy.array([Attack()], dtype=object)), "joblib_load"
     yield "joblib, a frame", "o.joblib", within_a_frame(), "pickle_load"
+    yield "joblib, a computed key", "p.joblib", computed_key(), "joblib_load"
+    yield (
+        "end of a number",
+        "m.pkl",
+        b"Vmkdir\np1\0x\n0" + b"V" + os.name.encode() + b"\ng1\n\x93(Vpwned\ntR.",
+        "pickle_load",
+    )
     polyglot = tar_of(("cos\nmkdir\n(S'pwned'\ntR.", b""))
     yield "a tar that is a pickle", "m.tar", polyglot, "pickle_load"
 
@@ -308,3 +387,43 @@ def test_each_is_refused_and_not_run(hidden, tmp_path, monkeypatch):
             passed.append((kind, name))
     assert passed == []
     assert not (tmp_path / "pwned").exists()
+
+
+def restored(letter, state, raw=b"A" * 8):
+    """An array of one element, out of bytes, whose type is given a state."""
+    array = named("numpy._core.multiarray", "_reconstruct") + named("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
+    array += b"(K\x01K\x01\x85" + element_type(letter, state) + b"\x89C" + bytes([len(raw)]) + raw + b"tb"
+    return b"\x80\x04" + named("builtins", "str") + array + b"\x85R."
+
+
+FIELD = b"(K\x03" + short_text("|") + b"N" + short_text("f") + b"\x85}" + short_text("f")
+LIES = {
+    "a field of objects": restored("V8", FIELD + element_type("O", b"") + b"K\x00\x86sK\x08K\x01K\x00tb"),
+    "objects without their flag": restored("O", PLAIN),
+}
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_types_that_lie_make_pointers_of_bytes(kind, tmp_path):
+    (tmp_path / "m.pkl").write_bytes(LIES[kind])
+    run = [sys.executable, "-c", "import pickle; pickle.load(open('m.pkl', 'rb'))"]
+    assert subprocess.run(run, cwd=tmp_path, capture_output=True, check=False, timeout=60).returncode < 0
+    path = tmp_path / "m.mar"
+    path.write_bytes(archive(Member(b"h.py", b""), Member(b"m.pkl", LIES[kind])))
+    assert any("makes a type of numpy" in issue.message for issue in verify(path).issues)
+
+
+USES = {
+    "tuple": named("numpy", "dtype") + b"\x85.",
+    "list": b"]" + named("numpy", "dtype") + b"a.",
+    "items": b"}(" + short_text("a") + named("numpy", "dtype") + b"u.",
+    "new": named("numpy", "dtype") + b")\x81.",
+    "object": b"(" + named("numpy", "dtype") + b"o.",
+    "INST": b"(" + short_text("O") + b"inumpy\ndtype\n.",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_who_makes_types_is_given_to_nobody(use):
+    """Something else could call it, or give it what is not seen here."""
+    assert imports(io.BytesIO(b"\x80\x04" + USES[use])).odd_types

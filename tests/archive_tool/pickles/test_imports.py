@@ -113,6 +113,12 @@ def test_imports_by_hand(data):
         b"\x80\x04V\\u0070osix\nVsystem\n\x93.",  # escaped
         b"\x80\x04X" + struct.pack("<I", 2000) + b"x" * 2000 + b"\x8c\x01a\x93.",  # longer than any name
         b"\x80\x04\x82\x01.",  # a number that somebody registered
+        b"\x82\x01.",
+        b"c" + b"x" * 200_000 + b"torch\nSize\n.",  # the end of a long line is no name
+        b"ctorch\n" + b"x." * 200_000 + b"Size\n.",
+        b"(c" + b"x" * 200_000 + b"\nSize\nNo.",
+        b"V" + b"x" * 200_000 + b"torch\nVSize\n\x93.",
+        b"S'" + b"x" * 200_000 + b"torch'\nVSize\n\x93.",
         b"\x80\x04\x8c\x05posix\x94K\x01q\x000\x8c\x06system0h\x00\x8c\x06system\x93.",  # remembered anew
     ],
 )
@@ -136,7 +142,6 @@ def test_an_import_that_cannot_be_told(data):
         b"q\x00cposix\nsystem\n.",
         b"class Net:\n    pass\n",
         b"\x93",
-        b"\x82\x01.",
         b"\xff" * 100,
         b"S'a\n.",
         b"c\xff\xfe\nx\n.",
@@ -305,4 +310,25 @@ def test_the_imports_are_those_that_unpickling_asks_for(value, protocol):
 
     data = pickle.dumps(value, protocol)
     Asking(io.BytesIO(data)).load()
-    assert {names.PYTHON_2.get(module, module) + "." + name for module, name in asked} == imports(data).names
+    assert {names.of(module, name, protocol) for module, name in asked} == imports(data).names
+
+
+@pytest.mark.parametrize(
+    "module", ["a-b", "a b", "1", ".os", "os.", "", "a.b-c", "é", "a\0b", "\udc80", "lambda", "a/b"]
+)
+@pytest.mark.parametrize("attribute", ["system", "os.system", "", "a-b", "x y"])
+def test_an_import_counts_whatever_its_name_looks_like(module, attribute):
+    lines = b"c" + module.encode("utf-8", "surrogatepass") + b"\n" + attribute.encode() + b"\n)R."
+    assert imports(lines).names == {f"{module}.{attribute}"}
+    texts = [struct.pack("<BI", ord("X"), len(text)) + text for text in lines[1:-3].split(b"\n")[:2]]
+    assert imports(b"\x80\x04" + b"".join(texts) + b"\x93.").names == {f"{module}.{attribute}"}
+
+
+def test_names_of_python_2_in_newer_pickles():
+    """There an unpickler takes them as they are: a module of the archive may be called so."""
+    for module, name in (("__builtin__", "int"), ("copy_reg", "_reconstructor"), ("exceptions", "int")):
+        (found,) = imports(f"\x80\x02c{module}\n{name}\n.".encode("latin-1")).names
+        assert names.is_data(found) == (module != "exceptions")
+        for protocol in "\x03\x04\x05":
+            (found,) = imports(f"\x80{protocol}c{module}\n{name}\n.".encode("latin-1")).names
+            assert not names.is_data(found)

@@ -23,11 +23,21 @@ def found(data):
         return [(issue.kind, issue.message) for issue in zip_consistency.issues(io.BytesIO(data), archive)]
 
 
+def unicode_path(name, other, crc=None):
+    value = struct.pack("<BI", 1, zlib.crc32(name) if crc is None else crc) + other
+    return struct.pack("<2H", 0x7075, len(value)) + value
+
+
+def renamed(own=b"", listed=b"", name=b"notes.txt"):
+    return zip_of(Member(name, b"x", extra=own, central={"extra": listed}))
+
+
 @pytest.mark.parametrize(
     "data",
     [
         zip_of(GOOD, DEFLATED, LATER),
         zip_of(),
+        renamed(unicode_path(b"notes.txt", b"notes.txt"), unicode_path(b"notes.txt", b"notes.txt")),
         zip_of(GOOD, comment=b"made by hand"),
         zip_of(Member(b"folder/", b""), Member(b"f/x", b"", extra=b"\x99\x99\2\0ab")),
         zip_of(Member("é".encode(), b"x", flags=0x800)),
@@ -74,7 +84,12 @@ def stored_in_more():
     return Member(b"s", b"1234", tail=b"56789", header={"packed": 9})
 
 
+OTHER = unicode_path(b"notes.txt", b"evil.py")
 UNSAFE = [
+    ("other name, listed", renamed(listed=OTHER), "'notes.txt' is called 'evil.py' by an extra field"),
+    ("other name, in the header", renamed(OTHER), "'notes.txt' is called 'evil.py' by an extra field"),
+    ("other name, in both", renamed(OTHER, b"\1\0\0\0" + OTHER), "'notes.txt' is called 'evil.py' by an extra field"),
+    ("other name, of a name before", renamed(unicode_path(b"n", b"evil.py", 7)), "is called 'evil.py'"),
     ("prefix", zip_of(GOOD, before=b"#!/bin/sh\n", between=b""), "TorchServe finds no member"),
     ("gap", zip_of(GOOD, Member(b"b", b"b", before=b"12345")), "5 bytes belong to no member: TorchServe stops"),
     ("one byte", zip_of(GOOD, Member(b"b", b"b", before=b"1")), "1 byte belongs to no member"),

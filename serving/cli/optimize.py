@@ -161,16 +161,20 @@ def _show(found: Found, *, interrupted: bool = False) -> None:
             click.echo(printable(f"{row.candidate.name}: {row.problem}"))
     for note in found.notes:
         click.echo(printable(note))
+    for row in found.rows:
+        if doubt := row.doubt:
+            click.echo(printable(f"{row.candidate.name}: {doubt}"))
     if interrupted:
         click.echo("interrupted: nothing is written")
-    click.echo(_verdict(found))
+    if found.best is not None or not interrupted:
+        click.echo(_verdict(found))
     if found.written:
         click.echo(printable(str(found.written)))
 
 
 def _cells(row: Row) -> list[str]:
     if row.latency is None or row.rate is None:
-        return [row.candidate.name, "failed", *[""] * 6]
+        return [row.candidate.name, "failed" if row.problem else "not measured", *[""] * 6]
     alone, together = (f"{one:.2f}x" for one in row.speedups) if row.rounds else ("", "")
     return [
         row.candidate.name,

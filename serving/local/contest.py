@@ -211,6 +211,16 @@ class Row:
         always = all(math.sqrt(alone * together) > 1 for alone, together in self.rounds)
         return always and self.score >= 1 + MARGIN and min(self.speedups) >= _NOT_SLOWER
 
+    @property
+    def doubt(self) -> str | None:
+        """Why it does not count as faster although its medians are; None if they are not, or it does."""
+        if self.is_faster or self.problem is not None or not self.rounds or self.score < 1 + MARGIN:
+            return None
+        slower = sum(math.sqrt(alone * together) <= 1 for alone, together in self.rounds)
+        if slower:
+            return f"faster by the medians, but slower in {slower} of {len(self.rounds)} rounds"
+        return "faster in all, but slower alone or in batches"
+
     def to_dict(self) -> dict[str, Any]:
         """One JSON-ready object; times in milliseconds."""
         speedups = [round(one, 3) for one in self.speedups] if self.rounds else [None, None]

@@ -70,6 +70,14 @@ def test_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     )
 
 
+def test_an_interrupt_concludes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    command._show(Found([Row(Candidate("plain float32"))], 8), interrupted=True)
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "interrupted: nothing is written"
+    assert "not measured" in out
+    assert "failed" not in out
+
+
 def test_the_same_as_json(found: Found) -> None:
     document = command._document(found)
     assert (document["recommended"], document["written"], document["notes"]) == (LONG.name, "fast.mar", [LAST])

@@ -228,6 +228,20 @@ def test_faster_is_more_than_noise(rounds: list[tuple[float, float]], faster: bo
     assert not row(*rounds, problem="it crashed").is_faster
 
 
+@pytest.mark.parametrize(
+    ("rounds", "doubt"),
+    [
+        ([(2.0, 2.0), (2.0, 2.0), (0.9, 0.9)], "faster by the medians, but slower in 1 of 3 rounds"),
+        ([(3.0, 0.9)] * 3, "faster in all, but slower alone or in batches"),
+        ([(1.04, 1.04)] * 3, None),
+        ([(2.0, 2.0)] * 3, None),
+        ([], None),
+    ],
+)
+def test_why_what_looks_faster_does_not_count(rounds: list[tuple[float, float]], doubt: str | None) -> None:
+    assert row(*rounds).doubt == doubt
+
+
 def test_the_best_is_the_fastest_in_both() -> None:
     alone, both, none = row(*[(4.0, 1.0)] * 3), row(*[(2.5, 2.5)] * 3), row(*[(1.0, 1.0)] * 3)
     assert best([none, alone, both]) is both

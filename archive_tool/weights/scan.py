@@ -263,7 +263,8 @@ class _Scanner:
         names = set()
         try:
             file.stream.seek(0)
-            with tarfile.open(fileobj=_Short(file.stream, self._budget), mode="r:") as archive:  # type: ignore[call-overload]
+            short = _Short(file.stream, self._budget)
+            with tarfile.open(fileobj=short, mode="r:") as archive:  # type: ignore[call-overload]
                 for count, info in enumerate(archive):
                     if count >= MAX_MEMBERS or not self._budget.read_headers(_TAR_UNITS + len(archive.pax_headers)):
                         yield f"is a tar of more than {MAX_MEMBERS} members, or holds too much"
@@ -277,13 +278,18 @@ class _Scanner:
                     member = archive.extractfile(info) if info.isreg() else None
                     if member is not None:
                         # Whatever it is called: another member may be a link to it.
+                        short.headers = False
                         inner = _File(member, info.name, info.size, unmarked=True)
                         yield from _within(info.name, self.scan(inner, depth - 1))
+                        short.headers = True
                 file.stream.seek(archive.offset)
                 while chunk := file.stream.read(MAX_READ):
                     if file.weights and chunk.strip(b"\0"):
                         yield "is a tar that goes on after its end"
                         break
+        except _TooMuchError as error:
+            yield f"is a tar that {error}"
+            return True
         except DAMAGE as error:
             if not file.weights:
                 return False
@@ -302,8 +308,9 @@ class _Scanner:
             with gzip.GzipFile(fileobj=file.stream, mode="rb") as unpacked:
                 most = min(_MAX_UNPACKED, self._budget.unpacked)
                 data = _read(unpacked, _HEAD)  # type: ignore[arg-type]
-                if file.weights or self._look(_File(io.BytesIO(data), name, len(data))):
-                    data += _read(unpacked, most + 1 - len(data))  # type: ignore[arg-type]
+                if not file.weights and not self._look(_File(io.BytesIO(data), name, len(data))):
+                    return False
+                data += _read(unpacked, most + 1 - len(data))  # type: ignore[arg-type]
         except DAMAGE as error:
             if file.weights:
                 yield f"is a gzip that cannot be read, so nobody knows what it runs: {_reason(error)}"
@@ -405,12 +412,17 @@ class _Scanner:
         return _begins_as_pickle(file.head, self._budget)
 
 
+class _TooMuchError(tarfile.ReadError):
+    """More headers than the budget allows."""
+
+
 class _Short:
     """A stream for tarfile, which reads the whole of a header that says it is long."""
 
     def __init__(self, stream: IO[bytes], budget: imports.Budget) -> None:
         self._stream = stream
         self._budget = budget
+        self.headers = True  # what is read are headers, not what a member holds
         self.tell = stream.tell
         self.seek = stream.seek
         self.seekable = stream.seekable
@@ -418,8 +430,8 @@ class _Short:
     def read(self, count: int = -1) -> bytes:
         if not 0 <= count <= MAX_READ:
             raise tarfile.ReadError(f"a header has more than {MAX_READ} bytes")
-        if not self._budget.read_headers(count // tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("its headers are too long")
+        if self.headers and not self._budget.read_headers(count // tarfile.BLOCKSIZE):
+            raise _TooMuchError("holds too many headers, or too long ones")
         return self._stream.read(count)
 
 

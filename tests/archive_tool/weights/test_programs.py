@@ -2,19 +2,15 @@
 
 import io
 
-import pytest
-
 from archive_tool.weights import scan
 from tests import hostile_programs
 
 
-@pytest.mark.parametrize(
-    ("what", "program"), hostile_programs.others(), ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_what_would_become_code_is_refused(what, program):
-    problems = list(scan.scan(io.BytesIO(program), "m.pt2"))
-    assert len(problems) == 1
-    assert "'archive/models/model.json', which may run code when it is loaded: at graph_module." in problems[0]
+def test_what_would_become_code_is_refused():
+    for what, program in hostile_programs.others():
+        problems = list(scan.scan(io.BytesIO(program), "m.pt2"))
+        assert len(problems) == 1, what
+        assert "model.json', which may run code when it is loaded: at graph_module." in problems[0], what
 
 
 def test_as_torch_wrote_it():

@@ -362,8 +362,8 @@ class _Scanner:
             program = programs.look_into(archive, small)
         except DAMAGE as error:  # it does not hide what the others are
             yield f"is a program that cannot be read, so nobody knows what it runs: {_reason(error)}"
-        for place, problem in program.problems:
-            yield f"holds {place!r}, which {problem}"
+        for place, what in program.problems:
+            yield f"holds {place!r}, which {what}"
         for info in infos:
             name = info.orig_filename
             if issue := zip_consistency.name_issue(info):

@@ -29,7 +29,7 @@ from archive_tool.pickles.values import PickleError
 from archive_tool.reading import zip_consistency
 from archive_tool.reading.containers import MAX_MEMBERS, growth_problem
 from archive_tool.reading.streams import DAMAGE, MAX_READ, window
-from archive_tool.weights import formats, numpy_header, weight_names
+from archive_tool.weights import formats, numpy_header, programs, weight_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -339,10 +339,13 @@ class _Scanner:
                     return True
                 # torch's own reader could see other members than those that we look at.
                 strict = file.weights or any(info.orig_filename.lower().endswith("data.pkl") for info in infos)
+                strict = strict or programs.is_program(archive.namelist())
                 if strict and (begins or not embedded):
                     for issue in zip_consistency.issues(file.stream, archive):
                         if issue.kind is Kind.UNSAFE:
                             yield f"is a zip that readers disagree on: {issue.message}"
+                if strict and (same := programs.colliding(archive.namelist())):
+                    yield f"has members whose names differ by case only, of which loaders take either: {same[0]!r}"
                 yield from self._members(archive, infos, depth)
                 return True
         except zip_consistency.TooManyEntriesError as error:
@@ -359,7 +362,15 @@ class _Scanner:
         names = {info.orig_filename for info in infos}
         script = f"{root}constants.pkl" in names and any(name.startswith(f"{root}code/") for name in names)
         # pandas loads what is alone whatever it is called; torch.export called its pickles .json before torch 2.7.
-        unmarked = len(infos) == 1 or "serialized_exported_program.json" in names
+        unmarked = len(infos) == 1
+        small = [info.filename for info in infos if not growth_problem(info.file_size, info.compress_size)]
+        program = programs.Members()
+        try:
+            program = programs.look_into(archive, small)
+        except DAMAGE as error:  # it does not hide what the others are
+            yield f"is a program that cannot be read, so nobody knows what it runs: {_reason(error)}"
+        for place, what in program.problems:
+            yield f"holds {place!r}, which {what}"
         for info in infos:
             name = info.orig_filename
             if issue := zip_consistency.name_issue(info):
@@ -369,7 +380,12 @@ class _Scanner:
             if problem := growth_problem(info.file_size, info.compress_size):
                 yield f"has a member {name!r} that {problem}"
                 continue
-            told = functools.partial(_File, unmarked=unmarked, torchscript=script and name.startswith(root))
+            told = functools.partial(
+                _File,
+                weights=name.lower() in program.pickles,
+                unmarked=unmarked,
+                torchscript=script and name.startswith(root),
+            )
             try:
                 yield from _within(name, self._member(archive, info, told, depth))
             except DAMAGE as error:  # it does not hide what the others are

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import pickle
 import zipfile
@@ -15,15 +14,13 @@ import torch._export
 from torch import nn
 
 from handlers.errors import LoadError, UnsafeCheckpointError, UnsupportedFormatError, is_out_of_memory
-from handlers.loading import unpacking
+from handlers.loading import program_members, unpacking
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
-# Pickles of older programs, though not by their names; torch tells them by these.
-_PICKLES = ("serialized_state_dict.json", "serialized_constants.json")
 _SHOWN = 300  # characters of another library's error
 
 
@@ -108,27 +105,34 @@ def load_exported(path: Path, device: torch.device | None, *, weights_only: bool
 
 
 def _refuse_code(path: Path) -> None:
-    """Refuse a program that would unpickle code: torch falls back to that by itself, and says nothing."""
+    """Refuse a program that would run code: torch makes source of its texts, and unpickles what it does not understand.
+
+    What is looked at is what torch reads: its own reader finds the members, too, and they must be the same.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".pt") or name in _PICKLES:
-                    _require_data(path, name, archive.read(name))
-                elif name.endswith("_config.json"):
-                    _require_plain_payloads(path, name, archive)
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+            names = archive.namelist()
+            if same := program_members.colliding(names):
+                raise _unsafe(path, same[0], "differs from another member by case only")
+            _require_one_reading(path, archive)
+            found = program_members.look_into(names, archive.open)
+            for name, problem in found.problems:
+                raise _unsafe(path, name, problem)
+            for name in sorted(found.pickles | {name for name in names if name.lower().endswith(".pt")}):
+                _require_data(path, name, archive.read(name))
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, NotImplementedError) as error:
         raise LoadError(f"{path} cannot be read: {_first_line(error)}", hint="write the program again") from error
 
 
-def _require_plain_payloads(path: Path, name: str, archive: zipfile.ZipFile) -> None:
-    payloads = json.loads(archive.read(name)).get("config") or {}
-    folder = name.rpartition("/")[0]
-    for payload in payloads.values():
-        inside = str(payload.get("path_name"))
-        if inside.startswith(("custom_obj", "opaque_obj")):
-            raise _unsafe(path, inside)
-        if payload.get("use_pickle"):
-            _require_data(path, inside, archive.read(f"{folder}/{inside}"))
+def _require_one_reading(path: Path, archive: zipfile.ZipFile) -> None:
+    """Require that torch's reader finds the members that zipfile does; what it cannot open, torch gives to zipfile."""
+    try:
+        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except RuntimeError:
+        return
+    folder = archive.namelist()[0].partition("/")[0]
+    if sorted(f"{folder}/{record}" for record in records) != sorted(archive.namelist()):
+        raise _unsafe(path, folder, "is not read by torch as by others")
 
 
 def _require_data(path: Path, name: str, content: bytes) -> None:
@@ -142,9 +146,9 @@ def _require_data(path: Path, name: str, content: bytes) -> None:
         raise LoadError(f"{name} in {path} cannot be read: {_first_line(error)}", hint="export again") from error
 
 
-def _unsafe(path: Path, name: str) -> UnsafeCheckpointError:
+def _unsafe(path: Path, name: str, problem: str = "could run code") -> UnsafeCheckpointError:
     return UnsafeCheckpointError(
-        f"{path} is not only a program and tensors: reading its {name} could run code",
+        f"{path} is not only a program and tensors: its {name} {problem}",
         hint="export a model without custom objects, or, if you trust the file's origin, put "
         "`handler: {weights_only: false}` into model-config.yaml",
     )

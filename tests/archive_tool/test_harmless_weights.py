@@ -49,6 +49,42 @@ def _torch():
     yield "exported", _written(torch.export.save, torch.export.export(net, (torch.zeros(2, 3),)))
 
 
+class Shapes(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.odd = torch.nn.ModuleDict({"a-b": torch.nn.Conv2d(3, 4, 3, 2), "class": torch.nn.BatchNorm2d(4)})
+        self.register_buffer("kept", torch.ones(4, 1, 1), persistent=False)
+
+    def forward(self, x, other=None, *, mode="sum"):
+        torch._check(x["a b"].shape[0] % 2 == 0)
+        y = self.odd["class"](self.odd["a-b"](x["a b"])) + self.kept
+        rows = max(y.shape[2], 1) * 2 + y.shape[3] // 3
+        return {mode: torch.nn.functional.max_pool2d(y, 2, ceil_mode=True), "n": y.new_zeros(rows), "o": (other,)}
+
+
+class Branches(torch.nn.Module):
+    def forward(self, x):
+        with torch.no_grad():
+            y = torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+        return y.nonzero(), (x.int() & 3) << 1, torch.vmap(lambda a: a.sum())(x), x * float("inf")
+
+
+def _programs():
+    auto = torch.export.Dim.AUTO
+    lstm = torch.nn.LSTM(4, 5, 2, batch_first=True)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    shapes = {"x": {"a b": {0: auto, 2: auto, 3: auto}}, "other": None, "mode": None}
+    kinds = {
+        "shapes": (Shapes(), ({"a b": torch.zeros(4, 3, 33, 35)},), {"mode": "mean"}, None),
+        "shapes, dynamic": (Shapes(), ({"a b": torch.zeros(4, 3, 33, 35)}, torch.ones(2)), {"mode": "mean"}, shapes),
+        "branches": (Branches(), (torch.ones(3, 2),), None, None),
+        "lstm": (lstm, (torch.zeros(2, 6, 4),), None, ({0: auto, 1: auto},)),
+        "attention": (layer, (torch.zeros(2, 5, 8),), None, None),
+    }
+    for what, (net, args, named, sizes) in kinds.items():
+        yield what, _written(torch.export.save, torch.export.export(net.eval(), args, named, dynamic_shapes=sizes))
+
+
 def _torch_script_of_many_kinds():
     class Odd(torch.nn.Module):
         def __init__(self):
@@ -128,7 +164,7 @@ def _onnx():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("source", [_torch, _torch_script_of_many_kinds, _numpy, _joblib, _others, _onnx])
+@pytest.mark.parametrize("source", [_torch, _programs, _torch_script_of_many_kinds, _numpy, _joblib, _others, _onnx])
 def test_nothing_of_it_is_refused(source):
     refused = {}
     for what, data in source():

@@ -1,4 +1,4 @@
-"""Pickles that run code and are hidden: each is run by the loader that reads it, and refused by `verify`.
+"""Pickles and programs that run code and are hidden: each is run by the loader that reads it, and refused by `verify`.
 
 What the loaders do is done in a child process, in a folder that the pickle makes another folder in.
 """
@@ -26,6 +26,7 @@ import torch
 from archive_tool.issues import Kind
 from archive_tool.pickles.imports import imports
 from archive_tool.verification.verify import verify
+from tests.hostile_programs import attacks
 
 from .hostile import Attack, Member, archive, attack, zip_of
 
@@ -85,6 +86,16 @@ def tar_pickle(path):
 
 def package(path):
     torch.package.PackageImporter(path).load_pickle("w", "data.pkl")
+
+def export_load(path):
+    return torch.export.load(path)
+
+def inputs(rows):
+    return ({"in": torch.ones(rows, 3)}, "sum"), {"k": torch.ones(2)}
+
+def export_run(path):
+    args, named = inputs(2)
+    return torch.export.load(path).module()(*args, **named)
 
 for case, path, loader in json.load(sys.stdin):
     child = os.fork()
@@ -355,6 +366,8 @@ def _cases():
     )
     polyglot = tar_of(("cos\nmkdir\n(S'pwned'\ntR.", b""))
     yield "a tar that is a pickle", "m.tar", polyglot, "pickle_load"
+    for what, program, loader in attacks():
+        yield f"program, {what}", "m.pt2", program, loader
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from torch import nn
 from handlers import LoadError, UnsafeCheckpointError, UnsupportedFormatError
 from handlers.loading import programs
 from handlers.loading.load import describe, load_eager, load_program
+from tests import hostile_programs
 
 CPU = torch.device("cpu")
 
@@ -156,6 +157,28 @@ def test_custom_objects_are_refused(exported, tmp_path, kind):
     path = rewritten(exported, tmp_path / "m.pt2", lambda name, old: config if "constants_config" in name else old)
     with pytest.raises(UnsafeCheckpointError, match=kind):
         load_program(path, CPU)
+
+
+def test_a_text_of_which_torch_would_make_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for what, data, *_ in (*hostile_programs.attacks(), *hostile_programs.others()):
+        (tmp_path / "m.pt2").write_bytes(data)
+        with pytest.raises(UnsafeCheckpointError, match="weights_only"):
+            programs.load_exported(tmp_path / "m.pt2", CPU)
+        assert [path.name for path in tmp_path.iterdir()] == ["m.pt2"], what
+
+
+def test_a_structure_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "evil_module.py").write_text("open('pwned', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "m.pt2").write_bytes(dict(hostile_programs.others())["an enum"])
+    with pytest.raises(UnsafeCheckpointError, match="imports an enum, 'evil_module:Kind'"):
+        programs.load_exported(tmp_path / "m.pt2", CPU)
+    assert not (tmp_path / "pwned").exists()
+    with pytest.raises(LoadError):  # there is no such enum, which is found out too late
+        programs.load_exported(tmp_path / "m.pt2", CPU, weights_only=False)
+    assert (tmp_path / "pwned").exists()
 
 
 def test_a_damaged_program(exported, tmp_path):

@@ -130,6 +130,8 @@ def _reseed() -> None:
         numpy_random.seed()
     if torch := sys.modules.get("torch"):
         torch.default_generator.seed()
+    if sympy_random := sys.modules.get("sympy.core.random"):  # which torch before 2.7 imports
+        sympy_random.seed(None)
 
 
 def leave(serve: Callable[[], int]) -> int:

@@ -57,7 +57,8 @@ def test_checked(sandbox: Sandbox, name: str) -> None:
 def test_optimized(sandbox: Sandbox) -> None:
     """`optimize` asks the model through the archive's own SDK, whose modules have other names than today's."""
     file, body, _ = sample("eager")
-    options = ("--input", sandbox.file(file, body), "--budget", "40", "--json", "--dry-run")
+    options = ("--input", sandbox.file(file, body), "--budget", "25", "--json", "--dry-run")
+    options = (*options, "--rounds", "3", "--seconds", "0.1", "--batch", "2")
     found = sandbox.torchmar("optimize", GOLDEN / "eager.mar", *options).json()
     assert found["rows"], found
 

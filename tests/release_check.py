@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the tutorial needs beside the installed packages.
-TUTORIAL = ("examples", "model_defs")
+TUTORIAL = ("examples", "model_defs", "model_store", "config.properties")
 
 
 def run(*command: str | Path, cwd: Path) -> str:

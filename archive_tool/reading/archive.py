@@ -78,6 +78,31 @@ class Archive:
         self.is_bomb = bool(whole)
         self.issues = (*self._name_issues(), *whole, *container.layout())
 
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls: type[A], path: StrPath, *, allow_unsafe: bool = False, max_total: int = MAX_TOTAL) -> Iterator[A]:
+        """Open a ``.mar``, a ``.tar.gz`` or a folder.
+
+        Args:
+            path: where it is.
+            allow_unsafe: open it for listing although it is not safe to unpack; see `Archive.problems`.
+            max_total: bytes that it may unpack to; always allowed is twenty times its own size.
+
+        Raises:
+            UnreadableArchiveError: it is not there, damaged, or no archive.
+            UnsafeArchiveError: a member would be written where it must not, or it is a bomb.
+        """
+        location = Path(path)
+        container = open_container(location)
+        try:
+            with damage_named(location):
+                archive = cls(location, container, max_total)
+            if not allow_unsafe:
+                archive.check_safe()
+            yield archive
+        finally:
+            container.close()
+
     def _name_issues(self) -> Iterator[Issue]:
         entries = self._container.entries
         for entry in entries:
@@ -188,36 +213,8 @@ class Archive:
         self._container.close()
 
 
-def open_archive(
-    path: StrPath, *, allow_unsafe: bool = False, max_total: int = MAX_TOTAL
-) -> contextlib.AbstractContextManager[Archive]:
-    """Open a ``.mar``, a ``.tar.gz`` or a folder for reading.
-
-    Args:
-        path: where it is.
-        allow_unsafe: open it for listing although it is not safe to unpack; see `Archive.problems`.
-        max_total: bytes that it may unpack to; always allowed is twenty times its own size.
-
-    Raises:
-        UnreadableArchiveError: it is not there, damaged, or no archive.
-        UnsafeArchiveError: a member would be written where it must not, or it is a bomb.
-    """
-    return opened(Archive, path, allow_unsafe=allow_unsafe, max_total=max_total)
-
-
-@contextlib.contextmanager
-def opened(kind: type[A], path: StrPath, *, allow_unsafe: bool, max_total: int) -> Iterator[A]:
-    """Do what `open_archive` does; give an archive of this class."""
-    location = Path(path)
-    container = open_container(location)
-    try:
-        with damage_named(location):
-            archive = kind(location, container, max_total)
-        if not allow_unsafe:
-            archive.check_safe()
-        yield archive
-    finally:
-        container.close()
+#: Open a ``.mar``, a ``.tar.gz`` or a folder for reading; see `Archive.opened`.
+open_archive = Archive.opened
 
 
 def _entry_problem(entry: Entry) -> str | None:

@@ -13,12 +13,10 @@ from archive_tool.errors import InputError, TargetExistsError, UnreadableArchive
 from archive_tool.issues import Kind, refuse, worst
 from archive_tool.pickles.imports import Budget
 from archive_tool.reading import archive as reading
-from archive_tool.reading.containers import MAX_TOTAL
 from archive_tool.verification import rules
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from contextlib import AbstractContextManager
 
     from archive_tool.files import StrPath
     from archive_tool.issues import Issue
@@ -36,21 +34,8 @@ class Archive(reading.Archive):
         return extract(self, folder, allow_pickles=allow_pickles, complete=complete)
 
 
-def open_archive(
-    path: StrPath, *, allow_unsafe: bool = False, max_total: int = MAX_TOTAL
-) -> AbstractContextManager[Archive]:
-    """Open a ``.mar``, a ``.tar.gz`` or a folder, for reading and unpacking: `archive_tool.open_archive`.
-
-    Args:
-        path: where it is.
-        allow_unsafe: open it for listing although it is not safe to unpack; see `Archive.problems`.
-        max_total: bytes that it may unpack to; always allowed is twenty times its own size.
-
-    Raises:
-        UnreadableArchiveError: it is not there, damaged, or no archive.
-        UnsafeArchiveError: a member would be written where it must not, or it is a bomb.
-    """
-    return reading.opened(Archive, path, allow_unsafe=allow_unsafe, max_total=max_total)
+#: Open an archive for reading and unpacking: `archive_tool.open_archive`; see `Archive.opened`.
+open_archive = Archive.opened
 
 
 def extract(

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     _Problems = Generator[str, None, bool]
 
 _PROTOCOLS: Final = tuple(bytes((0x80, version)) for version in range(6))
-_ZIP: Final = b"PK\x03\x04"
 _GZIP: Final = b"\x1f\x8b"
 _HEAD: Final = 512
 #: A zip is looked for in so many bytes at a file's end, as zipfile does.

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -197,9 +197,9 @@ def _only_one_of_another_name(address: str) -> None:
     Raises:
         NotRunningError: none of the name default, and none that somebody else began there.
     """
-    from serving.control.state import known_servers, not_running
+    from serving.control.state import not_running, running_servers
 
-    if not any((record := state.record()) and record.alive for state in known_servers()):
+    if not running_servers():
         return
     _, host, port = _place(address)
     try:
@@ -210,15 +210,9 @@ def _only_one_of_another_name(address: str) -> None:
 
 def _at(address: str, api: Literal["inference", "management"]) -> ServerRecord | None:
     """The server of ours at an address, if there is one."""
-    from archive_tool.errors import InputError
-    from serving.control.state import known_servers
+    from serving.control.state import running_servers
 
-    with suppress(InputError, OSError):  # records that are not ours to read are of servers that are not, either
-        for state in known_servers():
-            record = state.record()
-            if record is not None and record.alive and _place(getattr(record, api)) == _place(address):
-                return record
-    return None
+    return next((one for one in running_servers() if _place(getattr(one, api)) == _place(address)), None)
 
 
 def _place(address: str) -> tuple[str | None, str, int | None]:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,7 @@ def _make_private(folder: Path) -> None:
 
 def not_running(name: str, home: Path | None = None) -> NotRunningError:
     """The error for a server that does not run: it names those that do, or says how this one is started."""
-    others = [state.name for state in known_servers(home) if (record := state.record()) and record.alive]
+    others = [record.name for record in running_servers(home)]
     if others:
         hint = f"running: {', '.join(others)}; name one with --name"
     else:
@@ -218,3 +218,11 @@ def known_servers(home: Path | None = None) -> list[StateFolder]:
         return []
     folders = [StateFolder(path.name, home) for path in sorted(root.iterdir()) if _NAME.fullmatch(path.name)]
     return [folder for folder in folders if folder.record()]
+
+
+def running_servers(home: Path | None = None) -> list[ServerRecord]:
+    """The records of all servers that run, by name. Records that are not ours to read are of servers that are not."""
+    with suppress(InputError, OSError):
+        records = [state.record() for state in known_servers(home)]
+        return [record for record in records if record is not None and record.alive]
+    return []

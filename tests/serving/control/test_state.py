@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from archive_tool.errors import InputError
-from serving.control.state import ServerRecord, StateFolder, known_servers, state_home
+from serving.control.state import ServerRecord, StateFolder, known_servers, not_running, running_servers, state_home
 
 
 def record(**changes: object) -> ServerRecord:
@@ -136,3 +136,19 @@ def test_a_record_of_before_there_were_signatures_is_read(tmp_path: Path) -> Non
     del document["trusted_store"]
     assert ServerRecord.from_dict(document) == record(trusted_store="")
     assert ServerRecord.from_dict({**document, "trusted_store": "/x"}).trusted_store == "/x"
+
+
+def test_running_servers_are_those_whose_process_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, pid in (("alive", os.getpid()), ("dead", 2**22)):
+        state = StateFolder(name, tmp_path)
+        state.create()
+        state.write(record(name=name, pid=pid))
+    assert [one.name for one in running_servers(tmp_path)] == ["alive"]
+    assert not_running("x", tmp_path).hint == "running: alive; name one with --name"
+
+    def refused(_: StateFolder) -> None:
+        raise InputError("not yours to read")
+
+    monkeypatch.setattr(StateFolder, "record", refused)
+    assert running_servers(tmp_path) == []
+    assert not_running("x", tmp_path).hint == "torchmar start --name x begins it"

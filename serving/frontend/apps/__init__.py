@@ -1,0 +1,1 @@
+"""What speaks HTTP: ASGI applications over an `Engine`; they know no process."""

@@ -1,0 +1,140 @@
+"""What a request can fail with: an HTTP status, and the type and message that TorchServe's frontend writes for it.
+
+::
+
+    FrontendError                      what is written as {"code", "type", "message"}
+    ├── BadRequestError           400  BadRequestException
+    ├── InvalidKeyError           400  InvalidKeyException
+    ├── NotAllowedError           403  IllegalArgumentException
+    ├── ResourceNotFoundError     404  ResourceNotFoundException: no such route
+    ├── ModelNotFoundError        404  ModelNotFoundException
+    ├── VersionNotFoundError      404  ModelVersionNotFoundException
+    ├── MethodNotAllowedError     405  MethodNotAllowedException
+    ├── RequestTimeoutError       408  RequestTimeoutException
+    ├── ConflictError             409  ConflictStatusException
+    ├── TooLargeError             413  RequestEntityTooLargeException
+    ├── InternalError             500  InternalServerException
+    ├── NotImplementedHereError   501  NotImplementedException
+    ├── UnavailableError          503  ServiceUnavailableException: no worker, a full queue, a server that ends
+    ├── DeadlineError             504  DeadlineExceededException: ours alone
+    └── OutOfResourcesError       507  OutOfMemoryException
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FrontendError(Exception):
+    """A request that gets an error for its answer.
+
+    Attributes:
+        status: of the HTTP response.
+        kind: ``type`` in its body.
+        message: ``message`` in its body.
+        headers: of the response, such as ``Retry-After``.
+    """
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "InternalServerException"
+
+    def __init__(self, message: str, *, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = headers or {}
+
+
+class BadRequestError(FrontendError):
+    """What was sent cannot be understood, or cannot be done."""
+
+    status, kind = 400, "BadRequestException"
+
+
+class ModelError(FrontendError):
+    """A model that cannot be registered as it is."""
+
+    status, kind = 400, "ModelException"
+
+
+class InvalidKeyError(FrontendError):
+    """A key is missing, wrong or has expired."""
+
+    status, kind = 400, "InvalidKeyException"
+
+
+class NotAllowedError(FrontendError):
+    """What is understood and not done."""
+
+    status, kind = 403, "IllegalArgumentException"
+
+
+class ResourceNotFoundError(FrontendError):
+    """No such route."""
+
+    status, kind = 404, "ResourceNotFoundException"
+
+
+class ModelNotFoundError(FrontendError):
+    """No such model."""
+
+    status, kind = 404, "ModelNotFoundException"
+
+
+class VersionNotFoundError(FrontendError):
+    """The model has no such version."""
+
+    status, kind = 404, "ModelVersionNotFoundException"
+
+
+class MethodNotAllowedError(FrontendError):
+    """The route does not have this method, or the API is off."""
+
+    status, kind = 405, "MethodNotAllowedException"
+
+
+class RequestTimeoutError(FrontendError):
+    """Workers did not end in time."""
+
+    status, kind = 408, "RequestTimeoutException"
+
+
+class ConflictError(FrontendError):
+    """A version that is there already."""
+
+    status, kind = 409, "ConflictStatusException"
+
+
+class TooLargeError(FrontendError):
+    """A body above max_request_size."""
+
+    status, kind = 413, "RequestEntityTooLargeException"
+
+
+class InternalError(FrontendError):
+    """A worker failed."""
+
+    status, kind = 500, "InternalServerException"
+
+
+class NotImplementedHereError(FrontendError):
+    """A route of TorchServe's that this frontend does not have."""
+
+    status, kind = 501, "NotImplementedException"
+
+
+class UnavailableError(FrontendError):
+    """No worker, a full queue, or a server that is about to end."""
+
+    status, kind = 503, "ServiceUnavailableException"
+
+
+class DeadlineError(FrontendError):
+    """The time that the client gave has passed before the model saw its request."""
+
+    status, kind = 504, "DeadlineExceededException"
+
+
+class OutOfResourcesError(FrontendError):
+    """A worker ran out of memory."""
+
+    status, kind = 507, "OutOfMemoryException"

@@ -1,0 +1,38 @@
+"""What is counted and timed, behind the metrics API."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Meters(Protocol):
+    """Takes what happens; called in the event loop, so it must not wait for anything."""
+
+    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
+        """Count an answer of a model.
+
+        Args:
+            name: of the model.
+            version: of it.
+            queue_s: seconds that the request waited for a worker.
+            total_s: seconds from its arrival to its (first part of an) answer.
+            batch: requests that ran with it, itself included.
+        """
+
+    def responded(self, status: int) -> None:
+        """Count an HTTP response of the inference or management API, by its class."""
+
+    def dropped(self, name: str, version: str, reason: str) -> None:
+        """Count a request that no model answered: ``deadline``, ``queue``, ``client``, ``worker``, ``drain``."""
+
+    def resent(self, name: str, version: str) -> None:
+        """Count a request that was sent to a second worker because the first one died."""
+
+    def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
+        """Take how many requests wait and run now."""
+
+    def forgotten(self, name: str, version: str) -> None:
+        """Drop the series of a version that has been unregistered."""
+
+    def worker_line(self, name: str, version: str, line: str) -> bool:
+        """Take a line that a worker printed; say whether it was a metric."""

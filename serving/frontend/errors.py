@@ -35,7 +35,7 @@ class FrontendError(Exception):
         headers: of the response, such as ``Retry-After``.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     kind: ClassVar[str] = "InternalServerException"
 
     def __init__(self, message: str, *, headers: dict[str, str] | None = None) -> None:
@@ -111,9 +111,13 @@ class TooLargeError(FrontendError):
 
 
 class InternalError(FrontendError):
-    """A worker failed."""
+    """A worker failed; the status is the one that it gave, if it gave one."""
 
-    status, kind = 500, "InternalServerException"
+    kind = "InternalServerException"
+
+    def __init__(self, message: str, *, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NotImplementedHereError(FrontendError):

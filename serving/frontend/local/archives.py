@@ -1,0 +1,176 @@
+"""From what a registration names to files that workers can load: find, fetch and unpack archives (ModelArchive.java).
+
+Everything here may wait for disks and networks: it runs in a thread, not in the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tarfile
+import uuid
+import zipfile
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from archive_tool.config.safe_yaml import MAX_BYTES
+from archive_tool.errors import ArchiveError, TorchmarError
+from archive_tool.reading.archive import Archive, open_archive
+from serving.frontend.errors import BadRequestError, FrontendError, InternalError, ModelError, ModelNotFoundError
+from serving.frontend.local.model import Unpacked
+from serving.frontend.settings import Settings
+
+_CHUNK: Final = 1 << 20
+_TIMEOUT_S: Final = 60.0
+#: Bytes that are fetched for one archive.
+_MAX_FETCHED: Final = 64 * 1024**3
+_URL: Final = re.compile(r"(file|https?)://", re.IGNORECASE)
+
+
+def unpack(url: str, settings: Settings) -> Unpacked:
+    """Find an archive and unpack it below the server's runtime folder.
+
+    Args:
+        url: name in the model store, path of a folder, or a URL that ``allowed_urls`` matches.
+        settings: of the server.
+
+    Raises:
+        ModelNotFoundError: there is none.
+        BadRequestError, ModelError: it cannot be fetched or read.
+        InternalError: it cannot be stored.
+    """
+    try:
+        found = _find(url, settings)
+        return _opened(found, url, settings)
+    except ArchiveError as error:
+        raise ModelError(f"{url}: {error.message}") from error
+    except TorchmarError as error:
+        raise BadRequestError(f"{url}: {error.message}") from error
+    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise InternalError(f"Failed to save model: {url}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def remove(unpacked: Unpacked, settings: Settings) -> None:
+    """Remove what `unpack` has made, and the archive itself if it was fetched."""
+    if unpacked.owned is not None:
+        shutil.rmtree(unpacked.owned, ignore_errors=True)
+    if _URL.match(unpacked.url):
+        with contextlib.suppress(OSError):
+            (settings.place.model_store / _file_name(unpacked.url)).unlink()
+
+
+def _find(url: str, settings: Settings) -> Path:
+    if not url or ".." in url:
+        raise ModelNotFoundError(f"Relative path is not allowed in url: {url}" if url else "empty url")
+    store = settings.place.model_store
+    if _URL.match(url):
+        return _fetched(url, store / _file_name(url), settings)
+    name = _file_name(url)
+    if (store / name).is_file():
+        return store / name
+    for folder in (Path(url), store / name):
+        if folder.is_absolute() and folder.is_dir():
+            return _only_child(folder)
+    raise ModelNotFoundError(f"Model not found at: {url}")
+
+
+def _file_name(url: str) -> str:
+    return url.rstrip("/").rpartition("/")[2].partition("?")[0]
+
+
+def _only_child(folder: Path) -> Path:
+    """A folder whose one entry is a folder stands for that, as in TorchServe."""
+    children = list(folder.iterdir())
+    return children[0] if len(children) == 1 and children[0].is_dir() else folder
+
+
+def _opened(path: Path, url: str, settings: Settings) -> Unpacked:
+    models = settings.place.runtime / "models"
+    models.mkdir(mode=0o700, exist_ok=True)
+    owned = models / uuid.uuid4().hex
+    with open_archive(path) as archive:
+        archive.check_safe()
+        manifest = archive.manifest
+        config = None
+        if manifest is not None and (name := manifest.model.config_file):
+            with contextlib.suppress(ArchiveError):  # the worker will say what is wrong with it
+                config = archive.read(name, MAX_BYTES)
+        if path.is_dir():
+            # Not copied: the user may change the files, and weights may be large.
+            owned.mkdir(mode=0o700)
+            (owned / path.name).symlink_to(path)
+            return Unpacked(owned / path.name, owned, url, manifest, config)
+        try:
+            _copy_members(archive, owned)
+        except BaseException:
+            shutil.rmtree(owned, ignore_errors=True)
+            raise
+    return Unpacked(owned, owned, url, manifest, config)
+
+
+def _copy_members(archive: Archive, folder: Path) -> None:
+    free = shutil.disk_usage(folder.parent).free
+    needed = sum(entry.size for entry in archive.entries)
+    if needed > free:
+        raise OSError(f"it needs {needed} bytes, {free} are free in {folder.parent}")
+    folder.mkdir(mode=0o700)
+    for entry, stream in archive.stream(list(archive.entries)):
+        target = folder.joinpath(*entry.name.split("/"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as sink:  # of several members of one name the last one stands, as in TorchServe
+            left = entry.size
+            while left > 0 and (chunk := stream.read(min(_CHUNK, left))):
+                sink.write(chunk)
+                left -= len(chunk)
+
+
+def _fetched(url: str, target: Path, settings: Settings) -> Path:
+    """Fetch an archive into the model store."""
+    allowed = settings.text("allowed_urls") or "file://.*|http(s)?://.*"
+    if not any(_matches(pattern, url) for pattern in allowed.split(",")):
+        raise ModelNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
+    if target.exists():
+        raise InternalError(f"Model file already exists {target.name}")
+    temporary = target.with_name(f".torchmar-{uuid.uuid4().hex}.tmp")
+    try:
+        if url.lower().startswith("file://"):
+            shutil.copyfile(httpx.URL(url).path, temporary)
+        else:
+            _download(url, temporary)
+        os.link(temporary, target)  # fails where somebody else has put one meanwhile
+    except FrontendError:
+        raise
+    except FileExistsError:
+        raise InternalError(f"Model file already exists {target.name}") from None
+    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BadRequestError(f"Failed to download archive from: {url}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return target
+
+
+def _download(url: str, target: Path) -> None:
+    with (
+        httpx.stream("GET", url, timeout=_TIMEOUT_S, follow_redirects=False) as response,
+        target.open("wb") as sink,
+    ):
+        if response.status_code != httpx.codes.OK:
+            raise BadRequestError(f"Failed to download archive from: {url}, code: {response.status_code}")
+        count = 0
+        for chunk in response.iter_bytes(_CHUNK):
+            count += len(chunk)
+            if count > _MAX_FETCHED:
+                raise BadRequestError(f"Failed to download archive from: {url}: it has more than {_MAX_FETCHED} bytes")
+            sink.write(chunk)
+
+
+def _matches(pattern: str, url: str) -> bool:
+    try:
+        return re.fullmatch(pattern.strip(), url, re.IGNORECASE) is not None
+    except re.error:
+        return False

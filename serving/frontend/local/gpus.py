@@ -1,0 +1,56 @@
+"""Which GPU a worker gets: round robin, of a model's deviceIds or of all that there are (WorkLoadManager.java)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import Final
+
+from serving.frontend.local.model import Model
+from serving.frontend.settings import Settings
+
+_ASK: Final = ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader")
+_ASK_S: Final = 20.0
+
+
+class Gpus:
+    """Hands out GPUs.
+
+    Args:
+        settings: ``number_of_gpu`` bounds how many are used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        found = count()
+        self.count = found if settings.number_of_gpu is None else min(found, settings.number_of_gpu)
+        self._next: dict[str, int] = {}
+
+    def next(self, model: Model) -> int | None:
+        """The (first) GPU of the next worker of a model; None for the processor."""
+        if not self.count or model.values.get("deviceType") == "cpu":
+            return None
+        ids = [int(one) for one in model.values.get("deviceIds") or ()]
+        # TorchServe begins with the first of deviceIds, and without them with the GPU after the first.
+        if not ids or any(not 0 <= one < self.count for one in ids):
+            ids = [*range(1, self.count), 0]
+        place = self._next.get(model.label, 0)
+        self._next[model.label] = place + model.levels
+        return ids[place % len(ids)]
+
+
+def count() -> int:
+    """How many GPUs the workers of this server see.
+
+    `CUDA_VISIBLE_DEVICES` says so without asking; else the driver's own command is asked.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+    if shutil.which(_ASK[0]) is None:
+        return 0
+    try:
+        done = subprocess.run(_ASK, capture_output=True, text=True, timeout=_ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return len(done.stdout.split()) if done.returncode == 0 else 0

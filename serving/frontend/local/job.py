@@ -1,0 +1,131 @@
+"""A request on its way: from its arrival until the last part of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from serving.frontend.engine import Answer, Priority
+from serving.frontend.errors import FrontendError, InternalError
+from serving.protocol import Request
+
+# Bytes of a streamed answer that its client has not taken. Who is that far behind does not read.
+_MAX_UNREAD = 16 * 1024 * 1024
+
+
+class Job:
+    """A request and whoever waits for its answer.
+
+    Attributes:
+        request: what the worker is to see.
+        size: bytes of its parameters.
+        arrived: on the loop's clock.
+        deadline: of the client's, on the loop's clock; None without one.
+        priority: among those that wait.
+        answer: what the client gets.
+        parts: of a streamed answer, once its first part was sent.
+        sent: when it was sent to a worker, on the loop's clock.
+        deaths: workers that died of it, or with it.
+        timer: of the deadline.
+    """
+
+    __slots__ = ("answer", "arrived", "deadline", "deaths", "parts", "priority", "request", "sent", "size", "timer")
+
+    def __init__(
+        self,
+        request: Request,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
+        self.request = request
+        self.size = sum(len(parameter.value) for parameter in request.parameters)
+        self.arrived = loop.time()
+        self.deadline = deadline
+        self.priority = priority
+        self.answer: asyncio.Future[Answer] = loop.create_future()
+        self.parts: Parts | None = None
+        self.sent = 0.0
+        self.deaths = 0
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody waits for a first answer any more: it has one, or its client has left."""
+        return self.answer.done()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of its answer has left."""
+        return self.parts is not None
+
+    def fail(self, error: FrontendError) -> None:
+        """End it with an error; a stream is cut."""
+        if self.parts is not None:
+            self.parts.fail(error)
+        elif not self.answer.done():
+            self.answer.set_exception(error)
+
+    def forget_timer(self) -> None:
+        """Stop the clock of the deadline."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Parts(AsyncIterator[bytes]):
+    """The further parts of a streamed answer, from a worker that does not wait to a client that may be slow."""
+
+    def __init__(self) -> None:
+        self._parts: deque[bytes | bytearray] = deque()
+        self._unread = 0
+        self._come = asyncio.Event()
+        self._ended = False
+        self._error: FrontendError | None = None
+
+    def feed(self, part: bytes | bytearray) -> None:
+        """Take a part. A client too far behind loses the rest: its stream ends in an error."""
+        if self._ended or not part:
+            return
+        self._unread += len(part)
+        if self._unread > _MAX_UNREAD:
+            self._parts.clear()
+            self.fail(InternalError(f"the client has not read {_MAX_UNREAD} bytes of a streamed answer"))
+            return
+        self._parts.append(part)
+        self._come.set()
+
+    def end(self) -> None:
+        """Take note that there are no more."""
+        self._ended = True
+        self._come.set()
+
+    def fail(self, error: FrontendError) -> None:
+        """Take note that the rest will not come."""
+        if not self._ended:
+            self._error = error
+            self.end()
+
+    @property
+    def left(self) -> bool:
+        """Whether nothing more is taken: it has ended, or its reader has gone."""
+        return self._ended
+
+    async def aclose(self) -> None:
+        """Take no more: the reader has gone."""
+        self._parts.clear()
+        self._ended = True
+
+    async def __anext__(self) -> bytes:
+        while not self._parts:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            self._come.clear()
+            await self._come.wait()
+        part = self._parts.popleft()
+        self._unread -= len(part)
+        return bytes(part)

@@ -1,0 +1,236 @@
+"""The process of a worker: started as TorchServe's frontend starts it, and heard as that hears it.
+
+`docs` of the grammar: contract of WorkerLifeCycle.java and EnvironmentUtils.java, TorchServe 0.12.0. Two pipes are read
+line by line; a metric is a line that begins with ``[METRICS]``, ``[PID]<digits>`` tells the process id, and the worker
+listens when it has printed ``Torch worker started.``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, cast
+
+from serving.control.configuration.java import WORKER_SCRIPT
+from serving.frontend.local.model import Model
+from serving.frontend.settings import Settings
+
+#: Seconds from the start of a process until it listens; heavy imports belong to the load of the model.
+START_S: Final = 120.0
+_STARTED: Final = "Torch worker started."
+_PID: Final = re.compile(r"(?:INFO > )?\[PID\](\d+)")
+# Longer lines are cut: a worker that prints without end must not fill the memory of all.
+_MAX_LINE: Final = 64 * 1024
+_REAP_S: Final = 0.01
+
+Heard = Callable[[str, str], None]
+"""Takes a line that a worker has printed: ``stdout`` or ``stderr``, and the line."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a worker is started.
+
+    Attributes:
+        sockets: where its processes will listen: paths, or ports of the loopback interface.
+    """
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    folder: Path
+    sockets: tuple[str | int, ...]
+
+
+def launch_of(model: Model, settings: Settings, number: int, gpu: int | None, python: str) -> Launch:
+    """Tell how to start a worker.
+
+    Args:
+        number: of the worker, from 9000 on; the numbers after it are those of its further processes.
+        gpu: the first of the GPUs that it gets; None for the processor.
+        python: interpreter of it.
+    """
+    home = settings.place.home
+    script = [str(home / WORKER_SCRIPT)]
+    sockets: tuple[str | int, ...]
+    if settings.use_native_io and sys.platform != "win32":
+        stem = settings.place.runtime / ".ts.sock"
+        sockets = tuple(f"{stem}.{number + rank}" for rank in range(model.levels))
+        script += ["--sock-type", "unix", "--sock-name", str(sockets[0])]
+    else:
+        sockets = tuple(number + rank for rank in range(model.levels))
+        script += ["--sock-type", "tcp", "--port", str(number)]
+    metrics = settings.text("metrics_config") or str(home / "ts" / "configs" / "metrics.yaml")
+    script += ["--metrics-config", metrics]
+    if model.asynchronous:
+        script.append("--async")
+    environ = environment(model, settings)
+    parallel = str(model.values.get("parallelType") or "")
+    if parallel and gpu is not None:
+        # In the way of deviceIds, if there are any: the server has turned them into numbers that follow each other.
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu + rank) for rank in range(model.levels))
+    argv = [python, *script]
+    if parallel and parallel != "custom":
+        argv = [*_torchrun(model, settings, number), *script]
+        torchrun = model.document.get("torchrun")
+        threads = torchrun.get("OMP_NUMBER_THREADS", 1) if isinstance(torchrun, dict) else 1
+        environ |= {"LOGLEVEL": "INFO", "OMP_NUM_THREADS": str(threads)}
+    return Launch(tuple(argv), environ, model.unpacked.folder, sockets)
+
+
+def _torchrun(model: Model, settings: Settings, number: int) -> list[str]:
+    options = model.document.get("torchrun")
+    options = options if isinstance(options, dict) else {}
+    command = ["torchrun", "--nnodes", str(options.get("nnodes", 1)), "--nproc-per-node", str(model.levels)]
+    command += ["--log-dir", str(settings.place.logs / "torchelastic_ts")]
+    command += ["--rdzv-backend", str(options.get("rdzv-backend", "c10d"))]
+    if endpoint := options.get("rdzv-endpoint"):
+        command += ["--rdzv-endpoint", str(endpoint)]
+    return [*command, "--rdzv-id", f"{model.name}_{number}", "--max-restarts", "1"]
+
+
+def environment(model: Model, settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a worker: the server's, and where its modules are (EnvironmentUtils.java)."""
+    blacklist = settings.text("blacklist_env_vars")
+    pattern = re.compile(blacklist) if blacklist else None
+    kept = {name: value for name, value in environ.items() if not (pattern and pattern.fullmatch(name))}
+    folder, home = model.unpacked.folder, settings.place.home
+    path = []
+    if model.handler and ":" in model.handler:
+        path.append(model.handler.partition(":")[0].rpartition("/")[0] or model.handler.partition(":")[0])
+    path += [kept.get("PYTHONPATH", ""), str(folder.resolve())]
+    if folder.is_symlink():
+        path.append(str(folder.parent))
+    if not any(name in str(home) for name in ("site-packages", "dist-packages")):
+        path.append(str(home))
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    kept["TS_DECODE_INPUT_REQUEST"] = str(settings.decode_input_request).lower()
+    kept["TS_IPEX_ENABLE"] = str(settings.on("ipex_enable")).lower()
+    kept["TS_IPEX_GPU_ENABLE"] = str(settings.on("ipex_gpu_enable")).lower()
+    return kept
+
+
+class Process:
+    """A started process.
+
+    Args:
+        launch: how to start it.
+        heard: takes each line that it prints, metrics included.
+
+    Attributes:
+        pid: that it has told; -1 before that.
+        started: done when all of its processes listen; False if it ended before.
+    """
+
+    def __init__(self, launch: Launch, heard: Heard) -> None:
+        for socket in launch.sockets:
+            if isinstance(socket, str):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(socket).unlink()  # of a predecessor that was killed
+        self.launch = launch
+        self.pid = -1
+        self._heard = heard
+        self._awaited = len(launch.sockets)
+        self.started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pipes: list[asyncio.ReadTransport] = []
+        self._popen = subprocess.Popen(
+            launch.argv,
+            cwd=launch.folder,
+            env=dict(launch.environ),
+            # It is never written to: it ends when this process does, and tells the worker so.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    async def listen(self) -> None:
+        """Begin to read what it prints."""
+        loop = asyncio.get_running_loop()
+        for name, pipe in (("stdout", self._popen.stdout), ("stderr", self._popen.stderr)):
+            lines = _Lines(name, self._line, self._ended)
+            transport, _ = await loop.connect_read_pipe(functools.partial(_itself, lines), cast(IO[bytes], pipe))
+            self._pipes.append(transport)
+
+    def _line(self, pipe: str, line: str) -> None:
+        if not self.started.done() and line.endswith(_STARTED):
+            self._awaited -= 1
+            if self._awaited <= 0:
+                self.started.set_result(True)
+        elif found := _PID.fullmatch(line):
+            self.pid = int(found[1])
+        self._heard(pipe, line)
+
+    def _ended(self) -> None:
+        """A pipe has ended; before the worker listens that is a failure."""
+        if not self.started.done():
+            self.started.set_result(False)
+
+    @property
+    def code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._popen.poll()
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._popen.terminate()
+
+    async def end(self, grace_s: float = 0.0) -> int:
+        """End it, by force once the grace is over, and close its pipes; returns how it ended."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_s
+        if grace_s > 0.0:
+            self._popen.terminate()
+            while self._popen.poll() is None and loop.time() < deadline:
+                await asyncio.sleep(_REAP_S)
+        if self._popen.poll() is None:
+            self._popen.kill()
+            while self._popen.poll() is None:
+                await asyncio.sleep(_REAP_S)
+        await asyncio.sleep(0)  # what it printed last may lie in the pipes
+        for pipe in self._pipes:
+            pipe.close()
+        stdin: IO[bytes] | None = self._popen.stdin
+        if stdin is not None:
+            stdin.close()
+        for socket in self.launch.sockets:
+            if isinstance(socket, str):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(socket).unlink()
+        return int(self._popen.returncode)
+
+
+def _itself(lines: _Lines) -> _Lines:
+    return lines
+
+
+class _Lines(asyncio.Protocol):
+    """Splits what comes from a pipe into lines, of a bounded length."""
+
+    def __init__(self, name: str, line: Heard, ended: Callable[[], None]) -> None:
+        self._name = name
+        self._line = line
+        self._ended = ended
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was printed."""
+        *lines, rest = re.split(rb"\r\n|\n|\r", self._rest + data)
+        if len(rest) > _MAX_LINE:
+            lines, rest = [*lines, rest], b""
+        self._rest = rest
+        for line in lines:
+            self._line(self._name, line[:_MAX_LINE].decode("utf-8", "replace"))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Take the last line, which may lack its end."""
+        if self._rest:
+            self._line(self._name, self._rest.decode("utf-8", "replace"))
+            self._rest = b""
+        self._ended()

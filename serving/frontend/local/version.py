@@ -1,0 +1,327 @@
+"""A version of a model that is served: its workers, the requests that wait for them, and who gets which.
+
+A worker that becomes free takes what waits, up to the batch size, at once. Nobody waits while a worker is idle: what
+came in one turn of the event loop is one batch, shared out over the workers that are free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from serving.frontend.engine import Answer, Call, ModelState, Timings
+from serving.frontend.errors import DeadlineError, FrontendError, UnavailableError
+from serving.frontend.local import describing
+from serving.frontend.local.job import Job
+from serving.frontend.local.model import Model
+from serving.frontend.local.process import Launch, launch_of
+from serving.frontend.local.waiting import Waiting
+from serving.frontend.local.worker import Worker
+from serving.frontend.meters import Meters
+from serving.frontend.settings import Settings
+from serving.protocol.messages import Load
+
+logger = logging.getLogger(__name__)
+
+# A request that two workers died of, or with, takes no third one down.
+_MAX_DEATHS: Final = 2
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the versions of one server share.
+
+    Attributes:
+        numbers: gives the next number of a worker, of so many processes.
+        gpus: gives the next GPU of a version; None for the processor.
+        python: gives the interpreter of a model's workers.
+        printed: takes a line of a worker that is no metric: worker, pipe, text.
+        memory: resident bytes of a process, as of the last collection; 0 if it is not known.
+    """
+
+    settings: Settings
+    meters: Meters
+    numbers: Callable[[int], int]
+    gpus: Callable[[Model], int | None]
+    python: Callable[[Model], str]
+    printed: Callable[[str, str, str], None]
+    memory: Callable[[int], int]
+
+
+class Version:
+    """A version of a model.
+
+    Attributes:
+        model: what is served.
+        at_startup: whether the server began with it.
+        closing: whether it takes no more requests.
+    """
+
+    def __init__(self, model: Model, around: Surroundings, *, at_startup: bool = False) -> None:
+        self.model = model
+        self.at_startup = at_startup
+        self.closing = False
+        self._around = around
+        self._loop = asyncio.get_running_loop()
+        self._waiting = Waiting(model.queue_size)
+        self._workers: list[Worker] = []
+        self._leaving: set[Worker] = set()
+        self._free: dict[Worker, None] = {}
+        self._scheduled = False
+        self._shared = _is_shared(model)
+        self._empty = asyncio.Event()
+
+    # ---- requests --------------------------------------------------------------------------------------------------
+
+    async def predict(self, call: Call) -> Answer:
+        """Answer a request; see `Engine.predict`."""
+        job = Job(call.request, self._loop, deadline=call.deadline, priority=call.priority)
+        self._submit(job)
+        try:
+            return await job.answer
+        except asyncio.CancelledError:
+            self._forget(job)
+            self._drop(job, "client")
+            raise
+
+    def _submit(self, job: Job) -> None:
+        model = self.model
+        if self.closing or not self._can_serve():
+            self._drop(job, "drain" if self.closing else "worker")
+            raise UnavailableError(no_worker(model))
+        if job.deadline is not None:
+            if job.deadline <= self._loop.time():
+                self._drop(job, "deadline")
+                raise _too_late()
+            job.timer = self._loop.call_at(job.deadline, self._expire, job)
+        if not self._waiting.put(job):
+            job.forget_timer()
+            self._drop(job, "queue")
+            raise UnavailableError(no_worker(model), headers={"Retry-After": "1"})
+        self._look()
+
+    def _can_serve(self) -> bool:
+        return any(not (worker.ended or worker.failing) for worker in self._workers)
+
+    def _look(self) -> None:
+        """Share out what waits, at the end of this turn of the event loop."""
+        if self._free and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._share_out)
+
+    def _share_out(self) -> None:
+        self._scheduled = False
+        while self._free and len(self._waiting):
+            # Workers of a shared model are one process: half a batch each would only be more batches.
+            share = self.model.batch_size if self._shared else -(-len(self._waiting) // len(self._free))
+            batch = self._waiting.take(min(self.model.batch_size, share))
+            if not batch:
+                break
+            worker, _ = self._free.popitem()  # the last one: its caches are warm
+            worker.send(batch)
+            if worker.has_room:
+                self._free[worker] = None
+        self._level()
+
+    def _expire(self, job: Job) -> None:
+        self._waiting.drop(job)
+        self._drop(job, "deadline")
+        job.fail(_too_late())
+        self._level()
+
+    def _forget(self, job: Job) -> None:
+        """Drop a request whose client has left, if it has not begun; what runs is read to its end."""
+        job.forget_timer()
+        if not job.sent:
+            self._waiting.drop(job)
+        if job.parts is not None:
+            job.parts.end()
+        self._level()
+
+    def _drop(self, job: Job, reason: str) -> None:  # noqa: ARG002
+        self._around.meters.dropped(self.model.name, self.model.version, reason)
+
+    def _level(self) -> None:
+        running = sum(worker.running for worker in self._workers)
+        self._around.meters.level(self.model.name, self.model.version, waiting=len(self._waiting), running=running)
+        if not running and not len(self._waiting):
+            self._empty.set()
+        else:
+            self._empty.clear()
+
+    # ---- what its workers tell -------------------------------------------------------------------------------------
+
+    @property
+    def max_response_size(self) -> int:
+        """Bytes of each field of a reply."""
+        return self._around.settings.max_response_size
+
+    def launch(self, worker: Worker) -> Launch:
+        """Tell how to start a worker."""
+        python = self._around.python(self.model)
+        return launch_of(self.model, self._around.settings, worker.number, worker.gpu, python)
+
+    def load(self, worker: Worker) -> Load:
+        """Tell a worker what to load."""
+        return self.model.load(self._around.settings, worker.gpu)
+
+    def freed(self, worker: Worker) -> None:
+        """Give a worker that has room what waits."""
+        if worker in self._workers:
+            self._free[worker] = None
+        if len(self._waiting):
+            self._share_out()  # at once: an idle worker is what everybody waits for
+        else:
+            self._level()
+
+    def left(self, worker: Worker) -> None:
+        """Give a worker nothing more."""
+        self._free.pop(worker, None)
+
+    def died(self, worker: Worker, jobs: list[Job], error: FrontendError) -> None:  # noqa: ARG002
+        """Send the requests of a dead worker to another one, once; the others fail."""
+        again = []
+        for job in jobs:
+            job.deaths += 1
+            if job.done and not job.begun:
+                continue
+            if self._may_be_resent(job):
+                job.sent = 0.0
+                again.append(job)
+                self._around.meters.resent(self.model.name, self.model.version)
+                continue
+            if job.deaths >= _MAX_DEATHS:
+                logger.error(
+                    "request %s of %s fails: %d workers died of it",
+                    job.request.request_id,
+                    self.model.label,
+                    job.deaths,
+                )
+            self._drop(job, "worker")
+            job.fail(error)
+        self._waiting.put_back(again)
+        if not self._can_serve():
+            for job in self._waiting.clear():
+                job.fail(UnavailableError(no_worker(self.model)))
+        self._look()
+        self._level()
+
+    def _may_be_resent(self, job: Job) -> bool:
+        return self.model.retry and not job.begun and job.deaths < _MAX_DEATHS and self._can_serve()
+
+    def answered(self, job: Job, timings: Timings) -> None:
+        """Count an answer."""
+        self._around.meters.answered(
+            self.model.name,
+            self.model.version,
+            queue_s=timings.queue,
+            total_s=self._loop.time() - job.arrived,
+            batch=timings.batch,
+        )
+
+    def heard(self, worker: Worker, pipe: str, line: str) -> None:
+        """Take a line that a worker has printed."""
+        if not self._around.meters.worker_line(self.model.name, self.model.version, line):
+            self._around.printed(worker.name, pipe, line)
+
+    # ---- workers ---------------------------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Look at the clocks of all workers; called some times a second."""
+        for worker in (*self._workers, *self._leaving):
+            worker.check(now)
+
+    async def scale(self, least: int, most: int, *, wait: bool) -> None:
+        """Have at least and at most as many workers.
+
+        Raises:
+            FrontendError: a new worker could not load the model.
+        """
+        self.model = self.model.with_workers(least, most)
+        new = []
+        while len(self._workers) < least:
+            around = self._around
+            worker = Worker(self, around.numbers(self.model.levels), around.gpus(self.model))
+            self._workers.append(worker)
+            new.append(worker)
+        grace_s = float(self._around.settings.unregister_model_timeout)
+        surplus = [self._workers.pop() for _ in range(max(0, len(self._workers) - most))]
+        for worker in surplus:
+            self.left(worker)
+            self._leaving.add(worker)
+        ends = [asyncio.ensure_future(self._retire(worker, grace_s)) for worker in surplus]
+        if wait:
+            await asyncio.gather(*ends)
+            await asyncio.gather(*(asyncio.shield(worker.loaded) for worker in new))
+
+    async def _retire(self, worker: Worker, grace_s: float) -> bool:
+        try:
+            return await worker.leave(grace_s)
+        finally:
+            self._leaving.discard(worker)
+
+    async def close(self, grace_s: float) -> bool:
+        """Take no more, answer what was taken, end the workers; say whether the grace was enough."""
+        self.closing = True
+        self._level()
+        in_time = True
+        try:
+            await asyncio.wait_for(self._empty.wait(), grace_s)
+        except asyncio.TimeoutError:
+            in_time = False
+            for job in self._waiting.clear():
+                job.fail(UnavailableError(f"{self.model.name} ends, and this request waited too long"))
+        workers, self._workers = self._workers, []
+        self._free.clear()
+        await asyncio.gather(*(worker.leave(0.0 if not in_time else 1.0) for worker in (*workers, *self._leaving)))
+        self._around.meters.forgotten(self.model.name, self.model.version)
+        return in_time
+
+    # ---- what it tells ---------------------------------------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it has as many workers as it wants, ready or on their way."""
+        return sum(not worker.ended for worker in self._workers) >= self.model.least
+
+    @property
+    def ready(self) -> bool:
+        """Whether a worker is ready, if it wants any."""
+        return self.model.least == 0 or any(worker.ready for worker in self._workers)
+
+    def state(self, *, default: bool) -> ModelState:
+        """Describe it."""
+        workers = tuple(worker.state(self._around.memory(worker.pid)) for worker in self._workers)
+        return ModelState(
+            self.model.name,
+            self.model.version,
+            self.model.unpacked.url,
+            self.model.runtime,
+            describing.settings_of(self.model),
+            workers,
+            len(self._waiting),
+            max(0, self._waiting.capacity - len(self._waiting)),
+            default,
+            self.at_startup,
+        )
+
+
+def no_worker(model: Model) -> str:
+    """What a request gets that nobody can answer, in TorchServe's words."""
+    return (
+        f'Model "{model.name}" Version {model.version} has no worker to serve inference request. '
+        "Please use scale workers API to add workers. If this is a sequence inference, please check if it is closed, "
+        "or expired; or exceeds maxSequenceJobQueueSize"
+    )
+
+
+def _too_late() -> DeadlineError:
+    return DeadlineError("the time that the request gave has passed before a worker was free")
+
+
+def _is_shared(model: Model) -> bool:
+    backend = model.document.get("backend")
+    return isinstance(backend, dict) and backend.get("mode") == "shared"

@@ -1,0 +1,412 @@
+"""A worker of a model: its process, the connections to it, and the requests that it has.
+
+::
+
+    starting --listens--> loading --answers LOAD--> ready --dies--+
+        ^                     |                                   |
+        +------ a pause ------+-----------------------------------+---- too often, or told to leave --> ended
+
+A worker is started again whenever it dies, after a pause that grows while it cannot load its model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Iterator
+from typing import Final, Protocol, TypeVar
+
+from archive_tool.exit_codes import how_it_ended
+from serving.frontend.engine import Answer, Timings, WorkerState
+from serving.frontend.errors import FrontendError, InternalError, OutOfResourcesError
+from serving.frontend.local.job import Job, Parts
+from serving.frontend.local.link import Link
+from serving.frontend.local.model import Model
+from serving.frontend.local.process import START_S, Launch, Process
+from serving.protocol import Inference, PredictionItem, Reply, encode_inference, encode_load
+from serving.protocol.messages import Load
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STREAM_NEXT: Final = "ts_stream_next"
+#: How a process ends that was killed for a lack of memory.
+_OUT_OF_MEMORY: Final = 137
+#: Seconds that a worker may take to end by itself, before it is killed.
+_LEAVE_S: Final = 2.0
+#: Requests that an asynchronous worker has at once.
+_MAX_AT_ONCE: Final = 1000
+
+
+class Owner(Protocol):
+    """Who has workers."""
+
+    model: Model
+
+    def launch(self, worker: Worker) -> Launch:
+        """Tell how to start it."""
+
+    def load(self, worker: Worker) -> Load:
+        """Tell it what to load."""
+
+    def freed(self, worker: Worker) -> None:
+        """Take note that it has room for requests."""
+
+    def left(self, worker: Worker) -> None:
+        """Take note that it takes no more requests."""
+
+    def died(self, worker: Worker, jobs: list[Job], error: FrontendError) -> None:
+        """Take the requests back that it had."""
+
+    def answered(self, job: Job, timings: Timings) -> None:
+        """Count an answer."""
+
+    def heard(self, worker: Worker, pipe: str, line: str) -> None:
+        """Take a line that it has printed."""
+
+    @property
+    def max_response_size(self) -> int:
+        """Bytes of each field of a reply."""
+
+
+class Worker:
+    """A worker, from its first start until it is told to leave.
+
+    Args:
+        owner: whose it is.
+        number: the frontend's of it.
+        gpu: that it gets; None for the processor.
+
+    Attributes:
+        loaded: done when it has loaded its model for the first time, or failed to.
+        ended: whether it is started no more.
+        ready: whether it has its model.
+        failing: whether it could not load its model when it last tried.
+    """
+
+    def __init__(self, owner: Owner, number: int, gpu: int | None) -> None:
+        self.number = number
+        self.gpu = gpu
+        self.started = time.time()
+        self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended = False
+        self.ready = False
+        self.failing = False
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._process: Process | None = None
+        self._links: list[Link] = []
+        self._jobs: dict[str, Job] = {}
+        self._size = 0
+        self._deadline = 0.0
+        self._replies: asyncio.Queue[Reply] | None = None
+        self._gone = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._late = False
+        self._leaving = False
+        self._task = self._loop.create_task(self._live(), name=self.name)
+
+    @property
+    def name(self) -> str:
+        """What TorchServe calls its thread, which is how logs are read."""
+        return f"W-{self.number}-{self._owner.model.label}"
+
+    @property
+    def pid(self) -> int:
+        """Process id, as it has told; -1 before that."""
+        return self._process.pid if self._process else -1
+
+    @property
+    def running(self) -> int:
+        """Requests that it has."""
+        return len(self._jobs)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes requests now."""
+        if not self.ready or self._leaving:
+            return False
+        return len(self._jobs) < _MAX_AT_ONCE if self._owner.model.asynchronous else not self._jobs
+
+    def state(self, memory_bytes: int) -> WorkerState:
+        """Describe it."""
+        return WorkerState(str(self.number), self.started, self.ready, self.pid, memory_bytes, self.gpu)
+
+    # ---- requests --------------------------------------------------------------------------------------------------
+
+    def send(self, jobs: list[Job]) -> None:
+        """Send a batch; only when it `has_room`."""
+        now = self._loop.time()
+        for job in jobs:
+            job.sent = now
+            job.forget_timer()
+            self._jobs[job.request.request_id] = job
+        self._size = len(jobs)
+        self._deadline = now + self._owner.model.response_timeout_s
+        self._quiet.clear()
+        frame = encode_inference(Inference(tuple(job.request for job in jobs)))
+        for link in self._links if self._owner.model.broadcasts else self._links[:1]:
+            link.send(frame)
+
+    def check(self, now: float) -> None:
+        """End it if it takes too long for its requests, or has ended without a word."""
+        if not self.ready or self._process is None:
+            return
+        if self._process.code is not None:
+            self._give_up()
+        elif self._jobs and now >= self._deadline:
+            self._late = True
+            self._give_up()
+
+    def _replied(self, reply: Reply) -> None:
+        if self._replies is not None:
+            self._replies.put_nowait(reply)
+        elif self._owner.model.asynchronous:
+            self._take_items(reply)
+        else:
+            self._take_reply(reply)
+
+    def _take_reply(self, reply: Reply) -> None:
+        """Take a reply of a worker that has one batch at a time; the batch ends with the first that announces none."""
+        if reply.code != 200:
+            status = 507 if reply.code == 413 else reply.code
+            for failed in self._jobs.values():
+                failed.fail(InternalError(reply.message, status=status))
+            self._finished()
+            return
+        now = self._loop.time()
+        more = False
+        for item in reply.items:
+            job = self._jobs.get(item.request_id)
+            if job is None:
+                self._broken(f"it answered a request that it does not have, {item.request_id}")
+                return
+            if self._deliver(job, item, now):
+                more = True
+        if more:
+            self._deadline = now + self._owner.model.response_timeout_s
+            return
+        self._finished()
+
+    def _finished(self) -> None:
+        for job in self._jobs.values():
+            if job.parts is not None:
+                job.parts.end()
+            elif not job.done:
+                job.fail(InternalError("the worker gave no answer to this request"))
+        self._jobs.clear()
+        self._freed()
+
+    def _take_items(self, reply: Reply) -> None:
+        """Take a reply of an asynchronous worker: each item stands for itself, in any order."""
+        now = self._loop.time()
+        if reply.code != 200:
+            self._broken(f"it answered with {reply.code} after the load of its model: {reply.message}")
+            return
+        for item in reply.items:
+            # None: the end mark of an answer that was whole, or a request that took too long.
+            if (job := self._jobs.get(item.request_id)) and not self._deliver(job, item, now):
+                del self._jobs[item.request_id]
+        self._deadline = now + self._owner.model.response_timeout_s
+        self._freed()
+
+    def _deliver(self, job: Job, item: PredictionItem, now: float) -> bool:
+        """Give a part of an answer to who waits for it; say whether more will come."""
+        headers = item.headers
+        flag = headers.get(STREAM_NEXT)
+        body = item.body if isinstance(item.body, (bytes, bytearray)) else bytes(item.body)
+        if job.parts is not None:
+            job.parts.feed(body)
+            if flag != "true":
+                job.parts.end()
+            return flag == "true"
+        timings = Timings(job.sent - job.arrived, now - job.sent, self._size)
+        self._owner.answered(job, timings)
+        if flag is not None:
+            headers = {name: value for name, value in headers.items() if name != STREAM_NEXT}
+            if flag == "true":
+                job.parts = Parts()
+        if not job.answer.done():
+            answer = Answer(item.status, item.phrase, item.content_type, headers, body, job.parts)
+            answer.version, answer.timings = self._owner.model.version, timings
+            job.answer.set_result(answer)
+        elif job.parts is not None:
+            job.parts.end()  # the client has left
+        return flag == "true"
+
+    def _freed(self) -> None:
+        if not self._jobs:
+            self._quiet.set()
+        if self.has_room:
+            self._owner.freed(self)
+
+    # ---- life ------------------------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        pauses = _pauses()
+        failing_since = 0.0
+        while not self._leaving:
+            error: FrontendError
+            try:
+                await self._start()
+            except FrontendError as problem:
+                error, self.failing = problem, True
+                failing_since = failing_since or self._loop.time()
+                logger.error("Load model failed: %s, error: %s", self._owner.model.name, error.message)
+            else:
+                pauses, failing_since, self.failing = _pauses(), 0.0, False
+                if not self.loaded.done():
+                    self.loaded.set_result(None)
+                self._freed()
+                await self._gone.wait()
+                error = InternalError("Worker died.")
+            error = await self._end_process(error, was_ready=not self.failing)
+            self._gone.clear()
+            if not self.loaded.done():
+                self.loaded.set_exception(error)
+                self.loaded.exception()  # perhaps nobody waits for it
+            if self._leaving:
+                break
+            patience = self._owner.model.values.get("maxRetryTimeoutInSec", 300)
+            if failing_since and self._loop.time() - failing_since > patience:
+                logger.error("%s is started no more: it could not load its model for %s s", self.name, patience)
+                break
+            await self._pause(next(pauses))
+        self.ended = True
+        self._owner.died(self, [], InternalError("Worker died."))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._gone.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+
+    async def _start(self) -> None:
+        """Start the process and let it load the model.
+
+        Raises:
+            FrontendError: it did not.
+        """
+        model = self._owner.model
+        self._late = False
+        begun = self._loop.time()
+        try:
+            launch = self._owner.launch(self)
+            self._process = Process(launch, lambda pipe, line: self._owner.heard(self, pipe, line))
+            await self._process.listen()
+            if not await self._unless_gone(self._process.started, begun + START_S):
+                raise InternalError("the worker ended before it listened")
+            self._replies = asyncio.Queue()
+            for socket in launch.sockets:
+                self._links.append(await self._connect(socket))
+            frame = encode_load(self._owner.load(self))
+            for link in self._links:
+                link.send(frame)
+            for _ in self._links:
+                reply = await self._unless_gone(self._replies.get(), begun + model.startup_timeout_s)
+                if reply.code != 200:
+                    kind = OutOfResourcesError if reply.code == 507 else InternalError
+                    raise kind(reply.message)
+        except asyncio.TimeoutError:
+            raise InternalError(
+                f"the model was not loaded within {model.startup_timeout_s} s (startupTimeout)"
+            ) from None
+        except OSError as error:
+            raise InternalError(f"the worker cannot be started: {error}") from error
+        finally:
+            self._replies = None
+        self.ready = True
+
+    async def _connect(self, socket: str | int) -> Link:
+        def link() -> Link:
+            return Link(self._owner.max_response_size, self._replied, self._lost)
+
+        if isinstance(socket, str):
+            _, made = await self._loop.create_unix_connection(link, socket)
+        else:
+            _, made = await self._loop.create_connection(link, "127.0.0.1", socket)
+        return made
+
+    async def _unless_gone(self, awaited: Awaitable[T], deadline: float) -> T:
+        """Wait for something, as long as the worker lives.
+
+        Raises:
+            InternalError: it has died, or is to leave.
+            asyncio.TimeoutError: the deadline has passed.
+        """
+        wanted = asyncio.ensure_future(awaited)
+        gone = asyncio.ensure_future(self._gone.wait())
+        try:
+            timeout = max(0.0, deadline - self._loop.time())
+            await asyncio.wait((wanted, gone), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if wanted.done():
+                return wanted.result()
+            if gone.done():
+                raise InternalError("Worker died.")
+            raise asyncio.TimeoutError
+        finally:
+            gone.cancel()
+            wanted.cancel()
+
+    def _lost(self, error: Exception | None) -> None:
+        if error is not None:
+            logger.error("%s: the connection broke: %s", self.name, error)
+        self._give_up()
+
+    def _broken(self, why: str) -> None:
+        logger.error("%s is ended: %s", self.name, why)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Take no more requests: the process has ended, or is to end."""
+        self.ready = False
+        self._owner.left(self)
+        self._gone.set()
+
+    async def _end_process(self, error: FrontendError, *, was_ready: bool) -> FrontendError:
+        """End what is left of the process, and settle its requests; returns the error that they got."""
+        self.ready = False
+        jobs, self._jobs = list(self._jobs.values()), {}
+        process, self._process = self._process, None
+        links, self._links = self._links, []
+        for link in links:
+            link.close()
+        if process is not None:
+            code = await process.end(_LEAVE_S if self._leaving else 0.0)
+            if self._late:
+                limit = self._owner.model.response_timeout_s
+                error = InternalError(f"Worker died: it gave no answer within {limit} s (responseTimeout)")
+                for job in jobs:
+                    job.fail(error)
+                jobs = []
+            elif code == _OUT_OF_MEMORY and was_ready:
+                error = OutOfResourcesError("Worker died: it ran out of memory")
+            elif was_ready and not self._leaving:
+                error = InternalError(f"Worker died: it {how_it_ended(code)}")
+                logger.error("%s died: it %s", self.name, how_it_ended(code))
+        self._owner.died(self, jobs, error)
+        self._quiet.set()
+        return error
+
+    async def leave(self, grace_s: float) -> bool:
+        """Let it answer what it has, then end it; say whether the grace was enough."""
+        self._leaving = True
+        in_time = True
+        if self._jobs:
+            try:
+                await asyncio.wait_for(self._quiet.wait(), grace_s)
+            except asyncio.TimeoutError:
+                in_time = False
+        self._gone.set()
+        await asyncio.wait((self._task,), timeout=START_S + _LEAVE_S)
+        return in_time
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds before each further start: 1, 1, 2, 3, 5, ... (WorkerThread.java)."""
+    one, other = 1, 1
+    while True:
+        yield float(one)
+        one, other = other, min(one + other, 1597)

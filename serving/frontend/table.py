@@ -1,0 +1,115 @@
+"""Names, versions and defaults of models, by TorchServe's rules and texts (ModelVersionedRefs.java, ApiUtils.java)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from serving.frontend.errors import ConflictError, ModelNotFoundError, NotAllowedError, VersionNotFoundError
+
+V = TypeVar("V")
+
+
+@dataclass
+class _Versions(Generic[V]):
+    """The versions of one model; there is always a default one among them."""
+
+    default: str
+    by_version: dict[str, V] = field(default_factory=dict)
+
+
+class Table(Generic[V]):
+    """What is registered. Knows nothing of what a version is."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, _Versions[V]] = {}
+
+    def __iter__(self) -> Iterator[V]:
+        for versions in self._models.values():
+            yield from versions.by_version.values()
+
+    def names(self) -> list[str]:
+        """The names of all models, sorted."""
+        return sorted(self._models)
+
+    def default(self, name: str) -> str:
+        """The default version of a model that is there."""
+        return self._models[name].default
+
+    def defaults(self) -> Iterator[V]:
+        """The default version of every model."""
+        for versions in self._models.values():
+            yield versions.by_version[versions.default]
+
+    def find(self, name: str, version: str | None) -> V:
+        """A version of a model; the default one if none is named.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: nothing of that name.
+        """
+        versions = self._models.get(name)
+        if versions is None:
+            raise ModelNotFoundError(f"Model not found: {name}")
+        found = versions.by_version.get(versions.default if version is None else version)
+        if found is None:
+            raise VersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
+        return found
+
+    def all(self, name: str) -> list[V]:
+        """All versions of a model, the default one first.
+
+        Raises:
+            ModelNotFoundError: nothing of that name.
+        """
+        first = self.find(name, None)
+        return [first, *(one for one in self._models[name].by_version.values() if one is not first)]
+
+    def check_free(self, name: str, version: str) -> None:
+        """Find that a version could be added.
+
+        Raises:
+            ConflictError: it is there already.
+        """
+        if name in self._models and version in self._models[name].by_version:
+            raise ConflictError(f"Model version {version} is already registered for model {name}")
+
+    def add(self, name: str, version: str, value: V) -> None:
+        """Add a version; the first one of a model is its default.
+
+        Raises:
+            ConflictError: it is there already.
+        """
+        self.check_free(name, version)
+        self._models.setdefault(name, _Versions(version)).by_version[version] = value
+
+    def set_default(self, name: str, version: str) -> None:
+        """Make a version the default one.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: nothing of that name.
+        """
+        self.find(name, version)
+        self._models[name].default = version
+
+    def removable(self, name: str, version: str | None) -> V:
+        """Find a version that could be removed; the default one if none is named.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: nothing of that name.
+            NotAllowedError: the default version, while there are others.
+        """
+        found = self.find(name, version)
+        versions = self._models[name]
+        if version in (None, versions.default) and len(versions.by_version) > 1:
+            raise NotAllowedError(f"Cannot remove default version for model {name}")
+        return found
+
+    def remove(self, name: str, version: str | None) -> V:
+        """Remove a version. Raises as `removable`."""
+        found = self.removable(name, version)
+        versions = self._models[name]
+        del versions.by_version[version or versions.default]
+        if not versions.by_version:
+            del self._models[name]
+        return found

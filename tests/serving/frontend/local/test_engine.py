@@ -1,0 +1,371 @@
+"""The engine of one machine with real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from serving.frontend.engine import Registration
+from serving.frontend.errors import (
+    BadRequestError,
+    ConflictError,
+    DeadlineError,
+    FrontendError,
+    InternalError,
+    ModelNotFoundError,
+    NotAllowedError,
+    UnavailableError,
+    VersionNotFoundError,
+)
+
+from .conftest import Bench
+
+_ECHO = """
+import os, time
+
+def handle(data, context):
+    if data is None:
+        return None
+    answers = []
+    for row in data:
+        text = bytes(row["body"]).decode()
+        if text.startswith("sleep "):
+            time.sleep(float(text.split()[1]))
+        if text == "die":
+            os.kill(os.getpid(), 9)
+        answers.append(f"{text} of {len(data)} in {os.getpid()}")
+    return answers
+"""
+_RETRY = "backend:\n  retry: true\n"
+
+
+def test_a_request_is_answered_and_timed(bench: Bench):
+    archive = bench.build("echo", _ECHO)
+
+    async def work() -> None:
+        await bench.register(archive)
+        answer = await bench.ask("echo", "hello")
+        assert bytes(answer.body).startswith(b"hello of 1 in ")
+        assert (answer.status, answer.version, answer.rest) == (200, "1.0", None)
+        assert answer.timings is not None
+        assert 0.0 <= answer.timings.queue < 60.0
+        assert bench.counts.batches == [1]
+
+    bench.run(work)
+
+
+def test_what_waits_is_one_batch_and_nobody_waits_for_it(bench: Bench):
+    archive = bench.build("echo", _ECHO, "batchSize: 8\nmaxBatchDelay: 60000\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        await bench.ask("echo", "alone")  # a delay of a minute would end this test
+        busy = asyncio.ensure_future(bench.ask("echo", "sleep 0.5"))
+        await asyncio.sleep(0.1)
+        answers = await asyncio.gather(*(bench.ask("echo", str(one)) for one in range(8)))
+        await busy
+        assert [bytes(answer.body).split(b" in ")[0] for answer in answers] == [b"%d of 8" % one for one in range(8)]
+        assert bench.counts.batches == [1, 1, *[8] * 8]
+
+    bench.run(work)
+
+
+def test_idle_workers_share_what_comes_at_once(bench: Bench):
+    archive = bench.build("echo", _ECHO, "batchSize: 8\nminWorkers: 2\nmaxWorkers: 2\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        answers = await asyncio.gather(*(bench.ask("echo", "sleep 0.05") for _ in range(8)))
+        assert len({bytes(answer.body).rpartition(b" ")[2] for answer in answers}) == 2
+        assert bench.counts.batches == [4] * 8
+
+    bench.run(work)
+
+
+def test_a_request_whose_worker_dies_is_sent_again(bench: Bench):
+    archive = bench.build("echo", _ECHO, _RETRY + "batchSize: 4\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        running = [asyncio.ensure_future(bench.ask("echo", f"sleep 0.{one}")) for one in range(3, 6)]
+        await asyncio.sleep(0.2)
+        os.kill(bench.pids("echo")[0], signal.SIGKILL)
+        answers = await asyncio.gather(*running)
+        # Alone each: one of them may have been what killed it.
+        assert [bytes(answer.body).split(b" in ")[0] for answer in answers] == [b"sleep 0.%d of 1" % n for n in (3, 4, 5)]
+        assert bench.counts.resends == 3
+
+    bench.run(work)
+
+
+def test_a_request_that_kills_takes_two_workers_down_and_no_third(bench: Bench):
+    archive = bench.build("echo", _ECHO, _RETRY + "batchSize: 4\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        asked = [asyncio.ensure_future(bench.ask("echo", text)) for text in ("a", "die", "b")]
+        good, bad, other = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(bad, FrontendError)
+        assert bad.message.startswith("Worker died: it ")
+        assert not isinstance(good, BaseException)
+        assert not isinstance(other, BaseException)
+        assert bytes((await bench.ask("echo", "after")).body).startswith(b"after of 1")
+
+    bench.run(work)
+
+
+def test_without_leave_a_request_is_sent_once(bench: Bench):
+    archive = bench.build("echo", _ECHO)
+
+    async def work() -> None:
+        await bench.register(archive)
+        with pytest.raises(FrontendError, match="Worker died"):
+            await bench.ask("echo", "die")
+        assert bench.counts.resends == 0
+        assert bytes((await bench.ask("echo", "after")).body).startswith(b"after")
+
+    bench.run(work)
+
+
+def test_a_worker_that_takes_too_long_is_replaced(bench: Bench):
+    archive = bench.build("echo", _ECHO, _RETRY + "responseTimeout: 1\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        with pytest.raises(InternalError, match=r"no answer within 1 s \(responseTimeout\)"):
+            await bench.ask("echo", "sleep 60")
+        assert bytes((await bench.ask("echo", "after")).body).startswith(b"after")
+
+    bench.run(work)
+
+
+def test_a_deadline_leaves_the_queue(bench: Bench):
+    archive = bench.build("echo", _ECHO)
+
+    async def work() -> None:
+        await bench.register(archive)
+        loop = asyncio.get_running_loop()
+        busy = asyncio.ensure_future(bench.ask("echo", "sleep 0.6"))
+        await asyncio.sleep(0.1)
+        begun = loop.time()
+        with pytest.raises(DeadlineError):
+            await bench.ask("echo", "late", deadline=begun + 0.1)
+        assert loop.time() - begun < 0.45
+        await busy
+        with pytest.raises(DeadlineError):
+            await bench.ask("echo", "over", deadline=loop.time())
+        assert bench.counts.drops == ["deadline", "deadline"]
+        assert bench.counts.batches == [1]
+
+    bench.run(work)
+
+
+def test_a_full_queue_refuses_and_a_client_that_has_left_is_not_computed_for(bench: Bench):
+    archive = bench.build("echo", _ECHO, "jobQueueSize: 1\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        busy = asyncio.ensure_future(bench.ask("echo", "sleep 0.5"))
+        await asyncio.sleep(0.1)
+        left = asyncio.ensure_future(bench.ask("echo", "left"))
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError, match="has no worker to serve inference request") as full:
+            await bench.ask("echo", "one too many")
+        assert full.value.headers["Retry-After"]
+        left.cancel()
+        await asyncio.sleep(0)
+        stays = asyncio.ensure_future(bench.ask("echo", "stays"))
+        await asyncio.gather(busy, stays)
+        assert bench.counts.batches == [1, 1]
+        assert bench.counts.drops == ["queue", "client"]
+
+    bench.run(work)
+
+
+_STREAM = """
+import time
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+def handle(data, context):
+    if data is None:
+        return None
+    count = int(bytes(data[0]["body"]))
+    for one in range(count):
+        send_intermediate_predict_response([f"{one} "] * len(data), context.request_ids, "ok", 200, context)
+    if count > 90:
+        time.sleep(60)
+    return ["end"] * len(data)
+"""
+
+
+def test_a_streamed_answer_comes_in_parts(bench: Bench):
+    archive = bench.build("stream", _STREAM)
+
+    async def work() -> None:
+        await bench.register(archive)
+        answer = await bench.ask("stream", "3")
+        assert answer.rest is not None
+        parts = [bytes(answer.body), *[bytes(part) async for part in answer.rest]]
+        assert b"".join(parts) == b"0 1 2 end"
+        assert bytes((await bench.ask("stream", "0")).body) == b"end"
+
+    bench.run(work)
+
+
+def test_a_stream_whose_worker_dies_ends_in_an_error_and_is_not_begun_again(bench: Bench):
+    archive = bench.build("stream", _STREAM, _RETRY)
+
+    async def work() -> None:
+        await bench.register(archive)
+        answer = await bench.ask("stream", "99")
+        assert answer.rest is not None
+        os.kill(bench.pids("stream")[0], signal.SIGKILL)
+        with pytest.raises(FrontendError, match="Worker died"):
+            async for _ in answer.rest:
+                pass
+        assert bench.counts.resends == 0
+
+    bench.run(work)
+
+
+_BROKEN = """
+class Handler:
+    def initialize(self, context):
+        raise ValueError("no such label")
+
+    def handle(self, data, context):
+        return data
+"""
+
+
+def test_a_model_that_cannot_be_loaded_is_not_registered(bench: Bench):
+    archive = bench.build("broken", _BROKEN)
+
+    async def work() -> None:
+        with pytest.raises(InternalError, match="no such label"):
+            await bench.register(archive)
+        assert bench.engine.names() == []
+        await bench.register(archive, synchronous=False)
+        while not any("Failed to load model broken" in line for line in bench.lines):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
+        with pytest.raises(UnavailableError):  # and does not wait for what will not come
+            await bench.ask("broken", "x")
+        assert (bench.engine.healthy, bench.engine.ready) == (True, False)
+
+    bench.run(work)
+
+
+def test_models_come_and_go(bench: Bench):
+    one = bench.build("echo", _ECHO)
+    two = bench.root / "store" / "two.mar"
+    bench.build("echo", _ECHO, version="2.0")
+    (bench.store / one).rename(two)
+    bench.build("echo", _ECHO)
+
+    async def work() -> None:
+        engine = bench.engine
+        done = await engine.register(Registration(one, initial_workers=0))
+        assert (done.status, done.message) == (
+            200,
+            'Model "echo" Version: 1.0 registered with 0 initial workers. Use scale workers API to add workers for '
+            "the model.",
+        )
+        with pytest.raises(UnavailableError):
+            await bench.ask("echo", "x")
+        with pytest.raises(ConflictError):
+            await engine.register(Registration(one))
+        done = await engine.register(Registration("two.mar", initial_workers=1))
+        assert done.message == 'Model "echo" Version: 2.0 registered with 1 initial workers'
+        assert (await bench.ask("echo", "x", version="2.0")).version == "2.0"
+        with pytest.raises(VersionNotFoundError):
+            await bench.ask("echo", "x", version="3.0")
+        with pytest.raises(ModelNotFoundError):
+            await engine.register(Registration("nothing.mar"))
+        with pytest.raises(BadRequestError, match="max_worker cannot be less than min_worker"):
+            await engine.scale("echo", None, 2, 1, synchronous=True)
+        done = await engine.scale("echo", None, 1, None, synchronous=True)
+        assert done.message == "Workers scaled to 1 for model: echo"
+        with pytest.raises(NotAllowedError):
+            await engine.unregister("echo", None)
+        assert (await engine.set_default("echo", "2.0")).message.endswith('for model "echo" to "2.0"')
+        assert [state.version for state in engine.describe("echo", "all")] == ["2.0", "1.0"]
+        await engine.unregister("echo", "1.0")
+        assert (await engine.unregister("echo", None)).message == 'Model "echo" unregistered'
+        assert engine.names() == []
+
+    bench.run(work)
+
+
+def test_fewer_workers_and_none_cut_no_request(bench: Bench):
+    archive = bench.build("echo", _ECHO, "minWorkers: 2\nmaxWorkers: 2\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        running = [asyncio.ensure_future(bench.ask("echo", "sleep 0.4")) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        await bench.engine.scale("echo", None, 1, None, synchronous=True)
+        assert len(bench.pids("echo")) == 1
+        ends = asyncio.ensure_future(bench.engine.unregister("echo", None))
+        await asyncio.sleep(0)
+        with pytest.raises(FrontendError):
+            await bench.ask("echo", "after")
+        assert all(bytes(answer.body).startswith(b"sleep") for answer in await asyncio.gather(*running))
+        await ends
+
+    bench.run(work)
+
+
+def test_the_end_answers_what_was_taken(bench: Bench):
+    archive = bench.build("echo", _ECHO)
+
+    async def work() -> None:
+        await bench.register(archive)
+        pids = bench.pids("echo")
+        running = [asyncio.ensure_future(bench.ask("echo", "sleep 0.2")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        ends = asyncio.ensure_future(bench.engine.drain(30.0))
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError):
+            await bench.ask("echo", "after")
+        assert not bench.engine.ready
+        assert len(await asyncio.gather(*running)) == 3
+        await ends
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+    bench.run(work)
+
+
+_ASYNC = """
+import asyncio
+
+class Handler:
+    def initialize(self, context):
+        pass
+
+    async def handle(self, data, context):
+        text = bytes(data[0]["body"]).decode()
+        await asyncio.sleep(float(text))
+        return [text]
+"""
+
+
+def test_an_asynchronous_worker_answers_in_any_order(bench: Bench):
+    archive = bench.build("turns", _ASYNC, "asyncCommunication: true\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        order: list[bytes] = []
+
+        async def ask(text: str) -> None:
+            order.append(bytes((await bench.ask("turns", text)).body))
+
+        await asyncio.gather(ask("0.6"), ask("0.3"), ask("0.01"))
+        assert order == [b"0.01", b"0.3", b"0.6"]
+
+    bench.run(work)

@@ -61,4 +61,5 @@ KEYS: Final = {
     "isolate_errors": BackendKey("bool", True),
     "pipeline": BackendKey("bool", "by handler", shared_only=True),
     "warm_up": BackendKey("bool", True),
+    "retry": BackendKey("bool", "by handler"),
 }

@@ -181,11 +181,19 @@ class Process:
         """Ask it to end."""
         self._popen.terminate()
 
+    async def exited(self, patience_s: float) -> None:
+        """Wait until it has ended by itself and all that it printed is read, no longer than the patience lasts."""
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while (self._popen.poll() is None or any(not pipe.is_closing() for pipe in self._pipes)) and (
+            asyncio.get_running_loop().time() < deadline
+        ):
+            await asyncio.sleep(_REAP_S)
+
     async def end(self, grace_s: float = 0.0) -> int:
         """End it, by force once the grace is over, and close its pipes; returns how it ended."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_s
-        if grace_s > 0.0:
+        if grace_s > 0.0 and self._popen.poll() is None:
             self._popen.terminate()
             while self._popen.poll() is None and loop.time() < deadline:
                 await asyncio.sleep(_REAP_S)

@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Iterator
 from typing import Final, Protocol, TypeVar
 
 from archive_tool.exit_codes import how_it_ended
+from serving.control.following import diagnosis
 from serving.frontend.engine import Answer, Timings, WorkerState
 from serving.frontend.errors import FrontendError, InternalError, OutOfResourcesError
 from serving.frontend.local.job import Job, Parts
@@ -37,6 +39,10 @@ _OUT_OF_MEMORY: Final = 137
 _LEAVE_S: Final = 2.0
 #: Requests that an asynchronous worker has at once.
 _MAX_AT_ONCE: Final = 1000
+#: Seconds for a process that failed to load its model to end by itself, and what it printed last to be read.
+_LAST_WORDS_S: Final = 1.0
+#: Lines that are kept of what a worker prints while it loads its model.
+_LAST_LINES: Final = 400
 
 
 class Owner(Protocol):
@@ -100,7 +106,9 @@ class Worker:
         self._jobs: dict[str, Job] = {}
         self._size = 0
         self._deadline = 0.0
-        self._replies: asyncio.Queue[Reply] | None = None
+        self._printed: deque[str] = deque(maxlen=_LAST_LINES)
+        self._loading: asyncio.Future[Reply] | None = None
+        self._unloaded = 0
         self._gone = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -161,12 +169,18 @@ class Worker:
             self._give_up()
 
     def _replied(self, reply: Reply) -> None:
-        if self._replies is not None:
-            self._replies.put_nowait(reply)
+        if self._loading is not None:
+            self._take_load_reply(self._loading, reply)
         elif self._owner.model.asynchronous:
             self._take_items(reply)
         else:
             self._take_reply(reply)
+
+    def _take_load_reply(self, loading: asyncio.Future[Reply], reply: Reply) -> None:
+        """Take the answer to LOAD of one of its processes: all must have loaded the model, or none counts."""
+        self._unloaded -= 1
+        if not loading.done() and (reply.code != 200 or self._unloaded <= 0):
+            loading.set_result(reply)
 
     def _take_reply(self, reply: Reply) -> None:
         """Take a reply of a worker that has one batch at a time; the batch ends with the first that announces none."""
@@ -247,12 +261,12 @@ class Worker:
     async def _live(self) -> None:
         pauses = _pauses()
         failing_since = 0.0
-        while not self._leaving:
+        while True:
             error: FrontendError
             try:
                 await self._start()
             except FrontendError as problem:
-                error, self.failing = problem, True
+                error, self.failing = await self._explained(problem), True
                 failing_since = failing_since or self._loop.time()
                 logger.error("Load model failed: %s, error: %s", self._owner.model.name, error.message)
             else:
@@ -277,6 +291,23 @@ class Worker:
         self.ended = True
         self._owner.died(self, [], InternalError("Worker died."))
 
+    def _heard(self, pipe: str, line: str) -> None:
+        if not self.ready and pipe == "stdout":
+            self._printed.append(line)
+        self._owner.heard(self, pipe, line)
+
+    async def _explained(self, error: FrontendError) -> FrontendError:
+        """The error of a failed load, in the worker's own words if it printed any."""
+        if error.message != "Worker died.":
+            return error
+        if self._process is not None:
+            await self._process.exited(_LAST_WORDS_S)
+        failure = diagnosis.read_failure(self._owner.model.name, list(self._printed))
+        if failure is None:
+            return error
+        where = f" ({failure.file}:{failure.line})" if failure.file and failure.line else ""
+        return InternalError(f"Worker died: {failure.cause}{where}")
+
     async def _pause(self, seconds: float) -> None:
         try:
             await asyncio.wait_for(self._gone.wait(), seconds)
@@ -294,21 +325,22 @@ class Worker:
         begun = self._loop.time()
         try:
             launch = self._owner.launch(self)
-            self._process = Process(launch, lambda pipe, line: self._owner.heard(self, pipe, line))
+            self._printed.clear()
+            self._process = Process(launch, self._heard)
             await self._process.listen()
             if not await self._unless_gone(self._process.started, begun + START_S):
                 raise InternalError("the worker ended before it listened")
-            self._replies = asyncio.Queue()
+            self._loading = self._loop.create_future()
+            self._unloaded = len(launch.sockets)
             for socket in launch.sockets:
                 self._links.append(await self._connect(socket))
             frame = encode_load(self._owner.load(self))
             for link in self._links:
                 link.send(frame)
-            for _ in self._links:
-                reply = await self._unless_gone(self._replies.get(), begun + model.startup_timeout_s)
-                if reply.code != 200:
-                    kind = OutOfResourcesError if reply.code == 507 else InternalError
-                    raise kind(reply.message)
+            reply = await self._unless_gone(self._loading, begun + model.startup_timeout_s)
+            if reply.code != 200:
+                kind = OutOfResourcesError if reply.code == 507 else InternalError
+                raise kind(reply.message)
         except asyncio.TimeoutError:
             raise InternalError(
                 f"the model was not loaded within {model.startup_timeout_s} s (startupTimeout)"
@@ -316,7 +348,7 @@ class Worker:
         except OSError as error:
             raise InternalError(f"the worker cannot be started: {error}") from error
         finally:
-            self._replies = None
+            self._loading = None
         self.ready = True
 
     async def _connect(self, socket: str | int) -> Link:
@@ -344,7 +376,7 @@ class Worker:
             if wanted.done():
                 return wanted.result()
             if gone.done():
-                raise InternalError("Worker died.")
+                raise InternalError("Worker died.")  # its own words are in the log
             raise asyncio.TimeoutError
         finally:
             gone.cancel()

@@ -6,11 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.frontend.errors import ConflictError, FrontendError, ModelNotFoundError, NotAllowedError, VersionNotFoundError
+from serving.frontend.errors import (
+    ConflictError,
+    FrontendError,
+    ModelNotFoundError,
+    NotAllowedError,
+    VersionNotFoundError,
+)
 from serving.frontend.table import Table
 
 
-def test_the_first_version_is_the_default_one_until_another_is_chosen():
+def test_the_first_version_is_the_default_one_until_another_is_chosen() -> None:
     table: Table[str] = Table()
     table.add("m", "2.0", "two")
     table.add("m", "1.0", "one")
@@ -20,9 +26,9 @@ def test_the_first_version_is_the_default_one_until_another_is_chosen():
     assert list(table.defaults()) == ["one"]
 
 
-def test_what_is_not_there_is_named():
+def test_what_is_not_there_is_named() -> None:
     table: Table[str] = Table()
-    with pytest.raises(ModelNotFoundError, match="^Model not found: m$"):
+    with pytest.raises(ModelNotFoundError, match=r"^Model not found: m$"):
         table.find("m", None)
     table.add("m", "1.0", "one")
     with pytest.raises(VersionNotFoundError, match=r"^Model version: 3\.0 does not exist for model: m$"):
@@ -31,7 +37,7 @@ def test_what_is_not_there_is_named():
         table.add("m", "1.0", "again")
 
 
-def test_the_default_version_goes_last():
+def test_the_default_version_goes_last() -> None:
     table: Table[str] = Table()
     table.add("m", "1.0", "one")
     table.add("m", "2.0", "two")
@@ -47,7 +53,7 @@ _STEP = st.tuples(st.sampled_from(["add", "remove", "default"]), st.sampled_from
 
 
 @given(st.lists(_STEP, max_size=30))
-def test_every_model_has_one_default_version_whatever_happens(steps: list[tuple[str, str, str]]):
+def test_every_model_has_one_default_version_whatever_happens(steps: list[tuple[str, str, str]]) -> None:
     table: Table[tuple[str, str]] = Table()
     there: set[tuple[str, str]] = set()
     for what, name, version in steps:

@@ -31,24 +31,24 @@ class Counts:
         self.resends = 0
         self.levels: tuple[int, int] = (0, 0)
 
-    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:  # noqa: ARG002
+    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
         self.batches.append(batch)
 
     def responded(self, status: int) -> None:
         raise AssertionError(f"an engine gives no HTTP response: {status}")
 
-    def dropped(self, name: str, version: str, reason: str) -> None:  # noqa: ARG002
+    def dropped(self, name: str, version: str, reason: str) -> None:
         self.drops.append(reason)
 
-    def resent(self, name: str, version: str) -> None:  # noqa: ARG002
+    def resent(self, name: str, version: str) -> None:
         self.resends += 1
 
-    def level(self, name: str, version: str, *, waiting: int, running: int) -> None:  # noqa: ARG002
+    def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
         self.levels = (waiting, running)
 
     def forgotten(self, name: str, version: str) -> None: ...
 
-    def worker_line(self, name: str, version: str, line: str) -> bool:  # noqa: ARG002
+    def worker_line(self, name: str, version: str, line: str) -> bool:
         return line.startswith("[METRICS]")
 
 
@@ -64,6 +64,10 @@ class Bench:
     @property
     def store(self) -> Path:
         return self.root / "store"
+
+    def show_torch(self) -> None:
+        """Let the workers import torch."""
+        (self.root / "hidden" / "torch.py").unlink()
 
     def settings(self, **properties: str) -> Settings:
         place = Place(self.store, settings.home_of(None), self.root, self.root, self.root)

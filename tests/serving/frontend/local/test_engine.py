@@ -42,7 +42,7 @@ def handle(data, context):
 _RETRY = "backend:\n  retry: true\n"
 
 
-def test_a_request_is_answered_and_timed(bench: Bench):
+def test_a_request_is_answered_and_timed(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO)
 
     async def work() -> None:
@@ -57,7 +57,7 @@ def test_a_request_is_answered_and_timed(bench: Bench):
     bench.run(work)
 
 
-def test_what_waits_is_one_batch_and_nobody_waits_for_it(bench: Bench):
+def test_what_waits_is_one_batch_and_nobody_waits_for_it(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, "batchSize: 8\nmaxBatchDelay: 60000\n")
 
     async def work() -> None:
@@ -73,7 +73,7 @@ def test_what_waits_is_one_batch_and_nobody_waits_for_it(bench: Bench):
     bench.run(work)
 
 
-def test_idle_workers_share_what_comes_at_once(bench: Bench):
+def test_idle_workers_share_what_comes_at_once(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, "batchSize: 8\nminWorkers: 2\nmaxWorkers: 2\n")
 
     async def work() -> None:
@@ -85,7 +85,7 @@ def test_idle_workers_share_what_comes_at_once(bench: Bench):
     bench.run(work)
 
 
-def test_a_request_whose_worker_dies_is_sent_again(bench: Bench):
+def test_a_request_whose_worker_dies_is_sent_again(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, _RETRY + "batchSize: 4\n")
 
     async def work() -> None:
@@ -95,13 +95,15 @@ def test_a_request_whose_worker_dies_is_sent_again(bench: Bench):
         os.kill(bench.pids("echo")[0], signal.SIGKILL)
         answers = await asyncio.gather(*running)
         # Alone each: one of them may have been what killed it.
-        assert [bytes(answer.body).split(b" in ")[0] for answer in answers] == [b"sleep 0.%d of 1" % n for n in (3, 4, 5)]
+        assert [bytes(answer.body).split(b" in ")[0] for answer in answers] == [
+            b"sleep 0.%d of 1" % n for n in (3, 4, 5)
+        ]
         assert bench.counts.resends == 3
 
     bench.run(work)
 
 
-def test_a_request_that_kills_takes_two_workers_down_and_no_third(bench: Bench):
+def test_a_request_that_kills_takes_two_workers_down_and_no_third(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, _RETRY + "batchSize: 4\n")
 
     async def work() -> None:
@@ -117,7 +119,7 @@ def test_a_request_that_kills_takes_two_workers_down_and_no_third(bench: Bench):
     bench.run(work)
 
 
-def test_without_leave_a_request_is_sent_once(bench: Bench):
+def test_without_leave_a_request_is_sent_once(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO)
 
     async def work() -> None:
@@ -130,7 +132,7 @@ def test_without_leave_a_request_is_sent_once(bench: Bench):
     bench.run(work)
 
 
-def test_a_worker_that_takes_too_long_is_replaced(bench: Bench):
+def test_a_worker_that_takes_too_long_is_replaced(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, _RETRY + "responseTimeout: 1\n")
 
     async def work() -> None:
@@ -142,7 +144,7 @@ def test_a_worker_that_takes_too_long_is_replaced(bench: Bench):
     bench.run(work)
 
 
-def test_a_deadline_leaves_the_queue(bench: Bench):
+def test_a_deadline_leaves_the_queue(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO)
 
     async def work() -> None:
@@ -163,7 +165,7 @@ def test_a_deadline_leaves_the_queue(bench: Bench):
     bench.run(work)
 
 
-def test_a_full_queue_refuses_and_a_client_that_has_left_is_not_computed_for(bench: Bench):
+def test_a_full_queue_refuses_and_a_client_that_has_left_is_not_computed_for(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, "jobQueueSize: 1\n")
 
     async def work() -> None:
@@ -201,7 +203,8 @@ def handle(data, context):
 """
 
 
-def test_a_streamed_answer_comes_in_parts(bench: Bench):
+def test_a_streamed_answer_comes_in_parts(bench: Bench) -> None:
+    bench.show_torch()  # which TorchServe's functions for streams import
     archive = bench.build("stream", _STREAM)
 
     async def work() -> None:
@@ -215,7 +218,8 @@ def test_a_streamed_answer_comes_in_parts(bench: Bench):
     bench.run(work)
 
 
-def test_a_stream_whose_worker_dies_ends_in_an_error_and_is_not_begun_again(bench: Bench):
+def test_a_stream_whose_worker_dies_ends_in_an_error_and_is_not_begun_again(bench: Bench) -> None:
+    bench.show_torch()
     archive = bench.build("stream", _STREAM, _RETRY)
 
     async def work() -> None:
@@ -241,7 +245,7 @@ class Handler:
 """
 
 
-def test_a_model_that_cannot_be_loaded_is_not_registered(bench: Bench):
+def test_a_model_that_cannot_be_loaded_is_not_registered(bench: Bench) -> None:
     archive = bench.build("broken", _BROKEN)
 
     async def work() -> None:
@@ -259,7 +263,7 @@ def test_a_model_that_cannot_be_loaded_is_not_registered(bench: Bench):
     bench.run(work)
 
 
-def test_models_come_and_go(bench: Bench):
+def test_models_come_and_go(bench: Bench) -> None:
     one = bench.build("echo", _ECHO)
     two = bench.root / "store" / "two.mar"
     bench.build("echo", _ECHO, version="2.0")
@@ -300,7 +304,7 @@ def test_models_come_and_go(bench: Bench):
     bench.run(work)
 
 
-def test_fewer_workers_and_none_cut_no_request(bench: Bench):
+def test_fewer_workers_and_none_cut_no_request(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, "minWorkers: 2\nmaxWorkers: 2\n")
 
     async def work() -> None:
@@ -319,7 +323,7 @@ def test_fewer_workers_and_none_cut_no_request(bench: Bench):
     bench.run(work)
 
 
-def test_the_end_answers_what_was_taken(bench: Bench):
+def test_the_end_answers_what_was_taken(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO)
 
     async def work() -> None:
@@ -355,7 +359,7 @@ class Handler:
 """
 
 
-def test_an_asynchronous_worker_answers_in_any_order(bench: Bench):
+def test_an_asynchronous_worker_answers_in_any_order(bench: Bench) -> None:
     archive = bench.build("turns", _ASYNC, "asyncCommunication: true\n")
 
     async def work() -> None:

@@ -23,13 +23,15 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-def job(loop: asyncio.AbstractEventLoop, *, priority: Priority = Priority.NORMAL, at: float = 0.0, size: int = 0) -> Job:
+def job(
+    loop: asyncio.AbstractEventLoop, *, priority: Priority = Priority.NORMAL, at: float = 0.0, size: int = 0
+) -> Job:
     made = Job(Request("id", {}, (Parameter("body", bytearray(size)),)), loop, priority=priority)
     made.arrived = at
     return made
 
 
-def test_who_came_first_goes_first(loop: asyncio.AbstractEventLoop):
+def test_who_came_first_goes_first(loop: asyncio.AbstractEventLoop) -> None:
     line = Waiting(10)
     jobs = [job(loop, at=float(at)) for at in range(5)]
     assert all(line.put(one) for one in jobs)
@@ -38,14 +40,14 @@ def test_who_came_first_goes_first(loop: asyncio.AbstractEventLoop):
     assert len(line) == 0
 
 
-def test_a_full_line_takes_nobody(loop: asyncio.AbstractEventLoop):
+def test_a_full_line_takes_nobody(loop: asyncio.AbstractEventLoop) -> None:
     line = Waiting(2)
     assert [line.put(job(loop)) for _ in range(3)] == [True, True, False]
 
 
 def test_a_line_holds_so_many_bytes_and_one_request_of_any_size(
     loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(waiting, "MAX_BYTES", 100)
     line = Waiting(10)
     assert [line.put(job(loop, size=size)) for size in (200, 1)] == [True, False]
@@ -53,7 +55,7 @@ def test_a_line_holds_so_many_bytes_and_one_request_of_any_size(
     assert [line.put(job(loop, size=size)) for size in (60, 40, 1)] == [True, True, False]
 
 
-def test_high_goes_before_normal_and_low_is_not_forgotten(loop: asyncio.AbstractEventLoop):
+def test_high_goes_before_normal_and_low_is_not_forgotten(loop: asyncio.AbstractEventLoop) -> None:
     line = Waiting(10)
     low = job(loop, priority=Priority.LOW, at=0.0)
     normal = job(loop, at=5.0)
@@ -64,7 +66,7 @@ def test_high_goes_before_normal_and_low_is_not_forgotten(loop: asyncio.Abstract
     assert line.take(4) == [high, normal, low, late]
 
 
-def test_who_comes_back_goes_first_and_alone(loop: asyncio.AbstractEventLoop):
+def test_who_comes_back_goes_first_and_alone(loop: asyncio.AbstractEventLoop) -> None:
     line = Waiting(10)
     fresh = [job(loop), job(loop)]
     back = [job(loop), job(loop)]
@@ -74,7 +76,7 @@ def test_who_comes_back_goes_first_and_alone(loop: asyncio.AbstractEventLoop):
     assert [line.take(8) for _ in range(3)] == [back[:1], back[1:], fresh]
 
 
-def test_clients_that_have_left_are_passed_over(loop: asyncio.AbstractEventLoop):
+def test_clients_that_have_left_are_passed_over(loop: asyncio.AbstractEventLoop) -> None:
     line = Waiting(10)
     left, there = job(loop), job(loop)
     line.put(left)
@@ -92,7 +94,7 @@ _STEP = st.one_of(
 
 
 @given(st.lists(_STEP, max_size=40))
-def test_none_is_lost_and_none_is_given_twice(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, object]]):
+def test_none_is_lost_and_none_is_given_twice(loop: asyncio.AbstractEventLoop, steps: list[tuple[str, object]]) -> None:
     line = Waiting(8)
     inside: list[Job] = []
     taken: list[Job] = []

@@ -12,6 +12,8 @@ from serving.frontend.metering.series import Counter, Family, Registry, Series
 
 #: Series that the handlers of a version may have; a histogram is one.
 MAX_SERIES: Final = 100
+#: Characters of dimensions that are remembered as they stood in a line.
+MAX_SEEN: Final = 1000
 #: The log file of handlers' metrics, as the name of its logger.
 MODEL_METRICS: Final = "MODEL_METRICS"
 
@@ -68,8 +70,9 @@ class HandlerMetrics:
         self._logger = logging.getLogger(MODEL_METRICS)
         self._families: dict[str, Family] = {}
         self._owned: dict[Owner, _Owned] = {}
-        for one in catalogue.models.values() if registry else ():
-            self._add(one)
+        if registry is not None:
+            for one in catalogue.models.values():
+                self._add(registry, one)
 
     def take(self, owner: Owner, text: str) -> None:
         """Count what follows the mark of a line.
@@ -89,20 +92,8 @@ class HandlerMetrics:
             raise RefusedError("unknown", f"metrics.yaml does not name {pieces.name[:200]} in model_metrics")
         if self._registry is None:
             self._log(_entry(pieces), known)
-            return
-        owned = self._owned.get(owner)
-        if owned is None:
-            owned = self._owned[owner] = _Owned()
-        seen = (pieces.name, pieces.dimensions, pieces.host)
-        series = owned.seen.get(seen)
-        if series is None:
-            series = self._find(owned, _entry(pieces))
-            if len(owned.seen) < 2 * MAX_SERIES:
-                owned.seen[seen] = series
-        value = number(pieces.number)
-        if value is None or (value < 0 and isinstance(series, Counter)):
-            raise RefusedError("value", f"{pieces.name} cannot take the value {pieces.number[:200]}")
-        series.add(value)
+        else:
+            self._count(self._registry, owner, pieces)
 
     def forget(self, owner: Owner) -> None:
         """Drop the series that nobody but this version has."""
@@ -113,10 +104,25 @@ class HandlerMetrics:
             name, *values = key
             family = self._families[name]
             family.forget(*values)
-            if not len(family) and name not in self._named:
-                self._remove(family)
+            if self._registry is not None and not len(family) and name not in self._named:
+                self._registry.remove(self._families.pop(name))
 
-    def _find(self, owned: _Owned, entry: Entry) -> Series:
+    def _count(self, registry: Registry, owner: Owner, pieces: Pieces) -> None:
+        owned = self._owned.get(owner)
+        if owned is None:
+            owned = self._owned[owner] = _Owned()
+        seen = (pieces.name, pieces.dimensions, pieces.host)
+        series = owned.seen.get(seen)
+        if series is None:
+            series = self._find(registry, owned, _entry(pieces))
+            if len(owned.seen) < 2 * MAX_SERIES and len(pieces.dimensions) <= MAX_SEEN:
+                owned.seen[seen] = series
+        value = number(pieces.number)
+        if value is None or (value < 0 and isinstance(series, Counter)):
+            raise RefusedError("value", f"{pieces.name} cannot take the value {pieces.number[:200]}")
+        series.add(value)
+
+    def _find(self, registry: Registry, owned: _Owned, entry: Entry) -> Series:
         key = (entry.name, *entry.values)
         if key in owned.series:
             return owned.series[key]
@@ -125,23 +131,17 @@ class HandlerMetrics:
         family = self._families.get(entry.name)
         try:
             if family is None:
-                family = self._add(_specification(entry))
+                family = self._add(registry, _specification(entry))
             series = owned.series[key] = family.series(*entry.values)
         except ValueError as error:
             raise RefusedError("name" if family is None else "labels", str(error)) from None
         return series
 
-    def _add(self, one: Specification) -> Family:
+    def _add(self, registry: Registry, one: Specification) -> Family:
         help_text = f"Torchserve prometheus {one.kind.value} metric with unit: {one.unit}"
         family = Family(one.name, one.kind, help_text, one.dimensions)
-        assert self._registry is not None  # noqa: S101
-        self._families[one.name] = self._registry.add(family)
+        self._families[one.name] = registry.add(family)
         return family
-
-    def _remove(self, family: Family) -> None:
-        assert self._registry is not None  # noqa: S101
-        self._registry.remove(family)
-        del self._families[family.name]
 
     def _log(self, entry: Entry, known: Specification | None) -> None:
         if not self._logger.isEnabledFor(logging.INFO):

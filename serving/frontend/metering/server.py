@@ -14,7 +14,7 @@ from typing import Final
 
 from archive_tool.errors import InputError
 from serving.frontend.metering import catalogue as catalogues
-from serving.frontend.metering.catalogue import Catalogue, Kind, Specification
+from serving.frontend.metering.catalogue import Kind, Specification
 from serving.frontend.metering.handlers import HandlerMetrics, RefusedError
 from serving.frontend.metering.lines import Entry, entry_of, logged
 from serving.frontend.metering.series import Family, Registry, Series, Silent
@@ -105,14 +105,14 @@ class ServerMeters:
     metrics are capped. Nothing that a client sends becomes a label.
     """
 
-    def __init__(self, settings: Settings, catalogue: Catalogue | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Make the metrics that metrics.yaml names.
 
         Raises:
             InputError: metrics.yaml cannot be read, or names what Prometheus cannot show.
         """
         path = catalogues.path_of(settings)
-        self._catalogue = catalogue or catalogues.read(path)
+        self._catalogue = catalogues.read(path)
         # TorchServe's default; `torchmar start` sets another one.
         self._mode = (settings.text("metrics_mode") or "log").lower()
         self._host = socket.gethostname()
@@ -216,7 +216,7 @@ class ServerMeters:
             of = self._versions.get((name, version)) or self._version(name, version)
             self._own(of, "torchmar_model_metrics_dropped_total", name, version, error.reason).add(1.0)
             first = (name, version, error.reason)
-            # An unknown metric is no fault, and BaseHandler prints one for each batch.
+            # A handler may print what metrics.yaml does not name: TorchServe ignores it.
             if error.reason != "unknown" and first not in self._refused:
                 self._refused.add(first)
                 _log.warning("A metric of %s %s is not counted, nor are others like it: %s", name, version, error)

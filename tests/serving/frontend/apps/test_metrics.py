@@ -74,9 +74,9 @@ def test_the_metrics(shared: tuple[str, ServerMeters]) -> None:
 
 
 def test_a_clients_request_id_is_kept_if_it_is_one(shared: tuple[str, ServerMeters]) -> None:
-    for given, kept in (("mine", True), ("two words", False), ("x" * 200, False)):
-        answer = httpx.get(f"{shared[0]}/metrics", headers={"x-request-id": given})
-        assert (answer.headers["x-request-id"] == given) == kept
+    for sent, kept in (("mine", True), ("two words", False), ("x" * 200, False)):
+        answer = httpx.get(f"{shared[0]}/metrics", headers={"x-request-id": sent})
+        assert (answer.headers["x-request-id"] == sent) == kept
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/metrics/more", "/%6detrics"])
@@ -121,7 +121,7 @@ def test_any_query_is_answered_or_refused(query: bytes) -> None:
         names = _names({"path": "/metrics", "query_string": query})
     except NotAllowedError as error:
         assert b"%" in query
-        assert error.message.startswith("invalid hex byte '")
+        assert error.message.startswith("invalid hex byte '")  # noqa: PT017
     else:
         assert names is None or all(isinstance(name, str) for name in names)
 

@@ -20,7 +20,7 @@ class Meters(Protocol):
         """
 
     def responded(self, status: int) -> None:
-        """Count an HTTP response of the inference or management API, by its class."""
+        """Count an HTTP response of any of the APIs, by its class."""
 
     def dropped(self, name: str, version: str, reason: str) -> None:
         """Count a request that no model answered: ``deadline``, ``queue``, ``client``, ``worker``, ``drain``."""
@@ -31,8 +31,11 @@ class Meters(Protocol):
     def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
         """Take how many requests wait and run now."""
 
+    def loaded(self, name: str, version: str, worker: str, seconds: float) -> None:
+        """Take how long a worker took from its start until it had its model; ``worker`` is its number."""
+
     def forgotten(self, name: str, version: str) -> None:
-        """Drop the series of a version that has been unregistered."""
+        """Drop the series of a version that has been unregistered, once nothing answers for it any more."""
 
     def worker_line(self, name: str, version: str, line: str) -> bool:
         """Take a line that a worker printed; say whether it was a metric."""

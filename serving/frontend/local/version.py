@@ -168,6 +168,10 @@ class Version:
         """Tell a worker what to load."""
         return self.model.load(self._around.settings, worker.gpu)
 
+    def loaded(self, worker: Worker, seconds: float) -> None:
+        """Count the load of the model."""
+        self._around.meters.loaded(self.model.name, self.model.version, worker.name, seconds)
+
     def freed(self, worker: Worker) -> None:
         """Give a worker that has room what waits."""
         if worker in self._workers:

@@ -56,6 +56,9 @@ class Owner(Protocol):
     def load(self, worker: Worker) -> Load:
         """Tell it what to load."""
 
+    def loaded(self, worker: Worker, seconds: float) -> None:
+        """Take note that it has loaded its model, so long after its start."""
+
     def freed(self, worker: Worker) -> None:
         """Take note that it has room for requests."""
 
@@ -350,6 +353,7 @@ class Worker:
         finally:
             self._loading = None
         self.ready = True
+        self._owner.loaded(self, self._loop.time() - begun)
 
     async def _connect(self, socket: str | int) -> Link:
         def link() -> Link:

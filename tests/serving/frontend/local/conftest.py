@@ -46,6 +46,8 @@ class Counts:
     def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
         self.levels = (waiting, running)
 
+    def loaded(self, name: str, version: str, worker: str, seconds: float) -> None: ...
+
     def forgotten(self, name: str, version: str) -> None: ...
 
     def worker_line(self, name: str, version: str, line: str) -> bool:

@@ -170,7 +170,7 @@ class Version:
 
     def loaded(self, worker: Worker, seconds: float) -> None:
         """Count the load of the model."""
-        self._around.meters.loaded(self.model.name, self.model.version, worker.name, seconds)
+        self._around.meters.loaded(self.model.name, self.model.version, str(worker.number), seconds)
 
     def freed(self, worker: Worker) -> None:
         """Give a worker that has room what waits."""

@@ -25,12 +25,25 @@ class Job:
         priority: among those that wait.
         answer: what the client gets.
         parts: of a streamed answer, once its first part was sent.
+        batch: requests that were sent with it, itself included.
         sent: when it was sent to a worker, on the loop's clock.
         deaths: workers that died of it, or with it.
         timer: of the deadline.
     """
 
-    __slots__ = ("answer", "arrived", "deadline", "deaths", "parts", "priority", "request", "sent", "size", "timer")
+    __slots__ = (
+        "answer",
+        "arrived",
+        "batch",
+        "deadline",
+        "deaths",
+        "parts",
+        "priority",
+        "request",
+        "sent",
+        "size",
+        "timer",
+    )
 
     def __init__(
         self,
@@ -47,6 +60,7 @@ class Job:
         self.priority = priority
         self.answer: asyncio.Future[Answer] = loop.create_future()
         self.parts: Parts | None = None
+        self.batch = 1
         self.sent = 0.0
         self.deaths = 0
         self.timer: asyncio.TimerHandle | None = None

@@ -82,6 +82,11 @@ class Model:
         return bool(self.values.get("asyncCommunication"))
 
     @property
+    def continuous(self) -> bool:
+        """Whether requests join and leave a batch between its iterations."""
+        return bool(self.values.get("continuousBatching"))
+
+    @property
     def broadcasts(self) -> bool:
         """Whether every process of a worker gets the requests, and not the first alone."""
         return self.values.get("parallelType") in _BROADCAST
@@ -126,10 +131,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
         raise ModelError(f"model {name} wants the runtime {runtime}; this frontend starts Python workers only")
     config = effective.understand(unpacked.config)
     values = {setting.key: setting.value for setting in config.settings}
-    for key in ("sequenceBatching", "continuousBatching"):
-        if values.get(key):
-            raise ModelError(f"model {name} wants {key}, which this frontend does not have yet; --frontend java has it")
-    if values.get("sequenceMaxIdleMSec"):
+    if values.get("sequenceBatching") or values.get("sequenceMaxIdleMSec"):
         raise ModelError(f"model {name} keeps sequences, which this frontend does not have yet; --frontend java does")
     own = settings_of_properties(settings, name, version)
 

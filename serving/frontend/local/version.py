@@ -117,13 +117,14 @@ class Version:
         while self._free and len(self._waiting):
             # Workers of a shared model are one process: half a batch each would only be more batches.
             share = self.model.batch_size if self._shared else -(-len(self._waiting) // len(self._free))
-            batch = self._waiting.take(min(self.model.batch_size, share))
-            if not batch:
-                break
             worker, _ = self._free.popitem()  # the last one: its caches are warm
-            worker.send(batch)
-            if worker.has_room:
+            batch = self._waiting.take(min(worker.room, share))
+            if batch:
+                worker.send(batch)
+            if worker.room:
                 self._free[worker] = None
+                if not batch:
+                    break
         self._level()
 
     def _expire(self, job: Job) -> None:
@@ -174,12 +175,13 @@ class Version:
 
     def freed(self, worker: Worker) -> None:
         """Give a worker that has room what waits."""
-        if worker in self._workers:
+        if worker.room and worker in self._workers:
             self._free[worker] = None
         if len(self._waiting):
             self._share_out()  # at once: an idle worker is what everybody waits for
         else:
             self._level()
+        worker.go_on()
 
     def left(self, worker: Worker) -> None:
         """Give a worker nothing more."""

@@ -20,25 +20,22 @@ from typing import Final, Protocol, TypeVar
 
 from archive_tool.exit_codes import how_it_ended
 from serving.control.following import diagnosis
-from serving.frontend.engine import Answer, Timings, WorkerState
+from serving.frontend.engine import Timings, WorkerState
 from serving.frontend.errors import FrontendError, InternalError, OutOfResourcesError
-from serving.frontend.local.job import Job, Parts
+from serving.frontend.local.courses import course_of
+from serving.frontend.local.job import Job
 from serving.frontend.local.link import Link
 from serving.frontend.local.model import Model
 from serving.frontend.local.process import START_S, Launch, Process
-from serving.protocol import Inference, PredictionItem, Reply, encode_inference, encode_load
-from serving.protocol.messages import Load
+from serving.protocol import Load, Reply, encode_load
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STREAM_NEXT: Final = "ts_stream_next"
 #: How a process ends that was killed for a lack of memory.
 _OUT_OF_MEMORY: Final = 137
 #: Seconds that a worker may take to end by itself, before it is killed.
 _LEAVE_S: Final = 2.0
-#: Requests that an asynchronous worker has at once.
-_MAX_AT_ONCE: Final = 1000
 #: Seconds for a process that failed to load its model to end by itself, and what it printed last to be read.
 _LAST_WORDS_S: Final = 1.0
 #: Lines that are kept of what a worker prints while it loads its model.
@@ -106,9 +103,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._process: Process | None = None
         self._links: list[Link] = []
-        self._jobs: dict[str, Job] = {}
-        self._size = 0
-        self._deadline = 0.0
+        self._course = course_of(self, owner.model)
         self._printed: deque[str] = deque(maxlen=_LAST_LINES)
         self._loading: asyncio.Future[Reply] | None = None
         self._unloaded = 0
@@ -120,9 +115,14 @@ class Worker:
         self._task = self._loop.create_task(self._live(), name=self.name)
 
     @property
+    def model(self) -> Model:
+        """What it serves."""
+        return self._owner.model
+
+    @property
     def name(self) -> str:
         """What TorchServe calls its thread, which is how logs are read."""
-        return f"W-{self.number}-{self._owner.model.label}"
+        return f"W-{self.number}-{self.model.label}"
 
     @property
     def pid(self) -> int:
@@ -132,14 +132,12 @@ class Worker:
     @property
     def running(self) -> int:
         """Requests that it has."""
-        return len(self._jobs)
+        return len(self._course.jobs)
 
     @property
-    def has_room(self) -> bool:
-        """Whether it takes requests now."""
-        if not self.ready or self._leaving:
-            return False
-        return len(self._jobs) < _MAX_AT_ONCE if self._owner.model.asynchronous else not self._jobs
+    def room(self) -> int:
+        """How many requests it takes now."""
+        return self._course.room if self.ready and not self._leaving else 0
 
     def state(self, memory_bytes: int) -> WorkerState:
         """Describe it."""
@@ -148,18 +146,35 @@ class Worker:
     # ---- requests --------------------------------------------------------------------------------------------------
 
     def send(self, jobs: list[Job]) -> None:
-        """Send a batch; only when it `has_room`."""
-        now = self._loop.time()
-        for job in jobs:
-            job.sent = now
-            job.forget_timer()
-            self._jobs[job.request.request_id] = job
-        self._size = len(jobs)
-        self._deadline = now + self._owner.model.response_timeout_s
+        """Send requests, no more than it has `room` for."""
         self._quiet.clear()
-        frame = encode_inference(Inference(tuple(job.request for job in jobs)))
-        for link in self._links if self._owner.model.broadcasts else self._links[:1]:
+        self._course.send(jobs)
+
+    def go_on(self) -> None:
+        """Do what is to be done when nothing new waits."""
+        if self.ready:
+            self._course.go_on()
+
+    def transmit(self, frame: bytes) -> None:
+        """Send a message to its process, or to all of them."""
+        for link in self._links if self.model.broadcasts else self._links[:1]:
             link.send(frame)
+
+    def answered(self, job: Job, timings: Timings) -> None:
+        """Count an answer."""
+        self._owner.answered(job, timings)
+
+    def freed(self) -> None:
+        """Take note that requests have been answered."""
+        if not self._course.jobs:
+            self._quiet.set()
+        if self.ready:
+            self._owner.freed(self)
+
+    def broken(self, why: str) -> None:
+        """End the worker: it said what it must not say."""
+        logger.error("%s is ended: %s", self.name, why)
+        self._give_up()
 
     def check(self, now: float) -> None:
         """End it if it takes too long for its requests, or has ended without a word."""
@@ -167,97 +182,21 @@ class Worker:
             return
         if self._process.code is not None:
             self._give_up()
-        elif self._jobs and now >= self._deadline:
+        elif self._course.jobs and now >= self._course.deadline:
             self._late = True
             self._give_up()
 
     def _replied(self, reply: Reply) -> None:
         if self._loading is not None:
             self._take_load_reply(self._loading, reply)
-        elif self._owner.model.asynchronous:
-            self._take_items(reply)
         else:
-            self._take_reply(reply)
+            self._course.replied(reply)
 
     def _take_load_reply(self, loading: asyncio.Future[Reply], reply: Reply) -> None:
         """Take the answer to LOAD of one of its processes: all must have loaded the model, or none counts."""
         self._unloaded -= 1
         if not loading.done() and (reply.code != 200 or self._unloaded <= 0):
             loading.set_result(reply)
-
-    def _take_reply(self, reply: Reply) -> None:
-        """Take a reply of a worker that has one batch at a time; the batch ends with the first that announces none."""
-        if reply.code != 200:
-            status = 507 if reply.code == 413 else reply.code
-            for failed in self._jobs.values():
-                failed.fail(InternalError(reply.message, status=status))
-            self._finished()
-            return
-        now = self._loop.time()
-        more = False
-        for item in reply.items:
-            job = self._jobs.get(item.request_id)
-            if job is None:
-                self._broken(f"it answered a request that it does not have, {item.request_id}")
-                return
-            if self._deliver(job, item, now):
-                more = True
-        if more:
-            self._deadline = now + self._owner.model.response_timeout_s
-            return
-        self._finished()
-
-    def _finished(self) -> None:
-        for job in self._jobs.values():
-            if job.parts is not None:
-                job.parts.end()
-            elif not job.done:
-                job.fail(InternalError("the worker gave no answer to this request"))
-        self._jobs.clear()
-        self._freed()
-
-    def _take_items(self, reply: Reply) -> None:
-        """Take a reply of an asynchronous worker: each item stands for itself, in any order."""
-        now = self._loop.time()
-        if reply.code != 200:
-            self._broken(f"it answered with {reply.code} after the load of its model: {reply.message}")
-            return
-        for item in reply.items:
-            # None: the end mark of an answer that was whole, or a request that took too long.
-            if (job := self._jobs.get(item.request_id)) and not self._deliver(job, item, now):
-                del self._jobs[item.request_id]
-        self._deadline = now + self._owner.model.response_timeout_s
-        self._freed()
-
-    def _deliver(self, job: Job, item: PredictionItem, now: float) -> bool:
-        """Give a part of an answer to who waits for it; say whether more will come."""
-        headers = item.headers
-        flag = headers.get(STREAM_NEXT)
-        body = item.body if isinstance(item.body, (bytes, bytearray)) else bytes(item.body)
-        if job.parts is not None:
-            job.parts.feed(body)
-            if flag != "true":
-                job.parts.end()
-            return flag == "true"
-        timings = Timings(job.sent - job.arrived, now - job.sent, self._size)
-        self._owner.answered(job, timings)
-        if flag is not None:
-            headers = {name: value for name, value in headers.items() if name != STREAM_NEXT}
-            if flag == "true":
-                job.parts = Parts()
-        if not job.answer.done():
-            answer = Answer(item.status, item.phrase, item.content_type, headers, body, job.parts)
-            answer.version, answer.timings = self._owner.model.version, timings
-            job.answer.set_result(answer)
-        elif job.parts is not None:
-            job.parts.end()  # the client has left
-        return flag == "true"
-
-    def _freed(self) -> None:
-        if not self._jobs:
-            self._quiet.set()
-        if self.has_room:
-            self._owner.freed(self)
 
     # ---- life ------------------------------------------------------------------------------------------------------
 
@@ -271,12 +210,12 @@ class Worker:
             except FrontendError as problem:
                 error, self.failing = await self._explained(problem), True
                 failing_since = failing_since or self._loop.time()
-                logger.error("Load model failed: %s, error: %s", self._owner.model.name, error.message)
+                logger.error("Load model failed: %s, error: %s", self.model.name, error.message)
             else:
                 pauses, failing_since, self.failing = _pauses(), 0.0, False
                 if not self.loaded.done():
                     self.loaded.set_result(None)
-                self._freed()
+                self._owner.freed(self)
                 await self._gone.wait()
                 error = InternalError("Worker died.")
             error = await self._end_process(error, was_ready=not self.failing)
@@ -286,7 +225,7 @@ class Worker:
                 self.loaded.exception()  # perhaps nobody waits for it
             if self._leaving:
                 break
-            patience = self._owner.model.values.get("maxRetryTimeoutInSec", 300)
+            patience = self.model.values.get("maxRetryTimeoutInSec", 300)
             if failing_since and self._loop.time() - failing_since > patience:
                 logger.error("%s is started no more: it could not load its model for %s s", self.name, patience)
                 break
@@ -305,7 +244,7 @@ class Worker:
             return error
         if self._process is not None:
             await self._process.exited(_LAST_WORDS_S)
-        failure = diagnosis.read_failure(self._owner.model.name, list(self._printed))
+        failure = diagnosis.read_failure(self.model.name, list(self._printed))
         if failure is None:
             return error
         where = f" ({failure.file}:{failure.line})" if failure.file and failure.line else ""
@@ -323,7 +262,7 @@ class Worker:
         Raises:
             FrontendError: it did not.
         """
-        model = self._owner.model
+        model = self.model
         self._late = False
         begun = self._loop.time()
         try:
@@ -391,10 +330,6 @@ class Worker:
             logger.error("%s: the connection broke: %s", self.name, error)
         self._give_up()
 
-    def _broken(self, why: str) -> None:
-        logger.error("%s is ended: %s", self.name, why)
-        self._give_up()
-
     def _give_up(self) -> None:
         """Take no more requests: the process has ended, or is to end."""
         self.ready = False
@@ -404,7 +339,7 @@ class Worker:
     async def _end_process(self, error: FrontendError, *, was_ready: bool) -> FrontendError:
         """End what is left of the process, and settle its requests; returns the error that they got."""
         self.ready = False
-        jobs, self._jobs = list(self._jobs.values()), {}
+        jobs = self._course.take_all()
         process, self._process = self._process, None
         links, self._links = self._links, []
         for link in links:
@@ -412,7 +347,7 @@ class Worker:
         if process is not None:
             code = await process.end(_LEAVE_S if self._leaving else 0.0)
             if self._late:
-                limit = self._owner.model.response_timeout_s
+                limit = self.model.response_timeout_s
                 error = InternalError(f"Worker died: it gave no answer within {limit} s (responseTimeout)")
                 for job in jobs:
                     job.fail(error)
@@ -430,7 +365,7 @@ class Worker:
         """Let it answer what it has, then end it; say whether the grace was enough."""
         self._leaving = True
         in_time = True
-        if self._jobs:
+        if self._course.jobs:
             try:
                 await asyncio.wait_for(self._quiet.wait(), grace_s)
             except asyncio.TimeoutError:

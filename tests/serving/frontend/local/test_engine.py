@@ -373,3 +373,45 @@ def test_an_asynchronous_worker_answers_in_any_order(bench: Bench) -> None:
         assert order == [b"0.01", b"0.3", b"0.6"]
 
     bench.run(work)
+
+
+_COUNTDOWN = """
+class Handler:
+    def initialize(self, context):
+        self.left = {}
+        self.sizes = []
+
+    def handle(self, data, context):
+        self.sizes.append(len(data))
+        answers = []
+        context.stopping_criteria = []
+        for index, row in enumerate(data):
+            name = context.get_request_id(index)
+            if name not in self.left:
+                self.left[name] = int(bytes(row["body"]))
+            self.left[name] -= 1
+            answers.append(f"{self.left[name]} ")
+            context.stopping_criteria.append(lambda _, left=self.left[name]: left <= 0)
+        return answers
+"""
+
+
+def test_requests_join_a_continuous_batch_and_leave_it(bench: Bench) -> None:
+    archive = bench.build("countdown", _COUNTDOWN, "continuousBatching: true\nbatchSize: 4\n")
+
+    async def read(count: int) -> bytes:
+        answer = await bench.ask("countdown", str(count))
+        rest = [bytes(part) async for part in answer.rest] if answer.rest is not None else []
+        return b"".join([bytes(answer.body), *rest])
+
+    async def work() -> None:
+        await bench.register(archive)
+        answers = await asyncio.gather(*(read(count) for count in (3, 1, 5, 2, 4, 2)))
+        assert answers == [b"2 1 0 ", b"0 ", b"4 3 2 1 0 ", b"1 0 ", b"3 2 1 0 ", b"1 0 "]
+        left = await bench.ask("countdown", "1000000")
+        assert left.rest is not None
+        await left.rest.aclose()  # type: ignore[attr-defined]
+        assert await read(2) == b"1 0 "
+        await asyncio.wait_for(bench.engine.unregister("countdown", None), 20)
+
+    bench.run(work)

@@ -1,0 +1,235 @@
+"""How requests go to a worker and answers come back, in each of the frontend's modes.
+
+- `Batches`: one message at a time; its answer ends with the first frame that announces no further part.
+- `Asynchronous`: any number of requests under way, answered in any order.
+- `Continuous`: one message an iteration, with all requests that are under way and the new ones; each is answered by a
+  part in every iteration, and joins and leaves between two of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final, Protocol
+
+from serving.frontend.engine import Answer, Timings
+from serving.frontend.errors import InternalError
+from serving.frontend.local.job import Job, Parts
+from serving.frontend.local.model import Model
+from serving.protocol import Inference, PredictionItem, Reply, Request, encode_inference
+
+STREAM_NEXT: Final = "ts_stream_next"
+#: Requests that an asynchronous worker has at once.
+_MAX_AT_ONCE: Final = 1000
+
+
+class Seat(Protocol):
+    """What a course needs of its worker."""
+
+    @property
+    def model(self) -> Model:
+        """What the worker serves."""
+
+    def transmit(self, frame: bytes) -> None:
+        """Send a message to its process, or to all of them."""
+
+    def answered(self, job: Job, timings: Timings) -> None:
+        """Count an answer."""
+
+    def broken(self, why: str) -> None:
+        """End the worker: it said what it must not say."""
+
+    def freed(self) -> None:
+        """Take note that requests have been answered."""
+
+
+def course_of(seat: Seat, model: Model) -> Course:
+    """The course of a model's workers."""
+    if model.asynchronous:
+        return Asynchronous(seat)
+    return Continuous(seat) if model.continuous else Batches(seat)
+
+
+class Course(ABC):
+    """Requests of one worker.
+
+    Attributes:
+        jobs: that the worker has, by the ids of their requests.
+        deadline: when the worker has taken too long, on the loop's clock.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.deadline = 0.0
+        self._seat = seat
+        self._time = asyncio.get_running_loop().time
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """How many requests can be sent now."""
+
+    def send(self, jobs: list[Job]) -> None:
+        """Send requests, no more than there is `room` for."""
+        now = self._time()
+        for job in jobs:
+            job.sent, job.batch = now, len(jobs)
+            job.forget_timer()
+            self.jobs[job.request.request_id] = job
+        self._transmit(job.request for job in jobs)
+
+    def go_on(self) -> None:  # noqa: B027 (most have nothing to do)
+        """Do what is to be done when nothing new waits."""
+
+    @abstractmethod
+    def replied(self, reply: Reply) -> None:
+        """Take what the worker has answered."""
+
+    def take_all(self) -> list[Job]:
+        """Take the requests of a worker that has died."""
+        jobs = list(self.jobs.values())
+        self.jobs.clear()
+        return jobs
+
+    def _transmit(self, requests: Iterable[Request]) -> None:
+        self.deadline = self._time() + self._seat.model.response_timeout_s
+        self._seat.transmit(encode_inference(Inference(tuple(requests))))
+
+    def _fail_all(self, reply: Reply) -> None:
+        """Answer every request with the error of the whole message; 413 stands for a lack of memory there."""
+        status = 507 if reply.code == 413 else reply.code
+        for job in self.take_all():
+            job.fail(InternalError(reply.message, status=status))
+
+    def _deliver(self, job: Job, item: PredictionItem) -> bool:
+        """Give a part of an answer to who waits for it; say whether more will come."""
+        headers = item.headers
+        flag = headers.get(STREAM_NEXT)
+        more = flag == "true"
+        body = item.body if isinstance(item.body, (bytes, bytearray)) else bytes(item.body)
+        if job.parts is not None:
+            job.parts.feed(body)
+            if not more:
+                job.parts.end()
+            return more
+        timings = Timings(job.sent - job.arrived, self._time() - job.sent, job.batch)
+        self._seat.answered(job, timings)
+        if flag is not None:
+            headers = {name: value for name, value in headers.items() if name != STREAM_NEXT}
+        if more:
+            job.parts = Parts()
+        if not job.answer.done():
+            version = self._seat.model.version
+            job.answer.set_result(
+                Answer(item.status, item.phrase, item.content_type, headers, body, job.parts, version, timings)
+            )
+        elif job.parts is not None:
+            job.parts.end()  # the client has left
+        return more
+
+
+class Batches(Course):
+    """One batch at a time."""
+
+    @property
+    def room(self) -> int:
+        """A batch, when there is none."""
+        return 0 if self.jobs else self._seat.model.batch_size
+
+    def replied(self, reply: Reply) -> None:
+        """Take a frame; the batch ends with the first that announces no further part."""
+        if reply.code != 200:
+            self._fail_all(reply)
+        else:
+            more = False
+            for item in reply.items:
+                job = self.jobs.get(item.request_id)
+                if job is None:
+                    self._seat.broken(f"it answered a request that it does not have, {item.request_id}")
+                    return
+                more |= self._deliver(job, item)
+            if more:
+                self.deadline = self._time() + self._seat.model.response_timeout_s
+                return
+            for job in self.take_all():
+                if job.parts is not None:
+                    job.parts.end()
+                elif not job.done:
+                    job.fail(InternalError("the worker gave no answer to this request"))
+        self._seat.freed()
+
+
+class Asynchronous(Course):
+    """Any number of requests under way; each item of a frame stands for itself."""
+
+    @property
+    def room(self) -> int:
+        """Up to a bound, whatever is under way."""
+        return _MAX_AT_ONCE - len(self.jobs)
+
+    def replied(self, reply: Reply) -> None:
+        """Take a frame."""
+        if reply.code != 200:
+            self._seat.broken(f"it answered with {reply.code} after the load of its model: {reply.message}")
+            return
+        for item in reply.items:
+            # None: the end mark of an answer that was whole, or a request that took too long.
+            if (job := self.jobs.get(item.request_id)) and not self._deliver(job, item):
+                del self.jobs[item.request_id]
+        self.deadline = self._time() + self._seat.model.response_timeout_s
+        self._seat.freed()
+
+
+class Continuous(Course):
+    """All requests under way go into every message, the begun ones without their inputs (ContinuousBatching.java)."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__(seat)
+        self._under_way = False
+
+    @property
+    def room(self) -> int:
+        """What a batch has left, between two iterations."""
+        return 0 if self._under_way else max(0, self._seat.model.batch_size - len(self.jobs))
+
+    def send(self, jobs: list[Job]) -> None:
+        """Send an iteration with further requests."""
+        now = self._time()
+        for job in jobs:
+            job.sent, job.batch = now, len(self.jobs) + len(jobs)
+            job.forget_timer()
+        self.jobs |= {job.request.request_id: job for job in jobs}
+        self._iterate()
+
+    def go_on(self) -> None:
+        """Send an iteration of those that are under way."""
+        if self.jobs and not self._under_way:
+            self._iterate()
+
+    def take_all(self) -> list[Job]:
+        """Take the requests of a worker that has died."""
+        self._under_way = False
+        return super().take_all()
+
+    def _iterate(self) -> None:
+        self._under_way = True
+        self._transmit(replace(job.request, parameters=()) if job.begun else job.request for job in self.jobs.values())
+
+    def replied(self, reply: Reply) -> None:
+        """Take the answer to an iteration; who has left, or has a whole answer, is in the next one no more."""
+        self._under_way = False
+        if reply.code != 200:
+            self._fail_all(reply)
+        for item in reply.items if reply.code == 200 else ():
+            job = self.jobs.get(item.request_id)
+            if job is None:
+                self._seat.broken(f"it answered a request that it does not have, {item.request_id}")
+                return
+            if not self._deliver(job, item):
+                del self.jobs[item.request_id]
+        for name, job in list(self.jobs.items()):
+            if job.parts.left if job.parts is not None else job.done:
+                del self.jobs[name]
+        self._seat.freed()

@@ -26,7 +26,8 @@ from serving.protocol import Load, encode_load
 from serving.worker.process import inheritance, rendezvous
 from serving.worker.process.arguments import Arguments
 from serving.worker.starting.child import Guest
-from serving.worker.starting.prefork import _Prefork, _Worker
+from serving.worker.starting.prefork import _Prefork
+from serving.worker.starting.processes import Worker
 from tests.serving.worker.frontend import (
     METRICS,
     SCRIPT,
@@ -616,7 +617,7 @@ def test_a_worker_that_cannot_be_given_a_process_ends(tmp_path: Path) -> None:
         guest = Guest(
             Arguments("", "", 0, "", False, 0), [], {}, str(tmp_path), [], {}, -1, -1, os.dup(pipes[1]), lifeline
         )
-        worker = _Worker(socket.socket(socket.AF_UNIX), 1, guest, ours)
+        worker = Worker(socket.socket(socket.AF_UNIX), 1, guest, ours)
         serving._workers.add(worker)
         serving._selector.register(ours, selectors.EVENT_READ)
         theirs.sendall(encode_load(Load("m", str(tmp_path), handler="h.py")))
@@ -624,7 +625,7 @@ def test_a_worker_that_cannot_be_given_a_process_ends(tmp_path: Path) -> None:
         def fail(*_: object) -> None:
             raise OSError(12, "Cannot allocate memory")
 
-        serving._fork = fail  # type: ignore[method-assign]
+        serving._processes._fork = fail  # type: ignore[method-assign]
         serving._call(lambda: serving._readable(worker))
         assert serving._workers == set()
         assert other_end.recv(1) == b""

@@ -27,7 +27,7 @@ left = []
 processes = Processes(left.append)
 
 def assign(folder, pid, end, asynchronous=False):
-    "A worker that has got a process; a new one lives until something comes from the socket `end`, and ends with code 3."
+    "A worker that has got a process; a new one lives until something comes from `end`, and ends with code 3."
     arguments = Arguments("", "", 0, "", asynchronous, 0)
     guest = Guest(arguments, [], {}, folder, [], {}, -1, os.dup(1), os.dup(2), socket.socketpair()[0])
     worker = Worker(socket.socketpair()[0], pid, guest, socket.socketpair()[0])

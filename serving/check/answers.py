@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from serving.errors import CheckError
 from serving.protocol import Reply
-from serving.worker.answering.service import STREAM_NEXT, Failure, failure_item
+from serving.worker.answering.replies import STREAM_NEXT, Failure, failure_item
 
 
 @dataclass

@@ -18,7 +18,8 @@ from serving.protocol import (
     encode_load,
     encode_reply,
 )
-from serving.worker.answering.service import Service, reply_to
+from serving.worker.answering.replies import reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import failures
 from serving.worker.loading.loader import Model, load
 from serving.worker.modes.dedicated import Stream

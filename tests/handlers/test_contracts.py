@@ -22,7 +22,8 @@ from handlers.testing import HandlerContract, Reply, Request
 from serving.protocol import Inference, Load, Parameter, encode_inference
 from serving.protocol import Request as WireRequest
 from serving.worker import __file__ as worker_file
-from serving.worker.answering.service import Service, reply_to
+from serving.worker.answering.replies import reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import loader
 
 with warnings.catch_warnings():

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from serving.protocol import Parameter, Request
-from serving.worker.answering.service import Answer, Failure
+from serving.worker.answering.replies import Answer, Failure
 from serving.worker.loading import compilations
 from serving.worker.loading.failures import place, summary
 from serving.worker.loading.loader import Model

@@ -30,17 +30,8 @@ from typing import Any
 
 from serving.protocol import Inference, Load, ProtocolError, Request, decoding_enabled
 from serving.worker.answering import warm_up
-from serving.worker.answering.service import (
-    STREAM_NEXT,
-    Answer,
-    Failure,
-    Timer,
-    check,
-    failure_of,
-    inputs_of,
-    item_of,
-    type_of_processor,
-)
+from serving.worker.answering.replies import STREAM_NEXT, Answer, Failure, check, failure_of, item_of
+from serving.worker.answering.service import Timer, inputs_of, type_of_processor
 from serving.worker.loading.loader import Model, load
 from serving.worker.modes.connection import Connection, items_of
 from serving.worker.modes.dedicated import tell_failure

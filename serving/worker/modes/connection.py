@@ -16,7 +16,7 @@ from serving.protocol import (
     encode_load_reply,
     encode_reply,
 )
-from serving.worker.answering.service import STREAM_NEXT
+from serving.worker.answering.replies import STREAM_NEXT
 from serving.worker.process import leftovers
 
 # A frame that a handler streams is checked before it is sent on: it may be larger than what the frontend takes.

@@ -14,7 +14,8 @@ from typing import Any
 
 from serving.protocol import Inference, Load, ProtocolError, Reply
 from serving.worker.answering import warm_up
-from serving.worker.answering.service import SUCCESS, Service, reply_to
+from serving.worker.answering.replies import SUCCESS, reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import failures
 from serving.worker.loading.loader import load
 from serving.worker.modes.connection import Connection, items_of

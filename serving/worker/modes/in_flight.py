@@ -16,7 +16,7 @@ from math import inf
 
 from serving.protocol import PredictionItem, Reply, Request, encode_reply
 from serving.worker.answering import open_inference
-from serving.worker.answering.service import STREAM_NEXT, SUCCESS, Answer, Failure, failure_item
+from serving.worker.answering.replies import STREAM_NEXT, SUCCESS, Answer, Failure, failure_item
 from serving.worker.modes.outbox import Outbox
 
 # Far above what a model runs at once, far below what would fill the memory with waiting requests.

@@ -25,7 +25,9 @@ from typing import Any, Protocol
 
 from serving.cores import available
 from serving.protocol import Inference, Request
-from serving.worker.answering.service import Answer, Batch, Service, Sink
+from serving.worker.answering.replies import Answer
+from serving.worker.answering.service import Batch, Service
+from serving.worker.answering.streaming import Sink
 from serving.worker.loading.loader import Model
 from serving.worker.process.guardian import Clock, Guardian
 

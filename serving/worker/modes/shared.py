@@ -20,7 +20,8 @@ from typing import Any
 
 from serving.protocol import Inference, Load, PredictionItem, ProtocolError, Reply
 from serving.worker.answering import warm_up
-from serving.worker.answering.service import SUCCESS, Answer, Service, reply_to
+from serving.worker.answering.replies import SUCCESS, Answer, reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import loader
 from serving.worker.modes import dedicated, pipeline
 from serving.worker.modes.connection import Connection, items_of

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from serving.worker.answering.service import Failure
+from serving.worker.answering.replies import Failure
 from serving.worker.modes.in_flight import Call, InFlight
 
 logger = logging.getLogger(__name__)

@@ -383,7 +383,7 @@ def test_a_handler_in_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_an_answer_that_does_not_come(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from serving.protocol import PredictionItem, Reply
-    from serving.worker.answering.service import STREAM_NEXT
+    from serving.worker.answering.replies import STREAM_NEXT
 
     def reply(*_: object, **__: object) -> Reply:
         return Reply(200, "", (PredictionItem("run-0", b"", headers={STREAM_NEXT: following}),))

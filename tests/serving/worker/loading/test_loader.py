@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from serving.protocol import Load, Parameter, Reply, Request
-from serving.worker.answering.service import Service, reply_to
+from serving.worker.answering.replies import reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import loader
 from serving.worker.loading.failures import ConfigError, HandlerError
 from serving.worker.loading.loader import Model

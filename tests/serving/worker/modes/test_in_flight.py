@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serving.protocol import PredictionItem, Request
-from serving.worker.answering.service import Failure
+from serving.worker.answering.replies import Failure
 from serving.worker.modes.in_flight import last_items
 from tests.serving.worker.asynchronous import NEXT, error
 from tests.serving.worker.frontend import grpc, rest

@@ -17,7 +17,7 @@ from archive_tool.pickles import element_types
 from archive_tool.pickles.values import Global, Machine, Node, PickleError
 
 if TYPE_CHECKING:
-    from archive_tool.pickles.imports import Budget
+    from archive_tool.pickles.budget import Budget
 
 #: What stands in the pickle for an array.
 WRAPPER: Final = "joblib.numpy_pickle.NumpyArrayWrapper"

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import Kind, refuse, worst
-from archive_tool.pickles.imports import Budget
+from archive_tool.pickles.budget import Budget
 from archive_tool.reading import archive as reading
 from archive_tool.verification import rules
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from archive_tool.metadata.manifest import Manifest
     from archive_tool.metadata.record import Record
-    from archive_tool.pickles.imports import Budget
+    from archive_tool.pickles.budget import Budget
     from archive_tool.reading.archive import Archive
     from archive_tool.reading.containers import Entry
 

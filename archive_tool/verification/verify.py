@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.issues import Issue, Kind, worst
-from archive_tool.pickles.imports import Budget
+from archive_tool.pickles.budget import Budget
 from archive_tool.reading.archive import open_archive
 from archive_tool.verification import rules
 

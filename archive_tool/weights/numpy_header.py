@@ -12,7 +12,7 @@ import re
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from archive_tool.pickles.imports import Budget
+    from archive_tool.pickles.budget import Budget
 
 MAGIC: Final = b"\x93NUMPY"
 #: Longer ones are not read by numpy either, unless told to.

@@ -16,7 +16,7 @@ from archive_tool.weights.onnx import MAX_FIELDS, Fields
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from archive_tool.pickles.imports import Budget
+    from archive_tool.pickles.budget import Budget
 
 #: What a message holds that leads to tensors: the fields by number.
 _INSIDE: Final = {

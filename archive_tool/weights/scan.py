@@ -25,6 +25,7 @@ from archive_tool.issues import Kind
 from archive_tool.pickles import imports
 from archive_tool.pickles import joblib as joblib_pickles
 from archive_tool.pickles import names as pickle_names
+from archive_tool.pickles.budget import Budget
 from archive_tool.pickles.values import PickleError
 from archive_tool.reading import zip_consistency
 from archive_tool.reading.containers import MAX_MEMBERS, growth_problem
@@ -84,7 +85,7 @@ _NOT_KNOWN: Final = (
 )
 
 
-def may_be_one(name: str, head: bytes, budget: imports.Budget, *, weights: bool = False) -> bool:
+def may_be_one(name: str, head: bytes, budget: Budget, *, weights: bool = False) -> bool:
     """Whether a file is to be looked into; from its name and its first 512 bytes.
 
     Args:
@@ -102,12 +103,12 @@ def may_be_one(name: str, head: bytes, budget: imports.Budget, *, weights: bool 
     return _begins_as_pickle(head, budget)
 
 
-def _begins_as_pickle(head: bytes, budget: imports.Budget) -> bool:
+def _begins_as_pickle(head: bytes, budget: Budget) -> bool:
     found = imports.imports(io.BytesIO(head), budget)
     return found.complete or found.cut or found.too_long or found.unknown or bool(found.names)
 
 
-def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, weights: bool = False) -> Iterator[str]:
+def scan(stream: IO[bytes], name: str, budget: Budget | None = None, *, weights: bool = False) -> Iterator[str]:
     """Say what a file would run when it is loaded, each time as the end of a sentence that begins with its name.
 
     Args:
@@ -121,7 +122,7 @@ def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, 
     """
     size = stream.seek(0, 2)
     stream.seek(0)
-    budget = budget or imports.Budget(size)
+    budget = budget or Budget(size)
     if not may_be_one(name, (file := _File(stream, name, size, weights=weights)).head, budget, weights=weights):
         return
     yield from dict.fromkeys(_Scanner(budget).scan(file, _MAX_DEPTH))
@@ -165,7 +166,7 @@ class _File:
 
 
 class _Scanner:
-    def __init__(self, budget: imports.Budget) -> None:
+    def __init__(self, budget: Budget) -> None:
         self._budget = budget
 
     def scan(self, file: _File, depth: int) -> Iterator[str]:
@@ -434,7 +435,7 @@ class _TooMuchError(tarfile.ReadError):
 class _Short:
     """A stream for tarfile, which reads the whole of a header that says it is long."""
 
-    def __init__(self, stream: IO[bytes], budget: imports.Budget) -> None:
+    def __init__(self, stream: IO[bytes], budget: Budget) -> None:
         self._stream = stream
         self._budget = budget
         self.headers = True  # what is read are headers, not what a member holds
@@ -482,7 +483,7 @@ def _read(stream: IO[bytes], count: int) -> bytes:
     return b"".join(chunks)
 
 
-def _known_from_attacks(stream: IO[bytes], budget: imports.Budget) -> set[str]:
+def _known_from_attacks(stream: IO[bytes], budget: Budget) -> set[str]:
     """What picklescan finds a pickle to import, as far as it is known from attacks; nothing of a long one.
 
     What else it finds does not count: it forgets nothing between two pickles, and so takes one text for another.

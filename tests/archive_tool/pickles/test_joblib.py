@@ -7,7 +7,7 @@ import numpy
 import pytest
 
 from archive_tool.pickles import joblib as followed
-from archive_tool.pickles.imports import Budget
+from archive_tool.pickles.budget import Budget
 from archive_tool.pickles.values import PickleError
 
 NUMBERS = 7

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from archive_tool.issues import Kind
-from archive_tool.pickles.imports import Budget
+from archive_tool.pickles.budget import Budget
 from archive_tool.weights import onnx as onnx_tensors
 from archive_tool.weights import onnx_external
 

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive_tool.pickles import imports
+from archive_tool.pickles import budget, imports
 from archive_tool.weights import scan as checkpoints
 from tests.archive_tool.hostile import Attack, Member, Unknown, attack, checkpoint, zip_of
 
@@ -244,7 +244,7 @@ def test_bombs(monkeypatch):
 
 
 def test_a_pickle_that_is_too_long(monkeypatch):
-    monkeypatch.setattr(imports, "MAX_INSTRUCTIONS", 50)
+    monkeypatch.setattr(budget, "MAX_INSTRUCTIONS", 50)
     assert scan(pickle.dumps(list(range(100)))) == ["is a pickle that is too long to be looked through"]
 
 

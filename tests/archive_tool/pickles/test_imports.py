@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive_tool.pickles import budget, machine, names
+from archive_tool.pickles import budget, names
 from archive_tool.pickles import imports as pickles
 from tests.archive_tool.hostile import Unknown, attack
 
@@ -170,11 +170,6 @@ def test_reading_is_given_up(monkeypatch):
     assert pickles.imports(io.BytesIO(b"K\x01" * 60), shared).too_long
     monkeypatch.setattr(pickles, "MAX_PICKLES", 10)
     assert imports(b"N." * 10).too_long
-    monkeypatch.setattr(budget, "MAX_INSTRUCTIONS", 1000)
-    monkeypatch.setattr(machine, "MAX_DEPTH", 50)
-    assert imports(b"K\x01" * 60).too_long
-    assert imports(b"K\x010" * 60).too_long is False
-    assert imports(b"N" + b"\x94" * 60).too_long
 
 
 def test_a_large_pickle_is_not_held_in_memory():

@@ -11,7 +11,7 @@ from archive_tool.errors import ArchiveError
 from archive_tool.issues import Issue, Kind
 from archive_tool.metadata.names import MANIFEST_NAME, name_problem
 from archive_tool.verification import completeness
-from archive_tool.weights import onnx_external, scan
+from archive_tool.weights import first_look, onnx_external, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
 
 def may_unpickle(archive: Archive, name: str, head: bytes, budget: Budget) -> bool:
     """Whether a member is to be looked into by `pickle_issues`; from its name and its first 512 bytes."""
-    pickled = scan.may_be_one(name, head, budget, weights=_is_serialized(archive, name))
+    pickled = first_look.may_be_one(name, head, budget, weights=_is_serialized(archive, name))
     return pickled or onnx_external.may_be_one(name, head)
 
 

@@ -146,6 +146,20 @@ def certain_imports(tree: ast.Module) -> dict[str, int]:
     return found
 
 
+def unguarded_imports(tree: ast.Module) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Yield the imports that are not meant to fail, and whether each surely happens when the module is imported.
+
+    Those in functions and classes count; what stands in a condition, a ``with`` or a ``try`` may be meant to fail.
+    """
+    todo: list[tuple[ast.stmt, bool]] = [(statement, True) for statement in reversed(tree.body)]
+    while todo:
+        statement, sure = todo.pop()
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            yield statement, sure
+        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            todo += [(inner, False) for inner in reversed(statement.body)]
+
+
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements that run on import: also those inside if, try, with, for, while and match."""
     # Not by recursion: each elif is within the one before it, and there may be thousands.

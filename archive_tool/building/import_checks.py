@@ -14,6 +14,7 @@ from archive_tool.analysis import python_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from archive_tool.building.looked import Looked
     from archive_tool.building.report import Report
@@ -91,15 +92,14 @@ _NEVER_FOUND: Final = frozenset(
 def check(looked: Looked, report: Report) -> None:
     """Note modules that hide others, and imports that cannot work."""
     inputs = looked.inputs
-    imports_model_file = looked.loads_state_dicts  # for certain
     modules = _Modules(looked)
     handler = inputs.handler_file.stem if inputs.handler_file else ""
     for name in modules.top_level():
         _check_hidden(name, modules, report, is_handler=name == handler)
-    _check_imports(
-        modules, {handler, inputs.model_file.stem if imports_model_file and inputs.model_file else ""}, report
-    )
-    if inputs.model_file and not imports_model_file:
+    for name in _reached(modules, looked):
+        for line, text in modules.failing(name):
+            _report(name, line, text, modules, report)
+    if inputs.model_file and not looked.loads_state_dicts:
         for line, text in modules.failing(inputs.model_file.stem):
             report.warning(
                 f"`{text}` fails in a model file that is imported by its name: there is no package around it",
@@ -132,9 +132,11 @@ class _Modules:
     def is_package(self, name: str) -> bool:
         return self._members[name].name.endswith("/__init__.py")
 
+    def source(self, name: str) -> Path | bytes:
+        return self._members[name].source
+
     def shown(self, name: str) -> str:
-        source = self._members[name].source
-        return self._members[name].name if isinstance(source, bytes) else str(source)
+        return self._members[name].shown
 
     def tree(self, name: str) -> ast.Module | None:
         """A module's syntax tree; None if it is not Python here, which is told elsewhere where it matters."""
@@ -201,17 +203,23 @@ def _lacks(tree: ast.Module | None, name: str) -> bool:
     return not names.dynamic and name not in names.bound
 
 
-def _check_imports(modules: _Modules, first: set[str], report: Report) -> None:
-    """Follow the imports that certainly happen from the first modules on."""
-    todo = [name for name in sorted(first) if name in modules]
+def certain_sources(looked: Looked) -> frozenset[Path | bytes]:
+    """The sources of the modules that a worker certainly imports."""
+    modules = _Modules(looked)
+    return frozenset(modules.source(name) for name in _reached(modules, looked))
+
+
+def _reached(modules: _Modules, looked: Looked) -> Iterator[str]:
+    """Follow the imports that certainly happen, from the handler and the model file on."""
+    inputs = looked.inputs
+    first = [inputs.handler_file, inputs.model_file if looked.loads_state_dicts else None]
+    todo = sorted({path.stem for path in first if path is not None and path.stem in modules})
     seen = set(todo)
     while todo:
         name = todo.pop(0)
-        failing = list(modules.failing(name))
-        for line, text in failing:
-            _report(name, line, text, modules, report)
+        yield name
         # What comes after an import that fails is not reached.
-        for found in [] if failing else _imported(name, modules):
+        for found in [] if any(modules.failing(name)) else _imported(name, modules):
             parts = found.split(".")
             for depth in range(1, len(parts) + 1):
                 module = ".".join(parts[:depth])

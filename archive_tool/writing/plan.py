@@ -19,6 +19,11 @@ class Member:
     name: str
     source: Path | bytes
 
+    @property
+    def shown(self) -> str:
+        """What to call it in messages: the file that it is taken from, if there is one."""
+        return self.name if isinstance(self.source, bytes) else str(self.source)
+
 
 @dataclass(frozen=True)
 class Plan:

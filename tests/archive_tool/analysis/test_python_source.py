@@ -129,6 +129,15 @@ def test_certain_imports():
     assert python_source.certain_imports(tree) == {"a": 2, "b.c": 2, "e.f": 3}
 
 
+def test_imports_that_are_not_meant_to_fail():
+    text = "import a\ndef f():\n    from b import c\nclass C:\n    async def g(self):\n        import d\n"
+    text += (
+        "try:\n    import e\nexcept ImportError: pass\nif x:\n    import f\nwith x:\n    import g\nfrom h import i\n"
+    )
+    found = python_source.unguarded_imports(python_source.parse_bytes(text.encode(), "x.py"))
+    assert [(statement.lineno, sure) for statement, sure in found] == [(1, True), (3, False), (6, False), (14, True)]
+
+
 def test_lines_and_counts_of_names():
     tree = python_source.parse_bytes(b"a = 1\ndef b(): pass\nif x:\n    a = 2\n", "x.py")
     assert (python_source.line_of(tree, "a"), python_source.line_of(tree, "b")) == (4, 2)

@@ -62,15 +62,12 @@ class Reader(ABC, Generic[M]):
         self._missing = 0
         self._buffer: memoryview | None = None
         self._offered: memoryview | None = None
-        self._unparsed = 0
         self._error: ProtocolError | None = None
         self._parser = self._parse()
 
     def feed(self, data: Body) -> None:
         """Takes bytes from the network; anything but bytes is copied."""
-        data = bytes(data)
-        self._fed.append(data)
-        self._unparsed += len(data)
+        self._fed.append(bytes(data))
 
     def get_buffer(self) -> memoryview:
         """Where to receive the next bytes, to be followed by `advance`. Keep no view of it beyond that."""
@@ -100,7 +97,6 @@ class Reader(ABC, Generic[M]):
             offered.release()
             self._filled += count
             self._missing -= count
-            self._unparsed += count
 
     def next_message(self) -> M | None:
         """The next message; None if it has not arrived completely.
@@ -116,11 +112,6 @@ class Reader(ABC, Generic[M]):
             self._error = error
             raise
 
-    @property
-    def mid_message(self) -> bool:
-        """Whether bytes have come that belong to no message yet; if the peer closes now, it broke off."""
-        return self._unparsed > 0
-
     @abstractmethod
     def _message(self) -> Steps[M]:
         """Parses one message from the current place."""
@@ -129,7 +120,6 @@ class Reader(ABC, Generic[M]):
         while True:
             self._turn_to(self._data, self._pos, 0)
             message = yield from self._message()
-            self._unparsed -= self._base + self._pos
             yield message
 
     def _turn_to(self, data: bytes, pos: int, offset: int) -> None:

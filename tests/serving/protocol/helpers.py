@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from serving.protocol import Decoder, Inference, Load, Parameter, PredictionItem, ProtocolError, Reply, Request
+from serving.protocol import (
+    Decoder,
+    Inference,
+    Load,
+    Parameter,
+    PredictionItem,
+    ProtocolError,
+    Reply,
+    ReplyDecoder,
+    Request,
+    encode_inference,
+    encode_reply,
+)
 from serving.protocol.reader import Reader
 
 END = b"\xff\xff\xff\xff"
@@ -22,6 +34,17 @@ def lp(data: bytes | str) -> bytes:
     """Length and bytes, as every string goes over the wire."""
     data = data.encode() if isinstance(data, str) else data
     return pack("!i", len(data)) + data
+
+
+def is_cut(reader: Reader[Any]) -> bool:
+    """Whether the bytes so far end within a message: then one more would be read as a part of it."""
+    replies = isinstance(reader, ReplyDecoder)
+    probe: Any = Reply(200, "") if replies else Inference()
+    reader.feed(encode_reply(probe) if replies else encode_inference(probe))
+    try:
+        return reader.next_message() != probe
+    except ProtocolError:
+        return True
 
 
 def outcome(reader: Reader[Any], pieces: Iterable[bytes]) -> tuple[list[Any], tuple[str, str, int] | None, bool]:
@@ -34,7 +57,7 @@ def outcome(reader: Reader[Any], pieces: Iterable[bytes]) -> tuple[list[Any], tu
                 messages.append(message)
     except ProtocolError as error:
         return messages, (error.expected, error.found, error.offset), True
-    return messages, None, reader.mid_message
+    return messages, None, is_cut(reader)
 
 
 def received(reader: Reader[Any], data: bytes, most: int) -> tuple[list[Any], tuple[str, str, int] | None, bool]:
@@ -52,7 +75,7 @@ def received(reader: Reader[Any], data: bytes, most: int) -> tuple[list[Any], tu
                 messages.append(message)
     except ProtocolError as error:
         return messages, (error.expected, error.found, error.offset), True
-    return messages, None, reader.mid_message
+    return messages, None, is_cut(reader)
 
 
 def one_by_one(data: bytes) -> list[bytes]:

@@ -12,6 +12,7 @@ from serving.worker.answering.replies import Answer, reply_to
 from serving.worker.answering.service import Service
 from serving.worker.loading.loader import Model
 from serving.worker.loading.settings import Backend
+from tests.serving.protocol.helpers import outcome
 from tests.serving.worker.frontend import METRICS, rest
 
 with warnings.catch_warnings():
@@ -43,11 +44,10 @@ def service(entry: Callable[[Any, Any], Any], *, one_by_one: bool = False, **bac
 
 def replied(requests: Sequence[Request], answers: Sequence[Answer], *, items_only: bool = False) -> Reply:
     """The reply as the frontend decodes it."""
-    decoder = ReplyDecoder()
-    decoder.feed(encode_reply(reply_to(requests, answers, items_only=items_only)))
-    reply = decoder.next_message()
-    assert reply is not None
-    assert not decoder.mid_message
+    frame = encode_reply(reply_to(requests, answers, items_only=items_only))
+    (reply,), error, cut = outcome(ReplyDecoder(), [frame])
+    assert (error, cut) == (None, False)
+    assert isinstance(reply, Reply)
     return reply
 
 

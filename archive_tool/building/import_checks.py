@@ -1,4 +1,4 @@
-"""Finds imports that certainly fail when a worker loads the archive. No code of the user is run.
+"""Finding imports that certainly fail when a worker loads the archive. No code of the user is run.
 
 A worker looks for modules in the archive's folder first, before the standard library and installed packages, and
 imports the handler and the model file as modules of their own, outside of any package.
@@ -90,7 +90,7 @@ _NEVER_FOUND: Final = frozenset(
 
 
 def check(looked: Looked, report: Report) -> None:
-    """Note modules that hide others, and imports that cannot work."""
+    """Report modules that hide others, and imports that cannot work."""
     inputs = looked.inputs
     modules = _Modules(looked)
     handler = inputs.handler_file.stem if inputs.handler_file else ""
@@ -139,11 +139,11 @@ class _Modules:
         return self._members[name].shown
 
     def tree(self, name: str) -> ast.Module | None:
-        """A module's syntax tree; None if it is not Python here, which is told elsewhere where it matters."""
+        """Return a module's syntax tree; None if it is not Python here, which is reported where it matters."""
         return self._contents.tree_or_none(self._members[name].source)
 
     def around(self, name: str) -> str:
-        """The package that a module's relative imports start from; empty if there is none."""
+        """Return the package that a module's relative imports start from; empty if there is none."""
         return name if self.is_package(name) else name.rpartition(".")[0]
 
     def failing(self, name: str) -> Iterator[tuple[int, str]]:
@@ -161,7 +161,7 @@ class _Modules:
 
 
 def _imports_itself(statement: ast.stmt, name: str, bound: set[str]) -> bool:
-    """Tell whether a statement asks a module, by its own name, for what it does not have yet, or is no package for."""
+    """Return whether a module asks itself, by its own name, for what it does not have yet, or is no package for."""
     if isinstance(statement, ast.Import):
         return any(alias.name.startswith(f"{name}.") for alias in statement.names)
     if not isinstance(statement, ast.ImportFrom) or statement.level:
@@ -204,7 +204,7 @@ def _lacks(tree: ast.Module | None, name: str) -> bool:
 
 
 def certain_sources(looked: Looked) -> frozenset[Path | bytes]:
-    """The sources of the modules that a worker certainly imports."""
+    """Return the sources of the modules that a worker certainly imports."""
     modules = _Modules(looked)
     return frozenset(modules.source(name) for name in _reached(modules, looked))
 

@@ -1,4 +1,4 @@
-"""Puts a copy of the handler SDK into an archive whose code imports it.
+"""The copy of the handler SDK in an archive whose code imports it.
 
 So the archive runs on any TorchServe 0.12, where nothing of torchmar is installed. The package `handlers` is built for
 this: it imports the standard library and torch only. What the archive's code imports from it must be in that copy: a
@@ -97,7 +97,7 @@ def sdk_members(root: Path) -> list[Member]:
 
 
 def _check_imports(looked: Looked, members: list[Member], report: Report) -> None:
-    """Note imports of what the SDK does not have; an error where the import certainly happens."""
+    """Report imports of what the SDK does not have; as an error where the import certainly happens."""
     sdk = _Sdk(members, looked.contents)
     certain = import_checks.certain_sources(looked)
     for member in looked.plan.members:
@@ -159,7 +159,7 @@ class _Sdk:
         return name in names.bound or (names.dynamic and module != PACKAGE)
 
     def instead_of(self, statement: ast.Import | ast.ImportFrom, lacking: list[str]) -> str:
-        """Give the names of the package itself that a statement asks for, or that modules which it names were for."""
+        """Return the package's own names that a statement wants, or that its missing modules were named after."""
         tree = self._contents.tree_or_none(self._sources.get(PACKAGE))
         known = python_source.names(tree).bound if tree else frozenset()
         wanted = [alias.name for alias in statement.names if alias.name in known]

@@ -1,4 +1,4 @@
-"""What looking into all the pickles and packed files of an archive may cost together."""
+"""The budget for looking into all the pickles and packed files of an archive."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Budget:
         self.headers = MAX_HEADERS
 
     def unpack(self, count: int) -> bool:
-        """Take so many bytes to unpack; says whether they were left. What is refused takes nothing."""
+        """Take so many bytes to unpack; return whether they were left. A refusal takes nothing."""
         enough = count <= self.unpacked
         self.unpacked -= count if enough else 0
         return enough
 
     def read_headers(self, units: int) -> bool:
-        """Take so many units of headers; says whether they were left."""
+        """Take so many units of headers; return whether they were left."""
         self.headers = max(-1, self.headers - units)
         return self.headers >= 0

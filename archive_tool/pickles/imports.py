@@ -1,4 +1,4 @@
-"""Which names a pickle would import, read without unpickling it.
+"""The names that a pickle would import, read without unpickling it.
 
 A pickle is a program for a stack machine (the standard library's `pickletools` lists its instructions). It runs code
 through what it imports only, so a pickle is data if it imports nothing but constructors of data. The reading is in
@@ -40,7 +40,7 @@ class Imports(Findings):
 
     @property
     def complete(self) -> bool:
-        """Whether at least one pickle was read to its end."""
+        """Return whether at least one pickle was read to its end."""
         return self.count > 0
 
 

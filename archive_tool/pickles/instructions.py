@@ -79,7 +79,7 @@ def _byte_text(source: Blocks, size: int) -> str | None:
         source.skip(length)
         return None
     data = source.take(length)
-    # How the texts of Python 2 are read is told to the unpickler; what is not ASCII is no name of a module.
+    # The unpickler's caller says how texts of Python 2 are read; what is not ASCII is no name of a module.
     return data.decode("ascii") if data.isascii() else None
 
 
@@ -112,7 +112,7 @@ def _number_line(source: Blocks, _: int) -> int | None:
 
 
 def decoded(data: bytes) -> str:
-    """The text of a name.
+    """Decode a name.
 
     Raises:
         StopReadingError: it is not UTF-8, which stops an unpickler. Any other text is compared with nothing.
@@ -124,7 +124,7 @@ def decoded(data: bytes) -> str:
 
 
 def _plain_text(line: bytes | None) -> str | None:
-    """The text of UNICODE or STRING as far as it can be told: without escapes."""
+    """Return the text of UNICODE or STRING; None if it has escapes."""
     if line is None or b"\\" in line or len(line) > LONGEST_TEXT or not line.isascii():
         return None
     return line.decode("ascii")
@@ -159,6 +159,6 @@ INSTRUCTIONS: Final = {info.name: _instruction(info) for info in pickletools.opc
 
 
 def has_plain_value(instruction: Instruction) -> bool:
-    """Whether an instruction has a fixed length, and only leaves a value of no interest."""
+    """Return whether an instruction has a fixed length, and only leaves a value of no interest."""
     takes = instruction.from_mark or instruction.taken
     return instruction.read is _fixed and instruction.pushes and not takes

@@ -84,7 +84,7 @@ _Value = str | int | tuple[object, ...] | _Special | None
 
 
 class Machine:
-    """Goes through pickles one after the other.
+    """A reader of pickles, one after the other.
 
     Args:
         source: of their instructions.
@@ -122,7 +122,7 @@ class Machine:
             raise TooLongError
 
     def _block(self) -> bool:
-        """Follow the instructions of a block. Says whether the last one was STOP.
+        """Follow the instructions of a block; return whether the last one was STOP.
 
         Those that large pickles are made of are followed here, some three millions a second; the others in `_step`.
         """
@@ -206,13 +206,13 @@ class Machine:
             stack.append(value)
 
     def _check_guarded(self, code: Instruction, start: int) -> None:
-        """Tell if an instruction puts one of `_GUARDED` into something else."""
+        """Report an instruction that puts one of `_GUARDED` into something else."""
         if self._guarded and code.pushes:
             gone = self._stack[start:]
             self._found.odd_types = self._found.odd_types or _DTYPE in gone or _SCALAR in gone
 
     def _import(self, module: object, attribute: object) -> _Import:
-        """Write down an import, whatever its name looks like: what can be found is known to the unpickler only."""
+        """Record an import, whatever its name looks like: only the unpickler knows what it finds."""
         told = isinstance(module, str) and isinstance(attribute, str)
         name = names.of(str(module), str(attribute), self._protocol or 0) if told else None
         self._pending.add(name)
@@ -245,7 +245,7 @@ class Machine:
         self._stack.append(self._memo[self._place(code)])
 
     def _place(self, code: Instruction) -> int:
-        """The place of the memo that an instruction names."""
+        """Read the place of the memo that an instruction names."""
         if code.size == pickletools.UP_TO_NEWLINE:
             if (line := self._source.line()) is None:
                 raise TooLongError
@@ -303,7 +303,7 @@ class Machine:
 
 
 def _part(value: _Value) -> object:
-    """A value as it stands in a tuple: numbers, short texts and None are what they are."""
+    """Return a value as it stands in a tuple: numbers, short texts and None are themselves."""
     if value is _NOTHING:
         return None
     deep = isinstance(value, tuple) and any(isinstance(part, tuple) for part in value)
@@ -336,13 +336,13 @@ _BINGET, _BININT1, _NONE = (INSTRUCTIONS[name].code for name in ("BINGET", "BINI
 
 
 def _steps() -> list[tuple[Callable[[Machine, Instruction], None], Instruction] | None]:
-    """By the code of an instruction: what it does."""
+    """Return, by the code of an instruction, what it does."""
     known = {code.code: (_ACTIONS.get(name, Machine._push), code) for name, code in INSTRUCTIONS.items()}
     return [known.get(number) for number in range(256)]
 
 
 def _plain_pushes() -> bytes:
-    """By the code of an instruction: its length if it pushes a value of no interest, and does nothing else."""
+    """Return, by the code of an instruction, its length if all it does is to push a value of no interest."""
     lengths = bytearray(256)
     for name, code in INSTRUCTIONS.items():
         if has_plain_value(code) and name not in _ACTIONS and name not in ("MARK", "BINGET"):

@@ -1,4 +1,4 @@
-"""What some loader could take a file for, as far as its name, its first bytes and its end tell."""
+"""A first look at a file: what some loader could take it for, by its name, its first bytes and its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PACKINGS: Final = (
 
 
 def may_be_one(name: str, head: bytes, budget: Budget, *, weights: bool = False) -> bool:
-    """Whether a file is to be looked into; from its name and its first 512 bytes.
+    """Return whether a file is to be looked into; from its name and its first 512 bytes.
 
     Args:
         name: of the file.
@@ -75,7 +75,7 @@ class File:
             self.head += more
 
     def may_be_loaded(self, budget: Budget) -> bool:
-        """Whether anything would be found in it, as far as its first bytes tell."""
+        """Return whether anything could be found in it, by its first bytes."""
         packed = self.begins_as_zip or self.is_gzip or self.is_tar
         if self.to_the_end or packed or self.is_marked:
             return True
@@ -86,17 +86,17 @@ class File:
 
     @property
     def is_marked(self) -> bool:
-        """Whether it begins as a pickle or an array of numpy, which have a mark of their own."""
+        """Return whether it begins with the mark of a pickle or of an array of numpy."""
         return self.head.startswith((*PROTOCOLS, numpy_header.MAGIC))
 
     @property
     def is_gzip(self) -> bool:
-        """Whether it begins as a gzip."""
+        """Return whether it begins as a gzip."""
         return self.head.startswith(_GZIP)
 
     @property
     def is_tar(self) -> bool:
-        """Whether tarfile reads a header there; it needs no magic."""
+        """Return whether tarfile reads a header there; it needs no magic."""
         try:
             tarfile.TarInfo.frombuf(self.head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
         except tarfile.TarError:
@@ -105,16 +105,16 @@ class File:
 
     @property
     def begins_as_zip(self) -> bool:
-        """Whether its first member could stand at its start."""
+        """Return whether it begins as a zip."""
         return self.head.startswith(_ZIP)
 
     def ends_as_zip(self) -> bool:
-        """Whether the end of a zip is where zipfile looks for one."""
+        """Return whether the end of a zip is where zipfile looks for one."""
         self.stream.seek(max(0, self.size - _ZIP_TAIL))
         return _ZIP_END in read(self.stream, _ZIP_TAIL)
 
     def packing(self) -> str | None:
-        """What it is packed by, as joblib and pandas tell it, if that is none of what is unpacked here."""
+        """Return its packing, as joblib and pandas recognize it, if that is none that is unpacked here."""
         for magic, name in _PACKINGS:
             if self.head.startswith(magic):
                 return name

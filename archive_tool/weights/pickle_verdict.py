@@ -1,4 +1,4 @@
-"""Judges what pickles would import: by an allow-list of data, and by a second reader's list of known attacks.
+"""The verdict on a pickle's imports: by an allow-list of data, and by a second reader's list of known attacks.
 
 What imports anything else is refused. The list of attacks, that of picklescan, names those in the message.
 """
@@ -31,7 +31,7 @@ _LONGEST_SHOWN: Final = 200
 
 
 def judge(file: File, start: int, found: Imports, budget: Budget) -> Problems:
-    """Say what is wrong with the pickles at a place of a file.
+    """Yield the problems of the pickles at a place of a file; return whether they tell what the file is.
 
     Args:
         start: of the place.
@@ -73,7 +73,7 @@ def judge(file: File, start: int, found: Imports, budget: Budget) -> Problems:
 
 
 def _known_from_attacks(stream: IO[bytes], budget: Budget) -> set[str]:
-    """What picklescan finds a pickle to import, as far as it is known from attacks; nothing of a long one.
+    """Return what picklescan finds a pickle to import that is known from attacks; nothing for a long one.
 
     What else it finds does not count: it forgets nothing between two pickles, and so takes one text for another.
     """
@@ -97,5 +97,5 @@ def _known_from_attacks(stream: IO[bytes], budget: Budget) -> set[str]:
 
 
 def _shown(name: str) -> str:
-    """A name as it can be shown on a screen; a pickle may have any text there."""
+    """Return a name as it can be shown on a screen; a pickle may have any text there."""
     return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else ascii(name)[:_LONGEST_SHOWN] + "...'"

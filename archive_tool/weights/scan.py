@@ -1,4 +1,4 @@
-"""Finds files that would run code when they are loaded: checkpoints of torch, pickles, and archives of such.
+"""Finding files that would run code when they are loaded: checkpoints of torch, pickles, and archives of such.
 
 Nothing is unpickled. The verdict is an allow-list, the one of ``torch.load(weights_only=True)`` and a few types of
 numbers: what imports anything else is refused.
@@ -62,7 +62,7 @@ _NOT_KNOWN: Final = (
 
 
 def scan(stream: IO[bytes], name: str, budget: Budget | None = None, *, weights: bool = False) -> Iterator[str]:
-    """Say what a file would run when it is loaded, each time as the end of a sentence that begins with its name.
+    """Yield what a file would run when it is loaded, each as the end of a sentence that begins with its name.
 
     Args:
         stream: seekable, at its start.
@@ -106,7 +106,7 @@ class _Scanner:
             yield _NOT_KNOWN
 
     def _pickles(self, file: File) -> Problems:
-        """Pickles and arrays of numpy, one after the other."""
+        """Look into pickles and arrays of numpy, one after the other."""
         if not file.unmarked and not file.is_marked:
             return False
         position, told = 0, False
@@ -140,7 +140,7 @@ class _Scanner:
         return told
 
     def _tar(self, file: File, depth: int) -> Problems:
-        """A checkpoint of torch before 0.2, which is a tar with pickles in it; or any other tar."""
+        """Look into a checkpoint of torch before 0.2, which is a tar with pickles in it; or into any other tar."""
         names = set()
         try:
             file.stream.seek(0)
@@ -208,7 +208,7 @@ class _Scanner:
         return True
 
     def _zip(self, file: File, depth: int, *, embedded: bool) -> Problems:
-        """A checkpoint of torch, which is a zip with pickles in it; or any other zip."""
+        """Look into a checkpoint of torch, which is a zip with pickles in it; or into any other zip."""
         begins = file.begins_as_zip
         try:
             file.stream.seek(0)

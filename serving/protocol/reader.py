@@ -38,7 +38,7 @@ Steps: TypeAlias = Generator[None, None, T]
 
 
 class Reader(ABC, Generic[M]):
-    """Makes messages of bytes.
+    """A parser that makes messages of bytes.
 
     Give it bytes with `feed`, or receive into `get_buffer()` and say how many with `advance`; then take messages with
     `next_message` until it returns None.
@@ -66,11 +66,11 @@ class Reader(ABC, Generic[M]):
         self._parser = self._parse()
 
     def feed(self, data: Body) -> None:
-        """Takes bytes from the network; anything but bytes is copied."""
+        """Take bytes from the network; anything but bytes is copied."""
         self._fed.append(bytes(data))
 
     def get_buffer(self) -> memoryview:
-        """Where to receive the next bytes, to be followed by `advance`. Keep no view of it beyond that."""
+        """Return where to receive the next bytes, to be followed by `advance`. Keep no view of it beyond that."""
         if self._missing >= DIRECT_MIN and not self._fed:
             body, filled = self._body, self._filled
             if len(body) == filled:
@@ -83,7 +83,7 @@ class Reader(ABC, Generic[M]):
         return self._offered
 
     def advance(self, count: int) -> None:
-        """Takes the first ``count`` bytes of the buffer that `get_buffer` returned.
+        """Take the first ``count`` bytes of the buffer that `get_buffer` returned.
 
         Raises:
             ValueError: it did not offer so many.
@@ -99,7 +99,7 @@ class Reader(ABC, Generic[M]):
             self._missing -= count
 
     def next_message(self) -> M | None:
-        """The next message; None if it has not arrived completely.
+        """Return the next message; None if it has not arrived completely.
 
         Raises:
             ProtocolError: these bytes are no message. Every later call raises it again.
@@ -114,7 +114,7 @@ class Reader(ABC, Generic[M]):
 
     @abstractmethod
     def _message(self) -> Steps[M]:
-        """Parses one message from the current place."""
+        """Parse one message from the current place."""
 
     def _parse(self) -> Generator[M | None, None, None]:
         while True:
@@ -123,13 +123,13 @@ class Reader(ABC, Generic[M]):
             yield message
 
     def _turn_to(self, data: bytes, pos: int, offset: int) -> None:
-        """Goes on in ``data`` at ``pos``, which is at ``offset`` in the message."""
+        """Continue in ``data`` at ``pos``, which is at ``offset`` in the message."""
         self._data, self._pos, self._base = data, pos, offset - pos
         left = self._max_frame - self._base
         self._whole = min(len(data), left) - 4
 
     def _more(self, count: int) -> Steps[None]:
-        """Waits until ``count`` bytes lie at the current place."""
+        """Wait until ``count`` bytes lie at the current place."""
         rest, offset = self._data[self._pos :], self._base + self._pos
         if len(rest) < count:
             while not self._fed:
@@ -163,7 +163,7 @@ class Reader(ABC, Generic[M]):
         return value
 
     def _strings(self, most: int, what: str, *, bodies: bool = False) -> Steps[list[bytes | bytearray]]:
-        """A list of strings and its END; every string is followed by the length of the next one, or by END.
+        """Read a list of strings and its END; every string is followed by the length of the next one, or by END.
 
         The hottest loop: it holds the place in local variables. With a generator for each field the decoding of a small
         request took a third longer.
@@ -199,13 +199,13 @@ class Reader(ABC, Generic[M]):
         return strings
 
     def _text(self, size: int, what: str, limit: int) -> Steps[str]:
-        """A string of ``size`` bytes, strictly UTF-8."""
+        """Read a string of ``size`` bytes, strictly UTF-8."""
         self._check_size(size, what, limit)
         data = yield from self._take(size)
         return strict(data, what, self._base + self._pos - size)
 
     def _bytes(self, size: int, what: str, limit: int) -> Steps[bytearray]:
-        """A body of ``size`` bytes."""
+        """Read a body of ``size`` bytes."""
         self._check_size(size, what, limit)
         start, stop = self._pos, self._pos + size
         if stop <= len(self._data):
@@ -243,7 +243,7 @@ class Reader(ABC, Generic[M]):
 
 
 def strict(data: bytes | bytearray, what: str, offset: int) -> str:
-    """UTF-8 without exception, for what will be compared, opened or sent back.
+    """Decode what will be compared, opened or sent back: UTF-8 without exception.
 
     Raises:
         ProtocolError: it is not UTF-8; ``offset`` is its place in the message.

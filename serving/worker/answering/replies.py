@@ -1,6 +1,6 @@
-"""What the frontend is told: of a request an answer, of a message the reply with all its answers.
+"""Answers to requests, and the reply to a message with all of them.
 
-An answer is made of what the handler gave, or of how it failed. The texts and codes are TorchServe's.
+An answer is made of the handler's output, or of its failure. The texts and codes are TorchServe's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class OutputError(Exception):
 
 
 def check(result: Any, count: int) -> None:
-    """What a handler gave must be a list with an item for each of ``count`` requests.
+    """Check that a handler gave a list with an item for each of ``count`` requests.
 
     Raises:
         OutputError: it is not.
@@ -58,7 +58,7 @@ def check(result: Any, count: int) -> None:
 
 
 def item_of(request: Request, processor: Any, value: Any) -> Answer:
-    """The answer to a request.
+    """Make the answer to a request.
 
     Args:
         processor: TorchServe's RequestProcessor, with the status and the headers that the handler set.
@@ -83,7 +83,7 @@ def item_of(request: Request, processor: Any, value: Any) -> Answer:
 
 
 def failure_of(error: Exception, model: str, requests: Sequence[Request]) -> Failure:
-    """What the clients are told, and the log. The texts and codes are TorchServe's."""
+    """Log an exception, and return the answer for the clients. The texts and codes are TorchServe's."""
     own = _own_failure(error)
     if is_out_of_memory(error, of=RuntimeError if own else Exception):
         logger.error("System out of memory", exc_info=error)
@@ -101,7 +101,7 @@ def failure_of(error: Exception, model: str, requests: Sequence[Request]) -> Fai
 
 
 def _own_failure(error: Any) -> Failure | None:
-    """What an exception says itself: PredictionException of TorchServe, RequestError of our SDK."""
+    """Return what an exception itself says: PredictionException of TorchServe, RequestError of our SDK."""
     try:
         code = getattr(error, "error_code", None)
         code = code if code is not None else getattr(error, "status", None)
@@ -118,7 +118,7 @@ def _status(value: Any) -> int:
 
 
 def failure_item(request_id: str, failure: Failure) -> PredictionItem:
-    """A failure as the frontend would write it, for a request among others that did not fail."""
+    """Return a failure as the frontend would write it, for a request among others that did not fail."""
     if failure.code == 200:  # of a PredictionException; TorchServe answers so
         return PredictionItem(request_id, b"error")
     content = {"code": failure.code, "type": "InternalServerException", "message": failure.message}
@@ -131,7 +131,7 @@ def failure_item(request_id: str, failure: Failure) -> PredictionItem:
 
 
 def reply_to(requests: Sequence[Request], answers: Sequence[Answer], *, items_only: bool = False) -> Reply:
-    """The reply to one message of the frontend.
+    """Make the reply to one message of the frontend.
 
     A code other than 200 is for all of a message, and the only way for gRPC to learn of an error.
 

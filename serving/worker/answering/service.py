@@ -1,4 +1,4 @@
-"""Answers requests with a loaded handler.
+"""The handler of a loaded model, and the requests that it answers.
 
 A message of the frontend is a batch, and a shared process joins several. Whatever happens to one request is that
 request's answer: it fails alone.
@@ -50,7 +50,7 @@ class Batch:
 
     @property
     def ready(self) -> bool:
-        """Whether only the second half of the handler is left to do."""
+        """Return whether only the second half of the handler is left to do."""
         return self.prepared is not None and self.prepared.done and self.prepared.error is None
 
 
@@ -74,12 +74,12 @@ class Service:
         self._threads = intra_op_threads.threads_of(model)
 
     def use(self, sink: Sink) -> None:
-        """Sets where the parts of the batch go that is answered next."""
+        """Set where the parts of the batch go that is answered next."""
         self.streams.sink = sink
         self._context.cl_socket = sink
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answers every request, in order. Raises nothing but what is to end the process."""
+        """Answer every request, in order. Raises nothing but what is to end the process."""
         if not requests:
             return []
         if self.model.backend.continuous and not all(map(_is_special, requests)):
@@ -102,7 +102,7 @@ class Service:
         return [answers[index] for index in range(len(requests))]
 
     def rehearse(self, requests: Sequence[Request]) -> list[Answer]:
-        """Runs the handler on a batch that nobody has sent; no time is reported, and no part of an answer sent.
+        """Run the handler on a batch of no client; no time is reported, and no part of an answer sent.
 
         Raises:
             BaseException: what the handler raises.
@@ -122,11 +122,11 @@ class Service:
             context.request_ids, context.request_processor, context.metrics.request_ids = known
 
     def can_prepare(self, requests: Sequence[Request]) -> bool:
-        """Whether these can go through the two halves of an SDK handler, in which they are all alike."""
+        """Return whether these can go through the two halves of an SDK handler, in which they are all alike."""
         return not self.model.one_by_one and not any(map(_is_special, requests))
 
     def prepare(self, requests: Sequence[Request], sink: Sink, *, ahead: bool) -> Batch:
-        """Takes requests that `can_prepare` through the first half of an SDK handler. Raises as `answer` does.
+        """Take requests that `can_prepare` through the first half of an SDK handler. Raises as `answer` does.
 
         Args:
             sink: where the parts of this batch go.
@@ -152,7 +152,7 @@ class Service:
         return batch
 
     def complete(self, batch: Batch, sink: Sink) -> list[Answer]:
-        """Answers the requests of a batch that was prepared. Raises as `answer` does."""
+        """Answer the requests of a batch that was prepared. Raises as `answer` does."""
         self.use(sink)
         context = self._context
         if batch.context is not context:
@@ -186,7 +186,7 @@ class Service:
         return backend.isolate_errors and not backend.stateful and not self.streams.sink.streamed
 
     def _try(self, requests: Sequence[Request], batch: Batch | None) -> tuple[list[Answer], Exception | None]:
-        """Runs the handler once; only its second half for a batch that was prepared."""
+        """Run the handler once; only its second half for a batch that was prepared."""
         if batch is None:
             batch = self._begin(requests, self._context)
         if batch.error is not None:
@@ -210,7 +210,7 @@ class Service:
             return [], error
 
     def _begin(self, requests: Sequence[Request], context: Any) -> Batch:
-        """Makes rows of requests, and lets the context show them."""
+        """Make rows of requests, and put them into the context."""
         rows: list[dict[str, Any]] = []
         processors = []
         for request in requests:
@@ -238,7 +238,7 @@ class Service:
 
 
 class Timer:
-    """Reports the time of the handler, at most ten times a second: it is a gauge, and each line costs Java more than
+    """The metric of the handler's time, at most ten times a second: it is a gauge, and each line costs Java more than
     the frontend's whole share of a small request.
     """
 
@@ -246,7 +246,7 @@ class Timer:
         self._last = 0.0
 
     def report(self, metrics: Any, begin: float) -> None:
-        """Tells how long ago it was called; ``begin`` is on the monotonic clock, ``metrics`` those of the context."""
+        """Report the time since ``begin``, on the monotonic clock; ``metrics`` are the context's."""
         now = time.monotonic()
         if now - self._last >= _METRIC_PAUSE_S:
             self._last = now
@@ -254,7 +254,7 @@ class Timer:
 
 
 def inputs_of(request: Request, *, decode: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row for the handler, and what the context tells of the request."""
+    """Return a row for the handler, and the headers that the context shows for the request."""
     row: dict[str, Any] = {}
     headers: dict[str, Any] = {}
     for parameter in request.parameters:
@@ -274,7 +274,7 @@ def inputs_of(request: Request, *, decode: bool) -> tuple[dict[str, Any], dict[s
 
 
 def type_of_processor() -> Any:
-    """TorchServe's class for what the context tells of a request."""
+    """Return TorchServe's class for what the context shows of a request."""
     from ts.context import RequestProcessor
 
     return RequestProcessor

@@ -1,4 +1,4 @@
-"""Answers that come in parts: where the parts go, and how the frontend is told whether more will come."""
+"""Answers in parts: where the parts go, and the header that tells the frontend whether more will come."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from serving.worker.answering.replies import STREAM_NEXT, Answer, Failure, failu
 
 
 class Sink(Protocol):
-    """Takes the parts of an answer that a handler streams."""
+    """The receiver of the parts of an answer that a handler streams."""
 
     streamed: set[str]
 
     def sendall(self, data: Any) -> None:
-        """Sends a frame of the frontend's protocol, as `ts.handler_utils` makes it."""
+        """Send a frame of the frontend's protocol, as `ts.handler_utils` makes it."""
 
 
 class Nowhere:
-    """Takes the parts of an answer that nobody waits for."""
+    """The receiver of parts for which no client waits."""
 
     def __init__(self) -> None:
         self.streamed: set[str] = set()
 
     def sendall(self, data: Any) -> None:
-        """Drops them."""
+        """Drop them."""
 
 
 class Streams:
@@ -41,11 +41,11 @@ class Streams:
         self._open: set[str] = set()  # those begun by an answer, in this message or in one before
 
     def forget_others(self, requests: Iterable[Request]) -> None:
-        """Forgets the streams of all other requests, whose clients have gone."""
+        """Forget the streams of all other requests, whose clients have gone."""
         self._open.intersection_update(request.request_id for request in requests)
 
     def steer(self, request: Request, index: int, value: Any, context: Any) -> None:
-        """Tells the frontend whether more will come, with the header that it looks for.
+        """Set the header that tells the frontend whether more will come.
 
         A stream that was begun must be ended. For REST the end may not come first: the frontend would send a body
         without a head, and the client hang. For gRPC, which has no headers, it must come always, or the frontend kills
@@ -74,7 +74,7 @@ class Streams:
             self._open.discard(request.request_id)
 
     def failed(self, request: Request, failure: Failure) -> Answer:
-        """A failure after parts were sent can only be the last part: the status is with the client already."""
+        """Return the answer to a request that failed: its last part if there were others, for the status is sent."""
         if not self._is_begun(request):
             return failure
         self._open.discard(request.request_id)

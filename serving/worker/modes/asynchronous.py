@@ -1,4 +1,4 @@
-"""Serves a worker in the frontend's asynchronous mode: requests run side by side, each is answered when it is done.
+"""The frontend's asynchronous mode: requests run side by side, and each is answered when it is done.
 
 ::
 
@@ -50,7 +50,7 @@ _END_S = 2.0
 
 
 def serve(connection: Connection, request: Load, arguments: Arguments, processes: int) -> int:
-    """Loads the model and answers requests until the frontend closes the connection; returns the exit code.
+    """Load the model and answer requests until the frontend closes the connection; return the exit code.
 
     The handler is initialized in the thread of the event loop that will run it, while the loop stands still: it may
     use ``asyncio.get_event_loop().run_until_complete``.
@@ -82,7 +82,7 @@ def serve(connection: Connection, request: Load, arguments: Arguments, processes
 
 
 def _settle(result: Any, is_function: bool) -> None:
-    """Runs an initialization that is a coroutine."""
+    """Run an initialization that is a coroutine."""
     if not inspect.isawaitable(result):
         return
     try:
@@ -95,7 +95,7 @@ def _settle(result: Any, is_function: bool) -> None:
 
 
 def _usable(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
-    """The loop that the handler has chosen, if it has; otherwise ours, or a new one if that was closed."""
+    """Return the loop that the handler has chosen, if it has; otherwise ours, or a new one if that was closed."""
     try:
         current = asyncio.get_event_loop()
     except RuntimeError:  # asyncio.run takes away the thread's loop
@@ -110,7 +110,7 @@ def _usable(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
 
 
 class _Server:
-    """Takes requests from the frontend, and has the handler answer them in the event loop."""
+    """Requests from the frontend, and the event loop in which the handler answers them."""
 
     def __init__(self, connection: Connection, model: Model, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
@@ -127,7 +127,7 @@ class _Server:
         model.context.cl_socket = self
 
     def run(self, answer_from: float) -> int:
-        """Answers LOAD, not before the time given, and then requests; returns the exit code."""
+        """Answer LOAD, not before the time given, and then requests; return the exit code."""
         self._loop.run_until_complete(asyncio.sleep(max(0.0, answer_from - time.monotonic())))
         if not self._connection.send_load_reply(200, f"loaded model {self._model.name}"):
             return 0
@@ -143,7 +143,7 @@ class _Server:
         return self._code
 
     def rehearse(self, requests: Sequence[Request]) -> list[Answer]:
-        """Runs the handler on requests that nobody has sent, one by one, before `run`. Raises as `Service.rehearse`."""
+        """Run the handler on requests of no client, one by one, before `run`. Raises as `Service.rehearse`."""
         try:
             return [self._loop.run_until_complete(self._run(request, report=False)) for request in requests]
         except asyncio.CancelledError as error:  # which is no Exception
@@ -182,7 +182,7 @@ class _Server:
         call.task = self._loop.create_task(self._answer(call))
 
     async def _answer(self, call: Call) -> None:
-        """Answers a request, and raises nothing: what happens to it is its own affair."""
+        """Answer a request; an error is the answer to this request alone, and is not raised."""
         self._timekeeper.tell_alive()
         try:
             answer = await self._handle(call)
@@ -211,7 +211,7 @@ class _Server:
         return item_of(request, context.request_processor[0], result[0])
 
     def _context(self, request: Request, headers: dict[str, Any]) -> Any:
-        """A context of its own for each request, which shares with the others what the handler has hung on it."""
+        """Return a context for one request, which shares with the others the attributes that the handler has set."""
         context = copy.copy(self._model.context)
         context.request_ids = {0: request.request_id}
         context.request_processor = [self._processor(headers)]
@@ -226,14 +226,14 @@ class _Server:
             error.__cause__ = cause
         try:
             return failure_of(error, self._model.name, [call.request])
-        except Exception:  # of an exception that cannot tell what it is
+        except Exception:  # of an exception that has no text
             logger.exception("Invoking custom service failed for request %s", call.request.request_id)
             return Failure(503, "Prediction failed")
 
     # ---- any thread ------------------------------------------------------------------------------------------------
 
     def sendall(self, data: Any) -> None:
-        """Sends a part of an answer, a frame made by `ts.handler_utils`. This object is the ``cl_socket`` of contexts.
+        """Send a part of an answer, a frame made by `ts.handler_utils`. This object is the ``cl_socket`` of contexts.
 
         What is for a request that has its answer already, because it took too long, is dropped: the frontend would
         close the connection.

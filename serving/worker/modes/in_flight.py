@@ -61,7 +61,7 @@ class InFlight:
         self._slots = threading.Semaphore(_MAX_IN_FLIGHT)
 
     def add(self, request: Request) -> Call:
-        """Takes a request; waits while there are too many."""
+        """Take a request; wait while there are too many."""
         self._slots.acquire()
         call = Call(request)
         with self._lock:
@@ -70,11 +70,11 @@ class InFlight:
         return call
 
     def give_time(self, call: Call) -> None:
-        """Gives the handler the whole time from now on, for the answer or for a further part of it."""
+        """Give the handler the whole time from now on, for the answer or for a further part of it."""
         call.deadline = time.monotonic() + self.limit_s
 
     def finish(self, call: Call, answer: Answer) -> bool:
-        """Sends the answer, or the last part of it; False if the request has been answered already."""
+        """Send the answer, or the last part of it; False if the request has been answered already."""
         request = call.request
         with self._lock:
             if call.answered:
@@ -88,7 +88,7 @@ class InFlight:
         return True
 
     def send_parts(self, items: Sequence[PredictionItem]) -> None:
-        """Sends parts of answers; drops those for a request that has its answer already, because it took too long."""
+        """Send parts of answers; drop those for a request that has its answer already, because it took too long."""
         with self._lock:
             parts = []
             for item in items:
@@ -101,24 +101,24 @@ class InFlight:
         self._outbox.wait(_MAX_UNSENT)
 
     def late(self, now: float, *, may_rest: bool) -> list[Call]:
-        """Those whose time is over at ``now``. With ``may_rest``, `some` is cleared if there are none at all."""
+        """Return those whose time is over at ``now``. With ``may_rest``, clear `some` if there are none at all."""
         with self._lock:
             if may_rest and not self._calls:
                 self.some.clear()
             return [call for call in self._calls.values() if call.deadline <= now]
 
     def all(self) -> list[Call]:
-        """Every request in flight."""
+        """Return every request in flight."""
         with self._lock:
             return list(self._calls.values())
 
     def flush(self, timeout: float) -> None:
-        """Waits so many seconds until the frontend has taken all that was sent."""
+        """Wait, for ``timeout`` seconds at most, until the frontend has taken all that was sent."""
         self._outbox.wait(0, timeout)
 
 
 def last_items(request: Request, answer: Answer, *, streamed: bool) -> tuple[PredictionItem, ...]:
-    """What ends a request: the frontend forgets one only at an item with ``ts_stream_next: false``.
+    """Return the items that end a request: the frontend forgets one only at an item with ``ts_stream_next: false``.
 
     That alone would be an HTTP body without a head if no part was sent before it. So the answer then is an ordinary
     item, and an empty one ends the request; the frontend cannot write it, for its HTTP encoder is between two answers,
@@ -140,7 +140,7 @@ def last_items(request: Request, answer: Answer, *, streamed: bool) -> tuple[Pre
 
 
 def _is_description(request: Request) -> bool:
-    """Whether it is one of the management API: each item would be an HTTP answer, whatever its headers say.
+    """Return whether it is one of the management API: each item would be an HTTP answer, whatever its headers say.
 
     A client may send the header with a prediction, but that has a body, be it empty.
     """

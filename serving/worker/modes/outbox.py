@@ -1,4 +1,4 @@
-"""Sends what threads have to send to the frontend, in order, while none of them waits for it to be taken."""
+"""The way of frames to the frontend: in order, and without a thread that waits until they are taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # where there is none a send wait
 
 
 class Outbox:
-    """Sends frames in the order they are given, without waiting for the frontend to take them."""
+    """Frames that are sent in their order, without waiting for the frontend to take them."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -21,7 +21,7 @@ class Outbox:
         self._writer: threading.Thread | None = None
 
     def put(self, frame: bytes) -> None:
-        """Sends a frame, or what the socket takes of it now; a thread sends the rest."""
+        """Send a frame, or what the socket takes of it now; a thread sends the rest."""
         with self._changed:
             rest = memoryview(frame)
             if not self._frames:
@@ -36,7 +36,7 @@ class Outbox:
             self._changed.notify_all()
 
     def wait(self, most: int, timeout: float | None = None) -> None:
-        """Waits until not more than ``most`` bytes are unsent."""
+        """Wait until not more than ``most`` bytes are unsent."""
         with self._changed:
             self._changed.wait_for(lambda: self._unsent <= most, timeout)
 

@@ -23,13 +23,13 @@ from serving.worker.modes.in_flight import Call, InFlight
 
 logger = logging.getLogger(__name__)
 
-# Functions of the caller's file; what is above them in a stack is not the user's.
+# Functions of the caller's file; what is above them in a stack is not the handler's.
 _CALLERS = ("run", "_run")
 _FLUSH_S = 1.0
 
 
 class Timekeeper:
-    """Keeps the time of the requests in flight, and of the event loop; made in the thread that runs the loop.
+    """The clock for the requests in flight and for the event loop; to be made in the thread that runs the loop.
 
     Args:
         in_flight: the requests, and the seconds that each may take.
@@ -50,16 +50,16 @@ class Timekeeper:
         self._asked = False
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         threading.Thread(target=self._keep_time, name="torchmar-timekeeper", daemon=True).start()
 
     def stop(self) -> None:
-        """Lets the thread end."""
+        """Let the thread end."""
         self._ended.set()
         self._in_flight.some.set()
 
     def tell_alive(self) -> None:
-        """To be called in the event loop: it runs."""
+        """Note, in the event loop, that it runs."""
         self._alive = time.monotonic()
 
     def _keep_time(self) -> None:
@@ -88,7 +88,7 @@ class Timekeeper:
         return f"The handler gave {what} within {self._limit_s:g} s (responseTimeout in model-config.yaml)."
 
     def _ask(self) -> None:
-        """Asks the loop for a sign of life, unless there is nothing to do."""
+        """Ask the loop for a sign of life, unless there is nothing to do."""
         if self._in_flight.some.is_set():
             self._asked = True
             self._alive = time.monotonic()
@@ -100,7 +100,7 @@ class Timekeeper:
         self._asked = False
 
     def _replace(self) -> None:
-        """Ends the process when its loop hangs; the requests in flight are answered, the frontend would not do that."""
+        """End the process, whose loop hangs; answer the requests in flight, for the frontend would not."""
         logger.error(
             "This worker of %s is replaced: its event loop has not run for %g s. It is here:\n%s",
             self._model,
@@ -115,7 +115,7 @@ class Timekeeper:
     # ---- for the log: where the handler is -------------------------------------------------------------------------
 
     def _where(self, task: asyncio.Task[None] | None) -> str:
-        """The stack of a task, without our own part of it."""
+        """Return the stack of a task, without our own part of it."""
         coroutine: Any = task.get_coro() if task is not None else None
         if coroutine is None or coroutine.cr_running:
             return self._where_loop()
@@ -123,14 +123,14 @@ class Timekeeper:
         return "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames).format()).rstrip()
 
     def _where_loop(self) -> str:
-        """The stack of the thread of the loop, from where the handler is called."""
+        """Return the stack of the loop's thread, from where the handler is called."""
         stack = traceback.extract_stack(sys._current_frames().get(self._thread))
         ours = (i for i, frame in enumerate(stack) if frame.filename == self._caller and frame.name in _CALLERS)
         return "".join(traceback.format_list(stack[max(ours, default=-1) + 1 :])).rstrip()
 
 
 def _awaiting(coroutine: Any) -> Iterator[FrameType]:
-    """Frames of a coroutine that waits, of the one that it awaits, and so on."""
+    """Yield the frame of a coroutine that waits, of the one that it awaits, and so on."""
     while coroutine is not None:
         for kind, following in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):
             frame = getattr(coroutine, f"{kind}_frame", None)

@@ -59,7 +59,7 @@ _YIELDING = frozenset({"serving", "archive_tool", "handlers"})
 
 
 def main(listener_fd: int, owner: int) -> int:
-    """Runs until the owner, the Java process, has ended; in a forked process, until its work is done."""
+    """Run until the owner, the Java process, has ended; in a forked process, until its work is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(listener_fd, False)
     system.allow_descriptors()
@@ -88,7 +88,7 @@ class _Prefork:
         self._assignment: Callable[[], int] | None = None
 
     def run(self) -> Callable[[], int] | None:
-        """Serves until the owner has ended.
+        """Serve until the owner has ended.
 
         Returns:
             None; in a forked process, what it has to do.
@@ -136,18 +136,18 @@ class _Prefork:
                     self._freeze()
 
     def _is_awaited(self) -> bool:
-        """Whether somebody is to be given a process soon."""
+        """Return whether a worker is to be given a process soon."""
         return self._reception.is_busy or not all(worker.process for worker in self._workers)
 
     def _call(self, callback: Callable[[], None]) -> None:
-        """What goes wrong with one worker must not end all others."""
+        """Call it, and log what it raises: an error with one worker must not end all others."""
         try:
             callback()
         except Exception:
             complain(self._workers)
 
     def _import(self, names: tuple[str, ...]) -> None:
-        """Imports what can be; what is missing or broken will be told to whoever needs it.
+        """Import what can be imported; what is missing or broken is reported to the handler that needs it.
 
         Raises:
             _OwnerEndedError: the server has ended; an import takes seconds, and longer on a busy machine.
@@ -177,7 +177,7 @@ class _Prefork:
             signal.signal(signal.SIGALRM, before)
 
     def _freeze(self) -> None:
-        """Keeps the collector from writing to pages that are shared with the forked processes."""
+        """Keep the collector from writing to pages that are shared with the forked processes."""
         gc.collect()
         gc.freeze()
 
@@ -191,13 +191,13 @@ class _Prefork:
         return max(0.0, min(limits)) if limits else None
 
     def _end(self) -> None:
-        """The server has ended, in whatever way: the frontend may not have removed the sockets."""
+        """Clean up after the server, however it ended: the frontend may not have removed the sockets."""
         self._reception.close()
         for worker in self._workers:
             if path := worker.guest.arguments.unix:
                 with contextlib.suppress(OSError):
                     Path(path).unlink()
-        # Whoever holds the GIL does not see that there is nobody left to work for.
+        # A process that holds the GIL does not see that no client is left.
         deadline = time.monotonic() + _KILL_AFTER_S
         while self._processes.pids() and time.monotonic() < deadline:
             self._reap()
@@ -208,7 +208,7 @@ class _Prefork:
     # ---- workers ---------------------------------------------------------------------------------------------------
 
     def _received(self, control: socket.socket, pid: int, message: dict[str, Any], fds: list[int]) -> None:
-        """A thin process has handed over a worker, or the collector of metrics asks."""
+        """Take the worker that a thin process has handed over, or answer the collector of metrics."""
         if message.get("query") == "backends" and not fds:
             with control, contextlib.suppress(OSError):
                 rendezvous.send(control, {"backends": self._processes.backends()})
@@ -231,7 +231,7 @@ class _Prefork:
         self._selector.register(worker.sock, selectors.EVENT_READ, lambda: self._connected(worker))
 
     def _hides(self, guest: Guest) -> bool:
-        """Whether the model brings a module of its own that would come too late here: ours is imported already."""
+        """Return whether the model has a module of its own that would come too late here: ours is imported already."""
         if not self._names:
             loaded = {*sys.modules, *_LATER}
             self._names = frozenset(name.partition(".")[0] for name in loaded) - _YIELDING
@@ -248,7 +248,7 @@ class _Prefork:
         try:
             connection, _ = worker.sock.accept()
         except BlockingIOError:
-            return  # who was there has gone
+            return  # the other side has gone
         except OSError:
             self._drop(worker)
             raise
@@ -260,7 +260,7 @@ class _Prefork:
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._readable(worker))
 
     def _readable(self, worker: Worker) -> None:
-        """Reads the worker's first message."""
+        """Read the worker's first message."""
         try:
             count = worker.sock.recv_into(worker.decoder.get_buffer())
             worker.decoder.advance(count)
@@ -275,12 +275,12 @@ class _Prefork:
                 self._assignment = self._processes.assign(worker, message)
             except Exception:
                 complain([worker])
-                self._drop(worker)  # nobody would ever answer it
+                self._drop(worker)  # no process would ever answer it
         elif message is not None or count == 0:
             self._drop(worker)
 
     def _thin_ended(self, worker: Worker) -> None:
-        """The frontend killed it, or somebody did. Its process sees that too, and ends the work for it."""
+        """Let go of a worker that was killed, by the frontend or otherwise; its process sees that, too."""
         self._selector.unregister(worker.control)
         worker.control.close()
         worker.gone = True
@@ -305,7 +305,7 @@ class _Prefork:
         self._reception.check_deadlines()
 
     def _drop(self, worker: Worker) -> None:
-        """Gives up on a worker that no process serves; its thin process sees the lifeline end."""
+        """Give up on a worker that no process serves; its thin process sees the lifeline end."""
         for end in (worker.control, worker.sock):
             if end is not None and end.fileno() >= 0:
                 with contextlib.suppress(KeyError):
@@ -322,7 +322,7 @@ class _Prefork:
     # ---- processes -------------------------------------------------------------------------------------------------
 
     def _leave(self, worker: Worker) -> None:
-        """In a process forked for a worker: drops everything of the others, or their ends would never be seen."""
+        """Close, in a process forked for a worker, all that is the others': or their ends would never be seen."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for key in list(self._selector.get_map().values()):
@@ -345,7 +345,7 @@ class _Prefork:
             self._ended(process, code)
 
     def _ended(self, process: Process, code: int) -> None:
-        """Tells the thin processes how it ended, as the frontend reads 137 as a lack of memory; then hangs up."""
+        """Tell the thin processes how it ended, as the frontend reads 137 as a lack of memory; then hang up."""
         message = rendezvous.EXITED + rendezvous.STATUS.pack(code if code >= 0 else 128 - code)
         for worker in process.workers:
             if not worker.gone:

@@ -75,11 +75,11 @@ class Processes:
         self._shared: dict[tuple[Any, ...], list[Process]] = {}
 
     def pids(self) -> list[int]:
-        """Those that have not been reaped."""
+        """Return the numbers of those that have not been reaped."""
         return list(self._processes)
 
     def backends(self) -> dict[int, tuple[int, int]]:
-        """Who serves whom, for the collector of metrics: by the thin process, the process and how many it serves."""
+        """Return, by thin process, the process that serves it and how many that serves; for the metrics."""
         return {
             worker.pid: (process.pid, len(process.workers))
             for process in self._processes.values()
@@ -87,7 +87,7 @@ class Processes:
         }
 
     def assign(self, worker: Worker, load: Load) -> Callable[[], int] | None:
-        """Gives the worker a process: a new one, or the one that has its model.
+        """Give the worker a process: a new one, or one that has its model.
 
         Returns:
             None; in a forked process, what it has to do.
@@ -137,7 +137,7 @@ class Processes:
         return None
 
     def _handed_on(self, worker: Worker, process: Process) -> None:
-        """Lets go of what the process has now; the lifeline must end with that process."""
+        """Let go of what the process has now; the lifeline must end with that process."""
         worker.guest.close()
         worker.process = process
         process.workers.add(worker)
@@ -155,8 +155,8 @@ class Processes:
         return lambda: run_shared(assignment, channel)
 
     def reap(self) -> Iterator[tuple[Process, int]]:
-        """Takes those away that have ended, with all that they left running; yields each with its exit code."""
-        # What a process left is found by its number, which nobody else can have before it is reaped.
+        """Reap those that have ended, with all that they left running; yield each with its exit code."""
+        # What a process left is found by its number, which no other process can have before it is reaped.
         while pid := system.ended_child():
             if pid in self._processes:
                 leftovers.end_group(pid)
@@ -166,7 +166,7 @@ class Processes:
                 yield process, os.waitstatus_to_exitcode(status)
 
     def _retire(self, process: Process) -> None:
-        """Gives it no more workers."""
+        """Give it no more workers."""
         if process.channel is not None:
             process.channel.close()
         if process.key is not None:
@@ -177,7 +177,7 @@ class Processes:
 
 
 def complain(workers: Iterable[Worker]) -> None:
-    """Prints what has just been raised into the log of the first worker that has one, unless that is not read."""
+    """Print the current exception into the log of the first worker that has one, unless that is not read."""
     text = f"torchmar's prefork process: {traceback.format_exc()}".encode()
     for worker in workers:
         if worker.guest.stderr >= 0:

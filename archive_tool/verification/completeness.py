@@ -1,6 +1,6 @@
 """Whether an archive is complete: what certainly cannot be served is found before a server is started.
 
-Only certain problems are reported: TorchServe allows archives without a manifest, and has handlers of its own.
+A problem is reported only if it is certain: TorchServe allows archives without a manifest, and has handlers of its own.
 """
 
 from __future__ import annotations

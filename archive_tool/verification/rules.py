@@ -90,7 +90,7 @@ def _record_issues(archive: Archive, record: Record) -> Iterator[Issue]:
 def hash_issues(archive: Archive, entry: Entry, sha256: str) -> Iterator[Issue]:
     """Compare the hash of a member's bytes with the manifest's record, if there is one.
 
-    Another size has already been reported.
+    A size that differs has already been reported.
     """
     try:
         record = archive.manifest.record if archive.manifest else None

@@ -1,4 +1,4 @@
-"""What is to be written: the members of an archive and its manifest, as values."""
+"""The members of an archive and its manifest, as values, before they are written."""
 
 from __future__ import annotations
 

@@ -304,7 +304,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
         ],
         "vision_handler": [
             Difference(
-                "a body that is no picture",
+                "a body that is no image",
                 [cat, b"no picture", cat],
                 503,
                 [200, 400, 200],
@@ -330,7 +330,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
         ],
         "image_classifier": [
             Difference(
-                "grey, palette and transparent pictures",
+                "gray, palette and transparent images",
                 [grey, picture("P"), picture("RGBA")],
                 503,
                 [200, 200, 200],
@@ -350,7 +350,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
         ],
         "object_detector": [
             Difference(
-                "pictures of several sizes in a batch", [cat, small], 503, [200, 200], parts={"model_file": BOXES}
+                "images of several sizes in a batch", [cat, small], 503, [200, 200], parts={"model_file": BOXES}
             ),
             Difference(
                 "a class that the labels do not name",
@@ -395,7 +395,7 @@ TOLD = {
         "`ENABLE_TORCH_PROFILER`",
         "import",
     ],
-    "vision_handler": ["EPS pictures", "PIL's limit of pixels", "`self.ig`"],
+    "vision_handler": ["EPS images", "PIL's limit of pixels", "`self.ig`"],
     "image_classifier": [],
     "object_detector": ["torchvision's detection models as TorchScript"],
     "image_segmenter": [],

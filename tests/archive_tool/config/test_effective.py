@@ -149,7 +149,7 @@ def test_keys_for_the_handler():
         ("a: 1", "responseTimeout is 120 s, and not the server's default_response_timeout"),
         ("a: 1", "startupTimeout is 120 s, and not the server's default_startup_timeout"),
         ("deviceType: gpu", "means cpu on a server that finds no GPU"),
-        ("deviceIds: [0]", "passed over as a whole"),
+        ("deviceIds: [0]", "ignored as a whole"),
         ("torchrun: {}\nparallelLevel: 2", "the later line counts"),
         ("maxBatchDelay: 5", "a registration with a JSON body"),
         ("batchSize: many", "line 1: batchSize: expected an integer from 1, got 'many'; TorchServe would ignore it"),

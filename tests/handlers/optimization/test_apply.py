@@ -69,7 +69,7 @@ def test_a_net_of_convolutions_on_a_processor_is_optimized_unasked(caplog):
         assert found == Optimization(channels_last=True, freezing=True, tolerance=1e-4, unasked=True)
     assert unasked(torch.jit.script(convolutions()), None) is None
     model = optimize_model(convolutions(), found, None)
-    assert "A net of convolutions: running it with channels_last if the first request" in caplog.text
+    assert "A convolutional network: running it with channels_last if the first request" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.INFO]
     model(torch.rand(1, 1, 20, 20))
     assert model.serving == "channels_last"

@@ -1,5 +1,4 @@
-"""The files of a model in its author's folder: which they are, whether they have changed, their layout in an archive.
-"""
+"""The files of a model in its author's folder: which they are, whether they changed, their layout in an archive."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How the processes of the backend find each other, and their messages.
 
 The prefork process listens on an abstract unix socket: a name that only lives as long as the process and leaves no file
-behind, whichever way it ends. Abstract names have no permissions; the first process to bind one has it. So no other user can
+behind, whichever way it ends. Abstract names have no permissions; the first to bind one has it. So no other user can
 know the name before it is taken, and each side asks the kernel who the other one is and talks only to its own
 user.
 

@@ -18,7 +18,7 @@ from benchmarks.serving_bench.report import (
 
 
 def markdown(results: HandlerResults) -> str:
-    """The whole report."""
+    """Format the whole report."""
     parts = ["# Image classifiers: torchmar beside TorchServe", settings_lines(results)]
     if results.problems:
         parts += ["## What went wrong", "\n".join(f"- {problem}" for problem in results.problems)]
@@ -65,7 +65,7 @@ def _loops(results: HandlerResults, workload: str) -> str:
 
 
 def _stages(results: HandlerResults, workload: str) -> str:
-    """The handler's stages, and what is around it: the request's median at one connection without them."""
+    """Format the handler's stages, and what is around it: the request's median at one connection without them."""
     rows = []
     for one in _tuned(results):
         found = results.stages(workload, one.name)

@@ -1,4 +1,4 @@
-"""Says what comes after a number, in JSON: `{"input.1": 14}` in, `{"number": 15, "answer": "fizzbuzz"}` out."""
+"""What comes after a number, in JSON: `{"input.1": 14}` in, `{"number": 15, "answer": "fizzbuzz"}` out."""
 
 import json
 
@@ -11,7 +11,7 @@ LARGEST = 2**62
 
 
 class FizbuzHandler(BaseHandler):
-    """Runs the eager net and the TorchScript one; a request may be the number alone, too."""
+    """A handler for the eager network and the TorchScript one; a request may be the number alone, too."""
 
     def preprocess_one(self, data, context):
         """Take the number out of a request and go on to the next one."""
@@ -26,6 +26,6 @@ class FizbuzHandler(BaseHandler):
         return torch.tensor(number + 1)
 
     def postprocess_one(self, output, context):
-        """Give the word of the best category, or the number itself."""
+        """Return the word of the best category, or the number itself."""
         number = context.state["number"]
         return {"number": number, "answer": WORDS[int(output.argmax())] or str(number)}

@@ -93,7 +93,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of each measurement (5)")
     parser.add_argument("--warm-up", type=float, help="seconds of load before each measurement (3)")
     parser.add_argument("--connections", help="numbers of connections (1,8; with an NVIDIA GPU 64, too)")
-    parser.add_argument("--pictures", type=int, help=f"pictures to ask about ({assets.PICTURES})")
+    parser.add_argument("--pictures", type=int, help=f"images to ask about ({assets.PICTURES})")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="of %(default)s")
     parser.add_argument(
         "--contenders",
@@ -102,7 +102,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s; loop is without a server")
     parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
     parser.add_argument(
-        "--quick", action="store_true", help="one round of 1 s with few pictures, unless said otherwise"
+        "--quick", action="store_true", help="one round of 1 s with few images, unless said otherwise"
     )
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy the logs of a server that failed there")
     parser.add_argument("--output-dir", type=Path, default=serving.RESULTS, help="default: benchmarks/results")
@@ -151,7 +151,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Run:
     words = {True: "yes", False: "no", None: "not known"}
     settings = serving.settings(options, options.driver) | {
         "bfloat16 in the processor": words[bfloat16],
-        "pictures": f"{len(pictures)} JPEG pictures made of {len(assets.PHOTOGRAPHS)} photographs, "
+        "pictures": f"{len(pictures)} JPEG images made of {len(assets.PHOTOGRAPHS)} photographs, "
         f"{sum(path.stat().st_size for path in pictures) / len(pictures) / 1000:.0f} kB on average",
     }
     results = HandlerResults(

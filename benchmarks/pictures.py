@@ -217,8 +217,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=21, help="turns that each way gets (default: 21)")
-    parser.add_argument("--largest", type=int, default=4000, help="pictures of at most so many pixels a side")
-    parser.add_argument("--photograph", type=Path, default=PHOTOGRAPH, help="a picture to make the JPEGs of")
+    parser.add_argument("--largest", type=int, default=4000, help="images of at most so many pixels a side")
+    parser.add_argument("--photograph", type=Path, default=PHOTOGRAPH, help="an image to make the JPEGs of")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")

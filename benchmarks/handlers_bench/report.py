@@ -25,17 +25,17 @@ def markdown(results: HandlerResults) -> str:
     parts += ["## Targets", target_table(targets(results))]
     if results.bfloat16 is False and results.device == "cpu":
         parts.append(
-            "This processor has no instructions for bfloat16: numbers of 16 bits are slower here, and what they should "
+            "This processor has no instructions for bfloat16: 16-bit types are slower here, and what they should "
             "gain is not asked of this run."
         )
     for workload in results.titles:
         parts += workload_tables(results, workload)
         if results.loops:
-            parts += ["Without a server, pictures per second, of the handler from JPEG to answer / of the model alone:"]
+            parts += ["Without a server, images per second, of the handler from JPEG to answer / of the model alone:"]
             parts += [_loops(results, workload)]
             parts += ["One request alone, milliseconds:", _stages(results, workload)]
         if workload in results.agreements:
-            text = f"Answers with the most probable class of TorchServe's, of {results.pictures} pictures:"
+            text = f"Answers with the most probable class of TorchServe's, of {results.pictures} images:"
             parts += [text, _agreement(results, workload)]
             if workload not in TRAINED:
                 parts.append(

@@ -117,7 +117,7 @@ def targets(results: HandlerResults) -> Iterator[Target]:
                 if contender is not None and contender.kind == "shared":
                     rate = results.load(workload, contender, GPU_CONNECTIONS, "rps")
                     yield Target(
-                        f"{workload}, {GPU_CONNECTIONS} connections, {name}: pictures/s against its own loop",
+                        f"{workload}, {GPU_CONNECTIONS} connections, {name}: images/s against its own loop",
                         ">=",
                         0.85,
                         ratio(rate, results.loop_limit(workload, name)),

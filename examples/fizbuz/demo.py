@@ -60,7 +60,7 @@ def ask(server: demos.Server, work: Path) -> None:
     right = sum(answer == expected(number) for number, answer in zip(NUMBERS, answers, strict=True))
     demos.require(right >= NEEDED, f"only {right} of {len(NUMBERS)} answers are right")
     eager = play(server, "fizbuz_eager", *NUMBERS, LARGE)
-    demos.require(eager[:-1] == answers, "the eager net says something else")
+    demos.require(eager[:-1] == answers, "the eager network says something else")
     demos.require(play(server, "fizbuz_scripted", *NUMBERS, LARGE) == eager, "TorchScript says something else")
     bits = [number + 1 >> bit & 1 for number in NUMBERS[:1] for bit in range(10)]
     scores = server.predict("fizbuz_onnx", *JSON, "-d", json.dumps({"tensor_input": [bits]}))["tensor_output"]
@@ -73,7 +73,7 @@ def ask(server: demos.Server, work: Path) -> None:
         print(said, end="")
         found = [line.split()[1] for line in said.splitlines()]
         demos.require(found == eager, "the program in C++ says something else")
-    print(f"{right} of {len(NUMBERS)} answers right, whoever is asked")
+    print(f"{right} of {len(NUMBERS)} answers right, whichever model is asked")
 
 
 def scale(server: demos.Server) -> None:

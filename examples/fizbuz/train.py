@@ -73,7 +73,7 @@ def script(net: FizbuzNet, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, and write the state dict, TorchScript, and in a folder `service` ONNX beside its service."""
-    parser = argparse.ArgumentParser(description="Train a net that plays fizz buzz and write it in three formats.")
+    parser = argparse.ArgumentParser(description="Train a network that plays fizz buzz and write it in three formats.")
     parser.add_argument("--output-dir", type=Path, default=HERE / "build", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")

@@ -115,7 +115,7 @@ def predict(model: str, files: Sequence[Path], *options: str) -> list[dict[str, 
     command = ("torchmar", "predict", model, *names, *options, "--json", "--name", SERVER)
     rows = json.loads(run(*command, capture=True))
     if len(rows) != len(files):
-        raise DemoError(f"{len(files)} pictures sent, {len(rows)} answers")
+        raise DemoError(f"{len(files)} images sent, {len(rows)} answers")
     return list(rows)
 
 

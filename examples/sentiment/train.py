@@ -87,7 +87,7 @@ def accuracy(net: SentimentNet, rows: list[tuple[str, int]], known: dict[str, in
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, and write weights, vocabulary and names."""
-    parser = argparse.ArgumentParser(description="Train a net that says whether a text is meant well.")
+    parser = argparse.ArgumentParser(description="Train a network that finds the sentiment of a text.")
     parser.add_argument("--output-dir", type=Path, default=HERE / "build", help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

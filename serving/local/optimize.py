@@ -255,7 +255,7 @@ def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Ca
     dtypes = [Optimization.dtype]
     dtypes += [one for one, sets in INSTRUCTIONS.items() if on_gpu or not sets.isdisjoint(facts["capability"])]
     if len(dtypes) == 1:
-        notes.append("numbers of 16 bits were not tried: this processor has no instructions for them")
+        notes.append("16-bit types were not tried: this processor has no instructions for them")
     layouts = (False, True) if facts["pictures"] else (False,)
     makes: list[dict[str, Any]] = [{}]
     if facts["script"]:

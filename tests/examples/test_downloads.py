@@ -84,7 +84,7 @@ def test_an_index_that_cannot_be_reached(package, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(
-        DownloadError, match=r"tiny==1\.2 cannot be had with pip(.|\n)*Is pip's index reachable(.|\n)*ERROR"
+        DownloadError, match=r"tiny==1\.2 cannot be downloaded with pip(.|\n)*Is pip's index reachable(.|\n)*ERROR"
     ):
         downloads.fetch(package)
     assert cached(tmp_path) == []

@@ -101,9 +101,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s; loop is without a server")
     parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
-    parser.add_argument(
-        "--quick", action="store_true", help="one round of 1 s with few images, unless said otherwise"
-    )
+    parser.add_argument("--quick", action="store_true", help="one round of 1 s with few images, unless said otherwise")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy the logs of a server that failed there")
     parser.add_argument("--output-dir", type=Path, default=serving.RESULTS, help="default: benchmarks/results")
     options = parser.parse_args(arguments)

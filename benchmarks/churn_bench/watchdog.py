@@ -80,7 +80,7 @@ def _catches(pid: int, number: signal.Signals) -> bool:
 
 
 def _kernel(pid: int) -> Iterator[str]:
-    """Return what the kernel knows of a process."""
+    """Yield what the kernel knows of a process."""
     place = Path(f"/proc/{pid}")
     with suppress(OSError):
         yield place.joinpath("cmdline").read_text().replace("\0", " ")

@@ -99,7 +99,7 @@ def bfloat16_hardware(cpuinfo: Path = machine.CPU_INFO) -> bool | None:
 
 
 def targets(results: HandlerResults) -> Iterator[Target]:
-    """Return all targets, with what this run measured."""
+    """Yield all targets, with what this run measured."""
     for workload in results.titles:
         gain = results.gain(workload, DEFAULTS, CONNECTIONS)
         yield Target(f"{workload}, {CONNECTIONS} connections, defaults: requests/s against stock", ">=", 1.3, gain)

@@ -44,7 +44,7 @@ def svg(results: Results) -> str:
 
 
 def panels(results: Results) -> Iterator[Panel]:
-    """Return one panel for the requests a second of each workload, then starting, scaling and memory."""
+    """Yield one panel for the requests a second of each workload, then starting, scaling and memory."""
     labels = [contender.label for contender in results.contenders]
     connections = [f"{count} connection{'s' if count > 1 else ''}" for count in results.connections]
     for workload in results.titles if results.loads else ():

@@ -35,7 +35,7 @@ class Target:
 
 
 def targets(results: Results) -> Iterator[Target]:
-    """Return all targets, with what this run measured; of several contenders of a kind, for the first."""
+    """Yield all targets, with what this run measured; of several contenders of a kind, for the first."""
     stock, dedicated, shared = results.first("stock"), results.first("dedicated"), results.first("shared")
 
     def load(workload: str, contender: Contender | None, connections: int, name: str) -> float | None:

@@ -53,7 +53,7 @@ class Results:
 
 
 def answered(tallies: Mapping[str, Tally]) -> Iterator[Check]:
-    """Return whether every request was answered, most of them well."""
+    """Yield whether every request was answered, most of them well."""
     for model, tally in tallies.items():
         total = tally.statuses.total() + sum("no answer" in failure for failure in tally.failures)
         figures = f"{len(tally.failures)} of {total} were not"
@@ -62,7 +62,7 @@ def answered(tallies: Mapping[str, Tally]) -> Iterator[Check]:
 
 
 def flat(early: Footprint, late: Footprint) -> Iterator[Check]:
-    """Return whether a server takes as much after the kills as before."""
+    """Yield whether a server takes as much after the kills as before."""
     same = dict(late.processes) == EXPECTED
     yield Check("there are the processes that there should be", same, listed(late.processes))
     for name, before, after, bound in (

@@ -100,7 +100,7 @@ def models(folder: Path) -> list[str]:
 
 
 def _lines(folder: Path, name: str) -> Iterator[str]:
-    """Return all lines of a log, packed files first; log4j numbers these from the oldest on."""
+    """Yield all lines of a log, packed files first; log4j numbers these from the oldest on."""
     packed = sorted(folder.glob(f"{name.removesuffix('.log')}.*.log.gz"), key=lambda path: _number(path.name))
     for path in packed:
         try:

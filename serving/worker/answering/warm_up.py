@@ -137,7 +137,7 @@ def _try(rehearse: Rehearse, request: Request | str, folder: Path) -> str:
 
 
 def _requests(manifest: Any, folder: Path) -> Iterator[tuple[str, Request | str]]:
-    """Return the samples that the manifest names, each with its request, or with the reason why there is none.
+    """Yield the samples that the manifest names, each with its request, or with the reason why there is none.
 
     The archive may be untrusted: a name that leads out of its folder is not followed.
     """

@@ -150,7 +150,7 @@ def memory(pids: Iterable[int], java_pid: int) -> list[str]:
 
 
 def sizes(pids: Iterable[int], java_pid: int) -> Iterator[tuple[int, int]]:
-    """Return the memory of workers in bytes, with their pids in the order given.
+    """Yield the memory of workers in bytes, with their pids in the order given.
 
     The pid that the frontend knows may be that of a thin process, with the model in a backend process behind it, which
     many may share: each has its own memory and its part of the backend's.

@@ -1,4 +1,4 @@
-"""What `optimize` shows; what it does is tested in tests/serving/local."""
+"""The output of `optimize`; what it does is tested in tests/serving/local."""
 
 from __future__ import annotations
 

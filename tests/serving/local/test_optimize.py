@@ -1,4 +1,4 @@
-"""What is tried, and the archive that is written; the trials stand in for models."""
+"""The candidates that are tried, and the archive that is written; the trials stand in for models."""
 
 from __future__ import annotations
 

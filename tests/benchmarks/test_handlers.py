@@ -153,7 +153,7 @@ def test_the_loop_measures_handler_model_and_stages(
 
 
 class HandlerWithState:
-    """Answers by code that is made anew for whatever is not as in its own calls, as torch.compile's is."""
+    """A handler with code that is made anew for whatever is not as in its own calls, as torch.compile's is."""
 
     device = torch.device("cpu")
 

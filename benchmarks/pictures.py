@@ -178,7 +178,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def report(contents: Mapping[str, bytes], rounds: int) -> str:
-    """Measure everything. Return Markdown."""
+    """Measure everything. Return Markdown.
+
+    Raises:
+        RuntimeError: our numbers are not torchvision's.
+    """
     whole = [["whole, ms", *WAYS, "ours / TorchServe's", "tensors / ours", "tensors differ", "draft differs"]]
     decoding = [["decoding, ms", *DECODERS, "torchvision / Pillow", "same pixels"]]
     for name, content in contents.items():

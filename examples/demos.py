@@ -86,7 +86,11 @@ def curl(*arguments: str) -> str:
 
 
 def require(condition: bool, what: str) -> None:
-    """Raise a `DemoError` that says what is wrong, unless the condition holds."""
+    """Check a condition.
+
+    Raises:
+        DemoError: the condition does not hold; says what is wrong.
+    """
     if not condition:
         raise DemoError(what)
 

@@ -98,7 +98,11 @@ def load(folder: Path, kind: str) -> tuple[Any, Any]:
 
 
 def answer(handler: Any, context: Any, bodies: Sequence[bytes]) -> None:
-    """Answer one batch, with the request objects that a worker makes for it."""
+    """Answer one batch, with the request objects that a worker makes for it.
+
+    Raises:
+        RuntimeError: the handler refused a request.
+    """
     from ts.context import RequestProcessor
 
     context.request_ids = {number: str(number) for number in range(len(bodies))}

@@ -46,7 +46,11 @@ def load(folder: Path) -> Any:
 
 
 def call(service: Any, bodies: Iterator[bytes], batch: int) -> None:
-    """Call the handler with one batch, with the request objects that a worker makes for it."""
+    """Call the handler with one batch, with the request objects that a worker makes for it.
+
+    Raises:
+        RuntimeError: the handler refused a request.
+    """
     from ts.context import RequestProcessor
 
     rows = [{"body": bytearray(next(bodies))} for _ in range(batch)]

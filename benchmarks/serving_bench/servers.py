@@ -92,7 +92,11 @@ class Server:
         raise BenchmarkError("after the load the server answered nothing")
 
     def scale(self, workers: int) -> float:
-        """Set the number of workers; return the seconds until all were READY."""
+        """Set the number of workers; return the seconds until all were READY.
+
+        Raises:
+            BenchmarkError: the workers were not READY in time.
+        """
         begin = time.perf_counter()
         self.management.scale(self.model, min_workers=workers)
         while self.management.default_version(self.model).ready_workers != workers:

@@ -14,7 +14,11 @@ class FizbuzHandler(BaseHandler):
     """A handler for the eager network and the TorchScript one; a request may be the number alone, too."""
 
     def preprocess_one(self, data, context):
-        """Take the number out of a request and go on to the next one."""
+        """Take the number out of a request and go on to the next one.
+
+        Raises:
+            BadInputError: the request holds no number that the network knows.
+        """
         try:
             value = json.loads(bytes(data)) if isinstance(data, (bytes, bytearray)) else data
         except ValueError:

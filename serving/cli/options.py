@@ -167,6 +167,11 @@ def address_of(
     The address is the one given, else that of the named server, else TORCHMAR_INFERENCE or TORCHMAR_MANAGEMENT, else
     TorchServe's usual one. The key is the one in the file, else that of the server if torchmar started it, else
     TORCHMAR_TOKEN.
+
+    Raises:
+        NotRunningError: the named server does not run.
+        InputError: the file with the key cannot be read, or holds no key.
+        ReplyError: an expired key could not be renewed.
     """
     from serving.control import StateFolder
     from serving.control.keys import checked_key, current_key, key_in_file

@@ -58,7 +58,11 @@ class ManagementClient:
         )
 
     def default_version(self, name: str) -> ModelVersion:
-        """Return the version that requests without a version reach."""
+        """Return the version that requests without a version reach.
+
+        Raises:
+            ReplyError: the server describes no version of the model.
+        """
         rows = self._describe(_model_path(name, None))
         if not rows:
             raise ReplyError(f"the server describes no version of {name}", status=200)

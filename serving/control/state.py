@@ -179,7 +179,11 @@ class StateFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other commands from starting or stopping the same server meanwhile."""
+        """Keep other commands from starting or stopping the same server meanwhile.
+
+        Raises:
+            InputError: the state folder belongs to another user.
+        """
         self.create()
         try:
             lock = (self.path / "lock").open("w")

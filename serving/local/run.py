@@ -208,7 +208,11 @@ class Runner:
         return replace(request, headers={**request.headers, **given})
 
     def send(self, batch: Sequence[Request]) -> tuple[Answers, tuple[float, dict[str, float]]]:
-        """Send a batch; return the answers, the seconds, and those of each step."""
+        """Send a batch; return the answers, the seconds, and those of each step.
+
+        Raises:
+            CheckError: the worker left requests without an answer.
+        """
         answers = Answers([request.request_id for request in batch])
         begin = time.perf_counter()
         reply = self._model.ask(batch)

@@ -21,6 +21,9 @@ def provide(name: str, *, always: bool = False) -> None:
     Args:
         name: of the package.
         always: also where an import would find another one of that name.
+
+    Raises:
+        ImportError: the package cannot be read.
     """
     if name in sys.modules or (not always and importlib.util.find_spec(name) is not None):
         return

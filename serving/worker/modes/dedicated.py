@@ -52,7 +52,11 @@ class Stream:
 
 
 def serve(connection: Connection, request: Load, arguments: Arguments, guardian: Guardian, processes: int) -> int:
-    """Load the model and answer requests until the frontend closes the connection; return the exit code."""
+    """Load the model and answer requests until the frontend closes the connection; return the exit code.
+
+    Raises:
+        ProtocolError: the frontend sent something that is not a batch of requests.
+    """
     try:
         model = load(request, arguments.metrics_config, processes=processes)
     except (Exception, SystemExit) as error:

@@ -16,7 +16,7 @@ class Answer:
 
     Attributes:
         status: 0 until there is one.
-        refused: the body is the text of an error, of which the frontend makes JSON.
+        refused: the body is the text of an error, which the frontend turns into JSON.
     """
 
     status: int = 0

@@ -2,7 +2,7 @@
 
 It writes one when it is ready, after each change and at its end, as ``config/<time>-<kind>.cfg`` in the folder of its
 logs: its configuration and, as ``model_snapshot``, every version of every model with its workers, batches and timeouts.
-So the newest one has what a server that was killed served. A configuration with ``model_snapshot`` makes it restore
+So the newest one has the models of a server that was killed. A configuration with ``model_snapshot`` makes it restore
 these models, whatever else it should load.
 """
 

@@ -35,9 +35,9 @@ class HandlerError(WorkerError):
 def is_out_of_memory(error: BaseException, of: type[BaseException] = RuntimeError) -> bool:
     """Return whether memory, or the GPU, failed, which the frontend calls 507.
 
-    That is a MemoryError, torch's OutOfMemoryError for whatever device, or a RuntimeError that speaks of CUDA, whose
-    errors are of many classes and wordings. `handlers.errors` has the same rule: an archive carries it along, to where
-    this module is not, and may have an older one.
+    That is a MemoryError, torch's OutOfMemoryError for any device, or a RuntimeError that names CUDA, whose errors are
+    of many classes and wordings. `handlers.errors` has the same rule: an archive carries its own copy, perhaps an older
+    one, to places without this module.
 
     Args:
         of: the class of errors whose text counts. TorchServe takes any while requests are answered.

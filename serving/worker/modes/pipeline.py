@@ -41,7 +41,7 @@ class Job:
     """Messages that run as one batch.
 
     Attributes:
-        entries: who asked, and what.
+        entries: the workers that asked, and their messages.
         requests: of all messages.
         sink: takes the parts of their answers.
         batch: what the handler's first half made of it; None until it was called.

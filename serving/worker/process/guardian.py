@@ -1,7 +1,7 @@
 """A thread that ends a process whose work is no longer wanted, and reports what a handler hangs in.
 
-The thread that runs the handler may be busy for long, or for ever. The frontend then kills the thin process, which
-says nothing to the process that works for it: except that its lifeline, a socket pair, ends.
+The thread that runs the handler may be busy for long, or for ever. The frontend then kills the thin process. The
+process that works for it sees only that the lifeline, a socket pair, ends.
 """
 
 from __future__ import annotations

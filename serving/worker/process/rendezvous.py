@@ -51,9 +51,9 @@ supported = sys.platform == "linux" and hasattr(os, "fork") and hasattr(socket, 
 def address(owner: int, key: str | None = None) -> str:
     """Return the name of the socket of the prefork process.
 
-    One for each server and interpreter: a server is known by its Java process, and that by its pid and the namespace
-    which the pid is of (containers that share a network would otherwise meet here). What no other user can read of the
-    Java process makes it a name that no other user can take first.
+    One for each server and interpreter: a server is known by its Java process, and that by its pid and the pid's
+    namespace (containers that share a network would otherwise meet here). The name contains what no other user can read
+    of the Java process, so no other user can take it first.
 
     Args:
         owner: pid of the Java process.

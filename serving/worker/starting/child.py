@@ -124,7 +124,7 @@ def _enter(guest: Guest) -> None:
 def _reseed() -> None:
     """Give every random number generator that was there before the fork a seed of its own.
 
-    `random` sees to that by itself. What is imported later takes one from the system, as do the generators of devices.
+    `random` does so by itself. What is imported later takes one from the system, as do the generators of devices.
     """
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()

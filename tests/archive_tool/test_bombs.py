@@ -1,4 +1,4 @@
-"""Each reader of what comes from elsewhere, given what would keep it busy: an answer within a bound of steps.
+"""Each reader of foreign input, given what would keep it busy: an answer within a bound of steps.
 
 A bound of time stands behind, generous, for a machine may be busy. What is counted is what would take the time.
 """
@@ -59,7 +59,7 @@ YAML = {
 
 @pytest.fixture
 def events(monkeypatch):
-    """How many steps PyYAML has made: its parser's, on which the composer's depend."""
+    """Count the steps that PyYAML makes: its parser's, on which the composer's depend."""
     counted = [0]
     really = yaml.SafeLoader.get_event
 
@@ -355,7 +355,7 @@ def test_an_archive_of_many_members_is_shown_in_time(tmp_path, torchmar, monkeyp
 
 
 def counted(monkeypatch, owner, name, cost):
-    """Sum up what the calls of a method cost, from what they give."""
+    """Sum up what the calls of a method cost, from what they return."""
     total = [0]
     really = getattr(owner, name)
 

@@ -20,7 +20,7 @@ WORKLOADS = {"noop": serving.noop, "upload": serving.upload, "stream": serving.s
 
 
 def good(store: Path) -> list[str]:
-    """The archives of a store, all of them looked at."""
+    """Return the archives of a store, all of them looked at."""
     archives = sorted(store.glob("*.mar"))
     assert {path.name: verify(path).issues for path in archives} == {path.name: () for path in archives}
     return [path.name for path in archives]

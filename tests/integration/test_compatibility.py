@@ -90,18 +90,18 @@ class Pair:
     ours: Server
 
     def both(self, call: Any) -> tuple[Any, Any]:
-        """The result of a call on TorchServe's worker, and on ours."""
+        """Return the result of a call on TorchServe's worker, and on ours."""
         stock, ours = at_once([lambda: call(self.stock), lambda: call(self.ours)])
         return stock, ours
 
     def same(self, call: Any) -> Any:
-        """The result of a call, which must be the same on both."""
+        """Return the result of a call, which must be the same on both."""
         stock, ours = self.both(call)
         assert ours == stock
         return ours
 
     def run(self, code: str) -> Answer:
-        """The answer of a handler that runs this code, the same on both."""
+        """Return the answer of a handler that runs this code, the same on both."""
         answer = self.same(lambda server: run(server, code))
         assert isinstance(answer, Answer)
         return answer
@@ -116,7 +116,7 @@ def source(name: str) -> dict[str, str]:
 
 
 def tutorial(box: Sandbox, weights: Path) -> str:
-    """Scenario A2: the tutorial's handler with the tutorial's net."""
+    """Return scenario A2: the tutorial's handler with the tutorial's network."""
     handler = (MNIST / "mnist_handler_ts.py").read_text()
     model = {"mnist_model.py": (ROOT / "model_defs" / "mnist.py").read_text()}
     data = {"mnist_sd.pt": (weights / "mnist_sd.pt").read_bytes()}
@@ -125,7 +125,7 @@ def tutorial(box: Sandbox, weights: Path) -> str:
 
 
 def built_in(box: Sandbox) -> str:
-    """`image_classifier` by name, with a net of seconds."""
+    """Return `image_classifier` by name, with a network of seconds."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 10))
     torch.jit.script(net).save(str(box.root / "small.pt"))
@@ -135,7 +135,7 @@ def built_in(box: Sandbox) -> str:
 
 
 def ahead(box: Sandbox, folder: Path) -> list[str]:
-    """An archive with compiled code, and the same one with code that needs what no processor has."""
+    """Return an archive with compiled code, and the same one with code that needs what no processor has."""
     shutil.copy(folder / "store" / "ahead.mar", box.store)
     with zipfile.ZipFile(box.store / "ahead.mar") as old, zipfile.ZipFile(box.store / "elsewhere.mar", "w") as new:
         for name in old.namelist():
@@ -151,7 +151,7 @@ def ahead(box: Sandbox, folder: Path) -> list[str]:
 
 @contextmanager
 def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], config: Path) -> Iterator[Pair]:
-    """A server with each worker, over the same archives."""
+    """Yield a server with each worker, over the same archives."""
     before = request.session.testsfailed
     command = (
         "torchmar",
@@ -442,7 +442,7 @@ def test_time_metrics_of_the_worker(pair: Pair) -> None:
 
 
 def logged(server: Server, mark: str) -> list[str]:
-    """Lines with a mark, without their time and the number of the worker."""
+    """Return the lines with a mark, without their time and the number of the worker."""
     lines = [line for line in model_log(server).splitlines() if mark in line]
     return [re.sub(r"W-\d+", "W", line.split(" ", 1)[1]) for line in lines]
 
@@ -559,7 +559,7 @@ def test_a_batch(pair: Pair) -> None:
 
 
 def curl(server: Server, path: str, body: str) -> str:
-    """Head and body of an answer as they come over the wire, in its chunks, without its id."""
+    """Return head and body of an answer as they come over the wire, in its chunks, without its id."""
     command = ("curl", "-sS", "-N", "--raw", "-i", "-m", "60", "-d", body, "-H", "Content-Type: text/plain")
     done = server.sandbox.run(*command, server.inference + path, timeout=90.0).ok()
     return re.sub(r"x-request-id: .*\n", "", done.out)
@@ -679,7 +679,7 @@ RARE = ("body", "json", "kserve")
 
 @pytest.fixture(scope="module", params=[pytest.param(e, marks=pytest.mark.slow) if e in RARE else e for e in ENVELOPES])
 def enveloped(request: pytest.FixtureRequest, java_options: str) -> Iterator[tuple[str, Pair]]:
-    """Two servers with the envelope; it is a setting of a whole server."""
+    """Yield two servers with the envelope; it is a setting of a whole server."""
     box = make_sandbox(java_options, ["torchvision"])
     archives = [pack(box, "rows", "rows.py", source("rows"), "batchSize: 3\nmaxBatchDelay: 300\n")]
     config = box.file("config.properties", f"service_envelope={request.param}\n")
@@ -688,7 +688,7 @@ def enveloped(request: pytest.FixtureRequest, java_options: str) -> Iterator[tup
 
 
 def without_id(answer: Answer) -> Answer:
-    """Without the id of an error, and what depends on it."""
+    """Return the answer without the id of an error, and what depends on it."""
     if answer.status != 503:
         return answer
     body = re.sub(rb" The server's log has the reason under the id [0-9a-f]{8}\.", b"", answer.body)

@@ -1,4 +1,4 @@
-"""What ``make demo`` runs, whole: train, archive, start, predict, scale, stop."""
+"""The whole of ``make demo``: train, archive, start, predict, scale, stop."""
 
 from __future__ import annotations
 

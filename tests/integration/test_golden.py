@@ -23,7 +23,7 @@ LIMIT = 1 << 20
 
 
 def sample(name: str) -> tuple[str, bytes, bytes]:
-    """The sample that an archive has: its name, its body, and the answer to it when it was built."""
+    """Return the sample that an archive has: its name, its body, and the answer to it when it was built."""
     with open_archive(GOLDEN / f"{name}.mar") as archive:
         assert archive.manifest is not None
         assert archive.manifest.record is not None

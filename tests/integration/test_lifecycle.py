@@ -20,13 +20,13 @@ from .support import is_alive, wait_until
 # Importing torch takes seconds, and no handler here needs it.
 pytestmark = pytest.mark.hides("torch")
 
-# A handler that is still being imported when everybody has lost patience.
+# A handler that is still being imported when every wait is over.
 SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
 
 
 @contextmanager
 def waiting_start(sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
-    """A start that waits for a model which does not get ready."""
+    """Start a server that waits for a model which does not get ready."""
     sandbox.build("slow", SLOW)
     command = ("torchmar", "start", "slow.mar", "--model-store", sandbox.store, "--port", "auto")
     with sandbox.popen(*command) as process:
@@ -38,7 +38,7 @@ def waiting_start(sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_server_from_start_to_stop(sandbox: Sandbox, echo: str) -> None:
-    del sandbox.env["JAVA_TOOL_OPTIONS"]  # once with nothing but what the product itself tells Java
+    del sandbox.env["JAVA_TOOL_OPTIONS"]  # once with only what the product itself sets for Java
     sandbox.build("echo", echo)
     started = sandbox.torchmar("start", "echo=echo.mar", "--model-store", sandbox.store, "--port", "auto").ok()
     assert "echo 1.0 is ready: 1 worker" in started.out
@@ -222,7 +222,7 @@ def kill(server: Server) -> None:
 
 
 def test_keys_are_asked_for_and_given_when_authorization_is_on(sandbox: Sandbox, echo: str) -> None:
-    """Here of a server without Java on the path, and with blanks in that of its archive."""
+    """Here on a server without Java on the path, and with blanks in that of its archive."""
     sandbox.build("echo", echo)
     empty = sandbox.root / "nothing"
     empty.mkdir()

@@ -48,7 +48,7 @@ def images() -> torch.Tensor:
 def published(
     shared_sandbox: Sandbox, net: MNISTNet, images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Published]:
-    """The model in every format; a C++ compiler takes the longest."""
+    """Publish the model in every format; a C++ compiler takes the longest."""
     from torch._inductor import config  # takes seconds
 
     patch = pytest.MonkeyPatch()

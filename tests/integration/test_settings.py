@@ -25,7 +25,7 @@ model_metrics:
 
 @pytest.fixture
 def tls(sandbox: Sandbox) -> Sandbox:
-    """A sandbox with a key store whose password is "right", and settings with relative paths."""
+    """Return a sandbox with a key store whose password is "right", and settings with relative paths."""
     key, chain, store = "tls/key.pem", "tls/chain.pem", "tls/store.p12"
     sandbox.file(key, "")
     request = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", chain, "-subj", "/CN=localhost")

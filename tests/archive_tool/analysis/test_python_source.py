@@ -1,4 +1,4 @@
-"""What a module binds, by its syntax tree."""
+"""The names that a module binds, by its syntax tree."""
 
 import pytest
 

@@ -87,7 +87,7 @@ def test_the_sdk_is_found_without_importing_it():
 
 @pytest.fixture
 def elsewhere(work, monkeypatch):
-    """As if archive_tool were installed in a folder of its own."""
+    """Return a build as if archive_tool were installed in a folder of its own."""
     monkeypatch.setattr(vendoring, "__file__", str(work / "elsewhere" / "archive_tool" / "building" / "vendoring.py"))
     monkeypatch.delitem(sys.modules, "handlers", raising=False)
     monkeypatch.syspath_prepend(work)

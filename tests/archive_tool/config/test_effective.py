@@ -217,7 +217,7 @@ def test_plain_values():
     )
 )  # fmt: skip
 def test_any_document(document):
-    """Every key of the file is in effect, or is told to have none, or is the handler's."""
+    """Every key of the file is in effect, or is reported to have none, or is the handler's."""
     import yaml
 
     found = understand(yaml.safe_dump(document)) if document else understand(None)

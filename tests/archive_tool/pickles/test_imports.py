@@ -111,9 +111,9 @@ def test_imports_by_hand(data):
         b"\x80\x04K\x01q\x050\x8c\x05posixh\x05\x93.",  # what is remembered there is no text
         b"\x80\x04V\\u0070osix\nVsystem\n\x93.",  # escaped
         b"\x80\x04X" + struct.pack("<I", 2000) + b"x" * 2000 + b"\x8c\x01a\x93.",  # longer than any name
-        b"\x80\x04\x82\x01.",  # a number that somebody registered
+        b"\x80\x04\x82\x01.",  # a number that another program registered
         b"\x82\x01.",
-        b"c" + b"x" * 200_000 + b"torch\nSize\n.",  # the end of a long line is no name
+        b"c" + b"x" * 200_000 + b"torch\nSize\n.",  # the end of a long line is not a name
         b"ctorch\n" + b"x." * 200_000 + b"Size\n.",
         b"(c" + b"x" * 200_000 + b"\nSize\nNo.",
         b"V" + b"x" * 200_000 + b"torch\nVSize\n\x93.",

@@ -1,4 +1,4 @@
-"""Files of joblib: where an array's numbers end is told from values, all of which must be plain."""
+"""Files of joblib: the end of an array's numbers is known from values, all of which must be plain."""
 
 import io
 

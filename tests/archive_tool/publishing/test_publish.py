@@ -265,7 +265,7 @@ def test_a_class_without_source_is_exported(store):
         ]
         * 2,
     ]
-    assert done.stderr == ""  # nobody watches a pipe
+    assert done.stderr == ""  # nothing watches a pipe
 
 
 def test_steps_are_shown_where_somebody_watches(nets, store, monkeypatch, capsys):

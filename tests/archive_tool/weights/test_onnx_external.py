@@ -1,4 +1,4 @@
-"""The files that an ONNX model keeps its numbers in lie in the archive, or it is not good."""
+"""The files in which an ONNX model keeps its numbers must lie in the archive."""
 
 import io
 import itertools

@@ -1,4 +1,4 @@
-"""What becomes of the section `optimize:` for each kind of model."""
+"""The effect of the section `optimize:` on each kind of model."""
 
 import copy
 import logging
@@ -143,7 +143,7 @@ def test_torchscript_in_sixteen_bits():
 
 
 class Tied(nn.Module):
-    """Weights of layers, one of which something else uses, too."""
+    """A model with weights of layers, one of which something else uses, too."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +159,7 @@ class Tied(nn.Module):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """Make it anew for each use: what is made of one model would share its weights."""
+    """Make a program anew for each use: what is made of one model would share its weights."""
     torch.manual_seed(0)
     plain = Tied().eval()
     path = tmp_path_factory.mktemp("program") / "net.pt2"

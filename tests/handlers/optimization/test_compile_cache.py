@@ -1,4 +1,4 @@
-"""Where compiled code is kept, and for whom. One test compiles for real."""
+"""The place of compiled code, and who may use it. One test compiles for real."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from handlers.optimization import compile_cache
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """Own folders for the cache and for temporary files, and no settings."""
+    """Use own folders for the cache and for temporary files, and no settings."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_WARM_POOL", "set so that it is put back")
     monkeypatch.setenv(compile_cache.VARIABLE, "set so that it is put back")

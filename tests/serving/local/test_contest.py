@@ -1,4 +1,4 @@
-"""How ways to run a model are measured; the trials stand in for models, and one real trial is in test_trial.py."""
+"""The measurement of candidates; the trials stand in for models, and one real trial is in test_trial.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[..., Path]:
-    """A folder for the stand-in."""
+    """Return a folder for the stand-in."""
 
     def make(section: str = "", **facts: Any) -> Path:
         place = tmp_path / f"folder{len(list(tmp_path.iterdir()))}"
@@ -122,7 +122,7 @@ def test_the_rounds_that_there_was_time_for_count(
         def late(process: Process, row: Row) -> None:
             running._budget._end = time.monotonic() + 5  # it took its time to load
             take_turns(process, row)
-            running._budget._end += 60  # to tell how it ended
+            running._budget._end += 60  # to say how it ended
 
         monkeypatch.setattr(running, "_take_turns", late)
         row = running.measure(BFLOAT16, folder("dtype: bfloat16", takes=0.1), 1)

@@ -1,4 +1,4 @@
-"""What is tried, and the archive that is written; the trials stand in for models."""
+"""The candidates that are tried, and the archive that is written; the trials stand in for models."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_makes_sense_for_model_and_machine(facts: dict[str, Any], expected:
 
 def test_what_is_left_out_is_told() -> None:
     _, notes = candidates_for(FACTS, compiler=False)
-    assert ["16 bits" in notes[0], "C++ compiler" in notes[1]] == [True, True]
+    assert ["16-bit" in notes[0], "C++ compiler" in notes[1]] == [True, True]
     assert candidates_for(FACTS | {"capability": ["amx_bf16"]}, compiler=True)[1] == []
 
 

@@ -1,4 +1,4 @@
-"""One real model, measured plainly and in a way that it is faster in."""
+"""One real model, measured plainly and in a way that makes it faster."""
 
 from __future__ import annotations
 

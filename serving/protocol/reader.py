@@ -86,7 +86,7 @@ class Reader(ABC, Generic[M]):
         """Take the first ``count`` bytes of the buffer that `get_buffer` returned.
 
         Raises:
-            ValueError: it did not offer so many.
+            ValueError: the buffer has fewer bytes.
         """
         offered, self._offered = self._offered, None
         if offered is None or not 0 <= count <= len(offered):
@@ -102,7 +102,7 @@ class Reader(ABC, Generic[M]):
         """Return the next message; None if it has not arrived completely.
 
         Raises:
-            ProtocolError: these bytes are no message. Every later call raises it again.
+            ProtocolError: these bytes are not a message. Every later call raises it again.
         """
         if self._error is not None:
             raise self._error
@@ -169,7 +169,7 @@ class Reader(ABC, Generic[M]):
         request took a third longer.
 
         Args:
-            most: strings that the list may have.
+            most: maximum number of strings.
             what: what a string is, for errors.
             bodies: whether every third string is a body, which is received into itself if it has not come completely.
         """
@@ -224,7 +224,7 @@ class Reader(ABC, Generic[M]):
                 continue
             data = self._fed.popleft()
             used = min(len(data), self._missing)
-            # What was reserved for receiving into the body and not used.
+            # The part reserved for receiving into the body and not used.
             del body[self._filled :]
             body += memoryview(data)[:used]
             self._filled += used

@@ -25,7 +25,7 @@ SUCCESS = "Prediction success"
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that failed, as the frontend tells clients: it makes the body, and gRPC's status, of it.
+    """A request that failed, as the frontend reports it to clients: it makes the body, and gRPC's status, of it.
 
     Attributes:
         code: HTTP status.
@@ -40,14 +40,14 @@ Answer: TypeAlias = PredictionItem | Failure
 
 
 class OutputError(Exception):
-    """The handler gave something else than a list with one item for each request; the text is TorchServe's."""
+    """The handler returned something else than a list with one item for each request; the text is TorchServe's."""
 
 
 def check(result: Any, count: int) -> None:
     """Check that a handler gave a list with an item for each of ``count`` requests.
 
     Raises:
-        OutputError: it is not.
+        OutputError: it did not.
     """
     if not isinstance(result, list):
         raise OutputError("Invalid model predict output", f"the handler gave {type(result).__name__}, no list")
@@ -62,7 +62,7 @@ def item_of(request: Request, processor: Any, value: Any) -> Answer:
 
     Args:
         processor: TorchServe's RequestProcessor, with the status and the headers that the handler set.
-        value: what the handler gave for it.
+        value: what the handler returned for it.
     """
     try:
         body = bodies.encode(value)

@@ -36,7 +36,7 @@ class Batch:
         rows: what the handler gets.
         context: shows these requests.
         known: what the context held before, if it was made for this batch.
-        prepared: what the handler's first half gave; None if it was not called, or raised `error`.
+        prepared: result of the handler's first half; None if it was not called, or raised `error`.
         seconds: that it took.
     """
 
@@ -92,7 +92,7 @@ class Service:
         plain = [index for index, request in enumerate(requests) if not _is_special(request)]
         if len(plain) == len(requests):
             return self._answer_group(requests)
-        # Handlers of TorchServe look at the first request only to tell what all of the batch want.
+        # Handlers of TorchServe look at the first request only for what all of the batch want.
         answers: dict[int, Answer] = {}
         if plain:
             answers = dict(zip(plain, self._answer_group([requests[index] for index in plain]), strict=True))
@@ -106,7 +106,7 @@ class Service:
 
         Raises:
             BaseException: what the handler raises.
-            OutputError: it gave something else than a list with an item for each.
+            OutputError: it returned something else than a list with an item for each.
         """
         context = self._context
         known = context.request_ids, context.request_processor, context.metrics.request_ids

@@ -53,7 +53,7 @@ class Streams:
 
         Args:
             index: of the request in its batch, which the context shows.
-            value: what the handler gave for it.
+            value: what the handler returned for it.
         """
         headers = context.request_processor[index].get_response_headers()
         criteria = context.stopping_criteria

@@ -88,7 +88,7 @@ def _settle(result: Any, is_function: bool) -> None:
     try:
         asyncio.get_event_loop().run_until_complete(result)
     except (TypeError, AttributeError) as error:
-        # TorchServe makes the coroutine and forgets it, so there are functions that do not expect to run without data.
+        # TorchServe makes the coroutine and forgets it, so some functions do not expect to run without data.
         if not is_function or "NoneType" not in str(error):
             raise
         logger.warning("The handler cannot be called without data, for its initialization: %s", error)
@@ -146,7 +146,7 @@ class _Server:
         """Run the handler on requests of no client, one by one, before `run`. Raises as `Service.rehearse`."""
         try:
             return [self._loop.run_until_complete(self._run(request, report=False)) for request in requests]
-        except asyncio.CancelledError as error:  # which is no Exception
+        except asyncio.CancelledError as error:  # which is not an Exception
             raise RuntimeError("the handler cancelled its task") from error
 
     def _leave(self) -> None:
@@ -164,7 +164,7 @@ class _Server:
             while (message := self._connection.receive()) is not None:
                 if not isinstance(message, Inference):
                     raise ProtocolError("a batch of requests", "LOAD", 0)
-                # No answer to none: the frontend would take it for that to LOAD.
+                # No answer without a request: the frontend would take it for the answer to LOAD.
                 for request in message.requests:
                     self._loop.call_soon_threadsafe(self._start, self._in_flight.add(request))
         except ProtocolError as error:

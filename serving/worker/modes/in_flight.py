@@ -21,7 +21,7 @@ from serving.worker.modes.outbox import Outbox
 
 # Far above what a model runs at once, far below what would fill the memory with waiting requests.
 _MAX_IN_FLIGHT = 1000
-# Bytes of parts of answers that the frontend has not taken yet; whoever sends more then waits.
+# Bytes of parts of answers that the frontend has not taken yet; a thread that sends more then waits.
 _MAX_UNSENT = 64 * 1024 * 1024
 
 

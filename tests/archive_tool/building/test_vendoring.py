@@ -126,7 +126,7 @@ HANDLER = "class H:\n    def initialize(self, context): pass\n    def handle(sel
 
 
 def told(source, *, sdk_root=None, **files):
-    """The errors and the warnings about a handler whose first line is 1."""
+    """Return the errors and the warnings about a handler with this first line."""
     Path("h.py").write_text(f"{source}\n{HANDLER}")
     for name, text in files.items():
         Path(f"{name}.py").write_text(text)

@@ -10,7 +10,7 @@ from archive_tool.pickles.instructions import INSTRUCTIONS, LARGEST_FIXED, StopR
 
 
 def read(name, argument):
-    """What an instruction reads of bytes, and how many are left."""
+    """Return what an instruction reads of bytes, and how many are left."""
     source = Blocks(io.BytesIO(argument))
     code = INSTRUCTIONS[name]
     value = code.read(source, code.size)

@@ -12,7 +12,7 @@ from tests.archive_tool.hostile import attack
 
 
 def verdict(data, found=None):
-    """What is wrong with a pickle, and whether that tells the file."""
+    """Return what is wrong with a pickle, and whether that settles the file."""
     budget = Budget()
     file = File(io.BytesIO(data), "weights.pt", len(data))
     problems = []

@@ -37,7 +37,7 @@ def lp(data: bytes | str) -> bytes:
 
 
 def is_cut(reader: Reader[Any]) -> bool:
-    """Whether the bytes so far end within a message: then one more would be read as a part of it."""
+    """Return whether the bytes so far end within a message: then one more would be read as a part of it."""
     replies = isinstance(reader, ReplyDecoder)
     probe: Any = Reply(200, "") if replies else Inference()
     reader.feed(encode_reply(probe) if replies else encode_inference(probe))

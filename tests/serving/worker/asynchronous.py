@@ -1,4 +1,4 @@
-"""Workers in the frontend's asynchronous mode, and what they answer."""
+"""Workers in the frontend's asynchronous mode, and their answers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Handler:
 
 
 def load(server: Server, folder: Path, source: str, **config: Any) -> Worker:
-    """A worker that has loaded a handler."""
+    """Return a worker that has loaded a handler."""
     settings = {"asyncCommunication": True, **config}
     worker = server.worker(archive(folder / "model", IMPORTS + source, config=settings))
     reply = worker.load(folder / "model", batch_size=1)
@@ -66,7 +66,7 @@ def load(server: Server, folder: Path, source: str, **config: Any) -> Worker:
 
 
 def answers(worker: Worker, count: int) -> dict[str, list[PredictionItem]]:
-    """What comes until so many requests have their answer, by request."""
+    """Return what comes until so many requests have their answer, by request."""
     found: dict[str, list[PredictionItem]] = {}
     while count:
         reply = worker.reply()
@@ -78,14 +78,14 @@ def answers(worker: Worker, count: int) -> dict[str, list[PredictionItem]]:
 
 
 def answer(worker: Worker, body: bytes = b"") -> bytes:
-    """The body of the answer to a request over HTTP, which is not streamed."""
+    """Return the body of the answer to a request over HTTP, which is not streamed."""
     worker.send(rest("1", body))
     item, _ = answers(worker, 1)["1"]
     return bytes(item.body)
 
 
 def error(item: PredictionItem) -> tuple[int, str]:
-    """Status and message of a failure, which looks as the frontend would write it."""
+    """Return status and message of a failure, which looks as the frontend would write it."""
     content = json.loads(bytes(item.body))
     assert content["code"] == item.status
     assert item.content_type == "application/json"

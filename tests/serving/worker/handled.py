@@ -28,7 +28,7 @@ NEXT = "ts_stream_next"
 
 
 class Sink:
-    """Counts as what a handler streams into."""
+    """A counter of what a handler streams into it."""
 
     def __init__(self) -> None:
         self.streamed: set[str] = set()
@@ -43,7 +43,7 @@ def service(entry: Callable[[Any, Any], Any], *, one_by_one: bool = False, **bac
 
 
 def replied(requests: Sequence[Request], answers: Sequence[Answer], *, items_only: bool = False) -> Reply:
-    """The reply as the frontend decodes it."""
+    """Return the reply as the frontend decodes it."""
     frame = encode_reply(reply_to(requests, answers, items_only=items_only))
     (reply,), error, cut = outcome(ReplyDecoder(), [frame])
     assert (error, cut) == (None, False)
@@ -67,12 +67,12 @@ def raising(error: BaseException) -> Callable[[Any, Any], Any]:
 
 
 def giving(*values: Any) -> Callable[[Any, Any], Any]:
-    """Gives each request of a batch its value; one value is for all of them."""
+    """Return a handler that gives each request of a batch its value; one value is for all of them."""
     return lambda data, context: list(values) if len(values) > 1 else [values[0] for _ in data]
 
 
 def failure(item: PredictionItem) -> tuple[int, str]:
-    """Status and message of an item that failed, as the frontend writes errors itself."""
+    """Return status and message of an item that failed, as the frontend writes errors itself."""
     content = json.loads(bytes(item.body))
     assert list(content) == ["code", "type", "message"]
     assert (content["code"], content["type"]) == (item.status, "InternalServerException")

@@ -1,4 +1,4 @@
-"""What the frontend is told of a request, and of a message of several."""
+"""The answers to a request, and the reply to a message of several."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_what_is_to_end_the_process_is_not_held_up() -> None:
 
 
 def picky(calls: list[int]) -> Callable[[Any, Any], Any]:
-    """Fails on one request, after it has set a status and a header for all."""
+    """Fail on one request, after setting a status and a header for all."""
 
     def entry(data: Any, context: Any) -> Any:
         calls.append(len(data))
@@ -177,7 +177,7 @@ def test_it_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
         b"6",
         b"7",
     ]
-    # What the attempt that failed has set is forgotten.
+    # The settings of the attempt that failed are forgotten.
     assert reply.items[0].headers == {"x-seen": "1"}
     assert reply.items[0].phrase == ""
     assert (reply.items[5].phrase, reply.items[5].headers) == ("Service Unavailable", {})
@@ -234,7 +234,7 @@ def test_one_answer_that_cannot_be_sent() -> None:
 
 
 class Failing:
-    """Fails when it is turned into a text or a number, or listed."""
+    """An object that fails when it is turned into a text or a number, or listed."""
 
     def __str__(self) -> str:
         raise OSError("secret")
@@ -248,7 +248,7 @@ class FailingList(list[Any]):
 
 
 class Lazy(list[Any]):
-    """What a handler gives, with one item that fails when it is taken."""
+    """A handler's list, with one item that fails when it is taken."""
 
     def __getitem__(self, index: Any) -> Any:
         if index == 1:
@@ -294,7 +294,7 @@ def test_a_wrong_length_for_a_batch_may_be_right_for_one() -> None:
     assert bodies(ask(lambda data, context: [data[0]["body"]], *batch(3))) == [b"0", b"1", b"2"]
 
 
-# ---- what a handler is told ------------------------------------------------------------------------------------------
+# ---- what a handler gets ---------------------------------------------------------------------------------------------
 
 
 def seen(request: Request) -> tuple[dict[str, Any], Any]:
@@ -380,7 +380,7 @@ def test_the_time_is_told_but_not_for_every_request(caplog: pytest.LogCaptureFix
 
 
 def test_each_kind_of_request_runs_apart() -> None:
-    """Handlers look at the first request to tell what all of a batch want."""
+    """Handlers look at the first request for what all of a batch want."""
     calls = []
 
     def entry(data: Any, context: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whether more will come is told with every answer, and a stream that was begun is ended."""
+"""Every answer says whether more will come, and a stream that was begun is ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def streaming(text: str) -> Callable[[Any, Any], Any]:
 
 
 def streamed(text: str | None) -> Callable[[Any, Any], Any]:
-    """Sends a part, as far as the service knows, and then the rest."""
+    """Send a part, as far as the service knows, and then the rest."""
 
     def change(context: Any) -> None:
         context.cl_socket.streamed.add(context.get_request_id(0))

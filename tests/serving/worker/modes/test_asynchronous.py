@@ -27,7 +27,7 @@ def server(server: Server) -> Iterator[Server]:
 
 
 def usable(loop: asyncio.AbstractEventLoop, change: Any) -> tuple[asyncio.AbstractEventLoop, bool]:
-    """The loop after the handler has done something, and whether it is the thread's."""
+    """Return the loop after the handler has done something, and whether it is the thread's."""
     asyncio.set_event_loop(loop)
     try:
         change()
@@ -118,7 +118,7 @@ def test_an_initialization_that_fails_is_told() -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        asynchronous._settle(initialize(None), True)  # a function that takes for granted that there is data
+        asynchronous._settle(initialize(None), True)  # a function that expects data
         with pytest.raises(AttributeError):
             asynchronous._settle(initialize(None), False)
         with pytest.raises(ValueError, match="model"):

@@ -1,4 +1,4 @@
-"""What ends a request of the asynchronous mode."""
+"""The end of a request of the asynchronous mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent stays in order, and nobody waits for a frontend that does not take it."""
+"""Frames stay in order, and no thread waits for a frontend that does not take them."""
 
 from __future__ import annotations
 

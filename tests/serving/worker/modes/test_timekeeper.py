@@ -1,4 +1,4 @@
-"""What takes too long is answered, and a worker whose event loop hangs is replaced."""
+"""An answer that takes too long is given up, and a worker whose event loop hangs is replaced."""
 
 from __future__ import annotations
 

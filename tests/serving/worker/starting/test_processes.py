@@ -1,4 +1,4 @@
-"""Which process a worker gets, and how the ends of processes are told; with real forks, which do nothing."""
+"""The process that a worker gets, and how the ends of processes are reported; with real forks, which do nothing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ends = [socket.socketpair() for _ in range(4)]
 
 
 def run(folder: Path, script: str) -> Any:
-    """What a script puts into ``result``."""
+    """Run a script; return what it puts into ``result``."""
     command = [sys.executable, "-c", f"{SCRIPT}\n{script}\nprint(json.dumps(result))", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr

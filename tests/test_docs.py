@@ -145,13 +145,14 @@ torchserve() {
 """
 
 
-# What these show runs with every `make test` all the same: their examples' demo.py does it, of which
-# integration/test_demo.py and test_examples.py run every step, and so do the tutorial's scenarios in
-# integration/test_scenarios.py and docs/serving.md.
+# Their commands are run by `make test-all`; what they show has tests of its own. The examples' demo.py does what their
+# pages say, of which integration/test_demo.py and test_examples.py run every step.
 REPEATED = {
     ROOT / "README.md",
     ROOT / "README.zh-CN.md",
     *(ROOT / "examples" / name / "README.md" for name in EXAMPLES),
+    # Servers, archives and checks that the tests of the commands have, too.
+    *(ROOT / "docs" / name for name in ("migrating.md", "security.md", "serving.md", "testing-handlers.md")),
 }
 
 

@@ -384,6 +384,7 @@ def hidden(tmp_path_factory):
     return [(*case, (root / str(number) / "pwned").is_dir()) for number, case in enumerate(cases)]
 
 
+@pytest.mark.slow  # shows that the samples are what they say
 def test_each_runs_when_it_is_loaded(hidden):
     assert [(kind, name, loader) for kind, name, _, loader, ran in hidden if not ran] == []
     assert len(hidden) >= 60

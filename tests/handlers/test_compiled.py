@@ -276,6 +276,7 @@ def test_a_folder_without_a_package(tmp_path):
 # ---- further compilations --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # a compilation more
 @pytest.mark.slow
 def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahead, tmp_path):
     fixed = (compiled_ahead / "net_ahead.py").read_text()
@@ -290,6 +291,7 @@ def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahe
     assert result.manifest.record.compiled.inputs[0].shape == (1, 8)
 
 
+@pytest.mark.slow  # a compilation more
 @pytest.mark.slow
 def test_sixteen_bits(compiled_ahead, tmp_path):
     (tmp_path / "model-config.yaml").write_text("optimize:\n  dtype: bfloat16\n")

@@ -124,6 +124,7 @@ def container(sandbox: Sandbox, echo: str) -> Iterator[tuple[Container, list[int
     process.wait()
 
 
+@pytest.mark.slow  # a server more
 @pytest.mark.hides("torch")
 def test_a_container(container: tuple[Container, list[int]], sandbox: Sandbox) -> None:
     box, ports = container

@@ -11,6 +11,7 @@ from filelock import FileLock
 from .conftest import ROOT, Sandbox
 
 
+@pytest.mark.slow  # all its commands have tests of their own
 @pytest.mark.timeout(400)
 def test_the_demo_passes_and_leaves_nothing_running(sandbox: Sandbox, mnist_place: Path) -> None:
     demo = ("python", ROOT / "examples" / "mnist" / "demo.py", "--port", "auto", "--model-store", sandbox.store)

@@ -32,7 +32,8 @@ from .conftest import ROOT, Sandbox, Server, close, make_sandbox
 from .support import Answer, at_once, predict
 
 # Most of it is for packages that are not in the cache yet.
-pytestmark = pytest.mark.timeout(600)
+# Slow: the handlers are those of other tests; these are real models behind them.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 DEMOS = {one.name: one for one in (fizbuz.DEMO, lite0.DEMO, sentence_embedder.DEMO, sentiment.DEMO, silero_vad.DEMO)}
 JSON = {"Content_Type": "application/json"}

@@ -132,6 +132,7 @@ def test_an_interrupted_start_leaves_nothing(sandbox: Sandbox) -> None:
     assert sandbox.torchmar("stop").code == 7
 
 
+@pytest.mark.slow  # waits
 def test_a_model_that_is_not_ready_in_time_is_named(sandbox: Sandbox) -> None:
     sandbox.build(
         "slow", "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
@@ -143,6 +144,7 @@ def test_a_model_that_is_not_ready_in_time_is_named(sandbox: Sandbox) -> None:
     assert sandbox.leftovers() == []
 
 
+@pytest.mark.slow  # a server more
 def test_every_version_must_be_ready(sandbox: Sandbox, echo: str) -> None:
     """Two archives under one name: the second cannot be loaded, so the start fails, default version or not."""
     sandbox.build("echo", echo)
@@ -156,6 +158,7 @@ def test_every_version_must_be_ready(sandbox: Sandbox, echo: str) -> None:
     assert sandbox.leftovers() == []
 
 
+@pytest.mark.slow  # waits
 def test_stop_while_another_command_starts(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     with waiting_start(sandbox) as process:
@@ -188,6 +191,7 @@ def test_a_killed_server_is_cleaned_up_by_stop(sandbox: Sandbox, echo: str) -> N
     assert sandbox.leftovers() == []
 
 
+@pytest.mark.slow  # names and ports have tests of their own
 def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
     """One serves all archives of the store, with the workers that the command line asks for.
 

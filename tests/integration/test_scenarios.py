@@ -19,6 +19,9 @@ from serving.control.configuration.ports import choose_free
 from .conftest import BIN, ROOT, Sandbox
 from .support import ask, wait_until
 
+# Slow: the tutorial once more, with the commands of others.
+pytestmark = pytest.mark.slow
+
 MNIST = ROOT / "examples" / "mnist"
 SAMPLES = sorted((MNIST / "samples").glob("*.png"))
 FORMATS = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}

@@ -45,6 +45,7 @@ def tls(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
+@pytest.mark.slow  # a server more
 def test_relative_paths_begin_where_the_command_is_run(tls: Sandbox, echo: str) -> None:
     tls.build("echo", echo)
     variables = {"TLS_FOLDER": "tls", "TLS_PASSWORD": "right"}

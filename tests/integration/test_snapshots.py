@@ -52,6 +52,7 @@ def test_what_was_registered_survives_kill_9(sandbox: Sandbox, echo: str) -> Non
     assert predict(server, "iris/2.0").json()["version"] == "2.0"
 
 
+@pytest.mark.slow  # four servers
 def test_a_snapshot_as_the_configuration_unless_the_command_line_says_otherwise(sandbox: Sandbox, echo: str) -> None:
     box = sandbox
     box.build("first", echo)

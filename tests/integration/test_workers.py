@@ -46,6 +46,7 @@ def test_torchmars_by_default(light_server: Server) -> None:
 # TorchServe's when asked for: in test_compatibility.py, which has a server with it.
 
 
+@pytest.mark.slow  # a server more
 @light
 @pytest.mark.parametrize(
     "line", ["vmargs=-Dmodel_server_home=mine", pytest.param("model_server_home=mine", marks=pytest.mark.slow)]
@@ -95,6 +96,7 @@ def start_stock(sandbox: Sandbox, config: Path) -> None:
 # With the repository's configuration: in test_scenarios.py.
 
 
+@pytest.mark.slow  # a server more
 @light
 def test_torchmars_under_the_stock_command_with_the_variable(stock: Sandbox, echo: str) -> None:
     stock.build("echo", echo)

@@ -201,6 +201,7 @@ COMPILING = """
 """
 
 
+@pytest.mark.slow  # three compilations
 @artifacts
 def test_compiled_code_is_found_again_in_the_folder_and_in_an_archive(tmp_path):
     """The second process starts a model in the folder of the first, then one with an archive in an empty folder."""

@@ -102,6 +102,7 @@ def test_a_budget_is_shared(
         assert (running.batch, running.rounds) == expected
 
 
+@pytest.mark.slow  # waits
 def test_a_candidate_that_does_not_fit_into_the_budget_says_so(
     start: Callable[..., Contest], folder: Callable[..., Path]
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_candidate_that_does_not_fit_into_the_budget_says_so(
     assert not row.is_faster
 
 
+@pytest.mark.slow  # waits
 def test_the_rounds_that_there_was_time_for_count(
     start: Callable[..., Contest], folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +185,7 @@ def test_a_compiled_way_that_fell_back_to_another_is_none(
         assert running.measure(candidate, folder("bfloat16", warnings=[said]), 1).problem == said
 
 
+@pytest.mark.slow  # waits
 def test_a_candidate_that_takes_too_long_is_ended_with_all_it_started(
     start: Callable[..., Contest], folder: Callable[..., Path], tmp_path: Path
 ) -> None:

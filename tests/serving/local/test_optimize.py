@@ -328,6 +328,7 @@ def test_names_of_new_archives(archive: Make, tmp_path: Path, output: str, messa
         optimize(options(archive(), output=tmp_path / output))
 
 
+@pytest.mark.slow  # waits
 def test_what_there_was_no_time_for_is_named(archive: Make, only: Callable[..., None], tmp_path: Path) -> None:
     only({"dtype": "bfloat16"}, {"dtype": "bfloat16", "compile": True}, {"dtype": "float16"})
     told: list[str] = []

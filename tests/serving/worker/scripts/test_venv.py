@@ -70,6 +70,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow  # pip, twice
 def test_it_replaces_what_was_there(made: Path) -> None:
     assert not (made / "leftover").exists()
 

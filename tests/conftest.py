@@ -41,25 +41,25 @@ _OF_PROCESSES = tuple(
 
 
 # The longest files come first in a parallel run, which hands out whole files: the end is no time to begin such a one.
-# The first three do not wait for one another: one trains the digits' weights for all, the others do without.
 _LONGEST_FIRST = tuple(
     ROOT / "tests" / f"{name}.py"
     for name in (
         "integration/test_demo",
-        "handlers/optimization/test_compile_cache",
         "integration/test_examples",
         "integration/test_compatibility",
-        "integration/test_publish",
-        "test_docs",
-        "integration/test_scenarios",
+        "handlers/test_compiled",
         "integration/test_worker_rules",
+        "integration/test_wrong_input",
+        "serving/check/test_run",
         "integration/test_lifecycle",
         "integration/test_handlers",
-        "handlers/test_compiled",
-        "integration/test_wrong_input",
+        "integration/test_golden",
+        "integration/test_access",
+        "test_docs",
         "integration/test_async",
         "integration/test_shared",
-        "examples/test_mnist_train",
+        "serving/worker/modes/test_asynchronous",
+        "serving/worker/process/test_guardian",
     )
 )
 

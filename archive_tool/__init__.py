@@ -61,7 +61,7 @@ __all__ = [
     "sign",
 ]
 
-# Loaded when first asked for, so that `import archive_tool` and `torchmar --help` stay a matter of milliseconds.
+# Loaded on first use, so that `import archive_tool` and `torchmar --help` take only milliseconds.
 _LAZY = {
     "Archive": "archive_tool.verification.extraction",
     "ArchiveMember": "archive_tool.reading.archive",

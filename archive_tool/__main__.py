@@ -1,7 +1,7 @@
 """The program `torchmar`, also as `python -m archive_tool`.
 
-To import the command line takes a tenth of a second. Until then an interrupt ends the process as it does any program
-in C; afterwards the command line has its own way.
+The import of the command line takes a tenth of a second. During it an interrupt ends the process as it ends any program
+in C. After it the command line handles interrupts itself.
 """
 
 import signal
@@ -11,7 +11,7 @@ import sys
 def main() -> int:
     """Run the command line and return its exit code."""
     interrupt = signal.getsignal(signal.SIGINT)
-    if interrupt is signal.default_int_handler:  # not where it is ignored, as by a shell's background job
+    if interrupt is signal.default_int_handler:  # not where the signal is ignored, as in a shell's background job
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from archive_tool.cli.entry import main as run
 
@@ -22,7 +22,7 @@ def main() -> int:
         return 128 + signal.SIGINT
     finally:
         if interrupt is signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # to end takes a moment, too
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the end takes a moment, too
 
 
 if __name__ == "__main__":

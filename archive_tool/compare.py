@@ -1,4 +1,4 @@
-"""Compares an answer with the one that was expected, and names what differs."""
+"""Comparing an answer with the expected one, and naming the differences."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Two numbers are equal if they differ by less than this part of the larger one: float32 on another machine, another
-#: number of threads or another version of torch keeps about five digits.
+#: The relative difference below which two numbers are equal: float32 on another machine, another number of threads or
+#: another version of torch keeps about five digits.
 RELATIVE: Final = 1e-4
 #: The same for float16 and bfloat16, which have three digits or two.
 COARSE: Final = 2e-2
@@ -23,7 +23,8 @@ _LENGTH: Final = 60
 def difference(expected: bytes, actual: bytes, *, relative: float = RELATIVE, absolute: float = ABSOLUTE) -> str | None:
     """Say how an answer differs from the expected one; None if it does not.
 
-    JSON is compared by its values, numbers within a tolerance; text but for blanks at its ends; anything else exactly.
+    JSON is compared by its values, numbers within a tolerance; text without leading and trailing blanks; anything else
+    exactly.
     """
     if actual == expected:
         return None
@@ -41,7 +42,7 @@ def difference(expected: bytes, actual: bytes, *, relative: float = RELATIVE, ab
 def json_difference(
     expected: Any, actual: Any, *, relative: float = RELATIVE, absolute: float = ABSOLUTE
 ) -> str | None:
-    """Say how two values of JSON differ, naming the path of the first few places; None if they do not."""
+    """Say how two JSON values differ, with the paths of the first few differences; None if they do not."""
     try:
         found = list(_differences("$", expected, actual, relative, absolute))
     except RecursionError:

@@ -2,19 +2,19 @@
 
 ::
 
-    TorchmarError                    1   anything we can explain
-    ├── InputError                   1   what the user gave cannot be used (as torch-model-archiver: exit 1)
+    TorchmarError                    1   anything that we can explain
+    ├── InputError                   1   the user's input cannot be used (as torch-model-archiver: exit 1)
     │   ├── BuildError               1   an archive cannot be built from these inputs
-    │   └── TargetExistsError        1   the result is there already and --force was not given
+    │   └── TargetExistsError        1   the result exists already and --force was not given
     ├── ArchiveError                 3   an archive cannot be used
     │   ├── UnreadableArchiveError   3   not an archive, broken, or without a usable manifest
     │   ├── AlteredArchiveError      4   not what was recorded, or not what was signed
-    │   └── UnsafeArchiveError       5   using it would touch what it must not, or run what nobody sees
-    └── (serving.errors)             6-9 servers; see there
+    │   └── UnsafeArchiveError       5   it would write outside its folder, or run code that no one sees
+    └── (serving.errors)             6-10 servers; see there
 
 Exit code 2 is click's: a command line that cannot be parsed.
-An error carries its parts apart, so that a program can use them, and its text has all of them; only the command line
-prints.
+
+An error keeps its parts as attributes for programs, and its text has all of them. Only the command line prints.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import ClassVar
 
 
 class TorchmarError(Exception):
-    """Something we can explain.
+    """Something that we can explain.
 
     Args:
         message: what is wrong, naming the thing; one sentence, no trailing newline.
-        where: file, file:line, archive member or address that it is about, if the message does not say.
+        where: the file, file:line, archive member or address, if the message does not say.
         hint: what to do about it.
     """
 
@@ -40,17 +40,17 @@ class TorchmarError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        # For those who call us from Python: a traceback ends with this text, and it is all that they see.
+        # For callers in Python: a traceback ends with this text, and shows nothing else.
         return "\n".join([self.message, *(f"  {name}: {text}" for name, text in self.details())])
 
     def details(self) -> list[tuple[str, str]]:
-        """Give what follows the message: where it is, unless the message says so, and what to do, each by its name."""
+        """Return what follows the message, each by its name: where it is, unless the message says so, and the hint."""
         where = self.where if self.where and self.where not in self.message else None
         return [(name, text) for name, text in (("at", where), ("hint", self.hint)) if text]
 
 
 class InputError(TorchmarError):
-    """What the user gave cannot be used."""
+    """The user's input cannot be used."""
 
 
 class BuildError(InputError):
@@ -58,7 +58,7 @@ class BuildError(InputError):
 
 
 class TargetExistsError(InputError):
-    """The result exists already and overwriting was not asked for."""
+    """The result exists already, and overwriting was not requested."""
 
 
 class ArchiveError(TorchmarError):
@@ -78,6 +78,6 @@ class AlteredArchiveError(ArchiveError):
 
 
 class UnsafeArchiveError(ArchiveError):
-    """The archive would write outside its folder, exhaust the machine, or run code that nobody sees."""
+    """The archive would write outside its folder, exhaust the machine, or run code that no one sees."""
 
     exit_code = 5

@@ -1,17 +1,17 @@
-"""Words for how a process ended."""
+"""Descriptions of how a process ended."""
 
 from __future__ import annotations
 
 import signal
 from typing import Final
 
-# A shell's, and Java's, number for a process that SIGKILL ended.
+# The number that a shell, and Java, give to a process ended by SIGKILL.
 _KILLED: Final = (-9, 128 + 9)
 _ASKED: Final = ("SIGHUP", "SIGINT", "SIGTERM")
 
 
 def how_it_ended(code: int) -> str:
-    """Say it of a process, after its name.
+    """Describe the end of a process; the text follows its name.
 
     Args:
         code: its exit code; a negative one is the signal that ended it, as in `subprocess`.

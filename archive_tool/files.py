@@ -1,8 +1,8 @@
-"""Opens files that somebody else may have put in their place: beside an archive, in a model store, in a folder.
+"""Opening untrusted files: beside an archive, in a model store, in a folder.
 
-A name can stand for anything: a pipe nobody writes to keeps its reader waiting for ever, a device gives bytes without
-end. So each file that is read whole goes through here: it must be a regular one, and is read up to a bound.
-What is wrong is an `OSError`, as it is for a file that is not there, so callers tell both in the same words.
+A name can stand for anything: a pipe without a writer blocks its reader for ever, a device gives bytes without end. So
+each file that is read whole is opened here: it must be a regular file, and is read up to a bound. A failure is an
+`OSError`, as for a missing file, so that callers report both in the same words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ StrPath = str | os.PathLike[str]
 
 #: Bytes of a key in PEM; one of the largest curve has less than a kilobyte.
 MAX_KEY: Final = 1 << 20
-#: Bytes of a file of text that people write: a project file, requirements, source code, settings.
+#: Bytes of a text file that people write: a project file, requirements, source code, settings.
 MAX_TEXT: Final = 16 << 20
 #: Bytes of a file that is sent as a request, or compared with an answer.
 MAX_BODY: Final = 1 << 30
@@ -32,22 +32,22 @@ _KINDS: Final = (
 
 
 def opener(path: str, flags: int) -> int:
-    """Open a regular file for `open` and `io.FileIO`, without waiting for the other end of what is none.
+    """Open a regular file for `open` and `io.FileIO`, without blocking on any other kind.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or is not a regular file.
     """
     # Neither flag exists on Windows, which has no pipes or devices among its files either.
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        # What Linux says of a socket, and of a device that nobody drives.
+        # Linux reports this for a socket, and for a device without a driver.
         if error.errno == errno.ENXIO:
             raise _not_regular(path, os.stat(path).st_mode) from error  # noqa: PTH116 - may be bytes
         raise
     try:
-        # Asked of what was opened: what the name stands for may have changed since.
+        # Asked of the open file: the name may stand for another one since.
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise _not_regular(path, mode)
@@ -61,7 +61,7 @@ def open_regular(path: StrPath) -> IO[bytes]:
     """Open a regular file for reading.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or is not a regular file.
     """
     return open(path, "rb", opener=opener)
 
@@ -70,10 +70,10 @@ def read_regular(path: StrPath, limit: int = MAX_TEXT) -> bytes:
     """Read a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or is longer.
+        OSError: it cannot be read, is not a regular file, or is longer.
     """
     with open_regular(path) as stream:
-        # Not limit + 1 at once: Python sets as much memory aside as it is asked for. A file may grow, or hide its size.
+        # Not limit + 1 at once: Python allocates as much memory as it is asked for. A file may grow, or hide its size.
         data = stream.read(min(limit, os.fstat(stream.fileno()).st_size) + 1)
         while len(data) <= limit and (more := stream.read(min(_CHUNK, limit + 1 - len(data)))):
             data += more

@@ -1,4 +1,4 @@
-"""What is wrong with inputs or an archive, one thing at a time, so that all of it is told at once."""
+"""The problems of inputs or of an archive, one by one, so that all can be reported at once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """How bad an issue is; the value is the word in JSON. Later members are worse."""
+    """The severity of an issue; the value is the word in JSON. Later members are worse."""
 
-    NOTE = "note"  # worth knowing, nothing is refused for it
+    NOTE = "note"  # worth knowing, but no reason to refuse
     UNREADABLE = "unreadable"
     ALTERED = "altered"
     UNSAFE = "unsafe"
@@ -24,12 +24,12 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Issue:
-    """One thing that is wrong.
+    """One problem of an archive.
 
     Attributes:
         message: a sentence that names the member if it is about one.
-        member: its name as the archive has it; None if it is about the whole.
-        is_pickle: whether it is that the member runs code when it is loaded, which a user may accept.
+        member: its name in the archive; None if the issue is about the whole archive.
+        is_pickle: whether the issue is that the member runs code when it is loaded, which a user may accept.
     """
 
     kind: Kind
@@ -38,13 +38,13 @@ class Issue:
     is_pickle: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the issue as JSON."""
+        """Return the issue as JSON."""
         return {"kind": self.kind.value, "member": self.member, "message": self.message}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that stands in the way of a build, or of an archive here: what, where, and what to do about it."""
+    """One problem of a build, or of running an archive here: what is wrong, where, and what to do about it."""
 
     message: str
     where: str | None = None
@@ -55,7 +55,7 @@ class Problem:
         return f"{text} ({self.hint})" if self.hint else text
 
     def to_dict(self) -> dict[str, str]:
-        """Give what is set as JSON-ready object."""
+        """Return what is set as a JSON-ready object."""
         known = {"message": self.message, "where": self.where, "hint": self.hint}
         return {key: value for key, value in known.items() if value is not None}
 
@@ -79,18 +79,18 @@ _HINTS: Final = {
 
 
 def worst(issues: Iterable[Issue]) -> Kind | None:
-    """Give the worst kind among issues; None if there is nothing, or nothing but notes."""
+    """Return the worst kind among issues; None if there are none, or only notes."""
     kinds = {issue.kind for issue in issues} - {Kind.NOTE}
     return max(kinds, key=_ORDER.index, default=None)
 
 
 def exit_code(kind: Kind | None) -> int:
-    """Give the exit code for the worst kind that was found; 0 for none."""
+    """Return the exit code for the worst kind that was found; 0 for none."""
     return 0 if kind is None else _ERRORS[kind].exit_code
 
 
 def refuse(path: Path, issues: Iterable[Issue]) -> None:
-    """Refuse an archive that has issues; notes are none.
+    """Refuse an archive that has issues; notes do not count.
 
     Raises:
         ArchiveError: of the worst kind; its message names every issue.

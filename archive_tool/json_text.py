@@ -1,7 +1,8 @@
-"""Reads JSON that anybody may have written: what it costs is bounded, and it says the same to every reader.
+"""Reading untrusted JSON: its cost is bounded, and it means the same to every reader.
 
-Of a key that is there twice Python takes the last value, other readers the first one or an error. So what was checked
-need not be what is used, and such a document is refused. So is one that is not UTF-8, which Python would guess.
+If a key is there twice, Python takes the last value, other readers the first one, or they fail. What was checked could
+then differ from what is used, so such a document is refused. So is one that is not UTF-8, whose encoding Python would
+guess.
 """
 
 from __future__ import annotations
@@ -9,30 +10,30 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-#: Bytes of a document, if its reader knows no smaller bound: the record of 100,000 members has about as many.
+#: Bytes of a document, if its reader sets no smaller bound: the record of 100,000 members has about this many.
 MAX_BYTES: Final = 16 << 20
 #: Objects and lists of a document: a header of weights has three for each tensor, a record one for each member.
 MAX_PARTS: Final = 500_000
 #: Values of a document.
 MAX_VALUES: Final = 2_000_000
-#: Objects and lists within each other.
+#: Nested objects and lists.
 MAX_DEPTH: Final = 50
 
 
 class NotJsonError(ValueError):
-    """A document that is no JSON, that readers disagree on, or that costs too much to read."""
+    """A document that is not JSON, that readers disagree on, or that costs too much to read."""
 
 
 def loads(text: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
     """Read a document.
 
     Raises:
-        NotJsonError: it is none, is not UTF-8, has a key twice in an object, is longer than `max_bytes`, or has more
-            parts, values or depth than any honest one.
+        NotJsonError: it is not JSON, is not UTF-8, has a key twice in an object, is longer than `max_bytes`, or has
+            more parts, values or depth than any honest one.
     """
     if len(text) > max_bytes:
         raise NotJsonError(f"it has more than {max_bytes} bytes")
-    # Counted before anything is made of them. Those within texts count too; no honest document comes near.
+    # Counted before anything is parsed. Those within texts count too; no honest document comes near.
     if text.count(b"{") + text.count(b"[") > MAX_PARTS or text.count(b",") > MAX_VALUES:
         raise NotJsonError(f"it has more than {MAX_PARTS} parts or {MAX_VALUES} values")
     try:
@@ -58,7 +59,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_depth(document: Any) -> None:
-    """Refuse what would end the recursion of those who walk the document."""
+    """Refuse a depth that would exceed the recursion limit of code that walks the document."""
     level = [document]
     for _ in range(MAX_DEPTH):
         level = [

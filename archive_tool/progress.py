@@ -1,4 +1,4 @@
-"""What somebody who waits is shown of long work: on stderr, and only if somebody sees it."""
+"""The progress of long work on stderr, shown only where someone sees it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Bytes below which there is no bar: less takes under a second or so.
+#: Bytes below which there is no bar: fewer take under a second or so.
 FROM: Final = 256_000_000
 
 
 def steps(told: Callable[[str], None] | None, *, quiet: bool) -> Callable[[str], None]:
-    """Give what to call with each step of some work, as it begins.
+    """Return the function to call with each step of some work, as it begins.
 
     Args:
         told: the caller's own function, for each step.
-        quiet: tell nobody; else, without `told`, each step is a line on stderr, on a terminal or in a notebook.
+        quiet: show nothing; else, without `told`, each step is a line on stderr, on a terminal or in a notebook.
     """
     seen = sys.stderr is not None and (sys.stderr.isatty() or hasattr(builtins, "__IPYTHON__"))
 
@@ -36,10 +36,10 @@ def steps(told: Callable[[str], None] | None, *, quiet: bool) -> Callable[[str],
 
 @contextlib.contextmanager
 def progress_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """Show how far some work is; the bar goes when the work is done.
+    """Show the progress of some work; the bar disappears when the work is done.
 
     Yields:
-        what to call with the bytes done and the bytes in all; None if there is nobody to see it.
+        a function to call with the bytes done and the bytes in all; None if no one would see the bar.
     """
     if hidden or sys.stderr is None or not sys.stderr.isatty():
         yield None

@@ -92,7 +92,7 @@ while True:
 
 
 def timed(call: Callable[[], object], seconds: float) -> float:
-    """Median seconds of a call, after a fifth of the time to warm up."""
+    """Return the median seconds of a call, after a fifth of the time to warm up."""
     found: list[float] = []
     begin = time.perf_counter()
     while (now := time.perf_counter()) - begin < seconds or len(found) < 20:
@@ -102,7 +102,11 @@ def timed(call: Callable[[], object], seconds: float) -> float:
 
 
 def handler(folder: Path, bodies: Sequence[Path], seconds: float) -> float:
-    """Median seconds of a batch of one, in a process of its own, with one thread."""
+    """Return the median seconds of a batch of one, in a process of its own, with one thread.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
     root = str(Path(__file__).resolve().parents[1])
     command = [sys.executable, "-c", _BARE, root, str(folder), str(seconds), "1", *map(str, bodies)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -112,7 +116,7 @@ def handler(folder: Path, bodies: Sequence[Path], seconds: float) -> float:
 
 
 def echo(request: int, reply: int, seconds: float) -> float:
-    """Median seconds of a message of so many bytes there, and one back, between two Python processes."""
+    """Return the median seconds of a message of so many bytes there, and one back, between two Python processes."""
     ours, theirs = socket.socketpair()
     with ours:
         child = subprocess.Popen(
@@ -134,7 +138,7 @@ def echo(request: int, reply: int, seconds: float) -> float:
 
 @contextlib.contextmanager
 def worker(kind: str, folder: Path, temporary: Path) -> Iterator[Callable[[bytes], int]]:
-    """A worker process with its model loaded. Gives a function that sends a body and returns the bytes of the reply."""
+    """Yield a function that sends a body to a worker with its model loaded, and returns the bytes of the reply."""
     home = HOMES[kind]()
     path = temporary / ".ts.sock.9000"  # the stock worker counts on from the number
     command = [sys.executable, str(home / WORKER_SCRIPT), "--sock-type", "unix", "--sock-name", str(path)]
@@ -183,7 +187,11 @@ def worker(kind: str, folder: Path, temporary: Path) -> Iterator[Callable[[bytes
 
 
 def connect(link: socket.socket, path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Connects as soon as the worker listens."""
+    """Connect as soon as the worker listens.
+
+    Raises:
+        RuntimeError: the worker does not listen in time.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -197,13 +205,13 @@ def connect(link: socket.socket, path: Path, process: subprocess.Popen[bytes]) -
 
 
 def frame(body: bytes) -> bytes:
-    """A request as the frontend sends it to a worker."""
+    """Return a request as the frontend sends it to a worker."""
     parameter = Parameter("body", bytearray(body), "application/octet-stream")
     return bytes(encode_inference(Inference((Request("0a1b2c3d-0000-0000-0000-000000000000", HEADERS, (parameter,)),))))
 
 
 class Client:
-    """A client that sends one request after the other over one connection, and does as little as can be."""
+    """A client that sends one request after the other over one connection, and does as little as it can."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
@@ -212,16 +220,16 @@ class Client:
         self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """End the connection."""
         self._link.close()
 
     def message(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """A request as bytes."""
+        """Return a request as bytes."""
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/octet-stream\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def ask(self, message: bytes) -> None:
-        """Sends a message and reads the whole answer.
+        """Send a message and read the whole answer.
 
         Raises:
             RuntimeError: its status is not 200.
@@ -255,7 +263,7 @@ class Depths:
     whole: list[float]
 
     def layers(self) -> dict[str, float]:
-        """Microseconds by layer; what they add up to is the whole."""
+        """Return the microseconds by layer; what they add up to is the whole."""
         handled, echoed, worked, pinged, whole = (
             1e6 * statistics.median(values) for values in (self.handler, self.echo, self.worker, self.ping, self.whole)
         )
@@ -270,7 +278,7 @@ class Depths:
 
 
 def measure(workload: Workload, kind: str, folder: Path, seconds: float, depths: Depths) -> None:
-    """One round of one contender."""
+    """Measure one round of one contender."""
     contender = Contender(kind)  # type: ignore[arg-type]
     temporary = folder / "w"
     temporary.mkdir(parents=True)
@@ -304,7 +312,7 @@ def measure(workload: Workload, kind: str, folder: Path, seconds: float, depths:
 
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Microseconds as Markdown, a table a workload."""
+    """Format the microseconds as Markdown, a table for each workload."""
     lines = []
     for workload, kinds in found.items():
         lines += [f"## {workload}", "", "| microseconds | " + " | ".join(kinds) + " |"]
@@ -316,7 +324,7 @@ def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def main() -> int:
-    """Measures and writes the tables."""
+    """Measure and write the tables."""
     parser = argparse.ArgumentParser(description="Where the time of one request goes.")
     parser.add_argument("--workloads", default="noop,mnist", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")

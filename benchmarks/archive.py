@@ -91,18 +91,18 @@ class Results:
     turns: list[Turn] = field(default_factory=list)
 
     def median(self, contender: str, name: str) -> float | None:
-        """The median of a figure; None if it was not measured."""
+        """Return the median of a figure; None if it was not measured."""
         values = [getattr(turn, name) for turn in self.turns if turn.contender == contender]
         return statistics.median(values) if values else None
 
     def ratio(self, one: str, other: str) -> float | None:
-        """How many times longer one contender takes than another."""
+        """Return how many times longer one contender takes than another."""
         mine, theirs = self.median(one, "wall_s"), self.median(other, "wall_s")
         return mine / theirs if mine and theirs else None
 
     @property
     def problems(self) -> list[str]:
-        """Of our own archives: the same inputs must have given the same bytes in every round."""
+        """List problems of our own archives: the same inputs must have given the same bytes in every round."""
         ours = [name for name in self.contenders if name.startswith("torchmar")]
         return [
             f"{name}: the rounds gave different archives"
@@ -137,7 +137,11 @@ def run(results: Results, rounds: int, folder: Path) -> None:
 
 
 def turn(number: int, contender: str, folder: Path) -> Turn:
-    """Measure one contender once."""
+    """Measure one contender once.
+
+    Raises:
+        SystemExit: the contender failed.
+    """
     out, staging = folder / _OUT, folder / "staging"
     for path in (out, staging):
         path.mkdir()
@@ -179,7 +183,7 @@ def _digest(path: Path) -> str:
 
 
 def markdown(results: Results) -> str:
-    """The report."""
+    """Format the report."""
     from benchmarks.serving_bench.report import number, table
     from benchmarks.serving_bench.targets import Target
 
@@ -220,7 +224,7 @@ def markdown(results: Results) -> str:
 
 
 def write(results: Results, folder: Path) -> str:
-    """Write the two files; gives the Markdown."""
+    """Write the two files; return the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(results)
     (folder / "archive.md").write_text(text, encoding="utf-8")
@@ -229,7 +233,7 @@ def write(results: Results, folder: Path) -> str:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Building an archive: torchmar beside torch-model-archiver and cp.")
     parser.add_argument("--gib", type=float, help="size of the weights in GiB (1)")
     parser.add_argument("--rounds", type=int, help="of every contender (3)")
@@ -249,7 +253,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def settings(rounds: int) -> dict[str, str]:
-    """What the figures depend on."""
+    """Return what the figures depend on."""
     from benchmarks import machine
 
     return {
@@ -260,7 +264,7 @@ def settings(rounds: int) -> dict[str, str]:
 
 
 def main() -> int:
-    """Measures, prints the report and writes it; 1 if something went wrong on the way."""
+    """Measure, print the report and write it; return 1 if something failed on the way."""
     options = parse()
     from benchmarks.machine import compile_packages
 

@@ -1,4 +1,4 @@
-"""Registers and removes models at once, round after round, and tells whether every registration is answered.
+"""Churn of models: registered and removed at once, round after round; is every registration answered?
 
 In a round four models are removed and, within a tenth of a second, four others are registered, each of which is asked
 once. In one of five rounds SIGKILL meets a process that works for a model, or the one that all are forked from. Other
@@ -41,7 +41,7 @@ _TORCH_EVERY = 4
 
 
 def churn(options: argparse.Namespace, folder: Path, tally: Tally) -> list[str]:
-    """Plays all rounds, against one server after the other. Returns what did not hold, in words."""
+    """Play all rounds, against one server after the other. Return what did not hold, in words."""
     begun = time.monotonic()
     wrong: list[str] = []
 
@@ -63,7 +63,7 @@ def churn(options: argparse.Namespace, folder: Path, tally: Tally) -> list[str]:
 
 
 def _session(count: int, folder: Path, torch: bool, rounds: Rounds) -> list[str]:
-    """Starts a server in a folder, plays rounds, ends it. Returns what did not hold, in words."""
+    """Start a server in a folder, play rounds, end it. Return what did not hold, in words."""
     temp = folder / "tmp"
     temp.mkdir()
     use_only(temp)
@@ -88,7 +88,7 @@ def _session(count: int, folder: Path, torch: bool, rounds: Rounds) -> list[str]
 
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """Keeps that many cores busy."""
+    """Keep that many cores busy."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -99,7 +99,7 @@ def _busy(count: int) -> Iterator[None]:
 
 
 def report(tally: Tally, wrong: list[str], seconds: float) -> str:
-    """The results in Markdown."""
+    """Format the results as Markdown."""
     kills = ", ".join(f"{number} {role}" for role, number in sorted(tally.kills.items())) or "none"
     lines = [
         f"# Churn: {'SOMETHING DID NOT HOLD' if wrong else 'all held'}",
@@ -117,7 +117,7 @@ def report(tally: Tally, wrong: list[str], seconds: float) -> str:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Registers and removes models at once: is every request answered?")
     parser.add_argument("--rounds", type=int, default=200, help="to play (%(default)s)")
     parser.add_argument("--server-rounds", type=int, default=100, help="of one server; then another one is started")
@@ -131,7 +131,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs and prints the report; 1 if something did not hold."""
+    """Run and print the report; return 1 if something did not hold."""
     options = parse()
     if not sys.platform.startswith("linux"):
         print("The processes that this would kill exist on Linux only.", file=sys.stderr)

@@ -70,7 +70,7 @@ Figures = dict[Case, dict[str, list[driver.Figures]]]
 
 @dataclass
 class Run:
-    """Measures into `figures`; what goes wrong is in `problems`."""
+    """A run that measures into `figures`; failures are in `problems`."""
 
     options: argparse.Namespace
     folder: Path
@@ -79,7 +79,7 @@ class Run:
     problems: list[str]
 
     def round(self, index: int) -> None:
-        """Every workload with every contender once; each round another contender begins."""
+        """Measure every workload with every contender once; each round another contender begins."""
         shift = index % len(self.options.contenders)
         order = self.options.contenders[shift:] + self.options.contenders[:shift]
         for workload in self.workloads:
@@ -113,7 +113,7 @@ class Run:
 
 
 def report(figures: Figures, contenders: Sequence[str]) -> str:
-    """The medians of the rounds, and of their ratios to the first contender."""
+    """Return the medians of the rounds, and of their ratios to the first contender, as Markdown."""
     base = contenders[0]
 
     def cell(found: dict[str, list[driver.Figures]], name: str, what: str) -> str:
@@ -135,7 +135,7 @@ def report(figures: Figures, contenders: Sequence[str]) -> str:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="The Java frontend's settings for few cores beside its usual ones.")
     parser.add_argument("--rounds", type=int, default=3, help="of every contender (%(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (%(default)s)")
@@ -165,7 +165,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measures and prints; 1 if something went wrong on the way."""
+    """Measure and print; return 1 if something failed on the way."""
     options = parse()
     own = sorted(os.sched_getaffinity(0))
     if len(own) < options.cores:

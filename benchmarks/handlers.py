@@ -1,7 +1,7 @@
 """Image classifiers, torchmar beside TorchServe, in one run: ``python benchmarks/handlers.py``.
 
-Two nets behind `image_classifier`, from JPEG to labels: TorchServe's handler on its worker, and ours on ours, as it
-comes and optimized, under the same frontend. It starts every contender itself, asks it about a few hundred pictures,
+Two networks behind `image_classifier`, from JPEG to labels: TorchServe's handler on its worker, and ours on ours, as it
+comes and optimized, under the same frontend. It starts every contender itself, asks it about a few hundred images,
 drives it with load, ends it, measures its handler without a server, too, and writes ``handlers.md`` and
 ``handlers.json``. The contenders take turns, round after round; the medians of the rounds are compared.
 
@@ -57,7 +57,7 @@ class Run(serving.Run):
     _best: dict[str, list[str]] = field(default_factory=dict)  # for each workload TorchServe's classes
 
     def round(self, number: int) -> None:
-        """Every workload with every contender once; each round another contender begins."""
+        """Measure every workload with every contender once; each round another contender begins."""
         super().round(number)
         if "loop" in self.parts:
             for workload in self.workloads:
@@ -87,13 +87,13 @@ class Run(serving.Run):
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="torchmar's image classifier beside TorchServe's.")
     parser.add_argument("--rounds", type=int, help="of every contender (3)")
     parser.add_argument("--seconds", type=float, help="of each measurement (5)")
     parser.add_argument("--warm-up", type=float, help="seconds of load before each measurement (3)")
     parser.add_argument("--connections", help="numbers of connections (1,8; with an NVIDIA GPU 64, too)")
-    parser.add_argument("--pictures", type=int, help=f"pictures to ask about ({assets.PICTURES})")
+    parser.add_argument("--pictures", type=int, help=f"images to ask about ({assets.PICTURES})")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="of %(default)s")
     parser.add_argument(
         "--contenders",
@@ -101,9 +101,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s; loop is without a server")
     parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
-    parser.add_argument(
-        "--quick", action="store_true", help="one round of 1 s with few pictures, unless said otherwise"
-    )
+    parser.add_argument("--quick", action="store_true", help="one round of 1 s with few images, unless said otherwise")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy the logs of a server that failed there")
     parser.add_argument("--output-dir", type=Path, default=serving.RESULTS, help="default: benchmarks/results")
     options = parser.parse_args(arguments)
@@ -134,16 +132,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _usual_contenders() -> list[str]:
-    """The names of those that are worth their time: 16 bits in software take a hundred times longer."""
+    """Return the names of those that are worth their time: 16-bit types in software take a hundred times longer."""
     slow = bfloat16_hardware() is False and not shutil.which("nvidia-smi")
     return [one.name for one in contenders.CONTENDERS.values() if not (slow and one.is_16_bit)]
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Run:
-    """A run of which nothing is measured yet.
+    """Return a run that has measured nothing yet.
 
     Raises:
-        DownloadError: weights or photographs cannot be had.
+        DownloadError: weights or photographs cannot be downloaded.
     """
     pictures = assets.pictures(assets.photographs(), folder / "pictures", options.pictures)
     prepared = [WORKLOADS[name](folder, pictures) for name in options.workloads]
@@ -151,7 +149,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Run:
     words = {True: "yes", False: "no", None: "not known"}
     settings = serving.settings(options, options.driver) | {
         "bfloat16 in the processor": words[bfloat16],
-        "pictures": f"{len(pictures)} JPEG pictures made of {len(assets.PHOTOGRAPHS)} photographs, "
+        "pictures": f"{len(pictures)} JPEG images made of {len(assets.PHOTOGRAPHS)} photographs, "
         f"{sum(path.stat().st_size for path in pictures) / len(pictures) / 1000:.0f} kB on average",
     }
     results = HandlerResults(
@@ -175,7 +173,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Run:
 
 
 def write(results: HandlerResults, folder: Path) -> str:
-    """Writes both files; gives the Markdown."""
+    """Write both files; return the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = report.markdown(results)
     (folder / "handlers.md").write_text(text, encoding="utf-8")
@@ -184,7 +182,7 @@ def write(results: HandlerResults, folder: Path) -> str:
 
 
 def main() -> int:
-    """Measures, prints the report and writes it; 1 if something went wrong on the way."""
+    """Measure, print the report and write it; return 1 if something failed on the way."""
     options = parse()
     machine.compile_packages()
     serving.end_at_signals()

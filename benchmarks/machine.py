@@ -1,4 +1,4 @@
-"""What a run was made on; part of every report."""
+"""The machine of a run; part of every report."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 
 def describe() -> str:
-    """Cores, processor, system."""
+    """Return cores, processor and system."""
     return f"{os.cpu_count()} cores, {_processor()}, {platform.system()}"
 
 
 def versions(*packages: str) -> str:
-    """Versions of Python and of these packages."""
+    """Return the versions of Python and of these packages."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
 
 
 def compile_packages() -> None:
-    """Compiles our modules, as pip does with what it installs: the peer's are, too, whatever the environment says."""
+    """Compile our modules, as pip does with what it installs: the peer's are, too, whatever the environment says."""
     import compileall
 
     for name in ("archive_tool", "handlers", "serving", "model_defs"):

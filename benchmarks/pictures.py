@@ -56,7 +56,7 @@ PLAIN = transforms.Compose(OURS.transforms)
 def jpeg(
     photograph: Image.Image, size: tuple[int, int], *, mode: str = "RGB", turned: bool = False, **how: Any
 ) -> bytes:
-    """The photograph as JPEG."""
+    """Return the photograph as JPEG."""
     exif = Image.Exif()
     if turned:
         exif[ORIENTATION] = 6
@@ -67,7 +67,7 @@ def jpeg(
 
 
 def cases(photograph: Image.Image, largest: int) -> dict[str, bytes]:
-    """JPEGs by what is special about them; ``largest`` limits width and height."""
+    """Return JPEGs by what is special about them; ``largest`` limits width and height."""
     sizes = [size for size in (*SIZES, *[KIND_SIZE] * len(KINDS)) if max(size) <= largest]
     found = {f"{width} x {height}": jpeg(photograph, (width, height)) for width, height in sizes}
     for name, options in KINDS.items() if max(KIND_SIZE) <= largest else ():
@@ -76,34 +76,34 @@ def cases(photograph: Image.Image, largest: int) -> dict[str, bytes]:
 
 
 def pillow(content: bytes) -> Image.Image:
-    """Decoded by Pillow, as TorchServe's handler does it."""
+    """Decode by Pillow, as TorchServe's handler does it."""
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 def ours(content: bytes) -> Image.Image:
-    """Decoded by our handlers."""
+    """Decode by our handlers."""
     return vision.convert(vision.decode_image(content), "RGB")
 
 
 def torchvision(content: bytes) -> torch.Tensor:
-    """Decoded by torchvision: uint8 ``[3, height, width]``."""
+    """Decode by torchvision: uint8 ``[3, height, width]``."""
     return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
 
 
 def torchvision_to_pillow(content: bytes) -> Image.Image:
-    """Decoded by torchvision, and copied for Pillow to scale."""
+    """Decode by torchvision, and copy for Pillow to scale."""
     return Image.fromarray(torchvision(content).permute(1, 2, 0).numpy())
 
 
 def draft(content: bytes) -> Image.Image:
-    """Decoded by Pillow to fewer pixels, but no fewer than the processing scales to."""
+    """Decode by Pillow to fewer pixels, but no fewer than the processing scales to."""
     picture = Image.open(io.BytesIO(content))
     picture.draft("RGB", (imagenet.SCALED, imagenet.SCALED))
     return picture.convert("RGB")
 
 
 def scaled(decoded: Image.Image | torch.Tensor) -> torch.Tensor:
-    """The 224 x 224 pixels that the model sees, before they are normalised: uint8 ``[3, height, width]``."""
+    """Return the 224 x 224 pixels that the model sees, before they are normalised: uint8 ``[3, height, width]``."""
     if isinstance(decoded, torch.Tensor):
         return functional.center_crop(functional.resize(decoded, [imagenet.SCALED], antialias=True), [imagenet.CUT])
     return torch.from_numpy(np.array(PLAIN.transforms[1](PLAIN.transforms[0](decoded)))).permute(2, 0, 1)
@@ -129,7 +129,7 @@ WAYS: Mapping[str, Callable[[bytes], Any]] = {
 
 
 def medians(calls: Mapping[str, Callable[[bytes], Any]], content: bytes, rounds: int) -> dict[str, float]:
-    """Milliseconds of the processor for each call; they take turns."""
+    """Return the milliseconds of the processor for each call; they take turns."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-1, rounds):  # the first is to warm up
         for name, call in calls.items():
@@ -141,13 +141,13 @@ def medians(calls: Mapping[str, Callable[[bytes], Any]], content: bytes, rounds:
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> tuple[float, int]:
-    """The share of values that differ, and by how much at most."""
+    """Return the share of values that differ, and by how much at most."""
     apart = (one.to(torch.int16) - other).abs()
     return float((apart > 0).double().mean()), int(apart.max())
 
 
 def lets_others_run(call: Callable[[], object], tries: int = 5) -> bool:
-    """Whether a call gives the interpreter's lock back meanwhile, by itself; one try that shows it is enough."""
+    """Return whether a call releases the GIL by itself; one try that shows it is enough."""
     return any(_lets_others_run(call) for _ in range(tries))
 
 
@@ -160,11 +160,11 @@ def _lets_others_run(call: Callable[[], object]) -> bool:
         ended.set()
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(3600.0)  # nobody is made to give it back
+    sys.setswitchinterval(3600.0)  # no thread is made to release it
     thread = threading.Thread(target=work)
     try:
         thread.start()
-        begun.wait()  # goes on when the call gives the lock back, or has ended
+        begun.wait()  # goes on when the call releases the GIL, or has ended
         return not ended.is_set()
     finally:
         thread.join()
@@ -172,13 +172,17 @@ def _lets_others_run(call: Callable[[], object]) -> bool:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; the first row is the head."""
+    """Format rows as Markdown; the first row is the head."""
     head, *others = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([head, f"|---|{'---:|' * (len(rows[0]) - 1)}", *others])
 
 
 def report(contents: Mapping[str, bytes], rounds: int) -> str:
-    """Measures everything. Gives Markdown."""
+    """Measure everything. Return Markdown.
+
+    Raises:
+        RuntimeError: our numbers are not torchvision's.
+    """
     whole = [["whole, ms", *WAYS, "ours / TorchServe's", "tensors / ours", "tensors differ", "draft differs"]]
     decoding = [["decoding, ms", *DECODERS, "torchvision / Pillow", "same pixels"]]
     for name, content in contents.items():
@@ -214,11 +218,11 @@ def _yes(value: bool) -> str:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=21, help="turns that each way gets (default: 21)")
-    parser.add_argument("--largest", type=int, default=4000, help="pictures of at most so many pixels a side")
-    parser.add_argument("--photograph", type=Path, default=PHOTOGRAPH, help="a picture to make the JPEGs of")
+    parser.add_argument("--largest", type=int, default=4000, help="images of at most so many pixels a side")
+    parser.add_argument("--photograph", type=Path, default=PHOTOGRAPH, help="an image to make the JPEGs of")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")

@@ -67,7 +67,7 @@ CASES = (
 
 
 def frames(case: Case) -> tuple[bytes, bytes, list[str]]:
-    """The request frame, the reply frame and the request ids of a case."""
+    """Return the request frame, the reply frame and the request ids of a case."""
     ids = [f"0a1b2c3d-0000-0000-0000-{number:012d}" for number in range(case.requests)]
     body = Parameter("body", bytearray(case.request_bytes), "application/octet-stream")
     items = tuple(
@@ -78,7 +78,7 @@ def frames(case: Case) -> tuple[bytes, bytes, list[str]]:
 
 
 def ours(case: Case) -> Callable[[socket.socket], None]:
-    """Reads a request and answers it with our codec."""
+    """Read a request and answer it with our codec."""
     decoder = Decoder()
     body = b"y" * case.reply_bytes
 
@@ -96,7 +96,7 @@ def ours(case: Case) -> Callable[[socket.socket], None]:
 
 
 def theirs(case: Case, ids: list[str]) -> Callable[[socket.socket], None]:
-    """Reads a request and answers it with TorchServe's codec."""
+    """Read a request and answer it with TorchServe's codec."""
     context = Context("m", "/d", None, case.requests, None, "0", True)
     context.request_processor = [RequestProcessor({}) for _ in ids]
     for index in range(case.requests):
@@ -114,7 +114,7 @@ def theirs(case: Case, ids: list[str]) -> Callable[[socket.socket], None]:
 def measure(
     answer: Callable[[socket.socket], None], request: bytes, reply: bytes, messages: int
 ) -> tuple[float, float]:
-    """Microseconds of wall clock and of our processor time a message."""
+    """Return the microseconds of wall clock and of our processor time for each message."""
     here, there = socket.socketpair()
     child = os.fork()
     if child == 0:  # the frontend: it sends a batch and waits for its answer
@@ -137,7 +137,7 @@ def measure(
 
 
 def main() -> int:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description="Our codec of the socket protocol beside TorchServe's own.")
     parser.add_argument("--rounds", type=int, default=9, help="of each contender and case (%(default)s)")
     parser.add_argument("--share", type=float, default=1.0, help="part of the messages to send (%(default)s)")

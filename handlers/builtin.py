@@ -1,7 +1,7 @@
 """The built-in handlers, by the names that stand for them in place of a file. Importing this imports nothing else.
 
-Some are TorchServe's, some the SDK's, and some there are of both. `torchmar build`, `verify`, `optimize` and the worker
-go by this table.
+Some are TorchServe's, some the SDK's, and some exist in both. `torchmar build`, `verify`, `optimize` and the worker use
+this table.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 class BuiltIn(NamedTuple):
     """A built-in handler.
 
-    `sdk` is its class in the package `handlers`; None where TorchServe alone has one. `torchserve` tells whether
-    TorchServe brings a handler of the name. `archiver` tells whether torch-model-archiver knows the name, for which it
-    copies no file even if there is one.
+    `sdk` is its class in the package `handlers`; None if only TorchServe has one. `torchserve` says whether TorchServe
+    has a handler of the name. `archiver` says whether torch-model-archiver knows the name, for which it copies no file
+    even if there is one.
     """
 
     sdk: str | None = None
@@ -42,8 +42,8 @@ BUILT_IN: Final = {
 STOCK_HANDLERS: Final = frozenset(name for name, one in BUILT_IN.items() if one.archiver)
 #: Names that TorchServe serves without a file.
 TORCHSERVE_HANDLERS: Final = frozenset(name for name, one in BUILT_IN.items() if one.torchserve)
-#: Name to the SDK's class, where TorchServe has none: the archive gets a file of this name with a class derived from
-#: it, and so runs where no torchmar is.
+#: Name to the SDK's class, where TorchServe has none. The archive gets a file of this name with a class derived from
+#: it, and so runs without torchmar.
 SDK_HANDLERS: Final = {name: one.sdk for name, one in BUILT_IN.items() if one.sdk is not None and not one.torchserve}
-#: Name to the SDK's class with which torchmar's worker serves a handler of TorchServe's.
+#: Name to the SDK's class with which torchmar's worker serves a handler of TorchServe.
 TWINS: Final = {name: one.sdk for name, one in BUILT_IN.items() if one.sdk is not None and one.torchserve}

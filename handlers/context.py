@@ -1,4 +1,4 @@
-"""What a handler uses of the context that the worker passes with every call."""
+"""The part of the worker's context that a handler uses; the worker passes it with every call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Context(Protocol):
-    """The worker's context, TorchServe's or any other's; `idx` counts the requests of the batch from 0.
+    """The worker's context, TorchServe's or any other; `idx` counts the requests of the batch from 0.
 
     A context may lack `model_yaml_config`, and any value may be None until the worker has set it.
     """
@@ -21,7 +21,7 @@ class Context(Protocol):
     """The archive's model-config.yaml."""
 
     metrics: Any
-    """Records metrics: `add_time(name, milliseconds, idx, unit)` and its siblings."""
+    """The recorder of metrics: `add_time(name, milliseconds, idx, unit)` and its siblings."""
 
     request_ids: dict[int, str] | None
     """The identifier of each request of the batch."""
@@ -34,7 +34,7 @@ class Context(Protocol):
         """`model_dir`, `gpu_id` (None without a GPU), `batch_size`, `limit_max_image_pixels`."""
 
     def get_request_header(self, idx: int, key: str) -> str | None:
-        """Give a header of one request."""
+        """Return a header of one request."""
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
         """Set the HTTP status of one reply."""

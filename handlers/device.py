@@ -1,4 +1,4 @@
-"""Where the model runs, from the GPU index that the worker was given."""
+"""The device of the model, from the GPU index that the worker was given."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pick_device(gpu_id: Any) -> torch.device:
 
 
 def _require_index(index: int, count: int) -> None:
-    # Without this check torch fails with a text that a worker takes for lack of memory.
+    # Without this check the text of torch's error makes a worker report out of memory.
     if not 0 <= index < count:
         raise LoadError(
             f"the worker was assigned GPU {index}, but {count} are visible (counted from 0)",
@@ -47,9 +47,9 @@ def _require_index(index: int, count: int) -> None:
 
 
 def to_device(value: Any, device: torch.device | None) -> Any:
-    """Move a model's input, a tensor or what else has `to`.
+    """Move a model's input to the device: a tensor, or anything else with a method `to`.
 
-    To a CUDA device a tensor goes from pinned memory, so that this thread does not wait for the copy.
+    A tensor goes to a CUDA device from pinned memory, so that this thread does not wait for the copy.
     """
     if device is None or device.type != "cuda" or not _is_on_cpu(value):
         return value.to(device)
@@ -57,7 +57,7 @@ def to_device(value: Any, device: torch.device | None) -> Any:
 
 
 def stack_on(items: Sequence[torch.Tensor], device: torch.device | None) -> torch.Tensor:
-    """Stack tensors of one shape and type to `[batch, ...]` on the device, by way of pinned memory as `to_device`."""
+    """Stack tensors of one shape and dtype to `[batch, ...]` on the device, by pinned memory as `to_device` does."""
     first = items[0] if items else None
     alike = first is not None and all(_is_on_cpu(item) and item.dtype == first.dtype for item in items)
     if device is None or device.type != "cuda" or first is None or not alike:
@@ -71,7 +71,7 @@ def _is_on_cpu(value: Any) -> bool:
 
 
 def synchronize(device: torch.device | None) -> None:
-    """Wait until the device has done all that was queued, so that a clock read now is meaningful."""
+    """Wait until the device has finished all queued work, so that a clock read now is meaningful."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device is not None and device.type == "xpu":

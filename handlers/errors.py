@@ -1,14 +1,14 @@
-"""What can go wrong in a handler, as types.
+"""The errors of handlers, as types.
 
-A request that fails is answered with the `status` of its error's class; a model that fails to load is answered
-with the error's whole text, which therefore says what to do.
+A request that fails is answered with the `status` of its error's class. A model that fails to load is answered with the
+error's whole text, which therefore says what to do.
 
     RequestError (400)              one request cannot be answered; the others of its batch can
     ├── BadInputError (400)         the body is not what the model takes
     ├── NotAcceptableError (406)    the reply cannot have the form that the request accepts
     ├── TooLargeError (413)         the body is more than the model takes
-    ├── UnsupportedMediaError (415) the body's content type is not one that the handler reads
-    └── NotSupportedError (501)     the handler does not offer what was asked for
+    ├── UnsupportedMediaError (415) the handler does not read the body's content type
+    └── NotSupportedError (501)     the handler does not offer what the request asks for
     RuntimeError
     └── LoadError                   the model cannot be loaded
         ├── CheckpointMismatchError the checkpoint does not fit the model
@@ -17,8 +17,8 @@ with the error's whole text, which therefore says what to do.
         ├── UnsupportedFormatError  the weights are in a format that is not read, or not read this way
         └── LabelMapError           index_to_name.json is not a map of labels
 
-A load error is a `RuntimeError` because TorchServe's own worker answers a load only for that type (and
-`MemoryError`); of any other it dies without a reply.
+A load error is a `RuntimeError` because TorchServe's own worker answers a load only for that type (and `MemoryError`).
+On any other it dies without a reply.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class TooLargeError(RequestError):
 
 
 class UnsupportedMediaError(RequestError):
-    """The body's content type is not one that the handler reads."""
+    """The handler does not read the body's content type."""
 
     status = 415
 
 
 class NotSupportedError(RequestError):
-    """The handler does not offer what was asked for, such as explanations."""
+    """The handler does not offer what the request asks for, such as explanations."""
 
     status = 501
 
@@ -108,14 +108,14 @@ class LabelMapError(LoadError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory, or the GPU, failed: the worker answers then, with 507 as TorchServe does, and nobody else.
+    """Return whether memory, or the GPU, failed. Only the worker answers such an error, with 507 as TorchServe does.
 
-    That is a `MemoryError`, torch's `OutOfMemoryError` for whatever device, or a `RuntimeError` that speaks of CUDA,
-    whose errors are of many classes and wordings.
+    That is a `MemoryError`, torch's `OutOfMemoryError` for any device, or a `RuntimeError` that mentions CUDA, whose
+    errors have many classes and wordings.
     """
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
     try:
         return isinstance(error, RuntimeError) and "CUDA" in str(error)
-    except Exception:  # of a class of the user's, whose text cannot be had
+    except Exception:  # of a user's class, whose text cannot be read
         return False

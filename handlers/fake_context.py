@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Request:
     """A request for a test: its parameters by name, and its headers.
 
-    As from the worker, the value of a parameter is a bytearray, or a str or what JSON held if a content type said so.
+    As from the worker, the value of a parameter is a bytearray, or a str or parsed JSON if a content type said so.
     """
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Request:
         return cls({"body": body}, {"content-type": kind})
 
     def row(self) -> dict[str, Any]:
-        """Give what the handler gets, a copy for each call."""
+        """Return the row that the handler gets, a new copy for each call."""
         return {name: _copy(value) for name, value in self.parameters.items()}
 
 
@@ -47,7 +47,7 @@ def _copy(value: Any) -> Any:
 
 
 class FakeProcessor:
-    """The headers of one request, and status and headers of its reply."""
+    """The headers of one request, and the status and headers of its reply."""
 
     def __init__(self, request_header: Mapping[str, Any]) -> None:
         self._status: tuple[int, str | None] = (200, None)
@@ -55,11 +55,11 @@ class FakeProcessor:
         self._request = dict(request_header)
 
     def get_request_property(self, key: str) -> Any:
-        """Give a header of the request; its casing counts."""
+        """Return a header of the request; the name is case-sensitive."""
         return self._request.get(key)
 
     def get_request_properties(self) -> dict[str, Any]:
-        """Give all headers of the request."""
+        """Return all headers of the request."""
         return self._request
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
@@ -67,11 +67,11 @@ class FakeProcessor:
         self._status = (code, reason_phrase)
 
     def get_response_status_code(self) -> int:
-        """Give the reply's status."""
+        """Return the reply's status."""
         return self._status[0]
 
     def get_response_status_phrase(self) -> str | None:
-        """Give the phrase of the reply's status."""
+        """Return the phrase of the reply's status."""
         return self._status[1]
 
     def add_response_property(self, key: str, value: str) -> None:
@@ -79,17 +79,17 @@ class FakeProcessor:
         self._response[key] = value
 
     def get_response_headers(self) -> dict[str, str]:
-        """Give the headers of the reply."""
+        """Return the headers of the reply."""
         return self._response
 
     def get_response_header(self, key: str) -> str | None:
-        """Give one of them."""
+        """Return one header of the reply."""
         return self._response.get(key)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric that a handler has recorded; `kind` is the method without `add_`."""
+    """A metric that a handler has recorded; `kind` is the method's name without `add_`."""
 
     kind: str
     name: str
@@ -98,7 +98,7 @@ class Metric:
 
 
 class FakeMetrics:
-    """Keeps the metrics in `recorded`, in order."""
+    """A recorder of metrics, in order, in `recorded`."""
 
     def __init__(self) -> None:
         self.recorded: list[Metric] = []
@@ -156,8 +156,8 @@ class FakeMetrics:
 class FakeContext:
     """The worker's context, with the attributes and methods of TorchServe's.
 
-    `folder` is the model's, whose manifest is read if `manifest` is not given; `config` is model-config.yaml.
-    `requests` are those of the batch; `show` replaces them, as the worker does for every batch.
+    `folder` is the model's; its manifest is read if `manifest` is not given. `config` is model-config.yaml. `requests`
+    are those of the batch; `show` replaces them, as the worker does for every batch.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class FakeContext:
             self.show(requests)
 
     def show(self, requests: Sequence[Any]) -> list[dict[str, Any]]:
-        """Show other requests, each a body or a `Request`; give the rows for `handle`."""
+        """Show other requests, each a body or a `Request`; return the rows for `handle`."""
         found = [Request.of(request) for request in requests]
         self.request_ids = {index: f"request-{index}" for index in range(len(found))}
         self.request_processor = [FakeProcessor(request.headers) for request in found]
@@ -207,16 +207,16 @@ class FakeContext:
         return self._system_properties
 
     def get_request_id(self, idx: int = 0) -> str | None:
-        """Give the identifier of a request."""
+        """Return the identifier of a request."""
         return None if self.request_ids is None else self.request_ids.get(idx)
 
     def get_request_header(self, idx: int, key: str) -> str | None:
-        """Give a header of a request."""
+        """Return a header of a request."""
         value: str | None = self.request_processor[idx].get_request_property(key)
         return value
 
     def get_all_request_header(self, idx: int) -> dict[str, str]:
-        """Give all headers of a request."""
+        """Return all headers of a request."""
         headers: dict[str, str] = self.request_processor[idx].get_request_properties()
         return headers
 
@@ -225,11 +225,11 @@ class FakeContext:
         self.set_response_header(idx, "content-type", value)
 
     def get_response_content_type(self, idx: int) -> str | None:
-        """Give the content type of a reply."""
+        """Return the content type of a reply."""
         return self.get_response_headers(idx).get("content-type")
 
     def get_response_status(self, idx: int) -> tuple[int, str | None]:
-        """Give status and phrase of a reply."""
+        """Return status and phrase of a reply."""
         processor = self.request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()
 
@@ -244,7 +244,7 @@ class FakeContext:
             processor.report_status(code, reason_phrase=phrase)
 
     def get_response_headers(self, idx: int) -> dict[str, str]:
-        """Give the headers of a reply."""
+        """Return the headers of a reply."""
         headers: dict[str, str] = self.request_processor[idx].get_response_headers()
         return headers
 
@@ -253,7 +253,7 @@ class FakeContext:
         self.request_processor[idx].add_response_property(key, value)
 
     def get_sequence_id(self, idx: int) -> str | None:
-        """Give the sequence that a request belongs to."""
+        """Return the identifier of the sequence that a request belongs to."""
         return self.get_request_header(idx, self.header_key_sequence_id)
 
 

@@ -1,4 +1,4 @@
-"""What every handler has before the first request: the archive's model, and what the archive says of it."""
+"""The state of a handler before the first request: the archive's model, and the archive's metadata."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 class ModelHolder:
-    """Load an archive's model; the part of `BaseHandler` that runs once."""
+    """The archive's model; the part of `BaseHandler` that runs once."""
 
-    #: Whether answers name classes, so that an archive without names for them is worth a warning.
+    #: Whether answers name classes, so that an archive without names for them deserves a warning.
     names_classes: bool = False
 
     _current_context: Context | None = None
@@ -55,7 +55,7 @@ class ModelHolder:
 
     @property
     def context(self) -> Context | None:
-        """The worker's context of the batch that this thread is at; before the first one that of `initialize`."""
+        """The worker's context of the current batch of this thread; before the first one, that of `initialize`."""
         preparation = current.get()
         if preparation is None or preparation.handler is not self:
             return self._current_context
@@ -72,10 +72,13 @@ class ModelHolder:
     def initialize(self, context: Context) -> None:
         """Load the model. Runs once, before the first request.
 
-        Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, made
-        faster as the sections `optimize` and `pt2` say, or compiled ahead of time in the archive) and `mapping`. With a
-        model file in the manifest the model is eager, without one the serialized file is a program. Without a manifest
-        nothing is loaded, and `model` stays None. Raises a `LoadError`.
+        Sets `device`, `manifest`, `model_yaml_config`, `model_pt_path`, `model` (in eval mode, on the device, optimized
+        as the sections `optimize` and `pt2` say, or compiled ahead of time in the archive) and `mapping`. With a model
+        file in the manifest the model is eager, without one the serialized file is a program. Without a manifest
+        nothing is loaded, and `model` stays None.
+
+        Raises:
+            LoadError: the model cannot be loaded.
         """
         self.context = context
         self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
@@ -122,7 +125,7 @@ class ModelHolder:
     def _speed_up(
         self, plain: Any, optimization: Optimization | None, pt2: dict[str, Any] | None, folder: Path
     ) -> None:
-        """Take the model compiled ahead of time, if the archive has one for here; else do as model-config.yaml says."""
+        """Use the model compiled ahead of time, if the archive has one that fits; else do as model-config.yaml says."""
         ahead = with_compiled(plain, self.manifest, folder, self.device, optimization)
         if ahead is not None:
             self.model = ahead
@@ -132,7 +135,7 @@ class ModelHolder:
             compile_cache.use_own_folder(self.device)
             compile_cache.load(self.manifest, folder, self.device)
         if optimization is None and pt2 is None and self._is_untouched():
-            optimization = unasked(plain, self.device)  # nothing of the user's looks at the model itself
+            optimization = unasked(plain, self.device)  # no user's code looks at the model itself
         if optimization is not None:
             self.model = optimize_model(plain, optimization, self.device, pt2=pt2)
             return
@@ -140,13 +143,13 @@ class ModelHolder:
         self._eager_model = None if self.model is plain else plain
 
     def _is_untouched(self) -> bool:
-        """Tell whether only the SDK's methods run the model."""
+        """Return whether only the SDK's methods run the model."""
         return all(is_sdks(getattr(self, name, None)) for name in ("initialize", "inference", "get_insights"))
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         """Load a model that needs no model file. Runs in `initialize`; `model_pt_path` is the serialized file.
 
-        Gives the model on `self.device`. Default: TorchScript, torch.export, AOTInductor or ONNX, by the content.
+        Return the model on `self.device`. Default: TorchScript, torch.export, AOTInductor or ONNX, by the content.
         """
         return load.load_program(Path(model_pt_path), self.device, weights_only=self._weights_only())
 
@@ -154,8 +157,8 @@ class ModelHolder:
         """Load a model that a model file defines. Runs in `initialize`.
 
         `model_dir` is the archive's folder, `model_file` a name in it, `model_pt_path` the serialized file or None.
-        Gives the model, on any device. Default: create the file's `nn.Module`, and give it the state dict or the
-        safetensors of the serialized file.
+        Return the model, on any device. Default: create the file's `nn.Module`, and load the state dict or the
+        safetensors of the serialized file into it.
         """
         weights = Path(model_pt_path) if model_pt_path else None
         return load.load_eager(Path(model_dir, model_file), weights, weights_only=self._weights_only())
@@ -168,5 +171,5 @@ class ModelHolder:
         return section if isinstance(section, dict) else {}
 
     def get_device(self) -> torch.device | None:
-        """Give the device that the model is on; None before `initialize`."""
+        """Return the model's device; None before `initialize`."""
         return self.device

@@ -1,4 +1,4 @@
-"""Parts of a reply, sent before it is complete."""
+"""Streaming: parts of a reply, sent before it is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MESSAGE = "Intermediate Prediction success"
 
 
 def can_stream(context: Context | None, rows: int) -> bool:
-    """Tell whether the worker takes parts of replies to these rows, each of which is a request of its own."""
+    """Return whether the worker takes parts of replies to these rows, each of which is a request of its own."""
     requests = len(getattr(context, "request_processor", None) or ())
     return getattr(context, "cl_socket", None) is not None and requests == rows
 
@@ -19,9 +19,9 @@ def can_stream(context: Context | None, rows: int) -> bool:
 def send_parts(context: Any, parts: dict[int, Any]) -> None:
     """Send parts of replies, by the index of their request: bytes and str as they are, anything else as JSON.
 
-    Each is a chunk of the HTTP response, of which status and headers are those that were set before the first part. The
-    item that the handler gives in the end is the last chunk, and may be empty. Only requests over HTTP may be answered
-    in parts: the frontend ends a worker that sends them to a plain gRPC call. Such a request has no headers.
+    Each part is a chunk of the HTTP response, whose status and headers are those set before the first part. The item
+    that the handler returns at the end is the last chunk, and may be empty. Only requests over HTTP may be answered in
+    parts: the frontend ends a worker that sends parts to a plain gRPC call. Such a request has no headers.
     """
     from ts.handler_utils.utils import send_intermediate_predict_response
 

@@ -7,7 +7,7 @@
         folder = "examples/digits"
         manifest = {"model": {"modelFile": "net.py", "serializedFile": "net.pt"}}
         good = [PNG_OF_A_SEVEN, PNG_OF_AN_EIGHT]
-        bad = [b"no picture", {"picture": None}]
+        bad = [b"no image", {"image": None}]
 
 No server and no worker runs: the handler is called as the worker calls it, with a `FakeContext`.
 """
@@ -29,37 +29,37 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeContext", "FakeMetrics", "FakeProcessor", "HandlerContract", "Metric", "Reply", "Request"]
 
-_SHOWN = 300  # characters of a value that a failure shows
+_SHOWN = 300  # characters of a value that a failure quotes
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A handler's reply to one request: its item of the list that `handle` gave, and its status."""
+    """A handler's reply to one request: its item of the list that `handle` returned, and its status."""
 
     value: Any
     status: int
 
     @property
     def good(self) -> bool:
-        """Tell whether the request was answered."""
+        """Whether the request was answered."""
         return 200 <= self.status < 400
 
     @property
     def refused(self) -> bool:
-        """Tell whether the client is told that the request is wrong."""
+        """Whether the client is told that the request is wrong."""
         return 400 <= self.status < 500
 
 
 class HandlerContract:
-    """What a handler owes its clients, whatever comes together in a batch.
+    """The rules for a handler's replies, whatever comes together in a batch.
 
     `handler` is the class, or a function `handle(data, context)`. `good` are requests that it answers, `bad` ones that
-    it refuses: bodies (bytes, str, or anything else for JSON), or a `Request` with headers and parameters of its own.
-    Two good ones with different answers show most. What the handler loads is in `folder`; `manifest` is by default that
-    of the folder, `config` is model-config.yaml. Override `make_context` for anything else.
+    it refuses: bodies (bytes, str, or anything else for JSON), or a `Request` with its own headers and parameters. Two
+    good ones with different answers test most. The handler loads its files from `folder`; `manifest` is by default the
+    folder's own, `config` is model-config.yaml. Override `make_context` for anything else.
 
-    `takes_empty` says that an empty request is a good one. `tolerance` is by which part of them two numbers of an
-    answer may differ between batches; None compares no answers, for a model that answers at random.
+    `takes_empty` says that an empty request is a good one. `tolerance` is the relative difference that two numbers of
+    an answer may have between batches; None compares no answers, for a model that answers at random.
     """
 
     handler: ClassVar[Any] = None
@@ -77,7 +77,7 @@ class HandlerContract:
     # ---- to override ---------------------------------------------------------------------------------------------
 
     def make_context(self) -> FakeContext:
-        """Make the context that the handler is initialized with, and called with."""
+        """Make the context with which the handler is initialized and called."""
         return FakeContext(
             self.folder, manifest=self.manifest, config=self.config, batch_size=max(self.batch_sizes, default=1)
         )
@@ -85,7 +85,11 @@ class HandlerContract:
     # ---- to use in tests of one's own ----------------------------------------------------------------------------
 
     def ask(self, *requests: Any) -> list[Reply]:
-        """Answer a batch of bodies, or of `Request`s. The handler is made and initialized once for the class."""
+        """Answer a batch of bodies, or of `Request`s. The handler is made and initialized once for the class.
+
+        Raises:
+            AssertionError: the handler raises, or returns something other than a list with an item a request.
+        """
         entry, context = self._entry()
         rows = context.show(requests)
         try:
@@ -101,12 +105,12 @@ class HandlerContract:
     # ---- the rules -----------------------------------------------------------------------------------------------
 
     def test_good_requests_are_answered(self) -> None:
-        """Each good request alone has a reply that is no error."""
+        """Answer each good request alone, without an error."""
         for request in self._good():
             self._ask_good(request)
 
     def test_any_batch_size(self) -> None:
-        """A request has the same answer in a batch of any size as alone."""
+        """Give a request the same answer in a batch of any size as alone."""
         alone = [self._ask_good(request).value for request in self._good()]
         for size in self.batch_sizes:
             numbers = [place % len(alone) for place in range(size)]
@@ -115,7 +119,7 @@ class HandlerContract:
                 self._expect_same(reply, alone[number], self.good[number], f"in a batch of {size}")
 
     def test_order_is_kept(self) -> None:
-        """Replies come in the order of the requests."""
+        """Return replies in the order of the requests."""
         alone = [self._ask_good(request).value for request in self._good()]
         if self.tolerance is None or not any(self._differ(one, alone[0]) for one in alone[1:]):
             raise SkipTest("the order shows only with two good requests that have different answers")
@@ -125,7 +129,7 @@ class HandlerContract:
             self._expect_same(reply, alone[number], self.good[number], f"at place {place} of {len(numbers)}")
 
     def test_bad_requests_are_refused(self) -> None:
-        """A bad request alone has a status of 400 to 499, and a message."""
+        """Refuse a bad request alone with a status of 400 to 499, and a message."""
         if not self.bad:
             raise SkipTest("no bad requests are given")
         for request in self.bad:
@@ -133,7 +137,7 @@ class HandlerContract:
             self._expect_refused(reply, request)
 
     def test_empty_requests(self) -> None:
-        """Without a body, or with an empty one, a request is refused, or answered if `takes_empty`; nothing breaks."""
+        """Refuse a request without a body, or with an empty one, or answer it if `takes_empty`; break nothing."""
         for request in _EMPTY:
             (reply,) = self.ask(request)
             if self.takes_empty:
@@ -142,7 +146,7 @@ class HandlerContract:
                 self._expect_refused(reply, request)
 
     def test_one_bad_request_fails_alone(self) -> None:
-        """Wherever a bad request stands in a batch, the good ones have their answers, and only it is refused."""
+        """Answer the good requests, and refuse only the bad one, wherever it stands in a batch."""
         wrong = [*self.bad, *(() if self.takes_empty else _EMPTY)]
         if not wrong:
             raise SkipTest("no bad requests are given")
@@ -158,7 +162,7 @@ class HandlerContract:
                     self._expect_same(reply, alone[number], self.good[number], f"beside {_shown(request)}")
 
     def test_answers_can_be_sent(self) -> None:
-        """Every reply, errors too, is bytes, text, a tensor, or JSON that every program can read."""
+        """Make every reply, errors too, of bytes, text, a tensor, or JSON that every program can read."""
         for request in [*self._good(), *self.bad, *_EMPTY]:
             (reply,) = self.ask(request)
             value = reply.value
@@ -170,7 +174,7 @@ class HandlerContract:
                 raise AssertionError(f"the reply to {_shown(request)} is no JSON: {error}: {_shown(value)}") from error
 
     def test_no_state_between_requests(self) -> None:
-        """A request has the same answer whatever was asked before it."""
+        """Give a request the same answer whatever was asked before it."""
         alone = [self._ask_good(request).value for request in self._good()]
         for number, request in enumerate(self.good):
             for before in [*self.good, *self.bad, *_EMPTY]:
@@ -235,7 +239,7 @@ _EMPTY = (b"", "", Request())
 
 
 def same(one: Any, other: Any, tolerance: float) -> bool:
-    """Tell whether two answers are equal, but for numbers that differ by less than this part of them."""
+    """Return whether two answers are equal, but for numbers with a smaller relative difference than `tolerance`."""
     one, other = (value.tolist() if _is_tensor(value) else value for value in (one, other))
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 
 class MNISTNet(nn.Module):
-    """Classify handwritten digits.
+    """A classifier of handwritten digits.
 
-    Input: float32 `[batch, 1, 28, 28]`, normalised with mean 0.1307 and deviation 0.3081 (white ink is high).
+    Input: float32 `[batch, 1, 28, 28]`, normalized with mean 0.1307 and deviation 0.3081 (white ink is high).
     Output: float32 `[batch, 10]`, the log-probabilities of the digits 0 to 9.
     """
 
@@ -25,7 +25,7 @@ class MNISTNet(nn.Module):
         self.fc2 = nn.Linear(128, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the log-probabilities, `[batch, 10]`, of images `[batch, 1, 28, 28]`."""
+        """Return the log-probabilities, `[batch, 10]`, of images `[batch, 1, 28, 28]`."""
         x = functional.relu(self.conv1(images))
         x = functional.relu(self.conv2(x))
         x = self.dropout1(functional.max_pool2d(x, 2))

@@ -6,12 +6,12 @@ import json
 import math
 from typing import Any
 
-# Bytes by nature, which may be text by chance.
+# Raw bytes that may look like text by chance.
 _BINARY = ("application/octet-stream", "application/x-npy", "application/x-npz", "application/safetensors")
 
 
 def decode(body: bytes, content_type: str = "") -> Any:
-    """JSON where it is JSON (TorchServe names no content type for most answers), else text, else bytes."""
+    """Decode JSON where it is JSON (TorchServe names no content type for most answers), else text, else keep bytes."""
     if content_type in _BINARY:
         return body
     try:
@@ -25,7 +25,7 @@ def decode(body: bytes, content_type: str = "") -> Any:
 
 
 def strict(value: Any) -> Any:
-    """The value with null for the numbers that JSON does not have: NaN and the infinities."""
+    """Replace the numbers that JSON does not have, NaN and the infinities, by null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -11,7 +11,7 @@ _V1 = Path("/sys/fs/cgroup/cpu")
 
 
 def available(v2: Path = _V2, v1: Path = _V1, own: Path = Path("/proc/self/cgroup")) -> int:
-    """Cores that this process may use: its affinity, and the quota of its control groups, rounded up."""
+    """Return how many cores this process may use: its affinity, and the quota of its control groups, rounded up."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:
@@ -21,7 +21,7 @@ def available(v2: Path = _V2, v1: Path = _V1, own: Path = Path("/proc/self/cgrou
 
 
 def _v2_quotas(root: Path, own: Path) -> list[float | None]:
-    """Of our own group and of those above it: each may bound it. In a container the root is our own."""
+    """Return the quotas of our own group and those above it: each may bound it. In a container the root is our own."""
     try:
         lines = own.read_text().splitlines()
     except OSError:

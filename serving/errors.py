@@ -6,9 +6,9 @@
     └── ServingError              6
         ├── StartError            6   a server cannot be started, or a model of it cannot be loaded
         │   └── ModelLoadError    6   a worker failed to load its model; carries the worker's own error
-        ├── PortInUseError        8   somebody listens on a port that the server needs
+        ├── PortInUseError        8   another program listens on a port that the server needs
         ├── AlreadyRunningError   8   a server of this name runs already
-        ├── NotRunningError       7   no server of this name, or nobody answers at its address
+        ├── NotRunningError       7   no server of this name, or none that answers at its address
         ├── ReplyError            9   the server answered with an error; carries its status and message
         │   └── ModelApiOffError  9   the server neither takes nor removes models
         └── CheckError            10  a model that can be loaded fails on an input, or gives another answer
@@ -55,7 +55,7 @@ class ModelLoadError(StartError):
 
 
 class PortInUseError(ServingError):
-    """Somebody listens on a port that the server needs."""
+    """Another program listens on a port that the server needs."""
 
     exit_code = 8
 
@@ -67,7 +67,7 @@ class AlreadyRunningError(ServingError):
 
 
 class NotRunningError(ServingError):
-    """No server of this name, or nobody answers at its address."""
+    """No server of this name, or none that answers at its address."""
 
     exit_code = 7
 

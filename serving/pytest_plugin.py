@@ -1,4 +1,4 @@
-"""A plugin for pytest: the fixture ``torchmar_server`` starts real servers with given archives.
+"""The pytest plugin: the fixture ``torchmar_server`` starts real servers with given archives.
 
 Installed with torchmar (entry point ``pytest11``), so every pytest of the environment imports this module: it imports
 nothing else before the fixture is used.
@@ -41,7 +41,7 @@ class ServedModels:
         self.log_folder = log_folder
 
     def predict(self, model: str, body: Any, content_type: str | None = None) -> Prediction:
-        """Asks a model.
+        """Ask a model.
 
         Args:
             model: its name.
@@ -64,7 +64,7 @@ class ServedModels:
 
 @pytest.fixture(scope="module")
 def torchmar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServedModels]]:
-    """Starts TorchServe's frontend with archives, on free ports, and stops it after the last test of the module.
+    """Start TorchServe's frontend with archives on free ports, and stop it after the last test of the module.
 
     ``torchmar_server(*archives, workers=None, timeout=300.0, model_api=False)`` gives a `ServedModels`; asked again for
     the same, it gives the same. An archive is a ``.mar``, a ``.tar.gz`` or a folder; the model's name is the one in its

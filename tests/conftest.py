@@ -1,4 +1,4 @@
-"""What tests of several rooms share."""
+"""Fixtures and hooks that tests of several rooms share."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ _OF_PROCESSES = tuple(
 )
 
 
-# What takes longest comes first in a parallel run, which hands out whole files: the end is no time to begin such a one.
-# The first three do not wait for one another: one trains the digits' weights for all, the others do without.
+# The longest files come first in a parallel run, which hands out whole files: the end is no time to begin such a one.
 _LONGEST_FIRST = tuple(
     ROOT / "tests" / f"{name}.py"
     for name in (
         "integration/test_demo",
-        "handlers/optimization/test_compile_cache",
         "integration/test_examples",
         "integration/test_compatibility",
-        "integration/test_publish",
-        "test_docs",
-        "integration/test_scenarios",
+        "handlers/test_compiled",
         "integration/test_worker_rules",
+        "integration/test_wrong_input",
+        "serving/check/test_run",
         "integration/test_lifecycle",
         "integration/test_handlers",
-        "handlers/test_compiled",
-        "integration/test_wrong_input",
+        "integration/test_golden",
+        "integration/test_access",
+        "test_docs",
         "integration/test_async",
         "integration/test_shared",
-        "examples/test_mnist_train",
+        "serving/worker/modes/test_asynchronous",
+        "serving/worker/process/test_guardian",
     )
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives them a second try, which the summary counts; what fails twice has failed. Puts long files first."""
+    """Give real processes a second try, which the summary counts (a second failure counts); put long files first."""
     for item in items:
         if any(place == item.path or place in item.path.parents for place in _OF_PROCESSES):
             item.add_marker(pytest.mark.flaky(reruns=1))
@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def of_the_run(factory: pytest.TempPathFactory, name: str) -> Path:
-    """The place of something that is made once, by whichever process of a parallel run asks first."""
+    """Return the place of something that is made once, by whichever process of a parallel run asks first."""
     base = factory.getbasetemp()
     # Those processes have folders of their own in a common one; alone, that one outlives the run.
     return (base.parent if _PARALLEL else base) / name
@@ -83,13 +83,13 @@ def of_the_run(factory: pytest.TempPathFactory, name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def mnist_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `mnist_weights` are, or will be; who writes there holds the lock of this name and `.lock`."""
+    """Return where `mnist_weights` are, or will be; the writer holds the lock of this name and `.lock`."""
     return of_the_run(tmp_path_factory, "mnist-weights")
 
 
 @pytest.fixture(scope="session")
 def mnist_weights(mnist_place: Path) -> Path:
-    """What `examples/mnist/train.py` writes: for the test of the demo, or else after one epoch."""
+    """Return what `examples/mnist/train.py` writes: for the test of the demo, or else after one epoch."""
     with FileLock(f"{mnist_place}.lock"):
         if not (mnist_place / "mnist_script.pt").exists():
             # One epoch may be less than the example asks of itself; the files are written all the same.
@@ -101,7 +101,7 @@ def mnist_weights(mnist_place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """For tiny models: with several threads torch takes twice the time, most of it to wait for each other."""
+    """Use one thread for tiny models: with several torch takes twice the time, most of it to wait for each other."""
     import torch
 
     threads = torch.get_num_threads()
@@ -132,7 +132,7 @@ _AHEAD = (
 
 @pytest.fixture(scope="session")
 def compiled_ahead(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a net, weights, handler and sample, and in `store` the archive that `build --aot` makes of them.
+    """Return a folder with a network, weights, handler and sample, and in `store` the archive that `build --aot` makes.
 
     Made once for all tests, for a compiler takes many seconds.
     """
@@ -170,7 +170,7 @@ _FIRST_SERVER = (
 
 @pytest.fixture(scope="session")
 def java_options(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """JAVA_TOOL_OPTIONS for a frontend that lives for seconds: it is compiled quickly rather than well.
+    """Return JAVA_TOOL_OPTIONS for a frontend that lives for seconds: it is compiled quickly rather than well.
 
     In a run of all tests its classes are read once, by a server before all others, and mapped by those: that takes half
     of a start off the processor. A runtime that cannot do so starts as it would without.

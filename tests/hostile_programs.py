@@ -50,12 +50,12 @@ def _program(example):
 
 
 def members(example=None):
-    """The members of a program that is as torch wrote it."""
+    """Return the members of a program that is as torch wrote it."""
     return _program(example)
 
 
 def written(members, *more):
-    """The members as a file; `more` may have names that are there already."""
+    """Return the members as a file; `more` may have names that are there already."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -65,7 +65,7 @@ def written(members, *more):
 
 
 def _changed(members, change):
-    """The program after a function has changed its document."""
+    """Return the program after a function has changed its document."""
     [name] = [name for name in members if "/models/" in name]
     document = json.loads(members[name])
     change(document["graph_module"], document)
@@ -73,7 +73,7 @@ def _changed(members, change):
 
 
 def _everywhere(value, key, new):
-    """Give a key a value wherever it is, and say whether it is anywhere."""
+    """Set a key to a value wherever it is, and return whether it is anywhere."""
     below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     found = sum(_everywhere(one, key, new) for one in below) > 0
     if isinstance(value, dict) and key in value:
@@ -83,7 +83,7 @@ def _everywhere(value, key, new):
 
 
 def _renamed(members, old, new):
-    """The program with a text exchanged in all documents, wherever it is the whole of one."""
+    """Return the program with a text exchanged in all documents, wherever it is the whole of one."""
     old, new = json.dumps(old), json.dumps(new)
     return written(
         {name: data.decode().replace(old, new) if name.endswith(".json") else data for name, data in members.items()}
@@ -91,7 +91,7 @@ def _renamed(members, old, new):
 
 
 def attacks():
-    """Each the kind, the file, and what loads it: `export_load`, or `export_run`, which calls it, too."""
+    """Yield each attack's kind, the file, and what loads it: `export_load`, or `export_run`, which calls it, too."""
     plain = members()
     root = next(iter(plain)).split("/")[0]
 
@@ -134,7 +134,7 @@ def attacks():
 
 
 def others():
-    """Texts of which torch makes code, too, which this torch trips over afterwards; each its kind and the file."""
+    """Yield texts of which torch makes code, and which this torch trips over afterwards; each its kind and the file."""
     plain = members()
     yield "the name of a value", _renamed(plain, "linear", f"{RUN};linear")
 

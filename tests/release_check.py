@@ -1,6 +1,6 @@
-"""Whether what would be released works: `make release-check`.
+"""The check that a release would work: `make release-check`.
 
-Builds a wheel and an sdist of the files that git knows, installs each into an environment of its own, and runs the
+Build a wheel and an sdist of the files that git knows, install each into an environment of its own, and run the
 tutorial (`make demo`) with it, in a folder that holds none of the packages' sources. Takes ten minutes and a network.
 """
 
@@ -19,7 +19,7 @@ TUTORIAL = ("examples", "model_defs", "model_store", "config.properties")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Shows a command and runs it; the check ends where one fails."""
+    """Show a command and run it; the check ends where one fails."""
     print("$", *command, flush=True)
     done = subprocess.run([str(one) for one in command], cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -29,7 +29,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def environment(folder: Path, *packages: str | Path) -> Path:
-    """A new environment with these packages; gives its folder of programs."""
+    """Make a new environment with these packages; return its folder of programs."""
     run(sys.executable, "-m", "venv", folder, cwd=ROOT)
     programs = folder / ("Scripts" if sys.platform == "win32" else "bin")
     run(programs / "python", "-m", "pip", "install", "--quiet", *packages, cwd=ROOT)
@@ -37,7 +37,7 @@ def environment(folder: Path, *packages: str | Path) -> Path:
 
 
 def copied(names: list[str], folder: Path) -> Path:
-    """The files of these names, in a folder."""
+    """Copy the files of these names into a folder."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
@@ -45,7 +45,7 @@ def copied(names: list[str], folder: Path) -> Path:
 
 
 def check_changelog(version: str) -> None:
-    """A version that is released has its section; one that is being worked on is called .dev0."""
+    """Check that a released version has its section, and that one in development is called .dev0."""
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     closed = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", text, re.MULTILINE)
     if "## [Unreleased]" not in text or not (version.endswith(".dev0") or version in closed):

@@ -36,7 +36,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def commands(path: Path) -> list[str]:
-    """The lines after ``$ `` of the document's console blocks, continuation lines joined."""
+    """Return the lines after ``$ `` of the document's console blocks, continuation lines joined."""
     found = []
     for block in blocks(path, "console"):
         typed = [line[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
@@ -71,13 +71,13 @@ def test_tables_are_whole(path: Path) -> None:
 
 
 def builds(path: Path) -> bool:
-    """Whether a document's commands make the archives that the others are about."""
+    """Return whether a document's commands make the archives that the others are about."""
     return any("build " in line or "torch-model-archiver" in line for line in commands(path))
 
 
 @pytest.fixture
 def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """The repository's files in a folder of their own, and the weights of the example."""
+    """Yield the repository's files in a folder of their own, and the weights of the example."""
     import tempfile
 
     folder = Path(tempfile.mkdtemp(prefix="tmdocs-", dir="/tmp"))
@@ -145,13 +145,14 @@ torchserve() {
 """
 
 
-# What these show runs with every `make test` all the same: their examples' demo.py does it, of which
-# integration/test_demo.py and test_examples.py run every step, and so do the tutorial's scenarios in
-# integration/test_scenarios.py and docs/serving.md.
+# Their commands are run by `make test-all`; what they show has tests of its own. The examples' demo.py does what their
+# pages say, of which integration/test_demo.py and test_examples.py run every step.
 REPEATED = {
     ROOT / "README.md",
     ROOT / "README.zh-CN.md",
     *(ROOT / "examples" / name / "README.md" for name in EXAMPLES),
+    # Servers, archives and checks that the tests of the commands have, too.
+    *(ROOT / "docs" / name for name in ("migrating.md", "security.md", "serving.md", "testing-handlers.md")),
 }
 
 

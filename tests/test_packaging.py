@@ -19,7 +19,7 @@ VARIABLES = ("PYTHON", "TORCH", "TORCHVISION", "NUMPY", "PILLOW", "OLDEST", "MAK
 
 
 def sources() -> list[str]:
-    """The repository's own files: nothing that git ignores."""
+    """Return the repository's own files: nothing that git ignores."""
     command = ["git", "ls-files", "-co", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
@@ -27,7 +27,7 @@ def sources() -> list[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What is in a wheel that was built from a copy of the sources, by name."""
+    """Return what is in a wheel that was built from a copy of the sources, by name."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in sources():
         if name.startswith(PACKAGES) or "/" not in name:
@@ -66,7 +66,7 @@ def test_the_commands_and_the_plugin_for_pytest(wheel: dict[str, bytes]) -> None
 
 
 def made(*arguments: str) -> str:
-    """What make would run, for tests without their checks, if nothing were there yet."""
+    """Return what make would run, for tests without their checks, if nothing were there yet."""
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     command = ["make", "-n", "-B", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
@@ -91,7 +91,7 @@ def test_other_versions_have_an_environment_of_their_own() -> None:
 
 
 def constraints_of(lines: list[str]) -> tuple[str, list[str]]:
-    """The file of the constraints for pip, and what make writes into it."""
+    """Return the file of the constraints for pip, and what make writes into it."""
     (line,) = (line for line in lines if "} > " in line)
     command, _, path = line.rpartition(" > ")
     shown = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -114,7 +114,7 @@ def test_the_readme_names_the_oldest_versions(wheel: dict[str, bytes]) -> None:
 
 
 def minimums(wheel: dict[str, bytes]) -> dict[str, str]:
-    """The oldest version of each package that the wheel needs, where it is a range."""
+    """Return the oldest version of each package that the wheel needs, where it is a range."""
     (metadata,) = (text.decode() for name, text in wheel.items() if name.endswith(".dist-info/METADATA"))
     needed = re.findall(r"^Requires-Dist: ([^\s>=;]+)>=([0-9.]+)(?!.*extra ==)", metadata, re.MULTILINE)
     return dict(needed)

@@ -1,1 +1,1 @@
-"""Python files and requirements of a model, read and never run."""
+"""Python files and requirements of a model, parsed and never run."""

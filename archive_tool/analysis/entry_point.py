@@ -1,6 +1,6 @@
-"""What TorchServe calls of a handler's file, as far as its source tells.
+"""The entry point that TorchServe calls in a handler's file, as far as its source shows.
 
-The rule is that of its model loader: a name at the module's top level equal to the function's (``handle`` if the
+The rule is that of its model loader: a name at the module's top level that equals the function's (``handle`` if the
 reference names none), else exactly one class that the module defines.
 """
 
@@ -17,7 +17,7 @@ DEFAULT_FUNCTION: Final = "handle"
 
 
 class Kind(Enum):
-    """What the rule finds; the value is the word for people, where there is something to call."""
+    """The result of the rule; the value is the word shown to users, where there is something to call."""
 
     FUNCTION = "function"
     CLASS = "class"
@@ -28,13 +28,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Found:
-    """What TorchServe will call.
+    """The entry point that TorchServe will call.
 
     Attributes:
-        kind: of it.
+        kind: of the entry point.
         function: the name that is looked for first.
-        names: all that the module binds.
-        line: of the function or class, if it is seen.
+        names: everything that the module binds.
+        line: of the function or class, if it is found.
     """
 
     kind: Kind
@@ -44,7 +44,7 @@ class Found:
 
     @property
     def name(self) -> str | None:
-        """Of the function or class; None if there is neither for certain."""
+        """The name of the function or class; None if there is neither for certain."""
         if self.kind is Kind.FUNCTION:
             return self.function
         return self.names.classes[0].name if self.kind is Kind.CLASS else None
@@ -55,7 +55,7 @@ def find(tree: ast.Module, function: str | None) -> Found:
 
     Args:
         tree: of the file.
-        function: that the reference names after a colon; None or empty for none.
+        function: the name after the colon of the reference; None or empty if there is none.
     """
     names = python_source.names(tree)
     wanted = function or DEFAULT_FUNCTION

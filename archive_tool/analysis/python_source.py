@@ -1,4 +1,4 @@
-"""Reads Python files by their syntax tree. Nothing of the user's code is ever run."""
+"""Reading Python files by their syntax tree. No code of the user is ever run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SourceError(Exception):
     Attributes:
         message: what the parser says.
         line: where, if it says.
-        text: the line's own text.
+        text: the text of that line.
     """
 
     def __init__(self, message: str, line: int | None, text: str) -> None:
@@ -40,12 +40,12 @@ class SourceError(Exception):
 
 @dataclass(frozen=True)
 class Names:
-    """What a module binds at its top level, as far as it can be told without running it.
+    """The names that a module binds at its top level, as far as its source shows.
 
     Attributes:
         bound: every name that a statement at the top level may bind.
         classes: class statements at the top level, also those inside ``if`` or ``try``.
-        certain_classes: names that are surely classes of this module when its import ends.
+        certain_classes: names that are certainly classes of this module when its import ends.
         dynamic: whether names may appear that no statement shows (``import *``, ``globals()``...).
     """
 
@@ -73,7 +73,7 @@ def parse_bytes(data: bytes, filename: str) -> ast.Module:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "invalid escape sequence" is the author's business
+            warnings.simplefilter("ignore")  # "invalid escape sequence" concerns only the author
             return ast.parse(data, filename=filename)
     except SyntaxError as error:
         raise SourceError(error.msg, error.lineno, (error.text or "").strip()) from error
@@ -82,7 +82,7 @@ def parse_bytes(data: bytes, filename: str) -> ast.Module:
 
 
 def names(tree: ast.Module) -> Names:
-    """Find what a module binds; see `Names`."""
+    """Find the names that a module binds; see `Names`."""
     bound: set[str] = set()
     counts: dict[str, int] = {}
     classes = []
@@ -94,7 +94,7 @@ def names(tree: ast.Module) -> Names:
         if isinstance(statement, ast.ClassDef):
             classes.append(statement)
         dynamic = dynamic or _is_dynamic(statement)
-    # A name bound twice may be something else in the end, and a decorator may return anything.
+    # A name bound twice may end up as something else, and a decorator may return anything.
     certain = tuple(
         statement
         for statement in tree.body
@@ -104,7 +104,7 @@ def names(tree: ast.Module) -> Names:
 
 
 def imported_packages(tree: ast.Module) -> frozenset[str]:
-    """The top-level packages that the statements of a module, also inside functions, import, or import a part of."""
+    """Return the top-level packages that a module's statements import, also those inside functions."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -115,25 +115,25 @@ def imported_packages(tree: ast.Module) -> frozenset[str]:
 
 
 def line_of(tree: ast.Module, name: str) -> int | None:
-    """The line in which a module binds a name last; None if it is not seen to."""
+    """Return the line in which a module binds a name last; None if no statement shows it."""
     lines = [statement.lineno for statement in _top_level(tree.body) if name in _bindings(statement)]
     return lines[-1] if lines else None
 
 
 def binding_count(tree: ast.Module, name: str) -> int:
-    """How often statements at a module's top level may bind a name."""
+    """Count the statements at a module's top level that may bind a name."""
     return sum(bound == name for statement in _top_level(tree.body) for bound in _bindings(statement))
 
 
 def bound_by(statement: ast.stmt) -> set[str]:
-    """The names that a statement at a module's top level may bind, also by the statements inside it."""
+    """Return the names that a statement at a module's top level may bind, also by the statements inside it."""
     return {name for inner in _top_level([statement]) for name in _bindings(inner)}
 
 
 def certain_imports(tree: ast.Module) -> dict[str, int]:
-    """Find the modules that a module surely imports when it is imported itself, with the line.
+    """Find the modules that a module certainly imports when it is imported itself, with the line.
 
-    What stands in a function, a condition or a ``try`` may be meant to fail, and is left out. Relative imports are.
+    Imports in a function, a condition or a ``try`` may be meant to fail, and are left out, as are relative imports.
     """
     found: dict[str, int] = {}
     for statement in tree.body:
@@ -146,9 +146,23 @@ def certain_imports(tree: ast.Module) -> dict[str, int]:
     return found
 
 
+def unguarded_imports(tree: ast.Module) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Yield the imports that are not meant to fail, and whether each surely happens when the module is imported.
+
+    Those in functions and classes count; what stands in a condition, a ``with`` or a ``try`` may be meant to fail.
+    """
+    todo: list[tuple[ast.stmt, bool]] = [(statement, True) for statement in reversed(tree.body)]
+    while todo:
+        statement, sure = todo.pop()
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            yield statement, sure
+        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            todo += [(inner, False) for inner in reversed(statement.body)]
+
+
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements that run on import: also those inside if, try, with, for, while and match."""
-    # Not by recursion: each elif is within the one before it, and there may be thousands.
+    # Without recursion: each elif is nested in the one before it, and there may be thousands.
     todo = [*body][::-1]
     while todo:
         statement = todo.pop()
@@ -178,7 +192,7 @@ def _bindings(statement: ast.stmt) -> Iterator[str]:
 
 
 def _own_expressions(statement: ast.stmt) -> Iterator[ast.AST]:
-    """Walk a statement without the statements inside it, which `_top_level` yields on their own."""
+    """Walk a statement without the statements inside it, which `_top_level` yields separately."""
     todo: list[ast.AST] = [statement]
     while todo:
         node = todo.pop()
@@ -209,11 +223,11 @@ def _makes_names(node: ast.AST) -> bool:
 
 
 def statements_for(tree: ast.Module, text: str, name: str) -> list[str]:
-    """Give the text of the top-level statements that a name needs, in their order; empty if nothing binds it.
+    """Return the text of the top-level statements that a name needs, in their order; empty if nothing binds it.
 
-    Those that bind the name last, those that bind what these use, and so on. What a statement uses while it runs has
-    the meaning that it had then, what its functions use later the last one. ``import *`` and ``from __future__`` are
-    always among them, the latter in front.
+    They are the statements that bind the name last, those that bind what these use, and so on. A name that a statement
+    uses while it runs has the meaning of that moment. A name that its functions use later has its last meaning.
+    ``import *`` and ``from __future__`` are always included, the latter first.
     """
     lines = text.splitlines()
     pieces = ["\n".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in tree.body]
@@ -244,7 +258,7 @@ def _is_from(node: ast.stmt, module: str) -> bool:
 
 
 def _meaning(binders: list[int], end: int, tree: ast.Module) -> list[int]:
-    """Choose the statements that a name's meaning in front of one comes from: back to one that surely gives it anew."""
+    """Choose the statements that give a name its meaning before another one: back to one that surely rebinds it."""
     found = []
     for index in reversed([index for index in binders if index < end] or binders):
         found.append(index)
@@ -262,7 +276,7 @@ def _first_line(node: ast.stmt) -> int:
 
 
 def _globals_of(statement: str) -> tuple[set[str], set[str]]:
-    """Give the names that a top-level statement looks up in its module while it runs, and later, in its functions."""
+    """Return the names that a top-level statement looks up in its module while it runs, and later, in its functions."""
     now: set[str] = set()
     later: set[str] = set()
     tables = [(symtable.symtable(statement, "<statement>", "exec"), now)]

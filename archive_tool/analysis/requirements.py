@@ -1,6 +1,6 @@
-"""Reads a requirements file as far as it names packages; what else pip understands is left to pip.
+"""Reading a requirements file as far as it names packages; the rest is left to pip.
 
-What that costs is bounded: the file may be one of an archive from elsewhere.
+The cost is bounded: the file may come from a foreign archive.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from packaging.requirements import Requirement
 
-#: Requirements of a file; that of a whole environment has some hundreds.
+#: Requirements of a file; a whole environment has some hundreds.
 MAX_LINES: Final = 2000
 #: Characters of a requirement without its options.
 MAX_LENGTH: Final = 4000
 _VARIABLE: Final = re.compile(r"\$\{[A-Z0-9_]+\}")
 _SHOWN: Final = 60
-# pip takes a path or an address where a requirement may stand.
+# pip takes a path or an address in place of a requirement.
 _PATH_LIKE: Final = re.compile(r"://|^[./~]|^[A-Za-z]:[\\/]|[\\/]|\.(whl|zip|tar\.gz|tar\.bz2|tgz)$")
 
 
@@ -31,7 +31,7 @@ class Line:
     Attributes:
         number: of its first line in the file, from 1.
         text: without comments and options.
-        requirement: what it asks for; None if it cannot be read.
+        requirement: the parsed requirement; None if it cannot be parsed.
         problem: why it cannot; None if it can.
     """
 
@@ -42,9 +42,9 @@ class Line:
 
 
 def parse(text: str) -> Iterator[Line]:
-    """Yield every line that names a package; options, paths and addresses are passed over.
+    """Yield every line that names a package; options, paths and addresses are ignored.
 
-    What is too long is one more line, with a problem; what follows too many is not read.
+    A text that is too long gives one line with a problem; lines beyond the limit are not read.
     """
     from packaging.requirements import InvalidRequirement, Requirement
 
@@ -61,13 +61,13 @@ def parse(text: str) -> Iterator[Line]:
             continue
         try:
             yield Line(number, line, Requirement(line))
-        # Markers within brackets within brackets end the recursion of their reader.
+        # Deeply nested brackets in markers exceed the recursion limit of their parser.
         except (InvalidRequirement, RecursionError) as error:
             yield Line(number, line, None, str(error).split("\n")[0])
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield logical lines, a backslash at the end joining two, without comments, options and variables."""
+    """Yield logical lines, joined at a backslash, without comments, options and variables."""
     number = 0
     parts: list[str] = []
     for index, raw in enumerate([*text.splitlines(), ""], start=1):

@@ -220,7 +220,7 @@ def _own_attribute(statement: ast.stmt) -> str | None:
 
 
 def _imported(tree: ast.Module) -> dict[str, str]:
-    """What the names mean that a module imports at its top level."""
+    """Tell what the names mean that a module imports at its top level."""
     found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.Import):
@@ -243,7 +243,7 @@ def _imported(tree: ast.Module) -> dict[str, str]:
 
 
 def _dotted(node: ast.AST, names: Mapping[str, str]) -> str:
-    """The full name of ``nn.Linear``; empty if it is something else."""
+    """Return the full name of ``nn.Linear``; empty if it is something else."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -254,7 +254,7 @@ def _dotted(node: ast.AST, names: Mapping[str, str]) -> str:
 
 
 def _tensors(prefix: str, value: ast.AST, names: Mapping[str, str]) -> dict[str, Shape | None]:
-    """The tensors that a layer surely has, by their keys."""
+    """Return the tensors that a layer surely has, by their keys."""
     if not isinstance(value, ast.Call):
         return {}
     package, _, kind = _dotted(value.func, names).rpartition(".")
@@ -306,7 +306,7 @@ def _convolution(arguments: _Arguments, dimensions: int) -> dict[str, Shape | No
 
 
 def _integer(node: ast.AST) -> int | None:
-    """A number that is written down, also as a product such as ``64 * 12 * 12``."""
+    """Read a number that is written down, also as a product such as ``64 * 12 * 12``."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         left, right = _integer(node.left), _integer(node.right)
         product = left * right if left is not None and right is not None else None

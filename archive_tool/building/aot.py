@@ -1,8 +1,8 @@
-"""Compiles a model ahead of time into its archive: ``torchmar build --aot``.
+"""Compiling a model ahead of time into its archive: ``torchmar build --aot``.
 
-The archive is laid out in a folder beside its target, and a process of its own (`publishing.compilation`) loads it with
-the archive's own handler, gives it the archive's samples, and compiles the model for what the handler then passes to
-it. torch is imported there only. Nothing of it is left but the members of the archive.
+The archive is laid out in a folder beside its target. A separate process (`publishing.compilation`) loads it with the
+archive's own handler, passes it the archive's samples, and compiles the model for the inputs that the handler then
+gives it. Only that process imports torch, and nothing of it remains but the members of the archive.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OPTION: Final = "--aot"
 _SCRIPT: Final = Path(__file__).parents[1] / "publishing" / "compilation.py"
 _COMPILERS: Final = ("g++", "clang++")
 _SHOWN: Final = 2000
-#: Programs that the compiler does not take: what they are, and what to do. One of torch.export it does take.
+#: Programs that the compiler does not take: what they are, and what to do. It does take one of torch.export.
 _NOT_COMPILED: Final = {
     Format.TORCHSCRIPT: (
         "TorchScript, which torch.export does not take",
@@ -56,12 +56,12 @@ _NOT_COMPILED: Final = {
 
 
 def check(looked: Looked, plan: Plan, report: Report) -> None:
-    """Note what is missing for compiling; what only torch can tell comes later.
+    """Report what compilation lacks; what only torch knows comes later.
 
     Args:
         looked: the inputs.
         plan: the archive, with its samples.
-        report: is told.
+        report: takes the problems.
     """
     inputs = looked.inputs
     record = plan.manifest.record or Record()
@@ -79,7 +79,7 @@ def check(looked: Looked, plan: Plan, report: Report) -> None:
             where=_OPTION,
             hint="write the handler as a class derived from handlers.BaseHandler",
         )
-    # Weights need the class of the model; a program brings its own.
+    # Weights need the class of the model; a program has its own.
     if inputs.model_file is None and (form := looked.weights_format) in _NOT_COMPILED:
         what, hint = _NOT_COMPILED[form]
         report.error(f"{inputs.serialized_file} is {what}", where=_OPTION, hint=hint)
@@ -99,19 +99,19 @@ def check(looked: Looked, plan: Plan, report: Report) -> None:
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler: the one that CXX names, or one of the usual names."""
+    """Return whether there is a C++ compiler: the one that CXX names, or one with a usual name."""
     named = os.environ.get("CXX")
     return any(shutil.which(name) for name in ((named,) if named else _COMPILERS))
 
 
 @contextlib.contextmanager
 def compiled(plan: Plan, beside: Path, report: Report) -> Iterator[Plan]:
-    """Give the plan with the compiled model in it, while the files of that are there.
+    """Yield the plan with the compiled model in it, while its files exist.
 
     Args:
-        plan: all the rest of the archive.
-        beside: the folder of the archive, whose disk has room for it.
-        report: told what of the model could not be compiled.
+        plan: the rest of the archive.
+        beside: the archive's folder, whose disk has room for the model.
+        report: takes the parts of the model that could not be compiled.
 
     Raises:
         BuildError: the model cannot be compiled.
@@ -147,13 +147,13 @@ def _task(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path, task: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """Start the process that compiles, and wait for it; whatever ends this, nothing of it goes on."""
+    """Start the process that compiles, and wait for it; however this ends, no process is left."""
     task_file, report_file, temporary = scratch / "task.json", scratch / "report.json", scratch / "tmp"
     task_file.write_text(json.dumps(task), encoding="utf-8")
     temporary.mkdir()
     log = scratch / "log.txt"
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSTARTUP")}
-    # What the compiler keeps would be left, and what it kept of an earlier build need not be what it would make now.
+    # The compiler's cache would be left behind, and may differ from what the compiler would make now.
     environment |= {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(temporary / "inductor")}
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -181,7 +181,7 @@ def _run(folder: Path, task: dict[str, Any], scratch: Path) -> dict[str, Any]:
 
 
 def _without(folder: Path, text: str) -> str:
-    """Show a path of an archive's file as its name in the archive."""
+    """Replace the path of an archive's file by its name in the archive."""
     return text.replace(f"{folder}{os.sep}", "")
 
 

@@ -1,4 +1,4 @@
-"""Builds an archive from Python; the command `torchmar build` is a thin shell around it."""
+"""Building an archive from Python; the command `torchmar build` is a thin shell around it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from archive_tool.files import StrPath
     from archive_tool.writing.plan import Plan
 
-#: What loads a serialized file, beside torch.
+#: The package that loads a serialized file, besides torch.
 _LOADERS = {Format.ONNX: ("onnxruntime",), Format.SAFETENSORS: ("safetensors",)}
-#: The formats in which `compress` changes something, or is what happens anyway.
+#: The formats in which `compress` changes something, or is the only way.
 _COMPRESSED = ("default", "tgz")
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build has written.
+    """The result of a build.
 
     Attributes:
         path: the archive, below the export path.
-        size: its bytes; of a folder, those of its files.
+        size: its bytes; for a folder, those of its files.
         members: the names in it, the manifest last.
         seconds: how long the build took.
-        warnings: what is probably not meant; each a sentence.
-        manifest: what the archive says about itself.
+        warnings: probable mistakes; each a sentence.
+        manifest: the archive's manifest.
         replaced: whether an older result was replaced.
     """
 
@@ -59,7 +59,7 @@ class BuildResult:
     replaced: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """One JSON-ready object."""
+        """Return it as one JSON-ready object."""
         return {
             "path": str(self.path),
             "model": self.manifest.model.model_name,
@@ -107,37 +107,37 @@ def build(
     Args:
         model_name: letters, digits, ``_``, ``-``, ``.``.
         handler: a built-in name, or a path: ``h``, ``h.py``, ``h:function``, ``h.py:function``.
-        version: the model's version; an empty one is left out, and TorchServe takes 1.0 then.
+        version: the model's version; an empty one is left out, and TorchServe then takes 1.0.
         model_path: a folder whose contents all go to the root, as for MXNet Model Server; the handler is a module in
-            it, an ONNX model in it is the serialized file, and its signature.json tells the inputs.
+            it, an ONNX model in it is the serialized file, and its signature.json describes the inputs.
         serialized_file: weights, or a TorchScript, ONNX or AOTInductor file.
         model_file: the Python file with the model's class, for weights.
         extra_files: text split at commas, or a list of paths; wildcards; the contents of a directory go to the root.
             ``FILE=PLACE`` says where a file, or the contents of a directory, go.
-        keep_folders: extra files keep the folders that they are in, as seen from this directory; True for the current
-            one.
+        keep_folders: extra files keep their folders, relative to this directory; True for the current one.
         runtime: "python", "python3" or "LSP".
         export_path: an existing directory; None for the current one.
         archive_name: the archive's own name, without its suffix; None for the model's name.
         archive_format: "default", "zip-store", "tgz" or "no-archive".
-        force: replace an archive that is there.
+        force: replace an existing archive.
         requirements_file: pip requirements of this model.
         config_file: the model-config YAML file.
         vendor_sdk: put a copy of the package `handlers` into an archive whose code imports it.
         compress: deflate weights too, on all cores; for the formats "default" and "tgz" (which always does).
         description: what the model is for.
-        licence: the model's; an SPDX expression for choice.
-        record: what else the manifest shall say: inputs, outputs, samples, metrics. The rest of it is filled in here.
+        licence: the model's; preferably an SPDX expression.
+        record: further statements for the manifest: inputs, outputs, samples, metrics. The rest of it is filled in
+            here.
         progress: called from time to time while the archive is written; see `writer.Progress`.
         sample: requests to store in the archive, each as ``FILE[=EXPECTED]`` or a `samples.GivenSample`.
-        aot: compile the model ahead of time, for this torch and this kind of processor, into the archive, for what its
-            handler makes of the samples. That runs the user's code, in a process of its own, and takes a C++ compiler.
-            The model stays as it is, too, for other machines and other inputs.
-        before_publish: called with the complete archive before it takes its place, where it still has another name;
-            what it raises ends the build, and nothing is left.
+        aot: compile the model ahead of time into the archive, for this torch and this kind of processor, and for the
+            inputs that its handler makes of the samples. That runs the user's code, in a separate process, and takes a
+            C++ compiler. The model stays in the archive, too, for other machines and other inputs.
+        before_publish: called with the complete archive under a temporary name, before it takes its place; what it
+            raises ends the build, and nothing is left.
 
     Raises:
-        BuildError: the inputs cannot make an archive that works; all problems are told at once.
+        BuildError: the inputs cannot make a working archive; all problems are reported at once.
         TargetExistsError: the archive exists and force is not set.
     """
     options = BuildOptions(
@@ -173,7 +173,11 @@ def build_archive(
     progress: writer.Progress | None = None,
     before_publish: Callable[[Path], None] | None = None,
 ) -> BuildResult:
-    """Build what the options say; see `build` for them, for the arguments, and for what is raised."""
+    """Build an archive from options; see `build` for them, and for the arguments.
+
+    Raises:
+        BuildError, TargetExistsError: as `build`.
+    """
     start = time.perf_counter()
     _check(options)
     report = Report()
@@ -181,7 +185,7 @@ def build_archive(
         target = _target(options)
         writer.check_target(target, as_folder=options.archive_format == "no-archive", force=options.force)
         plan = compose(options, report)
-    # What looks at one file names it; this is for what the system refuses on the way there.
+    # A check of one file names it; this is for errors of the system before that.
     except (OSError, ValueError) as error:
         raise BuildError(f"an input cannot be read: {error}") from error
     report.raise_errors()
@@ -201,7 +205,7 @@ def build_archive(
 
 
 def find(options: BuildOptions, report: Report) -> tuple[Looked, Record]:
-    """Find the files of an archive, and what is stated of it; what is wrong is noted in the report."""
+    """Find the files of an archive and its metadata; problems go to the report."""
     inputs, record, contents = options.inputs(), options.record or Record(), Contents()
     if options.model_path is not None and os.fspath(options.model_path):
         from archive_tool.building import mms
@@ -211,7 +215,7 @@ def find(options: BuildOptions, report: Report) -> tuple[Looked, Record]:
 
 
 def compose(options: BuildOptions, report: Report) -> Plan:
-    """Find, check and describe all that an archive will hold; what is wrong is noted in the report."""
+    """Find, check and describe all that an archive will hold; problems go to the report."""
     looked, record = find(options, report)
     checks.check(looked, report)
     plan = vendor(looked, report) if options.vendor_sdk else looked.plan
@@ -233,7 +237,7 @@ def write(
     progress: writer.Progress | None = None,
     before_publish: Callable[[Path], None] | None = None,
 ) -> BuildResult:
-    """Write a plan, and say what was written; see `writer.write`."""
+    """Write a plan and return the result; see `writer.write`."""
     start = time.perf_counter()
     replaced = os.path.lexists(target)
     manifest = writer.write(
@@ -257,7 +261,7 @@ def write(
 
 
 def _check(options: BuildOptions) -> None:
-    """Refuse what is no choice, whatever the files are."""
+    """Refuse invalid options, whatever the files are."""
     handler = os.fspath(options.handler)
     if not Path(handler).name:
         raise BuildError(

@@ -1,6 +1,6 @@
-"""Finds the mistakes that would only show when a server loads the archive. No code of the user is run.
+"""Finding mistakes that would only show when a server loads the archive. No code of the user is run.
 
-Each check fails only where TorchServe is certain to fail; what merely looks odd is a warning.
+A check fails only where TorchServe is certain to fail; what merely looks odd is a warning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LFS_HINT: Final = "fetch the real file with `git lfs pull`"
 
 
 def check(looked: Looked, report: Report) -> None:
-    """Run every check on the inputs that could be found; what is wrong is noted in the report."""
+    """Run every check on the inputs that were found; problems go to the report."""
     inputs, found = looked.inputs, looked.found
     if inputs.serialized_file in found:
         check_serialized_file(looked, report)
@@ -45,7 +45,7 @@ def check(looked: Looked, report: Report) -> None:
 
 
 def check_serialized_file(looked: Looked, report: Report) -> None:
-    """Look into the serialized file: is it one, and does it go with the other inputs?"""
+    """Check the serialized file: its format, and whether it fits the other inputs."""
     inputs = looked.inputs
     path = inputs.serialized_file
     try:
@@ -79,7 +79,7 @@ def check_serialized_file(looked: Looked, report: Report) -> None:
 
 
 def _check_library(path: Path, looked: Looked, report: Report) -> None:
-    """Say what a library of AOTInductor, the older form, needs beside this torch and this kind of processor."""
+    """Say what a library of AOTInductor, the older form, needs besides this torch and this kind of processor."""
     export = _config_section(looked, "pt2").get("export")
     if looked.inputs.built_in_handler and not (isinstance(export, dict) and export.get("aot_compile") is True):
         report.warning(
@@ -143,14 +143,14 @@ def check_model_file(looked: Looked, report: Report) -> None:
 
 
 def check_fit(looked: Looked, report: Report) -> None:
-    """Note tensors that surely do not go with the model's class, and weights that are more than tensors.
+    """Report tensors that certainly do not fit the model's class, and weights that are more than tensors.
 
-    Warnings only, and only where one of the handlers does the loading that load a state dict as it is.
+    Warnings only, and only for handlers that load a state dict as it is.
     """
     try:
         weights, tree = looked.weights, looked.model_tree
     except OSError:
-        return  # told already
+        return  # already reported
     if weights is None or weights.tensors is None or tree is None:
         return
     from archive_tool.analysis import state_dict_match
@@ -168,12 +168,12 @@ def check_fit(looked: Looked, report: Report) -> None:
 
 
 def _allows_code(looked: Looked) -> bool:
-    """Whether the config file has ``handler: {weights_only: false}``."""
+    """Return whether the config file has ``handler: {weights_only: false}``."""
     return _config_section(looked, "handler").get("weights_only") is False
 
 
 def _config_section(looked: Looked, name: str) -> dict[str, Any]:
-    """A section of the config file; empty if there is none, or it cannot be read, which is told elsewhere."""
+    """Return a section of the config file; empty if there is none, or if it cannot be read (reported elsewhere)."""
     section = looked.config.document.get(name) if looked.config else None
     return section if isinstance(section, dict) else {}
 
@@ -200,7 +200,7 @@ def check_config(path: Path, contents: Contents, report: Report) -> None:
     except OSError as error:
         report.error(f"the config file cannot be read: {error.strerror}", where=str(path))
         return
-    # Here, because most builds have no config file and can do without the YAML library.
+    # Here, because most builds have no config file and need no YAML library.
     from archive_tool.config import schema
 
     for problem in schema.validate(text):

@@ -1,8 +1,8 @@
-"""Which file becomes which member of an archive.
+"""The files of an archive, and the member that each becomes.
 
-The rules are torch-model-archiver's (contract: model file, serialized file and handler land at the root under their
-base names; a directory among the extra files is merged into the root). It lets a later file overwrite an earlier one of
-the same name, silently; here two different files for one name are an error.
+The rules are torch-model-archiver's (contract: model file, serialized file and handler go to the root under their base
+names; a directory among the extra files is merged into the root). It silently lets a later file overwrite an earlier
+one of the same name. Here two different files for one name are an error.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 
 def plan(inputs: Inputs, seconds: int, report: Report) -> Plan:
-    """Find every file of an archive; what is wrong is noted in the report.
+    """Find every file of an archive; problems go to the report.
 
-    Reads directories, and the contents of two files only if they compete for one name. Nothing is written.
+    Reads directories, and the contents of two files only if they have the same name in the archive. Nothing is written.
     """
     members: dict[str, Path | bytes] = {}
     for name, source in _sources(inputs, report):
@@ -81,7 +81,7 @@ def _sources(inputs: Inputs, report: Report) -> Iterator[tuple[str, Path | bytes
 
 
 def sdk_handler_source(name: str) -> bytes:
-    """Write the handler file of an archive that takes a handler of the SDK as it is.
+    """Return the source of the handler file for an archive that uses a handler of the SDK as it is.
 
     TorchServe wants exactly one class that is defined in the file itself.
     """
@@ -94,9 +94,12 @@ def sdk_handler_source(name: str) -> bytes:
 
 
 def check_file(path: Path, option: str, report: Report, hint: str | None = None) -> bool:
-    """Note it if a path is not a file that can be read; say whether it is one.
+    """Return whether a path is a readable file; report it if not.
 
     Args:
+        path: the file.
+        option: that names the file.
+        report: takes the problem.
         hint: what may have been meant if there is no such file; by default a file of a similar name.
     """
     try:
@@ -122,7 +125,7 @@ def check_file(path: Path, option: str, report: Report, hint: str | None = None)
 
 
 def _path_of_module(inputs: Inputs) -> str | None:
-    """What a dotted name may have meant, as ``package.module`` and ``package.module:function``."""
+    """Suggest what a dotted name may have meant: ``package.module`` or ``package.module:function``."""
     name, colon, function = inputs.handler.partition(":")
     parts = name.split(".")
     if not inputs.uses_python or len(parts) < 2 or parts[-1] == "py" or not all(part.isidentifier() for part in parts):
@@ -133,7 +136,7 @@ def _path_of_module(inputs: Inputs) -> str | None:
 
 
 def _similar_handler(inputs: Inputs) -> str | None:
-    """What a bare word may have meant that is neither a file here nor a built-in handler."""
+    """Suggest what a word may have meant that is neither a file here nor a built-in handler."""
     import difflib
 
     name = inputs.handler
@@ -176,7 +179,7 @@ def _extra(item: str, folders_from: Path | None, report: Report) -> Iterator[tup
         if not found:
             report.warning(f"no file matches {source!r}", where=option)
     else:
-        found = [source]  # check_file says that it is missing
+        found = [source]  # check_file reports a missing one
     for entry in map(Path, found):
         is_folder = entry.is_dir()
         if not is_folder and not check_file(entry, option, report):
@@ -195,7 +198,7 @@ def _extra(item: str, folders_from: Path | None, report: Report) -> Iterator[tup
 
 
 def split_target(item: str) -> tuple[str, str | None]:
-    """Read ``FILE`` or ``FILE=PLACE``; a file with ``=`` in its name is found, too."""
+    """Split ``FILE`` or ``FILE=PLACE``; a file with ``=`` in its name is found, too."""
     if os.path.lexists(item):
         return item, None
     places = [index for index, char in enumerate(item) if char == "="]
@@ -211,14 +214,14 @@ def _is_wildcard(text: str) -> bool:
 
 
 def _place(entry: Path, target: str | None, *, is_folder: bool, several: bool, folders_from: Path | None) -> str | None:
-    """Say what an extra file is called in the archive, or what the names below a folder begin with; None if nothing."""
+    """Return an extra file's name in the archive, or the prefix of the names below a folder; None if there is none."""
     if target is not None:
         into = several or target.endswith("/") or target.strip() == "."
         name = "/".join(part for part in target.strip().split("/") if part not in ("", "."))
         return f"{name}/{entry.name}".lstrip("/") if into and not (is_folder and not several) else name
     if folders_from is None:
         return "" if is_folder else entry.name
-    # Not resolve(): a link keeps the folder that it is in, not that of what it leads to.
+    # Not resolve(): a link keeps the folder that it is in, not that of its target.
     relative = Path(os.path.relpath(os.path.abspath(entry), os.path.abspath(folders_from)))  # noqa: PTH100
     if relative.parts[:1] == (os.pardir,):
         return None
@@ -243,7 +246,7 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], report: Report) -> 
         if is_skipped_directory(entry.name):
             continue
         real = os.path.realpath(path)
-        # Only a link back to a folder that we are in makes a loop; two links to one folder are two copies.
+        # Only a link back to an enclosing folder makes a loop; two links to one folder are two copies.
         if real in above:
             report.error(f"the link {path} leads back to {real}: a loop", where=option)
         else:

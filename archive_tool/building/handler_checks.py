@@ -1,4 +1,4 @@
-"""Finds what of a handler's file TorchServe certainly cannot call. No code of the user is run."""
+"""Finding entry points that TorchServe certainly cannot call. No code of the user is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
-#: Classes whose ``__init__`` takes nothing, from the packages that a handler is derived from.
+#: Classes whose ``__init__`` takes no arguments, from the packages that handlers extend.
 _BASES: Final = ("handlers", "ts")
 _ASYNC_HINT: Final = (
     "write `def`, or set `asyncCommunication: true`, `parallelType: custom` and `batchSize: 1` in the config file"
@@ -24,7 +24,7 @@ _ASYNC_HINT: Final = (
 
 
 def parse(path: Path, what: str, contents: Contents, report: Report) -> ast.Module | None:
-    """Give a file's syntax tree; None, with an error in the report, if it has none."""
+    """Return a file's syntax tree; None, with an error in the report, if it has none."""
     try:
         return contents.tree(path)
     except python_source.SourceError as problem:
@@ -76,9 +76,9 @@ def check(looked: Looked, report: Report) -> None:
 
 
 def _check_named(path: Path, tree: ast.Module, name: str, looked: Looked, report: Report) -> None:
-    """Note a function, or a class, that certainly cannot be called with data and context."""
+    """Report a function, or a class, that certainly cannot be called with data and context."""
     found = [node for node in tree.body if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and node.name == name]
-    # A name bound twice may be something else in the end, and a decorator may return anything.
+    # A name bound twice may end up as something else, and a decorator may return anything.
     if len(found) != 1 or found[0].decorator_list or python_source.binding_count(tree, name) != 1:
         return
     (node,) = found
@@ -109,7 +109,7 @@ def _can_call(arguments: ast.arguments, count: int) -> bool:
 
 
 def _refuses_two_arguments(node: ast.ClassDef, tree: ast.Module) -> bool:
-    """Tell whether calling a class with two arguments certainly fails."""
+    """Return whether a call of a class with two arguments certainly fails."""
     if node.keywords or not _is_plain(node):
         return False
     own = {part.name: part for part in node.body if isinstance(part, _FUNCTIONS)}
@@ -129,7 +129,7 @@ def _refuses_two_arguments(node: ast.ClassDef, tree: ast.Module) -> bool:
 
 
 def _check_class(path: Path, names: python_source.Names, looked: Looked, report: Report) -> None:
-    """Note a class whose methods certainly cannot be called, or that certainly lacks one of them."""
+    """Report a class whose methods certainly cannot be called, or that certainly lacks one of them."""
     if len(names.classes) != 1 or names.classes != names.certain_classes:
         return
     (node,) = names.classes
@@ -151,7 +151,7 @@ def _check_class(path: Path, names: python_source.Names, looked: Looked, report:
 
 
 def _check_methods(path: Path, node: ast.ClassDef, looked: Looked, report: Report) -> None:
-    """Note coroutines that nothing awaits."""
+    """Report coroutines that nothing awaits."""
     if node.keywords or _is_asynchronous(looked):
         return
     methods = [part for part in node.body if isinstance(part, _FUNCTIONS)]
@@ -180,7 +180,10 @@ def _report_async(what: str, where: str, report: Report) -> None:
 
 
 def _is_asynchronous(looked: Looked) -> bool:
-    """Whether the config file asks for TorchServe's asynchronous mode, or cannot be read, which is told elsewhere."""
+    """Return whether the config file asks for TorchServe's asynchronous mode; True if it cannot be read.
+
+    An unreadable file is reported elsewhere.
+    """
     if looked.inputs.config_file is None:
         return False
     config = looked.config
@@ -188,7 +191,7 @@ def _is_asynchronous(looked: Looked) -> bool:
 
 
 def _is_plain(node: ast.ClassDef) -> bool:
-    """Whether the body of a class has methods and a docstring only, so that nothing else gives it attributes."""
+    """Return whether a class body has only methods and a docstring, so that nothing else sets attributes."""
     return all(hasattr(statement, "name") or _says_nothing(statement) for statement in node.body)
 
 

@@ -1,4 +1,4 @@
-"""Finds imports that certainly fail when a worker loads the archive. No code of the user is run.
+"""Finding imports that certainly fail when a worker loads the archive. No code of the user is run.
 
 A worker looks for modules in the archive's folder first, before the standard library and installed packages, and
 imports the handler and the model file as modules of their own, outside of any package.
@@ -14,6 +14,7 @@ from archive_tool.analysis import python_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from archive_tool.building.looked import Looked
     from archive_tool.building.report import Report
@@ -89,17 +90,16 @@ _NEVER_FOUND: Final = frozenset(
 
 
 def check(looked: Looked, report: Report) -> None:
-    """Note modules that hide others, and imports that cannot work."""
+    """Report modules that hide others, and imports that cannot work."""
     inputs = looked.inputs
-    imports_model_file = looked.loads_state_dicts  # for certain
     modules = _Modules(looked)
     handler = inputs.handler_file.stem if inputs.handler_file else ""
     for name in modules.top_level():
         _check_hidden(name, modules, report, is_handler=name == handler)
-    _check_imports(
-        modules, {handler, inputs.model_file.stem if imports_model_file and inputs.model_file else ""}, report
-    )
-    if inputs.model_file and not imports_model_file:
+    for name in _reached(modules, looked):
+        for line, text in modules.failing(name):
+            _report(name, line, text, modules, report)
+    if inputs.model_file and not looked.loads_state_dicts:
         for line, text in modules.failing(inputs.model_file.stem):
             report.warning(
                 f"`{text}` fails in a model file that is imported by its name: there is no package around it",
@@ -132,16 +132,18 @@ class _Modules:
     def is_package(self, name: str) -> bool:
         return self._members[name].name.endswith("/__init__.py")
 
+    def source(self, name: str) -> Path | bytes:
+        return self._members[name].source
+
     def shown(self, name: str) -> str:
-        source = self._members[name].source
-        return self._members[name].name if isinstance(source, bytes) else str(source)
+        return self._members[name].shown
 
     def tree(self, name: str) -> ast.Module | None:
-        """A module's syntax tree; None if it is not Python here, which is told elsewhere where it matters."""
+        """Return a module's syntax tree; None if it is not Python here, which is reported where it matters."""
         return self._contents.tree_or_none(self._members[name].source)
 
     def around(self, name: str) -> str:
-        """The package that a module's relative imports start from; empty if there is none."""
+        """Return the package that a module's relative imports start from; empty if there is none."""
         return name if self.is_package(name) else name.rpartition(".")[0]
 
     def failing(self, name: str) -> Iterator[tuple[int, str]]:
@@ -159,7 +161,7 @@ class _Modules:
 
 
 def _imports_itself(statement: ast.stmt, name: str, bound: set[str]) -> bool:
-    """Tell whether a statement asks a module, by its own name, for what it does not have yet, or is no package for."""
+    """Return whether a module asks itself, by its own name, for what it does not have yet, or is no package for."""
     if isinstance(statement, ast.Import):
         return any(alias.name.startswith(f"{name}.") for alias in statement.names)
     if not isinstance(statement, ast.ImportFrom) or statement.level:
@@ -201,17 +203,23 @@ def _lacks(tree: ast.Module | None, name: str) -> bool:
     return not names.dynamic and name not in names.bound
 
 
-def _check_imports(modules: _Modules, first: set[str], report: Report) -> None:
-    """Follow the imports that certainly happen from the first modules on."""
-    todo = [name for name in sorted(first) if name in modules]
+def certain_sources(looked: Looked) -> frozenset[Path | bytes]:
+    """Return the sources of the modules that a worker certainly imports."""
+    modules = _Modules(looked)
+    return frozenset(modules.source(name) for name in _reached(modules, looked))
+
+
+def _reached(modules: _Modules, looked: Looked) -> Iterator[str]:
+    """Follow the imports that certainly happen, from the handler and the model file on."""
+    inputs = looked.inputs
+    first = [inputs.handler_file, inputs.model_file if looked.loads_state_dicts else None]
+    todo = sorted({path.stem for path in first if path is not None and path.stem in modules})
     seen = set(todo)
     while todo:
         name = todo.pop(0)
-        failing = list(modules.failing(name))
-        for line, text in failing:
-            _report(name, line, text, modules, report)
+        yield name
         # What comes after an import that fails is not reached.
-        for found in [] if failing else _imported(name, modules):
+        for found in [] if any(modules.failing(name)) else _imported(name, modules):
             parts = found.split(".")
             for depth in range(1, len(parts) + 1):
                 module = ".".join(parts[:depth])

@@ -1,4 +1,4 @@
-"""What a user hands to a build, read but not yet judged."""
+"""The inputs of a build, parsed but not yet checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Inputs:
     """The inputs of one archive, as torch-model-archiver's options of the same names.
 
-    Extra files lose their folders, unless `folders_from` says from which folder on they keep them.
+    Extra files lose their folders, unless `folders_from` names a folder: then they keep the folders below it.
     """
 
     model_name: str
@@ -37,28 +37,28 @@ class Inputs:
 
     @property
     def uses_python(self) -> bool:
-        """Whether a Python worker serves it (else the C++ one: runtime LSP)."""
+        """Whether a Python worker serves the archive (else the C++ one: runtime LSP)."""
         return self.runtime != "LSP"
 
     @property
     def built_in_handler(self) -> bool:
-        """Whether the handler is one that the server or the SDK brings, so that no file is copied for it."""
+        """Whether the handler is one that the server or the SDK provides, so that no file is copied for it."""
         if not self.uses_python:
             return self.handler in LSP_HANDLERS
-        # torch-model-archiver copies ./densenet_handler.py for the name densenet_handler; so do we if it is there.
+        # torch-model-archiver copies ./densenet_handler.py for the name densenet_handler; so do we if it exists.
         return self.handler in STOCK_HANDLERS or (self.handler in BUILT_IN and not Path(f"{self.handler}.py").exists())
 
     @property
     def sdk_handler(self) -> str | None:
-        """The SDK's class that a handler of the user's would only repeat; None for any other handler."""
+        """The SDK's class of a built-in handler; None for any other handler."""
         return SDK_HANDLERS.get(self.handler) if self.uses_python and self.built_in_handler else None
 
     @property
     def handler_file(self) -> Path | None:
-        """The file that the handler's reference means; None for a built-in name.
+        """The file that the handler's reference names; None for a built-in name.
 
-        For Python: ``dir/h``, ``dir/h.py``, ``dir/h:function``, ``dir/h.py:function``. A library's suffix is appended
-        for runtime LSP. The file need not exist.
+        For Python: ``dir/h``, ``dir/h.py``, ``dir/h:function``, ``dir/h.py:function``. For the runtime LSP, a library's
+        suffix is appended. The file need not exist.
         """
         if self.built_in_handler:
             return None
@@ -79,9 +79,9 @@ class Inputs:
 
 
 def split_extra_files(value: StrPath | Sequence[StrPath] | None) -> tuple[str, ...]:
-    """Read ``--extra-files``: text is split at commas and stripped; a path object is taken as it is.
+    """Parse ``--extra-files``: a text is split at commas and stripped; a path object is taken as it is.
 
-    A text that names an existing file is that file, commas or not.
+    A text that names an existing file is that file, with or without commas.
     """
     if value is None:
         return ()

@@ -1,4 +1,4 @@
-"""What is in the files of a build, for all that ask: each file is opened once, and each source parsed once."""
+"""The contents of a build's files, for all checks: each file is opened once, and each source parsed once."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 #: Built-in handlers that get their weights from elsewhere than the serialized file.
 NO_WEIGHTS: Final = frozenset({"vllm_handler", "trt_llm_handler"})
-#: Bytes of the files that are remembered. The syntax tree of a source takes twenty times as much, and extra files may
-#: be all of a large library, of which few are asked for twice.
+#: Bytes of the files that are cached. The syntax tree of a source takes twenty times as much, and extra files may be a
+#: whole large library, of which few are read twice.
 _KEPT: Final = 4 << 20
 
 
 class Contents:
-    """Small files and sources that have been read, and their syntax trees."""
+    """A cache of small files and sources, and of their syntax trees."""
 
     def __init__(self) -> None:
         self._left = _KEPT
@@ -37,7 +37,7 @@ class Contents:
         self._packages: dict[Path | bytes, frozenset[str]] = {}
 
     def read(self, path: Path) -> bytes:
-        """Read a file whole.
+        """Read a whole file.
 
         Raises:
             OSError: it cannot be read.
@@ -71,14 +71,14 @@ class Contents:
         return found
 
     def tree_or_none(self, source: Path | bytes | None) -> ast.Module | None:
-        """The same; None where there is no tree, for those who need not tell why."""
+        """Parse as `tree` does; return None where there is no tree."""
         try:
             return None if source is None else self.tree(source)
         except (python_source.SourceError, OSError):
             return None
 
     def packages(self, source: Path | bytes | None) -> frozenset[str]:
-        """The top-level packages that a source imports anywhere; empty where it has no tree."""
+        """Return the top-level packages that a source imports anywhere; empty if it has no tree."""
         if source is None:
             return frozenset()
         if source not in self._packages:
@@ -88,7 +88,7 @@ class Contents:
 
 
 class LookedWeights(NamedTuple):
-    """What a serialized file is, and its tensors if they are to be compared with the class of the model."""
+    """The format of a serialized file, and its tensors if they are to be compared with the class of the model."""
 
     kind: Format
     tensors: Weights | None
@@ -96,10 +96,9 @@ class LookedWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class Looked:
-    """The inputs of a build, its plan, and what is in their files.
+    """The inputs of a build, its plan, and the contents of their files.
 
-    Each property is found when it is first asked for. What cannot be read counts as not there: the check of that file
-    tells it.
+    Each property is computed on first use. An unreadable file counts as missing: the check of that file reports it.
     """
 
     inputs: Inputs
@@ -108,12 +107,12 @@ class Looked:
 
     @cached_property
     def found(self) -> frozenset[Path | bytes]:
-        """What the plan holds: an input that is not among it is none that can be read, which has been told."""
+        """The sources in the plan. An input that is missing here cannot be read, which is already reported."""
         return frozenset(member.source for member in self.plan.members)
 
     @cached_property
     def weights(self) -> LookedWeights | None:
-        """What the serialized file is; None if there is none.
+        """The format of the serialized file, and its tensors; None if there is no such file.
 
         Raises:
             OSError: it cannot be read.
@@ -133,7 +132,7 @@ class Looked:
 
     @property
     def weights_format(self) -> Format:
-        """What the serialized file is; unknown without one."""
+        """The format of the serialized file; unknown if there is none."""
         try:
             return Format.UNKNOWN if self.weights is None else self.weights.kind
         except OSError:
@@ -151,7 +150,7 @@ class Looked:
 
     @cached_property
     def loads_state_dicts(self) -> bool:
-        """Whether the handler is a stock one or one of our SDK, or extends one and leaves the loading to it."""
+        """Whether the handler is a stock one or one of our SDK, or extends one without its own loading."""
         if self.inputs.built_in_handler:
             return self.inputs.handler not in NO_WEIGHTS
         tree = self.handler_tree
@@ -163,7 +162,7 @@ class Looked:
 
     @property
     def uses_sdk(self) -> bool:
-        """Whether the handler's file imports our SDK, and leaves the loading to it."""
+        """Whether the handler's file imports our SDK and leaves the loading to it."""
         return "handlers" in self.contents.packages(self.inputs.handler_file) and self.loads_state_dicts
 
     @cached_property
@@ -174,10 +173,10 @@ class Looked:
 
     @cached_property
     def config(self) -> Effective | None:
-        """What the config file means."""
+        """The meaning of the config file."""
         if self.inputs.config_file is None:
             return None
-        # Here, because most builds have no config file and can do without the YAML library.
+        # Here, because most builds have no config file and need no YAML library.
         from archive_tool.config import effective
 
         try:

@@ -1,9 +1,9 @@
 """Service folders of MXNet Model Server, TorchServe's ancestor.
 
 Its service code is called as TorchServe calls it: a function ``handle(data, context)``, or a class with ``initialize``
-and ``handle``. What differs is the manifest, and that a folder was archived as a whole, with a ``signature.json`` in it
-that names the model's inputs. An ONNX model, which its archiver turned into MXNet's format, stays as it is here: ONNX
-Runtime runs it.
+and ``handle``. Two things differ: the manifest, and that a folder was archived as a whole, with a ``signature.json``
+that names the model's inputs. Its archiver turned an ONNX model into MXNet's format. Here the model stays as it is:
+ONNX Runtime runs it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _GONE: Final = {
 
 @dataclass(frozen=True)
 class ServiceFolder:
-    """A folder that ``--model-path`` names.
+    """A folder named by ``--model-path``.
 
     Attributes:
         handler: the reference to the service, as a path.
         serialized_file: the ONNX model, if there is exactly one.
-        inputs: what ``signature.json`` says of the model's inputs.
-        warnings: what will probably not run.
+        inputs: the model's inputs according to ``signature.json``.
+        warnings: parts that probably will not run.
     """
 
     handler: str
@@ -53,7 +53,7 @@ class ServiceFolder:
 def with_service(
     inputs: Inputs, folder: Path, record: Record, contents: Contents, report: Report
 ) -> tuple[Inputs, Record]:
-    """Add what a service folder holds to the inputs, and to what is stated of the archive.
+    """Add the contents of a service folder to the inputs and to the archive's metadata.
 
     Raises:
         BuildError: as `read_folder`; or it cannot be read.
@@ -74,15 +74,15 @@ def with_service(
 
 
 def read_folder(folder: Path, handler: str, contents: Contents) -> ServiceFolder:
-    """Look at a service folder. Nothing of it is run.
+    """Look at a service folder. No code of it is run.
 
     Args:
         folder: the one that is archived.
         handler: ``module`` or ``module:function``, with or without ``.py``, in the folder; a built-in name; a path.
-        contents: of the files that have been read.
+        contents: the cache of files.
 
     Raises:
-        BuildError: the folder is none, or its signature cannot be used.
+        BuildError: it is not a folder, or its signature cannot be used.
     """
     if not folder.is_dir():
         raise BuildError(f"the model path {folder} is not a directory", where="--model-path")
@@ -114,7 +114,7 @@ def _signature(path: Path) -> tuple[TensorSpec, ...]:
 
 
 def read_signature(content: bytes, where: str) -> tuple[TensorSpec, ...]:
-    """Read the inputs of a ``signature.json``: name and shape, of which 0 is any size.
+    """Read the inputs of a ``signature.json``: names and shapes, in which 0 is any size.
 
     Raises:
         BuildError: it is not JSON, or not a signature.
@@ -145,7 +145,7 @@ def _input(item: dict[str, Any]) -> TensorSpec:
 
 def _gone_packages(folder: Path, contents: Contents) -> Iterator[str]:
     for path in sorted(folder.rglob("*.py")):
-        packages = contents.packages(path)  # the checks speak of those that must parse
+        packages = contents.packages(path)  # the checks report those that must parse
         own = {entry.stem for entry in folder.iterdir()}
         for package, hint in _GONE.items():
             if package not in own and package in packages:

@@ -1,4 +1,4 @@
-"""What is to be built, and how: the options that the command line, a project file, `build` and `publish` share."""
+"""The options of a build, shared by the command line, the project file, `build` and `publish`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from archive_tool.metadata.record import Record
 
 
-# What a project file says an option with; see `archive_tool.projects.project_file`. One without is not for it.
+# The key of an option in a project file; see `archive_tool.projects.project_file`. An option without one is not for it.
 _TEXT: Final = {"kind": "text"}
 _FLAG: Final = {"kind": "flag"}
 _PATH: Final = {"kind": "path"}
@@ -25,7 +25,7 @@ _PATH: Final = {"kind": "path"}
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """The options of a build; `archive_tool.build`, which takes them one by one, says what each means."""
+    """The options of a build; `archive_tool.build`, which takes them one by one, documents each."""
 
     model_name: str = field(metadata=_TEXT)
     version: str = field(default="1.0", metadata=_TEXT)
@@ -51,7 +51,7 @@ class BuildOptions:
     record: Record | None = None
 
     def inputs(self) -> Inputs:
-        """The files among them, and what they are."""
+        """Return the options that name the archive's files."""
         keep = self.keep_folders
         return Inputs(
             model_name=self.model_name,
@@ -68,5 +68,5 @@ class BuildOptions:
 
 
 def _path(value: StrPath | None) -> Path | None:
-    # An empty text is "not given", as for torch-model-archiver.
+    # An empty text means "not given", as for torch-model-archiver.
     return Path(value) if value is not None and os.fspath(value) else None

@@ -1,4 +1,4 @@
-"""Collects what is wrong with the inputs of a build, so that all of it is told at once."""
+"""A collection of the problems of a build's inputs, so that all are reported at once."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class Report:
     warnings: list[Problem] = field(default_factory=list)
 
     def error(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
-        """Note something that makes the build impossible."""
+        """Note a problem that makes the build impossible."""
         self.errors.append(Problem(message, where, hint))
 
     def warning(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
-        """Note something that is probably not meant."""
+        """Note a probable mistake."""
         self.warnings.append(Problem(message, where, hint))
 
     def told(self) -> tuple[str, ...]:
-        """Each warning once, as a sentence."""
+        """Return each warning once, as a sentence."""
         return tuple(dict.fromkeys(map(str, self.warnings)))
 
     def raise_errors(self) -> None:
         """End the build if there is any error.
 
         Raises:
-            BuildError: with the one problem's own parts, or with a list of all of them.
+            BuildError: with the parts of the one problem, or with a list of all problems.
         """
         problems = list(dict.fromkeys(self.errors))
         if len(problems) == 1:

@@ -1,7 +1,7 @@
-"""Requests that an archive carries, to try its model with: ``--sample FILE[=EXPECTED]``.
+"""Requests in an archive, to try its model with: ``--sample FILE[=EXPECTED]``.
 
 They are stored below ``MAR-INF/samples`` and recorded in the manifest under torchmar's own key. TorchServe's frontend
-unpacks them like any other file and does not look at them.
+unpacks them like any other file and does not read them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDER: Final = f"{MANIFEST_DIRECTORY}/samples"
 #: The frontend's default for ``max_request_size``; a larger request is refused with status 413.
 MAX_REQUEST: Final = 6_553_500
 _OPTION: Final = "--sample"
-#: Those that Python does not know: of the tensor handler's forms, which have no registered names.
+#: Media types that Python lacks: the tensor handler's forms, which have no registered names.
 _MEDIA_TYPES: Final = {
     ".npy": "application/x-npy",
     ".npz": "application/x-npz",
@@ -42,11 +42,11 @@ class GivenSample:
     """A sample that is to be stored.
 
     Attributes:
-        name: of the input's file; its suffix is kept, and tells the content type.
+        name: of the input's file; its suffix is kept, and gives the content type.
         body: the request's body, or the file that holds it.
-        expected: the answer's body; None if any answer will do.
-        content_type: media type of the request's body; None to go by the name.
-        tolerance: by which the numbers of an answer may differ from the expected ones; see `record.Sample`.
+        expected: the answer's body; None if any answer is accepted.
+        content_type: media type of the request's body; None to derive it from the name.
+        tolerance: largest difference of an answer's numbers from the expected ones; see `record.Sample`.
     """
 
     name: str
@@ -57,15 +57,15 @@ class GivenSample:
 
 
 def content_type_of(name: str) -> str:
-    """The media type that a file is sent with, by its name, whatever the system has been told of such names."""
+    """Return the media type of a file by its name, independent of this system's own table."""
     if known := _MEDIA_TYPES.get(Path(name).suffix.lower()):
         return known
-    # Of its own: the module's functions know the files of this system too, and an archive would depend on them.
+    # A table of its own: the module's functions also read this system's files, and the archive would depend on them.
     return mimetypes.MimeTypes().guess_type(name)[0] or "application/octet-stream"
 
 
 def read(text: str, report: Report, *, option: str = _OPTION) -> GivenSample | None:
-    """Read ``FILE[=EXPECTED]``; what is wrong is noted in the report, and gives None.
+    """Parse ``FILE[=EXPECTED]``; return None for a problem, which goes to the report.
 
     EXPECTED is a file, or the answer itself. A FILE with ``=`` in its name is found, too.
     """
@@ -88,7 +88,7 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def read_expected(text: str, option: str, report: Report) -> bytes | None:
-    """Read an answer that is expected: a file's bytes, or the text itself; None after an error in the report."""
+    """Read an expected answer: a file's bytes, or the text itself; None after an error in the report."""
     path = Path(text)
     try:
         if path.is_file():
@@ -96,7 +96,7 @@ def read_expected(text: str, option: str, report: Report) -> bytes | None:
     except OSError as error:
         report.error(f"the file {path} cannot be read: {error.strerror}", where=option)
         return None
-    if path.suffix.lower() in (".json", ".txt"):  # a slip of the pen, not an answer
+    if path.suffix.lower() in (".json", ".txt"):  # a typing error, not an answer
         report.error(f"the file {path} does not exist", where=option)
         return None
     return text.encode()
@@ -131,7 +131,7 @@ def add(plan: Plan, given: Sequence[GivenSample], report: Report) -> Plan:
 
 
 def _suffix(name: str) -> str:
-    """The suffix, if it is one that every system takes."""
+    """Return the suffix, if every system accepts it."""
     suffix = Path(name).suffix
     return suffix if suffix[1:].isalnum() and suffix.isascii() and len(suffix) <= _SUFFIX_LIMIT else ""
 

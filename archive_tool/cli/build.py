@@ -20,7 +20,7 @@ from handlers.builtin import BUILT_IN
 
 
 def _complete_handler(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """For a shell: built-in handlers; where none begins so, files."""
+    """Complete a handler for a shell: built-in handlers, or files if no name begins so."""
     names = [name for name in sorted(BUILT_IN) if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
@@ -44,7 +44,7 @@ STOCK_OPTIONS: Final = (
 
 
 class _Abbreviated(click.Command):
-    """Takes beginnings of torch-model-archiver's long options, where they are one's alone, as argparse does there."""
+    """A command that takes unambiguous abbreviations of torch-model-archiver's long options, as argparse does."""
 
     def make_parser(self, ctx: click.Context) -> Any:
         parser = super().make_parser(ctx)
@@ -62,7 +62,7 @@ class _Abbreviated(click.Command):
             given = error.option_name
             if meant := [name for name in STOCK_OPTIONS if name.startswith(given)]:
                 raise click.UsageError(f"{given} may be {' or '.join(meant)}.", ctx) from error
-            # Without the beginnings, which the parser would propose, too.
+            # Without the abbreviations, which the parser would also suggest.
             whole = [name for param in self.get_params(ctx) for name in param.opts]
             close = difflib.get_close_matches(given, whole)
             raise click.NoSuchOption(given, possibilities=close, ctx=ctx) from error
@@ -141,9 +141,9 @@ def _beginnings(name: str) -> list[str]:
 def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: str | None, **given: Any) -> None:
     """Build an archive that TorchServe can serve.
 
-    Takes the options of torch-model-archiver 0.12, which may be cut short as there (--ver), and a few more. The inputs
-    are checked first, and every mistake is told at once; the archive is then written whole or not at all. The same
-    inputs give the same bytes. No code of yours is run, unless you give --check or --aot.
+    Takes the options of torch-model-archiver 0.12, which may be abbreviated as there (--ver), and a few more. The
+    inputs are checked first, and all mistakes are reported at once. The archive is then written whole or not at all.
+    The same inputs give the same bytes. No code of yours is run, unless you give --check or --aot.
 
     \b
     Examples:
@@ -175,7 +175,7 @@ def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: s
 
 
 def _with_project(context: click.Context, project_file: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Add what a project file sets to the options; those of the command line win."""
+    """Add a project file's settings to the options; those of the command line win."""
     options = dict(given)
     if project_file is not None:
         from archive_tool.projects.project_file import read

@@ -1,4 +1,4 @@
-"""The command `torchmar convert`: an older archive into one for TorchServe."""
+"""The command `torchmar convert`: converts an older archive for TorchServe."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from archive_tool.cli.output import show_built
 def convert(archive: Path, output: Path | None, force: bool, quiet: bool) -> None:
     """Turn an older archive into one for TorchServe.
 
-    Of an archive of MXNet Model Server all files are kept and its code stays as it is; the manifest is written anew.
-    What cannot run beside TorchServe, such as an import of mxnet, is told. An archive for TorchServe gets the handler
-    SDK that is installed here in the place of its older copy, which torchmar inspect tells of; all else of it stays.
-    Without --output the new archive is NAME-converted.mar beside the old one.
+    Keeps all files of an archive of MXNet Model Server, its code as it is, and writes a new manifest. Reports what
+    cannot run with TorchServe, such as an import of mxnet. In an archive for TorchServe, replaces an older copy of the
+    handler SDK, as torchmar inspect reports it, by the installed one; the rest stays. Without --output the new archive
+    is NAME-converted.mar beside the old one.
 
     \b
     Examples:

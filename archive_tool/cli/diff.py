@@ -1,4 +1,4 @@
-"""The command `torchmar diff`: in what two archives differ."""
+"""The command `torchmar diff`: shows how two archives differ."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def diff(first: Path, second: Path, as_json: bool) -> int:
     """Show in what two archives differ.
 
-    Members that were added, removed or changed; of changed weights the tensors, with shapes, types and the largest
-    difference; of changed text the lines. Weights are read as data only: none of their code is run. The archives may be
-    of different formats, and folders.
+    Shows members that were added, removed or changed; the changed tensors of weights, with shapes, types and the
+    largest difference; and the changed lines of text. Weights are read as data only, and no code of theirs is run. The
+    archives may have different formats, or be folders.
 
     Exit code 0 if the members are the same, 1 if they differ.
 

@@ -1,6 +1,6 @@
 """The command line ``torchmar``; the only place that turns an error into text and an exit code.
 
-Commands are named in a table and loaded when one is run, so that ``torchmar --help`` costs milliseconds.
+Commands are listed in a table and loaded when one is run, so that ``torchmar --help`` takes only milliseconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-# A shell's exit code for a program that a signal ended; Windows has no SIGPIPE to ask for its number.
+# A shell's exit code for a program that a signal ended; Windows has no signal.SIGPIPE, so the number stands here.
 _SIGNALLED: Final = 128
 _SIGPIPE: Final = 13
 
@@ -35,7 +35,7 @@ class _Entry(NamedTuple):
     help: str
 
 
-#: Section, then command: where it is, and the first line of its help (a test compares the two).
+#: Section, then command: its module, and the first line of its help (a test compares the two).
 COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
     "Archives": {
         "build": _Entry("archive_tool.cli.build:build", "Build an archive that TorchServe can serve."),
@@ -72,7 +72,7 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
     },
 }
 
-#: What commands here need of the packages above this one, which it may not import.
+#: Functions of the packages above this one, which commands need and this package may not import.
 HOOKS: Final[dict[str, str]] = {"check-built": "serving.cli.check:check_built"}
 
 
@@ -150,14 +150,14 @@ def cli() -> None:
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM or SIGHUP; not an Exception, so that nothing but a cleanup handles it on the way up."""
+    """SIGTERM or SIGHUP; not an Exception, so that only cleanups handle it on the way up."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
 
 
-# A service manager's stop, and the end of the terminal that the command runs in.
+# A service manager's stop, and the end of the command's terminal.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -169,9 +169,9 @@ def _on_ending(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see `archive_tool.errors`; 2 is wrong usage).
 
-    An interrupt gives 130, SIGTERM 143 and SIGHUP 129, after whatever was half done is removed.
+    An interrupt gives 130, SIGTERM 143 and SIGHUP 129, after all unfinished results are removed.
     """
-    # What is ignored stays so: nohup means it.
+    # An ignored signal stays ignored: nohup relies on it.
     previous = {one: signal.getsignal(one) for one in _ENDING if signal.getsignal(one) is not signal.SIG_IGN}
     try:
         for one in previous:
@@ -198,10 +198,10 @@ def _run(arguments: list[str]) -> int:
         show_error(error)
         return error.exit_code
     except BrokenPipeError:
-        discard_output()  # the reader (head, less) has had enough
+        discard_output()  # the reader (head, less) has closed the pipe
         return _SIGNALLED + _SIGPIPE
     except OSError as error:
-        # A full disk, a folder that may not be written to: the system's words say more than a traceback.
+        # A full disk, or a read-only folder: the system's message says more than a traceback.
         show_error(TorchmarError(f"{error.strerror or error}", where=error.filename and str(error.filename)))
         return TorchmarError.exit_code
     return result if isinstance(result, int) else 0
@@ -211,8 +211,8 @@ def _run(arguments: list[str]) -> int:
 def _usable_streams() -> Iterator[None]:
     """Keep a closed standard stream, or a full disk behind standard error, from failing a command.
 
-    A closed one (`2>&-`) is opened on the null device: else the next file that is opened becomes it, and messages
-    end up there.
+    A closed stream (`2>&-`) is opened on the null device. Otherwise the next file that is opened takes its number, and
+    messages end up there.
     """
     kept = sys.stdin, sys.stdout, sys.stderr
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -230,7 +230,7 @@ def _usable_streams() -> Iterator[None]:
 
 
 class _Told(io.FileIO):
-    """What a command says beside its result: nobody being able to read it is no reason to fail."""
+    """The messages of a command besides its result: if nobody can read them, that is no reason to fail."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:

@@ -1,4 +1,4 @@
-"""The command `torchmar extract`: an archive into a folder."""
+"""The command `torchmar extract`: unpacks an archive into a folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from archive_tool.cli.output import human_size, printable
 def extract(archive: Path, folder: Path, allow_pickles: tuple[str, ...], quiet: bool) -> None:
     """Unpack an archive into a new folder.
 
-    FOLDER must not exist, or be empty. What torchmar verify finds wrong is refused here too, with the same exit code;
-    if anything fails, nothing is left.
+    FOLDER must not exist, or be empty. What torchmar verify finds wrong is refused here too, with the same exit code.
+    If anything fails, nothing is left.
 
     \b
     Examples:

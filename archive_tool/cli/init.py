@@ -1,4 +1,4 @@
-"""The command `torchmar init`: a project file for the model in a folder."""
+"""The command `torchmar init`: writes a project file for the model in a folder."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from archive_tool.cli.output import printable
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=Path())
-@click.option("--kind", help="tensor, image or custom.  [default: told from the files]")
+@click.option("--kind", help="tensor, image or custom.  [default: chosen by the files]")
 @click.option("-f", "--force", is_flag=True, help="Replace a project file that is there.")
 def init(folder: Path, kind: str | None, force: bool) -> None:
     """Write a project file for the model in a folder.
 
-    FOLDER, the current one if left out, holds the model: weights with the Python file of their class, or TorchScript,
-    ONNX or a .pt2 file. Nothing of it is run. If there is no handler, one is written that fits. The archive can be
-    built at once; the files say what can be changed.
+    FOLDER, by default the current one, holds the model: weights with the Python file of their class, or TorchScript,
+    ONNX or a .pt2 file. Nothing of it is run. If there is no handler, a fitting one is written. The archive can be
+    built at once; comments in the files say what can be changed.
 
     \b
     Kinds:
       tensor   numbers in, numbers out, no code
-      image    a picture in, labels out; taken where there is an index_to_name.json
-      custom   hooks of your own before and behind the model
+      image    an image in, labels out; taken where there is an index_to_name.json
+      custom   hooks of your own before and after the model
 
     \b
     Examples:

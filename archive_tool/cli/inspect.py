@@ -1,4 +1,4 @@
-"""The command `torchmar inspect`: what an archive holds, and what will come of it."""
+"""The command `torchmar inspect`: shows what an archive holds and what a server would do with it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# A table of a hundred thousand rows takes a minute to lay out, and nobody reads it.
+# The layout of a table of a hundred thousand rows takes a minute, and no one reads it.
 _MEMBERS_SHOWN: Final = 1000
-# Of the settings that the config file leaves alone, those that people ask for; --json has all.
+# The settings to show if the config file does not set them; --json has all.
 _ALWAYS_SHOWN: Final = frozenset(
     {"minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout", "backend.mode"}
 )
@@ -31,10 +31,10 @@ _ALWAYS_SHOWN: Final = frozenset(
 def inspect(archive: Path, as_json: bool) -> None:
     """Show what an archive holds.
 
-    ARCHIVE is a .mar, a .tar.gz or a folder. Shows its manifest; each member with its size and what it is; the numbers
-    of the model, by type, and the memory that they take; what TorchServe will call; the config file as TorchServe
-    understands it; whether code compiled ahead of time fits this machine; and what of the archive would not run here.
-    Nothing is unpacked to disk, nothing is run. An archive that is not safe to unpack is listed too, with exit code 5.
+    ARCHIVE is a .mar, a .tar.gz or a folder. Shows its manifest; each member with its size and format; the numbers of
+    the model, by type, and their memory; what TorchServe will call; the config file as TorchServe understands it;
+    whether code compiled ahead of time fits this machine; and what in the archive would not run here. Nothing is
+    unpacked to disk, nothing is run. An archive that is not safe to unpack is listed too, with exit code 5.
 
     \b
     Examples:
@@ -49,7 +49,7 @@ def inspect(archive: Path, as_json: bool) -> None:
         try:
             manifest = opened.manifest
         except ArchiveError as error:
-            broken = error  # told after the list, which may show why
+            broken = error  # reported after the list, which may show why
         description = describe(opened, manifest)
         if as_json:
             click.echo(json.dumps(description, indent=2))
@@ -66,7 +66,7 @@ def _show(description: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=1 << 16)  # a pipe has no width to fold lines to
+        console = Console(highlight=False, width=1 << 16)  # a pipe has no width to wrap lines to
     title = f"{description['path']}  {human_size(description['size'])}  {description['archiveFormat']}"
     console.print(Text(printable(title), style="bold"))
     manifest = description["manifest"]
@@ -106,7 +106,7 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def _manifest(description: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rows of the manifest, without the hashes of the members, which are for programs."""
+    """Return the rows of the manifest, without the members' hashes, which are for programs."""
     rows = _flat(_without_members(description["manifest"]))
     if not description["reproducible"]:
         return rows
@@ -163,7 +163,7 @@ def _show_config(console: Console, config: dict[str, Any]) -> None:
 
 
 def _sdk(sdk: dict[str, Any]) -> str:
-    """Which copy of the SDK it is."""
+    """Describe the archive's copy of the SDK."""
     version = f"handler SDK {sdk['version'] or 'of an unknown version'}"
     return {
         "current": f"{version}, as installed here",
@@ -186,7 +186,7 @@ def _with_hint(found: dict[str, str]) -> str:
 
 
 def _without_members(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Leave the hashes of the members out."""
+    """Remove the members' hashes."""
     record = manifest.get("torchmar")
     if not isinstance(record, dict):
         return manifest

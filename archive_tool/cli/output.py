@@ -1,4 +1,4 @@
-"""What commands print, and how: sizes, results, errors, and names that are anybody's."""
+"""The output of commands: sizes, results, errors, and untrusted names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """Escape what could move a terminal's cursor; names inside an archive are anybody's."""
+    """Escape characters that could move a terminal's cursor; names inside an archive are untrusted."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def human_size(size: int) -> str:
-    """Write a number of bytes as people do, in powers of a thousand."""
+    """Format a number of bytes for people, in powers of a thousand."""
     if size < 1000:
         return f"{size} B"
     value = float(size)
@@ -54,5 +54,5 @@ def show_error(error: TorchmarError) -> None:
 
 
 def discard_output() -> None:
-    """Write what is left for standard output, and all that follows, nowhere: Python would complain at its exit."""
+    """Send the rest of standard output, and all that follows, to the null device: Python would complain at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

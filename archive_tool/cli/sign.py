@@ -1,4 +1,4 @@
-"""The command `torchmar sign`: a signature beside an archive."""
+"""The command `torchmar sign`: writes a signature beside an archive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from archive_tool.cli.output import printable
 from archive_tool.errors import InputError
 
-#: Where the password of an encrypted private key is taken from, without a prompt.
+#: The variable with the password of an encrypted private key; without it there is a prompt.
 PASSWORD_VARIABLE = "TORCHMAR_KEY_PASSWORD"  # noqa: S105
 
 

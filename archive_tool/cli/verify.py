@@ -1,4 +1,4 @@
-"""The command `torchmar verify`: whether archives can be trusted."""
+"""The command `torchmar verify`: checks whether archives can be trusted."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def verify(
 ) -> int:
     """Find everything that is wrong with archives.
 
-    Reads every byte, and runs nothing: are the members those that the manifest records, would unpacking write
-    elsewhere or without bound, does every reader find the same in the file, would loading the weights run code.
+    Reads every byte and runs nothing. Checks whether the members are those that the manifest records, whether unpacking
+    would write elsewhere or without bound, whether every reader finds the same in the file, and whether loading the
+    weights would run code.
 
     Exit code 0 if all is good, 3 if an archive cannot be read, 4 if one was altered or is not signed, 5 if one is not
     safe to use; the worst one counts.

@@ -1,7 +1,7 @@
 """The section ``backend:`` of model-config.yaml, which torchmar's worker reads: one row for each setting.
 
-The schema checks by it, `effective` shows its defaults, and the worker takes them from here. It imports nothing that
-a worker would have to wait for.
+The schema checks it, `effective` shows its defaults, and the worker reads them from here. It imports nothing slow,
+which a worker would have to wait for.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class BackendKey:
     """One setting.
 
     Attributes:
-        kind: of its value: one of some words, an integer, a number with a fraction or not, true or false.
-        default: if it is not set. A text that is none of its words says how the worker decides then.
-        bounds: the least and the most of a number.
-        words: that may be written; for a number, in its place.
-        shared_only: whether it means nothing without ``mode: shared``.
+        kind: of its value: one of some words, an integer, a number, true or false.
+        default: if it is not set. A text that is not one of its words says how the worker then decides.
+        bounds: the least and the largest number.
+        words: allowed values; for a number, allowed in its place.
+        shared_only: whether it has no effect without ``mode: shared``.
     """
 
     kind: Literal["word", "integer", "number", "bool"]
@@ -32,7 +32,7 @@ class BackendKey:
 
     @property
     def expected(self) -> str:
-        """What may be written, in words."""
+        """The allowed values, in words."""
         if self.kind == "bool":
             return "true or false"
         if self.kind == "word":
@@ -42,7 +42,7 @@ class BackendKey:
         return " or ".join((*self.words, number if most == _INT_MAX else f"{number} to {most}"))
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is one that it may have."""
+        """Return whether a value is allowed."""
         if isinstance(value, str):
             return value in self.words
         if isinstance(value, bool) or self.kind in ("word", "bool"):
@@ -51,7 +51,7 @@ class BackendKey:
         return whole and self.bounds[0] <= value <= self.bounds[1]
 
 
-#: By their names, in the order in which they are shown.
+#: By name, in the order in which they are shown.
 KEYS: Final = {
     "mode": BackendKey("word", "dedicated", words=("dedicated", "shared")),
     "max_batch_size": BackendKey("integer", 32, (1, 4096), shared_only=True),

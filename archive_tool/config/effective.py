@@ -1,7 +1,7 @@
-"""What TorchServe's frontend makes of a model-config.yaml: the values in effect, what it passes over, what surprises.
+"""The meaning of a model-config.yaml to TorchServe's frontend: the values in effect, what is ignored, what surprises.
 
 The rules are those of ModelConfig.java, Model.java and ModelManager.java (TorchServe 0.12.0): a value of a wrong type
-is passed over, one out of range is bent, several keys have an effect only with another one.
+is ignored, one out of range is clamped, several keys have an effect only with another one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Setting:
 
     Attributes:
         key: as in model-config.yaml.
-        value: in effect; None where nothing is set, or where the server decides.
-        source: "file" if the file says so, "default" if nobody does, "server" if the server's configuration decides.
+        value: in effect; None if nothing is set, or if the server decides.
+        source: "file" if the file sets it, "default" if nothing does, "server" if the server's configuration decides.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Ignored:
-    """Something in the file that has no effect: its key, and why."""
+    """A key of the file that has no effect, and why."""
 
     key: str
     reason: str
@@ -53,9 +53,9 @@ class Effective:
 
     Attributes:
         settings: in effect.
-        ignored: of the file, what has none.
-        for_handler: keys that the frontend passes over and a handler may read.
-        notes: what is different from what one might expect; each a sentence.
+        ignored: settings of the file without effect.
+        for_handler: keys that the frontend ignores and a handler may read.
+        notes: differences from what a user might expect; each a sentence.
         document: the file's content; empty if it is not a mapping.
     """
 
@@ -66,12 +66,12 @@ class Effective:
     document: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def value(self, key: str) -> Any:
-        """The value in effect of a setting; None if there is none."""
+        """Return the value in effect of a setting; None if there is none."""
         return next((setting.value for setting in self.settings if setting.key == key), None)
 
 
 def understand(text: bytes | str | None) -> Effective:
-    """Tell what a config file means; None is an archive without one."""
+    """Interpret a config file; None stands for an archive without one."""
     document: dict[str, Any] = {}
     notes: list[str] = []
     if text is not None:
@@ -93,7 +93,7 @@ def _load(text: bytes | str) -> dict[str, Any]:
     try:
         document = construct(compose(text))
     except NotYamlError:
-        return {}  # validate has told why
+        return {}  # validate has reported why
     if not isinstance(document, dict):
         return {}
     return {key: value for key, value in document.items() if isinstance(key, str)}
@@ -107,7 +107,7 @@ class _Reader:
         self._has_file = has_file
 
     def frontend(self) -> list[Setting]:
-        """The settings of the Java side, in an order that a person would ask for them."""
+        """Return the settings of the Java side, in the order in which they are shown."""
         return [
             *self._workers(),
             *self._batching(),
@@ -121,7 +121,7 @@ class _Reader:
         ]
 
     def backend(self) -> list[Setting]:
-        """The settings of our own worker."""
+        """Return the settings of our own worker."""
         section = self._document.get("backend")
         section = section if isinstance(section, dict) else {}
         shared = section.get("mode") == "shared"
@@ -201,14 +201,14 @@ class _Reader:
         if kind == "gpu":
             self.notes.append("deviceType: gpu means cpu on a server that finds no GPU")
         if ids:
-            self.notes.append("deviceIds are passed over as a whole if the server has no GPU of one of these numbers")
+            self.notes.append("deviceIds are ignored as a whole if the server has no GPU of one of these numbers")
         found = [Setting("deviceType", kind, FILE if kind else SERVER), Setting("deviceIds", ids or None, FILE)]
         if parallel:
             found += [Setting("parallelType", parallel, FILE), Setting("parallelLevel", level or 0, FILE)]
         return [setting for setting in found if setting.value is not None or setting.source == SERVER]
 
     def _level(self) -> int:
-        """``torchrun`` sets it, too: of the two, the later one in the file counts."""
+        """Return the parallel level. ``torchrun`` sets it, too: of the two, the later one in the file counts."""
         level = 0
         for key in self._document:
             if key == "parallelLevel":
@@ -237,7 +237,7 @@ class _Reader:
     # ---- values ----------------------------------------------------------------------------------------------------
 
     def _integer(self, key: str) -> int | None:
-        """An integer of the file; what is none is passed over."""
+        """Return an integer of the file; anything else is ignored."""
         if key not in self._document:
             return None
         value = self._document[key]
@@ -281,9 +281,9 @@ def _is_integer(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A value of YAML as JSON can have it: dates and the like as text, and nothing that refers to itself.
+    """Convert a YAML value to JSON: dates and the like become text, and nothing refers to itself.
 
-    A config may repeat one part by reference a million times over, so no more than a few levels are shown.
+    A config may repeat one part by reference a million times, so only a few levels are shown.
     """
     return _plain(value, 2)
 

@@ -1,4 +1,4 @@
-"""What the checks of model-config.yaml have in common: a problem, and settings with the lines that they are in."""
+"""The common parts of the checks of model-config.yaml: a problem, and settings with their lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INT_MAX: Final = 2**31 - 1  # a larger number is a Long in Java, and ignored
 
 @dataclass(frozen=True)
 class ConfigProblem:
-    """One thing that is wrong in a model-config file.
+    """A problem in a model-config file.
 
     Attributes:
         severity: "error" if Java aborts or ignores the setting, or our worker will not load the model; else "warning".
@@ -55,18 +55,18 @@ def entries_of(node: yaml.Node, document: Any) -> dict[str, Entry]:
 
 
 def section_of(root: yaml.MappingNode, entries: dict[str, Entry], name: str) -> yaml.MappingNode | None:
-    """Where a mapping of settings is written; None if there is none."""
+    """Return the mapping of a section's settings; None if there is none."""
     entry = entries.get(name)
     if entry is None or not isinstance(entry.value, dict):
         return None
-    # Of keys that are there twice, the last one wins.
+    # If a key is there twice, the last one wins.
     return next((value for key, value in reversed(root.value) if key.value == name), root)
 
 
 def own_section(
     root: yaml.MappingNode, entries: dict[str, Entry], name: str, example: str
 ) -> tuple[dict[str, Entry], list[ConfigProblem]]:
-    """Give the settings of a section that is torchmar's, and what is wrong with the section as such.
+    """Return the settings of one of torchmar's sections, and the problems of the section as such.
 
     Args:
         root, entries: of the document.
@@ -98,9 +98,9 @@ def own_section(
 
 
 def unknown_key(section: str, key: str, entry: Entry, known: Iterable[str]) -> ConfigProblem:
-    """Tell of a key that a section of ours does not have."""
+    """Make the problem of a key that our section does not have."""
     known = dict.fromkeys(known, "")
-    # It is an error in any case, so a guess may be bolder than among the keys of TorchServe.
+    # It is an error in any case, so a guess may be bolder than for the keys of TorchServe.
     meant = near_miss(key, known, cutoff=0.6)
     hint = f"did you mean {section}.{meant}?" if meant else f"the settings are {', '.join(known)}"
     whose = "the backend" if section == "backend" else section
@@ -119,12 +119,12 @@ def _squeeze(key: str) -> str:
 
 
 def is_int(value: Any) -> bool:
-    """Tell whether Java takes a value for an Integer."""
+    """Return whether Java takes a value for an Integer."""
     return isinstance(value, int) and not isinstance(value, bool) and -_INT_MAX - 1 <= value <= _INT_MAX
 
 
 def shown(value: Any) -> str:
-    """Write a value for a message, as it is in YAML and in no more than a few words."""
+    """Format a value for a message, as in YAML and in a few words."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

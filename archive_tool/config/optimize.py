@@ -1,4 +1,4 @@
-"""The section ``optimize:`` of model-config.yaml, for a faster model, by the rules of who reads it in the worker."""
+"""The section ``optimize:`` of model-config.yaml, checked by the rules of its reader in the worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check(root: yaml.MappingNode, entries: dict[str, Entry]) -> Iterator[ConfigProblem]:
-    """Check the section, and what else in the document bears on it."""
+    """Check the section, and the parts of the document that affect it."""
     section = entries.get(SECTION)
     if section is not None and (section.value is None or section.value is False):
         return

@@ -1,7 +1,8 @@
-"""Reads YAML that anybody may have written: what it costs is bounded, and no tag of it makes an object of a program.
+"""Reading untrusted YAML: its cost is bounded, and no tag makes an object of a program.
 
-An alias is the same object once more, which costs little. What merge keys (``<<``) name is copied, setting by setting,
-so a page of text could fill the memory. PyYAML's time grows with the square of the depth, and of some numbers' digits.
+An alias is the same object again, which costs little. Merge keys (``<<``) copy the settings of the mappings that they
+name, so a page of text could fill the memory. PyYAML's time grows with the square of the depth, and of some numbers'
+digits.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: A file of settings is a page of text; PyYAML takes half a second for as many bytes of one text or comment.
+#: A file of settings is a page of text; PyYAML takes half a second for this many bytes of one text or comment.
 MAX_BYTES: Final = 256 << 10
-#: Keys, values, aliases, begins and ends of lists and mappings; PyYAML takes a second for as many.
+#: Keys, values, aliases, begins and ends of lists and mappings; PyYAML takes a second for this many.
 MAX_EVENTS: Final = 10_000
-#: Lists and mappings within each other: SnakeYAML, with which Java reads a config file, takes no more.
+#: Nested lists and mappings: SnakeYAML, with which Java reads a config file, takes no more.
 MAX_DEPTH: Final = 50
-#: Characters of a number; one of as many is no setting.
+#: Characters of a number; a longer one is not a setting.
 MAX_NUMBER: Final = 100
 #: Characters of a path of keys.
 _MAX_PATH: Final = 200
-#: Settings that all the merge keys of a document may copy; an honest one has some dozens.
+#: Settings that all merge keys of a document may copy; an honest one has some dozens.
 MAX_MERGED: Final = 10_000
 TAG: Final = "tag:yaml.org,2002:"
 MERGE: Final = TAG + "merge"
 _SCALARS: Final = ("null", "bool", "int", "float", "str", "binary", "timestamp", "merge", "value")
 #: Tags of plain values; any other asks a reader to make an object of a program, such as ``!!java.net.URL``.
 PLAIN_TAGS: Final = frozenset(TAG + name for name in (*_SCALARS, "seq", "map", "omap", "pairs", "set"))
-# PyYAML fails in many ways on a value that is not of the form which its tag says, such as !!int "".
+# PyYAML fails in many ways on a value that does not have the form of its tag, such as !!int "".
 _ERRORS: Final = (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError)
 
 
@@ -43,13 +44,13 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
 
     def fetch_flow_collection_start(self, kind: type[yaml.Token]) -> None:
-        """Scan a bracket: the scanner reads far ahead of the events, and looks at all open brackets for each token."""
+        """Scan a bracket: the scanner reads far ahead of the events, and checks all open brackets for each token."""
         if self.flow_level > MAX_DEPTH:
             raise NotYamlError(f"it has more than {MAX_DEPTH} parts within each other", self.line + 1)
         super().fetch_flow_collection_start(kind)  # type: ignore[no-untyped-call, unused-ignore]
 
     def get_event(self) -> yaml.Event:
-        """Give the next event; composing nodes comes here too."""
+        """Return the next event; the composition of nodes calls this, too."""
         event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call, unused-ignore]
         self._events += 1
         if isinstance(event, yaml.CollectionStartEvent):
@@ -63,7 +64,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class NotYamlError(ValueError):
-    """A document that is no YAML, or costs too much to read.
+    """A document that is not YAML, or costs too much to read.
 
     Attributes:
         reason: what is wrong.
@@ -80,7 +81,7 @@ def compose(text: bytes | str) -> yaml.Node | None:
     """Read a document as nodes, which know their lines; None for an empty one.
 
     Raises:
-        NotYamlError: it is none, or larger or deeper than the bounds of this module.
+        NotYamlError: it is not YAML, or is larger or deeper than the bounds of this module.
     """
     _check_size(text)
     try:
@@ -97,10 +98,10 @@ def _check_size(text: bytes | str) -> None:
 
 
 def construct(root: yaml.Node | None) -> Any:
-    """Make the values of a document; None of an empty one.
+    """Make the values of a document; None for an empty one.
 
     Raises:
-        NotYamlError: a value is not of the form that its tag says, a tag is not plain, or merge keys make too much.
+        NotYamlError: a value does not have the form of its tag, a tag is not plain, or merge keys copy too much.
     """
     if root is None:
         return None
@@ -151,16 +152,16 @@ def _check_merges(root: yaml.Node) -> None:
 
 
 def _check_numbers(root: yaml.Node) -> None:
-    """Refuse numbers of thousands of digits, also those in parts of sixty such as 1:30:00."""
+    """Refuse numbers of thousands of digits, also sexagesimal ones such as 1:30:00."""
     for node, _ in walk(root):
         if node.tag in (TAG + "int", TAG + "float") and len(str(node.value)) > MAX_NUMBER:
             raise NotYamlError(f"a number has more than {MAX_NUMBER} characters", line_of(node))
 
 
 def walk(root: yaml.Node, *, keys: bool = True) -> Iterator[tuple[yaml.Node, str]]:
-    """Give each node once, as aliases may multiply without end, from top to bottom, with the path of keys to it.
+    """Yield each node once, since aliases may multiply without end, from top to bottom, with the path of keys to it.
 
-    ``keys`` tells whether the keys of mappings are among them.
+    ``keys`` says whether the keys of mappings are included.
     """
     todo: list[tuple[yaml.Node, str]] = [(root, "")]
     seen: set[int] = set()
@@ -180,7 +181,7 @@ def walk(root: yaml.Node, *, keys: bool = True) -> Iterator[tuple[yaml.Node, str
 
 
 def line_of(node: yaml.Node) -> int:
-    """Where a node begins, counted from 1."""
+    """Return the line at which a node begins, counted from 1."""
     line: int = node.start_mark.line
     return line + 1
 
@@ -188,8 +189,8 @@ def line_of(node: yaml.Node) -> int:
 def foreign_tags(text: bytes | str) -> list[tuple[int, str]]:
     """Find each tag that asks a reader to make an object of a program: its line, counted from 1, and the tag.
 
-    SnakeYAML, with which Java reads a config file, did that up to version 1.33. Of a document that breaks off, what
-    precedes is looked at: another reader may read on. That a document is too large for us is told by `compose`.
+    SnakeYAML, with which Java reads a config file, made such objects up to version 1.33. In a document that breaks off,
+    the part before is checked: another reader may read on. `compose` reports a document that is too large.
     """
     found = []
     try:
@@ -205,19 +206,19 @@ def foreign_tags(text: bytes | str) -> list[tuple[int, str]]:
 
 
 def texts(root: yaml.Node | None) -> list[tuple[str, str]]:
-    """Give each single value of a document, as it is written, with the path of keys that leads to it."""
+    """Return each scalar of a document, as it is written, with the path of keys to it."""
     if root is None:
         return []
     return sorted((path, str(node.value)) for node, path in walk(root, keys=False) if isinstance(node, yaml.ScalarNode))
 
 
 def is_mapping(root: yaml.Node | None) -> bool:
-    """Whether a document holds settings."""
+    """Return whether a document holds settings."""
     return isinstance(root, yaml.MappingNode)
 
 
 def join(path: str, key: yaml.Node) -> str:
-    """Lengthen a path of keys, such as ``torchrun.nnodes``."""
+    """Extend a path of keys, such as ``torchrun.nnodes``."""
     name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
     # Long keys within long keys: the paths would take more than all the rest.
     return (f"{path}.{name}" if path else name)[:_MAX_PATH]

@@ -1,9 +1,9 @@
 """The schema of model-config.yaml, as far as TorchServe's Java frontend or our own worker reads it.
 
-Java logs a line and goes on when a value has a wrong type, so the setting is silently not in effect; here that is an
+Java logs a line and goes on when a value has a wrong type, so the setting silently has no effect; here that is an
 error. The names and types are those of ModelConfig.java (TorchServe 0.12.0). The sections ``backend:`` and
-``optimize:`` are ours, and nobody else's: a key in them that we do not know is an error too. Other keys belong to the
-handler (``handler:``) and are not looked at.
+``optimize:`` are ours alone: an unknown key in them is an error, too. Other keys belong to the handler (``handler:``)
+and are not checked.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _WORDS: Final = {
 
 
 def validate(text: bytes | str) -> list[ConfigProblem]:
-    """Check a document; an empty list says that Java will take each setting as it is written."""
+    """Check a document; return an empty list if Java will take each setting as it is written."""
     try:
         root = compose(text)
     except NotYamlError as error:
@@ -95,7 +95,7 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
         return [ConfigProblem("error", "", line_of(root), message, "write lines such as minWorkers: 1")]
     problems = list(_check_nodes(root))
     if any(not problem.key for problem in problems):
-        return problems  # tags that cannot be read: there are no values to look at
+        return problems  # unreadable tags: there are no values to check
     try:
         document = construct(root)
     except NotYamlError as error:
@@ -115,7 +115,7 @@ def _not_yaml(error: NotYamlError) -> ConfigProblem:
 
 
 def _check_nodes(root: yaml.Node) -> Iterator[ConfigProblem]:
-    """Look for tags and duplicate keys everywhere."""
+    """Check for tags and duplicate keys everywhere."""
     for node, path in walk(root):
         if node.tag not in PLAIN_TAGS:
             message = f"the tag {node.tag!r} makes an object of a program; plain settings are needed"
@@ -177,7 +177,7 @@ def _check_torchrun(root: yaml.MappingNode, entries: dict[str, Entry]) -> Iterat
 
 
 def _check_backend(root: yaml.MappingNode, entries: dict[str, Entry]) -> Iterator[ConfigProblem]:
-    """Check our own section by itself, and against what the frontend is told."""
+    """Check our own section by itself, and against the frontend's settings."""
     settings, problems = own_section(root, entries, "backend", "mode: shared")
     yield from problems
     for key, entry in settings.items():
@@ -186,7 +186,7 @@ def _check_backend(root: yaml.MappingNode, entries: dict[str, Entry]) -> Iterato
 
 
 def _check_mode(settings: dict[str, Entry], entries: dict[str, Entry]) -> Iterator[ConfigProblem]:
-    """Check what the mode of the backend rules out; a mode that there is not has been told already."""
+    """Check what the mode of the backend rules out; an unknown mode has already been reported."""
     mode = settings.get("mode")
     if mode is None or mode.value == "dedicated":
         for key, row in backend_keys.KEYS.items():
@@ -213,7 +213,7 @@ def _check_backend_key(key: str, entry: Entry) -> Iterator[ConfigProblem]:
 
 
 def _tied_to_a_worker(entries: dict[str, Entry]) -> Iterator[str]:
-    """What Java is told that binds a state to one worker's connection, while a shared process serves all of them."""
+    """Yield settings of Java that bind state to one worker's connection, while a shared process serves all of them."""
     for key in ("asyncCommunication", "continuousBatching", "sequenceBatching"):
         if key in entries and entries[key].value is True:
             yield key
@@ -223,7 +223,7 @@ def _tied_to_a_worker(entries: dict[str, Entry]) -> Iterator[str]:
 
 
 def _check_together(entries: dict[str, Entry]) -> Iterator[ConfigProblem]:
-    """Check settings that depend on each other; a value of a wrong type has been told already."""
+    """Check settings that depend on each other; a value of a wrong type has already been reported."""
     numbers = {key: entry.value for key, entry in entries.items() if is_int(entry.value)}
     on = {key for key, entry in entries.items() if entry.value is True}
 

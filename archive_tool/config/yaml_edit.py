@@ -1,4 +1,4 @@
-"""Changes one setting of a YAML file and leaves the rest as it was written, comments too."""
+"""Changing one setting of a YAML file while the rest stays as it is written, comments too."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from archive_tool.config.safe_yaml import NotYamlError, compose, construct, walk
 
 
 def with_section(text: str, key: str, value: Any) -> str:
-    """Give the document with the top-level `key` set to `value`, or without it where `value` is None.
+    """Return the document with the top-level `key` set to `value`, or without it if `value` is None.
 
-    The lines of another setting stay as they are, unless the document is one in braces.
+    The lines of other settings stay as they are, unless the document is written in braces.
 
     Raises:
-        NotYamlError: the document is none, or no mapping.
+        NotYamlError: it is not YAML, or not a mapping.
     """
     root = compose(text)
     document = construct(root)
@@ -39,7 +39,7 @@ def with_section(text: str, key: str, value: Any) -> str:
 
 
 def _by_lines(text: str, root: yaml.Node | None, key: str, block: str) -> str | None:
-    """Change the lines of the setting alone; None where settings are not lines."""
+    """Change only the lines of the setting; None if settings are not lines."""
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
@@ -52,13 +52,13 @@ def _by_lines(text: str, root: yaml.Node | None, key: str, block: str) -> str | 
             first, last = name.start_mark.line, _last_line(name, value)
             return "".join(lines[:first]) + block + "".join(lines[last + 1 :])
     last = max(_last_line(name, value) for name, value in root.value)
-    # Comments at the end belong to what stands before; a line that ends the document stays last.
+    # Comments at the end belong to what precedes them; a line that ends the document stays last.
     end = next((index for index in range(last + 1, len(lines)) if lines[index].startswith("...")), len(lines))
     return "".join(lines[:end]) + block + "".join(lines[end:])
 
 
 def _last_line(name: yaml.Node, value: yaml.Node) -> int:
-    """The last line of a setting. The end of a block counts comments and empty lines after it, so its parts tell."""
+    """Return the last line of a setting, from its parts: a block's end includes later comments and empty lines."""
     last: int = name.end_mark.line
     for node, _ in walk(value):
         end = node.end_mark

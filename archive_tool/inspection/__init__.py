@@ -1,1 +1,1 @@
-"""What an archive holds, what it would do on this machine, and in what two differ."""
+"""What an archive holds, what it would do on this machine, and how two archives differ."""

@@ -1,4 +1,4 @@
-"""Whether this machine would run the model that an archive has compiled ahead of time. Asks without torch.
+"""Whether this machine would run the model that an archive has compiled ahead of time. Works without torch.
 
 The rule is the worker's own, `handlers.optimization.machine`. What only torch knows, a GPU's compute capability, stays
 open.
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from archive_tool.config.effective import Effective
     from archive_tool.metadata.manifest import Manifest
 
-# In torch's version.py. The package's metadata leaves out which build it is where it comes from PyPI.
+# In torch's version.py. The package metadata lacks the build if the package comes from PyPI.
 _VERSION: Final = re.compile(r"^__version__\s*=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
 _FOR_GPUS: Final = re.compile(r"^(cuda|hip)\b.*=\s*['\"]", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What would become of the compiled model here.
+    """Whether the compiled model would serve here.
 
     Attributes:
-        path: the member that holds it, or the folder whose members are it.
-        fits: whether a worker on this machine would serve it, and not the plain model; None if that cannot be told.
-        reason: why not, or what cannot be told; None if it fits.
+        path: the member that holds it, or the folder of its members.
+        fits: whether a worker on this machine would serve it, and not the plain model; None if that is not known.
+        reason: why not, or what is not known; None if it fits.
     """
 
     path: str
@@ -41,29 +41,29 @@ class Fit:
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON-ready object."""
+        """Return it as a JSON-ready object."""
         return {"path": self.path, "fits": self.fits, "reason": self.reason}
 
 
 @dataclass(frozen=True)
 class Torch:
-    """The torch that is installed: its version with the build, and whether that can use GPUs."""
+    """The installed torch: its version with the build, and whether it can use GPUs."""
 
     version: str
     for_gpus: bool
 
 
 def check(manifest: Manifest, config: Effective) -> Fit | None:
-    """Compare what the archive's compiled model needs with this machine; None if the archive has none.
+    """Compare the needs of the archive's compiled model with this machine; None if the archive has none.
 
     Args:
         manifest: the archive's.
-        config: the archive's; it may ask for another device, or for numbers of another type.
+        config: the archive's; it may ask for another device, or for another dtype.
     """
     try:
         record = manifest.record
     except ArchiveError:
-        return None  # `obstacles` tells
+        return None  # `obstacles` reports it
     if record is None or record.compiled is None:
         return None
     compiled = record.compiled
@@ -90,7 +90,7 @@ def check(manifest: Manifest, config: Effective) -> Fit | None:
 
 
 def installed_torch() -> Torch | None:
-    """Tell which torch would be imported, without importing it; None if there is none."""
+    """Find the torch that would be imported, without importing it; None if there is none."""
     try:
         spec = importlib.util.find_spec("torch")
     except (ImportError, ValueError):
@@ -106,7 +106,7 @@ def installed_torch() -> Torch | None:
 
 
 def _device(config: Effective, torch: Torch) -> str | None:
-    """Tell which device a worker would get, by TorchServe and by torch; None if that cannot be told."""
+    """Return the device that a worker would get from TorchServe and from torch; None if it is not known."""
     if config.value("deviceType") == "cpu" or not torch.for_gpus:
         return "cpu"
     count = obstacles.gpus()

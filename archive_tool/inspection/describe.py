@@ -1,4 +1,4 @@
-"""All that `inspect` tells of an archive, as one JSON-ready object. Nothing is unpacked to disk, nothing is run."""
+"""The description of an archive that `inspect` prints, as one JSON-ready object. Nothing is unpacked to disk or run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from archive_tool.metadata.manifest import Manifest
     from archive_tool.reading.archive import Archive, ArchiveMember
 
-# A packed member that is no larger than this is unpacked in memory to see what it is; of larger ones the start is.
+# A packed member up to this size is unpacked in memory to find its format; of larger ones only the start.
 _SNIFF_LIMIT: Final = 64 << 20
-# Seconds after which no further member is looked into; an honest archive of hundreds of files takes two or three.
+# Seconds after which no further member is analyzed; an honest archive of hundreds of files takes two or three.
 _PATIENCE_S: Final = 30.0
 
 
 def describe(archive: Archive, manifest: Manifest | None) -> dict[str, Any]:
-    """Give the object that ``inspect --json`` prints.
+    """Return the object that ``inspect --json`` prints.
 
     Args:
         archive: open, safe to unpack or not.
@@ -67,7 +67,7 @@ def describe(archive: Archive, manifest: Manifest | None) -> dict[str, Any]:
 
 
 def _look(archive: Archive, member: ArchiveMember) -> tuple[Format | None, tensors.Weights | None]:
-    """Tell what a member is, and which tensors it has."""
+    """Return a member's format and tensors."""
     from archive_tool.writing.writer import STORED_SUFFIXES
 
     if Path(member.name).suffix.lower() not in STORED_SUFFIXES:
@@ -81,7 +81,7 @@ def _look(archive: Archive, member: ArchiveMember) -> tuple[Format | None, tenso
             kind = sniff(seekable)
             return kind, tensors.read(seekable, kind)
     except (ArchiveError, OSError):
-        return None, None  # one member that cannot be read is no reason to hide the others
+        return None, None  # one unreadable member is no reason to hide the others
 
 
 def _weights(weights: tensors.Weights) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _config(archive: Archive, manifest: Manifest | None) -> effective.Effective:
         try:
             text = archive.read(name, MAX_BYTES)
         except ArchiveError:
-            text = None  # `obstacles` says that it is missing
+            text = None  # `obstacles` reports that it is missing
     return effective.understand(text)
 
 

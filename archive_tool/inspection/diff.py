@@ -1,4 +1,4 @@
-"""Tells in what two archives differ: members, lines of text, tensors. Nothing of them is run."""
+"""The differences of two archives: members, lines of text, tensors. None of their code is run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from archive_tool.reading.archive import Archive
 
 _CHUNK: Final = 1 << 20
-#: Text beyond this is compared as bytes only: finding the lines takes quadratic time.
+#: Longer texts are compared as bytes only: the search for changed lines takes quadratic time.
 _TEXT_LIMIT: Final = 1 << 20
 _LINES_LIMIT: Final = 5000
 _WEIGHTS: Final = frozenset({".pt", ".pth", ".bin", ".ckpt", ".safetensors"})
@@ -29,13 +29,13 @@ _WEIGHTS: Final = frozenset({".pt", ".pth", ".bin", ".ckpt", ".safetensors"})
 
 @dataclass(frozen=True)
 class MemberChange:
-    """A member that is not the same in both archives.
+    """A member that differs between the archives.
 
     Attributes:
-        before, after: its sizes in bytes; None where it is not.
+        before, after: its sizes in bytes; None where it is missing.
         text: the lines of a unified diff without its two headings, if both are text.
         tensors: those that differ, if both are weights; None if they are not.
-        note: why there is no more to tell.
+        note: why there is nothing more to show.
     """
 
     name: str
@@ -47,11 +47,11 @@ class MemberChange:
 
     @property
     def status(self) -> str:
-        """added, removed or changed."""
+        """The kind of change: added, removed or changed."""
         return "added" if self.before is None else "removed" if self.after is None else "changed"
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the change as JSON."""
+        """Return the change as JSON."""
         return {
             "name": self.name,
             "status": self.status,
@@ -65,7 +65,7 @@ class MemberChange:
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs between two archives; false if nothing does."""
+    """The differences of two archives; false if there are none."""
 
     first: Path
     second: Path
@@ -75,7 +75,7 @@ class Changes:
         return bool(self.members)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it as JSON."""
+        """Return all of it as JSON."""
         return {
             "first": str(self.first),
             "second": str(self.second),
@@ -85,10 +85,10 @@ class Changes:
 
 
 def diff(first: StrPath, second: StrPath) -> Changes:
-    """Compare two archives, of whatever format, member by member.
+    """Compare two archives, of any format, member by member.
 
     Raises:
-        UnreadableArchiveError, UnsafeArchiveError: one of them cannot be read, or is not safe to.
+        UnreadableArchiveError, UnsafeArchiveError: one of them cannot be read, or is not safe to read.
     """
     with open_archive(first) as old, open_archive(second) as new:
         before, after = _hashes(old), _hashes(new)
@@ -154,7 +154,7 @@ def _with_tensors(old: Archive, new: Archive, change: MemberChange) -> MemberCha
 
 @contextlib.contextmanager
 def _as_file(archive: Archive, name: str, path: Path) -> Iterator[Path]:
-    """A member as a file, which can be mapped into memory."""
+    """Yield a member as a file, which can be mapped into memory."""
     with archive.open(name) as stream, path.open("wb") as sink:
         while chunk := stream.read(_CHUNK):
             sink.write(chunk)

@@ -1,4 +1,4 @@
-"""What of an archive would not run on this machine, found without running anything of it."""
+"""What in an archive would not run on this machine, found without running any of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from archive_tool.reading.archive import Archive
 
 _SOURCE_LIMIT: Final = 2 << 20
-#: Bytes of all files together: Python takes a second for each megabyte or two.
+#: Bytes of all files together: Python parses a megabyte or two in a second.
 _SOURCES_LIMIT: Final = 4 << 20
 _TEXT_LIMIT: Final = 1 << 20
 _MAX_MODULES: Final = 500
@@ -37,7 +37,7 @@ _PYTHON_RUNTIMES: Final = ("python", "python3")
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """What TorchServe will call.
+    """The entry point that TorchServe will call.
 
     Attributes:
         handler: as in the manifest.
@@ -52,13 +52,13 @@ class EntryPoint:
     where: str | None = None
 
     def to_dict(self) -> dict[str, str]:
-        """Give what is known as JSON-ready object."""
+        """Return what is known as a JSON-ready object."""
         known = {"handler": self.handler, "kind": self.kind, "name": self.name, "where": self.where}
         return {key: value for key, value in known.items() if value is not None}
 
 
 class Sources:
-    """The Python files of an archive, by the names that they are imported by."""
+    """The Python files of an archive, by the names under which they are imported."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -68,16 +68,16 @@ class Sources:
         self._left = _SOURCES_LIMIT
 
     def handler_member(self, reference: str) -> str | None:
-        """The member that a manifest's handler means; None if there is none."""
+        """Return the member that a manifest's handler names; None if there is none."""
         path = reference.partition(":")[0].removesuffix(".py").rpartition("/")[2]
         return f"{path}.py" if f"{path}.py" in self._names else None
 
     def has(self, name: str) -> bool:
-        """Whether there is such a member."""
+        """Return whether there is such a member."""
         return name in self._names
 
     def files_of(self, module: str) -> list[str]:
-        """The members that run when a module is imported; empty if the archive has none of that name."""
+        """Return the members that run when a module is imported; empty if the archive has no module of that name."""
         found, parts = [], module.split(".")
         for depth in range(1, len(parts) + 1):
             stem = "/".join(parts[:depth])
@@ -85,13 +85,13 @@ class Sources:
         return found
 
     def is_own(self, module: str) -> bool:
-        """Whether the archive has a module or package of that top-level name."""
+        """Return whether the archive has a module or package of that top-level name."""
         top = module.split(".")[0]
         own = top in self.packages or f"{top}.py" in self._names
         return own or any(name.startswith(f"{top}.") and name.endswith((".so", ".pyd")) for name in self._names)
 
     def tree(self, name: str) -> Any:
-        """The syntax tree of a member.
+        """Return the syntax tree of a member.
 
         Raises:
             SourceError: it is not Python here.
@@ -105,7 +105,7 @@ class Sources:
 
 
 def entry_point(archive: Archive, manifest: Manifest) -> EntryPoint | None:
-    """Tell what TorchServe will call; None if the manifest names no handler."""
+    """Return what TorchServe will call; None if the manifest names no handler."""
     handler = manifest.model.handler
     if not handler:
         return None
@@ -239,7 +239,7 @@ def _is_importable(top: str) -> bool:
     try:
         return importlib.util.find_spec(top) is not None
     except (ImportError, ValueError, AttributeError):
-        return True  # something odd is loaded under that name: it is there
+        return True  # an odd file is loaded under that name, so the name exists
 
 
 def _devices(config: Effective) -> Iterator[Problem]:
@@ -255,7 +255,7 @@ def _devices(config: Effective) -> Iterator[Problem]:
 
 
 def gpus() -> int | None:
-    """How many GPUs TorchServe would find; None if that cannot be told without running its programs."""
+    """Return how many GPUs TorchServe would find; None if that is not known without running its programs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([item for item in visible.split(",") if item.strip() and item.strip() != "-1"])

@@ -1,4 +1,4 @@
-"""The copy of the handler SDK in an archive: of which version it is, and whether a newer one is installed here."""
+"""The copy of the handler SDK in an archive: its version, and whether a newer one is installed here."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from archive_tool.reading.archive import Archive, ArchiveMember
 
 PREFIX: Final = f"{vendoring.PACKAGE}/"
-#: What tells the SDK from a package of the user's with its name.
+#: The members that distinguish the SDK from a user's package of the same name.
 _MARKS: Final = frozenset({f"{PREFIX}__init__.py", f"{PREFIX}base.py", f"{PREFIX}py.typed"})
 
 
 @dataclass(frozen=True)
 class SdkCopy:
-    """What an archive holds of the SDK.
+    """An archive's copy of the SDK.
 
     Attributes:
         version: of the torchmar that put it there; None if the archive does not say.
         members: how many files.
         size, packed: their bytes.
         installed: the version that is installed here.
-        state: "current" if it is what is installed here, "older" or "newer" by its version, else "different".
+        state: "current" if it is the installed one, "older" or "newer" by its version, else "different".
     """
 
     version: str | None
@@ -41,7 +41,7 @@ class SdkCopy:
     state: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it as JSON-ready object."""
+        """Return all of it as a JSON-ready object."""
         return asdict(self)
 
 
@@ -52,7 +52,7 @@ def members_of(archive: Archive) -> list[ArchiveMember]:
 
 
 def find(archive: Archive, manifest: Manifest | None) -> SdkCopy | None:
-    """Look at an archive's copy of the SDK; None if it has none."""
+    """Find an archive's copy of the SDK; None if it has none."""
     members = members_of(archive)
     if not members:
         return None

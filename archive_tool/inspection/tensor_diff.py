@@ -1,4 +1,4 @@
-"""Compares the tensors of two files of weights. The one module of the archive tool that imports torch."""
+"""Comparing the tensors of two files of weights. The only module of this package that imports torch."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHUNK: Final = 1 << 22  # elements that are compared at once
-#: A tensor may claim more elements than its file has bytes (stride 0); one larger than this is not compared then.
+#: A tensor may claim more elements than its file has bytes (stride 0); a larger one of this kind is not compared.
 _LARGE: Final = 1 << 26
 _SHOWN: Final = 60
 
 
 class NotWeightsError(Exception):
-    """A file from which no tensors can be had without running code; the message says why."""
+    """A file whose tensors cannot be read without running code; the message says why."""
 
 
 @dataclass(frozen=True)
 class TensorChange:
-    """A tensor, or another value, that is not the same in both files.
+    """A tensor, or another value, that differs between the files.
 
     Attributes:
         name: path of keys in the file.
-        before, after: its type and shape, such as ``float32 [10, 128]``, or another value as text; None if missing.
-        largest: the largest difference of two elements; infinite where one is no number and the other is; None where
-            shapes differ or elements cannot be subtracted.
+        before, after: its dtype and shape, such as ``float32 [10, 128]``, or another value as text; None if missing.
+        largest: the largest difference of two elements; infinite if only one is NaN; None if shapes differ or elements
+            cannot be subtracted.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TensorChange:
     largest: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the change as JSON, which knows no infinity."""
+        """Return the change as JSON, which has no infinity."""
         largest = "infinity" if self.largest == math.inf else self.largest
         return {"name": self.name, "before": self.before, "after": self.after, "largest": largest}
 
@@ -102,7 +102,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _flat(value: object, path: str) -> Iterator[tuple[str, Any]]:
-    """Give the values in nested dictionaries and lists with the path of keys that leads to each."""
+    """Yield the values in nested dictionaries and lists, with the path of keys to each."""
     todo: list[tuple[str, Any]] = [(path, value)]
     seen: set[int] = set()
     while todo:
@@ -114,7 +114,7 @@ def _flat(value: object, path: str) -> Iterator[tuple[str, Any]]:
             items = dict(enumerate(item))
         if items is None:
             yield name, item
-        elif id(item) not in seen:  # a list may hold itself
+        elif id(item) not in seen:  # a list may contain itself
             seen.add(id(item))
             todo += [(f"{name}.{key}" if name else str(key), inner) for key, inner in items.items()]
 
@@ -144,7 +144,7 @@ def _compare(name: str, before: object, after: object) -> Iterator[TensorChange]
 
 
 def _difference(before: torch.Tensor, after: torch.Tensor) -> tuple[bool, float | None]:
-    """Whether two tensors of one shape hold the same numbers, and the largest difference."""
+    """Return whether two tensors of one shape hold the same numbers, and the largest difference."""
     before, after = (tensor.detach().dequantize() if tensor.is_quantized else tensor for tensor in (before, after))
     if not all(tensor.layout is torch.strided and _is_real(tensor) for tensor in (before, after)):
         return False, None
@@ -166,6 +166,6 @@ def _difference(before: torch.Tensor, after: torch.Tensor) -> tuple[bool, float 
 
 
 def _is_real(tensor: torch.Tensor) -> bool:
-    """Whether the elements are there, one by one, and not one that stands for very many."""
+    """Return whether the elements are in memory one by one, and not one in place of very many."""
     size = tensor.numel() * tensor.element_size()
     return size <= _LARGE or size <= tensor.untyped_storage().nbytes()

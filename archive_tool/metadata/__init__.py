@@ -1,1 +1,1 @@
-"""The names in an archive, its manifest, and the record of how it was built."""
+"""The names in an archive, its manifest, and the record of its build."""

@@ -1,4 +1,4 @@
-"""Reading the values of a JSON document from elsewhere: each has the type it should, or an error names its path."""
+"""Reading the fields of an untrusted JSON document: each has the right type, or an error names its path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def error(path: str, problem: str) -> UnreadableArchiveError:
 
 
 def shown(value: object) -> str:
-    """Write a value as JSON, cut to a length that fits a message."""
+    """Return a value as JSON, shortened for a message."""
     text = json.dumps(value, default=repr)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -26,7 +26,7 @@ def optional_text(value: object, path: str) -> str | None:
     """Read a string that may be missing (None, JSON's null).
 
     Raises:
-        UnreadableArchiveError: it is something else; so for the functions below.
+        UnreadableArchiveError: it is something else.
     """
     if value is None or isinstance(value, str):
         return value
@@ -34,7 +34,11 @@ def optional_text(value: object, path: str) -> str | None:
 
 
 def text(value: object, path: str) -> str:
-    """Read a string that must be there."""
+    """Read a string that must be there.
+
+    Raises:
+        UnreadableArchiveError: it is missing, or something else.
+    """
     found = optional_text(value, path)
     if found is None:
         raise error(path, "is missing")
@@ -42,14 +46,22 @@ def text(value: object, path: str) -> str:
 
 
 def whole_number(value: object, path: str) -> int:
-    """Read an integer from 0 up; JSON's true is none."""
+    """Read an integer from 0 up; JSON's true is not one.
+
+    Raises:
+        UnreadableArchiveError: it is something else.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise error(path, "is missing" if value is None else f"expected a whole number from 0 up, got {shown(value)}")
 
 
 def mapping(value: object, path: str) -> Mapping[str, Any]:
-    """Read an object; one that is missing is empty."""
+    """Read an object; a missing one is empty.
+
+    Raises:
+        UnreadableArchiveError: it is something else.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -58,7 +70,11 @@ def mapping(value: object, path: str) -> Mapping[str, Any]:
 
 
 def sequence(value: object, path: str) -> list[Any]:
-    """Read a list; one that is missing is empty."""
+    """Read a list; a missing one is empty.
+
+    Raises:
+        UnreadableArchiveError: it is something else.
+    """
     if value is None:
         return []
     if not isinstance(value, list):

@@ -1,7 +1,7 @@
-"""MAR-INF/MANIFEST.json: what TorchServe's Java frontend and its workers read first.
+"""MAR-INF/MANIFEST.json: the first file that TorchServe's Java frontend and its workers read.
 
-The keys and their order are torch-model-archiver's. Keys that we do not know survive reading and writing, because
-archives of older tools (MXNet Model Server) and of newer ones carry some.
+The keys and their order are torch-model-archiver's. Unknown keys survive reading and writing, because archives of older
+tools (MXNet Model Server) and of newer ones have some.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from archive_tool.metadata.names import MANIFEST_NAME, VERSION_HINT, model_name_
 from archive_tool.metadata.record import KEY, Record
 from archive_tool.version import __version__
 
-#: 1980-01-01 00:00:00 UTC, the first moment that a zip archive can express.
+#: 1980-01-01 00:00:00 UTC, the earliest time in a zip archive.
 ZIP_EPOCH: Final = 315532800
 _LATEST: Final = 253402300799  # the last second of the year 9999, which strftime still writes with four digits
 
@@ -35,17 +35,17 @@ _MODEL_FIELDS: Final = {
     "requirementsFile": "requirements_file",
     "configFile": "config_file",
 }
-#: Of these, the files that the model has beside its handler, in the order in which they are told of.
+#: Those that name files beside the handler, in the order in which they are reported.
 _FILES: Final = ("serializedFile", "modelFile", "configFile", "requirementsFile")
 
 
 def build_time() -> int:
-    """Seconds since 1970 that stand for "now" in an archive: SOURCE_DATE_EPOCH if set, else the zip epoch.
+    """Return the time of a build, in seconds since 1970: SOURCE_DATE_EPOCH if set, else the zip epoch.
 
     The meaning of the variable is that of https://reproducible-builds.org/specs/source-date-epoch/.
 
     Raises:
-        BuildError: SOURCE_DATE_EPOCH is set to something else than a number of seconds.
+        BuildError: SOURCE_DATE_EPOCH is not a number of seconds.
     """
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if not text:
@@ -60,7 +60,7 @@ def build_time() -> int:
 
 
 def format_time(seconds: int) -> str:
-    """Write a moment as torch-model-archiver does in ``createdOn``, in UTC."""
+    """Format a time as torch-model-archiver does in ``createdOn``, in UTC."""
     return time.strftime("%d/%m/%Y %H:%M:%S", time.gmtime(seconds))
 
 
@@ -80,7 +80,11 @@ class Model:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Model:
-        """Read the object; see `Manifest.from_dict` for the errors."""
+        """Read the object.
+
+        Raises:
+            UnreadableArchiveError: as `Manifest.from_dict`.
+        """
         if document.get("modelName") is None:
             raise read.error("model.modelName", "is missing")
         values: dict[str, Any] = {}
@@ -96,25 +100,25 @@ class Model:
 
     @property
     def files(self) -> dict[str, str]:
-        """The members that it names beside the handler, by the manifest's keys."""
+        """The members that it names besides the handler, by the manifest's keys."""
         named = {key: getattr(self, _MODEL_FIELDS[key]) for key in _FILES}
         return {key: name for key, name in named.items() if name}
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the object in torch-model-archiver's key order; what is not set is left out."""
+        """Return the object in torch-model-archiver's key order; fields that are not set are left out."""
         known = {key: getattr(self, attribute) for key, attribute in _MODEL_FIELDS.items()}
         return {key: value for key, value in known.items() if value is not None} | dict(self.extra)
 
 
 def _check_names(name: str, version: str | None) -> None:
-    """Refuse what `build` would not have written: it could be registered, and not be asked for or removed again."""
+    """Refuse names that `build` would not have written: such a model could be registered, but not called or removed."""
     if problem := model_name_problem(name):
         raise UnreadableArchiveError(
             f"model.modelName {shown_name(name)} {problem}",
             where=MANIFEST_NAME,
             hint="build the archive again with another --model-name",
         )
-    # An empty one is none: TorchServe takes 1.0 then.
+    # An empty one counts as none: TorchServe then takes 1.0.
     if version and (problem := version_problem(version)):
         raise UnreadableArchiveError(
             f"model.modelVersion {shown_name(version)} {problem}",
@@ -170,19 +174,19 @@ class Manifest:
 
     @property
     def record(self) -> Record | None:
-        """What the manifest says under torchmar's own key; None if another tool wrote it.
+        """The manifest's content under torchmar's own key; None if another tool wrote the manifest.
 
         Raises:
-            UnreadableArchiveError: a value in there is missing or of a wrong type; the message names its path.
+            UnreadableArchiveError: a value in it is missing or of a wrong type; the message names its path.
         """
         return Record.from_dict(self.extra[KEY]) if KEY in self.extra else None
 
     def with_record(self, record: Record) -> Manifest:
-        """Return the manifest with this record in the place of its own."""
+        """Return the manifest with this record in place of its own."""
         return replace(self, extra={**self.extra, KEY: record.to_dict()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the manifest in torch-model-archiver's key order; what is not set is left out."""
+        """Return the manifest in torch-model-archiver's key order; fields that are not set are left out."""
         known = {
             "createdOn": self.created_on,
             "runtime": self.runtime,
@@ -192,7 +196,7 @@ class Manifest:
         return {key: value for key, value in known.items() if value is not None} | dict(self.extra)
 
     def to_json(self) -> bytes:
-        """Write the bytes of the manifest's file."""
+        """Return the bytes of the manifest's file."""
         return json.dumps(self.to_dict(), indent=2).encode("ascii")
 
 

@@ -1,7 +1,7 @@
 """Names inside an archive, and which of them are legal.
 
-An archive is unpacked by programs on other machines: TorchServe's Java frontend, our reader, a person with unzip.
-So a member's name must mean the same file below the target folder on each of them, or it is refused.
+An archive is unpacked by programs on other machines: TorchServe's Java frontend, our reader, a person with unzip. So a
+member's name must mean the same file below the target folder on each of them, or it is refused.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 MANIFEST_DIRECTORY: Final = "MAR-INF"
 MANIFEST_NAME: Final = "MAR-INF/MANIFEST.json"
 
-#: What each archive format is called in a model store. TorchServe takes ".mar" for a zip, anything else for tar.gz.
+#: The suffix of each archive format in a model store. TorchServe takes ".mar" for a zip, anything else for tar.gz.
 SUFFIXES: Final = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 RUNTIMES: Final = ("python", "python3", "LSP")
 
 #: The handlers that are linked into TorchServe's C++ backend.
 LSP_HANDLERS: Final = frozenset({"BaseHandler", "TorchScriptHandler"})
 
-#: Directories that torch-model-archiver leaves out wherever they are; so are those whose name starts with a dot.
+#: Directories that torch-model-archiver leaves out wherever they are; it also leaves out those that begin with a dot.
 SKIPPED_DIRECTORIES: Final = frozenset({"__MACOSX", "__pycache__"})
 
 MAX_NAME_BYTES: Final = 1024
 MAX_PART_BYTES: Final = 255  # NAME_MAX of every common file system
 _SHOWN_NAME: Final = 60
 
-#: A model's name is that of its archive, and with its version a part of the addresses under which it is served.
+#: A model's name is that of its archive and, with its version, a part of the URLs under which it is served.
 MAX_MODEL_NAME: Final = 200
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
-# Windows opens a device for these, whatever the suffix.
+# Windows opens a device for these, with any suffix.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-#: What to do about a name or a version that cannot be used.
+#: The hint for a name or a version that cannot be used.
 MODEL_NAME_HINT: Final = "use letters, digits, '_', '-' and '.', and start with a letter or a digit"
 VERSION_HINT: Final = "use a version such as 1.0 or 2024-05-01"
 
@@ -48,7 +48,7 @@ VERSION_HINT: Final = "use a version such as 1.0 or 2024-05-01"
 def model_name_problem(name: str) -> str | None:
     """Say why a model cannot have this name, or return None if it can; the rule is torch-model-archiver's.
 
-    It holds when an archive is written and when one is read, and for the names that a server is given.
+    It is applied when an archive is written and when one is read, and to the names that a server is given.
     """
     if len(name) > MAX_MODEL_NAME:
         return f"is longer than {MAX_MODEL_NAME} characters"
@@ -58,7 +58,7 @@ def model_name_problem(name: str) -> str | None:
 def version_problem(version: str) -> str | None:
     """Say why a model cannot have this version, or return None if it can.
 
-    TorchServe takes any text. What cannot be said in an address of its APIs could not be asked for, nor removed.
+    TorchServe takes any text. A version that fits into no URL of its APIs could not be called or removed.
     """
     if len(version.encode("utf-8", "surrogatepass")) > MAX_MODEL_NAME:
         return f"is longer than {MAX_MODEL_NAME} bytes"
@@ -72,7 +72,7 @@ def version_problem(version: str) -> str | None:
 
 
 def shown_name(name: str) -> str:
-    """Write a name of whatever length and letters for a message."""
+    """Return a name of any length and characters, shortened for a message."""
     return ascii(name) if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]!a}... ({len(name)} characters)"
 
 
@@ -98,7 +98,7 @@ def check_version(version: str) -> None:
 
 
 def is_skipped_directory(name: str) -> bool:
-    """Whether a directory of this name stays out of an archive, with all that it holds."""
+    """Return whether a directory of this name, with its content, stays out of an archive."""
     return name in SKIPPED_DIRECTORIES or name.startswith(".")
 
 
@@ -145,14 +145,14 @@ def _part_problem(part: str) -> str | None:
 
 
 def fold(name: str) -> str:
-    """Map names onto one key if some file system takes them for the same file (case, composed accents)."""
+    """Map names to one key if some file system takes them for the same file (case, composed accents)."""
     if len(name) > MAX_NAME_BYTES:
         return name  # no file system has it, and composing thousands of accents takes seconds
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def collisions(names: Iterable[str]) -> list[str]:
-    """Describe each name that cannot stand beside the others: twice the same, or a file where a folder is needed."""
+    """Describe each name that conflicts with another: a duplicate, or a file where a folder is needed."""
     problems = []
     seen: dict[str, str] = {}
     for name in names:
@@ -169,10 +169,13 @@ def collisions(names: Iterable[str]) -> list[str]:
 
 
 def _files_above(keys: Iterable[str]) -> dict[str, str]:
-    """Map each name that lies below another one to the nearest such. Sorted, each follows what it may lie below."""
+    """Map each name that lies below another one to the nearest such.
+
+    In sorted order, each follows the names that it may lie below.
+    """
     found: dict[str, str] = {}
     around: list[str] = []
-    # A slash before all other characters: "a/b" would else stand behind "a.py".
+    # A slash sorts before all other characters: otherwise "a/b" would come after "a.py".
     for key in sorted(keys, key=lambda key: key.replace("/", "\0")):
         while around and not key.startswith(f"{around[-1]}/"):
             around.pop()

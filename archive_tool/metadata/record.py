@@ -1,7 +1,7 @@
-"""What the manifest says under torchmar's own key: the hash of every member, versions, what the model takes and gives.
+"""The manifest's content under torchmar's own key: hashes of members, versions, inputs and outputs of the model.
 
-TorchServe's frontend ignores keys that it does not know, so an archive with a record is served everywhere. Keys of a
-record that we do not know survive reading and writing, as those of the manifest do.
+TorchServe's frontend ignores unknown keys, so an archive with a record is served everywhere. Unknown keys of a record
+survive reading and writing, as those of the manifest do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from archive_tool.metadata import json_fields as read
 
 #: Our key in the manifest.
 KEY: Final = "torchmar"
-#: Raised when a reader of the present format would misunderstand a record.
+#: Incremented when a reader of the present format would misunderstand a record.
 FORMAT_VERSION: Final = 1
 
 _HUGE: Final = sys.float_info.max
@@ -26,7 +26,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """What a member must be: the SHA-256 of its unpacked bytes in lower-case hex, and how many they are."""
+    """The required content of a member: the SHA-256 of its unpacked bytes in lower-case hex, and their number."""
 
     sha256: str
     size: int
@@ -34,7 +34,11 @@ class MemberRecord:
 
     @classmethod
     def from_dict(cls, value: object, path: str) -> MemberRecord:
-        """Read the object; see `Record.from_dict` for the errors."""
+        """Read the object.
+
+        Raises:
+            UnreadableArchiveError: as `Record.from_dict`.
+        """
         document = _object(value, path)
         sha256 = read.text(document.get("sha256"), f"{path}.sha256")
         if not _SHA256.fullmatch(sha256):
@@ -43,7 +47,7 @@ class MemberRecord:
         return cls(sha256, size, _rest(document, "sha256", "size"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the object."""
+        """Return the object."""
         return {"sha256": self.sha256, "size": self.size} | dict(self.extra)
 
 
@@ -54,7 +58,7 @@ class TensorSpec:
     Attributes:
         name: the argument's or the output's name.
         dtype: torch's name of the element type without ``torch.``, such as "float32"; None if not known.
-        shape: sizes of the dimensions, None for one that may have any size; None as a whole if not known.
+        shape: sizes of the dimensions, None for one of any size; None as a whole if not known.
     """
 
     name: str
@@ -64,7 +68,11 @@ class TensorSpec:
 
     @classmethod
     def from_dict(cls, value: object, path: str) -> TensorSpec:
-        """Read the object; see `Record.from_dict` for the errors."""
+        """Read the object.
+
+        Raises:
+            UnreadableArchiveError: as `Record.from_dict`.
+        """
         document = _object(value, path)
         shape = document.get("shape")
         return cls(
@@ -75,21 +83,21 @@ class TensorSpec:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the object; what is not known is left out."""
+        """Return the object; what is not known is left out."""
         shape = None if self.shape is None else list(self.shape)
         return _set({"name": self.name, "dtype": self.dtype, "shape": shape}) | dict(self.extra)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A request that the archive carries, to try the model with.
+    """A request in the archive, to try the model with.
 
     Attributes:
         input: the member that holds the request's body.
         content_type: the body's media type, such as "image/png".
-        expected: the member that holds the response's body; None if any answer will do.
-        tolerance: by which a number of the response may differ from the expected one, as a part of it above 1 and as
-            it is below; None if that is not stated.
+        expected: the member that holds the response's body; None if any answer is accepted.
+        tolerance: largest difference of a number of the response from the expected one, relative above 1 and absolute
+            below; None if not stated.
     """
 
     input: str
@@ -100,7 +108,11 @@ class Sample:
 
     @classmethod
     def from_dict(cls, value: object, path: str) -> Sample:
-        """Read the object; see `Record.from_dict` for the errors."""
+        """Read the object.
+
+        Raises:
+            UnreadableArchiveError: as `Record.from_dict`.
+        """
         document = _object(value, path)
         return cls(
             input=read.text(document.get("input"), f"{path}.input"),
@@ -111,7 +123,7 @@ class Sample:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the object; what is not set is left out."""
+        """Return the object; fields that are not set are left out."""
         known = {"input": self.input, "contentType": self.content_type, "expected": self.expected}
         return _set(known | {"tolerance": self.tolerance}) | dict(self.extra)
 
@@ -121,12 +133,12 @@ class Compiled:
     """The model, compiled ahead of time for one kind of machine; see `handlers.optimization.aot`, which reads it.
 
     Attributes:
-        path: the member that holds it, or the folder whose members are it.
+        path: the member that holds it, or the folder of its members.
         torch: the version that compiled it, and that it needs.
         platform: system and processor, such as "linux-x86_64".
         device: "cpu" or "cuda".
         capability: instruction sets of the processor, or the GPU's compute capability, that the code may use.
-        dtype: what it computes in, such as "float32"; None if not known.
+        dtype: of the computation, such as "float32"; None if not known.
         inputs: the tensors that it takes; positional ones are called "0", "1" and so on.
     """
 
@@ -141,7 +153,11 @@ class Compiled:
 
     @classmethod
     def from_dict(cls, value: object) -> Compiled:
-        """Read the object; see `Record.from_dict` for the errors."""
+        """Read the object.
+
+        Raises:
+            UnreadableArchiveError: as `Record.from_dict`.
+        """
         path = f"{KEY}.compiled"
         document = _object(value, path)
         texts = {key: read.text(document.get(key), f"{path}.{key}") for key in ("path", "torch", "platform", "device")}
@@ -156,7 +172,7 @@ class Compiled:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the object."""
+        """Return the object."""
         known = {
             "path": self.path,
             "torch": self.torch,
@@ -171,7 +187,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Record:
-    """All that stands under our key.
+    """The content of our key.
 
     Attributes:
         format_version: of the record itself, see `FORMAT_VERSION`.
@@ -179,10 +195,10 @@ class Record:
         python: "major.minor" of the Python that wrote it.
         frameworks: versions of the packages that the model needs, where they were installed, by package name.
         description: what the model is for, in the author's words.
-        licence: the licence of the model, an SPDX expression for choice.
-        inputs, outputs: what the model takes and gives; empty if not known.
+        licence: the licence of the model, preferably an SPDX expression.
+        inputs, outputs: of the model; empty if not known.
         samples: requests to try it with.
-        metrics: how well it did, such as {"accuracy": 0.98}.
+        metrics: results on a test set, such as {"accuracy": 0.98}.
         compiled: the model, compiled ahead of time; None if it is not.
         members: every member but the manifest, by name.
     """
@@ -229,7 +245,7 @@ class Record:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the record in a fixed order, names sorted; what is not set is left out."""
+        """Return the record in a fixed order, names sorted; fields that are not set are left out."""
         known = {
             "formatVersion": self.format_version,
             "toolVersion": self.tool_version,
@@ -248,7 +264,7 @@ class Record:
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
-    """Find the versions of those packages that are installed, without importing them.
+    """Find the installed versions of packages, without importing them.
 
     The local part is cut off: torch 2.13.0+cpu and 2.13.0+cu130 are one version, and give the same archive.
     """
@@ -262,7 +278,7 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 
 def python_version() -> str:
-    """Give "major.minor" of this Python, which is what code in an archive depends on."""
+    """Return "major.minor" of this Python, on which code in an archive depends."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 

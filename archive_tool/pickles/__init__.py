@@ -1,1 +1,1 @@
-"""What a pickle would import and holds, told without unpickling it."""
+"""The imports and the content of a pickle, found without unpickling it."""

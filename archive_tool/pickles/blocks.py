@@ -1,21 +1,21 @@
-"""Reads a stream by blocks, in bounded memory, and without reading what is skipped."""
+"""Reading a stream by blocks, in bounded memory, and without reading what is skipped."""
 
 from __future__ import annotations
 
 from typing import IO, Final
 
 _LONGEST_LINE: Final = 1 << 16
-# What is not what the reader looks for shows that at once, so the first block is small.
+# Most streams show at once that they are not what the reader looks for, so the first block is small.
 _FIRST_BLOCK: Final = 1 << 9
 _BLOCK: Final = 1 << 16
 
 
 class ShortError(Exception):
-    """The stream ends before what was asked for."""
+    """The stream ends before the requested bytes."""
 
 
 class Blocks:
-    """A stream in blocks: `buffer` is at hand, used up to `position`; `ended` says that nothing follows it."""
+    """A stream in blocks: `buffer` is in memory, consumed up to `position`; `ended` says that nothing follows it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.buffer = b""
@@ -26,11 +26,11 @@ class Blocks:
         self.ended = False
 
     def told(self) -> int:
-        """How many bytes were used up."""
+        """Return the number of consumed bytes."""
         return self._before + self.position
 
     def fill(self, count: int) -> None:
-        """Have so many bytes at hand, or all that are left."""
+        """Buffer this many bytes, or all that are left."""
         missing = count - (len(self.buffer) - self.position)
         if missing <= 0 or self.ended:
             return
@@ -46,7 +46,11 @@ class Blocks:
         self.buffer = b"".join(chunks)
 
     def take(self, count: int) -> bytes:
-        """Use up some bytes."""
+        """Consume some bytes and return them.
+
+        Raises:
+            ShortError: the stream ends before.
+        """
         self.fill(count)
         data = self.buffer[self.position : self.position + count]
         if len(data) < count:
@@ -55,7 +59,7 @@ class Blocks:
         return data
 
     def skip(self, count: int) -> None:
-        """Go over bytes that are no instructions; what is missing at the end is found by the next read."""
+        """Skip bytes that are not instructions; the next read finds out if they are missing at the end."""
         here = min(count, len(self.buffer) - self.position)
         self.position += here
         count -= here
@@ -68,7 +72,11 @@ class Blocks:
             count -= len(self.take(min(count, _BLOCK)))
 
     def line(self) -> bytes | None:
-        """Use up a line; gives None for one that is longer than anybody writes."""
+        """Consume a line; return None for one that is longer than anyone writes.
+
+        Raises:
+            ShortError: the stream is at its end.
+        """
         long = False
         while (end := self.buffer.find(b"\n", self.position)) < 0:
             at_hand = len(self.buffer) - self.position

@@ -1,7 +1,7 @@
-"""What numpy itself writes into a pickle for the type of an array's elements.
+"""The pickled form of the type of an array's elements, as numpy itself writes it.
 
-Such a type is made by a call, and then given a state, which numpy believes: the state of another type, or one that
-contradicts itself, makes an array out of bytes that numpy takes for the addresses of objects.
+Such a type is made by a call and then given a state, which numpy trusts. The state of another type, or a contradictory
+one, makes an array from bytes that numpy takes for the addresses of objects.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Final
 
 _CALLED: Final = re.compile(r"([biufcmMOSUV])[0-9]{0,9}")
 _FLAGS: Final = {"O": 63, "U": 8}
-#: Those whose elements have a size of their own, and how that is aligned.
+#: Those whose elements have an explicit size, and their alignment.
 _SIZED: Final = {"S": 1, "U": 4, "V": 1}
 
 
 def kind(args: object) -> str | None:
-    """The letter of a type, from what ``numpy.dtype`` is called with; None if numpy would have written it otherwise."""
+    """Return the letter of a type from the arguments of ``numpy.dtype``; None if numpy would not have written it so."""
     if not isinstance(args, tuple) or not 1 <= len(args) <= 3 or not isinstance(args[0], str):
         return None
     found = _CALLED.fullmatch(args[0])
@@ -24,7 +24,7 @@ def kind(args: object) -> str | None:
 
 
 def is_plain(letter: str, state: object) -> bool:
-    """Whether a state is that of a type of one number, text or object: no fields, no arrays, no other flags."""
+    """Return whether a state is that of a type of one number, text or object: no fields, no arrays, no other flags."""
     if not isinstance(state, tuple) or not all(type(part) is int for part in (*state[:1], *state[5:8])):
         return False
     dates = letter in "mM"

@@ -1,7 +1,7 @@
-"""Follows a file of joblib: a pickle between whose instructions the numbers of arrays stand as they are.
+"""Following a file of joblib: a pickle with the raw numbers of arrays between its instructions.
 
-Where such numbers begin and end is told by what the pickle has said of the array before, so its values are followed,
-not only its names. Whatever else than joblib's own way of writing an array is found makes an error.
+The position and size of these numbers follow from the pickled description of the array, so its values are followed, not
+only its names. Anything but joblib's own way of writing an array is an error.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from archive_tool.pickles import element_types
 from archive_tool.pickles.values import Global, Machine, Node, PickleError
 
 if TYPE_CHECKING:
-    from archive_tool.pickles.imports import Budget
+    from archive_tool.pickles.budget import Budget
 
-#: What stands in the pickle for an array.
+#: The class that stands for an array in the pickle.
 WRAPPER: Final = "joblib.numpy_pickle.NumpyArrayWrapper"
-#: Following an instruction with its values takes as long as so many of `imports`.
+#: An instruction with its values takes as long as this many of `imports`.
 _COST: Final = 40
 _LONGEST: Final = 64 << 20
 _NUMBERS: Final = re.compile(r"[biufc]([0-9]{1,2})")
-#: Nothing that joblib itself names: these could give objects another state than the pickle shows.
+#: Packages that joblib itself never names: these could give objects another state than the pickle shows.
 _FOREIGN: Final = ("torch.", "copyreg.")
 
 
 _TYPE: Final = "numpy.dtype"
 _SCALARS: Final = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
 _MOST_SIDES: Final = 64  # numpy's own limit
-#: What joblib gives a wrapper; the last one is missing in files of before 1.2.
+#: The state that joblib gives to a wrapper. Files from before 1.2 lack the alignment.
 _ATTRIBUTES: Final = frozenset({"allow_mmap", "dtype", "order", "shape", "subclass"})
 _ALIGNMENT: Final = "numpy_array_alignment_bytes"
 
 
 class _Machine(Machine):
-    """Follows what can be told, and nothing else: from the values it is told how many bytes are no instructions."""
+    """A machine that follows only known calls; their values tell how many bytes are not instructions."""
 
     def _call(self, function: Any, args: Any) -> None:
         if not isinstance(function, Global) or not isinstance(args, tuple):
@@ -53,7 +53,7 @@ class _Machine(Machine):
         super()._call(function, args)
 
     def _restore(self, target: Any, state: Any) -> None:
-        # What was given two states would have some of the one, and some of the other.
+        # An object with two states would have parts of each.
         if not isinstance(target, Node) or target.state is not None or state is None:
             raise PickleError("it gives a state to what has none, or has one")
         if _is_type(target) and not element_types.is_plain(element_types.kind(target.args) or "", state):
@@ -76,7 +76,7 @@ def _is_type(value: Any) -> bool:
 
 
 class _Short:
-    """A stream as `pickletools` wants it, that gives no more at once than fits into memory."""
+    """A stream for `pickletools` that returns at most as much at once as fits into memory."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -92,7 +92,7 @@ class _Short:
 
 
 def names(stream: IO[bytes], size: int, budget: Budget) -> set[str]:
-    """What such a file imports; it begins at the stream's position and takes all that follows there.
+    """Return the imports of such a file, from the stream's position to its end.
 
     Args:
         stream: seekable.
@@ -100,7 +100,7 @@ def names(stream: IO[bytes], size: int, budget: Budget) -> set[str]:
         budget: of instructions.
 
     Raises:
-        PickleError: it cannot be followed, or not to the end of the file.
+        PickleError: it cannot be followed to the end of the file.
     """
     found: set[str] = set()
     try:
@@ -139,7 +139,7 @@ def _follow(stream: IO[bytes], size: int, budget: Budget, found: set[str]) -> No
 
 
 def _skip_array(stream: IO[bytes], state: Any, size: int) -> None:
-    """Go to the end of an array's numbers."""
+    """Skip an array's numbers."""
     if not isinstance(state, dict) or state.keys() - {_ALIGNMENT} != _ATTRIBUTES:
         raise PickleError("an array is not described as joblib does")
     shape, described = state["shape"], state["dtype"]

@@ -6,7 +6,7 @@ import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import Final
 
-#: Up to this protocol an unpickler takes names for those of Python 2, which such pickles use to this day.
+#: Up to this protocol an unpickler maps names of Python 2 to those of Python 3; such pickles still use the old ones.
 PYTHON_2: Final = 2
 
 # Everything that torch.load(weights_only=True) accepts, as far as it is a list (torch/_weights_only_unpickler.py) ...
@@ -45,7 +45,7 @@ _TORCH: Final = frozenset(
         "torch.storage.UntypedStorage",
     }
 )
-# ... and the numbers and containers beside it that a training loop saves: they run nothing either.
+# ... and the numbers and containers besides that a training loop saves: they run nothing either.
 _OTHERS: Final = frozenset(
     {
         "builtins.bytes",
@@ -98,7 +98,7 @@ _TYPES: Final = frozenset(
     }
     | {f"torch.{device}{kind}Tensor" for device in ("", "cuda.", "sparse.", "cuda.sparse.") for kind in _NUMBERS}
 )
-# What TorchScript's writer in C++ names beside the classes of the model, which are its own language's.
+# What TorchScript's writer in C++ names besides the model's classes, which are in its own language.
 _TORCHSCRIPT: Final = frozenset(
     f"torch.jit._pickle.{name}"
     for name in (
@@ -114,17 +114,17 @@ _TORCHSCRIPT_CLASS: Final = re.compile(r"__torch__(\.[A-Za-z_][A-Za-z0-9_]*)+")
 
 
 def of(module: str, attribute: str, protocol: int = PYTHON_2) -> str:
-    """What an unpickler imports, as ``module.name``, where a pickle of a protocol names a module and what is in it."""
+    """Return what an unpickler imports, as ``module.name``, for a module and an attribute in a pickle of a protocol."""
     if protocol <= PYTHON_2:
         module, attribute = NAME_MAPPING.get((module, attribute), (IMPORT_MAPPING.get(module, module), attribute))
     return f"{module}.{attribute}"
 
 
 def is_data(name: str, *, torchscript: bool = False) -> bool:
-    """Whether importing a name, ``module.name``, and calling it with whatever makes data and runs nothing else.
+    """Return whether a name, ``module.name``, only makes data when it is imported and called.
 
     Args:
-        name: exactly; what stands below such a name is not data.
+        name: exactly; attributes of such a name are not data.
         torchscript: the pickle is part of a TorchScript file, whose reader in C++ knows no Python.
     """
     if name in _TORCH or name in _OTHERS or name in _TYPES or _DTYPE.fullmatch(name):

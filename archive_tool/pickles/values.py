@@ -1,11 +1,11 @@
-"""Reads what a pickle says without doing what it says: its opcodes are followed, its calls are written down, not made.
+"""Interpreting a pickle symbolically: its opcodes are followed, its calls are recorded and not made.
 
-A pickle is a program that may call anything. Here its stack machine runs with symbols in the place of functions and
-objects, which is enough to find the tensors of a checkpoint. What a hostile one can cost is bounded: by the bytes it
-has, by the number of its opcodes, and because each of these makes no more than its own arguments.
+A pickle is a program that may call anything. Here its stack machine runs with symbols in place of functions and
+objects, which is enough to find the tensors of a checkpoint. The cost of a hostile pickle is bounded: by its bytes, by
+the number of its opcodes, and because each opcode makes no more than its own arguments.
 
-`imports` decides what is safe. It cannot be this reader: it reads what is too large for the memory, so it
-keeps no values, and of a damaged pickle it must tell what an unpickler runs before it comes to the damage.
+`imports` decides what is safe. This reader cannot do that: a scan must also read pickles that do not fit into memory,
+so it keeps no values, and in a damaged pickle it must find what an unpickler runs before it comes to the damage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
-#: A checkpoint of ten thousand tensors has some 350,000 opcodes; following these takes two or three seconds.
+#: A checkpoint of ten thousand tensors has some 350,000 opcodes, which take two or three seconds to follow.
 MAX_OPCODES: Final = 2_000_000
 
 _MARK: Final = object()
@@ -28,14 +28,14 @@ class PickleError(ValueError):
 
 @dataclass(eq=False)
 class Node:
-    """Something that a pickle would make by a call.
+    """An object that a pickle would make by a call.
 
     Attributes:
-        function: what is called, as ``module.name``; "?" if the pickle computes that, too.
+        function: that is called, as ``module.name``; "?" if the pickle computes that, too.
         args: of the call.
-        items: what is set on the result by keys.
-        values: what is appended to the result, or added.
-        state: what it is given to restore itself from.
+        items: set on the result by keys.
+        values: appended or added to the result.
+        state: from which the result restores itself.
     """
 
     function: str
@@ -54,24 +54,24 @@ class Global:
 
 @dataclass(frozen=True, eq=False)
 class External:
-    """What stands elsewhere, by the id that the pickle gives: for torch, the numbers of a tensor."""
+    """Data stored elsewhere, by the id that the pickle gives: for torch, the numbers of a tensor."""
 
     key: Any
 
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """A key, or the arguments of a call, that are no plain value; to hash nested tuples can take for ever."""
+    """A key, or the arguments of a call, that is not a plain value; hashing nested tuples can take for ever."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Followed:
-    """The end of a pickle.
+    """The result of following a pickle.
 
     Attributes:
-        value: what it would give; plain values as they are, the rest as `Node`, `Global` and `External`.
+        value: of the pickle; plain values as they are, the rest as `Node`, `Global` and `External`.
         names: all functions and classes that it names, sorted.
     """
 
@@ -80,14 +80,14 @@ class Followed:
 
 
 def follow(stream: IO[bytes], *, max_opcodes: int = MAX_OPCODES) -> Followed:
-    """Follow one pickle, from where the stream stands; the stream then stands after it.
+    """Follow one pickle from the stream's position; the stream is then at its end.
 
     Args:
         stream: of bytes in memory, or bounded in another way.
-        max_opcodes: more make an error.
+        max_opcodes: more are an error.
 
     Raises:
-        PickleError: it is none, is damaged, or has too many opcodes.
+        PickleError: it is not a pickle, is damaged, or has too many opcodes.
     """
     machine = Machine()
     try:
@@ -114,7 +114,7 @@ _NOTHING: Final = frozenset({"PROTO", "FRAME", "STOP", "READONLY_BUFFER"})
 
 
 class Machine:
-    """The stack machine: `step` by step, symbols stand on its `stack`."""
+    """The stack machine: it runs opcode by opcode with `step`, and has symbols on its `stack`."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -122,7 +122,7 @@ class Machine:
         self._memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Follow one opcode; what damaged ones raise is listed in `follow`."""
+        """Follow one opcode; `follow` lists what damaged ones raise."""
         if name in _PUT:
             self._memo[argument] = self.stack[-1]
         elif name in _GET:
@@ -139,7 +139,7 @@ class Machine:
             self.stack.append(argument)  # a number or a text
 
     def _above_mark(self) -> list[Any]:
-        """Take what was pushed since the last mark, and the mark."""
+        """Pop everything above the mark, and the mark."""
         index = len(self.stack) - 1
         while self.stack[index] is not _MARK:
             if index == 0:
@@ -218,7 +218,7 @@ class Machine:
         self._append(self.stack[-1], values)
 
     def _global(self, argument: Any) -> None:
-        module, _, name = str(argument).partition(" ")  # how pickletools gives the two lines
+        module, _, name = str(argument).partition(" ")  # pickletools joins the two lines like this
         self._push_global(f"{module}.{name}")
 
     def _stack_global(self, _: Any) -> None:

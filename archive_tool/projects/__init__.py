@@ -1,1 +1,1 @@
-"""Where a build's options come from when nobody types them: a project file, a folder, an older archive."""
+"""Sources of a build's options besides the command line: a project file, a folder, an older archive."""

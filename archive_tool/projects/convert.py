@@ -1,4 +1,4 @@
-"""Turns an older archive into one for TorchServe: one of MXNet Model Server, or one with an older handler SDK."""
+"""Converting an older archive for TorchServe: one of MXNet Model Server, or one with an older handler SDK."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ _OLD_KEYS: Final = (
 
 
 def convert(archive: StrPath, output: StrPath | None = None, *, force: bool = False) -> builder.BuildResult:
-    """Write an archive of MXNet Model Server anew, for TorchServe; or one for TorchServe, with the installed SDK.
+    """Write an archive of MXNet Model Server anew for TorchServe, or one for TorchServe with the installed SDK.
 
-    Of the former all files are kept. The manifest becomes TorchServe's; keys that this does not have stay in the
-    record. Of the latter all but the copy of the handler SDK is kept, and the hashes are recorded anew.
+    In the first case all files are kept. The manifest becomes TorchServe's; keys that this does not have stay in the
+    record. In the second case everything is kept except the copy of the handler SDK, and the hashes are recorded anew.
 
     Args:
         archive: the old one.
-        output: the new one, with a suffix of ``.mar`` or ``.tar.gz``; None for ``NAME-converted.mar`` beside the old.
-        force: replace what is there.
+        output: the new one, with the suffix ``.mar`` or ``.tar.gz``; None for ``NAME-converted.mar`` beside the old
+            one.
+        force: replace an existing file.
 
     Raises:
         ArchiveError: the old archive cannot be read, or is not safe to unpack.
-        BuildError: it cannot become an archive that works.
+        BuildError: it cannot become a working archive.
         TargetExistsError: the new one exists, and force is not set.
     """
     old = Path(archive)
@@ -91,7 +92,7 @@ def _split_output(path: Path) -> tuple[str, str]:
 
 
 def _take_manifest(folder: Path, archive: Path) -> tuple[Manifest, dict[str, Any]]:
-    """Read the manifest and take it out of the folder, with all that lies beside it."""
+    """Read the manifest and remove it from the folder, with all files beside it."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise UnreadableArchiveError(

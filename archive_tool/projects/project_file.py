@@ -1,4 +1,4 @@
-"""A project file, ``torchmar.yaml``: what a repository's archive is, said once.
+"""A project file, ``torchmar.yaml``: the description of a repository's archive, in one place.
 
 Its keys are the options of ``torchmar build``. Paths are relative to the file, wherever the command is run.
 """
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAME: Final = "torchmar.yaml"
-#: Key to kind of value; "handler", "files" and "samples" are lists or texts with paths in them. ``check`` is
-#: the command line's alone.
+#: Key to kind of value; "handler", "files" and "samples" are lists or texts with paths in them. Only the command line
+#: uses ``check``.
 KEYS: Final[dict[str, str]] = {
     **{one.name.replace("_", "-"): one.metadata["kind"] for one in fields(BuildOptions) if one.metadata},
     "check": "flag",
@@ -38,12 +38,12 @@ _BOOL: Final = TAG + "bool"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a project file, or the one in a folder; give the arguments of `archive_tool.build` that it sets.
+    """Read a project file, or the one in a folder; return the arguments of `archive_tool.build` that it sets.
 
-    A ``check`` is among them, which is the command line's alone.
+    They may include ``check``, which only the command line uses.
 
     Raises:
-        BuildError: it cannot be read, or says something that is no option; all mistakes are told at once.
+        BuildError: it cannot be read, or has an unknown option; all mistakes are reported at once.
     """
     file = path / NAME if path.is_dir() else path
     root = _compose(file)
@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, Any]:
                 report.error(f"{name}: expected {error}, got {_shown(value)}", where=place)
     report.raise_errors()
     if options.get("keep_folders"):
-        options["keep_folders"] = folder  # seen from there, not from where the command is run
+        options["keep_folders"] = folder  # relative to the file, not to where the command is run
     return options
 
 
@@ -93,7 +93,7 @@ def _compose(file: Path) -> yaml.MappingNode:
 
 
 def _text(node: yaml.Node, kind: str, folder: Path) -> str:  # noqa: ARG001
-    # The text as it stands there: version: 1.10 is no number that ends in .1.
+    # The text as it is written: version: 1.10 is not a number that ends in .1.
     if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL:
         raise ValueError("a text")
     return str(node.value)
@@ -127,7 +127,7 @@ def _handler(node: yaml.Node, kind: str, folder: Path) -> str:
 def _files(node: yaml.Node, kind: str, folder: Path) -> list[str]:
     found = []
     for item in _items(node, kind, folder):
-        # As split at "=" where the file is; the folder in front may have one, too.
+        # Split at "=" where the file is; the folder before it may have one, too.
         relative, target = item, None
         if not os.path.lexists(folder / item) and "=" in item:
             relative, target = split_target(item)
@@ -153,7 +153,7 @@ def _items(node: yaml.Node, kind: str, folder: Path) -> list[str]:
 
 
 def _join(folder: Path, text: str) -> str:
-    # Not by pathlib, which takes the trailing slash off.
+    # Not by pathlib, which drops the trailing slash.
     return os.path.join(folder, text) if folder != Path() and text else text  # noqa: PTH118
 
 

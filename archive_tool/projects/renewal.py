@@ -1,4 +1,4 @@
-"""Writes an archive anew with the copy of the handler SDK that is installed here; all else stays as it is."""
+"""Writing an archive anew with the installed copy of the handler SDK; the rest stays as it is."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 def renew(
     archive: Archive, manifest: Manifest, target: Path, archive_format: str, *, force: bool
 ) -> builder.BuildResult:
-    """Write the archive to a target with the installed SDK in the place of its copy, and the hashes of what it is now.
+    """Write the archive to a target with the installed SDK in place of its copy, and with new hashes.
 
     Raises:
-        ArchiveError: it has no copy, or none that is to be renewed; or it is not what its manifest records.
+        ArchiveError: it has no copy that can be renewed, or differs from its manifest's record.
         BuildError: it cannot be written.
         TargetExistsError: the target exists, and force is not set.
     """
     start = time.perf_counter()
     _check_copy(archive, manifest)
     if archive_format == "default" and archive.archive_format == "zip-store":
-        archive_format = "zip-store"  # of the same suffix
+        archive_format = "zip-store"  # with the same suffix
     if not target.parent.is_dir():
         raise BuildError(
             f"the folder {target.parent} does not exist", where="--output", hint=f"mkdir -p {target.parent}"
         )
     writer.check_target(target, as_folder=False, force=force)
     record = replace(manifest.record or Record(python=python_version()), tool_version=__version__)
-    # Beside the target: it holds as much, and a folder for temporary files may be small.
+    # Beside the target: it needs as much room, and a folder for temporary files may be small.
     with tempfile.TemporaryDirectory(prefix=".torchmar-convert-", dir=target.parent) as scratch:
         folder = Path(scratch, "archive")
-        # Nothing is loaded here, and what its weights are stays the same.
+        # Nothing is loaded here, and the safety of its weights stays the same.
         extract(archive, folder, allow_pickles=[member.name for member in archive.members])
         kept = [
             Member(member.name, folder / member.name)
@@ -82,7 +82,7 @@ def _check_copy(archive: Archive, manifest: Manifest) -> None:
 
 
 def _is_compressed(archive: Archive) -> bool:
-    """Whether files are deflated that are not by default."""
+    """Return whether files are deflated that by default are not."""
     return any(
         member.method == "deflated" and Path(member.name).suffix.lower() in writer.STORED_SUFFIXES
         for member in archive.members

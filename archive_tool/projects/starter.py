@@ -1,4 +1,4 @@
-"""Writes a first project file, and a handler that fits the model, from what a folder holds: ``torchmar init``."""
+"""Writing a first project file, and a handler that fits the model, from what a folder holds: ``torchmar init``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LABELS: Final = "index_to_name.json"
 _METHODS: Final = frozenset({"handle", "preprocess", "postprocess", "initialize"})
 
 _IMAGE: Final = '''\
-"""Names what is in a picture: PNG, JPEG or another format in, the most probable labels out."""
+"""Classifies images: PNG, JPEG or another format in, the most probable labels out."""
 
 from handlers import ImageClassifier
 
@@ -63,12 +63,12 @@ _SOURCES: Final = {"image": _IMAGE, "custom": _CUSTOM}
 
 @dataclass(frozen=True)
 class Started:
-    """What was written.
+    """The files that were written.
 
     Attributes:
         project: the project file.
-        written: all files, the project file among them.
-        kind: the kind of model that the handler is for; None for a handler that was there.
+        written: all files, including the project file.
+        kind: the kind of model that the handler is for; None for an existing handler.
     """
 
     project: Path
@@ -77,11 +77,11 @@ class Started:
 
 
 def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Started:
-    """Write ``torchmar.yaml`` for the model that is in a folder, and a handler if there is none. Nothing of it is run.
+    """Write ``torchmar.yaml`` for the model in a folder, and a handler if there is none. Nothing of it is run.
 
     Args:
         folder: existing.
-        kind: "tensor", "image" or "custom"; None to tell it from the files.
+        kind: "tensor", "image" or "custom"; None to choose by the files.
         force: replace a project file. A handler is never replaced.
 
     Raises:
@@ -112,7 +112,7 @@ def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Star
 
 
 def _look(folder: Path) -> dict[str, Any]:
-    """Find the files that are options of a build; None for what is not there."""
+    """Find the files that are options of a build; None for missing ones."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     kinds = {path.name: sniff_file(path) for path in files if path.suffix != ".py"}
     programs = [name for name, kind in kinds.items() if kind.is_program]
@@ -153,7 +153,7 @@ def _one(what: str, names: list[str], folder: Path) -> str | None:
 
 
 def _sources(paths: list[Path]) -> tuple[list[str], list[str]]:
-    """Tell the files that define a model's class from those that define a handler."""
+    """Separate the files that define a model's class from those that define a handler."""
     models, handlers = [], []
     for path in paths:
         try:

@@ -1,14 +1,13 @@
-"""Compiles the model of an unpacked archive ahead of time, in a process of its own; `torchmar build --aot` starts it.
+"""A script that compiles the model of an unpacked archive ahead of time; `torchmar build --aot` starts it.
 
     python compilation.py FOLDER TASK REPORT
 
-The archive's own handler loads the model and is given the archive's samples, alone and together. What it then calls
-the model with is what the model is compiled for: a dimension that differs from call to call may have any size.
+The archive's own handler loads the model and gets the archive's samples, one by one and together. The model is compiled
+for the inputs with which the handler then calls it: a dimension that differs between calls may have any size.
 
-TASK is JSON: {"handler": module, "sdk": class or null, "manifest": {...}, "config": {...}, "output": folder,
-"samples": [{"name", "file", "contentType"}, ...]}. REPORT becomes {"compiled": {...}, "warnings": [...],
-"difference": ...}, where "compiled" is what the manifest records, its path relative to the output; or {"error":
-{"message", "hint"}}.
+TASK is JSON: {"handler": module, "sdk": class or null, "manifest": {...}, "config": {...}, "output": folder, "samples":
+[{"name", "file", "contentType"}, ...]}. REPORT becomes {"compiled": {...}, "warnings": [...], "difference": ...}, where
+"compiled" is what the manifest records, its path relative to the output; or {"error": {"message", "hint"}}.
 """
 
 from __future__ import annotations
@@ -41,7 +40,11 @@ _NOT_COMPILED = "this is an error of torch's compiler; build without --aot, or w
 
 
 def compile_archive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    """Do the task; give the report. Raises a `BuildError` for what cannot be compiled."""
+    """Do the task; return the report.
+
+    Raises:
+        BuildError: the model cannot be compiled.
+    """
     import torch
     from torch import nn
 
@@ -76,7 +79,7 @@ def compile_archive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _computing_in(model: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
-    """Give the model as the section `optimize` lets it compute: the weights are cast once, when it is compiled."""
+    """Return the model with the dtype that the section `optimize` asks for: its weights are cast at compilation."""
     if dtype is None:
         return model
     import torch
@@ -100,7 +103,7 @@ def _computing_in(model: Any, dtype: torch.dtype | None, device: torch.device) -
 
 
 def _load(folder: Path, task: dict[str, Any]) -> tuple[Any, Any, Optimization]:
-    """Give the handler, initialized, its context, and what the archive's config says of `optimize`."""
+    """Return the initialized handler, its context, and the section `optimize` of the archive's config."""
     import torch
 
     from archive_tool.errors import BuildError
@@ -116,7 +119,7 @@ def _load(folder: Path, task: dict[str, Any]) -> tuple[Any, Any, Optimization]:
             import handlers
 
             found = getattr(handlers, task["sdk"])
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # the user's module may raise anything
         raise _failed("the archive's handler cannot be imported", error) from error
     if not (isinstance(found, type) and issubclass(found, BaseHandler)):
         raise BuildError(
@@ -124,7 +127,7 @@ def _load(folder: Path, task: dict[str, Any]) -> tuple[Any, Any, Optimization]:
             hint="derive it from handlers.BaseHandler, or leave --aot out",
         )
     config = task["config"] or {}
-    # What would make the model faster when it is loaded: it is compiled here.
+    # Optimizations that would be done at load time: the model is compiled here.
     plain = {key: value for key, value in config.items() if key not in ("pt2", optimize.SECTION)}
     gpu = 0 if config.get("deviceType") != "cpu" and torch.cuda.is_available() else None  # as TorchServe chooses
     context = FakeContext(folder, manifest=task["manifest"], config=plain, gpu_id=gpu)
@@ -138,7 +141,7 @@ def _load(folder: Path, task: dict[str, Any]) -> tuple[Any, Any, Optimization]:
 
 
 class _Recorder:
-    """Stands for the model while the handler runs, and keeps what it is called with and can answer."""
+    """A stand-in for the model that records what the handler calls it with."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -146,7 +149,7 @@ class _Recorder:
         self.refused: Exception | None = None
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        # Copies: the model may change what it gets. And such that are made here, outside of inference mode.
+        # Copies: the model may change its inputs. They are made here, outside of inference mode.
         call = tuple(map(_copied, inputs)), {name: _copied(one) for name, one in named.items()}
         try:
             output = self._model(*inputs, **named)
@@ -170,9 +173,9 @@ def _copied(value: Any) -> Any:
 
 
 def _calls(handler: Any, context: Any, model: Any, samples: list[dict[str, Any]]) -> tuple[list[Call], str]:
-    """Give the first call of the model for each sample alone, for the first one twice, and for all together.
+    """Return the first call of the model for each sample alone, for the first one twice, and for all together.
 
-    And a warning where the model takes no batch, and so is called for each request; empty if it does.
+    Return also a warning if the model takes no batch, and so is called for each request; else an empty text.
     """
     from archive_tool.errors import BuildError
 
@@ -235,7 +238,7 @@ def _flat(call: Call) -> list[Any]:
 
 
 def _specs(calls: list[Call]) -> tuple[list[dict[str, Any]], list[tuple[int | None, ...]]]:
-    """Give the inputs as the manifest records them, and their shapes; None is a size that differs between the calls."""
+    """Return the inputs as the manifest records them, and their shapes; None is a size that varies between calls."""
     import torch
 
     from archive_tool.errors import BuildError
@@ -253,7 +256,7 @@ def _specs(calls: list[Call]) -> tuple[list[dict[str, Any]], list[tuple[int | No
     for call in calls:
         if len(call[0]) != len(calls[0][0]) or call[1].keys() != calls[0][1].keys():
             raise BuildError("the handler calls the model with other arguments for other samples")
-        # Those passed by name may come in another order.
+        # Named ones may come in another order.
         values = [*call[0], *(call[1][name] for name in calls[0][1])]
         if any(
             one.dtype != first.dtype or one.dim() != first.dim()
@@ -282,9 +285,9 @@ def _specs(calls: list[Call]) -> tuple[list[dict[str, Any]], list[tuple[int | No
 def _compile(
     model: Any, calls: list[Call], specs: list[dict[str, Any]], shapes: list[tuple[int | None, ...]], output: Path
 ) -> tuple[Path, str]:
-    """Compile the model into a folder; where its sizes cannot vary, for those of the first sample alone.
+    """Compile the model into a folder; if its sizes cannot vary, for those of the first sample alone.
 
-    Gives the package, unpacked if this torch loads it so, and a warning, empty if the sizes may vary.
+    Return the package, unpacked if this torch can load it so, and a warning, empty if the sizes may vary.
     """
     from archive_tool.errors import BuildError
     from archive_tool.publishing import exports
@@ -320,9 +323,9 @@ def _compile(
 def _settings() -> dict[str, Any]:
     from torch._inductor import config
 
-    settings: dict[str, Any] = {"freezing": True}  # the weights are constants: they are packed as kernels want them
+    settings: dict[str, Any] = {"freezing": True}  # the weights are constants, packed as the kernels need them
     if hasattr(config.aot_inductor, "precompile_headers"):
-        settings["aot_inductor.precompile_headers"] = False  # that pays from the second compilation on
+        settings["aot_inductor.precompile_headers"] = False  # pays off from the second compilation on
     return settings
 
 
@@ -355,7 +358,7 @@ def _export(
 def _compare(
     package: Path, model: Any, calls: list[Call], specs: list[dict[str, Any]], device: torch.device, limit: float
 ) -> float:
-    """Run what was compiled as a worker will; give its largest difference from the plain model."""
+    """Run the compiled model as a worker will; return its largest difference from the plain model."""
     import torch
 
     from archive_tool.errors import BuildError
@@ -399,7 +402,7 @@ def _failed(what: str, error: Exception) -> Exception:
 @contextlib.contextmanager
 def _surroundings(folder: str) -> Iterator[None]:
     """Find the archive's modules first, as a worker does, and this package last."""
-    sys.path[0] = folder  # in the place of this script's folder, whose modules have common names
+    sys.path[0] = folder  # in place of this script's folder, whose modules have common names
     sys.path.append(str(_ROOT))
     sys.dont_write_bytecode = True
     yield

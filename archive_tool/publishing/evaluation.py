@@ -1,4 +1,4 @@
-"""How well a live model does on a test set."""
+"""The metrics of a live model on a test set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    #: Gets the model's first output and the targets, for all rows; gives a number.
+    #: Takes the model's first output and the targets, for all rows; returns a number.
     Metric = Callable[[torch.Tensor, torch.Tensor], Any]
 
 _ROWS_AT_ONCE: Final = 64
@@ -26,8 +26,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Run the model on a test set and compare its first output with the targets.
 
-    Whole numbers as targets are classes: `accuracy` is the part of rows for which the largest score (or, of one score
-    for each row, its side of the decision: 0.5 for probabilities, else 0) is the target's. Other targets are numbers:
+    Integer targets are classes: `accuracy` is the fraction of rows for which the largest score (or, with one score for
+    each row, the side of the threshold: 0.5 for probabilities, else 0) is the target's. Other targets are numbers:
     `mean_absolute_error` and `mean_squared_error`.
 
     Args:
@@ -38,7 +38,8 @@ def evaluate(
         metrics: functions by name, to compute in place of these.
 
     Raises:
-        BuildError: the test set fits neither itself nor the model, or a metric is no finite number.
+        BuildError: the test set does not fit the model, inputs and targets do not fit each other, or a metric is not a
+            finite number.
     """
     inputs = live.read_inputs(model, x_test)
     count = live.rows_of(inputs)
@@ -100,7 +101,7 @@ def _accuracy(found: torch.Tensor, targets: torch.Tensor) -> float:
         probabilities = bool(((found >= 0) & (found <= 1)).all())
         classes = (found > (0.5 if probabilities else 0.0)).long()
     elif found.dim() == 1:
-        classes = found  # the model names the class itself
+        classes = found  # the model returns the class itself
     else:
         raise BuildError(
             f"the model gives {list(found.shape)} for the test set, and the targets are classes",

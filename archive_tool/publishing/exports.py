@@ -1,4 +1,4 @@
-"""Writes a live model in each of the formats that an archive may hold."""
+"""Writing a live model in each of the formats that an archive may hold."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-#: The model file of an eager model; its name is none that a user's module has.
+#: The model file of an eager model; no user's module has this name.
 MODEL_FILE: Final = "published_model.py"
 _EXPECTED: Final = frozenset({"torch", "torchvision", "numpy"})
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a format put into its folder.
+    """The files that a format wrote into its folder.
 
     Attributes:
         serialized: the weights or the program.
         model_file: the Python file with the model's class, for weights.
         modules: a folder with the user's own modules, for weights.
-        warnings: what is probably not meant.
+        warnings: probable mistakes.
     """
 
     serialized: Path
@@ -42,10 +42,10 @@ class Files:
 
 
 def write_eager(model: nn.Module, example: live.Example, folder: Path, origin: object) -> Files:  # noqa: ARG001
-    """Write the state dict, and the source of what creates the model.
+    """Write the state dict, and the source that creates the model.
 
     Raises:
-        BuildError: the source cannot be taken along.
+        BuildError: the source cannot be put into an archive.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise BuildError("the model is TorchScript, which has its own code", hint='publish(..., format="torchscript")')
@@ -110,7 +110,7 @@ def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_torchscript(model: nn.Module, example: live.Example, folder: Path) -> Files:
-    """Write TorchScript: the model's code with its control flow, or, where that cannot be had, what a trace shows."""
+    """Write TorchScript: the model's code with its control flow or, if that cannot be compiled, a trace."""
     path = folder / "model.pt"
     if isinstance(model, torch.jit.ScriptModule):
         torch.jit.save(model, path)
@@ -119,7 +119,7 @@ def write_torchscript(model: nn.Module, example: live.Example, folder: Path) -> 
     with quietly(), live.evaluating(model):
         try:
             module = torch.jit.script(model)
-        except Exception as refused:  # the compiler raises whatever it meets
+        except Exception as refused:  # the compiler may raise anything
             inputs = _inputs(model, example)
             module = _exported("TorchScript", lambda: torch.jit.trace(model, inputs, strict=False))  # type: ignore[no-untyped-call]
             notes = (
@@ -139,7 +139,7 @@ def write_exported(model: nn.Module, example: live.Example, folder: Path) -> Fil
 
 
 def write_aotinductor(model: nn.Module, example: live.Example, folder: Path) -> Files:
-    """Compile a program of torch.export into an AOTInductor package, for the device that the model is on."""
+    """Compile a program of torch.export into an AOTInductor package, for the model's device."""
     path = folder / "model.pt2"
     with quietly():
         compile_program(_program(model, example), path)
@@ -162,7 +162,7 @@ def compile_program(
     """
     from torch._inductor import aoti_compile_and_package
 
-    # By default the code is for as many threads as this process has now.
+    # By default the code is for the current number of threads of this process.
     configs = {"cpp.dynamic_threads": True, **(settings or {})}
     with torch.no_grad():  # else nothing is frozen
         _exported(
@@ -173,7 +173,7 @@ def compile_program(
 
 
 def write_onnx(model: nn.Module, example: live.Example, folder: Path) -> Files:
-    """Write an ONNX model, of one file."""
+    """Write an ONNX model, as one file."""
     _check_onnx()
     path = folder / "model.onnx"
     with quietly(), live.evaluating(model):
@@ -225,10 +225,10 @@ def export_program(
     dynamic_shapes: Any,
     hint: str | None = None,
 ) -> torch.export.ExportedProgram:
-    """Make a program of torch.export, of the model in eval mode.
+    """Make a program of torch.export from the model in eval mode.
 
     Raises:
-        BuildError: torch cannot; the first line of its error says why.
+        BuildError: torch cannot export it; the message has the first line of torch's error.
     """
     with live.evaluating(model):
         program: torch.export.ExportedProgram = _exported(
@@ -245,7 +245,7 @@ def _inputs(model: nn.Module, example: live.Example) -> tuple[torch.Tensor, ...]
 
 
 def _dynamic(example: live.Example) -> tuple[dict[int, Any], ...]:
-    """Say which dimensions of each input may have any size."""
+    """Return which dimensions of each input may have any size."""
     free = torch.export.Dim.DYNAMIC
     return tuple(
         {index: free for index, size in enumerate(example.shapes[name]) if size is None} for name in example.inputs
@@ -255,7 +255,7 @@ def _dynamic(example: live.Example) -> tuple[dict[int, Any], ...]:
 def _exported(what: str, export: Callable[[], Any], *, hint: str | None = None) -> Any:
     try:
         return export()
-    except Exception as error:  # exporters raise whatever their passes meet
+    except Exception as error:  # exporters may raise anything
         raise BuildError(
             f"the model cannot be exported by {what}: {type(error).__name__}: {_first_line(error)}",
             hint=hint
@@ -271,7 +271,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Hold back what the exporters say on the way: of their own future, and of how they name things."""
+    """Suppress the messages of exporters about their own future and their names for things."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""The live model and its example: what it takes, what it gives, and whether its rows are independent of each other."""
+"""The live model and its example: inputs, outputs, and whether its rows are independent of each other."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
     Shapes = Mapping[str, Sequence[int | None]]
 
-#: So many rows of the example are compared with the archive's answers.
+#: The number of rows of the example that are compared with the archive's answers.
 ROWS: Final = 4
-#: So near is an answer for a row alone to that for the row among others: how libraries add depends on sizes.
+#: The difference allowed between an answer for a row alone and among others: the order of sums depends on sizes.
 _SAME: Final = 1e-3
 
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs of a model, with what it makes of them.
+    """Inputs of a model, with its outputs for them.
 
     Attributes:
         inputs: tensors on the CPU, by the names of the model's arguments, in their order.
-        outputs: what the live model gives for them, on the CPU.
+        outputs: the live model's outputs for them, on the CPU.
         has_rows: whether the first dimension of each is a number of rows that are independent of each other.
         shapes: of the inputs as they are recorded; None is any size.
-        warnings: what is probably not meant.
+        warnings: probable mistakes.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -44,11 +44,11 @@ class Example:
     warnings: tuple[str, ...] = ()
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
-        """Give the inputs as the manifest records them."""
+        """Return the inputs as the manifest records them."""
         return tuple(TensorSpec(name, _dtype(one), self.shapes[name]) for name, one in self.inputs.items())
 
     def output_specs(self) -> tuple[TensorSpec, ...]:
-        """Give the outputs as the manifest records them; a size that an input may change is not known."""
+        """Return the outputs as the manifest records them; a size that may change with an input is not known."""
         free = {
             size
             for name, one in self.inputs.items()
@@ -62,7 +62,7 @@ class Example:
         return (None, *sizes[1:]) if self.has_rows else tuple(sizes)
 
     def first(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Give the first row's inputs and outputs; all of them if the model has no rows."""
+        """Return the first row's inputs and outputs; all of them if the model has no rows."""
         if not self.has_rows:
             return self.inputs, self.outputs
         return {name: one[:1] for name, one in self.inputs.items()}, {
@@ -71,10 +71,10 @@ class Example:
 
 
 def unwrap(model: object) -> nn.Module:
-    """Give the module itself, without what training or compiling has put around it.
+    """Return the module itself, without the wrappers of training or compiling.
 
     Raises:
-        BuildError: it is no module.
+        BuildError: it is not a module.
     """
     while isinstance(model, nn.Module):
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -90,7 +90,7 @@ def unwrap(model: object) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Have the model in eval mode and compute no gradients; afterwards each part is in the mode that it was in."""
+    """Put the model in eval mode and compute no gradients; afterwards restore the mode of each part."""
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
@@ -102,10 +102,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def run(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Run the model on its own device; give its outputs by name, on the CPU.
+    """Run the model on its own device; return its outputs by name, on the CPU.
 
     Raises:
-        BuildError: it fails, or gives something else than tensors.
+        BuildError: it fails, or returns something other than tensors.
     """
     device = device_of(model)
     try:
@@ -126,14 +126,14 @@ def run(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Say where the model is: where its first parameter or buffer is."""
+    """Return the model's device: that of its first parameter or buffer."""
     for one in (*model.parameters(), *model.buffers()):
         return one.device
     return torch.device("cpu")
 
 
 def study(model: nn.Module, example: object, *, batch: bool = True, shapes: Shapes | None = None) -> Example:
-    """Run the model on an example, and find out what it takes and gives.
+    """Run the model on an example, and find its inputs and outputs.
 
     Args:
         model: the live model.
@@ -142,7 +142,7 @@ def study(model: nn.Module, example: object, *, batch: bool = True, shapes: Shap
         shapes: what to record for an input instead of what was found; None in it is any size.
 
     Raises:
-        BuildError: the model cannot run it, or gives something else than tensors.
+        BuildError: the model cannot run it, or returns something other than tensors.
     """
     inputs = read_inputs(model, example)
     rows = _rows(inputs) if batch else None
@@ -150,7 +150,7 @@ def study(model: nn.Module, example: object, *, batch: bool = True, shapes: Shap
     if rows == 0:
         raise BuildError("the example has no rows")
     if rows is not None:
-        # Two rows at least: one alone would not show whether the model takes any number of them.
+        # At least two rows: one alone would not show whether the model takes any number of them.
         some = {name: torch.cat([one, one]) if rows == 1 else one[:ROWS] for name, one in inputs.items()}
         outputs = run(model, some)
         if _are_independent(model, some, outputs):
@@ -163,10 +163,10 @@ def study(model: nn.Module, example: object, *, batch: bool = True, shapes: Shap
 
 
 def read_inputs(model: nn.Module, example: object) -> dict[str, torch.Tensor]:
-    """Give an example's tensors by the names of the model's arguments, in their order.
+    """Return an example's tensors by the names of the model's arguments, in their order.
 
     Raises:
-        BuildError: it does not fit the arguments, or is no array of numbers.
+        BuildError: it does not fit the arguments, or is not an array of numbers.
     """
     names, more = _arguments(model)
     if isinstance(example, dict):
@@ -198,7 +198,7 @@ def read_inputs(model: nn.Module, example: object) -> dict[str, torch.Tensor]:
 
 
 def rows_of(inputs: Mapping[str, torch.Tensor]) -> int:
-    """Say how many rows the inputs have.
+    """Return how many rows the inputs have.
 
     Raises:
         BuildError: their first dimensions differ.
@@ -210,7 +210,7 @@ def rows_of(inputs: Mapping[str, torch.Tensor]) -> int:
 
 
 def _arguments(model: nn.Module) -> tuple[list[str], bool]:
-    """Give the names of the arguments of forward, and whether it takes more of them."""
+    """Return the names of the arguments of forward, and whether it takes more of them."""
     if isinstance(model, torch.jit.ScriptModule):
         schema: Any = model.forward.schema  # type: ignore[attr-defined]
         return [one.name for one in schema.arguments if one.name != "self"], False
@@ -234,7 +234,7 @@ def _tensor(model: nn.Module, name: str, value: Any) -> torch.Tensor:
             raise BuildError(
                 f"{name} of the example is no array of numbers: {error}", hint="give a tensor or an array"
             ) from error
-        if tensor.dtype is torch.float64:  # NumPy's habit, and hardly a model's
+        if tensor.dtype is torch.float64:  # NumPy's default, and rarely a model's
             tensor = tensor.to(
                 next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
             )
@@ -251,7 +251,7 @@ def _rows(inputs: Mapping[str, torch.Tensor]) -> int | None:
 
 
 def _are_independent(model: nn.Module, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> bool:
-    """Tell whether the first row gives alone what it gives among others."""
+    """Return whether the first row has the same output alone as among others."""
     count = rows_of(inputs)
     if any(not one.dim() or one.shape[0] != count for one in outputs.values()):
         return False
@@ -266,7 +266,7 @@ def _are_independent(model: nn.Module, inputs: dict[str, torch.Tensor], outputs:
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Give the largest difference: relative where the expected number is above 1, else absolute; inf for other NaNs."""
+    """Return the largest difference: relative if the expected number is above 1, else absolute; inf if NaNs differ."""
     if not expected.numel():
         return 0.0
     a, b = found.double(), expected.double()

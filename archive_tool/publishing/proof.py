@@ -1,4 +1,4 @@
-"""Loads a finished archive in a process of its own, and compares its answers with the live model's."""
+"""Loading a finished archive in a separate process, and comparing its answers with the live model's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COARSE: Final = ("float16", "bfloat16")
 
 
 def tolerance_for(outputs: Sequence[TensorSpec]) -> float:
-    """Give the largest difference that an archive's answers may have by the types of the model's outputs."""
+    """Return the largest difference allowed to an archive's answers, by the dtypes of the model's outputs."""
     return compare.COARSE if any(one.dtype in _COARSE for one in outputs) else compare.RELATIVE
 
 
@@ -43,13 +43,13 @@ def prove(
     tolerance: float,
     gpu: int | None = None,
 ) -> float:
-    """Answer requests with the archive; give the largest difference from what the live model gave.
+    """Answer requests with the archive; return the largest difference from the live model's outputs.
 
     Args:
         archive: the file.
         handler: the archive's module with the handler.
         trials: requests as JSON, and the live model's outputs for each.
-        tolerance: the largest difference that is good, relative above 1 and absolute below.
+        tolerance: the largest allowed difference, relative above 1 and absolute below.
         gpu: the index of the GPU to run on; None for the CPU.
 
     Raises:
@@ -87,7 +87,7 @@ def prove(
 def _replies(folder: Path, task: dict[str, Any], scratch: Path) -> list[tuple[int, Any]]:
     task_file, report_file = scratch / "task.json", scratch / "report.json"
     task_file.write_text(json.dumps(task), encoding="utf-8")
-    # Modules that only this process finds must be missed now, and not when a server loads the archive.
+    # Modules that only this process finds must be missing now, and not only when a server loads the archive.
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSTARTUP")}
     done = subprocess.run(
         [sys.executable, str(_SCRIPT), str(folder), str(task_file), str(report_file)],

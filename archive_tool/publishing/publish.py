@@ -65,12 +65,12 @@ def publish(
 ) -> Published:
     """Write an archive that serves a model's tensors over HTTP, once it is proved to answer as the live model does.
 
-    The archive holds the model, a handler that takes and gives tensors as JSON, and, as its sample, the first row of
-    the example with the model's answer. Before it gets its place it is loaded in a process of its own and answers the
-    example; if anything differs, nothing is left. The model is run in eval mode and is then in the mode that it was in.
+    The archive holds the model, a handler that takes and returns tensors as JSON, and, as its sample, the first row of
+    the example with the model's answer. Before it takes its place it is loaded in a separate process and answers the
+    example; if anything differs, nothing is left. The model runs in eval mode and then gets its old mode back.
 
     Args:
-        model: the live model; wrappers of DataParallel and torch.compile are taken off.
+        model: the live model; wrappers of DataParallel and torch.compile are removed.
         name: the model's name: letters, digits, ``_``, ``-``, ``.``.
         model_store: an existing directory; the archive is ``<name>-<version>.mar`` in it.
         source: what creates the model, for the format "eager": a class, or a function without arguments. Its file goes
@@ -82,16 +82,16 @@ def publish(
         x_test, y_test: a test set, to measure and record how well the model does; see `evaluation.evaluate`.
         metrics: functions (outputs, targets) -> number by name, instead of accuracy or error.
         version: None counts up: one more than the highest version of this model in the store, "1.0" at first.
-        description, licence: what the manifest says of the model; the licence is an SPDX expression for choice.
+        description, licence: for the manifest; the licence is preferably an SPDX expression.
         batch: False for a model that takes the example's number of rows and no other.
         shapes: sizes to record for inputs by name, None for any size: ``{"ids": (None, None)}`` for texts of any
             length.
         tolerance: the largest difference between the archive's answers and the live model's, relative above 1 and
-            absolute below; the sample states it for `torchmar check`. None for 1e-4, or 0.02 for outputs of 16 bits.
+            absolute below; the sample states it for `torchmar check`. None for 1e-4, or 0.02 for 16-bit outputs.
         extra_files, requirements_file, config_file: as for `archive_tool.build`.
         address: of the server that the result's `curl` and `snippet` name.
         progress: called with each step as it begins; None prints them to stderr, on a terminal or in a notebook.
-        quiet: tell and print no steps.
+        quiet: report and print no steps.
 
     Raises:
         BuildError: the model cannot be archived so that it answers as it does here.
@@ -124,7 +124,7 @@ def publish(
         found = proof.prove(archive, _HANDLER, trials, tolerance=allowed, gpu=_gpu(module, format))
         differences.append(found)
 
-    # Beside the archive, so that its parts are written to the disk that it will be on.
+    # Beside the archive, so that its parts are written to the same disk.
     with tempfile.TemporaryDirectory(prefix=".torchmar-publish-", dir=store) as scratch:
         tell(f"{name}: writing {'the weights and their source' if format in (None, 'eager') else f'as {format}'}")
         chosen, files = _write(format, module, studied, Path(scratch), source)
@@ -180,7 +180,7 @@ def _target(store: Path, name: str, version: str) -> Path:
 def _build(
     store: Path, version: str | None, options: BuildOptions, before_publish: Callable[[Path], None]
 ) -> tuple[builder.BuildResult, str]:
-    """Build with the version that is given, or with the next one that nobody else takes meanwhile."""
+    """Build with the given version, or with the next one that no other publisher takes meanwhile."""
     name = options.model_name
     for _ in range(_ATTEMPTS):
         number = version or next_version(store, name)
@@ -222,7 +222,7 @@ def _measure(
 
 
 def _sample(inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> tuple[str, str]:
-    """Write a request, and the reply that the handler shall give to it."""
+    """Return a request, and the reply that the handler must give to it."""
     values = {name: one.tolist() for name, one in inputs.items()}
     document = {"tensor_input": values if len(values) > 1 else next(iter(values.values()))}
     try:
@@ -236,7 +236,7 @@ def _sample(inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tens
 def _write(
     format_name: str | None, model: nn.Module, example: live.Example, folder: Path, source: object
 ) -> tuple[str, exports.Files]:
-    """Write the model; give the format that was chosen, too."""
+    """Write the model; return the chosen format, too."""
     chosen = format_name or _EAGER
     if write := exports.FORMATS[chosen]:
         return chosen, write(model, example, folder)
@@ -260,7 +260,7 @@ def _write_without_source(
 
 
 def _gpu(model: nn.Module, format_name: str | None) -> int | None:
-    """Say which GPU the proof needs: native code runs on nothing but what it was compiled for."""
+    """Return which GPU the proof needs: native code runs only on the device that it was compiled for."""
     device = live.device_of(model)
     return (device.index or 0) if device.type == "cuda" and format_name == "aotinductor" else None
 

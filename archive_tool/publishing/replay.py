@@ -1,6 +1,6 @@
-"""Loads an unpacked archive in a process of its own and answers requests with it, as a worker does.
+"""A script that loads an unpacked archive in a process of its own and answers requests with it, as a worker does.
 
-A script, for it must not import anything of torchmar's: the archive has to bring all that it needs.
+A script, because it must import nothing of torchmar: the archive has to bring all that it needs.
 
     python replay.py FOLDER TASK REPORT
 
@@ -19,17 +19,17 @@ from typing import Any
 
 
 class _Request:
-    """What the context tells of a request, which has no headers here, and whose reply is JSON."""
+    """The context's view of a request, which has no headers here, and whose reply is JSON."""
 
     def get_request_properties(self) -> dict[str, str]:
-        """Give the headers."""
+        """Return the headers."""
         return {}
 
     def add_response_property(self, key: str, value: str) -> None:
         """Do nothing."""
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
-        """Do nothing: what fails has its status from the context."""
+        """Do nothing: a failure has its status from the context."""
 
 
 class _Context:
@@ -45,7 +45,7 @@ class _Context:
         self.status = 200
 
     def get_request_header(self, idx: int, key: str) -> None:  # noqa: ARG002
-        """Requests have no headers here."""
+        """Return None: requests have no headers here."""
         return
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:  # noqa: ARG002
@@ -57,7 +57,7 @@ class _Context:
 
 
 def handler_class(name: str) -> Any:
-    """Import a module of the archive, and give the one class that it defines, as TorchServe does."""
+    """Import a module of the archive, and return the one class that it defines, as TorchServe does."""
     module = importlib.import_module(name)
     classes: list[Any] = [value for _, value in inspect.getmembers(module, inspect.isclass)]
     (found,) = (one for one in classes if one.__module__ == module.__name__)
@@ -78,7 +78,7 @@ def _answer(folder: str, task: dict[str, Any]) -> list[Any]:
 
 def main(folder: str, task_file: str, report_file: str) -> None:
     """Do the task and write the report."""
-    sys.path[0] = folder  # in the place of this script's folder, whose modules have common names
+    sys.path[0] = folder  # in place of this script's folder, whose modules have common names
     with open(task_file, encoding="utf-8") as stream:  # noqa: PTH123 - pathlib would do, and takes longer to import
         task = json.load(stream)
     try:

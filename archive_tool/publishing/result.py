@@ -1,4 +1,4 @@
-"""What publishing gives back: where the archive is, how good the model is, and how to ask it."""
+"""The result of publishing: where the archive is, how good the model is, and how to call it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from archive_tool.metadata.record import TensorSpec
 
-#: A request that is longer is read from the archive, for nobody copies it.
+#: A longer request is read from the archive: no one copies it.
 _INLINE_BYTES = 1000
 
 
@@ -26,13 +26,13 @@ class Published:
         size: its bytes.
         format: "eager", "torchscript", "export", "aotinductor" or "onnx".
         inputs, outputs: names, element types and shapes; None in a shape is any size.
-        metrics: how well it did on the test set, such as {"accuracy": 0.98}; empty without one.
+        metrics: results on the test set, such as {"accuracy": 0.98}; empty without one.
         largest_difference: between the archive's answers and the live model's, relative above 1 and absolute below.
-        warnings: what is probably not meant; each a sentence.
+        warnings: probable mistakes; each a sentence.
         seconds: how long it took.
         request: the stored sample, as JSON.
         sample: the archive's member that holds it.
-        address: of the server that `curl` and `snippet` ask; the default one is where `start` begins one.
+        address: of the server for `curl` and `snippet`; by default the one that `start` starts.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Published:
 
     @property
     def url(self) -> str:
-        """Where this version answers, once a server has it."""
+        """The URL of this version, once a server has it."""
         return f"{self.address.rstrip('/')}/predictions/{self.name}/{self.version}"
 
     @property
     def start(self) -> str:
-        """A shell line that starts a server with it; the model is called by its name there, whatever the file's is."""
+        """A shell line that starts a server with the model, under the model's name, whatever the file's name is."""
         return f"torchmar start {shlex.quote(self.path.name)} --model-store {shlex.quote(str(self.path.parent))}"
 
     @property
@@ -71,7 +71,7 @@ class Published:
 
     @property
     def snippet(self) -> str:
-        """A Python program that sends the stored sample and prints the reply; the standard library is all it needs."""
+        """A Python program that sends the stored sample and prints the reply; it needs only the standard library."""
         if len(self.request) <= _INLINE_BYTES:
             imports, body = "import json\nimport urllib.request", f"{self.request!r}.encode()"
         else:
@@ -86,7 +86,7 @@ class Published:
         )
 
     def __repr__(self) -> str:
-        # A notebook shows it, and the request alone may be megabytes.
+        # For notebooks: the request alone may be megabytes.
         return f"<Published {self}>"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The source of what was written into a notebook, or typed into IPython: the cells that this session has run."""
+"""The source of code written in a notebook or typed into IPython: the cells that this session has run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MODULE: Final = "published_session"
 
 
 def source_of(value: Any, name: str) -> bytes | None:
-    """Give the statements of the session that a class or function needs; None if it is not of a session, or not found.
+    """Return the statements of the session that a class or function needs; None if they are not found there.
 
-    Of a cell that was run again the last run counts. What a magic command runs, such as ``%%time``, is not seen.
+    If a cell ran more than once, the last run counts. Code run by a magic command, such as ``%%time``, is not seen.
     """
     if getattr(value, "__module__", None) != "__main__":
         return None
@@ -24,7 +24,7 @@ def source_of(value: Any, name: str) -> bytes | None:
 
 
 def _cells() -> list[str]:
-    """Give what was run, in its order, as Python: magics are calls by then."""
+    """Return the code that was run, in order, as Python: magics are calls by then."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     history = getattr(shell, "history_manager", None)
@@ -33,6 +33,6 @@ def _cells() -> list[str]:
         try:
             python_source.parse_bytes(cell.encode(), MODULE)
         except (python_source.SourceError, UnicodeError):
-            continue  # it was refused when it was run, too
+            continue  # it was refused when it ran, too
         found.append(cell)
     return found

@@ -1,4 +1,4 @@
-"""Takes the source of a class or function along: its file, and the user's own modules that it imports.
+"""Taking the source of a class or function into an archive: its file, and the user's modules that it imports.
 
 Modules of the standard library and installed packages stay where they are. Nothing is run: imports are read from the
 files.
@@ -25,7 +25,7 @@ from archive_tool.publishing import session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Packages of this project: an archive carries `handlers` already, and the others have no place in one.
+#: Packages of this project: an archive has `handlers` already, and the others do not belong in one.
 _OURS: Final = frozenset({"archive_tool", "handlers", "serving"})
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 _NOTEBOOK: Final = Path("a cell of this session")
@@ -33,12 +33,12 @@ _TO_FILE: Final = "write it to a file of its own, import it from there, and give
 
 
 class NoSourceError(BuildError):
-    """A class or function has no source that could be found, only what Python made of it."""
+    """A class or function has no source that can be found, only the compiled code."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """How to create a model in an archive.
+    """The code that creates a model in an archive.
 
     Attributes:
         module: dotted name of the module that has the class or function.
@@ -54,7 +54,7 @@ class Source:
 
 
 def take(source: object) -> Source:
-    """Find a class or function in its module, and all files that importing it takes.
+    """Find a class or function in its module, and all files that its import needs.
 
     Raises:
         NoSourceError: it was typed into a session that keeps no source.
@@ -104,7 +104,7 @@ def _check_kind(source: object) -> str:
 
 
 def _file(source: Any, module: Any, name: str) -> Path | None:
-    """Give the Python file of a class or function; None if it is part of an installed package."""
+    """Return the Python file of a class or function; None if it is part of an installed package."""
     origin = getattr(module, "__file__", None)
     if origin and Path(origin).name.endswith(tuple(EXTENSION_SUFFIXES)):
         if _is_installed(Path(origin)):
@@ -113,7 +113,7 @@ def _file(source: Any, module: Any, name: str) -> Path | None:
     code = getattr(inspect.unwrap(source), "__code__", None)
     path = Path(code.co_filename if code is not None else origin or "<stdin>")
     if origin and not path.is_file() and path.name == Path(origin).name:
-        path = Path(origin)  # as the script was called, perhaps from another folder than the present one
+        path = Path(origin)  # as the script was called, perhaps from a folder other than the current one
     if module is not None and origin is None and code is None and module.__name__ != "__main__":
         raise BuildError(
             f"{name} is built in, or its module {module.__name__} has no file",
@@ -151,7 +151,7 @@ def _module_name(module: Any, file: Path) -> str:
 
 
 def _slice(file: Path, name: str) -> bytes:
-    """Give the part of a script that defines a name: importing the whole of it would run the script again."""
+    """Return the part of a script that defines a name: an import of the whole script would run it again."""
     text = files.read_text(file, encoding="utf-8-sig")
     kept = python_source.statements_for(python_source.parse(file), text, name.partition(".")[0])
     if not kept:
@@ -162,7 +162,7 @@ def _slice(file: Path, name: str) -> bytes:
 
 
 class _Tracer:
-    """Collects modules by following imports."""
+    """A collector of modules, by their imports."""
 
     def __init__(self, source: str) -> None:
         self.files: dict[str, bytes] = {}
@@ -171,7 +171,7 @@ class _Tracer:
         self._seen: set[str] = set()
 
     def take(self, name: str) -> None:
-        """Take a module, the packages around it, and all that they import; an installed one is only noted."""
+        """Collect a module, its parent packages, and all that they import; an installed one is only noted."""
         root = name.partition(".")[0]
         if name in self._seen or root in sys.stdlib_module_names or _is_ours(root):
             return
@@ -180,7 +180,7 @@ class _Tracer:
             self.take(name.rpartition(".")[0])
         origin = _origin(name)
         if origin is None:
-            return  # not found, as an import in a `try` may be; or a namespace, whose modules are taken by name
+            return  # not found, as an import in a `try` may be; or a namespace, whose modules are collected by name
         if _is_installed(origin):
             self.packages.add(root)
         elif origin.suffix == ".py":
@@ -193,7 +193,7 @@ class _Tracer:
             )
 
     def add(self, name: str, content: bytes, origin: Path) -> None:
-        """Take a module's content, and all that it imports."""
+        """Add a module's content, and all that it imports."""
         is_package = origin.name == "__init__.py"
         path = name.replace(".", "/")
         self.files[f"{path}/__init__.py" if is_package else f"{path}.py"] = content
@@ -239,19 +239,19 @@ def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def _origin(name: str) -> Path | None:
-    """Find the file of a module without importing it, if the packages around it are imported already."""
+    """Find the file of a module without importing it, if its parent packages are imported already."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
     if spec is None:
         try:
             spec = importlib.util.find_spec(name)
-        except (ImportError, AttributeError, ValueError):  # whatever importing its package raises that it names
+        except (ImportError, AttributeError, ValueError):  # importing a parent package may raise anything
             return None
     origin = spec.origin if spec is not None and spec.has_location else None
     return Path(origin) if origin else None
 
 
 def _is_ours(root: str) -> bool:
-    """Tell whether a package is this project's, and not one of the user's that has its name."""
+    """Return whether a package is this project's, and not a user's of the same name."""
     origin = _origin(root) if root in _OURS else None
     return origin is not None and origin.parent.parent == Path(__file__).resolve().parents[2]
 

@@ -18,13 +18,13 @@ _SUFFIXES: Final = (".mar", ".tar.gz", ".tgz")
 
 
 def next_version(store: Path, name: str) -> str:
-    """Count up: one more than the first number of the highest version of this model in the store, such as "3.0"."""
+    """Return the next version: one above the first number of the highest one of this model in the store."""
     versions = list(_versions(store, name))
     return f"{max(versions).major + 1}.0" if versions else FIRST
 
 
 def _versions(store: Path, name: str) -> Iterator[Version]:
-    """Yield the versions that the manifests of the store's archives tell, whatever the files are called."""
+    """Yield the versions in the manifests of the store's archives, whatever the files are called."""
     for path in store.iterdir():
         if path.name.startswith(".") or not (path.is_dir() or path.name.endswith(_SUFFIXES)):
             continue
@@ -34,4 +34,4 @@ def _versions(store: Path, name: str) -> Iterator[Version]:
             if model is not None and model.model_name == name:
                 yield Version(model.model_version or FIRST)
         except (ArchiveError, InvalidVersion, OSError):
-            continue  # what is no archive, or has a version that is no number, is not counted
+            continue  # other files, and versions that are not numbers, do not count

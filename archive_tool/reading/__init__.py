@@ -1,1 +1,1 @@
-"""An archive's bytes as they come: a zip, a tar.gz, or a folder."""
+"""The bytes of an archive as they are read: a zip, a tar.gz, or a folder."""

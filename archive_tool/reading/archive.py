@@ -1,6 +1,6 @@
-"""Opens an archive: what it says about itself, and what it holds.
+"""An open archive: its manifest and its members.
 
-An archive comes from elsewhere. Nothing of it is run, and no memory is filled beyond a bound.
+An archive is untrusted. Nothing of it is run, and memory is bounded.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Archive:
         archive_format: "default", "zip-store", "tgz" or "no-archive", as `build` calls them.
         size: its bytes on disk.
         members: its files, in the archive's order.
-        entries: the same with all that the archive's shape tells of them, also of those that are no files.
+        entries: the same with all that the container says about them, and also those that are not files.
         is_bomb: it would grow without bound, so nothing of it should be unpacked.
-        issues: what can be said against it without reading its members; `verify` reads them too.
+        issues: problems found without reading its members; `verify` reads them too.
     """
 
     def __init__(self, path: Path, container: Container, max_total: int) -> None:
@@ -73,7 +73,7 @@ class Archive:
             ArchiveMember(entry.name, entry.size, entry.packed, entry.method) for entry in self.entries
         )
         self.size = sum(member.size for member in self.members) if path.is_dir() else path.stat().st_size
-        self._by_name = {entry.name: entry for entry in reversed(self.entries)}  # of several the first
+        self._by_name = {entry.name: entry for entry in reversed(self.entries)}  # the first of several
         whole = tuple(self._size_issues(max_total))
         self.is_bomb = bool(whole)
         self.issues = (*self._name_issues(), *whole, *container.layout())
@@ -86,11 +86,11 @@ class Archive:
         Args:
             path: where it is.
             allow_unsafe: open it for listing although it is not safe to unpack; see `Archive.problems`.
-            max_total: bytes that it may unpack to; always allowed is twenty times its own size.
+            max_total: bytes that it may unpack to; twenty times its own size is always allowed.
 
         Raises:
-            UnreadableArchiveError: it is not there, damaged, or no archive.
-            UnsafeArchiveError: a member would be written where it must not, or it is a bomb.
+            UnreadableArchiveError: it is missing, damaged, or not an archive.
+            UnsafeArchiveError: a member would be written outside the folder, or it is a bomb.
         """
         location = Path(path)
         container = open_container(location)
@@ -134,7 +134,7 @@ class Archive:
 
     @functools.cached_property
     def manifest(self) -> Manifest | None:
-        """What the archive says about itself; None if it holds no manifest, which TorchServe allows.
+        """The archive's manifest; None if it has none, which TorchServe allows.
 
         Raises:
             UnreadableArchiveError: there is one that cannot be read.
@@ -144,7 +144,7 @@ class Archive:
         return Manifest.from_json(self.read(MANIFEST_NAME, json_text.MAX_BYTES))
 
     def has(self, name: str) -> bool:
-        """Whether there is a member of that name."""
+        """Return whether there is a member of that name."""
         return name in self._by_name
 
     @contextlib.contextmanager
@@ -153,7 +153,7 @@ class Archive:
 
         Raises:
             UnreadableArchiveError: there is no such member, or it is damaged.
-            UnsafeArchiveError: it is no ordinary file.
+            UnsafeArchiveError: it is not an ordinary file.
         """
         with self._container.open(self._find(name)) as stream:
             yield stream
@@ -167,7 +167,7 @@ class Archive:
         return entry
 
     def peek(self, name: str) -> IO[bytes] | None:
-        """Open a member in which one can jump about for nothing; None if it is packed. Checksums are not looked at.
+        """Open a member for cheap random access; None if it is packed. Checksums are not checked.
 
         Raises:
             UnreadableArchiveError, UnsafeArchiveError: as `open`.
@@ -175,7 +175,7 @@ class Archive:
         return self.peek_entry(self._find(name))
 
     def peek_entry(self, entry: Entry) -> IO[bytes] | None:
-        """Do what `peek` does with an entry of kind "file"; of several with one name, each can be had."""
+        """Do the same as `peek` for an entry of kind "file"; it can open each of several with one name."""
         return self._container.peek(entry)
 
     def read(self, name: str, limit: int) -> bytes:
@@ -193,15 +193,11 @@ class Archive:
         return data
 
     def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
-        """Give several entries of kind "file", in the archive's order, each to be read before the next is asked for.
-
-        Raises:
-            UnreadableArchiveError: one is damaged.
-        """
+        """Yield several entries of kind "file", in the archive's order; read each before the next one is requested."""
         return self._container.stream(wanted)
 
     def ends_early(self, entry: Entry) -> bool:
-        """Whether TorchServe would take some of an entry's packed bytes for further members.
+        """Return whether TorchServe would take some of an entry's packed bytes for further members.
 
         Raises:
             UnreadableArchiveError: it is damaged.

@@ -1,6 +1,6 @@
-"""Read access to the three shapes of an archive: zip, tar.gz, folder.
+"""Read access to the three containers of an archive: zip, tar.gz, folder.
 
-Each lists what it holds and gives the bytes of one entry. Whether that is safe to use is judged in `archive`.
+Each lists its entries and opens them. `archive` decides whether they are safe to use.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from archive_tool.reading.streams import MAX_READ, Gzip, damage_named, guarded, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: An archive may not expand to more than this, or to twenty times its own size if that is more: real weights never
-#: shrink to a twentieth, and 64 GiB is what a machine that unpacks models can be expected to have.
+#: An archive may not unpack to more than this, or than twenty times its own size if that is more: real weights never
+#: shrink to a twentieth, and a machine that unpacks models can be expected to have 64 GiB.
 MAX_TOTAL: Final = 64 << 30
 MAX_GROWTH: Final = 20
-#: Deflate cannot do much better than a thousandfold; only zeros come near. Small files may.
+#: Deflate cannot do much better than a thousandfold, and only with zeros. Small files may.
 MAX_RATIO: Final = 1000
 RATIO_FROM: Final = 100_000_000
 MAX_MEMBERS: Final = zip_consistency.MAX_ENTRIES
-#: Bytes of headers that a member of a tar has; of one with a long name several blocks.
+#: Bytes of headers of a tar's member; one with a long name has several blocks.
 _HEADERS_OF_ONE: Final = 2048
-#: Names that a tar may give values for, for all of its members; a copy of these is made for each.
+#: Names for which a tar may set values for all of its members; each member gets a copy of them.
 _MAX_SHARED: Final = 1000
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in an archive, as it is written there.
+    """An entry of an archive, as it is written there.
 
     Attributes:
-        name: as an unpacker would see it; of a tar, without the first component, which Java cuts off.
+        name: as an unpacker would see it; in a tar, without the first component, which Java cuts off.
         size: bytes when unpacked.
-        packed: bytes in the archive; of a tar the same as size, for it is compressed as a whole.
+        packed: bytes in the archive; in a tar the same as size, because the tar is compressed as a whole.
         method: "stored", "deflated", "gzip" or "file".
         kind: "file" or "folder", else what makes it unsafe, such as "a symbolic link".
         raw_name: as the archive has it.
@@ -62,35 +62,35 @@ class Entry:
 
 
 class Container(Protocol):
-    """What `archive` needs of an archive's shape."""
+    """The access to an archive's entries that `archive` needs."""
 
     archive_format: str
     entries: tuple[Entry, ...]
 
     def open(self, entry: Entry) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """Give the bytes of one entry as a stream; seekable unless it is a tar's."""
+        """Open one entry as a stream; seekable unless it is a tar's."""
 
     def peek(self, entry: Entry) -> IO[bytes] | None:
-        """Give an entry as a stream in which to jump about costs nothing; None where that cannot be had."""
+        """Open an entry for cheap random access; return None where that is not possible."""
 
     def stream(self, wanted: list[Entry]) -> Iterator[tuple[Entry, IO[bytes]]]:
-        """Give several entries, in the archive's order, each to be read before the next is asked for."""
+        """Yield several entries, in the archive's order; read each before the next one is requested."""
 
     def layout(self) -> tuple[Issue, ...]:
-        """Say where TorchServe would find something else in the file than we do; costs little."""
+        """Report where TorchServe would find other content in the file than we do; cheap."""
 
     def ends_early(self, entry: Entry) -> bool:
-        """Whether TorchServe would take some of an entry's packed bytes for further members; unpacks it if need be."""
+        """Return whether TorchServe would take some of an entry's packed bytes for further members; may unpack it."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 def open_container(path: Path) -> Container:
-    """Open an archive by what it is, not by its name.
+    """Open an archive by its content, not by its name.
 
     Raises:
-        UnreadableArchiveError: it does not exist, is damaged, or is none of the three shapes.
+        UnreadableArchiveError: it does not exist, is damaged, or has none of the three forms.
         UnsafeArchiveError: a tar that would expand without bound; a zip can be listed without expanding it.
     """
     with damage_named(path):
@@ -154,7 +154,7 @@ class ZipContainer:
             yield guarded(stream, self._path)
 
     def peek(self, entry: Entry) -> IO[bytes] | None:
-        """See `Container.peek`. A checksum is not looked at."""
+        """See `Container.peek`. A checksum is not checked."""
         if entry.method != "stored":
             return None
         start = self._infos[entry.index].header_offset
@@ -181,7 +181,7 @@ class ZipContainer:
         """See `Container.ends_early`."""
         info = self._infos[entry.index]
         if entry.method != "deflated" or not info.flag_bits & zip_consistency.DESCRIPTOR:
-            return False  # the frontend compares the size that stands before the bytes
+            return False  # the frontend compares the size that precedes the bytes
         with damage_named(self._path), files.open_regular(self._path) as stream:
             return not zip_consistency.inflates_exactly(stream, info)
 
@@ -206,7 +206,7 @@ class TarContainer:
                 if info.size < 0:  # tarfile would go back, and find the same members for ever
                     raise UnreadableArchiveError(f"the member {info.name!r} has a size of {info.size}", where=str(path))
                 total += info.size
-                # Told before the content is unpacked: a bomb would keep us busy for hours.
+                # Reported before the content is unpacked: a bomb would keep us busy for hours.
                 problem = growth_problem(total, self._packed) or count_problem(index + 1)
                 if len(archive.pax_headers) > _MAX_SHARED:
                     problem = f"gives more than {_MAX_SHARED} values for all of its members"
@@ -216,7 +216,7 @@ class TarContainer:
                 stream.grant(_HEADERS_OF_ONE)
             stream.unbind()
             # tarfile takes a damaged header for the end of the list, which another reader does not. And the checksum of
-            # a gzip stands at its end.
+            # a gzip is at its end.
             stream.seek(archive.offset)
             zeros = True
             while chunk := stream.read(MAX_READ):
@@ -289,7 +289,7 @@ class FolderContainer:
 
     def __init__(self, path: Path) -> None:
         children = list(path.iterdir())
-        # Java enters a folder that holds nothing but one folder.
+        # Java enters a folder that contains only one folder.
         only = children[0] if len(children) == 1 else None
         enter = only is not None and only.is_dir() and not only.is_symlink() and only.name != "MAR-INF"
         self._root = only if enter and only is not None else path
@@ -315,7 +315,7 @@ class FolderContainer:
         kind, size = "file", 0
         if item.is_symlink():
             target = Path(item.path).resolve()
-            # A link that stays inside is read as its target; the local cache of a model hub is made of such links.
+            # A link that stays inside is read as its target; the local cache of a model hub consists of such links.
             inside = target.is_relative_to(self._real) and target.is_file()
             kind = "file" if inside else "a symbolic link"
         if kind == "file":
@@ -362,12 +362,12 @@ def _tar_layout(*, zeros: bool, followed: bool) -> Iterator[Issue]:
 
 
 def growth_problem(size: int, packed: int) -> str | None:
-    """Say if that many bytes from so few are a bomb."""
+    """Return the problem if this many bytes from so few are a bomb."""
     if size > RATIO_FROM and size > MAX_RATIO * packed:
         return f"would grow from {packed} to more than {size - 1} bytes, more than {MAX_RATIO} times"
     return None
 
 
 def count_problem(count: int) -> str | None:
-    """Say if there are too many members."""
+    """Return the problem if there are too many members."""
     return f"has more than {MAX_MEMBERS} members" if count > MAX_MEMBERS else None

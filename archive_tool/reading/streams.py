@@ -1,4 +1,4 @@
-"""Streams out of an archive: what damage raises is told as our error, and nothing reads without bound."""
+"""Streams from an archive: damage is reported as our error, and reads are bounded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# tarfile reads an extended header at once and keeps all that follow each other; an honest one has a few hundred bytes.
+# tarfile reads an extended header at once and keeps all consecutive ones; an honest one has a few hundred bytes.
 MAX_READ: Final = 1 << 20
 _PACKED_CHUNK: Final = 1 << 17
 
-#: What zipfile, tarfile, gzip and zlib raise for damaged input, found by mutating good archives.
+#: The errors of zipfile, tarfile, gzip and zlib for damaged input, found by mutating good archives.
 DAMAGE: Final = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -42,7 +42,11 @@ DAMAGE: Final = (
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn what the standard library raises for a damaged archive into our error."""
+    """Turn the standard library's errors for a damaged archive into ours.
+
+    Raises:
+        UnreadableArchiveError: in place of each of them.
+    """
     try:
         yield
     except DAMAGE as error:
@@ -53,7 +57,7 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 class _Guarded(io.RawIOBase):
-    """A stream whose errors are told as `damage_named` tells them, while those of its user stay what they are."""
+    """A stream whose own errors are converted as in `damage_named`, while those of its user stay as they are."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._stream = stream
@@ -80,12 +84,12 @@ class _Guarded(io.RawIOBase):
 
 
 def guarded(stream: IO[bytes], path: Path) -> IO[bytes]:
-    """Wrap a stream out of an archive so that reading it raises our errors only."""
+    """Wrap a stream from an archive so that reading it raises only our errors."""
     return io.BufferedReader(_Guarded(stream, path))
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file of its own; closes the file with itself, if it is to."""
+    """A part of a file as a file of its own; closes the file, too, if asked to."""
 
     def __init__(self, stream: IO[bytes], start: int, size: int, *, closes: bool) -> None:
         self._stream = stream
@@ -121,7 +125,7 @@ class _Window(io.RawIOBase):
 
 
 class _Inflate(io.RawIOBase):
-    """The first member of a gzip file, unpacked; what follows is not looked at but for being there."""
+    """The first member of a gzip file, unpacked; of the rest only its presence is checked."""
 
     def __init__(self, path: Path) -> None:
         self._stream = files.open_regular(path)
@@ -166,7 +170,7 @@ class _Inflate(io.RawIOBase):
         return self._position
 
     def followed(self) -> bool:
-        """Whether more than zeros, which tapes are padded with, comes after the end."""
+        """Return whether more than zeros, with which tapes are padded, follows the end."""
         rest = self._packed.unused_data
         while rest or (rest := self._stream.read(_PACKED_CHUNK)):
             if rest.strip(b"\0"):
@@ -180,12 +184,12 @@ class _Inflate(io.RawIOBase):
 
 
 class Gzip(io.BufferedReader):
-    """What a gzip file holds, as TorchServe reads it: its first member. It refuses to give an absurd amount at once.
+    """The content of a gzip file, as TorchServe reads it: its first member. It refuses to return very much at once.
 
     Args:
         path: of the file.
-        most: bytes that may be read, so that headers that follow each other without end come to one; None for any
-            number. What is sought is not counted: the contents of members that are passed over.
+        most: bytes that may be read, so that a chain of headers comes to an end; None for no bound. Bytes that are
+            skipped, the contents of ignored members, are not counted.
     """
 
     def __init__(self, path: Path, most: int | None = None) -> None:
@@ -194,19 +198,19 @@ class Gzip(io.BufferedReader):
         super().__init__(self._inflate, _PACKED_CHUNK)
 
     def grant(self, count: int) -> None:
-        """Let as many further bytes be read, up to the number that it began with."""
+        """Allow this many more bytes to be read, up to the initial number."""
         if self._left is not None and self._most is not None:
             self._left = min(self._most, self._left + count)
 
     def unbind(self) -> None:
-        """Let any number of bytes be read."""
+        """Remove the bound on the bytes to be read."""
         self._left = None
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read at most `MAX_READ` bytes.
 
         Raises:
-            tarfile.ReadError: more are asked for, or were granted.
+            tarfile.ReadError: more are requested, or more than were granted.
         """
         if size is None or not 0 <= size <= MAX_READ:
             raise tarfile.ReadError("a header of the archive is too long")
@@ -217,10 +221,10 @@ class Gzip(io.BufferedReader):
         return super().read(size)
 
     def followed(self) -> bool:
-        """Whether the file goes on after its first member, all of which must have been read."""
+        """Return whether the file continues after its first member, which must have been read to its end."""
         return self._inflate.followed()
 
 
 def window(stream: IO[bytes], start: int, size: int, *, closes: bool = True) -> IO[bytes]:
-    """Show a part of a file as a file of its own; closing it closes the file, unless told otherwise."""
+    """Return a part of a file as a file of its own; closing it closes the file by default."""
     return io.BufferedReader(_Window(stream, start, size, closes=closes))

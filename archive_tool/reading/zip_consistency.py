@@ -1,9 +1,9 @@
-"""Whether a zip says the same to every reader.
+"""Whether a zip means the same to every reader.
 
-A zip is described twice: each member by a header in front of its bytes, and all of them in a directory at the end.
-TorchServe's Java frontend reads the headers from the first byte on and stops where none follows (ZipInputStream);
-Python, and with it everything that checks an archive, reads the directory. Where the two differ, what was checked is
-not what is served. So each byte of the file must belong to one header, member, descriptor or the directory, and both
+A zip is described twice: each member by a header before its bytes, and all of them in a directory at the end.
+TorchServe's Java frontend reads the headers from the first byte on and stops where none follows (ZipInputStream).
+Python, and so everything that checks an archive, reads the directory. Where the two differ, what was checked is not
+what is served. So each byte of the file must belong to one header, member, descriptor or the directory, and both
 descriptions must agree. The layout is that of PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3.
 """
 
@@ -26,7 +26,7 @@ _END: Final = struct.Struct("<4s16xH")
 _ZIP64_LOCATOR_SIZE: Final = 20
 _END_SIZE: Final = 22
 _ENCRYPTED: Final = 0x1
-#: Flag: the sizes stand behind the bytes.
+#: Flag: the sizes follow the bytes.
 DESCRIPTOR: Final = 0x8
 _UTF8: Final = 0x800
 _TOLD_LATER: Final = 0xFFFFFFFF
@@ -35,17 +35,17 @@ _CHUNK: Final = 1 << 18
 _UNICODE_PATH: Final = 0x7075
 
 
-#: Entries of a directory, and its bytes, that are read at all; both are known before any of them is.
+#: Entries and bytes of a directory that are read at all; both are known before any entry is read.
 MAX_ENTRIES: Final = 100_000
 MAX_DIRECTORY: Final = 64 << 20
 
 
 class TooManyEntriesError(zipfile.BadZipFile):
-    """A zip whose directory lists more than anybody wants to read."""
+    """A zip whose directory lists more than anyone wants to read."""
 
 
 class _Opening:
-    """The file of a zip while zipfile reads the directory, which it does at once."""
+    """The file of a zip while zipfile reads the whole directory."""
 
     def __init__(self, stream: IO[bytes], most: int) -> None:
         self._stream = stream
@@ -68,11 +68,11 @@ class _Opening:
 
 
 def open_zip(stream: IO[bytes], most: int = MAX_ENTRIES) -> zipfile.ZipFile:
-    """Open a zip of which zipfile reads the whole directory into memory, entry by entry; the stream stays the caller's.
+    """Open a zip; zipfile reads the whole directory into memory. The caller closes the stream.
 
     Raises:
         TooManyEntriesError: it has more than `most` members.
-        zipfile.BadZipFile: it is none; see `streams.DAMAGE` for what else a damaged one raises.
+        zipfile.BadZipFile: it is not a zip; see `streams.DAMAGE` for other errors of a damaged one.
     """
     archive = zipfile.ZipFile(_Opening(stream, most))
     archive.fp = stream
@@ -94,7 +94,7 @@ def issues(stream: IO[bytes], archive: zipfile.ZipFile) -> Iterator[Issue]:
     """Compare the members' headers with the directory, and account for every byte.
 
     Args:
-        stream: the file, seekable; moved about.
+        stream: the file, seekable; its position changes.
         archive: the same file, as Python reads it.
     """
     expected = 0
@@ -144,7 +144,7 @@ def _read_local(stream: IO[bytes], offset: int) -> _Local | None:
 
 
 def _zip64_sizes(extra: bytes, size: int, packed: int) -> tuple[int, int]:
-    """Take from the extra field those sizes that the header has no room for; they stand there in this order."""
+    """Take from the extra field the sizes that do not fit into the header; they stand there in this order."""
     for tag, values in _fields(extra):
         if tag == 1:
             numbers = iter(struct.unpack(f"<{len(values) // 8}Q", values[: len(values) // 8 * 8]))
@@ -155,7 +155,7 @@ def _zip64_sizes(extra: bytes, size: int, packed: int) -> tuple[int, int]:
 
 
 def _fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    """The parts of an extra field, each with its tag."""
+    """Yield the parts of an extra field, each with its tag."""
     position = 0
     while position + 4 <= len(extra):
         tag, length = struct.unpack_from("<2H", extra, position)
@@ -164,11 +164,11 @@ def _fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def name_issue(info: zipfile.ZipInfo, extra: bytes = b"") -> Issue | None:
-    """Say if readers of the directory see another name of a member than `orig_filename`, whatever Python this is.
+    """Report if readers of the directory see a name other than `orig_filename`, with any version of Python.
 
     Args:
         info: of the member.
-        extra: the extra field of the member's own header, if that is to be looked at, too.
+        extra: the extra field of the member's own header, if it is to be checked, too.
     """
     name = info.orig_filename
     encoded = _encoded(info)
@@ -196,14 +196,14 @@ def _compare(info: zipfile.ZipInfo, local: _Local) -> Iterator[Issue]:
     if local.method != info.compress_type or (local.flags ^ info.flag_bits) & (_ENCRYPTED | DESCRIPTOR):
         yield Issue(Kind.UNSAFE, f"{name!r} is packed in another way by its own header than by the directory", name)
     if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
-        # Java goes on after as many bytes as the member has, Python after as many as it takes.
+        # Java continues after the bytes that the member has, Python after those that it uses.
         yield Issue(Kind.UNSAFE, f"{name!r} is stored in {info.compress_size} bytes and has {info.file_size}", name)
     stated = (local.crc, local.packed, local.size)
     if local.flags & DESCRIPTOR:
         if local.method == zipfile.ZIP_STORED and not name.endswith("/"):
             message = f"{name!r} is stored and its size follows it: TorchServe reads a zip as a stream and cannot"
             yield Issue(Kind.UNREADABLE, message, name)
-        # What is not known before the bytes is 0 there; with ZIP64 the sizes are left at all ones by some tools.
+        # A size that is not known before the bytes is 0 there; some tools set the sizes to all ones with ZIP64.
         wrong = local.packed not in (0, info.compress_size, _TOLD_LATER)
         wrong = wrong or local.size not in (0, info.file_size, _TOLD_LATER)
     else:
@@ -217,7 +217,7 @@ def _shown(name: bytes) -> str:
 
 
 def _descriptor(stream: IO[bytes], offset: int, info: zipfile.ZipInfo) -> int:
-    """Length of the data descriptor at an offset; 0 if none is there that agrees with the directory."""
+    """Return the length of the data descriptor at an offset; 0 if none there agrees with the directory."""
     stream.seek(offset)
     found = stream.read(24)
     for signature in (b"PK\x07\x08", b""):
@@ -232,7 +232,7 @@ def _descriptor(stream: IO[bytes], offset: int, info: zipfile.ZipInfo) -> int:
 
 
 def _check_end(stream: IO[bytes], archive: zipfile.ZipFile) -> Iterator[Issue]:
-    """Read the directory as it stands in the file: it must list the same members, and end the file."""
+    """Read the directory from the file itself: it must list the same members, and end the file."""
     size = stream.seek(0, 2)
     position = archive.start_dir
     count = 0
@@ -262,7 +262,7 @@ def _read_at(stream: IO[bytes], position: int, count: int) -> bytes:
 
 
 def data_offset(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin.
+    """Return where a member's bytes begin.
 
     Raises:
         zipfile.BadZipFile: it has no header where the directory says.
@@ -274,10 +274,10 @@ def data_offset(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
 
 
 def inflates_exactly(stream: IO[bytes], info: zipfile.ZipInfo) -> bool:
-    """Whether a deflated member's bytes end where the directory says.
+    """Return whether a deflated member's bytes end where the directory says.
 
-    A reader that takes a member's size from behind it goes on where its bytes end by themselves. If the directory says
-    that there are more, those are further members to such a reader, and to nobody else.
+    A reader that takes a member's size from the descriptor behind it continues where the bytes end by themselves. If
+    the directory claims more bytes, those are further members to such a reader only.
 
     Raises:
         zlib.error: the bytes are damaged.

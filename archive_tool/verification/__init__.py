@@ -1,1 +1,1 @@
-"""Whether an archive can be trusted: its rules, signatures, and extraction by them."""
+"""Whether an archive can be trusted: rules, signatures, and safe extraction."""

@@ -1,6 +1,6 @@
-"""Whether an archive has all that it needs: what certainly cannot be served is found before a server is started.
+"""Whether an archive is complete: what certainly cannot be served is found before a server is started.
 
-Only what is certain is said: TorchServe allows archives without a manifest, and has handlers of its own.
+A problem is reported only if it is certain: TorchServe allows archives without a manifest, and has handlers of its own.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from archive_tool.reading.archive import Archive
 
 _WORKFLOW: Final = "WAR-INF/MANIFEST.json"
-#: What Python imports as a module of a name, beside packages; compiled ones have more in front of their suffix.
+#: What Python imports as a module of a name, besides packages; compiled modules have more before their suffix.
 _SOURCES: Final = (".py", ".pyc", "/__init__.py", "/__init__.pyc")
 _LIBRARIES: Final = (".so", ".dylib", ".pyd")
 
 
 def without_manifest(archive: Archive) -> Iterator[Issue]:
-    """Tell what an archive is that has no manifest."""
+    """Report an archive without a manifest."""
     names = [member.name for member in archive.members]
     if not names:
         yield Issue(Kind.UNREADABLE, "the archive is empty")
@@ -40,7 +40,7 @@ def without_manifest(archive: Archive) -> Iterator[Issue]:
 
 
 def _elsewhere(names: list[str]) -> str | None:
-    """A manifest that was meant to be one: in a folder of its own, or in a tar that lacks the folder around all."""
+    """Find a misplaced manifest: in a folder of its own, or in a tar that lacks the outer folder."""
     wanted = MANIFEST_NAME.casefold()
     for name in names:
         folded = name.casefold()
@@ -50,7 +50,7 @@ def _elsewhere(names: list[str]) -> str | None:
 
 
 def issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
-    """Find what a manifest names and the archive lacks. Paths that lead elsewhere are told by `rules`."""
+    """Find what a manifest names and the archive lacks. `rules` reports paths that lead elsewhere."""
     sizes = {member.name: member.size for member in archive.members}
     if manifest.runtime not in RUNTIMES:
         message = f"the manifest's runtime {manifest.runtime!r} is none that TorchServe has: {', '.join(RUNTIMES)}"
@@ -58,7 +58,7 @@ def issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
     for key, name in manifest.model.files.items():
         if name_problem(name):
             continue
-        # Handlers of one's own may take a whole folder for the model.
+        # A user's handler may take a whole folder for the model.
         if name not in sizes and not (key == "serializedFile" and _is_folder(name, sizes)):
             yield Issue(Kind.UNREADABLE, f"the manifest's {key} {name!r} is not in the archive", MANIFEST_NAME)
         elif key == "serializedFile" and sizes.get(name) == 0:
@@ -100,7 +100,7 @@ def _handler(manifest: Manifest, names: Collection[str]) -> Iterator[Issue]:
 
 
 def module_of(handler: str) -> tuple[str, str]:
-    """The module that a manifest's handler means, and the folder that it may be in beside the archive's root.
+    """Return the module of a manifest's handler, and the folder that may hold it besides the archive's root.
 
     TorchServe imports the last part of the path. Its folder is searched only if a function is named, too.
     """
@@ -117,7 +117,7 @@ def _has_module(module: str, names: Collection[str], folder: str = "") -> bool:
 
 
 def content_issues(manifest: Manifest | None, name: str, size: int, head: bytes) -> Iterator[Issue]:
-    """Tell of a member that stands for another file, from its first bytes.
+    """Report a member that stands for another file, by its first bytes.
 
     Args:
         manifest: of the archive; None if it has none that can be read.

@@ -1,4 +1,4 @@
-"""Unpacks an archive without harm: what `verify` refuses is refused here too, and a failure leaves nothing."""
+"""Unpacking an archive safely: what `verify` refuses is refused here too, and a failure leaves nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError, UnsafeArchiveError
 from archive_tool.issues import Kind, refuse, worst
-from archive_tool.pickles.imports import Budget
+from archive_tool.pickles.budget import Budget
 from archive_tool.reading import archive as reading
 from archive_tool.verification import rules
 
@@ -30,7 +30,7 @@ class Archive(reading.Archive):
     """An open archive that can be unpacked, too: `archive_tool.Archive`."""
 
     def extract(self, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True) -> Path:
-        """Unpack every member below a folder that does not exist yet, or is empty; see `extract`."""
+        """Unpack every member into a folder that does not exist yet, or is empty; see `extract`."""
         return extract(self, folder, allow_pickles=allow_pickles, complete=complete)
 
 
@@ -41,20 +41,20 @@ open_archive = Archive.opened
 def extract(
     archive: reading.Archive, folder: StrPath, *, allow_pickles: Collection[str] = (), complete: bool = True
 ) -> Path:
-    """Unpack every member below a folder that does not exist yet, or is empty. Returns the folder.
+    """Unpack every member into a folder that does not exist yet, or is empty; return the folder.
 
     All is unpacked elsewhere first, compared with the manifest's record, and moved into place at the end, so a failure
     leaves nothing. Permissions and times are not restored.
 
     Args:
         archive: an open one.
-        folder: where to.
+        folder: the target.
         allow_pickles: names of members that may run code when they are loaded.
-        complete: refuse also what lacks something, or cannot be served as it is.
+        complete: refuse also an archive that lacks something, or cannot be served as it is.
 
     Raises:
         UnsafeArchiveError, AlteredArchiveError, UnreadableArchiveError: `verify` would find an issue; all are named.
-        TargetExistsError: something is in the folder, or is no folder.
+        TargetExistsError: the folder is not empty, or not a folder.
         InputError: the folder cannot be written.
     """
     archive.check_safe()  # nothing of it is read before
@@ -63,7 +63,7 @@ def extract(
         refuse(archive.path, issues)
     target = Path(folder)
     occupied = _check_target(target)
-    # An empty folder may be somebody's current one or a mount point: it stays, and its content moves into it.
+    # An empty folder may be a current directory or a mount point: it stays, and its content moves into it.
     parent = target if occupied else target.parent
     temporary = parent / f".torchmar-{secrets.token_hex(8)}.tmp"
     try:
@@ -90,7 +90,7 @@ def _unpack(archive: reading.Archive, temporary: Path, allow_pickles: Collection
     budget = Budget(archive.size)
     for entry, stream in archive.stream(list(archive.entries)):
         path = root.joinpath(*entry.name.split("/"))
-        # The names are checked already. This asks the file system itself, whatever rule the checks may lack.
+        # The names are checked already. This asks the file system itself, in case the checks lack a rule.
         if not path.resolve().is_relative_to(root):
             raise UnsafeArchiveError(f"{entry.raw_name!r} leads out of the folder", where=str(archive.path))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +107,13 @@ def _unpack(archive: reading.Archive, temporary: Path, allow_pickles: Collection
 
 
 def _copy(archive: reading.Archive, entry: Entry, stream: IO[bytes], sink: IO[bytes]) -> str:
-    """Copy a member and give the SHA-256 of it."""
+    """Copy a member and return its SHA-256."""
     count = 0
     digest = hashlib.sha256()
     while True:
         chunk = stream.read(_CHUNK)
         count += len(chunk)
-        # A file of a folder may grow meanwhile; the sizes were what we checked.
+        # A file of a folder may grow meanwhile; the sizes were checked.
         if not chunk or count > entry.size:
             break
         digest.update(chunk)
@@ -126,7 +126,7 @@ def _copy(archive: reading.Archive, entry: Entry, stream: IO[bytes], sink: IO[by
 
 
 def _check_target(target: Path) -> bool:
-    """Say whether the target is there (an empty folder, then)."""
+    """Return whether the target exists (as an empty folder, then)."""
     try:
         if not os.path.lexists(target):
             if not target.parent.is_dir():

@@ -1,6 +1,6 @@
-"""What an archive's manifest, its record, its config file and its checkpoints give away, without running anything.
+"""The rules for an archive's manifest, record, config file and checkpoints, applied without running anything.
 
-`verify` reports it, `extraction` refuses it. What the archive's shape gives away is in `Archive.issues`.
+`verify` reports what they find, `extraction` refuses it. Problems of the container are in `Archive.issues`.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from archive_tool.errors import ArchiveError
 from archive_tool.issues import Issue, Kind
 from archive_tool.metadata.names import MANIFEST_NAME, name_problem
 from archive_tool.verification import completeness
-from archive_tool.weights import onnx_external, scan
+from archive_tool.weights import first_look, onnx_external, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from archive_tool.metadata.manifest import Manifest
     from archive_tool.metadata.record import Record
-    from archive_tool.pickles.imports import Budget
+    from archive_tool.pickles.budget import Budget
     from archive_tool.reading.archive import Archive
     from archive_tool.reading.containers import Entry
 
 
 def static_issues(archive: Archive, *, complete: bool = True) -> Iterator[Issue]:
-    """Find what can be told from the manifest and the config file.
+    """Find the problems that show in the manifest and the config file.
 
     Args:
         archive: an open one.
-        complete: tell also what it lacks, and what in it cannot be served.
+        complete: report also missing parts, and parts that cannot be served.
     """
     try:
         manifest = archive.manifest
@@ -53,7 +53,7 @@ def static_issues(archive: Archive, *, complete: bool = True) -> Iterator[Issue]
 
 
 def _manifest_paths(manifest: Manifest) -> Iterator[Issue]:
-    # What follows the colon is a function.
+    # The part after the colon is a function.
     values = {**manifest.model.files, "handler": (manifest.model.handler or "").split(":")[0]}
     for key, value in values.items():
         if value and (problem := name_problem(value)):
@@ -90,19 +90,19 @@ def _record_issues(archive: Archive, record: Record) -> Iterator[Issue]:
 def hash_issues(archive: Archive, entry: Entry, sha256: str) -> Iterator[Issue]:
     """Compare the hash of a member's bytes with the manifest's record, if there is one.
 
-    That its size is another has been told already.
+    A size that differs has already been reported.
     """
     try:
         record = archive.manifest.record if archive.manifest else None
     except ArchiveError:
-        return  # told by `static_issues`
+        return  # reported by `static_issues`
     wanted = record.members.get(entry.name) if record else None
     if wanted is not None and wanted.size == entry.size and wanted.sha256 != sha256:
         yield Issue(Kind.ALTERED, f"{entry.name!r} was altered: its SHA-256 is not the recorded one", entry.name)
 
 
 def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
-    """Tell if TorchServe would find further members within one.
+    """Report if TorchServe would find further members within one.
 
     Raises:
         UnreadableArchiveError: it is damaged.
@@ -113,13 +113,13 @@ def early_end_issues(archive: Archive, entry: Entry) -> Iterator[Issue]:
 
 
 def may_unpickle(archive: Archive, name: str, head: bytes, budget: Budget) -> bool:
-    """Whether a member is to be looked into by `pickle_issues`; from its name and its first 512 bytes."""
-    pickled = scan.may_be_one(name, head, budget, weights=_is_serialized(archive, name))
+    """Return whether `pickle_issues` must check a member; from its name and its first 512 bytes."""
+    pickled = first_look.may_be_one(name, head, budget, weights=_is_serialized(archive, name))
     return pickled or onnx_external.may_be_one(name, head)
 
 
 def _is_serialized(archive: Archive, name: str) -> bool:
-    """Whether a member is loaded as weights whatever it is called."""
+    """Return whether a member is loaded as weights, whatever its name."""
     try:
         return archive.manifest is not None and archive.manifest.model.serialized_file == name
     except ArchiveError:
@@ -127,10 +127,10 @@ def _is_serialized(archive: Archive, name: str) -> bool:
 
 
 def pickle_issues(archive: Archive, name: str, stream: IO[bytes], budget: Budget) -> Iterator[Issue]:
-    """Tell what a member would run when it is loaded; see `weights.scan`.
+    """Report what a member would run when it is loaded; see `weights.scan`.
 
     Args:
-        archive: that it is of.
+        archive: the member's.
         name: of the member.
         stream: its bytes, seekable, at their start.
         budget: of instructions, for all members of the archive.
@@ -150,11 +150,11 @@ def _head(stream: IO[bytes]) -> bytes:
 
 
 def head_issues(archive: Archive, entry: Entry, head: bytes) -> Iterator[Issue]:
-    """Tell what a member's first 512 bytes give away; see `completeness.content_issues`."""
+    """Report what a member's first 512 bytes show; see `completeness.content_issues`."""
     try:
         manifest = archive.manifest
     except ArchiveError:
-        manifest = None  # told by `static_issues`
+        manifest = None  # reported by `static_issues`
     yield from completeness.content_issues(manifest, entry.name, entry.size, head)
 
 
@@ -192,6 +192,6 @@ def _config_path(name: str, path: str, value: str) -> Iterator[Issue]:
 
 
 def as_issue(error: ArchiveError, member: str | None = None) -> Issue:
-    """Tell an error as an issue, of the kind with the same exit code."""
+    """Convert an error to an issue, of the kind with the same exit code."""
     kinds: dict[int, Any] = {3: Kind.UNREADABLE, 4: Kind.ALTERED, 5: Kind.UNSAFE}
     return Issue(kinds[error.exit_code], error.message, member)

@@ -1,8 +1,8 @@
-"""Signs archives, and checks signatures, with the key pairs and the format of OpenSSF model signing.
+"""Signing archives, and checking signatures, with the key pairs and the format of OpenSSF model signing.
 
-The signature of ``m.mar`` is ``m.mar.sig`` beside it, so the archive's bytes stay what they are. It is a Sigstore
-bundle around an in-toto statement that names the SHA-256 of the archive, or of each file of a folder; the command
-``model_signing`` of the package model-signing reads it too. Nothing of it needs a network.
+The signature of ``m.mar`` is ``m.mar.sig`` beside it, so the archive's bytes stay as they are. It is a Sigstore bundle
+around an in-toto statement that names the SHA-256 of the archive, or of each file of a folder; the command
+``model_signing`` of the package model-signing reads it too. No network is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUFFIX: Final = ".sig"
 #: A signature lists the files of a folder, each in a hundred bytes or two.
 _LIMIT: Final = 16 << 20
 _CURVES: Final = "P-256, P-384 or P-521"
-# How each kind of key is made. The command for a public one never writes over a private one.
+# The commands that make each kind of key. The command for a public one never overwrites a private one.
 _MAKE: Final = {
     "private": "openssl ecparam -name prime256v1 -genkey -noout -out NEW_KEY.pem makes one",
     "public": "openssl ec -in PRIVATE_KEY.pem -pubout -out PUBLIC_KEY.pem takes it out of a private one",
@@ -33,19 +33,19 @@ _MAKE: Final = {
 
 
 def signature_path(archive: StrPath) -> Path:
-    """Where the signature of an archive is."""
+    """Return the path of an archive's signature."""
     path = Path(archive)
     return path.with_name(path.name + SUFFIX)
 
 
 def sign(archive: StrPath, key: StrPath, *, password: str | None = None, force: bool = False) -> Path:
-    """Sign an archive as it is now. Returns the signature's path.
+    """Sign an archive as it is now; return the signature's path.
 
     Args:
         archive: a file or a folder.
         key: a private key in PEM, on one of the curves P-256, P-384 and P-521.
         password: of the key, if it is encrypted.
-        force: replace a signature that is there.
+        force: replace an existing signature.
 
     Raises:
         InputError: the key cannot be used, or model-signing is not installed.
@@ -60,7 +60,7 @@ def sign(archive: StrPath, key: StrPath, *, password: str | None = None, force: 
         raise UnreadableArchiveError(f"there is no archive {archive}", where=str(archive))
     try:
         signer = config.signing().use_elliptic_key_signer(private_key=Path(key), password=_bytes(password))
-    except Exception as error:  # the libraries below raise all kinds of things for a file that is no such key
+    except Exception as error:  # the libraries below may raise anything for a file that is not such a key
         raise _bad_key(Path(key), "private", error) from error
     temporary = target.with_name(f".torchmar-{secrets.token_hex(8)}.tmp")
     try:
@@ -84,7 +84,7 @@ def check_signature(archive: StrPath, key: StrPath, *, signature: StrPath | None
         signature: by default the file beside the archive.
 
     Raises:
-        AlteredArchiveError: it is not signed, or by another key, or was altered since.
+        AlteredArchiveError: it is not signed, is signed by another key, or has changed since.
         UnreadableArchiveError: there is no such archive.
         InputError: the key cannot be used, or model-signing is not installed.
     """
@@ -99,13 +99,13 @@ def check_signature(archive: StrPath, key: StrPath, *, signature: StrPath | None
         raise _bad_key(Path(key), "public", error) from error
     content = _read_signature(path, found)
     try:
-        # The library takes a path: of a copy, so that what is checked is what was read.
+        # The library takes a path: that of a copy, so that what is checked is what was read.
         with tempfile.TemporaryDirectory(prefix="torchmar-signature-") as scratch:
             copy = Path(scratch, found.name)
             copy.write_bytes(content)
             verifier.set_hashing_config(config.hashing()).verify(path, copy)
         uncovered = _uncovered(path, content)
-    except Exception as error:  # whatever is raised, the signature was not found good
+    except Exception as error:  # whatever is raised, the signature was not verified
         reason = f": {error}" if isinstance(error, ValueError) else ""
         raise AlteredArchiveError(f"{path} is not what was signed with this key{reason}", where=str(found)) from error
     if uncovered:
@@ -129,7 +129,7 @@ def _read_signature(archive: Path, signature: Path) -> bytes:
 
 
 def _uncovered(path: Path, signature: bytes) -> list[str]:
-    """What the signer had left out, such as ``.git``, and is there. The signature has been checked."""
+    """Return the files that the signature, which has been checked, does not cover, such as ``.git``."""
     envelope = json.loads(signature)["dsseEnvelope"]
     statement = json.loads(base64.b64decode(envelope["payload"]))
     ignored = statement["predicate"]["serialization"].get("ignore_paths", ())

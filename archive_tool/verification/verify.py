@@ -1,4 +1,4 @@
-"""Finds everything that is wrong with an archive before anybody uses it. Nothing of it is run."""
+"""Finding everything that is wrong with an archive before it is used. Nothing of it is run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from archive_tool.errors import ArchiveError, InputError
 from archive_tool.issues import Issue, Kind, worst
-from archive_tool.pickles.imports import Budget
+from archive_tool.pickles.budget import Budget
 from archive_tool.reading.archive import open_archive
 from archive_tool.verification import rules
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 1 << 20
 _HEAD: Final = 512
-#: A packed member that is to be looked into is kept in memory up to this size, and in a temporary file beyond it.
+#: A packed member that must be checked is kept in memory up to this size, and in a temporary file beyond it.
 _IN_MEMORY: Final = 64 << 20
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in one archive.
+    """The findings in one archive.
 
     Attributes:
         members: how many files it holds.
         recorded: the manifest records a hash of each member.
-        signed: a signature was asked for and is good; None if none was asked for.
+        signed: a signature was requested and is good; None if none was requested.
         issues: everything that is wrong, and notes.
     """
 
@@ -48,11 +48,11 @@ class Verification:
 
     @property
     def kind(self) -> Kind | None:
-        """The worst of it; None if the archive is good."""
+        """The worst kind of issue; None if the archive is good."""
         return worst(self.issues)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it as JSON."""
+        """Return all of it as JSON."""
         return {
             "path": str(self.path),
             "status": self.kind.value if self.kind else "good",
@@ -110,10 +110,10 @@ def _signature_issues(path: Path, key: StrPath) -> Iterator[Issue]:
 
 
 def _content_issues(archive: Archive, allow_pickles: Collection[str]) -> Iterator[Issue]:
-    """Read each member: is it whole, is it what was recorded, and what does it run?"""
+    """Read each member: is it whole, does it match its record, and what does it run?"""
     if archive.is_bomb:
         return
-    # Members that are bombs, links or lie over each other are told by now, and not read.
+    # Members that are bombs, links or overlap are reported already, and not read.
     told = {issue.member for issue in archive.issues if issue.kind is Kind.UNSAFE}
     wanted = [entry for entry in archive.entries if entry.kind == "file" and entry.raw_name not in told]
     budget = Budget(archive.size)
@@ -153,7 +153,7 @@ def _member_issues(
 
 
 def _scratch(entry: Entry | None) -> IO[bytes]:
-    """A file to keep a packed member in while it is looked into."""
+    """Return a file to keep a packed member in while it is checked."""
     if entry is None or entry.size <= _IN_MEMORY:
         return io.BytesIO()
     free = shutil.disk_usage(tempfile.gettempdir()).free

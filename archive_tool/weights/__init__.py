@@ -1,1 +1,1 @@
-"""What a file of weights is, holds, and would run."""
+"""The format of a file of weights, its tensors, and the code that it would run."""

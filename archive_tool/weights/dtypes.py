@@ -1,4 +1,4 @@
-"""Element types of tensors: torch's names, and what other formats call them."""
+"""Element types of tensors: torch's names, and those of other formats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STORAGES: Final = _table(
     "Double:float64 Float:float32 Half:float16 BFloat16:bfloat16 Long:int64 Int:int32 Short:int16 Char:int8 "
     "Byte:uint8 Bool:bool ComplexDouble:complex128 ComplexFloat:complex64 QInt8:qint8 QUInt8:quint8 QInt32:qint32"
 )
-#: ScalarType of torch's export schema, which counts otherwise than C++ does.
+#: ScalarType of torch's export schema, which counts differently from C++.
 EXPORT: Final = _table(
     "1:uint8 2:int8 3:int16 4:int32 5:int64 6:float16 7:float32 8:float64 9:complex32 10:complex64 11:complex128 "
     "12:bool 13:bfloat16 28:uint16 29:float8_e4m3fn 30:float8_e5m2"

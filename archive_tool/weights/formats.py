@@ -1,4 +1,4 @@
-"""Tells what a serialized file is, by the table that workers load by: as what it was built, it is loaded."""
+"""The format of a serialized file, by the table that workers use, so that it is loaded as it was built."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["LFS_MAX_BYTES", "LFS_PREFIX", "MAX_HEADER", "Format", "sniff", "snif
 
 
 def sniff(stream: IO[bytes]) -> Format:
-    """Tell what a seekable stream holds; see `handlers.loading.formats.sniff`. A zip is read as far as an archive is.
+    """Return the format of a seekable stream; see `handlers.loading.formats.sniff`. A zip is bounded as an archive is.
 
     Raises:
         OSError: it cannot be read.
     """
-    from archive_tool.reading import zip_consistency  # takes a while, and not every format needs it
+    from archive_tool.reading import zip_consistency  # slow, and not needed for every format
 
     return formats.sniff(stream, zip_consistency.open_zip)
 
 
 def sniff_file(path: Path) -> Format:
-    """Tell what a file is.
+    """Return the format of a file.
 
     Raises:
-        OSError: it is no regular file, or cannot be read.
+        OSError: it is not a regular file, or cannot be read.
     """
     with files.open_regular(path) as stream:
         return sniff(stream)

@@ -1,6 +1,6 @@
-"""Reads the header of an array that numpy saved, as numpy does: by what it means, not by how it is written.
+"""The header of an array that numpy saved, read as numpy does: by its meaning, not by its spelling.
 
-The format is described in `numpy.lib.format`. The header is a Python literal with the type of the elements; if there
+The format is described in `numpy.lib.format`. The header is a Python literal with the type of the elements. If there
 are objects among these, a pickle follows, else their bytes.
 """
 
@@ -12,10 +12,10 @@ import re
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from archive_tool.pickles.imports import Budget
+    from archive_tool.pickles.budget import Budget
 
 MAGIC: Final = b"\x93NUMPY"
-#: Longer ones are not read by numpy either, unless told to.
+#: Longer ones are not read by numpy either, unless it is told to.
 _MAX_HEADER: Final = 10_000
 #: Bytes of a header that take as long to read as an entry of a zip's directory.
 _UNIT: Final = 8
@@ -24,11 +24,11 @@ _PLAIN: Final = re.compile(r"[<>|=]?(?:(?P<kind>[biufcSUV])(?P<size>[0-9]{1,9})|
 
 
 class NotAnArrayError(ValueError):
-    """The bytes are not what numpy saves."""
+    """The bytes are not in the format of numpy."""
 
 
 class Array(NamedTuple):
-    """What a header says.
+    """The content of a header.
 
     Attributes:
         start: where the elements begin, from the start of the file.
@@ -62,7 +62,7 @@ def read(stream: IO[bytes], budget: Budget) -> Array:
         raise TooManyError("there are too many of them")
     try:
         found = ast.literal_eval(data.decode("utf-8" if head.endswith(b"\3\0") else "latin-1"))
-    # What a damaged or a deeply nested text raises.
+    # The errors for a damaged or a deeply nested text.
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise NotAnArrayError("its header is no literal") from error
     if not isinstance(found, dict) or found.keys() != {"descr", "fortran_order", "shape"}:
@@ -75,7 +75,7 @@ def read(stream: IO[bytes], budget: Budget) -> Array:
 
 
 def item_size(described: Any) -> int | None:
-    """The bytes of an element of a type, as numpy describes types; None if it may hold objects."""
+    """Return the bytes of an element of a type, in numpy's description; None if it may hold objects."""
     if isinstance(described, str):
         plain = _PLAIN.fullmatch(described)
         if plain is None:
@@ -90,7 +90,7 @@ def item_size(described: Any) -> int | None:
 
 
 def _field_size(part: Any) -> int | None:
-    """The bytes of a field: its name, its type, and perhaps how many of it there are."""
+    """Return the bytes of a field: it has a name, a type, and perhaps a count."""
     if not isinstance(part, tuple) or len(part) not in (2, 3):
         return None
     shape = part[2] if len(part) == 3 else ()

@@ -1,6 +1,6 @@
-"""The initializers of an ONNX model, by walking its protobuf: no library is needed, and no numbers are read.
+"""The initializers of an ONNX model, found by walking its protobuf: no library is needed, and no numbers are read.
 
-Field numbers are those of onnx.proto. Numbers that lie in files beside the model are counted like the others.
+Field numbers are those of onnx.proto. Numbers in files beside the model are counted like the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TENSOR_DIMS: Final = 1
 _TENSOR_TYPE: Final = 2
 _TENSOR_NAME: Final = 8
 
-#: Fields of a model that are looked at; one of ten thousand nodes has some hundred thousand.
+#: Fields of a model that are read; one of ten thousand nodes has some hundred thousand.
 MAX_FIELDS: Final = 300_000
 _MAX_NAME: Final = 4096
 _WINDOW: Final = 4096
@@ -58,7 +58,7 @@ class Fields:
         self._window = b""
 
     def fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield number, wire type, begin and end of each field between two places; only lengths are read.
+        """Yield number, wire type, begin and end of each field between two positions; only lengths are read.
 
         Raises:
             ValueError: there is no message between them, or there were too many fields.
@@ -100,7 +100,7 @@ class Fields:
         raise ValueError("not a varint")
 
     def read(self, position: int, size: int) -> bytes:
-        """Read bytes at a place."""
+        """Read bytes at a position."""
         self._stream.seek(position)
         return self._stream.read(size)
 

@@ -1,7 +1,7 @@
-"""The files beside an ONNX model that hold its numbers: where they are, and that they are in the archive.
+"""The files beside an ONNX model that hold its numbers: where they are, and whether they are in the archive.
 
-A tensor of a model may say that its numbers are in another file, by a path relative to the model's. Who loads the model
-reads that file, whatever it is. Field numbers are those of onnx.proto.
+A tensor of a model may have its numbers in another file, at a path relative to the model's. The loader reads that file,
+whatever it is. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from archive_tool.weights.onnx import MAX_FIELDS, Fields
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from archive_tool.pickles.imports import Budget
+    from archive_tool.pickles.budget import Budget
 
-#: What a message holds that leads to tensors: the fields by number.
+#: The fields of a message that lead to tensors, by number.
 _INSIDE: Final = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -41,12 +41,12 @@ _MAX_TEXT: Final = 4096
 
 
 def may_be_one(name: str, head: bytes) -> bool:
-    """Whether a file may be an ONNX model, from its name and its first bytes: loaders go by the name."""
+    """Return whether a file may be an ONNX model, from its name and its first bytes: loaders go by the name."""
     return name.lower().endswith(".onnx") or head[:1] == b"\x08"
 
 
 def issues(stream: IO[bytes], name: str, is_member: Callable[[str], bool], budget: Budget) -> Iterator[Issue]:
-    """Find the files that a model wants, and that lie outside the archive or are not there.
+    """Find the files that a model needs and that are outside the archive, or missing.
 
     Args:
         stream: seekable, of the model.
@@ -89,7 +89,7 @@ def _has(stream: IO[bytes], text: bytes) -> bool:
 
 
 def _locations(reader: Fields, size: int) -> set[str]:
-    """The paths that tensors anywhere in a model name.
+    """Return the paths that tensors anywhere in a model name.
 
     Raises:
         ValueError: the file is not a protobuf message, or has too many fields.

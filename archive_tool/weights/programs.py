@@ -1,4 +1,4 @@
-"""Looks into saved programs (torch.export) by the table that workers load by."""
+"""Checking saved programs (torch.export) by the table that workers use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Members", "colliding", "is_program", "look_into"]
 
 
 def look_into(archive: zipfile.ZipFile, names: Sequence[str]) -> Members:
-    """Look into the members of a zip, if torch.export would load it; see `handlers.loading.program_members`.
+    """Check the members of a zip if torch.export would load it; see `handlers.loading.program_members`.
 
     Args:
         archive: the zip.
-        names: of those members that are to be read.
+        names: of the members to read.
     """
     from archive_tool.reading import zip_consistency
     from archive_tool.reading.containers import MAX_MEMBERS

@@ -1,8 +1,7 @@
-"""Finds files that would run code when they are loaded: checkpoints of torch, pickles, and archives of such.
+"""Finding files that would run code when they are loaded: checkpoints of torch, pickles, and archives of such.
 
 Nothing is unpickled. The verdict is an allow-list, the one of ``torch.load(weights_only=True)`` and a few types of
-numbers: what imports anything else is refused. A list of known attacks, that of picklescan, names those in the
-message; it is a second reader of each pickle, too.
+numbers: what imports anything else is refused.
 
 A file is taken for all that some loader would take it for: torch looks for a tar before it looks for a pickle, a zip
 is found from its end, joblib unpacks what begins as packed. What is called as weights are and cannot be read to its end
@@ -14,35 +13,26 @@ from __future__ import annotations
 import functools
 import gzip
 import io
-import logging
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from typing import IO, TYPE_CHECKING, Final, cast
 
 from archive_tool.issues import Kind
 from archive_tool.pickles import imports
-from archive_tool.pickles import joblib as joblib_pickles
-from archive_tool.pickles import names as pickle_names
-from archive_tool.pickles.values import PickleError
+from archive_tool.pickles.budget import Budget
 from archive_tool.reading import zip_consistency
 from archive_tool.reading.containers import MAX_MEMBERS, growth_problem
 from archive_tool.reading.streams import DAMAGE, MAX_READ, window
-from archive_tool.weights import formats, numpy_header, programs, weight_names
+from archive_tool.weights import formats, numpy_header, programs
+from archive_tool.weights.first_look import HEAD, File, read
+from archive_tool.weights.pickle_verdict import ACCEPT, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
 
-    # Problems, and in the end whether the file was told: read to its end as something known, or refused.
-    _Problems = Generator[str, None, bool]
+    from archive_tool.weights.pickle_verdict import Problems
 
-_PROTOCOLS: Final = tuple(bytes((0x80, version)) for version in range(6))
-_GZIP: Final = b"\x1f\x8b"
-_HEAD: Final = 512
-#: A zip is looked for in so many bytes at a file's end, as zipfile does.
-_ZIP_TAIL: Final = 22 + (1 << 16)
-_ZIP_END: Final = b"PK\x05\x06"
 #: Archives in archives that are looked into.
 _MAX_DEPTH: Final = 3
 #: What a gzip is unpacked to, in memory.
@@ -51,14 +41,6 @@ _MAX_UNPACKED: Final = 64 << 20
 _IN_MEMORY: Final = 16 << 20
 #: What a member of a tar costs, in units of headers: its own blocks, and the values that are given for all members.
 _TAR_UNITS: Final = 4
-#: What joblib, pandas and tarfile would unpack, and we do not.
-_PACKINGS: Final = (
-    (b"BZh", "bzip2"),
-    (b"\xfd7zXZ\0", "xz"),
-    (b"\x5d\0", "lzma"),
-    (b'\x04"M\x18', "lz4"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-)
 #: Members of a checkpoint of torch before 0.2.
 _OLD_TORCH: Final = frozenset({"pickle", "storages", "tensors"})
 _OLD_TORCH_PICKLES: Final = 5
@@ -73,42 +55,14 @@ _HARMLESS: Final = frozenset(
         formats.Format.SHARED_LIBRARY,
     }
 )
-#: picklescan keeps a pickle's instructions in memory; one that is longer is read by us alone.
-_SECOND_READER: Final = 1 << 18
-_SHOWN: Final = 6
-_LONGEST_SHOWN: Final = 200
-_ACCEPT: Final = "or accept it by name with --allow-pickle"
 _NOT_KNOWN: Final = (
     "is called as weights are, or is the serialized file, and cannot be read to its end as anything known, so nobody "
-    f"knows what it runs: save it again as a state dict or as safetensors, {_ACCEPT}"
+    f"knows what it runs: save it again as a state dict or as safetensors, {ACCEPT}"
 )
 
 
-def may_be_one(name: str, head: bytes, budget: imports.Budget, *, weights: bool = False) -> bool:
-    """Whether a file is to be looked into; from its name and its first 512 bytes.
-
-    Args:
-        name: of the file.
-        head: its first bytes.
-        budget: of instructions.
-        weights: it is loaded as such whatever it is called.
-    """
-    if weights or weight_names.may_be_weights(name):
-        return True
-    if head.startswith((*_PROTOCOLS, b"PK", numpy_header.MAGIC, _GZIP)) or _is_tar(head):
-        return True
-    if weight_names.is_text(name):
-        return False
-    return _begins_as_pickle(head, budget)
-
-
-def _begins_as_pickle(head: bytes, budget: imports.Budget) -> bool:
-    found = imports.imports(io.BytesIO(head), budget)
-    return found.complete or found.cut or found.too_long or found.unknown or bool(found.names)
-
-
-def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, weights: bool = False) -> Iterator[str]:
-    """Say what a file would run when it is loaded, each time as the end of a sentence that begins with its name.
+def scan(stream: IO[bytes], name: str, budget: Budget | None = None, *, weights: bool = False) -> Iterator[str]:
+    """Yield what a file would run when it is loaded, each as the end of a sentence that begins with its name.
 
     Args:
         stream: seekable, at its start.
@@ -121,60 +75,23 @@ def scan(stream: IO[bytes], name: str, budget: imports.Budget | None = None, *, 
     """
     size = stream.seek(0, 2)
     stream.seek(0)
-    budget = budget or imports.Budget(size)
-    if not may_be_one(name, (file := _File(stream, name, size, weights=weights)).head, budget, weights=weights):
-        return
-    yield from dict.fromkeys(_Scanner(budget).scan(file, _MAX_DEPTH))
-
-
-class _File:
-    """A file that is looked into, in an archive or not.
-
-    Attributes:
-        head: its first bytes.
-        weights: it must be something known.
-        unmarked: it may be a pickle that does not begin with the mark of one.
-        torchscript: it belongs to a TorchScript file.
-    """
-
-    def __init__(
-        self,
-        stream: IO[bytes],
-        name: str,
-        size: int,
-        *,
-        weights: bool = False,
-        unmarked: bool = False,
-        torchscript: bool = False,
-    ) -> None:
-        self.stream = stream
-        self.name = name
-        self.size = size
-        self.weights = weights or weight_names.are_weights(name)
-        self.to_the_end = self.weights or weight_names.may_be_weights(name)
-        self.unmarked = unmarked or self.to_the_end or not weight_names.is_text(name)
-        self.torchscript = torchscript
-        self.head = b""
-        while len(self.head) < _HEAD and (more := stream.read(_HEAD - len(self.head))):
-            self.head += more
-
-    def ends_as_zip(self) -> bool:
-        """Whether the end of a zip is where zipfile looks for one."""
-        self.stream.seek(max(0, self.size - _ZIP_TAIL))
-        return _ZIP_END in _read(self.stream, _ZIP_TAIL)
+    budget = budget or Budget(size)
+    file = File(stream, name, size, weights=weights)
+    if file.may_be_loaded(budget):
+        yield from dict.fromkeys(_Scanner(budget).scan(file, _MAX_DEPTH))
 
 
 class _Scanner:
-    def __init__(self, budget: imports.Budget) -> None:
+    def __init__(self, budget: Budget) -> None:
         self._budget = budget
 
-    def scan(self, file: _File, depth: int) -> Iterator[str]:
+    def scan(self, file: File, depth: int) -> Iterator[str]:
         """Take a file for everything that a loader could take it for."""
-        if file.to_the_end and (packing := _packing(file)):
-            yield f"is packed by {packing} and is not looked into: save it uncompressed, {_ACCEPT}"
+        if file.to_the_end and (packing := file.packing()):
+            yield f"is packed by {packing} and is not looked into: save it uncompressed, {ACCEPT}"
             return
-        tar, gz = _is_tar(file.head), file.head.startswith(_GZIP)
-        zipped = file.head.startswith(b"PK") or (file.to_the_end and file.ends_as_zip())
+        tar, gz = file.is_tar, file.is_gzip
+        zipped = file.begins_as_zip or (file.to_the_end and file.ends_as_zip())
         if depth == 0 and (tar or gz or zipped):
             yield f"holds archives in archives, more than {_MAX_DEPTH} deep"
             return
@@ -188,9 +105,9 @@ class _Scanner:
         if not told and file.weights and formats.sniff(file.stream) not in _HARMLESS:
             yield _NOT_KNOWN
 
-    def _pickles(self, file: _File) -> _Problems:
-        """Pickles and arrays of numpy, one after the other."""
-        if not file.unmarked and not file.head.startswith((*_PROTOCOLS, numpy_header.MAGIC)):
+    def _pickles(self, file: File) -> Problems:
+        """Look into pickles and arrays of numpy, one after the other."""
+        if not file.unmarked and not file.is_marked:
             return False
         position, told = 0, False
         for _ in range(imports.MAX_PICKLES):
@@ -208,7 +125,7 @@ class _Scanner:
                     return True
                 file.stream.seek(position)
                 found = imports.imports(file.stream, self._budget)
-                told = (yield from self._verdict(file, position, found)) or told
+                told = (yield from judge(file, position, found, self._budget)) or told
                 if position == 0 and found.count >= _OLD_TORCH_PICKLES:
                     # The numbers of such a file stand behind its pickles.
                     told = told or formats.sniff(file.stream) is formats.Format.LEGACY_PICKLE
@@ -222,43 +139,8 @@ class _Scanner:
                     break
         return told
 
-    def _verdict(self, file: _File, start: int, found: imports.Imports) -> _Problems:
-        """Judge the pickles at a place of a file."""
-        file.stream.seek(start)
-        marked = _read(file.stream, 2) in _PROTOCOLS
-        file.stream.seek(start)
-        known = set[str]()
-        if marked or found.names or found.complete:
-            known = _known_from_attacks(file.stream, self._budget)
-        names = found.names | known
-        joblib = joblib_pickles.WRAPPER in names
-        if joblib:
-            file.stream.seek(start)
-            try:
-                names |= joblib_pickles.names(file.stream, file.size, self._budget)
-            except PickleError as error:
-                yield f"is a file of joblib that cannot be followed: {error}; save its arrays with numpy, {_ACCEPT}"
-            names.discard(joblib_pickles.WRAPPER)
-        refused = {name for name in names if not pickle_names.is_data(name, torchscript=file.torchscript)}
-        if refused:
-            shown = sorted(refused, key=lambda name: (name not in known, name))
-            listed = ", ".join(map(_shown, shown[:_SHOWN])) + (
-                f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-            )
-            attack = f"; {_shown(min(known))} is known from attacks" if known else ""
-            yield f"would run code when it is loaded: it imports {listed}{attack}"
-        if found.unknown:
-            yield "would run code when it is loaded: it imports what it does not name"
-        if found.changes:
-            yield "would run code when it is loaded: it changes what it imports"
-        if found.odd_types:
-            yield f"makes a type of numpy as numpy does not, or one of records: save it with numpy, {_ACCEPT}"
-        if found.too_long:
-            yield "is a pickle that is too long to be looked through"
-        return joblib or bool(refused) or found.unknown or found.changes or found.odd_types or found.too_long
-
-    def _tar(self, file: _File, depth: int) -> _Problems:
-        """A checkpoint of torch before 0.2, which is a tar with pickles in it; or any other tar."""
+    def _tar(self, file: File, depth: int) -> Problems:
+        """Look into a checkpoint of torch before 0.2, which is a tar with pickles in it; or into any other tar."""
         names = set()
         try:
             file.stream.seek(0)
@@ -278,7 +160,7 @@ class _Scanner:
                     if member is not None:
                         # Whatever it is called: another member may be a link to it.
                         short.headers = False
-                        inner = _File(member, info.name, info.size, unmarked=True)
+                        inner = File(member, info.name, info.size, unmarked=True)
                         yield from _within(info.name, self.scan(inner, depth - 1))
                         short.headers = True
                 file.stream.seek(archive.offset)
@@ -296,20 +178,20 @@ class _Scanner:
         if old := sorted(names & _OLD_TORCH):
             yield (
                 f"is a checkpoint of torch before 0.2, by its member {old[0]!r}; its pickles stand between numbers "
-                f"and are not looked into: save it again with a later torch, {_ACCEPT}"
+                f"and are not looked into: save it again with a later torch, {ACCEPT}"
             )
         return True
 
-    def _gzip(self, file: _File, depth: int) -> _Problems:
+    def _gzip(self, file: File, depth: int) -> Problems:
         name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
         try:
             file.stream.seek(0)
             with gzip.GzipFile(fileobj=file.stream, mode="rb") as unpacked:
                 most = min(_MAX_UNPACKED, self._budget.unpacked)
-                data = _read(unpacked, _HEAD)  # type: ignore[arg-type]
-                if not file.weights and not self._look(_File(io.BytesIO(data), name, len(data))):
+                data = read(unpacked, HEAD)  # type: ignore[arg-type]
+                if not file.weights and not File(io.BytesIO(data), name, len(data)).may_be_loaded(self._budget):
                     return False
-                data += _read(unpacked, most + 1 - len(data))  # type: ignore[arg-type]
+                data += read(unpacked, most + 1 - len(data))  # type: ignore[arg-type]
         except DAMAGE as error:
             if file.weights:
                 yield f"is a gzip that cannot be read, so nobody knows what it runs: {_reason(error)}"
@@ -319,15 +201,15 @@ class _Scanner:
             return True
         self._budget.unpack(min(len(data), most))
         if len(data) > most and (file.weights or most < _MAX_UNPACKED):
-            yield f"holds more than {most >> 20} MiB and is not looked into: save it uncompressed, {_ACCEPT}"
+            yield f"holds more than {most >> 20} MiB and is not looked into: save it uncompressed, {ACCEPT}"
             return True
-        inner = _File(io.BytesIO(data), name, len(data), weights=file.weights)
+        inner = File(io.BytesIO(data), name, len(data), weights=file.weights)
         yield from self.scan(inner, depth - 1)
         return True
 
-    def _zip(self, file: _File, depth: int, *, embedded: bool) -> _Problems:
-        """A checkpoint of torch, which is a zip with pickles in it; or any other zip."""
-        begins = file.head.startswith(b"PK")
+    def _zip(self, file: File, depth: int, *, embedded: bool) -> Problems:
+        """Look into a checkpoint of torch, which is a zip with pickles in it; or into any other zip."""
+        begins = file.begins_as_zip
         try:
             file.stream.seek(0)
             with zip_consistency.open_zip(file.stream, min(MAX_MEMBERS, self._budget.headers)) as archive:
@@ -380,7 +262,7 @@ class _Scanner:
                 yield f"has a member {name!r} that {problem}"
                 continue
             told = functools.partial(
-                _File,
+                File,
                 weights=name.lower() in program.pickles,
                 unmarked=unmarked,
                 torchscript=script and name.startswith(root),
@@ -391,13 +273,13 @@ class _Scanner:
                 yield f"holds {name!r}, which cannot be read, so nobody knows what it runs: {_reason(error)}"
 
     def _member(
-        self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, told: Callable[..., _File], depth: int
+        self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, told: Callable[..., File], depth: int
     ) -> Iterator[str]:
         """Look into a member of a zip; a packed one is unpacked once, so that going to its end costs nothing."""
         name = info.orig_filename
         with archive.open(info) as member:
-            head = _read(member, _HEAD)
-            if not self._look(told(io.BytesIO(head), name, info.file_size)):
+            head = read(member, HEAD)
+            if not told(io.BytesIO(head), name, info.file_size).may_be_loaded(self._budget):
                 return
             if info.compress_type == zipfile.ZIP_STORED:
                 if info.compress_size != info.file_size:
@@ -412,19 +294,10 @@ class _Scanner:
                     stream.write(chunk)
                 stream.seek(0)
             else:
-                yield f"is packed, with all before it, to more than is unpacked here: save it uncompressed, {_ACCEPT}"
+                yield f"is packed, with all before it, to more than is unpacked here: save it uncompressed, {ACCEPT}"
                 return
         with stream:
             yield from self.scan(told(stream, name, info.file_size), depth - 1)
-
-    def _look(self, file: _File) -> bool:
-        """Whether anything would be found in a file, as far as its first bytes tell."""
-        packed = file.head.startswith((b"PK", _GZIP)) or _is_tar(file.head)
-        if file.to_the_end or packed or file.head.startswith((*_PROTOCOLS, numpy_header.MAGIC)):
-            return True
-        if not file.unmarked:
-            return False
-        return _begins_as_pickle(file.head, self._budget)
 
 
 class _TooMuchError(tarfile.ReadError):
@@ -434,7 +307,7 @@ class _TooMuchError(tarfile.ReadError):
 class _Short:
     """A stream for tarfile, which reads the whole of a header that says it is long."""
 
-    def __init__(self, stream: IO[bytes], budget: imports.Budget) -> None:
+    def __init__(self, stream: IO[bytes], budget: Budget) -> None:
         self._stream = stream
         self._budget = budget
         self.headers = True  # what is read are headers, not what a member holds
@@ -448,67 +321,6 @@ class _Short:
         if self.headers and not self._budget.read_headers(count // tarfile.BLOCKSIZE):
             raise _TooMuchError("holds too many headers, or too long ones")
         return self._stream.read(count)
-
-
-def _is_tar(head: bytes) -> bool:
-    """Whether tarfile reads a header there; it needs no magic."""
-    try:
-        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        return False
-    return True
-
-
-def _packing(file: _File) -> str | None:
-    """What a file is packed by, as joblib and pandas tell it, if that is none of what is unpacked here."""
-    for magic, name in _PACKINGS:
-        if file.head.startswith(magic):
-            return name
-    if file.head[:1] == b"x" and int.from_bytes(file.head[:2], "big") % 31 == 0:
-        try:
-            zlib.decompressobj().decompress(file.head, 1)
-        except zlib.error:
-            return None
-        return "zlib"
-    return None
-
-
-def _read(stream: IO[bytes], count: int) -> bytes:
-    """Read so many bytes, or all that there are."""
-    chunks = []
-    while count > 0 and (chunk := stream.read(min(count, MAX_READ))):
-        chunks.append(chunk)
-        count -= len(chunk)
-    return b"".join(chunks)
-
-
-def _known_from_attacks(stream: IO[bytes], budget: imports.Budget) -> set[str]:
-    """What picklescan finds a pickle to import, as far as it is known from attacks; nothing of a long one.
-
-    What else it finds does not count: it forgets nothing between two pickles, and so takes one text for another.
-    """
-    data = _read(stream, min(_SECOND_READER, budget.second) + 1)
-    if len(data) > min(_SECOND_READER, budget.second):
-        return set()
-    budget.second -= len(data)
-    from picklescan.scanner import SafetyLevel, scan_pickle_bytes
-
-    log = logging.getLogger("picklescan")
-    log.disabled = True  # it writes what it finds to its log as well
-    try:
-        result = scan_pickle_bytes(io.BytesIO(data), "")
-    except (ValueError, LookupError, TypeError, AttributeError, UnicodeError):
-        return set()  # not a pickle to it; then our own reading decides
-    finally:
-        log.disabled = False
-    # Of an import that it cannot tell, we can; where we cannot either, that is refused already.
-    listed = [found for found in result.globals if "unknown" not in (found.module, found.name)]
-    return {pickle_names.of(found.module, found.name) for found in listed if found.safety is SafetyLevel.Dangerous}
-
-
-def _shown(name: str) -> str:
-    """A name as it can be shown on a screen; a pickle may have any text there."""
-    return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else ascii(name)[:_LONGEST_SHOWN] + "...'"
 
 
 def _within(name: str, problems: Iterator[str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Which tensors a file of weights holds, from its headers: nothing is unpickled, and no numbers are read.
+"""The tensors of a file of weights, from its headers: nothing is unpickled, and no numbers are read.
 
-Read are safetensors, checkpoints of torch.save (the zip, and the pickle before torch 1.6), TorchScript, packages of
-torch.export and ONNX. Memory is bounded, however large or hostile the file.
+Supported are safetensors, checkpoints of torch.save (the zip, and the pickle before torch 1.6), TorchScript, packages
+of torch.export and ONNX. Memory is bounded, however large or hostile the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_OBJECTS: Final = 5_000_000
 _MAX_PATH: Final = 1000
 _SIZE_LIMIT: Final = 1 << 63
 
-# What a checkpoint may name that holds tensors only: torch reads these with weights_only.
+# Names in checkpoints of types that hold only tensors: torch reads these with weights_only.
 _PLAIN_MODULES: Final = frozenset(
     {"torch", "torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter", "torch.serialization"}
     | {"collections", "builtins", "__builtin__", "_codecs", "copyreg", "numpy", "numpy.dtypes"}
@@ -45,7 +45,7 @@ class Tensor:
         name: its key, or the path of keys and attributes to it.
         dtype: torch's name of the element type; the file's own where torch has none.
         shape: sizes of its dimensions.
-        storage: names the numbers that it shares with other tensors; None if it has its own.
+        storage: identifies the numbers that it shares with other tensors; None if it has its own.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Tensor:
 
     @property
     def count(self) -> int:
-        """How many numbers it has."""
+        """The number of its elements."""
         return math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        """Bytes of these numbers; 0 if their type is not known."""
+        """The bytes of its elements; 0 if their type is not known."""
         return self.count * dtypes.ITEM_SIZES.get(self.dtype, 0)
 
 
@@ -69,8 +69,8 @@ class Weights:
     """The tensors of a file.
 
     Attributes:
-        tensors: each with its name; one that has several names is there as often.
-        needs: classes and functions, as ``module.name``, that reading the file needs beyond those of tensors.
+        tensors: each with its name; one with several names appears once for each.
+        needs: classes and functions, as ``module.name``, that reading the file needs besides those of tensors.
     """
 
     tensors: tuple[Tensor, ...]
@@ -78,12 +78,12 @@ class Weights:
 
     @property
     def parameters(self) -> int:
-        """How many numbers there are, buffers included, and shared ones counted once."""
+        """The number of elements, including buffers, with shared ones counted once."""
         return sum(tensor.count for tensor in self._distinct())
 
     @property
     def types(self) -> dict[str, int]:
-        """Numbers by type, the most frequent type first."""
+        """The number of elements by type, the most frequent type first."""
         counts: dict[str, int] = {}
         for tensor in self._distinct():
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
@@ -91,7 +91,7 @@ class Weights:
 
     @property
     def size(self) -> int:
-        """Bytes of memory that the numbers take."""
+        """The bytes of memory that the elements take."""
         return sum(tensor.size for tensor in self._distinct())
 
     def _distinct(self) -> Iterator[Tensor]:
@@ -99,7 +99,7 @@ class Weights:
         for tensor in self.tensors:
             if tensor.storage is None:
                 yield tensor
-            # Of several views of one storage the largest stands for all.
+            # Of several views of one storage the largest counts.
             elif tensor.storage not in seen or seen[tensor.storage].count < tensor.count:
                 seen[tensor.storage] = tensor
         yield from seen.values()
@@ -109,7 +109,7 @@ def read(stream: IO[bytes], kind: Format) -> Weights | None:
     """Read the tensors of a file from a seekable stream.
 
     Returns:
-        None if the format says nothing of tensors, or the file is not what it seems.
+        None if the format does not describe tensors, or the file is not in the format.
 
     Raises:
         OSError: it cannot be read.
@@ -128,7 +128,7 @@ def read(stream: IO[bytes], kind: Format) -> Weights | None:
             from archive_tool.weights import onnx
 
             return Weights(tuple(Tensor(name, dtype, _shape(sizes)) for name, dtype, sizes in onnx.read(stream)))
-    # What damaged headers raise, found by mutating good ones.
+    # The errors for damaged headers, found by mutating good ones.
     except (ValueError, KeyError, TypeError, zipfile.BadZipFile, struct.error, zlib.error, RecursionError):
         return None
     except (NotImplementedError, EOFError, OverflowError, IndexError, AttributeError, RuntimeError, MemoryError):
@@ -137,9 +137,9 @@ def read(stream: IO[bytes], kind: Format) -> Weights | None:
 
 
 def read_start(stream: IO[bytes]) -> tuple[Format, Weights] | None:
-    """Read the tensors from the start of a stream that cannot be rewound: of a member that is packed and large.
+    """Read the tensors from the start of a stream that cannot be rewound: of a large packed member.
 
-    Safetensors and the checkpoints of torch.save tell all in their first bytes.
+    Safetensors and the checkpoints of torch.save describe all tensors in their first bytes.
     """
     head = stream.read(8)
     try:
@@ -207,7 +207,7 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _legacy(stream: IO[bytes]) -> Weights:
-    """Before the object come three pickles: a magic number, the version, and facts of the machine."""
+    """Read the format before torch 1.6: pickles of a magic number, the version and machine facts precede the object."""
     first = follow(stream)
     if not isinstance(first.value, int):
         return _weights(first)  # a plain pickle
@@ -227,7 +227,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _find(root: Any) -> Iterator[Tensor]:
-    """Find the tensors in what a pickle would give, in its order; each object once."""
+    """Yield the tensors in the result of a pickle, in order; each object once."""
     todo: list[tuple[str, Any]] = [("", root)]
     seen: set[int] = set()
     count = 0
@@ -255,12 +255,12 @@ def _children(value: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _join(path: str, key: str) -> str:
-    # Lists in lists in lists: the paths of a hostile pickle would take more than all the rest.
+    # Deeply nested lists: the paths of a hostile pickle would take more than all the rest.
     return (f"{path}.{key}" if path and key else path + key)[:_MAX_PATH]
 
 
 def _tensor(path: str, node: Node) -> Tensor | None:
-    """The tensor that a call makes; None if it makes something else."""
+    """Return the tensor that a call makes; None if it makes something else."""
     function, args = node.function, node.args
     for _ in range(8):  # a parameter or a subclass wraps a tensor
         if function == "torch._tensor._rebuild_from_type_v2" and len(args) > 2 and isinstance(args[0], Global):

@@ -1,1 +1,1 @@
-"""An archive's bytes as they go: the same bytes from the same inputs."""
+"""The bytes of an archive as they are written: the same bytes from the same inputs."""

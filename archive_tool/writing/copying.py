@@ -1,4 +1,4 @@
-"""Copies files into an archive and hashes them beside the copy.
+"""Copying files into an archive, and hashing them beside the copy.
 
 Data flow of a stored file, one block after the other::
 
@@ -46,7 +46,7 @@ _STEP: Final = 8 << 20
 
 @dataclass
 class Sums:
-    """What a file's bytes add up to. ``sha256`` is complete when `Copier.settle` has returned."""
+    """The checksums of a file's bytes. ``sha256`` is complete when `Copier.settle` has returned."""
 
     size: int
     crc: int = 0
@@ -67,11 +67,11 @@ class Source:
         self._stream = stream
 
     def fileno(self) -> int | None:
-        """Give the file's descriptor; None for bytes."""
+        """Return the file's descriptor; None for bytes."""
         return self._stream.fileno() if isinstance(self._stream, io.FileIO) else None
 
     def readinto(self, buffer: memoryview, position: int) -> int:
-        """Read at a position, as much as there is and fits; never nothing.
+        """Read at a position, as much as there is and fits; always at least one byte.
 
         Raises:
             BuildError: it cannot be read, or ends before its size.
@@ -86,7 +86,7 @@ class Source:
         return count
 
     def changed(self) -> BuildError:
-        """Make the error for a file that is not what it was."""
+        """Make the error for a file that has changed."""
         return BuildError(
             f"{self.path} changed while it was read", where=str(self.path), hint="build again when it is complete"
         )
@@ -94,10 +94,10 @@ class Source:
 
 @contextlib.contextmanager
 def open_source(source: Path | bytes) -> Iterator[Source]:
-    """Open what becomes a member.
+    """Open the source of a member.
 
     Raises:
-        BuildError: it cannot be opened; or, after the caller is done with it, it was written to meanwhile.
+        BuildError: it cannot be opened; or, after the caller has finished, it was changed meanwhile.
     """
     if isinstance(source, bytes):
         yield Source(io.BytesIO(source), len(source), None)
@@ -115,26 +115,26 @@ def open_source(source: Path | bytes) -> Iterator[Source]:
 
 
 def _state(found: os.stat_result) -> tuple[int, int, int]:
-    # The change time too: who writes and then sets the old modification time back is found by it.
+    # The change time too: it reveals a write after which the old modification time was set again.
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class Copier:
-    """Copies sources, one after the other; a context manager, for it has a thread.
+    """A copier of sources, one after the other; a context manager, because it has a thread.
 
-    The thread is a plain one: importing `concurrent.futures` takes longer than copying a few megabytes.
+    The thread is a plain one: the import of `concurrent.futures` takes longer than a copy of a few megabytes.
 
     Args:
-        advance: told after each block how many bytes it had.
+        advance: called after each block with its number of bytes.
     """
 
     def __init__(self, advance: Callable[[int], None] | None = None) -> None:
         self._advance = advance
         self._waiting: SimpleQueue[tuple[Sums, memoryview] | None] = SimpleQueue()
-        # How many of the buffers are free. They are used in turn and hashed in turn, so the next one is free if any is.
+        # The number of free buffers. They are used in turn and hashed in turn, so the next one is free if any is.
         self._free = threading.Semaphore(_RING)
-        # Pages of their own: on an AMD processor the kernel copies three times as slowly to an address a few bytes
-        # behind the beginning of a page, which is where malloc puts large blocks.
+        # Page-aligned: on an AMD processor the kernel copies at a third of the speed to an address a few bytes behind
+        # the beginning of a page, which is where malloc puts large blocks.
         pages = memoryview(mmap.mmap(-1, _RING * BLOCK))
         self._ring = [pages[start : start + BLOCK] for start in range(0, len(pages), BLOCK)]
         self._turn = 0
@@ -155,13 +155,13 @@ class Copier:
         while (item := self._waiting.get()) is not None:
             sums, block = item
             try:
-                sums.sha256.update(block)  # lets go of the interpreter's lock meanwhile
+                sums.sha256.update(block)  # releases the GIL meanwhile
             except BaseException as error:  # raised again by `settle`, in the other thread
                 self._failure = error
             self._free.release()
 
     def copy(self, source: Source, sink: io.FileIO, offset: int = 0) -> Sums:
-        """Copy a source to a place in a file that is open for reading and writing.
+        """Copy a source to an offset in a file that is open for reading and writing.
 
         Raises:
             BuildError: the source cannot be read, or has become shorter.
@@ -187,7 +187,7 @@ class Copier:
         return sums
 
     def blocks(self, source: Source, sums: Sums) -> Iterator[bytes]:
-        """Give a source as blocks of `BLOCK` bytes, the last one with what is left: no bytes if the source has none.
+        """Yield a source in blocks of `BLOCK` bytes, the last one with the rest; no blocks if the source is empty.
 
         Raises:
             BuildError: as `copy`.
@@ -205,7 +205,11 @@ class Copier:
                 return
 
     def settle(self) -> None:
-        """Wait until all that was copied so far is hashed."""
+        """Wait until everything copied so far is hashed.
+
+        Raises:
+            BaseException: what failed in the thread that hashes.
+        """
         for _ in range(_RING):
             self._free.acquire()
         self._free.release(_RING)
@@ -213,7 +217,7 @@ class Copier:
             raise self._failure
 
     def _buffer(self) -> memoryview:
-        """Give the next buffer of the ring; every one is hashed before the next is asked for."""
+        """Return the next buffer of the ring; each is hashed before it is used again."""
         self._free.acquire()
         self._turn = (self._turn + 1) % _RING
         return self._ring[self._turn]
@@ -226,11 +230,11 @@ class Copier:
 
 
 def _kernel_copy(source: int, position: int, sink: int, offset: int, count: int) -> int:
-    """Copy bytes without taking them through this process; returns how many, 0 where that does not work."""
+    """Copy bytes in the kernel; return their number, 0 where that does not work."""
     try:
         return os.copy_file_range(source, sink, count, position, offset)
     except OSError:
-        # Not between these file systems, or not here; or a real failure, which reading and writing will name.
+        # Not between these file systems, or not here; or a real failure, which reading and writing will report.
         return 0
 
 
@@ -242,7 +246,7 @@ def _read_back(sink: io.FileIO, block: memoryview, offset: int) -> int:
 
 
 def write_all(sink: io.FileIO, data: bytes | memoryview, offset: int | None = None) -> None:
-    """Write at a place in a file, or where it stands, in however many calls the system wants for it."""
+    """Write at an offset in a file, or at its position, in as many calls as the system needs."""
     if offset is not None:
         sink.seek(offset)
     view = memoryview(data)

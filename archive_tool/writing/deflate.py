@@ -1,8 +1,8 @@
-"""Deflates on several cores, and gives the same bytes on any number of them.
+"""Deflating on several cores, with the same bytes on any number of them.
 
-The stream is cut into blocks of a fixed size. Each is compressed on its own, with the last 32 KiB before it as its
-dictionary, and ends at a byte (RFC 1951, an empty stored block), so that the results only need to be joined: the way
-of pigz. One stream comes out, which any inflater reads.
+The stream is cut into blocks of a fixed size. Each is compressed separately, with the last 32 KiB before it as its
+dictionary, and ends at a byte boundary (RFC 1951, an empty stored block), so that the results only need to be
+concatenated, as in pigz. The result is one stream, which any inflater reads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Compressor:
     """The threads that deflate; a context manager. One stream at a time.
 
     Attributes:
-        threads: how many there are at the most.
+        threads: their largest number.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -47,13 +47,13 @@ class Compressor:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def stream(self, write: Callable[[bytes], object]) -> DeflateStream:
-        """Begin a stream whose deflated bytes are given to ``write``, in order."""
+        """Begin a stream whose deflated bytes are passed to ``write``, in order."""
         return DeflateStream(self, write)
 
     def submit(self, block: bytes, before: bytes, last: bool) -> Future[bytes]:
         """Deflate a block in a thread; ``before`` is the end of the block before it."""
         if self._pool is None:
-            # Most archives have no text that is long enough, and do without what this import costs.
+            # Most archives have no text that is long enough, and avoid the cost of this import.
             from concurrent.futures import ThreadPoolExecutor
 
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="deflate")
@@ -89,7 +89,7 @@ def _deflate(block: bytes, before: bytes, last: bool) -> bytes:
 
 
 def max_deflated(size: int) -> int:
-    """Bytes that so many may become at the most: where nothing can be gained, deflate stores them in small pieces."""
+    """Return the largest deflated size of this many bytes: where nothing is gained, deflate stores small pieces."""
     return size + size // 512 + 1024
 
 
@@ -113,7 +113,7 @@ class GzipWriter:
         self._waiting = bytearray()
         self._crc = 0
         self.size = 0
-        # No name and no time, for both would differ from build to build; "unknown" as the system (RFC 1952).
+        # No name and no time, since both would differ from build to build; "unknown" as the system (RFC 1952).
         write(b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff")
 
     def write(self, data: bytes) -> None:
@@ -121,11 +121,11 @@ class GzipWriter:
         self._crc = crc32(data, self._crc)
         self.size += len(data)
         self._waiting += data
-        while len(self._waiting) > BLOCK:  # one always stays, for the last block must be marked
+        while len(self._waiting) > BLOCK:  # one always stays, because the last block must be marked
             self._stream.add(bytes(self._waiting[:BLOCK]), last=False)
             del self._waiting[:BLOCK]
 
     def close(self) -> None:
-        """Write what is left, and the sums at the end."""
+        """Write the rest, and the checksums at the end."""
         self._stream.add(bytes(self._waiting), last=True)
         self._write(struct.pack("<2L", self._crc, self.size & 0xFFFFFFFF))

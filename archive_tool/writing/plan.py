@@ -1,4 +1,4 @@
-"""What is to be written: the members of an archive and its manifest, as values."""
+"""The members of an archive and its manifest, as values, before they are written."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ class Member:
 
     name: str
     source: Path | bytes
+
+    @property
+    def shown(self) -> str:
+        """What to call it in messages: the file that it is taken from, if there is one."""
+        return self.name if isinstance(self.source, bytes) else str(self.source)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writes a planned archive: the same bytes from the same plan, whole or not at all.
+"""Writing a planned archive: the same bytes from the same plan, whole or not at all.
 
 The result grows in a temporary file (or folder) beside the target and is then given the target's name. Nothing is
 staged elsewhere, and memory does not grow with the size of a member.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from archive_tool.writing.copying import Source
     from archive_tool.writing.plan import Plan
 
-#: Told while an archive is written: bytes of the members done, and of all.
+#: Called while an archive is written, with the bytes of the members done, and of all.
 Progress = Callable[[int, int], None]
 
 _ATTEMPTS: Final = 20
@@ -44,7 +44,7 @@ _MEDIA = {".avif", ".flac", ".gif", ".jpeg", ".jpg", ".m4a", ".mp3", ".mp4", ".o
 #: Deflating these costs seconds a gigabyte and gains next to nothing: weights, and what is packed already.
 STORED_SUFFIXES: Final = frozenset(_WEIGHTS | _BINARIES | _PACKED | _MEDIA)
 
-# link() is refused like this where a file system has no hard links.
+# The errors of link() where a file system has no hard links.
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK}
 
 
@@ -58,24 +58,25 @@ def write(
     progress: Progress | None = None,
     before_publish: Callable[[Path], None] | None = None,
 ) -> Manifest:
-    """Write a plan to its target. Returns the manifest, whose record now has all the members.
+    """Write a plan to its target; return the manifest, whose record now has all the members.
 
     Args:
-        plan: what goes in.
+        plan: the archive's content.
         target: the archive's path; its folder exists.
         archive_format: "default", "zip-store", "tgz" or "no-archive".
-        force: replace what is there. A folder is replaced only if it is a model's: it holds a manifest, or nothing.
+        force: replace an existing archive. A folder is replaced only if it is a model's: it holds a manifest, or
+            nothing.
         compress: deflate weights too; a "tgz" always does, "zip-store" and "no-archive" never do.
         progress: called from time to time.
         before_publish: called with the complete result under its temporary name; what it raises ends the writing.
 
     Raises:
-        TargetExistsError: the target is there and force was not given, or replacing it would be wrong.
+        TargetExistsError: the target exists and force was not given, or replacing it would be wrong.
         BuildError: a source cannot be read, or the result cannot be written. Nothing is left then.
     """
     as_folder = archive_format == "no-archive"
     check_target(target, as_folder=as_folder, force=force)
-    # The name is known before anything exists, so whatever interrupts us, the cleanup finds it. It starts with a dot:
+    # The name is known before anything exists, so the cleanup finds it after any interrupt. It starts with a dot:
     # TorchServe does not load hidden files of a model store.
     temporary = target.parent / f".torchmar-{os.urandom(8).hex()}.tmp"
     try:
@@ -103,7 +104,7 @@ def _call(hook: Callable[[Path], None] | None, temporary: Path) -> None:
 
 
 def check_target(target: Path, *, as_folder: bool, force: bool) -> None:
-    """Refuse a target that may not be written to; the check before any work is done.
+    """Refuse a target that may not be written to, before any work is done.
 
     Raises:
         TargetExistsError: as `write`.
@@ -121,7 +122,7 @@ def check_target(target: Path, *, as_folder: bool, force: bool) -> None:
             raise TargetExistsError(f"{target} is not a directory, and one would replace it", hint="remove it first")
         if not as_folder or _is_model_or_empty(target):
             return
-        # Judged only if it was there all the time: another build of this name may be replacing it just now.
+        # Judged only if it existed all the time: another build of this name may be replacing it just now.
         again = _look(target)
         if again is not None and again.st_ino == found.st_ino:
             break
@@ -134,7 +135,7 @@ def check_target(target: Path, *, as_folder: bool, force: bool) -> None:
 def _look(target: Path) -> os.stat_result | None:
     try:
         return target.lstat()
-    except OSError:  # not there, or told when it is written
+    except OSError:  # missing, or reported when it is written
         return None
 
 
@@ -148,17 +149,17 @@ def _is_model_or_empty(folder: Path) -> bool:
 
 
 class _Sink(Protocol):
-    """One of the shapes of an archive, being written."""
+    """One of an archive's formats, being written."""
 
     def add(self, name: str, source: Source, copier: Copier) -> Sums:
         """Write the next member."""
 
     def close(self) -> None:
-        """Write what comes after the last one."""
+        """Write what follows the last one."""
 
 
 def _fill_file(plan: Plan, temporary: Path, archive_format: str, compress: bool, progress: Progress | None) -> Manifest:
-    # "x": ours alone; and open() gives the permissions that the umask allows, where mkstemp would give 0600.
+    # "x": ours alone; and open() sets the permissions that the umask allows, where mkstemp would set 0600.
     with temporary.open("x+b", buffering=0) as file, Compressor() as compressor:
         sink: _Sink
         if archive_format == "tgz":
@@ -175,7 +176,7 @@ def _fill_folder(plan: Plan, temporary: Path, progress: Progress | None) -> Mani
 
 
 def _fill(plan: Plan, sink: _Sink, progress: Progress | None) -> Manifest:
-    """Write the members, then the manifest, which says what they are. Returns the manifest."""
+    """Write the members, then the manifest, which records them; return the manifest."""
     with Copier(_counter(plan, progress) if progress else None) as copier:
         written = {}
         for member in plan.members:
@@ -193,7 +194,7 @@ def _fill(plan: Plan, sink: _Sink, progress: Progress | None) -> Manifest:
 def _counter(plan: Plan, progress: Progress) -> Callable[[int], None]:
     total = 0
     for member in plan.members:
-        with contextlib.suppress(OSError):  # told when it is opened
+        with contextlib.suppress(OSError):  # reported when it is opened
             total += len(member.source) if isinstance(member.source, bytes) else member.source.stat().st_size
     done = 0
 
@@ -256,7 +257,7 @@ class _TarSink:
         return sums
 
     def close(self) -> None:
-        # Two empty blocks end a tar; GNU tar fills its last record, and complains of others that do not.
+        # Two empty blocks end a tar; GNU tar fills its last record, and complains about others that do not.
         self._packed.write(bytes(2 * _TAR_BLOCK))
         self._packed.write(bytes(-self._packed.size % _TAR_RECORD))
         self._packed.close()
@@ -273,7 +274,7 @@ class _FolderSink:
             return copier.copy(source, file)
 
     def close(self) -> None:
-        """Nothing comes after the last file."""
+        """Do nothing: nothing follows the last file."""
 
 
 def _publish_file(temporary: Path, target: Path, *, force: bool) -> None:
@@ -299,7 +300,7 @@ def _publish_folder(temporary: Path, target: Path, *, force: bool) -> None:
         for _ in range(_ATTEMPTS):
             check_target(target, as_folder=True, force=force)
             if force:
-                # Not every system can swap two folders at once: the old one steps aside for a moment.
+                # Not every system can swap two folders at once: the old one is moved away for a moment.
                 with contextlib.suppress(FileNotFoundError):
                     target.rename(old)
             if _rename_to_empty(temporary, target):
@@ -313,7 +314,7 @@ def _publish_folder(temporary: Path, target: Path, *, force: bool) -> None:
 
 
 def _rename_to_empty(folder: Path, target: Path) -> bool:
-    """Whether the folder has the name now; not if another build of that name came between, for its is not empty."""
+    """Return whether the folder has the name now; not if another build has taken it, whose folder is not empty."""
     try:
         folder.rename(target)
     except OSError as error:

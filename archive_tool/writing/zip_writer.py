@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 STORED: Final = 0
 DEFLATED: Final = 8
-#: A number that does not fit into a field of 32 bits is in a zip64 extra field, and the field holds this (4.5.3).
+#: A number that does not fit into 32 bits is in a zip64 extra field, and the regular field holds this (4.5.3).
 LIMIT: Final = 0xFFFFFFFF
 _MANY: Final = 0xFFFF
-_LATEST: Final = 4354819198  # 2107-12-31 23:59:58, the last moment that a zip archive can express
+_LATEST: Final = 4354819198  # 2107-12-31 23:59:58, the last time that a zip archive can express
 
-#: Where the content of a large stored member begins: at a multiple of this. Linux then keeps the copy in large pages
-#: as it has the file (a quarter less time than at an odd place or a multiple of 4096), file systems that share extents
-#: can copy without copying, and a reader may map a tensor from the archive. Not 64 KiB, which is a little faster yet:
+#: The content of a large stored member begins at a multiple of this. Linux then keeps the copy in large pages as it has
+#: the file (a quarter less time than at an odd place or a multiple of 4096), file systems that share extents can share
+#: them instead of copying, and a reader may map a tensor from the archive. Not 64 KiB, which is a little faster still:
 #: Java 25 takes no header whose name and extra fields have more than 65,489 bytes together.
 ALIGNMENT: Final = 32 << 10
-#: Bytes from which it is worth the padding.
+#: Bytes from which the padding is worth it.
 ALIGN_FROM: Final = 1 << 20
 
 _UNIX: Final = 3  # "made by": the external attributes hold a Unix mode (4.4.2)
@@ -51,14 +51,14 @@ _END: Final = struct.Struct("<4s4H2LH")  # 4.3.16
 
 @dataclass
 class ZipMember:
-    """A member that has its place.
+    """A member with its place in the file.
 
     Attributes:
         name: in UTF-8.
         method: `STORED` or `DEFLATED`.
         size, packed, crc: set by `ZipWriter.end`.
         offset: where its local header begins.
-        start: where its content does.
+        start: where its content begins.
         large: whether the local header has a zip64 field.
         padding: zeros in the padding field; None if there is no such field.
     """
@@ -75,11 +75,11 @@ class ZipMember:
 
 
 class ZipWriter:
-    """Writes the headers of a zip; the contents are written by the caller, between `begin` and `end`.
+    """A writer of the headers of a zip; the caller writes the contents, between `begin` and `end`.
 
     Args:
         file: new, open for writing.
-        seconds: the time of every member, since 1970; moved to the nearest that a zip can express.
+        seconds: the time of every member, since 1970; clamped to the range of a zip.
     """
 
     def __init__(self, file: io.FileIO, seconds: int) -> None:
@@ -91,7 +91,7 @@ class ZipWriter:
         self._time = hour << 11 | minute << 5 | second // 2
 
     def begin(self, name: str, method: int, size: int) -> ZipMember:
-        """Give the next member its place; its content belongs to ``start``."""
+        """Place the next member and return it; its content goes to ``start``."""
         most = max_deflated(size) if method == DEFLATED else size
         member = ZipMember(name.encode(), method, self._position, large=most >= LIMIT)
         member.start = self._position + len(self._local(member))

@@ -46,7 +46,7 @@ class Handler:
 
 
 def build(folder: Path) -> Path:
-    """Builds the archives. Returns the model store."""
+    """Build the archives. Return the model store."""
     store = folder / "model_store"
     store.mkdir()
     handler, config = folder / "churn_handler.py", folder / "model-config.yaml"

@@ -49,11 +49,11 @@ class Tally:
 
 
 class Rounds:
-    """Plays the rounds of one server.
+    """The rounds of one server.
 
     Args:
         seed: of the order in which things happen.
-        say: told what went wrong, as it happens.
+        say: called with what went wrong, as it happens.
     """
 
     def __init__(self, tally: Tally, *, seed: int, say: Callable[[str], None]) -> None:
@@ -63,7 +63,7 @@ class Rounds:
         self._present: tuple[str, ...] = ()
 
     def play(self, record: ServerRecord) -> None:
-        """One round against a server.
+        """Play one round against a server.
 
         Raises:
             HangError: an answer did not come in time.
@@ -109,7 +109,7 @@ class Rounds:
         return self._ask("predict", self._record.inference, "POST", f"/predictions/{model}")
 
     def _ask(self, what: str, address: str, method: str, path: str) -> int:
-        """The status of an answer; 0 for none."""
+        """Return the status of an answer; 0 for none."""
         parts = urlsplit(address)
         begin = time.monotonic()
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S + _GIVE_UP_S)
@@ -125,7 +125,7 @@ class Rounds:
         return status
 
     def _kill(self, after_s: float) -> int:
-        """Kills a process that works for a model, and seldom the one that all are forked from."""
+        """Kill a process that works for a model, and seldom the one that all are forked from."""
         time.sleep(after_s)
         with_prefork = self._random.random() < _PREFORK_SHARE
         found = [member for member in members(self._record.pid) if member.role not in (JAVA, OTHER)]

@@ -1,4 +1,4 @@
-"""Writes down where every thread of every process of a server is.
+"""A watchdog that writes down where every thread of every process of a server is.
 
 Python processes tell it at a signal, for which a ``sitecustomize`` module on the server's path prepares each of them;
 Java does at SIGQUIT, in its own log. What the kernel knows of a process is written, too: it may be stopped, or not be
@@ -28,7 +28,7 @@ faulthandler.register(signal.{signal}, file=open(os.environ["CHURN_STACKS"], "ab
 
 
 class Watchdog:
-    """Dumps a server's stacks into a folder.
+    """A writer of a server's stacks into a folder.
 
     Make it before the server is started: it prepares this process's environment, which the server's processes have.
 
@@ -49,7 +49,7 @@ class Watchdog:
         os.environ["PYTHONPATH"] = str(prepared)
 
     def dump(self, leader: int) -> Path:
-        """Writes what all processes of the server of this Java process do. Returns the file; Java's part is in its log.
+        """Write what all processes of the server of this Java process do. Return the file; Java's part is in its log.
 
         Everything is asked twice: what stands at one place both times hangs there.
         """
@@ -71,7 +71,7 @@ class Watchdog:
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler of a signal, which would end it otherwise."""
+    """Return whether a process has a handler of a signal, which would end it otherwise."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("SigCgt:"):
@@ -80,7 +80,7 @@ def _catches(pid: int, number: signal.Signals) -> bool:
 
 
 def _kernel(pid: int) -> Iterator[str]:
-    """What the kernel tells of a process."""
+    """Yield what the kernel knows of a process."""
     place = Path(f"/proc/{pid}")
     with suppress(OSError):
         yield place.joinpath("cmdline").read_text().replace("\0", " ")

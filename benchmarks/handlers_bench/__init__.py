@@ -2,9 +2,9 @@
 
 ::
 
-    assets.py       weights and photographs out of published packages; pictures made of the photographs
+    assets.py       weights and photographs from published packages; images made of the photographs
     contenders.py   who is compared: TorchServe's handler, and ours in several optimizations
-    workloads.py    what is asked of them: archives of two nets
+    workloads.py    what is asked of them: archives of two networks
     loop.py         an archive's handler without a server: the limit, and where its time goes
     results.py      what was measured, and what was aimed at
     report.py       Markdown

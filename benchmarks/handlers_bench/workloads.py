@@ -1,4 +1,4 @@
-"""What is asked of the contenders: two nets behind `image_classifier`, and photographs."""
+"""The workloads: two networks behind `image_classifier`, and photographs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROOT = HERE.parents[1]
 # Whose classes mean something. Of random weights many classes are nearly as probable as the best one, and rounding
 # decides between them: how often it does says nothing of an optimization.
 TRAINED = frozenset({"lite0"})
-# A net with random weights says the same of every picture, by a hair, unless its layers' statistics are those of
-# pictures. In a process of its own: one that holds torch would take memory from the workers.
+# A network with random weights says the same of every image, by a hair, unless its layers' statistics are those of
+# images. In a process of its own: one that holds torch would take memory from the workers.
 _RESNET18 = """
 import sys, torch, torchvision
 from PIL import Image
@@ -42,7 +42,7 @@ _CALIBRATED_ON = 48
 
 
 def resnet18(folder: Path, bodies: Sequence[Path]) -> Workload:
-    """torchvision's resnet18 with random weights."""
+    """Return torchvision's resnet18 with random weights."""
     weights = folder / "resnet18.pt"
     _python(_RESNET18, weights, *bodies[:_CALIBRATED_ON])
     parts = {
@@ -55,10 +55,10 @@ def resnet18(folder: Path, bodies: Sequence[Path]) -> Workload:
 
 
 def lite0(folder: Path, bodies: Sequence[Path]) -> Workload:
-    """efficientnet-lite0 with the weights that Google trained.
+    """Return efficientnet-lite0 with the weights that Google trained.
 
     Raises:
-        DownloadError: they cannot be had.
+        DownloadError: they cannot be downloaded.
     """
     given, code = assets.lite0()
     weights = folder / "lite0.pt"

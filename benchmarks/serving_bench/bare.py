@@ -23,7 +23,7 @@ _WARM_UP = 0.3  # of the time
 def measure(
     archive: Path, bodies: Sequence[Path], batches: Sequence[int], threads: int, seconds: float
 ) -> dict[int, float]:
-    """Items a second by batch size, from a process of its own. No threads means torch's default.
+    """Measure items a second by batch size, in a process of its own. No threads means torch's default.
 
     Raises:
         RuntimeError: the process failed.
@@ -37,7 +37,7 @@ def measure(
 
 
 def load(folder: Path) -> Any:
-    """The service of an extracted archive, as TorchServe's own loader makes it."""
+    """Return the service of an extracted archive, as TorchServe's own loader makes it."""
     from ts.model_loader import TsModelLoader
 
     sys.path.insert(0, str(folder))
@@ -46,7 +46,11 @@ def load(folder: Path) -> Any:
 
 
 def call(service: Any, bodies: Iterator[bytes], batch: int) -> None:
-    """One batch, with the request objects that a worker makes for it."""
+    """Call the handler with one batch, with the request objects that a worker makes for it.
+
+    Raises:
+        RuntimeError: the handler refused a request.
+    """
     from ts.context import RequestProcessor
 
     rows = [{"body": bytearray(next(bodies))} for _ in range(batch)]
@@ -61,7 +65,7 @@ def call(service: Any, bodies: Iterator[bytes], batch: int) -> None:
 
 
 def rate(service: Any, bodies: Sequence[bytes], batch: int, seconds: float) -> float:
-    """Items a second."""
+    """Return the items a second."""
     turn = itertools.cycle(bodies)
     found = 0.0
     for duration in (seconds * _WARM_UP, seconds):
@@ -74,7 +78,7 @@ def rate(service: Any, bodies: Sequence[bytes], batch: int, seconds: float) -> f
 
 
 def main() -> int:
-    """Prints the rates."""
+    """Print the rates."""
     parser = argparse.ArgumentParser(description="An archive's handler without a server.")
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--threads", type=int, default=0, help="of torch within an operation; 0 is its own default")

@@ -38,13 +38,13 @@ class Panel:
 
 
 def svg(results: Results) -> str:
-    """The chart of a run."""
+    """Draw the chart of a run."""
     labels = [contender.label for contender in results.contenders]
     return render(list(panels(results)), labels)
 
 
 def panels(results: Results) -> Iterator[Panel]:
-    """One for the requests a second of each workload, then starting, scaling and memory."""
+    """Yield one panel for the requests a second of each workload, then starting, scaling and memory."""
     labels = [contender.label for contender in results.contenders]
     connections = [f"{count} connection{'s' if count > 1 else ''}" for count in results.connections]
     for workload in results.titles if results.loads else ():
@@ -66,7 +66,7 @@ def panels(results: Results) -> Iterator[Panel]:
 
 
 def render(shown: Sequence[Panel], labels: Sequence[str], columns: int = 2) -> str:
-    """Panels in a grid below a legend."""
+    """Draw panels in a grid below a legend."""
     columns = min(columns, max(1, len(shown)))
     legend = _ROW * len(labels) + 12
     width, height = columns * _WIDTH, legend + math.ceil(len(shown) / columns) * _HEIGHT
@@ -85,7 +85,7 @@ def render(shown: Sequence[Panel], labels: Sequence[str], columns: int = 2) -> s
 
 
 def _panel(panel: Panel) -> Iterator[str]:
-    """One panel, its upper left corner at the origin."""
+    """Draw one panel, its upper left corner at the origin."""
     values = [value for row in panel.values for value in row if value is not None]
     step, top = scale(max([*values, panel.line[0] if panel.line else 0.0], default=0.0))
     floor, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
@@ -121,7 +121,7 @@ def _panel(panel: Panel) -> Iterator[str]:
 
 
 def scale(most: float) -> tuple[float, float]:
-    """The step of the ticks, 1, 2 or 5 times a power of ten, and the end of the scale."""
+    """Return the step of the ticks, 1, 2 or 5 times a power of ten, and the end of the scale."""
     if most <= 0:
         return 1.0, 1.0
     rough = most / _TICKS
@@ -132,7 +132,7 @@ def scale(most: float) -> tuple[float, float]:
 
 
 def brief(value: float) -> str:
-    """A number that fits above a bar."""
+    """Format a number that fits above a bar."""
     if value >= 10_000:
         return f"{value / 1000:.0f}k"
     if value >= 1_000:

@@ -1,4 +1,4 @@
-"""Who is compared: how each contender's server is started, and the model-config.yaml of its archives."""
+"""The contenders: how each one's server is started, and the model-config.yaml of its archives."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Contender:
 
     @classmethod
     def parse(cls, text: str) -> Contender:
-        """Reads ``KIND[:WORKERS[:BATCH_SIZE[:BATCH_DELAY_MS]]]``, such as ``shared`` or ``shared:4:32:1``.
+        """Parse ``KIND[:WORKERS[:BATCH_SIZE[:BATCH_DELAY_MS]]]``, such as ``shared`` or ``shared:4:32:1``.
 
         Raises:
             ValueError: it is not of that form.
@@ -62,7 +62,7 @@ class Contender:
         return text
 
     def model_config(self, workers: int) -> str:
-        """The model-config.yaml of its archives, for so many workers."""
+        """Return the model-config.yaml of its archives, for so many workers."""
         document: dict[str, object] = {"minWorkers": workers, "maxWorkers": workers, "batchSize": self.batch_size}
         if self.batch_size > 1:
             document["maxBatchDelay"] = self.batch_delay_ms

@@ -1,4 +1,4 @@
-"""Sends load to a URL for a while: through wrk where it is installed, else through generator.py."""
+"""Load on a URL for a while: through wrk where it is installed, else through generator.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Driver = Literal["wrk", "bundled"]
 
 @dataclass(frozen=True)
 class Figures:
-    """What one load showed.
+    """The figures of one load.
 
     Attributes:
         rps: good answers a second.
@@ -38,10 +38,10 @@ class Figures:
 
 
 def choose(wanted: str) -> Driver:
-    """The driver for ``auto``, ``wrk`` or ``bundled``.
+    """Choose the driver for ``auto``, ``wrk`` or ``bundled``.
 
     Raises:
-        ValueError: wrk is wanted and not installed.
+        ValueError: wrk is asked for and not installed.
     """
     there = shutil.which("wrk") is not None
     if wanted == "wrk" and not there:
@@ -50,7 +50,7 @@ def choose(wanted: str) -> Driver:
 
 
 def command(driver: Driver, url: str, bodies: Sequence[Path], connections: int, seconds: float) -> list[str]:
-    """The driver's command line; its last line of output is the figures."""
+    """Return the driver's command line; its last line of output is the figures."""
     files = [str(path) for path in bodies]
     if driver == "bundled":
         options = ["--url", url, "--connections", str(connections), "--seconds", str(seconds)]
@@ -61,7 +61,7 @@ def command(driver: Driver, url: str, bodies: Sequence[Path], connections: int, 
 
 
 def send(driver: Driver, url: str, bodies: Sequence[Path], connections: int, seconds: float) -> Figures:
-    """Sends load for so many seconds (wrk: whole ones).
+    """Send load for so many seconds (wrk: whole ones).
 
     Raises:
         RuntimeError: the driver failed.

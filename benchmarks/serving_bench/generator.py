@@ -32,11 +32,11 @@ _NO_BODY = (204, 304)
 
 
 class BadAnswerError(Exception):
-    """What came back is not one HTTP/1.1 answer with a length."""
+    """The bytes that came back are not one HTTP/1.1 answer with a length."""
 
 
 class AnswerReader:
-    """Finds the end of one answer after the other, in whatever portions the bytes arrive.
+    """A reader that finds the end of one answer after the other, in whatever portions the bytes arrive.
 
     No pipelining: nothing may follow an answer before the next request is sent.
     """
@@ -49,13 +49,13 @@ class AnswerReader:
         self._status = 0
 
     def feed(self, data: bytes) -> int:
-        """Takes bytes in.
+        """Take in bytes.
 
         Returns:
             The status of the answer that is complete now, 0 while one is not.
 
         Raises:
-            BadAnswerError: the bytes are no answer, or more than one.
+            BadAnswerError: the bytes are not an answer, or more than one.
         """
         if not self._status:
             if self._held:
@@ -85,7 +85,7 @@ class AnswerReader:
 
 
 def read_head(head: bytes) -> tuple[int, int]:
-    """The status and the body's length, -1 for chunks, of a head with its empty line.
+    """Read the status and the body's length, -1 for chunks, of a head with its empty line.
 
     Raises:
         BadAnswerError: it is not one of HTTP/1.1, or names no length.
@@ -104,7 +104,7 @@ def read_head(head: bytes) -> tuple[int, int]:
 
 
 def after_chunks(body: bytes) -> int | None:
-    """How many bytes follow a chunked body; None while it is not complete. Trailers are not expected.
+    """Return how many bytes follow a chunked body; None while it is not complete. Trailers are not expected.
 
     Raises:
         BadAnswerError: a chunk's size is not a hexadecimal number.
@@ -124,7 +124,7 @@ def after_chunks(body: bytes) -> int | None:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile of sorted values; 0 of none."""
+    """Return the nearest-rank percentile of sorted values; 0 of none."""
     if not ordered:
         return 0.0
     rank = -(-len(ordered) * share // 1)  # rounded up
@@ -132,7 +132,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def request_bytes(url: str, body: bytes) -> bytes:
-    """One POST request."""
+    """Encode one POST request."""
     parts = urlsplit(url)
     head = (
         f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
@@ -143,7 +143,7 @@ def request_bytes(url: str, body: bytes) -> bytes:
 
 @dataclass
 class Tally:
-    """What was seen.
+    """The answers seen.
 
     Attributes:
         latencies: seconds from the first byte sent to the last byte received, of answers within the time.
@@ -156,7 +156,7 @@ class Tally:
     broken: int = 0
 
     def document(self, seconds: float) -> dict[str, float]:
-        """The figures, in milliseconds and in good answers a second."""
+        """Return the figures, in milliseconds and in good answers a second."""
         ordered = sorted(self.latencies)
         good = self.statuses[200]
         return {
@@ -181,7 +181,7 @@ class Connection:
         self.connect()
 
     def connect(self) -> None:
-        """Opens it, or opens it anew."""
+        """Open the connection, or open it anew."""
         self.socket = socket.create_connection(self.address, timeout=10.0)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
@@ -190,7 +190,7 @@ class Connection:
         self.sent_at = 0.0
 
     def send(self, request: bytes) -> bool:
-        """Sends a request, or what is left of it; False if some still is."""
+        """Send a request, or what is left of it; False if some still is."""
         try:
             sent = self.socket.send(request)
         except BlockingIOError:
@@ -200,7 +200,7 @@ class Connection:
 
 
 class Load:
-    """Keeps every connection busy until the time is over.
+    """A load that keeps every connection busy until the time is over.
 
     Args:
         url: where to post.
@@ -216,7 +216,7 @@ class Load:
         self.tally = Tally()
 
     def run(self, seconds: float) -> dict[str, float]:
-        """Sends for so long and gives the figures."""
+        """Send for so long and return the figures."""
         for connection in self.connections:
             self.selector.register(connection.socket, selectors.EVENT_READ, connection)
         begin = time.perf_counter()
@@ -246,13 +246,13 @@ class Load:
         try:
             done = connection.send(request)
         except OSError:
-            return  # the socket is readable then, and tells the same
+            return  # the socket is readable then, and shows the same
         if done == unfinished:
             events = selectors.EVENT_READ if done else selectors.EVENT_READ | selectors.EVENT_WRITE
             self.selector.modify(connection.socket, events, connection)
 
     def _receive(self, connection: Connection, end: float) -> bool:
-        """Reads what has come; False once the connection has nothing more to do."""
+        """Read what has come; False once the connection has nothing more to do."""
         try:
             data = connection.socket.recv(_BUFFER)
             if not data:
@@ -292,7 +292,7 @@ class Load:
 
 
 def main() -> int:
-    """Sends the load and prints the figures."""
+    """Send the load and print the figures."""
     parser = argparse.ArgumentParser(description="A small load generator over keep-alive HTTP/1.1.")
     parser.add_argument("--url", required=True)
     parser.add_argument("--connections", type=int, default=1)

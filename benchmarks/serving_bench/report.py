@@ -12,13 +12,13 @@ NOTHING = "-"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
+    """Format a Markdown table; the first column is text, the others are numbers."""
     lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def number(value: float | None) -> str:
-    """About three digits, thousands separated."""
+    """Format a number with about three digits, thousands separated."""
     if value is None:
         return NOTHING
     digits = next((digits for least, digits in ((100, 0), (10, 1), (0.1, 2)) if abs(value) >= least), 3 if value else 0)
@@ -26,13 +26,13 @@ def number(value: float | None) -> str:
 
 
 def compared(value: float | None, base: float | None) -> str:
-    """A value with its ratio to another."""
+    """Format a value with its ratio to another."""
     times = ratio(value, base)
     return number(value) if times is None else f"{number(value)} ({number(times)})"
 
 
 def markdown(results: Results, plot: str | None = None) -> str:
-    """The whole report.
+    """Format the whole report.
 
     Args:
         results: of a run.
@@ -53,7 +53,7 @@ def markdown(results: Results, plot: str | None = None) -> str:
 
 
 def settings_lines(results: Results) -> str:
-    """What the figures depend on, as a list."""
+    """Format what the figures depend on, as a list."""
     lines = [f"- {name}: {value}" for name, value in results.settings.items()]
     lines.append(f"- typical spread between rounds, (largest - smallest) / median: {results.spread:.0%}")
     lines.append("- a number in brackets is the ratio to the first row")
@@ -61,7 +61,7 @@ def settings_lines(results: Results) -> str:
 
 
 def target_table(bounds: Iterable[Target]) -> str:
-    """What was aimed at, and whether it was met."""
+    """Format the targets, and whether they were met."""
     words = {True: "yes", False: "**no**", None: "not measured"}
     rows = [
         (target.text, f"{target.sign} {target.bound:g}", number(target.measured), words[target.met])
@@ -71,7 +71,7 @@ def target_table(bounds: Iterable[Target]) -> str:
 
 
 def workload_tables(results: Results, workload: str) -> list[str]:
-    """The parts of the report about the load of one workload, and its bare handler."""
+    """Format the parts of the report about the load of one workload, and its bare handler."""
     base = results.contenders[0]
     head = [f"{count} connection{'s' if count > 1 else ''}" for count in results.connections]
 

@@ -1,4 +1,4 @@
-"""What was measured in one run, and the medians of its rounds."""
+"""The measurements of one run, and the medians of its rounds."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Life:
 
 @dataclass
 class Results:
-    """Everything of a run.
+    """All results of a run.
 
     Attributes:
         settings: of the run and of the machine, by name.
@@ -79,46 +79,46 @@ class Results:
     problems: list[str] = field(default_factory=list)
 
     def first(self, kind: str) -> Contender | None:
-        """The first contender of a kind."""
+        """Return the first contender of a kind."""
         return next((contender for contender in self.contenders if contender.kind == kind), None)
 
     def load(self, workload: str, contender: Contender | None, connections: int, name: str) -> float | None:
-        """Median of a figure, such as ``rps``; None if it was not measured."""
+        """Return the median of a figure, such as ``rps``; None if it was not measured."""
         return median(getattr(figures, name) for figures in self._figures(workload, contender, connections))
 
     def errors(self, workload: str, contender: Contender) -> int:
-        """Of all rounds and all numbers of connections."""
+        """Count the errors of all rounds and all numbers of connections."""
         return sum(
             load.figures.errors for load in self.loads if (load.workload, load.contender) == (workload, contender)
         )
 
     def bare(self, workload: str, threads: int, batch: int) -> float | None:
-        """Median items a second."""
+        """Return the median items a second."""
         wanted = (workload, threads, batch)
         return median(bare.rate for bare in self.bares if (bare.workload, bare.threads, bare.batch) == wanted)
 
     def limit(self, workload: str, batch: int) -> float | None:
-        """The better of torch's default threads and one: what a server can reach at the most with such batches."""
+        """Return the better of torch's default threads and one: the most that a server can reach with such batches."""
         rates = [rate for threads in self.threads if (rate := self.bare(workload, threads, batch)) is not None]
         return max(rates, default=None)
 
     def life(self, contender: Contender | None, name: str) -> float | None:
-        """Median of a figure of `Life`; None if it was not measured."""
+        """Return the median of a figure of `Life`; None if it was not measured."""
         return median(getattr(life, name) for life in self.lives if life.contender == contender) or None
 
     @property
     def threads(self) -> list[int]:
-        """Numbers of threads that the bare handler ran with."""
+        """Return the numbers of threads that the bare handler ran with."""
         return sorted({bare.threads for bare in self.bares})
 
     @property
     def batches(self) -> list[int]:
-        """Batch sizes that the bare handler ran with."""
+        """Return the batch sizes that the bare handler ran with."""
         return sorted({bare.batch for bare in self.bares})
 
     @property
     def spread(self) -> float:
-        """The median over all measurements of (largest - smallest) / median of the rounds' requests a second."""
+        """Return the median over all measurements of (largest - smallest) / median of the rounds' requests a second."""
         keys = {(load.workload, load.contender, load.connections) for load in self.loads}
         found = []
         for key in keys:
@@ -132,7 +132,7 @@ class Results:
         return [load.figures for load in self.loads if (load.workload, load.contender, load.connections) == wanted]
 
     def document(self) -> dict[str, Any]:
-        """For JSON; contenders by their labels."""
+        """Return all results for JSON; contenders by their labels."""
 
         def row(entry: Load | Bare | Life) -> dict[str, Any]:
             values = asdict(entry)
@@ -153,11 +153,11 @@ class Results:
 
 
 def median(values: Iterable[float]) -> float | None:
-    """The median; None of nothing."""
+    """Return the median; None of nothing."""
     found = list(values)
     return statistics.median(found) if found else None
 
 
 def ratio(value: float | None, base: float | None) -> float | None:
-    """How many times the base a value is; None if either is unknown."""
+    """Return how many times the base a value is; None if either is unknown."""
     return None if value is None or not base else value / base

@@ -1,6 +1,6 @@
-"""Starts one contender's server on free ports in a folder of its own, and ends whatever belongs to it.
+"""One contender's server on free ports in a folder of its own, from its start to the end of all its processes.
 
-Which processes those are is told by a variable in their environment: it reaches every process that the server starts,
+A variable in their environment marks these processes: it reaches every process that the server starts,
 also one that leaves the server's session or loses its parent.
 """
 
@@ -64,11 +64,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where requests go."""
+        """Return where requests go."""
         return f"{self.inference}/predictions/{self.model}"
 
     def ask(self, body: bytes) -> bytes:
-        """One answer.
+        """Return one answer.
 
         Raises:
             ServingError: it was an error.
@@ -78,7 +78,7 @@ class Server:
             return transport.checked("POST", f"/predictions/{self.model}", body=body, headers=headers).body
 
     def drain(self, body: bytes) -> None:
-        """Waits until the frontend's queue holds nothing of a load whose sender has gone.
+        """Wait until the frontend's queue holds nothing of a load whose sender has gone.
 
         Raises:
             BenchmarkError: it does not answer any more.
@@ -92,7 +92,11 @@ class Server:
         raise BenchmarkError("after the load the server answered nothing")
 
     def scale(self, workers: int) -> float:
-        """Sets the number of workers; seconds until all were READY."""
+        """Set the number of workers; return the seconds until all were READY.
+
+        Raises:
+            BenchmarkError: the workers were not READY in time.
+        """
         begin = time.perf_counter()
         self.management.scale(self.model, min_workers=workers)
         while self.management.default_version(self.model).ready_workers != workers:
@@ -102,7 +106,7 @@ class Server:
         return time.perf_counter() - begin
 
     def backend_memory(self) -> tuple[float, int]:
-        """Proportional memory (PSS) in MB of all processes but Java's, and how many these are; (0, 0) if unknown."""
+        """Return the memory (PSS) in MB of all processes but Java's, and how many these are; (0, 0) if unknown."""
         total, count = 0, 0
         for process in marked_processes(self.mark):
             with suppress(psutil.Error, OSError):
@@ -114,12 +118,12 @@ class Server:
 
 
 def proportional_kb(text: str) -> int:
-    """``Pss`` of a smaps_rollup file."""
+    """Return ``Pss`` of a smaps_rollup file."""
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:
-    """Live processes of one server."""
+    """Return the live processes of one server."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -132,7 +136,7 @@ def marked_processes(mark: str) -> list[psutil.Process]:
 def serving(
     contender: Contender, workload: Workload, folder: Path, workers: int, problems: list[str]
 ) -> Iterator[Server]:
-    """A contender's server with one model, ready; it ends with the block, whatever happens.
+    """Yield a contender's server with one model, ready; it ends with the block, whatever happens.
 
     Args:
         folder: a new one, for everything that the server writes; with a short path, for sockets are below it.
@@ -172,7 +176,7 @@ def serving(
 
 
 def properties(http: list[str], grpc: list[int]) -> str:
-    """A config.properties with nothing but addresses, one worker a model, and no keys asked for."""
+    """Return a config.properties with only addresses, one worker a model, and no keys asked for."""
     names = ("inference_address", "management_address", "metrics_address")
     lines = [f"{name}={address}" for name, address in zip(names, http, strict=True)]
     lines += [f"grpc_inference_port={grpc[0]}", f"grpc_management_port={grpc[1]}"]
@@ -180,7 +184,7 @@ def properties(http: list[str], grpc: list[int]) -> str:
 
 
 def start_command(contender: Contender, model: str, folder: Path) -> list[str]:
-    """What a user would type."""
+    """Return what a user would type."""
     common = [
         "--models",
         model,
@@ -198,7 +202,7 @@ def start_command(contender: Contender, model: str, folder: Path) -> list[str]:
 
 
 def _program(name: str) -> str:
-    """The program of this interpreter's environment."""
+    """Return the program of this interpreter's environment."""
     return str(Path(sys.executable).parent / name)
 
 
@@ -239,7 +243,7 @@ def _until_ready(
 
 
 def _last_words(folder: Path) -> str:
-    """The error of the start command; of one that told none, the ends of all that was written."""
+    """Return the error of the start command; if it gave none, the ends of all that was written."""
     start, *logs = [folder / "start.log", *sorted(folder.rglob("model_log.log"))]
     lines = start.read_text(encoding="utf-8", errors="replace").splitlines()
     if not any(line.startswith("error:") for line in lines):
@@ -252,7 +256,7 @@ def _last_words(folder: Path) -> str:
 def _end(
     contender: Contender, launcher: subprocess.Popen[bytes] | None, folder: Path, environ: Mapping[str, str], mark: str
 ) -> str:
-    """Ends the server as its user would, then kills what is left, and says what that was."""
+    """End the server as its user would, then kill what is left, and report what that was."""
     if launcher is not None and launcher.poll() is None:
         launcher.send_signal(signal.SIGTERM)  # `torchmar start` takes back what it has begun
         with suppress(subprocess.TimeoutExpired):

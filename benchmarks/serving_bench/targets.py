@@ -1,4 +1,4 @@
-"""What was aimed at, as ratios within one run."""
+"""The targets, as ratios within one run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Target:
 
 
 def targets(results: Results) -> Iterator[Target]:
-    """All of them, with what this run measured; of several contenders of a kind, for the first."""
+    """Yield all targets, with what this run measured; of several contenders of a kind, for the first."""
     stock, dedicated, shared = results.first("stock"), results.first("dedicated"), results.first("shared")
 
     def load(workload: str, contender: Contender | None, connections: int, name: str) -> float | None:

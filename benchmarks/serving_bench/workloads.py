@@ -1,4 +1,4 @@
-"""What is asked of the contenders: archives of the same handlers, and the request bodies."""
+"""The workloads: archives of the same handlers, and the request bodies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Workload:
     essence: Callable[[bytes], str]
 
     def build(self, store: Path, contender: Contender, workers: int) -> str:
-        """Writes the archive for a contender into a model store of its own. Returns its file name."""
+        """Write the archive for a contender into a model store of its own. Return its file name."""
         store.mkdir(parents=True, exist_ok=True)
         config = store / "model-config.yaml"
         config.write_text(contender.model_config(workers), encoding="utf-8")
@@ -53,7 +53,7 @@ class Workload:
 
 
 def noop(folder: Path) -> Workload:
-    """No model: the body's length is the answer."""
+    """Return the workload without a model: the body's length is the answer."""
     body = folder / "noop.bin"
     body.write_bytes(b"x" * 300)
     parts = {"handler": ARCHIVES / "noop_handler.py"}
@@ -61,7 +61,7 @@ def noop(folder: Path) -> Workload:
 
 
 def upload(folder: Path) -> Workload:
-    """The no-op handler, and bodies that fill most of what a request may hold."""
+    """Return the no-op handler, and bodies that fill most of what a request may hold."""
     body = folder / "upload.bin"
     body.write_bytes(b"x" * 4_000_000)
     parts = {"handler": ARCHIVES / "noop_handler.py"}
@@ -69,7 +69,7 @@ def upload(folder: Path) -> Workload:
 
 
 def stream(folder: Path) -> Workload:
-    """No model: sixteen parts are the answer."""
+    """Return the workload of a stream without a model: sixteen parts are the answer."""
     body = folder / "stream.bin"
     body.write_bytes(b"x" * 300)
     parts = {"handler": ARCHIVES / "stream_handler.py"}
@@ -77,7 +77,7 @@ def stream(folder: Path) -> Workload:
 
 
 def mnist(folder: Path) -> Workload:
-    """The archive of the MNIST example: PNG in, digit out."""
+    """Return the archive of the MNIST example: PNG in, digit out."""
     weights = MNIST / "build" / "mnist_sd.pt"
     if not weights.is_file():
         _train(folder)
@@ -92,13 +92,13 @@ def mnist(folder: Path) -> Workload:
 
 
 def _train(folder: Path) -> None:
-    """One epoch; the example calls that a failure, since it may be less accurate than it asks of itself."""
+    """Train one epoch; the example calls that a failure, since it may be less accurate than it asks of itself."""
     command = [sys.executable, str(MNIST / "train.py"), "--epochs", "1", "--output-dir", str(folder)]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def resnet18(folder: Path) -> Workload:
-    """torchvision's resnet18 with random weights: JPEG in, five classes out."""
+    """Return torchvision's resnet18 with random weights: JPEG in, five classes out."""
     weights = folder / "resnet18.pt"
     # Elsewhere: a process that holds torch's libraries takes its share of their pages from the workers' memory.
     subprocess.run([sys.executable, "-c", _RANDOM_WEIGHTS, str(weights)], check=True)
@@ -112,7 +112,7 @@ def resnet18(folder: Path) -> Workload:
 
 
 def best_class(answer: bytes) -> str:
-    """The most probable class; the probabilities' last digits depend on the batch and the threads."""
+    """Return the most probable class; the probabilities' last digits depend on the batch and the threads."""
     found: dict[str, float] = json.loads(answer)
     return max(found, key=lambda name: found[name])
 

@@ -1,4 +1,4 @@
-"""Keeps the models busy and judges every answer."""
+"""Clients that keep the models busy and judge every answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SLEEP_MS = (5.0, 20.0)
 
 @dataclass
 class Tally:
-    """What became of the requests of one model.
+    """The outcome of the requests of one model.
 
     Attributes:
         seconds: until the answer, whatever it was.
@@ -40,7 +40,7 @@ class Tally:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, status: int, seconds: float, failure: str) -> None:
-        """Notes one request; status 0 for no answer."""
+        """Note one request; status 0 for no answer."""
         with self._lock:
             if status:
                 self.statuses[status] += 1
@@ -50,12 +50,12 @@ class Tally:
 
     @property
     def good_share(self) -> float:
-        """Of the answers, those with status 200."""
+        """Return the share of answers with status 200."""
         return self.statuses[200] / max(1, self.statuses.total())
 
 
 class Client(threading.Thread):
-    """Sends one request after the other over a kept-alive connection, each with a name that its answer must have.
+    """A client that sends requests in turn over a kept-alive connection, each with a name that its answer must have.
 
     Args:
         address: of the inference API.
@@ -73,11 +73,11 @@ class Client(threading.Thread):
         self._count = 0
 
     def stop(self) -> None:
-        """Lets it end when it has the answer that it waits for."""
+        """Let it end when it has the answer that it waits for."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Sends until it is stopped."""
+        """Send until it is stopped."""
         while not self._stopping.is_set():
             sleep_ms = self._random.choice((0.0, 0.0, self._random.uniform(*_SLEEP_MS)))
             self.ask(sleep_ms=sleep_ms, say=self._count % _SAY_EVERY == 0)
@@ -85,10 +85,10 @@ class Client(threading.Thread):
         self._connection.close()
 
     def ask(self, *, sleep_ms: float = 0.0, say: bool = False) -> tuple[str, int]:
-        """Sends a request and notes what comes back.
+        """Send a request and note what comes back.
 
         Returns:
-            The request's name, and the pid of who answered, 0 if nobody did well.
+            The request's name, and the pid of the process that answered, 0 if none did well.
         """
         self._count += 1
         name = f"{self.name}-{self._count}"
@@ -109,14 +109,14 @@ class Client(threading.Thread):
         return name, pid
 
     def _close_if_ended(self) -> None:
-        """A server may close a connection between two requests: then there is no answer missing."""
+        """Close a connection that the server may have closed between two requests: then there is no answer missing."""
         sock = self._connection.sock
         if sock is not None and select.select([sock], [], [], 0)[0]:
             self._connection.close()
 
 
 def judge(name: str, status: int, content: bytes) -> tuple[str, int]:
-    """What is wrong with the answer to a request, in words, and the pid that it names (0 for an error's answer).
+    """Return what is wrong with the answer to a request, in words, and the pid that it names (0 for an error's answer).
 
     While workers are killed the frontend may answer with any status from 500 on.
     """
@@ -132,7 +132,7 @@ def judge(name: str, status: int, content: bytes) -> tuple[str, int]:
 
 @contextmanager
 def load(address: str, seed: int, label: str, tallies: Mapping[str, Tally]) -> Iterator[None]:
-    """Keeps all clients busy meanwhile; when it ends, every request has been answered, or given up."""
+    """Keep all clients busy meanwhile; when it ends, every request has been answered, or given up."""
     clients = [
         Client(address, model, f"{model}-{label}-{number}", seed, tallies[model])
         for model, count in CLIENTS.items()

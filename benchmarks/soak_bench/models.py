@@ -1,4 +1,4 @@
-"""What is served: one model in dedicated mode, one in shared mode, with the same handler."""
+"""The models served: one in dedicated mode, one in shared mode, with the same handler."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ vmargs=-Xmx256m
 
 
 def model_config(model: str) -> str:
-    """The model-config.yaml of a model."""
+    """Return the model-config.yaml of a model."""
     workers = WORKERS[model]
     text = f"minWorkers: {workers}\nmaxWorkers: {workers}\nresponseTimeout: {RESPONSE_TIMEOUT_S}\n"
     return text + ("backend:\n  mode: shared\n  max_batch_size: 16\n" if model == SHARED else "")
 
 
 def build(folder: Path) -> Path:
-    """Builds both archives. Returns the model store."""
+    """Build both archives. Return the model store."""
     store = folder / "model_store"
     store.mkdir()
     config = folder / "model-config.yaml"

@@ -1,4 +1,4 @@
-"""Which process of a server is what, and what all of them take; from what the system tells, without asking them."""
+"""The role of each process of a server, and what all of them take; from what the system tells, without asking them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Member:
 
 
 def role_of(argv: Sequence[str], *, leads: bool, listens: bool, model: str) -> str:
-    """The role of a process of the server's session.
+    """Return the role of a process of the server's session.
 
     Args:
         argv: its command line, which a forked process shares with the prefork process.
@@ -56,19 +56,19 @@ def role_of(argv: Sequence[str], *, leads: bool, listens: bool, model: str) -> s
 
 
 def listening_sockets(table: str, owner: int) -> list[str]:
-    """Inodes of the sockets, in the text of ``/proc/net/unix``, that prefork processes of a server listen on."""
+    """Return the inodes of the sockets, from ``/proc/net/unix``, that prefork processes of a server listen on."""
     name = re.compile(rf"@torchmar-\d+-\d+-{owner}-")
     rows = (line.split() for line in table.splitlines()[1:])
     return [row[6] for row in rows if len(row) == 8 and int(row[3], 16) & _LISTENS and name.match(row[7])]
 
 
 def open_sockets(leader: int) -> list[str]:
-    """As `listening_sockets`, of a server by the pid of its Java process, now."""
+    """Return the same as `listening_sockets`, of a server by the pid of its Java process, now."""
     return listening_sockets(_UNIX_SOCKETS.read_text(), leader)
 
 
 def members(leader: int) -> list[Member]:
-    """The processes of a server, in the order of their pids."""
+    """Return the processes of a server, in the order of their pids."""
     sockets = {f"socket:[{inode}]" for inode in open_sockets(leader)}
     found = []
     for process in session_members(leader):
@@ -81,12 +81,12 @@ def members(leader: int) -> list[Member]:
 
 
 def counts(leader: int) -> dict[str, int]:
-    """How many processes of each role a server has, without those that come and go."""
+    """Count the processes of each role of a server, without those that come and go."""
     return without_others(Counter(member.role for member in members(leader)))
 
 
 def without_others(numbers: Mapping[str, int]) -> dict[str, int]:
-    """Those that stay."""
+    """Return those that stay."""
     return {role: number for role, number in numbers.items() if role != OTHER and number}
 
 
@@ -108,7 +108,7 @@ def _model_of(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a server takes.
+    """The resources of a server.
 
     Attributes:
         processes: how many, by role.
@@ -127,12 +127,12 @@ class Footprint:
 
     @property
     def backend(self) -> int:
-        """Bytes of all processes of the backend."""
+        """Return the bytes of all processes of the backend."""
         return sum(self.memory.values())
 
 
 def footprint(leader: int) -> Footprint:
-    """Measures a server."""
+    """Measure a server."""
     numbers: Counter[str] = Counter()
     memory: Counter[str] = Counter()
     descriptors: dict[str, int] = {}
@@ -150,7 +150,7 @@ def footprint(leader: int) -> Footprint:
 
 
 def own_kb(text: str) -> int:
-    """``Pss_Anon`` of a smaps_rollup file; ``Pss`` on a kernel that does not tell it apart (before 5.9)."""
+    """Return ``Pss_Anon`` of a smaps_rollup file; ``Pss`` on a kernel that does not tell it apart (before 5.9)."""
     rows = (line.split() for line in text.splitlines()[1:])
     found = {row[0]: int(row[1]) for row in rows}
     return found.get("Pss_Anon:", found.get("Pss:", 0))

@@ -14,7 +14,7 @@ from benchmarks.soak_bench.processes import DEDICATED_ROLE, EXPECTED, JAVA, PREF
 GOOD_SHARE = 0.8
 BACKEND_GROWTH, JAVA_GROWTH = 0.2, 0.3
 SPARE_DESCRIPTORS = 2
-_TOLD = 8  # failed requests of a model that are told in full
+_TOLD = 8  # failed requests of a model that are shown in full
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Check:
 
 @dataclass
 class Results:
-    """Everything of a run.
+    """All results of a run.
 
     Attributes:
         kills: by what was killed.
@@ -43,7 +43,7 @@ class Results:
     late: Footprint | None = None
 
     def check(self, name: str, held: bool, figures: str) -> None:
-        """Notes whether something held."""
+        """Note whether something held."""
         self.checks.append(Check(name, held, figures))
 
     @property
@@ -53,7 +53,7 @@ class Results:
 
 
 def answered(tallies: Mapping[str, Tally]) -> Iterator[Check]:
-    """Whether every request was answered, most of them well."""
+    """Yield whether every request was answered, most of them well."""
     for model, tally in tallies.items():
         total = tally.statuses.total() + sum("no answer" in failure for failure in tally.failures)
         figures = f"{len(tally.failures)} of {total} were not"
@@ -62,7 +62,7 @@ def answered(tallies: Mapping[str, Tally]) -> Iterator[Check]:
 
 
 def flat(early: Footprint, late: Footprint) -> Iterator[Check]:
-    """Whether a server takes as much after the kills as before."""
+    """Yield whether a server takes as much after the kills as before."""
     same = dict(late.processes) == EXPECTED
     yield Check("there are the processes that there should be", same, listed(late.processes))
     for name, before, after, bound in (
@@ -79,12 +79,12 @@ def flat(early: Footprint, late: Footprint) -> Iterator[Check]:
 
 
 def listed(numbers: Mapping[str, int]) -> str:
-    """Numbers of things in words."""
+    """Format numbers of things in words."""
     return ", ".join(f"{number} {name}" for name, number in sorted(numbers.items()) if number) or "none"
 
 
 def report(results: Results, settings: str) -> str:
-    """The results in Markdown."""
+    """Format the results as Markdown."""
     lines = [
         f"# Soak: {'all held' if results.held else 'SOMETHING DID NOT HOLD'}",
         "",

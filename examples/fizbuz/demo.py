@@ -1,4 +1,4 @@
-"""One net, every way out of its past: MXNet Model Server's archives, eager, TorchScript, ONNX, and a program in C++."""
+"""One network, every way out of its past: MXNet Model Server's archives, eager, TorchScript, ONNX, a C++ program."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ sys.path[:0] = [str(HERE.parents[1])]
 from examples import demos  # noqa: E402
 
 NUMBERS = (1, 2, 4, 8, 14, 21, 29, 44)
-LARGE = 10**12 - 1  # far beyond what the net was trained on, and what the old service takes
-# The net is right on more than nine of ten numbers; what it says must be what every archive says.
+LARGE = 10**12 - 1  # far beyond what the network was trained on, and what the old service takes
+# The network is right on more than nine of ten numbers; what it says must be what every archive says.
 NEEDED = 6
 JSON = ("-H", "Content-Type: application/json")
 
 
 def expected(number: int) -> str:
-    """What comes after a number."""
+    """Return what comes after a number."""
     following = number + 1
     return "fizz" * (following % 3 == 0) + "buzz" * (following % 5 == 0) or str(following)
 
 
 def build(work: Path, store: Path) -> None:
-    """Train, and make five archives of the net."""
+    """Train, and make five archives of the network."""
     demos.run("python", str(HERE / "train.py"), "--output-dir", str(work))
     service = str(work / "service")
     export = ("--export-path", str(store), "-f")
@@ -60,7 +60,7 @@ def ask(server: demos.Server, work: Path) -> None:
     right = sum(answer == expected(number) for number, answer in zip(NUMBERS, answers, strict=True))
     demos.require(right >= NEEDED, f"only {right} of {len(NUMBERS)} answers are right")
     eager = play(server, "fizbuz_eager", *NUMBERS, LARGE)
-    demos.require(eager[:-1] == answers, "the eager net says something else")
+    demos.require(eager[:-1] == answers, "the eager network says something else")
     demos.require(play(server, "fizbuz_scripted", *NUMBERS, LARGE) == eager, "TorchScript says something else")
     bits = [number + 1 >> bit & 1 for number in NUMBERS[:1] for bit in range(10)]
     scores = server.predict("fizbuz_onnx", *JSON, "-d", json.dumps({"tensor_input": [bits]}))["tensor_output"]
@@ -73,11 +73,11 @@ def ask(server: demos.Server, work: Path) -> None:
         print(said, end="")
         found = [line.split()[1] for line in said.splitlines()]
         demos.require(found == eager, "the program in C++ says something else")
-    print(f"{right} of {len(NUMBERS)} answers right, whoever is asked")
+    print(f"{right} of {len(NUMBERS)} answers right, whichever model is asked")
 
 
 def scale(server: demos.Server) -> None:
-    """Two workers, and one again."""
+    """Scale to two workers, and to one again."""
     url = f"{server.management}/models/fizbuz_package"
     # MXNet Model Server took max_worker alone; for TorchServe there must be as many at least.
     demos.curl("-X", "PUT", f"{url}?min_worker=2&max_worker=2&synchronous=true")

@@ -1,4 +1,4 @@
-"""Says what comes after a number, in JSON: `{"input.1": 14}` in, `{"number": 15, "answer": "fizzbuzz"}` out."""
+"""What comes after a number, in JSON: `{"input.1": 14}` in, `{"number": 15, "answer": "fizzbuzz"}` out."""
 
 import json
 
@@ -11,10 +11,14 @@ LARGEST = 2**62
 
 
 class FizbuzHandler(BaseHandler):
-    """Runs the eager net and the TorchScript one; a request may be the number alone, too."""
+    """A handler for the eager network and the TorchScript one; a request may be the number alone, too."""
 
     def preprocess_one(self, data, context):
-        """Take the number out of a request and go on to the next one."""
+        """Take the number out of a request and go on to the next one.
+
+        Raises:
+            BadInputError: the request holds no number that the network knows.
+        """
         try:
             value = json.loads(bytes(data)) if isinstance(data, (bytes, bytearray)) else data
         except ValueError:
@@ -26,6 +30,6 @@ class FizbuzHandler(BaseHandler):
         return torch.tensor(number + 1)
 
     def postprocess_one(self, output, context):
-        """Give the word of the best category, or the number itself."""
+        """Return the word of the best category, or the number itself."""
         number = context.state["number"]
         return {"number": number, "answer": WORDS[int(output.argmax())] or str(number)}

@@ -1,4 +1,4 @@
-"""A net that has learned fizz buzz: numbers in, scores of four categories out.
+"""A network that has learned fizz buzz: numbers in, scores of four categories out.
 
 0: the number itself, 1: fizz, 2: buzz, 3: fizzbuzz.
 """
@@ -6,11 +6,11 @@
 import torch
 from torch import nn
 
-BITS = 10  # the net was trained on numbers of no more
+BITS = 10  # the network was trained on numbers of no more
 
 
 class FizbuzNet(nn.Module):
-    """Takes numbers from 0, int64 `[batch]`; gives scores, float32 `[batch, 4]`."""
+    """The network. Takes numbers from 0, int64 `[batch]`; returns scores, float32 `[batch, 4]`."""
 
     def __init__(self):
         super().__init__()
@@ -18,7 +18,7 @@ class FizbuzNet(nn.Module):
         self.layers = nn.Sequential(nn.Linear(BITS, 150), nn.ReLU(), nn.Linear(150, 4))
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Give the scores of each number's categories.
+        """Return the scores of each number's categories.
 
         16 is 1 more than a multiple of 15, so a number and the sum of its hexadecimal digits leave the same remainder,
         and are called the same. How often that is done depends on the numbers: torch.jit.script keeps the loop, a trace
@@ -32,7 +32,7 @@ class FizbuzNet(nn.Module):
 
     @torch.jit.export
     def say(self, number: int) -> str:
-        """Give what a player says at a number."""
+        """Return what a player says at a number."""
         category = int(self.forward(torch.tensor([number])).argmax())
         if category == 0:
             return str(number)

@@ -1,4 +1,4 @@
-"""Train a net that plays fizz buzz, and write it in three formats: `python examples/fizbuz/train.py`."""
+"""Train a network that plays fizz buzz, and write it in three formats: `python examples/fizbuz/train.py`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from torch.nn import functional  # noqa: E402
 
 from examples.fizbuz.fizbuz_net import BITS, FizbuzNet  # noqa: E402
 
-HELD_OUT = range(1, 101)  # nobody trains with the numbers that the game is played with
+HELD_OUT = range(1, 101)  # not in the training: the numbers that the game is played with
 NEEDED = 0.9
 
 
 def category(number: int) -> int:
-    """0: the number itself, 1: fizz, 2: buzz, 3: fizzbuzz."""
+    """Return the category, 0: the number itself, 1: fizz, 2: buzz, 3: fizzbuzz."""
     return (number % 3 == 0) + 2 * (number % 5 == 0)
 
 
 def tensors(numbers: range) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers and their classes, both int64 `[count]`."""
+    """Return numbers and their classes, both int64 `[count]`."""
     return torch.tensor(list(numbers)), torch.tensor([category(number) for number in numbers])
 
 
 def train(steps: int, seed: int) -> tuple[FizbuzNet, float]:
-    """Train on 101 to 1023; give the net and the part of 1 to 100 that it gets right."""
+    """Train on 101 to 1023; return the network and the part of 1 to 100 that it gets right."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for matrices as small as these, threads only wait for each other
     net = FizbuzNet()
@@ -65,7 +65,7 @@ def export(net: FizbuzNet, path: Path) -> None:
 
 
 def script(net: FizbuzNet, path: Path) -> None:
-    """Write the net as TorchScript, with its loop and its branches."""
+    """Write the network as TorchScript, with its loop and its branches."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces the end of TorchScript
         torch.jit.script(net).save(str(path))
@@ -73,7 +73,7 @@ def script(net: FizbuzNet, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, and write the state dict, TorchScript, and in a folder `service` ONNX beside its service."""
-    parser = argparse.ArgumentParser(description="Train a net that plays fizz buzz and write it in three formats.")
+    parser = argparse.ArgumentParser(description="Train a network that plays fizz buzz and write it in three formats.")
     parser.add_argument("--output-dir", type=Path, default=HERE / "build", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")

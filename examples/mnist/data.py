@@ -21,7 +21,7 @@ class Split(NamedTuple):
 
 
 class Digits(NamedTuple):
-    """The two parts of a set of digits; no picture is in both."""
+    """The two parts of a set of digits; no image is in both."""
 
     train: Split
     test: Split

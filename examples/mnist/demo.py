@@ -37,7 +37,7 @@ class DemoError(Exception):
 
 
 def run(*command: str, capture: bool = False) -> str:
-    """Shows a command and runs it.
+    """Show a command and run it.
 
     Raises:
         DemoError: it failed.
@@ -52,13 +52,13 @@ def run(*command: str, capture: bool = False) -> str:
 
 
 def build(store: Path, name: str, *model: str) -> None:
-    """Builds an archive with the example's handler; an older one of the name is replaced."""
+    """Build an archive with the example's handler; an older one of the name is replaced."""
     handler = ("--handler", "examples/mnist/mnist_handler.py")
     run("torchmar", "build", "--model-name", name, *model, *handler, "--export-path", str(store), "--force")
 
 
 def samples() -> list[Path]:
-    """Held-out pictures, the digits in turn: 0, 1, 2, ..."""
+    """Return held-out images, the digits in turn: 0, 1, 2, ..."""
     by_digit: dict[str, list[Path]] = {}
     for path in sorted((HERE / "samples").glob("*.png")):
         by_digit.setdefault(path.name.split("_")[0], []).append(path)
@@ -68,7 +68,7 @@ def samples() -> list[Path]:
 
 
 def picture(path: Path) -> str:
-    """A 28 x 28 picture as 14 x 7 characters of 2 x 4 dots each."""
+    """Draw a 28 x 28 image as 14 x 7 characters of 2 x 4 dots each."""
     dots = (
         (0, 0),
         (0, 1),
@@ -93,7 +93,7 @@ def picture(path: Path) -> str:
 
 
 def show(files: Sequence[Path], rows: Sequence[dict[str, Any]]) -> int:
-    """Shows each picture with the expected and the predicted digit; returns how many agree."""
+    """Show each image with the expected and the predicted digit; return how many agree."""
     pictures, correct = [], 0
     for path, row in zip(files, rows, strict=True):
         expected = int(path.name.split("_")[0])
@@ -106,7 +106,7 @@ def show(files: Sequence[Path], rows: Sequence[dict[str, Any]]) -> int:
 
 
 def predict(model: str, files: Sequence[Path], *options: str) -> list[dict[str, Any]]:
-    """The answers of a model, one row a file.
+    """Return the answers of a model, one row a file.
 
     Raises:
         DemoError: a request failed.
@@ -115,13 +115,13 @@ def predict(model: str, files: Sequence[Path], *options: str) -> list[dict[str, 
     command = ("torchmar", "predict", model, *names, *options, "--json", "--name", SERVER)
     rows = json.loads(run(*command, capture=True))
     if len(rows) != len(files):
-        raise DemoError(f"{len(files)} pictures sent, {len(rows)} answers")
+        raise DemoError(f"{len(files)} images sent, {len(rows)} answers")
     return list(rows)
 
 
 @contextmanager
 def server(port: str, store: str) -> Iterator[None]:
-    """A running server with both archives; stopped whatever happens."""
+    """Yield a running server with both archives; stop it whatever happens."""
     models = ("mnist=mnist.mar", "mnist_scripted=mnist_scripted.mar")
     try:
         run("torchmar", "start", "--models", *models, "--model-store", store, "--port", port, "--name", SERVER)
@@ -138,7 +138,7 @@ def server(port: str, store: str) -> Iterator[None]:
 
 
 def demo(port: str, work: Path, store: Path) -> None:
-    """Runs all steps.
+    """Run all steps.
 
     Raises:
         DemoError: one failed.
@@ -165,7 +165,7 @@ def demo(port: str, work: Path, store: Path) -> None:
 
 
 def main() -> int:
-    """Exit code 0 if everything worked."""
+    """Run the demo; return 0 if everything worked."""
     parser = argparse.ArgumentParser(description="Train, archive, serve and query the MNIST example.")
     parser.add_argument("--port", default="8080", help="first of five ports, or 'auto' for free ones")
     parser.add_argument("--work", type=Path, default=Path("examples/mnist/build"), help="folder for the weights")

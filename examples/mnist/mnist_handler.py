@@ -1,4 +1,4 @@
-"""Name the digit in a picture: PNG, JPEG or another format in, a digit from 0 to 9 out."""
+"""The digit in an image: PNG, JPEG or another format in, a digit from 0 to 9 out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from handlers import ImageClassifier
 
 
 class MNISTDigitClassifier(ImageClassifier):
-    """White ink on black, as in MNIST; a coloured picture is made grey, another size than 28 x 28 resized."""
+    """White ink on black, as in MNIST; a coloured image is made grey, another size than 28 x 28 resized."""
 
     image_mode = "L"
     image_processing = transforms.Compose(
@@ -21,5 +21,5 @@ class MNISTDigitClassifier(ImageClassifier):
     )
 
     def postprocess(self, data: torch.Tensor) -> list[int]:
-        """Turn the model's output, `[batch, 10]`, into one digit a picture."""
+        """Turn the model's output, `[batch, 10]`, into one digit for each image."""
         return data.argmax(1).tolist()

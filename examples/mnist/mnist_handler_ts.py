@@ -6,7 +6,7 @@ from ts.torch_handler.image_classifier import ImageClassifier
 
 
 class MNISTDigitClassifier(ImageClassifier):
-    """Name the digit in a grey picture of 28 x 28 pixels."""
+    """A handler that names the digit in a grey image of 28 x 28 pixels."""
 
     image_processing = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
 
@@ -15,5 +15,5 @@ class MNISTDigitClassifier(ImageClassifier):
         self.profiler_args = {"activities": [ProfilerActivity.CPU], "record_shapes": True}
 
     def postprocess(self, data):
-        """Turn the model's output, `[batch, 10]`, into one digit a picture."""
+        """Turn the model's output, `[batch, 10]`, into one digit for each image."""
         return data.argmax(1).tolist()

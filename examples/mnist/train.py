@@ -119,7 +119,7 @@ def shift(images: torch.Tensor) -> torch.Tensor:
 
 
 def measure(model: torch.nn.Module, digits: Split) -> float:
-    """Give the share of digits that the model names rightly."""
+    """Return the share of digits that the model names rightly."""
     with torch.inference_mode():
         found = torch.cat([model(normalise(part)).argmax(dim=1) for part in digits.images.split(500)])
     return (found == digits.labels).double().mean().item()

@@ -1,4 +1,4 @@
-"""Train the net on rated sentences, in seconds: `python examples/sentiment/train.py`."""
+"""Train the network on rated sentences, in seconds: `python examples/sentiment/train.py`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Row = tuple[list[str], int]
 
 
 def read_sentences(archive: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Sentences from tweets, reviews and newspapers, with 1 for a positive rating and 0 for a negative one.
+    """Read sentences from tweets, reviews and newspapers, with 1 for a positive rating and 0 for a negative one.
 
-    Gives those to train with and those held out.
+    Return those to train with and those held out.
     """
     rows: list[tuple[str, int]] = []
     with tarfile.open(archive) as opened:
@@ -46,24 +46,24 @@ def read_sentences(archive: Path) -> tuple[list[tuple[str, int]], list[tuple[str
 
 
 def vocabulary(rows: list[tuple[str, int]]) -> dict[str, int]:
-    """Numbers of the most frequent words and pairs of words, just as the handler will find them."""
+    """Return numbers of the most frequent words and pairs of words, just as the handler will find them."""
     counts = Counter(one for text, _ in rows for one in ngrams(words(text), 2))
     return {word: index for index, (word, _) in enumerate(counts.most_common(WORDS))}
 
 
 def numbers(text: str, known: dict[str, int]) -> list[int]:
-    """A text as the net takes it; a word that is not known is passed over, as the handler does."""
+    """Return a text as the network takes it; an unknown word is ignored, as by the handler."""
     return [known[one] for one in ngrams(words(text), 2) if one in known]
 
 
 def bags(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Texts as words and offsets."""
+    """Return texts as words and offsets."""
     ends = torch.tensor([0, *map(len, texts)]).cumsum(0)
     return torch.tensor([one for text in texts for one in text]), ends[:-1]
 
 
 def train(rows: list[tuple[str, int]], known: dict[str, int], epochs: int, seed: int) -> SentimentNet:
-    """Train a net."""
+    """Train a network."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for matrices as small as these, threads only wait for each other
     net = SentimentNet()
@@ -79,7 +79,7 @@ def train(rows: list[tuple[str, int]], known: dict[str, int], epochs: int, seed:
 
 
 def accuracy(net: SentimentNet, rows: list[tuple[str, int]], known: dict[str, int]) -> float:
-    """The part of the sentences that the net gets right."""
+    """Return the part of the sentences that the network gets right."""
     with torch.no_grad():
         found = net(*bags([numbers(text, known) for text, _ in rows])).argmax(dim=1)
     return float((found == torch.tensor([label for _, label in rows])).float().mean())
@@ -87,7 +87,7 @@ def accuracy(net: SentimentNet, rows: list[tuple[str, int]], known: dict[str, in
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, and write weights, vocabulary and names."""
-    parser = argparse.ArgumentParser(description="Train a net that says whether a text is meant well.")
+    parser = argparse.ArgumentParser(description="Train a network that finds the sentiment of a text.")
     parser.add_argument("--output-dir", type=Path, default=HERE / "build", help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

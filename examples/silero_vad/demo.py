@@ -34,7 +34,7 @@ def ask(server: demos.Server, work: Path) -> None:
     spoken = sum(segment["end"] - segment["start"] for segment in plain["speech"])
     print(f"{spoken:.1f} s of speech in {plain['seconds']:.1f} s")
     demos.require(plain["seconds"] == 60.0 and len(plain["speech"]) >= 5, "the speech was not heard")
-    demos.require(0.3 * 60 < spoken < 60, "this is not when somebody speaks")
+    demos.require(0.3 * 60 < spoken < 60, "these are not the segments of speech")
     answers = [server.predict(name, *sound, "-H", "X-Probabilities: true") for name in FORMATS]
     scripted, onnx = (answer["probabilities"] for answer in answers)
     apart = max(abs(one - other) for one, other in zip(scripted, onnx, strict=True))

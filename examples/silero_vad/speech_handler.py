@@ -1,4 +1,4 @@
-"""Tell when somebody speaks in a recording: a WAV file in, the segments of speech out."""
+"""Speech in a recording: a WAV file in, the segments of speech out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SpeechDetector(AudioHandler):
 
 
 def run_script(model, sounds):
-    """Give the probability of speech in each chunk, `[batch, chunks]`, of sounds `[batch, 1, samples]`.
+    """Return the probability of speech in each chunk, `[batch, chunks]`, of sounds `[batch, 1, samples]`.
 
     The TorchScript model keeps the state of its stream itself.
     """
@@ -56,7 +56,7 @@ def run_script(model, sounds):
 
 
 def run_onnx(model, sounds):
-    """Give the same as `run_script`. The ONNX model is given the state of its stream, and gives it back."""
+    """Return the same as `run_script`. The ONNX model is given the state of its stream, and returns it."""
     samples = functional.pad(sounds[:, 0], (0, -sounds.shape[2] % CHUNK))
     state, before = sounds.new_zeros(2, len(sounds), 128), sounds.new_zeros(len(sounds), CONTEXT)
     found = []
@@ -68,7 +68,7 @@ def run_onnx(model, sounds):
 
 
 def segments(probabilities, seconds):
-    """Give the segments of speech, `[{"start": 0.5, "end": 1.25}, ...]`, in seconds.
+    """Return the segments of speech, `[{"start": 0.5, "end": 1.25}, ...]`, in seconds.
 
     Two thresholds keep a voice at the edge from flickering, and short pauses belong to the speech.
     """

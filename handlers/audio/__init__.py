@@ -1,1 +1,1 @@
-"""The handler for audio, and how WAV is decoded."""
+"""The handler for audio, and the decoding of WAV files."""

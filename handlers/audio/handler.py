@@ -1,4 +1,4 @@
-"""The handler for models that listen."""
+"""The handler for models that take audio."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class AudioHandler(BaseHandler):
-    """Read the sound of each request; the model gets it as float32 `[batch, channels, samples]`, from -1 to 1.
+    """A handler for audio, which the model gets as float32 `[batch, channels, samples]`, from -1 to 1.
 
-    A request is a WAV file: `curl localhost:8080/predictions/listener -T speech.wav`; or a JSON list of samples, or of
-    lists of them for each channel, at the model's own rate. The reply is what the model gives, as nested lists; a
-    subclass makes something else of it in `postprocess_one`.
+    A request is a WAV file: `curl localhost:8080/predictions/listener -T speech.wav`. Or it is a JSON list of samples,
+    or of one such list for each channel, at the model's own rate. The reply is the model's output as nested lists; a
+    subclass changes that in `postprocess_one`.
 
-    `sample_rate`, in Hz, is what the model takes: sounds of other rates are resampled. None leaves them as they are;
-    `handler: {sample_rate: 8000}` in model-config.yaml comes first. `mono` mixes the channels to one. A sound longer
-    than `longest_s` seconds is refused.
+    `sample_rate`, in Hz, is what the model takes: audio at other rates is resampled. None leaves it as it is. `handler:
+    {sample_rate: 8000}` in model-config.yaml takes precedence. `mono` mixes the channels to one. Audio longer than
+    `longest_s` seconds is refused.
 
-    Sounds of one length run as one batch, and those of other lengths apart: an answer does not depend on what else is
-    in the batch.
+    Inputs of one length run as one batch, those of other lengths apart, so an answer does not depend on the rest of the
+    batch.
     """
 
     sample_rate: int | None = 16_000
@@ -37,7 +37,11 @@ class AudioHandler(BaseHandler):
     longest_s: float = 600.0
 
     def initialize(self, context: Context) -> None:
-        """Load the model, and read its sample rate."""
+        """Load the model, and read its sample rate.
+
+        Raises:
+            LoadError: the model cannot be loaded, or the sample rate is wrong.
+        """
         super().initialize(context)
         rate = self._handler_config().get("sample_rate", self.sample_rate)
         if rate is not None and (type(rate) is not int or rate < 1):
@@ -48,7 +52,12 @@ class AudioHandler(BaseHandler):
         self.sample_rate = rate
 
     def preprocess_one(self, data: Any, context: RequestContext) -> torch.Tensor:
-        """Turn a sound into the model's input, `[channels, samples]`."""
+        """Turn the audio of a request into the model's input, `[channels, samples]`.
+
+        Raises:
+            BadInputError: the request holds no audio, or of another number of channels.
+            TooLargeError: it is longer than `longest_s`.
+        """
         require(data, context.parameters, "a WAV file")
         if isinstance(data, bytes | bytearray | memoryview):
             return self._decode(data)
@@ -75,18 +84,21 @@ class AudioHandler(BaseHandler):
         return sound.mean(dim=0, keepdim=True) if self.mono and len(sound) > 1 else sound
 
     def collate(self, items: list[Any]) -> Any:
-        """Put the sounds together: a tensor `[batch, channels, samples]`; a list, if their lengths differ."""
+        """Stack the inputs to a tensor `[batch, channels, samples]`; return a list if their lengths differ."""
         return super().collate(items) if len({item.shape for item in items}) == 1 else items
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run the model, on the sounds of one length at once. Gives what it gives, or a list of parts for lengths."""
+        """Run the model on the inputs of one length at a time.
+
+        Return the model's output, or a list of its parts if the lengths differ.
+        """
         if isinstance(data, list):
             run = super().inference
             return run_by_shape(data, lambda sounds: self.split(run(sounds, *args, **kwargs)))
         return super().inference(data, *args, **kwargs)
 
     def postprocess_one(self, output: Any, context: RequestContext) -> Any:  # noqa: ARG002
-        """Turn the model's output for one sound into nested lists; a dict or tuple of tensors by its parts."""
+        """Turn the model's output for one request into nested lists; a dict or tuple of tensors by its parts."""
         if isinstance(output, dict):
             return {name: one.tolist() for name, one in output.items()}
         return [one.tolist() for one in output] if isinstance(output, tuple) else output.tolist()

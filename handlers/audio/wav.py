@@ -1,4 +1,4 @@
-"""Sound out of requests: WAV files as tensors, at the sample rate that a model wants."""
+"""Audio from requests: WAV files as tensors, at the sample rate that a model takes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CODECS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 0x55: "MP3"}
 _MOST_CHANNELS = 64
 _READ = "WAV files with PCM of 8, 16, 24 or 32 bits, or floats of 32 or 64, are read"
 
-_ZEROS = 16  # zero crossings of the filter at each side: the longer, the steeper
+_ZEROS = 16  # zero crossings of the filter on each side: the more, the steeper
 _ROLLOFF = 0.95  # of the lower of the two rates' bandwidth
-_MOST_WEIGHTS = 1 << 22  # of the filter: rates without a common divisor would need one for each sample of a second
+_MOST_WEIGHTS = 1 << 22  # limits the filter: rates without a common divisor would need one for each sample of a second
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class _Format:
 def decode_wav(content: bytes | bytearray | memoryview) -> tuple[torch.Tensor, int]:
     """Decode a WAV file: its samples from -1 to 1, float32 `[channels, samples]`, and its sample rate in Hz.
 
-    A file that ends before its header says is read as far as it goes, as recorders leave them. Written from the RIFF
-    description of Microsoft: `wave` of the standard library reads neither floats nor, before Python 3.12, WAVEX.
-    Raises `BadInputError`.
+    A file that ends before its header says so is read as far as it goes, since recorders leave such files. Written from
+    Microsoft's description of RIFF: `wave` of the standard library reads no floats, and before Python 3.12 no WAVEX.
+
+    Raises:
+        BadInputError: it is not a WAV file, or not one that is read here.
     """
     view = memoryview(content).cast("B")
     if bytes(view[:4]) != b"RIFF" or bytes(view[8:12]) != b"WAVE":
@@ -53,7 +55,7 @@ def decode_wav(content: bytes | bytearray | memoryview) -> tuple[torch.Tensor, i
             if form is None:
                 raise BadInputError("the WAV file is damaged: its samples come before their format")
             return _samples(body, form), form.rate
-        at += 8 + size + size % 2  # chunks begin at even places
+        at += 8 + size + size % 2  # chunks start at even offsets
     raise BadInputError("the WAV file is damaged or cut short: it holds no samples")
 
 
@@ -97,7 +99,7 @@ def _floats(dtype: torch.dtype) -> Callable[[bytearray], torch.Tensor]:
     return lambda data: torch.frombuffer(data, dtype=dtype).to(torch.float32)
 
 
-# Little-endian, as every machine is that torch runs on.
+# Little-endian, as is every machine that torch runs on.
 _DECODERS: dict[tuple[int, int], Callable[[bytearray], torch.Tensor]] = {
     (_PCM, 8): _bytes,
     (_PCM, 16): _integers(torch.int16, 1 << 15),
@@ -111,7 +113,10 @@ _DECODERS: dict[tuple[int, int], Callable[[bytearray], torch.Tensor]] = {
 def resample(sound: torch.Tensor, source: int, target: int) -> torch.Tensor:
     """Change the sample rate of `[channels, samples]`: band-limited interpolation with a windowed sinc.
 
-    Gives `ceil(samples * target / source)` samples. Raises `BadInputError` for rates that have too little in common.
+    Return `ceil(samples * target / source)` samples.
+
+    Raises:
+        BadInputError: the rates have too little in common.
     """
     if source == target:
         return sound
@@ -122,7 +127,7 @@ def resample(sound: torch.Tensor, source: int, target: int) -> torch.Tensor:
     if target * (2 * width + source) > _MOST_WEIGHTS:
         rates = f"{source * divisor} Hz", f"{target * divisor} Hz"
         raise BadInputError(f"the sound has {rates[0]} and the model takes {rates[1]}: send one of a usual rate")
-    # A filter for each of the places that a new sample can have between the old ones; one step is `source` old samples.
+    # One filter for each position of a new sample between the old ones; one step is `source` old samples.
     places = torch.arange(-width, width + source, dtype=torch.float64) / source
     shifts = torch.arange(target, dtype=torch.float64)[:, None] / target
     times = (places - shifts) * cutoff

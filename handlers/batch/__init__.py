@@ -1,1 +1,1 @@
-"""One batch on its way through the hooks: requests, inputs, outputs, and the failures of single ones."""
+"""One batch on its way through the hooks: requests, inputs, outputs, and failures of single requests."""

@@ -1,4 +1,4 @@
-"""Values out of requests, and numbers out of values."""
+"""Values from requests, and numbers from values."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _DEEPEST = 128  # nested lists; torch makes a tensor of no more dimensions
-_SHOWN = 40  # characters of a client's text that an error repeats
+_SHOWN = 40  # characters of a client's text that an error quotes
 _SHOWN_NAMES = 8  # fields of a form
 _CURL = "curl -d sends a form unless -H 'Content-Type: ...' says what it is"
 NUMBERS = "a JSON list of numbers, or one number"
 
 
 def names_of_input(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Give the names of the parameters that hold the input: `data` and `body`, or the only one that there is."""
+    """Return the names of the parameters that hold the input: `data` and `body`, or the only one."""
     found = tuple(name for name in ("data", "body") if name in row)
     return found or (tuple(row) if len(row) == 1 else ())
 
 
 def row_value(row: Any) -> Any:
-    """Take the input out of one request: the parameter `data`, else `body`, else the only one that there is.
+    """Take the input out of one request: the parameter `data`, else `body`, else the only one.
 
-    A row that is no dict (behind an envelope) is the input itself. None means that there was none.
+    A row that is not a dict (behind an envelope) is the input itself. None means that there is no input.
     """
     if not isinstance(row, dict):
         return row
@@ -37,17 +37,20 @@ def row_value(row: Any) -> Any:
 
 
 def require(value: Any, fields: Any, wanted: str) -> None:
-    """Raise `BadInputError` for a request without an input.
+    """Refuse a request without an input.
 
     Args:
-        value: the input, as `row_value` gives it.
-        fields: the request's parameters by name; anything but a dict for one whose parameters are not known.
+        value: the input, as `row_value` returns it.
+        fields: the request's parameters by name; anything but a dict if the parameters are not known.
         wanted: what to send.
+
+    Raises:
+        BadInputError: there is no input.
     """
     if not is_empty(value):
         return
     names = [str(name) for name in fields] if isinstance(fields, dict) else ["body"]
-    if not names:  # the frontend leaves out a field without a value, which is what curl makes of a text
+    if not names:  # the frontend drops a field without a value, and curl sends a text as such a field
         raise BadInputError(f"the request has no body, and is no form with a value: send {wanted}; {_CURL}")
     if not set(names) - {"data", "body"}:
         raise BadInputError(f"the request has no body: send {wanted}")
@@ -61,7 +64,7 @@ def require(value: Any, fields: Any, wanted: str) -> None:
 
 
 def is_empty(value: Any) -> bool:
-    """Tell whether a request came without an input, or with an empty one."""
+    """Return whether a request came without an input, or with an empty one."""
     return value is None or _is_blank(value)
 
 
@@ -72,14 +75,17 @@ def _is_blank(value: Any) -> bool:
 def rows_to_tensor(rows: Sequence[Any], device: torch.device | None) -> torch.Tensor:
     """Stack the numbers of all requests into a tensor, `[batch, ...]`.
 
-    Requests become float32. Bare values (behind an envelope, or from Python) keep the type that `torch.as_tensor`
-    gives them.
+    Requests become float32. Bare values (behind an envelope, or from Python) keep the dtype that `torch.as_tensor`
+    picks.
+
+    Raises:
+        BadInputError: a request holds no numbers, or their shapes differ.
     """
     if not any(isinstance(row, dict) for row in rows):
         try:
             return torch.as_tensor(rows, device=device)
         except (TypeError, ValueError, RuntimeError, OverflowError):
-            pass  # texts or bytes, perhaps: read them as requests are read
+            pass  # perhaps texts or bytes: read them as requests are read
     values = [_parse(row_value(row), row) for row in rows]
     try:
         if any(isinstance(value, torch.Tensor) for value in values):
@@ -87,22 +93,25 @@ def rows_to_tensor(rows: Sequence[Any], device: torch.device | None) -> torch.Te
         return torch.as_tensor(values, dtype=torch.float32, device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         for value in values:
-            numbers_to_tensor(value)  # names what is wrong with it
+            numbers_to_tensor(value)  # raises an error that names the problem
         raise BadInputError(f"the inputs of a batch do not have one shape: {error}") from error
 
 
 def numbers_to_tensor(value: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Make a tensor of one request's nested lists of numbers.
 
-    No number becomes another one: a fraction is refused where whole numbers are taken, and so is a number that the type
-    cannot hold. Rounding a number to a floating-point type is none of that.
+    No number changes its value, except by rounding to a floating-point dtype: a fraction is refused where integers are
+    taken, and so is a number that the dtype cannot hold.
+
+    Raises:
+        BadInputError: the value is not nested lists of numbers, or the dtype cannot hold one of them.
     """
     try:
         if dtype.is_floating_point:
             exact = torch.float64 if dtype is torch.float64 else torch.float32
             return torch.as_tensor(value, dtype=exact).to(dtype)
-        # torch makes no number above the largest int64 of a whole one, and floating-point numbers of all in a list with
-        # one fraction: those of more than 53 bits become others.
+        # torch takes no integer above the largest int64, and in a list with one fraction it turns all numbers into
+        # floating point: those of more than 53 bits change.
         found = None if dtype is torch.uint64 else torch.as_tensor(value)
         if found is None or found.is_floating_point():
             return _whole_numbers(value, dtype)
@@ -125,8 +134,8 @@ def _whole_numbers(value: Any, dtype: torch.dtype) -> torch.Tensor:
     found = np.array(value, dtype=object)
     for place, number in np.ndenumerate(found):
         if not isinstance(number, int | float):
-            raise TypeError(f"{type(number).__name__} is no number")  # a list among numbers, perhaps
-        # Infinity and NaN are not whole, and compare so.
+            raise TypeError(f"{type(number).__name__} is no number")  # perhaps a list among numbers
+        # Infinity and NaN are not integers, and the comparison says so.
         if not low <= number <= high or number != int(number):
             raise _no_number(number, dtype, place)
     whole = np.array([int(number) for number in found.flat], np.uint64 if dtype is torch.uint64 else np.int64)
@@ -156,7 +165,11 @@ def _parse(value: Any, row: Any) -> Any:
 
 
 def read_json(value: Any, wanted: str) -> Any:
-    """Give the JSON of a request's body, whether the worker has parsed it or not; `wanted` is what errors ask for."""
+    """Return the JSON of a request's body, whether or not the worker has parsed it; `wanted` is what errors ask for.
+
+    Raises:
+        BadInputError: it is not JSON.
+    """
     if is_empty(value):
         raise BadInputError(f"the request has no body: send {wanted}")
     if isinstance(value, bytes | bytearray | memoryview | str):
@@ -168,7 +181,11 @@ def read_json(value: Any, wanted: str) -> Any:
 
 
 def _shape(value: Any, place: str, depth: int) -> tuple[int, ...]:
-    """Give the shape of nested lists; raise an error that names the first part which keeps them from being a tensor."""
+    """Return the shape of nested lists.
+
+    Raises:
+        BadInputError: it names the first part that keeps them from being a tensor.
+    """
     if isinstance(value, list | tuple):
         if depth == _DEEPEST:
             raise BadInputError(f"the lists are nested more than {_DEEPEST} deep")

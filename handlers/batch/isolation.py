@@ -1,4 +1,4 @@
-"""One bad request fails alone: parts of a batch, and replies that are errors."""
+"""Isolation of bad requests: parts of a batch, and replies that are errors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 class ReplyCountError(RuntimeError):
-    """A handler's postprocess gave something else than a list with one item a request."""
+    """The handler's postprocess returned something other than a list with one item a request."""
 
 
 @dataclass(frozen=True, eq=False)
 class Failed:
-    """Stands in place of the reply to a request that failed alone."""
+    """A placeholder for the reply to a request that failed alone."""
 
     error: Exception
 
 
 def require(items: list[Any]) -> list[Any]:
-    """Give replies of which none has failed; raise the error of the first that has."""
+    """Return the replies if none has failed.
+
+    Raises:
+        Exception: the error of the first that has failed.
+    """
     for item in items:
         if isinstance(item, Failed):
             raise item.error
@@ -40,7 +44,11 @@ def require(items: list[Any]) -> list[Any]:
 
 
 def checked(output: Any, count: int) -> list[Any]:
-    """Give what a handler gave for `count` requests, if it is a list with an item for each; raise `ReplyCountError`."""
+    """Return the output of a handler for `count` requests, if it is a list with an item for each.
+
+    Raises:
+        ReplyCountError: it is something else.
+    """
     if not isinstance(output, list):
         raise ReplyCountError(f"the handler gave {type(output).__name__} in place of a list")
     if len(output) != count:
@@ -51,9 +59,9 @@ def checked(output: Any, count: int) -> list[Any]:
 class Batch:
     """A batch that is answered so that each bad request fails alone.
 
-    `rows` are the requests' own, or the rows that an envelope made of one request. `run` answers a list of rows, given
-    what `prepare` made of them or None, and `preprocess` is its first step. An item of what it gives may be `Failed`.
-    With `run_twice` false a batch that fails is not run again in parts.
+    `rows` are the requests, or the rows that an envelope made of one request. `run` answers a list of rows, given what
+    `prepare` made of them or None; `preprocess` is its first step. An item that `run` returns may be `Failed`. With
+    `run_twice` false a failed batch is not run again in parts.
     """
 
     def __init__(
@@ -73,7 +81,7 @@ class Batch:
         self._one_request = len(rows) > 1 and len(context.request_processor) == 1
 
     def answer(self, indices: Sequence[int], prepared: Prepared | None = None) -> dict[int, Any]:
-        """Answer some rows, together if that goes well; give the replies by index. `prepared` is of these rows."""
+        """Answer some rows, together if possible; return the replies by index. `prepared` belongs to these rows."""
         items, error = self._try(indices, prepared)
         if error is None:
             return items
@@ -99,7 +107,7 @@ class Batch:
     def _try(
         self, indices: Sequence[int], prepared: Prepared | None = None, *, only_preprocess: bool = False
     ) -> tuple[dict[int, Any], Exception | None]:
-        """Run some rows, with a context that shows only them; give the replies by index, or the error."""
+        """Run some rows with a context that shows only them; return the replies by index, or the error."""
         whole = len(indices) == len(self._rows)
         rows = self._rows if whole else [self._rows[index] for index in indices]
         try:
@@ -121,7 +129,7 @@ class Batch:
 
 @contextmanager
 def part_of(context: Context | None, indices: Sequence[int]) -> Iterator[None]:
-    """Let the context show only some requests of the batch, numbered anew from 0."""
+    """Make the context show only some requests of the batch, numbered anew from 0."""
     if context is None:
         yield
         return
@@ -149,8 +157,8 @@ def _pick(values: Any, indices: Sequence[int]) -> Any:
 def error_item(error: Exception, context: Context, idx: int) -> dict[str, Any]:
     """Make the reply to a request that failed, and set its status.
 
-    A client is told what a `RequestError` says, or TorchServe's PredictionException; of any other error only an
-    id, under which the log has the traceback.
+    A `RequestError`, or TorchServe's PredictionException, is sent to the client. Of any other error the client gets
+    only an id; the log has the traceback under that id.
     """
     if isinstance(error, RequestError):
         code, kind, message = error.status, type(error).__name__, str(error)
@@ -161,7 +169,7 @@ def error_item(error: Exception, context: Context, idx: int) -> dict[str, Any]:
         error_id = secrets.token_hex(4)
         message = f"Prediction failed. The server's log has the reason under the id {error_id}."
         logger.error("Error %s: request %s failed", error_id, _request_id(context, idx), exc_info=error)
-    code = code if isinstance(code, int) and 200 <= code <= 599 else 500  # the frontend dies of a negative one
+    code = code if isinstance(code, int) and 200 <= code <= 599 else 500  # a negative one kills the frontend
     context.set_response_status(code=code, phrase=_phrase(code), idx=idx)
     context.set_response_content_type(idx, "application/json")
     return {"code": code, "type": kind, "message": message}

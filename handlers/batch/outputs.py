@@ -1,4 +1,4 @@
-"""What a model gives, for each request its part."""
+"""The output of a model, split into one part a request."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 def split_batch(output: Any) -> list[Any]:
     """Split along the first dimension: a tensor, or every tensor of a dict or tuple; a list stays as it is.
 
-    A dict gives a dict for each request, a tuple a tuple (a named one, its own class). Raises TypeError for anything
-    else, and ValueError where the tensors disagree about the size of the batch.
+    A dict becomes a dict for each request, a tuple a tuple (a named one, its own class).
+
+    Raises:
+        TypeError: the output is something else.
+        ValueError: the tensors disagree about the size of the batch.
     """
     if isinstance(output, torch.Tensor):
         return list(output)
@@ -35,9 +38,9 @@ def _rows(value: Any) -> Any:
 
 
 def run_by_shape(inputs: Sequence[torch.Tensor], run: Callable[[torch.Tensor], Sequence[Any]]) -> list[Any]:
-    """Run a model on the inputs of one shape at a time, stacked to `[batch, ...]`; give its parts in their order.
+    """Run a model on the inputs of one shape at a time, stacked to `[batch, ...]`; return the parts in their order.
 
-    `run` gives as many parts as it gets inputs.
+    `run` returns as many parts as it gets inputs.
     """
     shapes: dict[torch.Size, list[int]] = {}
     for index, one in enumerate(inputs):

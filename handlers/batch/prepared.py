@@ -1,4 +1,4 @@
-"""A batch between the two halves of a handler's work, of which a worker may run the first ahead of time."""
+"""A batch between the two halves of a handler's work. A worker may run the first half ahead of time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PACKAGE = __name__.partition(".")[0]
 
 @dataclass(eq=False)
 class Prepared:
-    """What `BaseHandler.prepare` gives for `BaseHandler.complete`.
+    """The result of `BaseHandler.prepare`, for `BaseHandler.complete`.
 
-    `rows` are the requests. `done` tells whether preprocess has run for them; else all is left to `complete`, for they
-    are no plain predictions. `value` is what preprocess gave, or `error` what it raised. `failed` has what it raised
-    for single requests, by their index; then `value` is of the others. `requests` are the contexts of the requests.
-    `seconds` is the time it took.
+    `rows` are the requests. `done` says whether preprocess has run for them; if not, they are not plain predictions and
+    all work is left to `complete`. `value` is the result of preprocess, or `error` what it raised. `failed` has what it
+    raised for single requests, by their index; `value` then belongs to the others. `requests` are the contexts of the
+    requests. `seconds` is the time it took.
     """
 
     rows: Sequence[Any]
@@ -35,7 +35,11 @@ class Prepared:
     seconds: float = 0.0
 
     def take(self) -> Any:
-        """Give the value, once, or raise the error."""
+        """Return the value, once.
+
+        Raises:
+            Exception: what preprocess raised.
+        """
         if self.error is not None:
             raise self.error
         value, self.value = self.value, None
@@ -43,7 +47,7 @@ class Prepared:
 
 
 class Preparation:
-    """A batch of a handler that is being prepared in this thread, while another thread may run the one before."""
+    """A batch that a handler prepares in this thread, while another thread may run the batch before."""
 
     __slots__ = ("context", "handler")
 
@@ -53,15 +57,15 @@ class Preparation:
 
 
 current: ContextVar[Preparation | None] = ContextVar("preparation", default=None)
-"""What is being prepared in this thread."""
+"""The batch that this thread prepares."""
 
 
 def is_sdks(hook: Any) -> bool:
-    """Tell whether a hook is the SDK's own."""
+    """Return whether a hook is the SDK's own."""
     return str(getattr(hook, "__module__", None)).startswith(f"{_PACKAGE}.")
 
 
 def is_computed(handler: object, name: str) -> bool:
-    """Tell whether an attribute is a method or a property of the handler's own class."""
+    """Return whether an attribute is a method or a property of the handler's own class."""
     found = inspect.getattr_static(handler, name, None)
     return inspect.isfunction(found) or isinstance(found, property | classmethod)

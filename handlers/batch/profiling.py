@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def trace_requested() -> bool:
-    """Tell whether each batch is to be traced: the environment variable ENABLE_TORCH_PROFILER is set."""
+    """Return whether each batch is to be traced: the environment variable ENABLE_TORCH_PROFILER is set."""
     return bool(os.environ.get("ENABLE_TORCH_PROFILER"))
 
 
@@ -57,5 +57,5 @@ def timed(step: str, device: torch.device | None, context: Context | None) -> It
 
 
 def is_timed(hook: Callable[..., Any]) -> bool:
-    """Tell whether a hook carries TorchServe's own decorator, which records the same metric."""
+    """Return whether a hook carries TorchServe's own decorator, which records the same metric."""
     return getattr(hook, "__module__", None) == "ts.handler_utils.timer"

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
     from handlers.context import Context
 
-_DEFAULT_TIMEOUT_S = 120.0  # of the frontend, for a model with a config file that names none
+_DEFAULT_TIMEOUT_S = 120.0  # the frontend's default, for a model with a config file that names none
 
 
 class RequestContext:
-    """What `preprocess_one` and `postprocess_one` are told of their request, and may set for its reply.
+    """What `preprocess_one` and `postprocess_one` know about their request, and may set for its reply.
 
     It belongs to the request, not to a place in the batch, so it stays right while parts of a batch run. Where there is
-    no request to speak of (the handler is called without a worker), there are no headers, and what is set is dropped.
+    no real request (the handler is called without a worker), there are no headers, and what is set is dropped.
 
     Attributes:
-        parameters: the request's parameters by name, as the row of the batch holds them; `data` or `body`, or the
-            only one, is the input.
-        state: the request's own, empty at first: what `preprocess_one` puts there, `postprocess_one` finds.
-        deadline: when the frontend gives up waiting, on the clock of `time.monotonic`, counted from when the batch came
-            to the handler; None if that is not known.
+        parameters: the request's parameters by name, as the row of the batch holds them; `data` or `body`, or the only
+            one, is the input.
+        state: a dict of the request's own, empty at first: `postprocess_one` finds there what `preprocess_one` put in.
+        deadline: when the frontend stops waiting, on the clock of `time.monotonic`, counted from the moment the batch
+            reached the handler; None if it is not known.
     """
 
     __slots__ = ("_context", "_processor", "deadline", "parameters", "state")
@@ -51,19 +51,19 @@ class RequestContext:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The request's HTTP headers, their names in lower case; a gRPC request has none."""
+        """The request's HTTP headers, with names in lower case; a gRPC request has none."""
         found = {} if self._processor is None else self._processor.get_request_properties() or {}
-        # The worker keeps a dict there for each parameter, too.
+        # The worker keeps a dict of headers for each parameter, too.
         return {str(name).lower(): value for name, value in found.items() if isinstance(value, str)}
 
     @property
     def is_grpc(self) -> bool:
-        """Whether the request came over gRPC: every one over HTTP has headers."""
+        """Whether the request came over gRPC: every HTTP request has headers."""
         return self._processor is not None and not self.headers
 
     @property
     def content_type(self) -> str:
-        """The Content-Type of the input, be it the body or a part of a form; empty if the client named none."""
+        """The Content-Type of the input, the body's or a form field's; empty if the client named none."""
         found = {} if self._processor is None else self._processor.get_request_properties() or {}
         parts = (found.get(name) for name in names_of_input(self.parameters))
         part = next((one for one in parts if isinstance(one, dict)), None)
@@ -71,7 +71,7 @@ class RequestContext:
 
     @property
     def request_id(self) -> str | None:
-        """The frontend's identifier of the request, as its log has it."""
+        """The frontend's identifier of the request, as in its log."""
         index = self._index()
         return None if index is None else _item(getattr(self._context, "request_ids", None), index)
 
@@ -90,7 +90,7 @@ class RequestContext:
         self.set_header("content-type", value)
 
     def add_counter(self, name: str, value: float = 1) -> None:
-        """Add to a metric that counts."""
+        """Add to a counter metric."""
         self._record("add_counter", name, value)
 
     def add_time(self, name: str, milliseconds: float) -> None:
@@ -102,17 +102,17 @@ class RequestContext:
         self._record("add_size", name, megabytes)
 
     def add_percent(self, name: str, percent: float) -> None:
-        """Record a metric that is a part of a hundred."""
+        """Record a metric that is a percentage."""
         self._record("add_percent", name, percent)
 
     def _record(self, kind: str, name: str, value: float) -> None:
         metrics = getattr(self._context, "metrics", None)
         if metrics is not None:
-            # A list of their own: TorchServe's default is one for all models of the process, and it adds to that.
+            # A list of its own: TorchServe's default is one list for all models of the process, and it adds to that.
             getattr(metrics, kind)(name, value, self._index(), dimensions=[])
 
     def _index(self) -> int | None:
-        """Its place among the requests that the context shows now."""
+        """Return the request's index among those that the context shows now."""
         shown = getattr(self._context, "request_processor", None) or ()
         return next((index for index, one in enumerate(shown) if one is self._processor), None)
 
@@ -127,8 +127,8 @@ def _item(values: Any, index: int) -> Any:
 def requests_of(context: Context | None, rows: Sequence[Any]) -> list[RequestContext]:
     """Make the contexts of a batch's requests.
 
-    Where an envelope made all rows of one request, they share what is told of it, but not their `state`. Where it is
-    not known which row is whose, nothing is told.
+    Where an envelope made all rows of one request, they share its headers and reply, but not their `state`. Where it is
+    not known which row belongs to which request, the contexts are empty.
     """
     processors: Sequence[Any] = getattr(context, "request_processor", None) or ()
     if len(processors) == 1:
@@ -144,20 +144,20 @@ def requests_of(context: Context | None, rows: Sequence[Any]) -> list[RequestCon
 
 
 def _timeout(config: Any) -> float | None:
-    """The seconds that the frontend waits for a batch, by the rules that it has for `responseTimeout`."""
+    """Return the seconds that the frontend waits for a batch, by its rules for `responseTimeout`."""
     if isinstance(config, dict) and config:
         given = config.get("responseTimeout")
         return float(given) if type(given) is int and given > 0 else _DEFAULT_TIMEOUT_S
     try:
-        return float(os.environ["TORCHMAR_RESPONSE_TIMEOUT"])  # what torchmar's server is set to
+        return float(os.environ["TORCHMAR_RESPONSE_TIMEOUT"])  # the setting of torchmar's server
     except (KeyError, ValueError):
         return None
 
 
 def each(hook: Callable[[Any, Any], Any], values: Iterable[Any], requests: Sequence[RequestContext]) -> list[Any]:
-    """Call a hook for every request; give what it gave, or `Failed` with what it raised.
+    """Call a hook for every request; return its results, with `Failed` where it raised.
 
-    Lack of memory and failures of the GPU are raised.
+    Out-of-memory errors and failures of the GPU are raised.
     """
     found: list[Any] = []
     for value, request in zip(values, requests, strict=True):
@@ -175,7 +175,7 @@ _batch: ContextVar[Sequence[RequestContext] | None] = ContextVar("batch", defaul
 
 @contextmanager
 def serving(requests: Sequence[RequestContext]) -> Iterator[None]:
-    """Let the hooks that run in this thread know of which requests the batch is."""
+    """Make the requests of the batch known to the hooks that run in this thread."""
     token = _batch.set(requests)
     try:
         yield
@@ -184,6 +184,6 @@ def serving(requests: Sequence[RequestContext]) -> Iterator[None]:
 
 
 def of_batch(count: int) -> Sequence[RequestContext] | None:
-    """Give the requests of the batch that is in a hook of this thread, if it has so many."""
+    """Return the requests of the batch that is in a hook of this thread, if their number is `count`."""
     found = _batch.get()
     return found if found is not None and len(found) == count else None

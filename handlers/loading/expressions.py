@@ -1,7 +1,7 @@
-"""The texts of a saved program that torch evaluates: sizes that are computed, and conditions on the inputs.
+"""The texts of a saved program that torch evaluates: computed sizes, and conditions on the inputs.
 
-torch gives the first to `sympy.sympify` and the second to `exec`, so either runs whatever it holds. Accepted is a
-grammar of what torch's own printers write (torch/utils/_sympy/functions.py and printers.py), and nothing beside it.
+torch passes the first to `sympy.sympify` and the second to `exec`, and either runs whatever it gets. So only the
+grammar of what torch's own printers write is accepted (torch/utils/_sympy/functions.py and printers.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Characters of an expression: those of nets of convolutions with sizes of any kind have a few thousand.
+#: Characters of an expression: those of convolutional networks with dynamic sizes have a few thousand.
 MAX_EXPRESSION: Final = 1 << 16
 
-# One line of plain characters. What sympy or a later Python could read otherwise than `ast` does is not among them.
+# One line of plain characters. Those that sympy or a later Python could read otherwise than `ast` does are not among
+# them.
 _TOKEN: Final = re.compile(
     r" *(?:[A-Za-z_]\w*|\d+(?:\.\d*)?(?:[eE][-+]?\d+)?(?![\w.])|'[^'\"\\\n]*'"
     r"|//|\*\*|<<|>>|[<>=!]=|[-+*/%<>=&|~^(),.\[\]]) *",
@@ -27,7 +28,7 @@ _TOKEN: Final = re.compile(
 _SYMBOL: Final = re.compile(r"[a-z]{1,8}[0-9]{1,9}")
 _ATTRIBUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _CONSTANTS: Final = frozenset({"true", "false", "oo", "int_oo", "nan", "zoo"})
-#: What srepr and str of sympy write of torch's expressions; those of torch are in torch.utils._sympy.functions.
+#: What srepr and str of sympy write of torch's expressions; torch's own are in torch.utils._sympy.functions.
 _SHAPE_CALLS: Final = frozenset(
     {"Abs", "Add", "And", "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "Equality", "ExprCondPair", "Float", "FloatPow"}
     | {"FloatTrueDiv", "FloorDiv", "FloorToInt", "Ge", "GreaterThan", "Gt", "Identity", "IntTrueDiv", "Integer"}
@@ -55,17 +56,17 @@ _UNUSUAL: Final = (ast.MatMult, ast.In, ast.NotIn, ast.Is, ast.IsNot)
 
 
 def is_size(text: str) -> bool:
-    """Whether a text is a size, number or condition over symbols, and nothing else, as torch prints one."""
+    """Return whether a text is a size, number or condition over symbols as torch prints one, and nothing else."""
     return _reads(text, _of_size)
 
 
 def is_guard(text: str) -> bool:
-    """Whether a text is a condition on a program's inputs, and nothing else, as torch prints one."""
+    """Return whether a text is a condition on a program's inputs as torch prints one, and nothing else."""
     return _reads(text, _of_guard)
 
 
 def _reads(text: str, parts: Callable[[ast.AST], list[ast.AST] | None]) -> bool:
-    """Whether every node of the text is known; `parts` gives those below one that are to be looked at, None if not."""
+    """Return whether every node of the text is known; `parts` returns the nodes below one to check, or None."""
     if len(text) > MAX_EXPRESSION or not _is_plain(text):
         return False
     try:
@@ -100,7 +101,7 @@ def _of_size(node: ast.AST) -> list[ast.AST] | None:
         if any(keyword.arg not in _ASSUMPTIONS for keyword in node.keywords):
             return None
         below = [*node.args, *(keyword.value for keyword in node.keywords)]
-        # Texts are names of symbols and digits of numbers, and stand nowhere else.
+        # Texts are names of symbols and digits of numbers, and occur nowhere else.
         texts = [one for one in below if isinstance(one, ast.Constant) and isinstance(one.value, str)]
         if any(called not in ("Symbol", "Float") or not _is_symbol_or_number(str(one.value)) for one in texts):
             return None

@@ -1,7 +1,7 @@
-"""What a serialized file is, told by its content: suffixes lie, and every tool has its own.
+"""The format of a serialized file, told by its content: suffixes lie, and every tool has its own.
 
-The one table of formats: a worker loads by it, and what builds and inspects archives goes by it, too. Reading needs
-neither torch nor unpickling, and only what the loader of a format would take is called by its name.
+The one table of formats: the worker loads by it, and the tools that build and inspect archives use it, too. Reading
+needs neither torch nor unpickling. A format is named only for what its loader would take.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Format(enum.Enum):
-    """What files of weights and models may be; the value is how a person is told."""
+    """The formats that files of weights and models may have; the value is the name shown to users."""
 
     TORCHSCRIPT = "TorchScript"
     STATE_DICT = "state dict (zip)"
@@ -44,14 +44,14 @@ class Format(enum.Enum):
 
     @property
     def described(self) -> str:
-        """The format in the middle of a sentence; only those that are loaded have such words."""
+        """The format's name in the middle of a sentence; only formats that can be loaded have one."""
         return LOADED[self]
 
 
 _PROGRAMS: Final = frozenset(
     {Format.TORCHSCRIPT, Format.EXPORTED_PROGRAM, Format.AOT_INDUCTOR, Format.AOT_LIBRARY, Format.ONNX}
 )
-#: The formats that are loaded, as a sentence calls them.
+#: The formats that can be loaded, as a sentence calls them.
 LOADED: Final = {
     Format.STATE_DICT: "a torch.save checkpoint",
     Format.LEGACY_PICKLE: "a torch.save checkpoint in the format before torch 1.6",
@@ -62,13 +62,13 @@ LOADED: Final = {
     Format.AOT_LIBRARY: "an AOTInductor library (.so)",
     Format.ONNX: "an ONNX model",
 }
-# What the others are, and what to do about it.
+# The other formats, and what to do about them.
 _NOT_LOADED: Final = {
     Format.PICKLE: ("a pickle that torch.save did not write", ""),
     Format.SHARED_LIBRARY: ("a compiled library (.so)", ""),
     Format.LFS_POINTER: ("a Git LFS pointer, not the weights themselves", "fetch them with git lfs pull"),
 }
-# How files begin that are taken for weights and are none.
+# The first bytes of other files that are often taken for weights.
 _STRANGERS: Final = (
     (b"version https://git-lfs", *_NOT_LOADED[Format.LFS_POINTER]),
     (b"<", "an HTML or XML page", "the download failed or needs a login: fetch the file again"),
@@ -88,12 +88,12 @@ LFS_PREFIX: Final = b"version https://git-lfs"
 LFS_MAX_BYTES: Final = 1024
 
 _LIBRARY_MAGIC: Final = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
-# The entry point that every model compiled by AOTInductor exports; a .so names its symbols near its start or end.
+# The entry point that every model compiled by AOTInductor exports; a .so has the symbol near its start or end.
 _AOTI_SYMBOL: Final = b"AOTInductorModelContainerCreate"
 _AOTI_WINDOW: Final = 16 << 20
-# torch.save before 1.6 begins with this number, pickled by protocol 2 unless somebody asks for a later one.
+# torch.save before 1.6 begins with this number, pickled by protocol 2 unless another one was asked for.
 _LEGACY_MAGIC: Final = re.compile(rb"\x80([\x02\x03]|[\x04\x05]\x95.{8})\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
-#: Bytes of a header: the format's own limit is 100 MB; the largest models have a few million, and three parts a tensor.
+#: Bytes of a header: the format's own limit is 100 MB. The largest models have a few million, and three parts a tensor.
 MAX_HEADER: Final = 32 << 20
 _SAFETENSORS_MAX_PARTS: Final = 500_000
 _ONNX_GRAPH: Final = 7
@@ -101,11 +101,11 @@ _ONNX_MAX_FIELD: Final = 100  # onnx.proto has 26, and room for more
 
 
 def detect_format(path: Path) -> Format:
-    """Tell the format of a file that is to be loaded.
+    """Return the format of a file that is to be loaded.
 
     Raises:
-        LoadError: it is missing, empty or damaged.
-        UnsupportedFormatError: it is something that is not loaded; the message names it if it can be told.
+        LoadError: the file is missing, empty or damaged.
+        UnsupportedFormatError: the file cannot be loaded; the message names its format if it is known.
     """
     if not path.is_file():
         raise LoadError(
@@ -151,19 +151,19 @@ def _unknown_zip(path: Path) -> LoadError:
 
 
 def _open_zip(stream: IO[bytes]) -> zipfile.ZipFile:
-    import zipfile  # takes a while, and not every format needs it
+    import zipfile  # slow, and not needed for every format
 
     return zipfile.ZipFile(stream)
 
 
 def sniff(stream: IO[bytes], open_zip: Callable[[IO[bytes]], zipfile.ZipFile] = _open_zip) -> Format:
-    """Tell what a seekable stream holds. Reads its start, and its end if it is a zip.
+    """Return the format of a seekable stream. Reads its start, and its end if it is a zip.
 
-    Only confident answers: whatever could be two things is `Format.UNKNOWN`.
+    Only confident answers: whatever could be two formats is `Format.UNKNOWN`.
 
     Args:
         stream: at any position.
-        open_zip: how zips are opened; another one may read less of their directory.
+        open_zip: opens zips; another one may read less of their directory.
 
     Raises:
         OSError: it cannot be read.
@@ -197,23 +197,23 @@ def _sniff_zip(stream: IO[bytes], open_zip: Callable[[IO[bytes]], zipfile.ZipFil
     try:
         with open_zip(stream) as archive:
             names = archive.namelist()
-    # A broken directory raises all of these; it is then not a format that we can name.
+    # A broken directory raises all of these; the file has then no format with a name.
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError):
         return Format.UNKNOWN
-    if "serialized_exported_program.json" in names:  # of torch before 2.7, whose packages have no folder
+    if "serialized_exported_program.json" in names:  # written by torch before 2.7, whose packages have no folder
         return Format.EXPORTED_PROGRAM
     # torch looks into the folder of the first member only.
     root = names[0].split("/")[0] + "/" if names else ""
     inner = {name[len(root) :] for name in names if name.startswith(root)}
     if any(name.startswith("data/aotinductor/") for name in inner):
         return Format.AOT_INDUCTOR
-    if inner.isdisjoint(("version", ".data/version")):  # torch's reader refuses what has neither
+    if inner.isdisjoint(("version", ".data/version")):  # torch's reader refuses a file that has neither
         return Format.UNKNOWN
     if "archive_format" in inner and any(name.startswith("models/") for name in inner):
         return Format.EXPORTED_PROGRAM
     if "data.pkl" not in inner:
         return Format.UNKNOWN
-    # torch.load hands over to torch.jit.load where there are constants, and that needs code.
+    # torch.load calls torch.jit.load where there are constants, and that needs code.
     if "constants.pkl" not in inner:
         return Format.STATE_DICT
     return Format.TORCHSCRIPT if any(name.startswith("code/") for name in inner) else Format.UNKNOWN
@@ -233,7 +233,7 @@ def _is_safetensors(stream: IO[bytes], size: int) -> bool:
     if not 2 <= length <= min(MAX_HEADER, size - 8):
         return False
     text = stream.read(length)
-    # Counted before anything is made of them.
+    # Counted before anything is parsed.
     if text.count(b"{") + text.count(b"[") > _SAFETENSORS_MAX_PARTS:
         return False
     try:
@@ -254,13 +254,13 @@ def _is_plain_pickle(stream: IO[bytes], head: bytes) -> bool:
 
 
 def _begins_as_onnx(head: bytes) -> bool:
-    """Whether field 1 of onnx.proto is there, the version of the format, and one of those that may follow it."""
+    """Return whether field 1 of onnx.proto is there, the version of the format, and then a field that may follow it."""
     follows = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72)  # fields 2 to 8, and 14
     return len(head) > 2 and head[0] == 0x08 and 1 <= head[1] <= 99 and head[2] in follows
 
 
 def _is_onnx(stream: IO[bytes], size: int) -> bool:
-    """Walk the fields of a protobuf ModelProto (onnx.proto): they must end with the file, with a graph among them."""
+    """Walk the fields of a protobuf ModelProto (onnx.proto): they must end with the file and include a graph."""
     position = 0
     graph = False
     for _ in range(10_000):
@@ -284,7 +284,7 @@ def _is_onnx(stream: IO[bytes], size: int) -> bool:
 
 
 def _varint(data: bytes) -> tuple[int, int]:
-    """Read a protobuf varint: its value and its length; length 0 if it is none."""
+    """Read a protobuf varint: its value and its length; length 0 if there is none."""
     value = 0
     for index, byte in enumerate(data[:10]):
         value |= (byte & 0x7F) << (7 * index)

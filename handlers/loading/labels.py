@@ -20,9 +20,12 @@ _FORMS = 'expected {"0": "label", ...}, {"0": ["id", "label"], ...} or {"object_
 
 
 def load_label_mapping(mapping_file_path: str | os.PathLike[str]) -> dict[str, str] | None:
-    """Read the label of each class index; None, with a warning, if there is no such file.
+    """Read the label of each class index; return None, with a warning, if there is no such file.
 
-    Of a list of names the last is taken; `object_type_names` numbers its list from 0.
+    Of a list of names the last counts. `object_type_names` numbers its list from 0.
+
+    Raises:
+        LabelMapError: the file is not a map of labels.
     """
     path = Path(mapping_file_path)
     if not path.is_file():
@@ -71,7 +74,11 @@ def map_class_to_label(
 
 
 def class_index(target: Any) -> int:
-    """Read the class that a request wants explained, `target`. Raises `BadInputError`."""
+    """Read the class that a request wants explained, `target`.
+
+    Raises:
+        BadInputError: it is not the index of a class.
+    """
     try:
         return int(target.decode() if isinstance(target, bytes | bytearray) else target)
     except (TypeError, ValueError, OverflowError) as error:

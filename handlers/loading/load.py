@@ -1,9 +1,9 @@
 """Models from an archive's files: eager ones without copying their weights, and those that bring their own program.
 
-An eager model is built on the meta device, where tensors have a shape and no memory, and then takes the tensors of
-the checkpoint as they are mapped from the file. So nothing is initialised in vain, and the workers that load one
-file share its pages. Not every class can be built that way; where anything of the model would differ from the
-ordinary load, the ordinary load is what happens.
+An eager model is built on the meta device, where tensors have a shape and no memory. It then takes the tensors of the
+checkpoint as they are mapped from the file. So nothing is initialized in vain, and the workers that load one file share
+its pages. Not every class can be built that way. Where anything of the model would differ from the ordinary load, the
+ordinary load is used.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MISMATCHES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # what load_state_dict raises
-_SEARCH_LIMIT = 500_000  # objects; a model that holds more is loaded the ordinary way
+_MISMATCHES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # load_state_dict raises this
+_SEARCH_LIMIT = 500_000  # objects; a larger model is loaded the ordinary way
 
 
 def load_eager(model_file: Path, weights: Path | None, *, weights_only: bool = True) -> nn.Module:
-    """Create the model that `model_file` defines and give it its weights, on the CPU.
+    """Create the model that `model_file` defines and load its weights, on the CPU.
 
-    Without weights the model stays as its constructor made it. `weights_only=False` allows a checkpoint to run
-    code while it is read.
+    Without weights the model stays as its constructor made it. `weights_only=False` allows the checkpoint to run code
+    while it is read.
+
+    Raises:
+        LoadError: the model file or the weights cannot be used, or do not fit each other.
     """
     known = set(sys.modules)
     model_class = load_model_class(model_file)
@@ -47,8 +50,8 @@ def load_eager(model_file: Path, weights: Path | None, *, weights_only: bool = T
         return _construct(model_class, model_file)
     state = read_state_dict(weights, weights_only=weights_only)
     imported = set(sys.modules) - known
-    # Building on meta runs the user's code in an unusual way. What that leaves behind in a module can be undone only
-    # if nobody else imported the module before.
+    # Building on meta runs the user's code in an unusual way. What that leaves behind in a module can be undone only if
+    # nothing else imported the module before.
     if model_class.__module__ in imported:
         model = _build_on_meta(model_class, state)
         modules = _of_folder(set(sys.modules) - known, model_file.parent.resolve())
@@ -65,7 +68,7 @@ def load_eager(model_file: Path, weights: Path | None, *, weights_only: bool = T
         model.load_state_dict(state)  # its own loading hooks come first
     except _MISMATCHES as error:
         fitted = with_keys_of(model.state_dict(keep_vars=True), state)
-        # What torch says of a mismatch is in ours, and more: as its cause it would stand in the place of ours.
+        # Our error says what torch's does, and more: as its cause, torch's would be shown in place of ours.
         if fitted is None:
             raise find_mismatch(model, state, weights, error) from None
         try:
@@ -78,8 +81,11 @@ def load_eager(model_file: Path, weights: Path | None, *, weights_only: bool = T
 def load_program(path: Path, device: torch.device | None, *, weights_only: bool = True) -> Any:
     """Load a model that needs no model file: TorchScript, torch.export, AOTInductor or ONNX, told by the content.
 
-    Gives something to call with tensors on `device`. `weights_only=False` allows the file to run code of pickle's while
-    it is read; what AOTInductor compiled is native code in any case.
+    Return a callable that takes tensors on `device`. `weights_only=False` allows the file to run pickled code while it
+    is read; what AOTInductor compiled is native code in any case.
+
+    Raises:
+        LoadError: the file cannot be loaded.
     """
     form = detect_format(path)
     if not form.is_program:
@@ -89,7 +95,7 @@ def load_program(path: Path, device: torch.device | None, *, weights_only: bool 
         )
     if form is Format.TORCHSCRIPT:
         return _load_torchscript(path, device)
-    from handlers.loading import programs  # what they need takes seconds to import, and is not everywhere
+    from handlers.loading import programs  # their dependencies take seconds to import, and are optional
 
     if form is Format.EXPORTED_PROGRAM:
         return programs.load_exported(path, device, weights_only=weights_only)
@@ -103,7 +109,7 @@ def load_program(path: Path, device: torch.device | None, *, weights_only: bool 
 def _load_torchscript(path: Path, device: torch.device | None) -> nn.Module:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*torch\.jit")  # torch announces its end; we serve it on
+            warnings.filterwarnings("ignore", message=r".*torch\.jit")  # torch deprecates it; we still serve it
             module: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
             return module
     except (RuntimeError, ValueError) as error:
@@ -116,7 +122,7 @@ def _load_torchscript(path: Path, device: torch.device | None) -> nn.Module:
 
 
 def describe(model: Any) -> str:
-    """Say in a few words what was loaded: class, number of parameters, types of their numbers."""
+    """Describe the loaded model in a few words: class, number of parameters, dtypes."""
     if not isinstance(model, nn.Module):
         return str(getattr(model, "summary", type(model).__name__))
     name = getattr(model, "original_name", None) or type(model).__name__
@@ -141,7 +147,7 @@ def _construct(model_class: type[nn.Module], model_file: Path) -> nn.Module:
 
 
 def _build_on_meta(model_class: type[nn.Module], state: dict[str, Any]) -> nn.Module | None:
-    """Build the model without memory and hand it the checkpoint's tensors; None if it must be built as usual."""
+    """Build the model without memory and assign the checkpoint's tensors; None if it must be built as usual."""
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
@@ -159,16 +165,16 @@ def _build_on_meta(model_class: type[nn.Module], state: dict[str, Any]) -> nn.Mo
         same = now.keys() == own.keys() and all(
             now[key].dtype == value.dtype for key, value in own.items() if isinstance(value, torch.Tensor)
         )
-    except Exception as error:  # whatever the user's class raises on meta, the ordinary way decides
+    except Exception as error:  # whatever the user's class raises on meta: the ordinary way decides
         logger.debug("on the meta device %s raised %r", model_class.__name__, error)
         return None
     return model if same else None
 
 
 def _fit(own: dict[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
-    """Give the checkpoint's tensors the types and strides of the model's, as copying them into it would.
+    """Return the checkpoint's tensors with the dtypes and strides of the model's, as copying into the model would.
 
-    None if they do not belong together one to one, or in a way that only copying gets right.
+    None if they do not match one to one, or need a copy to be right.
     """
     fitted = copy.copy(state)
     if hasattr(state, "_metadata"):  # the modules' versions; load_state_dict notes in them that it assigns
@@ -177,7 +183,7 @@ def _fit(own: dict[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
     pointers: dict[int, int] = {}
     for key, value in own.items():
         if not isinstance(value, torch.Tensor):
-            continue  # what a module's get_extra_state gave
+            continue  # the result of a module's get_extra_state
         given = state[key]
         if type(given) not in (torch.Tensor, nn.Parameter) or type(value) not in (torch.Tensor, nn.Parameter):
             return None
@@ -196,7 +202,7 @@ def _fit(own: dict[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)  # the pointer to the data, which is null on meta, would not tell
+    return int(tensor.untyped_storage()._cdata)  # the data pointer, which is null on meta, would not tell
 
 
 def _cast(given: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -206,7 +212,7 @@ def _cast(given: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _tie(model: nn.Module, own: dict[str, Any]) -> None:
-    """Make one again what was one tensor under several names; the last name's values win, as they do when copying."""
+    """Tie again what was one tensor under several names; the last name's values win, as they do when copying."""
     names: dict[int, list[str]] = {}
     for key, value in own.items():
         if isinstance(value, torch.Tensor):
@@ -229,10 +235,10 @@ def _modules_refer_to_meta(modules: list[types.ModuleType]) -> bool:
 def _refers_to_meta(
     roots: Iterable[Any], *, if_too_many: bool, names_too: bool = False, classes_of: frozenset[str] = frozenset()
 ) -> bool:
-    """Tell whether the roots lead to a tensor on meta or to that device by attributes, containers or closures.
+    """Return whether the roots lead to a tensor on meta, or to that device, by attributes, containers or closures.
 
-    `names_too` looks for the device's name as well, `classes_of` names the modules whose classes are looked into.
-    `if_too_many` is the answer where there are too many objects to tell.
+    `names_too` also looks for the device's name. `classes_of` names the modules whose classes are searched.
+    `if_too_many` is the answer where there are too many objects to search.
     """
     queue = list(roots)
     seen = {id(item) for item in queue}
@@ -250,7 +256,7 @@ def _refers_to_meta(
 
 
 def _is_meta(item: Any) -> bool:
-    kind = type(item)  # isinstance would ask the item for its class, and a proxy may do anything then
+    kind = type(item)  # isinstance would ask the item for its class, and a proxy may run anything then
     return (issubclass(kind, torch.Tensor) and item.is_meta) or (kind is torch.device and item.type == "meta")
 
 
@@ -267,7 +273,7 @@ def _neighbours(item: Any, classes_of: frozenset[str]) -> Iterable[Any]:
 
 
 def _of_folder(names: Iterable[str], folder: Path) -> list[types.ModuleType]:
-    """Give the modules whose files lie in the folder, without packages that have compiled parts: those load once."""
+    """Return the modules whose files lie in the folder, except packages with compiled parts: those load only once."""
     files = {name: getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None) for name in names}
     inside = {name: file for name, file in files.items() if file and Path(file).resolve().is_relative_to(folder)}
     compiled = {name.partition(".")[0] for name, file in inside.items() if not file.endswith(".py")}

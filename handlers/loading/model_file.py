@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 def load_model_class(path: Path) -> type[nn.Module]:
     """Import the model file and find the one `nn.Module` that it defines.
 
-    Helper classes that are no modules may stand beside it. Where a file defines several modules, `__all__` may
-    name the one to serve.
+    Helper classes that are not modules may stand beside it. If a file defines several modules, `__all__` may name the
+    one to serve.
+
+    Raises:
+        ModelFileError: the file cannot be imported, or defines no such class.
     """
     module = import_model_file(path)
     classes = {
@@ -47,7 +50,11 @@ def load_model_class(path: Path) -> type[nn.Module]:
 
 
 def import_model_file(path: Path) -> ModuleType:
-    """Import a Python file under its stem; if that file was imported before, give that module."""
+    """Import a Python file under its stem; if that file was imported before, return that module.
+
+    Raises:
+        ModelFileError: the file is missing, is not Python, or its import fails.
+    """
     if not path.is_file():
         raise ModelFileError(
             f"there is no model file at {path}",
@@ -58,7 +65,7 @@ def import_model_file(path: Path) -> ModuleType:
     if known is not None:
         if _is_from(known, path):
             return known
-        # Taking the name would break whoever imports the other module after us, the standard library's perhaps.
+        # Taking the name would break later importers of the other module, perhaps one of the standard library.
         name = f"{name}_{zlib.crc32(str(path).encode()):08x}"
         if name in sys.modules:
             return sys.modules[name]

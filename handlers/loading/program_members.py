@@ -1,7 +1,7 @@
-"""Which members of a saved program (torch.export) torch makes something of, and whether it would be code.
+"""The members of a saved program (torch.export) that torch reads, and whether one of them would run code.
 
-For the worker and for who checks archives; without torch. A program of torch before 2.7 has other members than one of
-today, and torch looks names up without regard to case, as `torch/export/pt2_archive/_package.py` shows.
+For the worker and for the check of archives; without torch. Torch before 2.7 writes other members than torch of today,
+and torch ignores case when it looks a name up: see `torch/export/pt2_archive/_package.py`.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from handlers.loading.program_text import NotPlainError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: Bytes of the pickle of example inputs, whose tensors stand apart.
+#: Bytes of the pickle of example inputs, whose tensors are stored separately.
 _MAX_EXAMPLES: Final = 1 << 20
 _PAYLOAD: Final = re.compile(r"\w[\w.-]{0,254}", re.ASCII)
 _OBJECT: Final = re.compile(r"(?:custom|opaque)_obj_.*", re.DOTALL)
 _CONFIG: Final = re.compile(r"data/(?:weights|constants)/.*_config\.json", re.DOTALL)
 _OLD_PROGRAM: Final = "serialized_exported_program.json"
 _OLD_EXAMPLES: Final = "serialized_example_inputs.pt"
-#: torch.load is given these; those that are no `.pt` are of torch before 2.2.
+#: Passed to torch.load; those that are not `.pt` are of torch before 2.2.
 _OLD_PICKLES: Final = frozenset(
     {"serialized_state_dict.json", "serialized_state_dict.pt", "serialized_constants.json", "serialized_constants.pt"}
     | {_OLD_EXAMPLES}
 )
-# What a condition on the inputs quotes: it is written into source, and the keys of a dict of inputs are in it.
+# A quoted text in a condition on the inputs: it is written into source, and contains the keys of a dict of inputs.
 _QUOTED: Final = frozenset("\"'\\\r\n")
 
 
 @dataclass
 class Members:
-    """What was found in the members of a program.
+    """The findings in the members of a program.
 
     Attributes:
-        problems: a member, and what is wrong with it as the end of a sentence.
-        pickles: the members that torch unpickles, whatever they are called.
+        problems: pairs of a member and what is wrong with it, as the end of a sentence.
+        pickles: the members that torch unpickles, whatever their names.
     """
 
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -49,13 +49,13 @@ class Members:
 
 
 def colliding(names: Sequence[str]) -> list[str]:
-    """Give the names of which there are several but for case: torch reads one of them, and zipfile another."""
+    """Return the names that collide if case is ignored: torch reads one of them, and zipfile another."""
     counts = Counter(map(str.lower, names))
     return [name for name in names if counts[name.lower()] > 1]
 
 
 def is_program(names: Sequence[str]) -> bool:
-    """Whether torch.export would load a zip with these members."""
+    """Return whether torch.export would load a zip with these members."""
     return any(name.lower() == _OLD_PROGRAM or _within(name) == "archive_format" for name in names)
 
 
@@ -64,12 +64,12 @@ def look_into(
     open_member: Callable[[str], IO[bytes]],
     open_zip: Callable[[IO[bytes]], zipfile.ZipFile] = zipfile.ZipFile,
 ) -> Members:
-    """Look into the members of a program, without loading anything.
+    """Check the members of a program without loading anything.
 
     Args:
         names: of all members.
         open_member: opens one of them for reading, seekable.
-        open_zip: how zips among them are opened; another one may read less of their directory.
+        open_zip: opens zips among them; another one may read less of their directory.
     """
     found = Members()
     for name in names:
@@ -96,12 +96,12 @@ def _text(name: str, open_member: Callable[[str], IO[bytes]]) -> bytes:
 
 
 def _within(name: str) -> str:
-    """Give a name without the folder that all members are in."""
+    """Return a name without the folder that contains all members."""
     return name.lower().partition("/")[2]
 
 
 def _payloads(name: str, data: bytes, found: Members) -> None:
-    """Note what a list of weights or constants has torch unpickle."""
+    """Note what torch unpickles because of a list of weights or constants."""
     folder = name.rpartition("/")[0]
     config = program_text.parse(data)
     payloads = config.get("config") if isinstance(config, dict) else None
@@ -120,7 +120,7 @@ def _payloads(name: str, data: bytes, found: Members) -> None:
 
 
 def _require_plain_texts(stream: IO[bytes], open_zip: Callable[[IO[bytes]], zipfile.ZipFile]) -> None:
-    """Require that no text of example inputs could end the quotes that torch puts it between."""
+    """Require that no text of example inputs can end the quotes that torch puts around it."""
     if not stream.read(1):
         return
     stream.seek(0)
@@ -134,7 +134,7 @@ def _require_plain_texts(stream: IO[bytes], open_zip: Callable[[IO[bytes]], zipf
                 text = value.decode("latin-1") if isinstance(value, bytes) else value
                 if not isinstance(text, str):
                     continue
-                if text.startswith("_codecs"):  # which makes bytes of any text
+                if text.startswith("_codecs"):  # makes bytes of any text
                     raise NotPlainError("has bytes among the example inputs")
                 if code.name not in ("GLOBAL", "INST") and _QUOTED.intersection(text):
                     raise NotPlainError(f"has quotes or lines in a text among the example inputs: {text[:80]!r}")

@@ -1,9 +1,9 @@
-"""What the text of a saved program (torch.export) may hold: the one table, for the worker and for who checks archives.
+"""The table of what the text of a saved program (torch.export) may contain, for the worker and for archive checks.
 
-A program is JSON, and torch makes code of much of it when it is loaded: it evaluates sizes and conditions, writes names
+A program is JSON, and torch makes code of much of it when it loads it: it evaluates sizes and conditions, writes names
 into Python source, imports types by name, and looks operators up by dotted names (torch/_export/serde/serialize.py,
-torch/export/_unlift.py, torch/utils/_pytree.py). So every text is of a known kind and in that kind's grammar, and a
-text where none is known to be is refused. Without torch; the names are those of torch/_export/serde/schema.py.
+torch/export/_unlift.py, torch/utils/_pytree.py). So every text is of a known kind and must match the grammar of that
+kind. A text in an unknown place is refused. Without torch; the names are those of torch/_export/serde/schema.py.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from handlers.loading import expressions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Bytes of a program's text, and parts of it, counted before anything is made of them.
+#: Bytes of a program's text, and parts of it, counted before anything is parsed.
 MAX_TEXT: Final = 128 << 20
 _MAX_PARTS: Final = 4_000_000
 _MAX_NAME: Final = 1024
-#: Characters of all expressions that differ; each is read once.
+#: Characters of all distinct expressions; each is parsed once.
 _MAX_EXPRESSIONS: Final = 1 << 20
 _SHOWN: Final = 80
 
 
 class NotPlainError(Exception):
-    """A text would become code, or may.
+    """A text would become code, or might.
 
     Attributes:
-        keys: the way to it.
+        keys: the path to it.
     """
 
     def __init__(self, what: str) -> None:
@@ -44,7 +44,7 @@ class NotPlainError(Exception):
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is the name of a value or an argument; none is one, too."""
+    """Return whether a text is the name of a value or an argument; an empty text counts, too."""
     if not text:
         return True
     # An argument of aten is called `from`.
@@ -52,7 +52,10 @@ def is_name(text: str) -> bool:
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is the dotted name of a parameter or module. Keys of `nn.ModuleDict` may be odd: `blocks.a-b`."""
+    """Return whether a text is the dotted name of a parameter or module.
+
+    Keys of `nn.ModuleDict` may be odd: `blocks.a-b`.
+    """
     if len(text) > _MAX_NAME or not text.isprintable() or set(text) & set("\"'\\"):
         return False
     return not any(part.startswith("__") and part.endswith("__") for part in text.split("."))
@@ -71,12 +74,13 @@ _OPERATOR: Final = re.compile(
     r"|_vmap_decrement_nesting|_vmap_increment_nesting)",
     re.ASCII,
 )
-# What torch.ops has beside namespaces; and operators that read or write a file by name.
+# Attributes of torch.ops that are not namespaces; and operators that read or write a file by name.
 _NO_NAMESPACES: Final = frozenset({"higher_order", "import_module", "load_library", "loaded_libraries"})
 _FILES: Final = frozenset({("aten", "from_file"), ("aten", "save"), ("debugprims", "load_tensor")})
-#: The dunders among aten's operators.
+#: The dunder names among aten's operators.
 _DUNDERS: Final = re.compile(r"__i?(?:and|or|xor|lshift|rshift)__|(?!__)\w+", re.ASCII)
-#: Those of torch.export's control flow and modes. Not those of compiled code, kernels, assembler and custom objects.
+#: The operators of torch.export's control flow and modes. Not those of compiled code, kernels, assembler and custom
+#: objects.
 _HIGHER_ORDER: Final = frozenset(
     {"_export_tracepoint", "associative_scan", "auto_functionalized", "auto_functionalized_v2"}
     | {"autograd_function_apply", "checkpoint", "cond", "flex_attention", "flex_attention_backward", "foreach_map"}
@@ -88,7 +92,7 @@ _HIGHER_ORDER: Final = frozenset(
 
 
 def is_operator(text: str) -> bool:
-    """Whether a text is the dotted name of an operator, among them those that somebody registers with torch."""
+    """Return whether a text is the dotted name of an operator, including custom operators registered with torch."""
     found = _OPERATOR.fullmatch(text)
     if found is None:
         return False
@@ -100,7 +104,7 @@ def is_operator(text: str) -> bool:
     return True
 
 
-#: What a defaultdict among the inputs may make.
+#: What a defaultdict among the inputs may use as its factory.
 _FACTORIES: Final = frozenset(
     {
         ("builtins", name)
@@ -113,9 +117,9 @@ _ENUM: Final = "__enum__"
 
 
 def _treespec(text: str, *, inputs: bool) -> None:
-    """Require the structure of inputs or outputs, in which nothing is imported by its name.
+    """Require a structure of inputs or outputs in which nothing is imported by its name.
 
-    A type is one that is registered with torch already; only what is in it may be imported, a factory or an enum.
+    A type must already be registered with torch. Only its context, a factory or an enum, may be imported.
     """
     try:
         _, spec = json.loads(text)
@@ -168,7 +172,10 @@ def _loaded(text: str) -> Any:
 
 
 def _is_from_stack(text: str) -> bool:
-    """Functions of which a value came: `name,dotted.name;...`; torch looks each up and calls none."""
+    """Return whether a text lists the functions that a value came from.
+
+    It is `name,dotted.name;...`; torch looks each name up and calls none.
+    """
     return all(re.fullmatch(r"[^,;]*,[\w.<>]*", item) for item in text.split(";"))
 
 
@@ -182,17 +189,17 @@ def _anything(text: str) -> bool:  # noqa: ARG001
 
 
 _is_float: Final = _pattern(r"-?Infinity|NaN|-?inf|nan")
-# What a condition on an input puts between quotes.
+# A quoted text in a condition on an input.
 _is_input_text: Final = _pattern(r"[^'\"\\\r\n]*")
 _is_word: Final = _pattern(r"[\w.]{0,64}")
 
-#: The texts, by the key that they stand at.
+#: The grammar of texts, by the key at which they stand.
 _TEXTS: Final[dict[str, Callable[[str], bool]]] = {
     **dict.fromkeys(("name", "as_name", "field_names", "forward_arg_names"), is_name),
     **dict.fromkeys(("parameter_name", "buffer_name", "tensor_constant_name", "user_input_name", "fqn"), is_path),
     **dict.fromkeys(("target", "as_operator"), is_operator),
     **dict.fromkeys(("as_float", "as_floats", "as_float_lists", "real", "imag"), _is_float),
-    # Only told, or given to an operator as what they are.
+    # Only shown, or passed to an operator as they are.
     **dict.fromkeys(("as_string", "as_strings", "custom", "from_node", "nn_module_stack", "stack_trace"), _anything),
     **dict.fromkeys(("torch_fn", "torch_version"), _anything),
     **dict.fromkeys(("type", "verifiers", "dialect"), _is_word),
@@ -200,7 +207,7 @@ _TEXTS: Final[dict[str, Callable[[str], bool]]] = {
     "guards_code": expressions.is_guard,
     "expr_str": expressions.is_size,
 }
-#: Keys whose value has names for keys, and the grammar of these.
+#: Keys whose value is an object with names as keys, and the grammar of these.
 _MAPS: Final[dict[str, Callable[[str], bool]]] = {
     **dict.fromkeys(("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values"), is_name),
     "custom_obj_values": is_name,
@@ -209,7 +216,7 @@ _MAPS: Final[dict[str, Callable[[str], bool]]] = {
     "treespec_namedtuple_fields": is_path,
     "as_string_to_argument": _anything,
 }
-#: Those of the schema without a text of their own.
+#: The schema's keys without a text of their own.
 _PLAIN: Final = frozenset(
     {"arg", "as_bool", "as_bools", "as_complex", "as_custom_obj", "as_device", "as_expr", "as_graph", "as_int"}
     | {"as_int_lists", "as_ints", "as_layout", "as_memory_format", "as_nested_tensors", "as_none"}
@@ -236,13 +243,13 @@ _OBJECTS: Final = frozenset({"class_fqn", "custom_obj_name"})
 
 
 def require_plain(data: bytes) -> None:
-    """Require that nothing of a program's text becomes code but its operators.
+    """Require that nothing of a program's text becomes code, except its operators.
 
     Args:
-        data: the whole of the member that holds it, as `models/model.json`.
+        data: the whole content of the member, such as `models/model.json`.
 
     Raises:
-        NotPlainError: something would, or is not known.
+        NotPlainError: some text would become code, or is unknown.
     """
     try:
         _Walk().value(parse(data), "", "")
@@ -270,7 +277,7 @@ class _Walk:
         self._left = _MAX_EXPRESSIONS
 
     def value(self, value: Any, key: str, parent: str) -> None:
-        """Require plain texts in what stands at a key; of a list, in each of its members."""
+        """Require plain texts in the value at a key; in a list, in each of its items."""
         if isinstance(value, str):
             self._text(value, key, parent)
         elif isinstance(value, list):
@@ -318,7 +325,7 @@ class _Walk:
 
 
 class _Way:
-    """Notes a key on the way up from an error."""
+    """A context that adds a key to the path of an error on its way up."""
 
     def __init__(self, key: str) -> None:
         self._key = key

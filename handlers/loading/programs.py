@@ -42,7 +42,7 @@ class ExportedModule(nn.Module):
 
 
 class CompiledPackage:
-    """What AOTInductor compiled, a package or a library: native code for one kind of device."""
+    """Code compiled by AOTInductor, a package or a library: native code for one kind of device."""
 
     def __init__(self, package: Any, summary: str) -> None:
         self.summary = summary
@@ -54,9 +54,10 @@ class CompiledPackage:
 
 
 class OnnxModel:
-    """An ONNX model in a session of ONNX Runtime. Tensors in; one tensor out, or a tuple of them.
+    """An ONNX model in a session of ONNX Runtime. It takes tensors and returns one tensor, or a tuple of them.
 
-    Its other methods, such as `run` and `get_inputs`, are those of the session, which TorchServe gives its handlers.
+    Its other methods, such as `run` and `get_inputs`, are those of the session, which TorchServe passes to its
+    handlers.
     """
 
     def __init__(self, session: Any, device: torch.device) -> None:
@@ -68,7 +69,7 @@ class OnnxModel:
         self._outputs = [item.name for item in session.get_outputs()]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # while it is copied there is no session yet
+        if name.startswith("_"):  # a copy in progress has no session yet
             raise AttributeError(name)
         return getattr(self._session, name)
 
@@ -83,12 +84,16 @@ class OnnxModel:
 
 
 def load_exported(path: Path, device: torch.device | None, *, weights_only: bool = True) -> nn.Module:
-    """Load a program of torch.export onto a device; None leaves it where it was exported."""
+    """Load a program of torch.export onto a device; None leaves it where it was exported.
+
+    Raises:
+        LoadError: the program cannot be loaded, or would run code.
+    """
     if weights_only:
         _refuse_code(path)
     try:
         program = torch.export.load(path)
-    except Exception as error:  # torch raises whatever its deserializer meets
+    except Exception as error:  # torch raises whatever its deserializer runs into
         if is_out_of_memory(error):
             raise
         raise LoadError(
@@ -105,9 +110,10 @@ def load_exported(path: Path, device: torch.device | None, *, weights_only: bool
 
 
 def _refuse_code(path: Path) -> None:
-    """Refuse a program that would run code: torch makes source of its texts, and unpickles what it does not understand.
+    """Refuse a program that would run code.
 
-    What is looked at is what torch reads: its own reader finds the members, too, and they must be the same.
+    torch makes source of its texts, and unpickles members that it does not recognize. The check reads what torch reads:
+    torch's own reader finds the members, too, and must find the same ones.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -125,7 +131,7 @@ def _refuse_code(path: Path) -> None:
 
 
 def _require_one_reading(path: Path, archive: zipfile.ZipFile) -> None:
-    """Require that torch's reader finds the members that zipfile does; what it cannot open, torch gives to zipfile."""
+    """Require that torch's reader finds the same members as zipfile; what it cannot open, torch passes to zipfile."""
     try:
         records = torch._C.PyTorchFileReader(str(path)).get_all_records()
     except RuntimeError:
@@ -157,16 +163,19 @@ def _unsafe(path: Path, name: str, problem: str = "could run code") -> UnsafeChe
 def load_compiled(path: Path, device: torch.device | None) -> CompiledPackage:
     """Load an AOTInductor package, which was compiled for one kind of device; `device` must be of that kind.
 
-    `path` is the package's file, or a folder with what is in it, where `unpacking.takes_folders`: then
-    the processes that load it share its pages.
+    `path` is the package's file, or a folder with its content where `unpacking.takes_folders`. From a folder, the
+    processes that load it share its pages.
+
+    Raises:
+        LoadError: the package cannot be loaded.
     """
     index = device.index if device is not None and device.index is not None else -1
-    keep = device is not None and device.type != "cpu"  # a GPU's kernels are read when they are first run
+    keep = device is not None and device.type != "cpu"  # a GPU's kernels are read when they first run
     try:
         with unpacking.unpacked(path, keep=keep) as place:
             package = unpacking.load(place, index)
         metadata: dict[str, str] = package.get_metadata()
-    except Exception as error:  # torch raises whatever its loader and the system's meet
+    except Exception as error:  # torch raises whatever its loader and the system's run into
         if is_out_of_memory(error):
             raise
         raise LoadError(
@@ -183,7 +192,11 @@ def load_compiled(path: Path, device: torch.device | None) -> CompiledPackage:
 
 
 def load_library(path: Path, device: torch.device | None) -> CompiledPackage:
-    """Load a library of AOTInductor's older form, as `torch._export.aot_compile` wrote it, for one kind of device."""
+    """Load a library in AOTInductor's older form, as written by `torch._export.aot_compile`, for one kind of device.
+
+    Raises:
+        LoadError: the library cannot be loaded.
+    """
     where = device or torch.device("cpu")
     load = getattr(torch._export, "aot_load", None)
     if load is None:
@@ -195,7 +208,7 @@ def load_library(path: Path, device: torch.device | None) -> CompiledPackage:
         torch.cuda.set_device(where)  # the code runs on the current one
     try:
         library = load(str(path.resolve()), str(where))
-    except Exception as error:  # torch raises whatever its loader and the system's meet
+    except Exception as error:  # torch raises whatever its loader and the system's run into
         if is_out_of_memory(error):
             raise
         raise LoadError(
@@ -207,7 +220,11 @@ def load_library(path: Path, device: torch.device | None) -> CompiledPackage:
 
 
 def load_onnx(path: Path, device: torch.device | None) -> OnnxModel:
-    """Open an ONNX model with ONNX Runtime, on as many threads as torch uses."""
+    """Open an ONNX model with ONNX Runtime, on as many threads as torch uses.
+
+    Raises:
+        LoadError: the model cannot be opened, or ONNX Runtime is missing.
+    """
     try:
         import onnxruntime
     except ImportError as error:

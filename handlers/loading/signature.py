@@ -1,4 +1,4 @@
-"""What a model takes and gives, as the archive's manifest records it under the key `torchmar`."""
+"""The inputs and outputs of a model, as the archive's manifest records them under the key `torchmar`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handlers.errors import BadInputError, LoadError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: The element types that requests and replies can hold, by the names that the record gives them.
+#: The element types that requests and replies can hold, by their names in the record.
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -43,13 +43,14 @@ class Tensor:
 
     @property
     def has_rows(self) -> bool:
-        """Whether its first dimension counts rows, and may have any size."""
+        """Whether its first dimension counts rows and may have any size."""
         return bool(self.shape) and self.shape is not None and self.shape[0] is None
 
     def check(self, tensor: torch.Tensor) -> None:
-        """Refuse a tensor of another type or shape, with a `BadInputError` that says what was expected and what came.
+        """Refuse a tensor of another dtype or shape. No dtype is converted: numbers could change.
 
-        No type becomes another one: numbers could change.
+        Raises:
+            BadInputError: the message says what was expected and what came.
         """
         if tensor.dtype != self.dtype:
             wanted, given = (str(dtype).removeprefix("torch.") for dtype in (self.dtype, tensor.dtype))
@@ -63,7 +64,7 @@ class Tensor:
             raise BadInputError(f"the input {self.name!r} is expected in the shape [{shown}], got {list(found)}")
 
     def describe(self) -> dict[str, Any]:
-        """Give the tensor as the manifest has it."""
+        """Return the tensor as the manifest has it."""
         shape = None if self.shape is None else list(self.shape)
         return {"name": self.name, "dtype": str(self.dtype).removeprefix("torch."), "shape": shape}
 
@@ -82,7 +83,11 @@ class Signature:
 
 
 def read_signature(manifest: Mapping[str, Any] | None) -> Signature:
-    """Read the record of a manifest; one without it gives an empty signature."""
+    """Read the record of a manifest; a manifest without one gives an empty signature.
+
+    Raises:
+        LoadError: the record is damaged.
+    """
     record = (manifest or {}).get("torchmar") or {}
     try:
         return Signature(*(tuple(read_tensor(item) for item in record.get(key) or ()) for key in ("inputs", "outputs")))
@@ -94,7 +99,11 @@ def read_signature(manifest: Mapping[str, Any] | None) -> Signature:
 
 
 def read_tensor(item: Mapping[str, Any]) -> Tensor:
-    """Read one tensor of a record. Raises KeyError, TypeError or ValueError."""
+    """Read one tensor of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: the item is not the record of a tensor.
+    """
     name, dtype, shape = item["name"], item.get("dtype"), item.get("shape")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"{name} is of the type {dtype!r}; known are {', '.join(DTYPES)}")
@@ -109,10 +118,13 @@ def _size(size: Any) -> int | None:
 
 
 def named_tensors(value: Any, known: Sequence[Tensor] = ()) -> dict[str, torch.Tensor]:
-    """Give the tensors of a model's output by name: a tensor, a tuple or list of them, or a dict.
+    """Return the tensors of a model's output by name: a tensor, a tuple or list of them, or a dict.
 
-    Names are the dict's own, else those of `known` in that order, else `output` or `output_0`, `output_1` and so on.
-    Raises TypeError for anything else.
+    The names are the dict's own, else those of `known` in that order, else `output`, or `output_0`, `output_1` and so
+    on.
+
+    Raises:
+        TypeError: the output is something else.
     """
     if isinstance(value, torch.Tensor):
         value = [value]

@@ -1,4 +1,4 @@
-"""State dicts: reading them as data, fitting their keys to a model, and saying why one does not fit it."""
+"""State dicts: reading them as data, matching their keys to a model's, and explaining mismatches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DEEPEST = 16  # parts of a prefix
-_SHOWN = 8  # keys of each kind that a mismatch lists
+_SHOWN = 8  # keys of each kind that the error lists
 _WRAPPERS = {
     "module.": "torch.nn.DataParallel or DistributedDataParallel: save model.module.state_dict()",
     "_orig_mod.": "torch.compile: save the state dict of the model that was compiled (model._orig_mod)",
@@ -33,6 +33,9 @@ def read_state_dict(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     """Read a state dict onto the CPU, mapped from the file where the format allows it.
 
     With `weights_only=False` the checkpoint may run any code that it names.
+
+    Raises:
+        LoadError: the file is not a state dict that can be read.
     """
     form = detect_format(path)
     if form.is_program:
@@ -49,7 +52,7 @@ def read_state_dict(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
 def _read_pickled(path: Path, *, weights_only: bool, mapped: bool) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated")  # legacy files hold them
+            warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated")  # legacy files contain them
             return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=mapped)
     except pickle.UnpicklingError as error:
         if not weights_only:
@@ -62,8 +65,8 @@ def _read_pickled(path: Path, *, weights_only: bool, mapped: bool) -> Any:
             f"{path} is not only tensors: reading it needs {name}, and so could run code",
             hint="save the weights alone, torch.save(model.state_dict(), ...), or, if you trust the file's origin, "
             "put `handler: {weights_only: false}` into model-config.yaml",
-        ) from None  # what torch says of it names no file, and would stand in the place of this
-    except (AttributeError, ImportError) as error:  # only when code is allowed: its classes are not here
+        ) from None  # torch's own error names no file, and would be shown in place of this one
+    except (AttributeError, ImportError) as error:  # only when code is allowed: its classes are missing here
         raise LoadError(
             f"{path} was saved with classes that cannot be imported here: {error}",
             hint="save the weights alone, torch.save(model.state_dict(), ...)",
@@ -107,11 +110,12 @@ def _require_state_dict(path: Path, content: Any) -> dict[str, Any]:
 
 
 def with_keys_of(own: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
-    """Give a state dict the keys of a model, if they differ by no more than a prefix and further names of tied weights.
+    """Rename the keys of a state dict to those of a model.
 
-    `own` is the model's `state_dict(keep_vars=True)`. The prefix is one that all keys of one side have. A tensor that
-    the model has under several names may be in the checkpoint under one of them only, as in safetensors. None if
-    anything else differs.
+    The keys may differ by a prefix, and by further names of tied weights. `own` is the model's
+    `state_dict(keep_vars=True)`. The prefix must be one that all keys of one side have. A tensor that the model has
+    under several names may be in the checkpoint under only one of them, as in safetensors. Return None if anything else
+    differs.
     """
     if own.keys() == state.keys():
         return state
@@ -142,9 +146,9 @@ def with_keys_of(own: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any
 
 
 def _prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, str]:
-    """Give the prefix of the checkpoint's keys, and the model's in its place, with which most keys are equal."""
+    """Return the prefix of the checkpoint's keys, and the model's in its place, with which most keys are equal."""
     candidates = {(theirs, ours) for theirs in _common_prefixes(state) for ours in _common_prefixes(own)}
-    # Where not all keys have it: what most of them have before a key of the other side.
+    # If not all keys have a prefix: the most common one before a key of the other side.
     candidates |= {(prefix, "") for prefix in _usual_prefixes(state, own)}
     candidates |= {("", prefix) for prefix in _usual_prefixes(own, state)}
 
@@ -157,10 +161,10 @@ def _prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, st
 
 
 def _common_prefixes(keys: Collection[str]) -> list[str]:
-    """Give the prefixes that all keys have, up to a dot each: none, `model.`, `model.encoder.` and so on."""
+    """Return the prefixes that all keys have, each up to a dot: none, `model.`, `model.encoder.` and so on."""
     found = [""]
     if keys:
-        first, last = min(keys), max(keys)  # what these two share, those between them share
+        first, last = min(keys), max(keys)  # these two are the extremes, so all keys share what they share
         for index, (one, other) in enumerate(zip(first, last, strict=False)):
             if one != other or len(found) > _DEEPEST:
                 break
@@ -177,7 +181,7 @@ def _usual_prefixes(keys: Iterable[str], others: Collection[str]) -> list[str]:
 
 
 def _without_parts(key: str) -> Iterator[str]:
-    """Give the key without its first part, without its first two, and so on."""
+    """Yield the key without its first part, without its first two, and so on."""
     for _ in range(_DEEPEST):
         _, dot, key = key.partition(".")
         if not dot:
@@ -186,7 +190,7 @@ def _without_parts(key: str) -> Iterator[str]:
 
 
 def find_mismatch(model: nn.Module, state: dict[str, Any], path: Path, cause: Exception) -> CheckpointMismatchError:
-    """Say why `load_state_dict` refused a checkpoint: which keys, and what probably happened."""
+    """Explain why `load_state_dict` refused a checkpoint: which keys, and the probable cause."""
     own = model.state_dict()
     shapes = {
         key: f"{key}: {tuple(state[key].shape)} in the checkpoint, {tuple(value.shape)} in the model"
@@ -196,13 +200,13 @@ def find_mismatch(model: nn.Module, state: dict[str, Any], path: Path, cause: Ex
         and state[key].shape != value.shape
     }
     try:  # the model's own loading hooks decide which keys count, so ask it
-        loadable = copy.copy(state)  # with its attribute `_metadata`, the versions that the hooks ask for
+        loadable = copy.copy(state)  # with its attribute `_metadata`, the versions that the hooks read
         for key in shapes:
             del loadable[key]
         result = model.load_state_dict(loadable, strict=False)
         missing = [key for key in result.missing_keys if key not in shapes]
         unexpected = list(result.unexpected_keys)
-    except Exception:  # a hook of the model fails on what it got: compare by name
+    except Exception:  # a hook of the model fails on this input: compare by name
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     found = [
         _list("missing keys", missing),

@@ -1,11 +1,11 @@
-"""A package of compiled code, unpacked for as long as it is needed, so that nothing of it stays behind.
+"""A package of compiled code, unpacked only for as long as it is needed, so that nothing of it stays behind.
 
 torch unpacks a package into a folder `aotinductor_XXXXXX` for temporary files (older versions always in /tmp, whatever
-TMPDIR says), and removes it when the process ends in order. A worker is killed instead, and each one would leave a copy
-of the model there. So it is unpacked here: code for the processor is
-in memory once it is loaded, and its files are removed at once; those for a GPU stay until the process ends. A folder
-that a killed process left, for it was killed just then or served from a GPU, is removed by the next one that loads a
-package: the lock on it is gone with the process.
+TMPDIR says), and removes it when the process ends normally. A worker is killed instead, and each would leave a copy of
+the model there. So the package is unpacked here. Code for the CPU is in memory once it is loaded, and its files are
+removed at once. The files of code for a GPU stay until the process ends. A killed process can leave a folder, if it was
+killed while loading or while it served from a GPU. The next process that loads a package removes such folders: their
+lock has gone with the process.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _PREFIX: Final = "torchmar-aot-"
 _MAPS: Final = Path("/proc/self/maps")
 _TORCHS: Final = Path("/tmp")  # noqa: S108 - where torch unpacks if it does not look at TMPDIR
 _ATTEMPTS: Final = 20
-#: A package's one file; the loader that looks into folders names it.
+#: The only file of a package; the loader that searches folders names it.
 _ASKED: Final = "data/aotinductor/model/asked.so"
-#: Where torch says of a folder that it is no file, and then loads it.
+#: The loggers on which torch says that a folder is not a file, before it loads it.
 _REMARKS: Final = ("torch.export.pt2_archive._package", "torch._inductor.package.package")
 
 
 @functools.cache
 def takes_folders() -> bool:
-    """Tell whether this torch loads a package that lies unpacked in a folder.
+    """Return whether this torch loads a package that lies unpacked in a folder.
 
-    It is asked: given one that lacks nearly everything, it names what is there if it has looked.
+    Found by trial: for a folder with a single empty file, such a torch names that file in its error.
     """
     with tempfile.TemporaryDirectory() as name:
         asked = Path(name, _ASKED)
@@ -52,7 +52,7 @@ def takes_folders() -> bool:
         asked.touch()
         try:
             load(Path(name))
-        except Exception as error:  # torch raises whatever its loader meets
+        except Exception as error:  # torch raises whatever its loader runs into
             return asked.stem in str(error)
     return False
 
@@ -61,12 +61,12 @@ def load(place: Path, device_index: int = -1) -> Any:
     """Load a package with torch's own loader, from a file or, where `takes_folders`, from a folder.
 
     Raises:
-        Exception: whatever torch raises. `ImportError` is among it: before 2.6 there is no such loader.
+        Exception: whatever torch raises, also `ImportError`: torch before 2.6 has no such loader.
     """
     import torch
     from torch._inductor import aoti_load_package
 
-    if "device_index" not in inspect.signature(aoti_load_package).parameters:  # of 2.6: it takes the current device
+    if "device_index" not in inspect.signature(aoti_load_package).parameters:  # 2.6 takes the current device
         with torch.cuda.device(device_index):
             return aoti_load_package(str(place))
     if not place.is_dir():
@@ -87,7 +87,7 @@ def _nothing(record: logging.LogRecord) -> bool:  # noqa: ARG001
 
 @contextlib.contextmanager
 def unpacked(package: Path, *, keep: bool) -> Iterator[Path]:
-    """Give the place to load a package from, and remove what was unpacked: at once, or, with `keep`, at exit."""
+    """Yield the place to load a package from, and remove what was unpacked: at once, or, with `keep`, at exit."""
     if package.is_dir():
         yield _root(package)
         return
@@ -117,7 +117,7 @@ def unpacked(package: Path, *, keep: bool) -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove what killed processes left: the folders of ours that nobody holds a lock on."""
+    """Remove what killed processes left: our folders that no process holds a lock on."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         lock = _lock(folder)
         if lock is not None:
@@ -129,7 +129,7 @@ def _locked_folder() -> tuple[Path, int | None]:
     for _ in range(_ATTEMPTS):
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         lock = _lock(folder)
-        # Another process may have found it before it was locked, and taken it for one that was left.
+        # Another process may have found it before it was locked, and taken it for an orphan.
         if folder.is_dir() and (lock is not None or not _has_locks()):
             return folder, lock
         if lock is not None:
@@ -146,7 +146,7 @@ def _has_locks() -> bool:
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder that is this user's own; None if another process has it, or it is gone."""
+    """Lock a folder that belongs to this user; None if another process holds it, or it is gone."""
     try:
         import fcntl
 
@@ -170,17 +170,17 @@ def _remove(folder: Path, lock: int | None) -> None:
 
 
 def _root(folder: Path) -> Path:
-    """Give the folder that has the package's `data`: newer packages have all in a folder of their own name."""
+    """Return the folder that has the package's `data`: newer packages have everything in a folder of their own name."""
     return next((path.parent for path in sorted(folder.glob("*/data")) if path.is_dir()), folder)
 
 
 def _mapped() -> set[Path]:
-    """Find the folders into which torch has unpacked packages, by the code of them that is in memory."""
+    """Find the folders into which torch has unpacked packages, by the code of them that is mapped."""
     try:
         text = _MAPS.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return set()
-    # As mkdtemp names them, the prefix being that of newer versions.
+    # The names that mkdtemp gives; the prefix is that of newer versions.
     places = "|".join(
         re.escape(place.rstrip("/")) for place in {str(_TORCHS), os.environ.get("TMPDIR") or str(_TORCHS)}
     )
@@ -189,10 +189,10 @@ def _mapped() -> set[Path]:
 
 
 def _is_temporary(folder: Path, since: float) -> bool:
-    """Tell whether a folder is one that mkdtemp has made just now, for this user."""
+    """Return whether a folder is one that mkdtemp has just made for this user."""
     try:
         found = folder.lstat()
     except OSError:
         return False
     made = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
-    return made and found.st_uid == os.getuid() and found.st_ctime >= since - 1  # file systems round
+    return made and found.st_uid == os.getuid() and found.st_ctime >= since - 1  # file systems round times

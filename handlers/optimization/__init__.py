@@ -1,1 +1,1 @@
-"""A model made faster: settings, compilers, lighter weights, and the guard over their outputs."""
+"""Model optimization: settings, compilers, converted weights, and the comparison of outputs."""

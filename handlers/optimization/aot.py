@@ -1,8 +1,8 @@
-"""The model that `torchmar build --aot` compiled into an archive: whether it fits this machine, and running it.
+"""The model that `torchmar build --aot` compiled into an archive: whether it fits this machine, and how it runs.
 
-Compiled code belongs to one version of torch and one kind of processor. The archive says for which, under the key
-`torchmar` of its manifest, so that this is known before any of the code is loaded. The eager model stays, for another
-machine and for inputs that the compiled one does not take.
+Compiled code works with one version of torch and one kind of processor. The archive's manifest records them under the
+key `torchmar`, so that they are known before any of the code is loaded. The eager model stays, for other machines and
+for inputs that the compiled one does not take.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _ALIGNMENT = 16  # bytes; compiled kernels may count on it
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the manifest says of the compiled model.
+    """The manifest's record of the compiled model.
 
     `path` is a folder or a file of the archive, `version` torch's, `platform` such as "linux-x86_64", `device` "cpu" or
-    "cuda". `capability` are the instruction sets, or the compute capability, that the code needs, `dtype` the setting
-    `optimize.dtype` that it was compiled with. `inputs` are the tensors that it takes: positional ones are called "0",
-    "1" and so on, those passed by name as the model's argument.
+    "cuda". `capability` lists the instruction sets, or the compute capability, that the code needs. `dtype` is the
+    setting `optimize.dtype` that it was compiled with. `inputs` are the tensors that it takes: positional ones are
+    called "0", "1" and so on, those passed by name as the model's argument.
     """
 
     path: str
@@ -51,7 +51,7 @@ class Compiled:
     inputs: tuple[Tensor, ...]
 
     def misfit(self, device: torch.device, dtype: str | None = None) -> str | None:
-        """Say why the code is not for this process and device, or not in the `dtype` asked for; None if it is."""
+        """Say why the code is not for this process and device, or not for the `dtype` asked for; None if it is."""
         needed = Machine(self.version, self.platform, self.device, self.capability)
         return needed.misfit(_machine(device)) or other_dtype(self.dtype, dtype)
 
@@ -78,7 +78,11 @@ def capability(device: torch.device) -> list[str]:
 
 
 def read_compiled(manifest: Mapping[str, Any] | None) -> Compiled | None:
-    """Read what the manifest says of a compiled model; None if it has none. Raises `LoadError`."""
+    """Read the manifest's record of a compiled model; None if there is none.
+
+    Raises:
+        LoadError: the record is damaged.
+    """
     found = ((manifest or {}).get("torchmar") or {}).get("compiled")
     if found is None:
         return None
@@ -104,11 +108,11 @@ def with_compiled(
     device: torch.device | None,
     optimization: Optimization | None = None,
 ) -> OptimizedModel | None:
-    """Load the compiled model of an archive, if it has one that fits; one line of the log says which model runs.
+    """Load the compiled model of an archive if it has one that fits; log which model runs.
 
     `eager` is the model to fall back on, `folder` the archive's, `optimization` what model-config.yaml asks for. The
-    first call compares the two. None means that there is no compiled model, it is for another machine, or it cannot be
-    loaded, which is a warning.
+    first call compares the two models. Return None if there is no compiled model, if it is for another machine, or,
+    with a warning, if it cannot be loaded.
     """
     try:
         found = read_compiled(manifest)
@@ -137,7 +141,7 @@ def with_compiled(
 class CompiledModel:
     """A compiled model for the inputs that it was compiled for, and the plain one for all others.
 
-    Compiled code does not look at what it gets: it takes the shapes, types and strides for granted.
+    Compiled code does not check its inputs: it takes the shapes, dtypes and strides for granted.
     """
 
     def __init__(self, package: Any, plain: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -148,7 +152,11 @@ class CompiledModel:
         self._told = False
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """Run the compiled model, or the plain one. Raises `CompiledCodeError` where the compiled one fails."""
+        """Run the compiled model, or the plain one.
+
+        Raises:
+            CompiledCodeError: the compiled one failed.
+        """
         if self._takes(inputs, named):
             try:
                 return self._package(*map(_laid_out, inputs), **{key: _laid_out(one) for key, one in named.items()})
@@ -175,7 +183,7 @@ def _fits(expected: Tensor, given: Any) -> bool:
 
 
 def _laid_out(given: torch.Tensor) -> torch.Tensor:
-    """Give the tensor with the strides that it was compiled for, at an address that it may count on."""
+    """Return the tensor with the strides that the code was compiled for, aligned as it may expect."""
     dense = given.contiguous()
     return dense.clone() if dense.data_ptr() % _ALIGNMENT else dense
 

@@ -1,4 +1,4 @@
-"""Makes a model faster, as the section `optimize:` says or by itself; see `settings`."""
+"""Making a model faster, as the section `optimize:` says or by default; see `settings`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of so many convolutions on a processor, most of the time is spent in them. With fewer, as in nets for digits, there is
-# little to win.
+# With so many convolutions, a model on a CPU spends most of its time in them. With fewer, as in networks for digits,
+# there is little to gain.
 _CONVOLUTIONS: Final = 8
 
 
 def unasked(model: Any, device: torch.device | None) -> Optimization | None:
-    """Tell what to do for a model that model-config.yaml says nothing of; None for nothing.
+    """Return what to do for a model that model-config.yaml says nothing about; None for nothing.
 
-    Nets of convolutions are a fifth to a half faster on a processor with channels last and folded normalisations, and
-    their numbers differ by rounding only.
+    Convolutional networks are a fifth to a half faster on a CPU with channels last and folded batch normalizations, and
+    their outputs differ by rounding only.
     """
     if (device is not None and device.type != "cpu") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
@@ -41,16 +41,16 @@ def unasked(model: Any, device: torch.device | None) -> Optimization | None:
 
 
 def cast_to(optimization: Optimization) -> torch.dtype | None:
-    """Give the dtype of 16 bits to compute in; None for float32."""
+    """Return the 16-bit dtype to compute in; None for float32."""
     return None if optimization.dtype == "float32" else getattr(torch, optimization.dtype)
 
 
 def optimize_model(
     model: Any, optimization: Optimization, device: torch.device | None, *, pt2: dict[str, Any] | None = None
 ) -> Any:
-    """Give a model that is called as `model` is, and faster; `model` itself where nothing can be done.
+    """Return a model that is called as `model` is, and is faster; `model` itself where nothing can be done.
 
-    `model` is in eval mode, on `device`. What is given decides at its first call whether it is right; see
+    `model` is in eval mode, on `device`. The result decides at its first call whether it is correct; see
     `OptimizedModel`. `pt2` are arguments for torch.compile in place of the optimization's own.
     """
     device = device or torch.device("cpu")
@@ -81,7 +81,7 @@ def optimize_model(
     if cast_to(optimization) is not None or optimization.channels_last:
         ways.append(Way(replace(optimization, compile=None, freezing=False, cuda_graphs=False).describe()))
     if optimization.unasked:
-        log = "A net of convolutions: running it with %s if the first request shows that it gives the same"
+        log = "A convolutional network: running it with %s if the first request shows that it gives the same"
     else:
         log = "Optimizing with %s; the first request tells whether it gives the same"
     logger.info(log, ways[0].name)
@@ -98,14 +98,14 @@ def optimize_model(
 
 
 def _folding(model: nn.Module, optimization: Optimization) -> tuple[Optimization, list[Pair]]:
-    """Find what freezing without a compiler can do; leave it out, and say so, where that is nothing."""
+    """Find what freezing without a compiler can do; if that is nothing, leave it out and say so."""
     from handlers.optimization.folding import pairs
 
     if found := pairs(model):
         return optimization, found
     if not optimization.unasked:
         logger.warning(
-            "optimize: freezing without compile has no effect on this model: no convolution has a batch normalisation "
+            "optimize: freezing without compile has no effect on this model: no convolution has a batch normalization "
             "after it that it could do, too"
         )
     return replace(optimization, freezing=False), []
@@ -114,7 +114,7 @@ def _folding(model: nn.Module, optimization: Optimization) -> tuple[Optimization
 def _possible(
     model: nn.Module, asked: Optimization, device: torch.device, pt2: dict[str, Any] | None
 ) -> tuple[Optimization, dict[str, Any] | None]:
-    """Leave out what this model or this device has no use for, and say so."""
+    """Leave out what this model or this device cannot use, and say so."""
     possible, without = asked, []
     script = isinstance(model, torch.jit.ScriptModule)
     if script and (asked.compile is not None or pt2 is not None):
@@ -131,7 +131,7 @@ def _possible(
 
 
 def _compile_arguments(optimization: Optimization) -> dict[str, Any]:
-    """Give what torch.compile is called with. It takes CUDA graphs as a part of its modes."""
+    """Return the arguments of torch.compile. It takes CUDA graphs as a part of its modes."""
     asked = optimization.compile or Compile()
     mode = asked.mode
     if optimization.cuda_graphs:
@@ -142,5 +142,5 @@ def _compile_arguments(optimization: Optimization) -> dict[str, Any]:
 
 def _freeze(model: torch.jit.ScriptModule) -> Any:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit")  # torch announces its end; we serve it on
+        warnings.filterwarnings("ignore", message=r".*torch\.jit")  # torch deprecates it; we still serve it
         return torch.jit.optimize_for_inference(torch.jit.freeze(model))

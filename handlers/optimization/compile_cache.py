@@ -1,14 +1,14 @@
-"""What torch's compiler has made is kept: for the next start in a folder of the user's own, and in an archive.
+"""A cache of what torch's compiler has made: for the next start in a folder of the user's own, and in an archive.
 
-Compiled code is right for one version of torch, one processor and one number of threads, and whoever can write to the
-folder makes this process run what he likes. So a folder belongs to one machine, and to one user alone; torch's own
-default is a well-known name in the folder for temporary files.
+Compiled code is right for one version of torch, one processor and one number of threads. And whoever can write to the
+folder can run code in this process. So a folder belongs to one machine and to one user alone; torch's own default is a
+well-known name in the folder for temporary files.
 
-An archive may carry what was made for it as a file, which the manifest records under `torchmar`:
+An archive may carry its cache as a file, which the manifest records under `torchmar`:
 
     "compileCache": {"file": "compile-cache.bin", "madeFor": {"torch": "2.13.0", "processor": "...", ...}}
 
-It is used where all of `madeFor` is the same, and passed over elsewhere.
+It is used where all of `madeFor` is the same, and ignored elsewhere.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from handlers.optimization.machine import CPU_INFO, processor
 
 logger = logging.getLogger(__name__)
 
-#: Where inductor keeps what it makes; who sets it has decided.
+#: The folder in which inductor keeps its output; a user who sets it has decided.
 VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 #: In the manifest, under `torchmar`.
 KEY: Final = "compileCache"
 
 
 def machine(device: torch.device | None = None) -> dict[str, str]:
-    """Say what compiled code is made for; equal descriptions can use each other's."""
+    """Describe what compiled code is made for; machines with equal descriptions can share it."""
     found = {
         "torch": str(torch.__version__),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
@@ -57,10 +57,10 @@ def _processor(cpu_info: Path = CPU_INFO) -> str:
 
 
 def use_own_folder(device: torch.device | None = None) -> Path:
-    """Let torch keep what it compiles in a folder of this user's, for this machine, and give it.
+    """Make torch keep compiled code in a folder of this user's, for this machine; return the folder.
 
-    Where `TORCHINDUCTOR_CACHE_DIR` names a folder, that is it, unless torch has set it: importing its compiler does, to
-    torch's default. To be called before the first compilation.
+    If `TORCHINDUCTOR_CACHE_DIR` names a folder, that one is used, unless torch itself has set it: importing its
+    compiler sets it to torch's default. To be called before the first compilation.
     """
     if device is None or device.type == "cpu":
         os.environ.setdefault("TORCH_WARM_POOL", "0")  # a process that compiles for GPUs, and stays
@@ -75,14 +75,14 @@ def use_own_folder(device: torch.device | None = None) -> Path:
 
 
 def _torchs_own() -> str | None:
-    """Give the folder that torch's compiler chooses; None if it was not imported."""
+    """Return the folder that torch's compiler chooses; None if the compiler is not imported."""
     module = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
     default = getattr(module, "default_cache_dir", None)
     return os.path.abspath(default()) if default is not None else None  # noqa: PTH100 - as torch does it
 
 
 def _private_folder() -> Path:
-    """Find or make the folder that nobody else can read or write."""
+    """Find or make a folder that no other user can read or write."""
     temporary = Path(tempfile.gettempdir())
     places = [temporary / f"torchmar-{os.getuid()}" / "compiled"] if hasattr(os, "getuid") else []
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - it raises without a home
@@ -110,9 +110,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def save(file: Path, device: torch.device | None = None) -> dict[str, Any] | None:
-    """Write what this process has compiled to a file; give its record for the manifest, None if there is nothing.
+    """Write what this process has compiled to a file; return its record for the manifest, None if there is nothing.
 
-    The record names the file by its name alone.
+    The record holds only the file's name.
     """
     make = getattr(torch.compiler, "save_cache_artifacts", None)  # from torch 2.7 on
     made = make() if make is not None else None
@@ -123,7 +123,7 @@ def save(file: Path, device: torch.device | None = None) -> dict[str, Any] | Non
 
 
 def load(manifest: Mapping[str, Any] | None, folder: Path, device: torch.device | None = None) -> bool:
-    """Give the compiler what the archive in `folder` carries; tell whether there is anything that fits this machine.
+    """Pass the compiler the cache of the archive in `folder`; return whether there is one that fits this machine.
 
     Never raises: without it, the compiler only has more to do. Like an AOTInductor package it is code.
     """
@@ -142,7 +142,7 @@ def load(manifest: Mapping[str, Any] | None, folder: Path, device: torch.device 
         if not path.is_relative_to(folder.resolve()):
             raise ValueError("it is not in the archive")
         found = torch.compiler.load_cache_artifacts(path.read_bytes())
-    except Exception as error:  # torch raises whatever its deserializer meets
+    except Exception as error:  # torch raises whatever its deserializer runs into
         logger.warning("The archive's compiled code (%s) cannot be used: %s", entry.get("file"), error)
         return False
     return found is not None

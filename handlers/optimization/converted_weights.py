@@ -1,4 +1,4 @@
-"""A module's weights in another form: in 16 bits, with channels last, folded with what comes after them; and back."""
+"""A module's weights in another form, and back: 16 bits, channels last, or a batch normalization folded in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from handlers.optimization.folding import Folded, Pair
 
-# Autocast computes them in 16 bits; they take an input, a weight and a bias.
+# Autocast computes these in 16 bits; they take an input, a weight and a bias.
 _CAST_OPERATORS: Final = frozenset(
     {
         torch.ops.aten.linear.default,
@@ -27,7 +27,7 @@ _CAST_OPERATORS: Final = frozenset(
 
 
 class ConvertedWeights:
-    """The weights of a module that are converted, each in both forms: the plain one is there for as long as this is."""
+    """The converted weights of a module, each in both forms: the plain one is kept as long as this object."""
 
     # What autocast computes in 16 bits with weights that nothing else uses.
     _CAST: Final = (
@@ -51,7 +51,7 @@ class ConvertedWeights:
         self._forms: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def use(self, *, converted: bool, folded: bool = False) -> None:
-        """Give the module its weights in one of the forms; the forms are made anew, for that happens once or twice."""
+        """Give the module its weights in one of the forms. They are made anew, since this happens once or twice."""
         with torch.inference_mode(mode=False), torch.no_grad():
             for parameter, plain, _ in self._forms:
                 parameter.data = plain
@@ -74,7 +74,7 @@ class ConvertedWeights:
         for parameter in self._module.parameters():
             plain = other = parameter.data
             if type(plain) is not torch.Tensor or plain.layout is not torch.strided:
-                continue  # quantized, perhaps
+                continue  # perhaps quantized
             if self._dtype is not None and id(parameter) in to_cast and plain.dtype is torch.float32:
                 other = other.to(self._dtype)
             if self._channels_last and other.dim() == 4:
@@ -99,7 +99,7 @@ def _own(part: nn.Module) -> list[torch.Tensor]:
 
 
 def _weights_of_operators(program: torch.fx.GraphModule) -> list[torch.Tensor]:
-    """Find the parameters of a program that are nothing but weights and biases of what autocast computes in 16 bits."""
+    """Find the parameters of a program that only serve as weights and biases of what autocast computes in 16 bits."""
     uses: dict[str, list[bool]] = {}
     for node in program.graph.nodes:
         if node.op == "get_attr":

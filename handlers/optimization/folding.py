@@ -1,8 +1,8 @@
-"""Batch normalisations that the convolution before them can do: both are linear, and the statistics are constants.
+"""Batch normalizations folded into the convolution before them: both are linear, and the statistics are constants.
 
-A convolution and a normalisation are a pair if a symbolic run of the module (torch.fx) shows that each is called once,
-and that nothing else gets what the convolution gives. A module that cannot be run so, because it looks at numbers to
-decide what it does, has no pairs.
+A convolution and a batch normalization are a pair if a symbolic run of the module (torch.fx) shows that each is called
+once, and that nothing else gets the output of the convolution. A module that cannot run symbolically, because its
+control flow depends on numbers, has no pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NORMALISATIONS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @dataclass(frozen=True)
 class Pair:
-    """A convolution, and the normalisation of what it gives; modules in eval mode, with weights of float32."""
+    """A convolution and the batch normalization of its output; modules in eval mode, with float32 weights."""
 
     convolution: nn.Module
     normalisation: nn.Module
@@ -58,7 +58,7 @@ class Folded:
         self._plain_weight, self._plain_bias = own["weight"].data, own["bias"]
 
     def use(self, *, folded: bool) -> None:
-        """Let the convolution do both, and the normalisation nothing; or each its own."""
+        """Let the convolution do both and the normalization nothing; or let each do its own."""
         convolution, normalisation = self.pair.convolution, self.pair.normalisation
         own: dict[str, Any] = convolution._parameters
         if folded:
@@ -81,25 +81,25 @@ def _pass_on(given: torch.Tensor) -> torch.Tensor:
 
 
 class _Tracer(fx.Tracer):
-    """Sees the modules in question as wholes, also such that others have derived from torch's."""
+    """A tracer that treats the modules in question as leaves, and also those derived from torch's."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _CONVOLUTIONS + _NORMALISATIONS) or super().is_leaf_module(m, module_qualified_name)
 
 
 def pairs(module: nn.Module) -> list[Pair]:
-    """Find them in a module that is in eval mode.
+    """Find the pairs in a module that is in eval mode.
 
-    The symbolic run replaces `nn.Module.__call__` for its time, so no other thread may run a module meanwhile. It is
-    of a copy that shares the weights, and with the defaults of arguments that have one.
+    The symbolic run replaces `nn.Module.__call__` for its time, so no other thread may run a module meanwhile. It runs
+    a copy that shares the weights, with the defaults of arguments that have one.
     """
     if not any(_can_fold(one) for one in module.modules()):
         return []
     shared = {id(one): one for one in (*module.parameters(), *module.buffers())}
     try:
         graph = _Tracer().trace(copy.deepcopy(module, shared), _defaults(module))
-    except Exception as error:  # whatever the code of a model raises that meets a symbol in place of a tensor
-        logger.debug("no batch normalisation is folded: %s", error)
+    except Exception as error:  # whatever a model's code raises on a symbol in place of a tensor
+        logger.debug("no batch normalization is folded: %s", error)
         return []
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     owners = Counter(id(one) for _, one in module.named_parameters(remove_duplicate=False))
@@ -128,7 +128,7 @@ def _can_fold(module: nn.Module) -> bool:
 
 
 def _is_plain(module: nn.Module, names: tuple[str, ...]) -> bool:
-    """Tell whether a module has no hooks, and parameters of its own of float32, not such that are computed."""
+    """Return whether a module has no hooks, and float32 parameters of its own that are not computed."""
     if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
         return False
     own: dict[str, Any] = module._parameters

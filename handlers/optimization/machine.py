@@ -1,7 +1,7 @@
 """What code that was compiled ahead of time needs, and whether a machine has it. Nothing here imports torch.
 
-Compiled code belongs to one version of torch and one kind of processor. A worker asks before it loads any of it, and
-`torchmar inspect` where torch need not be there at all.
+Compiled code works with one version of torch and one kind of processor. A worker asks before it loads any of the code,
+and `torchmar inspect` asks where torch may be missing.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CPU_INFO: Final = Path("/proc/cpuinfo")
-#: For each type of 16 bits the flags of x86 and ARM, each of which means that matrices can be multiplied in it.
+#: The flags of x86 and ARM by 16-bit dtype; each of them means that matmuls can be computed in it.
 INSTRUCTIONS: Final = {
     "bfloat16": frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
     "float16": frozenset({"amx_fp16", "avx512_fp16", "asimdhp"}),
 }
-# Lines that tell what a processor can do; the others change, or count.
+# Lines that describe the processor's abilities; the others change, or count.
 _TELLING: Final = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU part", "CPU implementer")
-# What a compiler uses unasked when it compiles for the processor it runs on. Other flags tell of privileges, power and
-# mitigations, which differ between machines that run the same code.
+# The instruction sets that a compiler uses by default for the processor it runs on. Other flags describe privileges,
+# power and mitigations, which differ between machines that run the same code.
 _USED_UNASKED: Final = re.compile(
     r"(sse|ssse|avx|amx|bmi|fma|f16c|popcnt|abm|movbe|adx|gfni|vaes|vpclmul|pclmul|aes|sha_ni|xop|tbm|lahf_lm|cx16)"
 )
@@ -35,8 +35,8 @@ _USED_UNASKED: Final = re.compile(
 class Machine:
     """A machine as compiled code sees it: one that it is for, or one that it is to run on.
 
-    `torch` is a version, `platform` such as "linux-x86_64", `device` "cpu" or "cuda". `capability` are the instruction
-    sets, or a GPU's compute capability; None where they cannot be told.
+    `torch` is a version, `platform` such as "linux-x86_64", `device` "cpu" or "cuda". `capability` lists the
+    instruction sets, or a GPU's compute capability; None where it is not known.
     """
 
     torch: str
@@ -45,7 +45,7 @@ class Machine:
     capability: tuple[str, ...] | None
 
     def misfit(self, here: Machine) -> str | None:
-        """Say why code for this machine does not run `here`; None if it does, or only the capability cannot be told."""
+        """Say why code for this machine does not run `here`; None if it does, or if only the capability is unknown."""
         if self.device != here.device:
             return f"it is for {self.device}, and the device is {here.device}"
         if self.platform != here.platform:
@@ -60,7 +60,7 @@ class Machine:
 
 
 def this_machine(version: str, device: str, capability: Iterable[str] | None) -> Machine:
-    """Describe this machine, of which only torch knows some.
+    """Describe this machine; the arguments are what only torch knows.
 
     `version` is torch's own, with the build.
     """
@@ -71,16 +71,16 @@ def this_machine(version: str, device: str, capability: Iterable[str] | None) ->
 
 
 def other_dtype(computes_in: str, asked: str | None) -> str | None:
-    """Say why code is not what `optimize.dtype` asks for; None if it is, or the config file has no such section."""
+    """Say why code is not what `optimize.dtype` asks for; None if it is, or if the config file has no such section."""
     if asked is None or asked == computes_in:
         return None
     return f"it computes in {computes_in}, and optimize.dtype in model-config.yaml is {asked}"
 
 
 def processor(cpu_info: Path = CPU_INFO) -> dict[str, str]:
-    """Give the kernel's lines on what the processor can do, by the name that each begins with; those of its first core.
+    """Return the kernel's lines on the abilities of the processor's first core, by the name that each begins with.
 
-    Empty where it tells nothing.
+    Empty where the kernel does not say.
     """
     found: dict[str, str] = {}
     try:
@@ -95,7 +95,7 @@ def processor(cpu_info: Path = CPU_INFO) -> dict[str, str]:
 
 
 def instruction_sets(cpu_info: Path = CPU_INFO) -> list[str] | None:
-    """List the instruction sets of the processor by the kernel's names; None where it does not tell them."""
+    """List the instruction sets of the processor by the kernel's names; None where it does not say."""
     lines = processor(cpu_info)
     line = lines.get("flags") or lines.get("Features")
     if line is None:
@@ -105,6 +105,6 @@ def instruction_sets(cpu_info: Path = CPU_INFO) -> list[str] | None:
 
 
 def lacks_instructions(dtype: str, cpu_info: Path = CPU_INFO) -> bool:
-    """Tell whether this processor is known to compute in a type of 16 bits by software only."""
+    """Return whether this processor is known to compute in a 16-bit dtype by software only."""
     known = instruction_sets(cpu_info)
     return known is not None and dtype in INSTRUCTIONS and INSTRUCTIONS[dtype].isdisjoint(known)

@@ -1,10 +1,9 @@
-"""A model that is called as the plain one is, and runs in the way that the section `optimize:` asks for.
+"""A model that is called as the plain one is, and runs as the section `optimize:` asks for.
 
-At its first call it runs both ways, and keeps the optimized one only if that gives what the plain one does.
+At its first call it runs both ways, and keeps the optimized one only if its output agrees with the plain one's.
 
-Numbers of 16 bits are autocast's affair: convolutions and products of matrices compute in them, and what would lose by
-them stays in float32. Autocast casts the weights of the former at every call, so here they are cast once, to the same
-values.
+16-bit work is left to autocast: convolutions and matmuls run in 16 bits, operators that would lose precision stay in
+float32. Autocast casts the weights at every call, so here they are cast once, to the same values.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 explaining: ContextVar[bool] = ContextVar("explaining", default=False)
-"""Whether this thread is at an explanation: then calls of the model record gradients where torch is told to."""
+"""Whether this thread runs an explanation: calls of the model then record gradients if torch's mode says so."""
 
 _SHOWN: Final = 300  # characters of an error
 
@@ -42,9 +41,9 @@ _SHOWN: Final = 300  # characters of an error
 class Way:
     """A way to run a module with its weights converted.
 
-    `build` makes what is called in place of the module, None leaves it. `config` are settings of inductor's for every
-    call: it looks at them whenever it compiles. `clones` tells that the next call overwrites the outputs of this one.
-    `folds` tells that convolutions do the normalisation after them, too; see `folding`.
+    `build` makes what is called in place of the module; None calls the module. `config` are settings of inductor for
+    every call: it reads them whenever it compiles. `clones` says that the next call overwrites the outputs of this one.
+    `folds` says that convolutions also do the batch normalization after them; see `folding`.
     """
 
     name: str
@@ -55,16 +54,17 @@ class Way:
 
 
 class OptimizedModel(nn.Module):
-    """Run a model in the first of several ways that proves right, or plainly if none does.
+    """A model that runs in the first of several ways that proves correct, or plainly if none does.
 
     The first call decides, under a lock: the plain model runs, then the optimized one, and their outputs are compared.
-    If they differ by more than the tolerance, or the optimized model raises, the log has a warning, and the next way is
-    tried, or the plain model serves from then on, this call included. The plain weights are kept until then.
+    If they differ by more than the tolerance, or the optimized model raises, a warning is logged. Then the next way is
+    tried; after the last one the plain model serves, this call included. The plain weights are kept until then.
 
     Calls that record gradients run without compiled code, which has none. Attributes and methods are the model's own.
 
-    `unasked` is for what nobody asked for: then a model that keeps a state between calls is left alone, nothing serves
-    that could not be compared, and the log has no warning. `pairs` are those of `folding`, for ways that fold.
+    `unasked` is for an optimization that was not asked for: a model that keeps a state between calls is left alone,
+    nothing serves that could not be compared, and nothing is logged as a warning. `pairs` are those of `folding`, for
+    ways that fold.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class OptimizedModel(nn.Module):
         super().__init__()
         self._original = model
         weights = ConvertedWeights(model, dtype, channels_last=channels_last, pairs=pairs)
-        # Not a module itself: what is compiled would be registered as a part of this one.
+        # Not a module itself: the compiled one would be registered as a part of this one.
         self._runner = _Runner(
             model, ways, device, dtype, weights, channels_last=channels_last, tolerance=tolerance, unasked=unasked
         )
@@ -93,7 +93,7 @@ class OptimizedModel(nn.Module):
 
     @property
     def serving(self) -> str | None:
-        """The name of the way that was decided on; "plain" for none of them, None before the first call."""
+        """The name of the way that was chosen; "plain" for none of them, None before the first call."""
         return self._runner.serving
 
     def __getattr__(self, name: str) -> Any:
@@ -106,7 +106,7 @@ class OptimizedModel(nn.Module):
 
 
 def original(model: Any) -> Any:
-    """Give the model itself, whatever was made of it."""
+    """Return the model itself, without what was wrapped around it."""
     return model._original if isinstance(model, OptimizedModel) else model
 
 
@@ -152,7 +152,7 @@ class _Runner:
         except Exception as error:
             if way.build is None or not is_compiler_error(error):
                 raise
-            result = self._run(way, self._module, inputs, named)  # raises if it is the input that is wrong
+            result = self._run(way, self._module, inputs, named)  # raises if the input is wrong
             self._leave_compiler(way, error)
             return result
 
@@ -163,7 +163,7 @@ class _Runner:
         logger.warning("%s failed, serving %s from now on: %s", way.name, self._words(eager), _shown(error))
 
     def method(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Let a method of the module, other than its forward, work with the weights as they are now."""
+        """Make a method of the module, other than its forward, work with the weights as they are now."""
 
         def run(*inputs: Any, **named: Any) -> Any:
             if self._now[0] is None or self._dtype is None:
@@ -213,7 +213,7 @@ class _Runner:
 
     def _decide(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
         before = _state(self._module) if self._unasked else None
-        expected = self._run_plain(inputs, named)  # raises if it is the input that is wrong
+        expected = self._run_plain(inputs, named)  # raises if the input is wrong
         problems: list[str] = []
         if before is not None and _state(self._module) != before:
             self._settle(None, self._module, ["a model that keeps a state between calls is left alone"])
@@ -235,13 +235,13 @@ class _Runner:
     def _try(
         self, way: Way, expected: Any, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[Callable[..., Any], Any, str]:
-        """Run one way; give what it calls, its output, and what is wrong with it."""
+        """Run one way; return what it calls, its output, and what is wrong with it."""
         call: Callable[..., Any] = self._module
         try:
             self._convert(way)
             call = call if way.build is None else way.build()
             found = self._run(way, call, *_copied(inputs, named))
-        except Exception as error:  # of the compiler, or of an operator that there is not for these numbers
+        except Exception as error:  # of the compiler, or of an operator that is missing for these dtypes
             return call, None, f"fails with {_shown(error)}"
         difference = compare(expected, found)
         if self._unasked and not (difference.compared and difference.size <= self._tolerance):
@@ -314,7 +314,7 @@ class _Runner:
 
 
 def _state(module: nn.Module) -> dict[tuple[str, str], Any]:
-    """Tell what of a module changes when it keeps something of a call."""
+    """Return the parts of a module that change when it keeps state from a call."""
     return {
         (name, key): (id(value), _changes(value))
         for name, part in module.named_modules()
@@ -323,7 +323,7 @@ def _state(module: nn.Module) -> dict[tuple[str, str], Any]:
 
 
 def _changes(value: Any) -> int | None:
-    """Give a number that is another one when this same object has been changed, as far as that can be told."""
+    """Return a number that differs after this same object was changed, as far as that can be known."""
     if isinstance(value, torch.Tensor):
         return None if value.is_inference() else value._version
     return len(value) if isinstance(value, list | dict | set | deque) else None
@@ -336,7 +336,7 @@ def _with_channels_last(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _copied(inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Copy the tensors: a model may change what it is given."""
+    """Copy the tensors: a model may change its inputs."""
     copied: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors((inputs, named), torch.clone)
     return copied
 

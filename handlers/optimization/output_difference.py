@@ -1,4 +1,4 @@
-"""How far two outputs of a model are from each other, whatever the model gives: a tensor, or a nest of them."""
+"""The difference of two outputs of a model, of any form: a tensor, or a nest of them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Difference:
-    """What a comparison found.
+    """The result of a comparison.
 
-    `size` is the largest difference of all tensors, each as a part of the largest number of the expected one; of whole
-    numbers it is the part of them that is not the same. It is infinite where one output has a NaN or an infinity and
-    the other has none, or another one. `place` says where it is. `compared` counts tensors, and `left_out` names those
-    that there is nothing to compare of.
+    `size` is the largest difference over all tensors, each relative to the largest expected number; of integers it is
+    the fraction that differs. It is infinite where only one output has a NaN or an infinity, or they have different
+    ones. `place` says where it is. `compared` counts tensors, and `left_out` names those in which there is nothing to
+    compare.
     """
 
     size: float = 0.0
@@ -34,16 +34,16 @@ class Difference:
 
     @property
     def is_finite(self) -> bool:
-        """Whether it is more than a NaN or an infinity in a place of its own."""
+        """Whether the difference is more than a NaN or an infinity in one output only."""
         return math.isfinite(self.size)
 
 
 def compare(expected: Any, found: Any) -> Difference:
     """Compare two outputs of one model for the same input.
 
-    Tensors are compared number by number where their shapes are equal. The boxes of a detector are in the order of
-    their scores, and how many they are depends on these: of a dict with `scores` only those are compared, as many as
-    both have. What a model gives that is no tensor is not looked at.
+    Tensors are compared number by number where their shapes are equal. A detector orders its boxes by their scores,
+    which also decide how many there are: of a dict with `scores` only the scores are compared, as many as both have.
+    Parts of the output that are not tensors are ignored.
     """
     size, place, compared = 0.0, "", 0
     left_out: list[str] = []
@@ -79,7 +79,7 @@ def _distance(expected: torch.Tensor, found: torch.Tensor) -> float:
 
 
 def _tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Give the dense tensors of an output with a name for each, the places from the outermost in."""
+    """Yield the dense tensors of an output with a name for each, the path from the outermost part in."""
     ranked = [("", value)]
     while ranked:
         name, item = ranked.pop()
@@ -109,7 +109,7 @@ def _parts(value: Any) -> dict[str, Any]:
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Give the same nest with other tensors. What is changed is a copy; a nest without changes stays itself."""
+    """Return the same nest with other tensors. Changed parts are copies; a nest without changes is returned itself."""
     if isinstance(value, torch.Tensor):
         return change(value)
     parts = _items(value)
@@ -131,7 +131,7 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
 
 
 def _items(value: Any) -> dict[Any, Any] | None:
-    if isinstance(value, dict):  # also such that are dataclasses as well
+    if isinstance(value, dict):  # also those that are dataclasses as well
         return dict(value)
     if isinstance(value, list | tuple):
         return dict(enumerate(value))
@@ -141,12 +141,12 @@ def _items(value: Any) -> dict[Any, Any] | None:
 
 
 def widened(value: Any) -> Any:
-    """Give an output with float32 in place of numbers of 16 bits."""
+    """Return an output with float32 in place of 16-bit numbers."""
     return map_tensors(value, lambda tensor: tensor.float() if tensor.dtype in _SIXTEEN_BITS else tensor)
 
 
 def has_gradient(value: Any) -> bool:
-    """Tell whether a gradient is asked for of some tensor of an input."""
+    """Return whether some tensor of an input asks for a gradient."""
     if isinstance(value, torch.Tensor):
         return value.requires_grad
     return any(map(has_gradient, _parts(value).values()))

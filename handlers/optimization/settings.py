@@ -1,11 +1,11 @@
 """The section `optimize:` of model-config.yaml: a faster model without code.
 
 optimize:
-  dtype: bfloat16         float32, bfloat16 or float16: what convolutions and products of matrices are computed in
-  channels_last: true     pictures, and weights of convolutions, with the channels side by side in memory
+  dtype: bfloat16         float32, bfloat16 or float16: what convolutions and matmuls are computed in
+  channels_last: true     images, and weights of convolutions, with the channels side by side in memory
   compile: true           torch.compile; or the name of a backend, or {backend, mode, dynamic}
   freezing: true          weights are constants: for the compiler, for TorchScript (torch.jit.freeze), and for an eager
-                          model without compiler, whose convolutions then do the batch normalisation after them, too
+                          model without compiler, where convolutions also do the batch normalization after them
   cuda_graphs: true       the kernels of a batch are started as one; with compile, on CUDA
   tolerance: 0.05         how far the answers may be from those of the plain model; see `output_difference`
 
@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from handlers.errors import LoadError
 
 SECTION: Final = "optimize"
-#: What numbers are computed in, and how far from those of float32 the results may be without a `tolerance`.
+#: The dtypes of the computation, and how far the results may be from those of float32 without a `tolerance`.
 DTYPES: Final = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
 MODES: Final = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 INDUCTOR: Final = "inductor"
@@ -34,7 +34,7 @@ _ROUNDING: Final = 1e-4
 
 
 class Setting(NamedTuple):
-    """A key of the section: what its value is to be, in words, and whether one is."""
+    """A key of the section: a description of its values, and a test for one."""
 
     expected: str
     fits: Callable[[Any], bool]
@@ -72,7 +72,7 @@ COMPILE_KEYS: Final = {
 
 
 class Conflict(NamedTuple):
-    """Settings that do not go together: the key of one, below the section, what is wrong, and what to do."""
+    """Settings that conflict: the key of one, below the section, what is wrong, and what to do."""
 
     key: str
     message: str
@@ -81,7 +81,7 @@ class Conflict(NamedTuple):
 
 @dataclass(frozen=True)
 class Compile:
-    """What torch.compile is called with; `mode` and `dynamic` None leave it to torch."""
+    """The arguments of torch.compile; `mode` and `dynamic` None leave them to torch."""
 
     backend: str = INDUCTOR
     mode: str | None = None
@@ -92,8 +92,8 @@ class Compile:
 class Optimization:
     """The section, as it was read.
 
-    `tolerance` None stands for that of the `dtype`; see `limit`. `unasked` tells that there is no section: what is done
-    for a net of convolutions by itself; see `UNASKED`.
+    `tolerance` None stands for that of the `dtype`; see `limit`. `unasked` says that there is no section, and this is
+    what convolutional networks get by default; see `UNASKED`.
     """
 
     dtype: str = "float32"
@@ -106,11 +106,11 @@ class Optimization:
 
     @property
     def limit(self) -> float:
-        """How far the answers may be from the plain model's, as a part of the largest number of its answer."""
+        """The largest difference from the plain model's answers, relative to the largest number of its answer."""
         return DTYPES[self.dtype] if self.tolerance is None else self.tolerance
 
     def describe(self) -> str:
-        """Say in a few words what it is, for the log."""
+        """Describe the section in a few words, for the log."""
         parts = [] if self.dtype == "float32" else [self.dtype]
         parts += ["channels_last"] if self.channels_last else []
         if self.compile is not None:
@@ -122,14 +122,15 @@ class Optimization:
         return ", ".join(parts) or "nothing"
 
 
-#: What a net of convolutions gets by itself; see `apply.unasked`.
+#: What a convolutional network gets by default; see `apply.unasked`.
 UNASKED: Final = Optimization(channels_last=True, freezing=True, tolerance=_ROUNDING, unasked=True)
 
 
 def read(config: Mapping[str, Any] | None) -> Optimization | None:
-    """Read the section; None if there is none, or nothing in it.
+    """Read the section; None if there is none, or it is empty.
 
-    Raises a `LoadError` for what is wrong in it, also for a `pt2` section that asks for torch.compile beside it.
+    Raises:
+        LoadError: something in it is wrong, or a `pt2` section beside it asks for torch.compile, too.
     """
     section = (config or {}).get(SECTION)
     if section is None or section is False or section == {}:
@@ -167,7 +168,7 @@ def _error(name: str, value: Any, hint: str) -> LoadError:
 
 
 def _compile(value: Any) -> Compile | None:
-    """Read what is asked for; what is wrong in it has been told already."""
+    """Read what is asked for; errors in it have already been reported."""
     if value is None or value is False:
         return None
     if isinstance(value, Mapping):
@@ -179,7 +180,7 @@ def _compile(value: Any) -> Compile | None:
 
 
 def conflicts(section: Mapping[str, Any], pt2: Any) -> Iterator[Conflict]:
-    """Tell what in the section does not go together, and with the section `pt2`; a wrong value is passed over."""
+    """Yield the conflicts within the section, and with the section `pt2`; a wrong value is ignored."""
     compiled = _compile(section.get("compile"))
     if compiled is None:
         if section.get("cuda_graphs") is True:
@@ -199,19 +200,23 @@ def conflicts(section: Mapping[str, Any], pt2: Any) -> Iterator[Conflict]:
 def _asks_to_compile(pt2: Any) -> bool:
     try:
         return compile_options({"pt2": pt2}) is not None
-    except LoadError:  # for who reads that section to tell
+    except LoadError:  # left to the reader of that section to report
         return False
 
 
 def compile_options(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Read the arguments for `torch.compile` from model-config.yaml; None if it does not ask for it."""
+    """Read the arguments for `torch.compile` from model-config.yaml; None if it does not ask for it.
+
+    Raises:
+        LoadError: the section `pt2` is wrong.
+    """
     section = (config or {}).get("pt2")
     if section is None or section is False:
         return None
     if isinstance(section, dict) and "compile" in section:
         return _standard_form(section["compile"])
     if isinstance(section, dict) and "export" in section:
-        return None  # export: {aot_compile: true} says of a library that it is compiled, and its content says so, too
+        return None  # export: {aot_compile: true} says that a library is compiled, which its content says, too
     if isinstance(section, str):
         return {"backend": section}
     if isinstance(section, dict):
@@ -231,5 +236,5 @@ def _standard_form(options: Any) -> dict[str, Any] | None:
 
 
 def is_inductors(options: Mapping[str, Any]) -> bool:
-    """Tell whether the compiler of these arguments for `torch.compile` is inductor, torch's own."""
+    """Return whether these arguments for `torch.compile` select inductor, torch's own compiler."""
     return bool(options.get("backend", "inductor") == "inductor")

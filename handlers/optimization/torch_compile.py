@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def compile_model(model: Any, config: Mapping[str, Any] | None) -> Any:
-    """Compile the model if its configuration asks for it; if that fails, warn and give the model as it was."""
+    """Compile the model if its configuration asks for it; if that fails, warn and return the model as it was."""
     options = compile_options(config)
     if options is None:
         return model
@@ -40,7 +40,7 @@ class CompiledCodeError(RuntimeError):
 
 
 def is_compiler_error(error: BaseException) -> bool:
-    """Tell whether the compiler or its code failed, and not the model: it works when it first meets an input."""
+    """Return whether the compiler or its code failed, and not the model: it runs when it first meets an input."""
     if isinstance(error, CompiledCodeError):
         return True
     return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)

@@ -1,1 +1,1 @@
-"""The handler for plain tensors, and the forms in which they come and go."""
+"""The handler for plain tensors, and the forms of its requests and replies."""

@@ -1,6 +1,6 @@
-"""Tensors as bytes and back: npy, npz and safetensors, and the bare elements that they all hold.
+"""Tensors as bytes and back: npy, npz and safetensors, and the bare elements that all of them hold.
 
-Whatever bytes come, a reader gives what they say or raises `BadInputError`. Nothing is unpickled, and nothing is
+Whatever the bytes are, a reader returns what they say or raises `BadInputError`. Nothing is unpickled, and nothing is
 allocated for a size that a header claims and the body does not have.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Body = bytes | bytearray | memoryview
 
-#: The element types that every form but npy holds, which has no bfloat16. By numpy's names.
+#: The element types that every form except npy holds, which has no bfloat16. By numpy's names.
 _NUMPY = {name: dtype for name, dtype in DTYPES.items() if dtype is not torch.bfloat16}
 _MOST = 2**63
 _DIMENSIONS = 64
@@ -33,14 +33,14 @@ _ZIP_MAGIC = b"PK\x03\x04"
 
 
 def sniff(body: Body) -> str:
-    """Tell the form of a body by its first bytes; JSON if it is none of the others."""
+    """Return the form of a body by its first bytes; JSON if it is none of the others."""
     head = bytes(body[:9])
     if head.startswith(_NPY_MAGIC):
         return NPY
     if head.startswith(_ZIP_MAGIC):
         return NPZ
-    # A safetensors file begins with the size of its header, little-endian, and the header with a brace. Of a text the
-    # first eight letters would be a size that no body has.
+    # A safetensors file begins with the size of its header, little-endian, and the header with a brace. The first eight
+    # letters of a text would be a size that no body has.
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= len(body) - 8:
         return SAFETENSORS
     return JSON
@@ -50,7 +50,11 @@ def sniff(body: Body) -> str:
 
 
 def from_elements(raw: Body, dtype: torch.dtype, shape: Sequence[int], name: str) -> torch.Tensor:
-    """Make a tensor of its elements, little-endian and row by row; `name` is what errors call it."""
+    """Make a tensor of its elements, little-endian and row by row; `name` is its name in errors.
+
+    Raises:
+        BadInputError: there are too few or too many bytes, or one is not a value of the dtype.
+    """
     count = math.prod(shape)
     if len(raw) != count * dtype.itemsize:
         raise BadInputError(
@@ -64,14 +68,18 @@ def from_elements(raw: Body, dtype: torch.dtype, shape: Sequence[int], name: str
 
 
 def shaped(tensor: torch.Tensor, shape: Sequence[int], name: str) -> torch.Tensor:
-    """Give a tensor another shape of as many elements; `name` is what errors call it."""
+    """Return a tensor in another shape of as many elements; `name` is its name in errors.
+
+    Raises:
+        BadInputError: the shape has another number of elements.
+    """
     if math.prod(max(size, 1) for size in shape) >= _MOST or len(shape) > _DIMENSIONS:
         raise BadInputError(f"{name} cannot have the shape {_shown(shape)}")  # torch's own sizes would overflow
     return tensor.reshape(tuple(shape))
 
 
 def to_elements(tensor: torch.Tensor) -> bytes:
-    """Give a tensor's elements, little-endian and row by row."""
+    """Return a tensor's elements, little-endian and row by row."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
@@ -86,7 +94,11 @@ def _check_booleans(raw: torch.Tensor, name: str) -> None:
 
 
 def read_npy(body: Body, name: str = "the array") -> torch.Tensor:
-    """Read what `numpy.save` wrote; arrays of objects or records are refused."""
+    """Read what `numpy.save` wrote; arrays of objects or records are refused.
+
+    Raises:
+        BadInputError: it is not such an array.
+    """
     shape, fortran, dtype, begin = _npy_header(body, name)
     raw = memoryview(body)[begin:]
     element = _NUMPY.get(dtype.name)
@@ -103,12 +115,12 @@ def read_npy(body: Body, name: str = "the array") -> torch.Tensor:
 
 
 def _npy_header(body: Body, name: str) -> tuple[tuple[int, ...], bool, Any, int]:
-    """Give shape, whether columns come first, numpy's type, and where the elements begin."""
+    """Return the shape, whether columns come first, numpy's dtype, and where the elements begin."""
     from numpy.lib import format as npy
 
     # Version 3 is for records whose fields have names beyond Latin-1.
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    # numpy takes no header of more than 10,000 bytes; this is more than that and its length.
+    # numpy takes no header above 10,000 bytes; this is more than that and its length.
     stream = io.BytesIO(bytes(body[:16_384]))
     try:
         version = npy.read_magic(stream)
@@ -123,7 +135,7 @@ def _npy_header(body: Body, name: str) -> tuple[tuple[int, ...], bool, Any, int]
 
 
 def write_npy(tensor: torch.Tensor) -> bytes:
-    """Write a tensor as `numpy.save` does; bfloat16, which numpy lacks, as float32, which holds each of its numbers."""
+    """Write a tensor as `numpy.save` does; bfloat16, which numpy lacks, as float32, which holds each of its values."""
     from numpy.lib import format as npy
 
     stream = io.BytesIO()
@@ -136,7 +148,11 @@ def write_npy(tensor: torch.Tensor) -> bytes:
 
 
 def read_npz(body: Body) -> dict[str, torch.Tensor]:
-    """Read what `numpy.savez` wrote. Compressed arrays are refused: they could fill the memory."""
+    """Read what `numpy.savez` wrote. Compressed arrays are refused: they could fill the memory.
+
+    Raises:
+        BadInputError: it is not such a file.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(bytes(body))) as archive:
             members = archive.infolist()
@@ -168,12 +184,16 @@ def write_npz(tensors: Mapping[str, torch.Tensor]) -> bytes:
 
 @cache
 def has_safetensors() -> bool:
-    """Tell whether the package safetensors is there. An archive may run where torchmar is not installed."""
+    """Return whether the package safetensors is there. An archive may run where torchmar is not installed."""
     return find_spec("safetensors") is not None
 
 
 def read_safetensors(body: Body) -> dict[str, torch.Tensor]:
-    """Read a safetensors file, whose sizes its library checks before it allocates."""
+    """Read a safetensors file. Its library checks the sizes before it allocates.
+
+    Raises:
+        BadInputError: it is not such a file.
+    """
     if not has_safetensors():
         raise UnsupportedMediaError("the server lacks the package safetensors: send JSON, npy or npz")
     from safetensors.torch import load
@@ -192,7 +212,7 @@ def write_safetensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """Write tensors as a safetensors file."""
     from safetensors.torch import save
 
-    # Copies, because the tensors of a batch are parts of one, which the library takes for a mistake.
+    # Copies, because the tensors of a batch are views of one, which the library takes for a mistake.
     found: bytes = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
     return found
 
@@ -210,5 +230,5 @@ def _shown(shape: Sequence[int]) -> str:
 
 
 def _number(value: int) -> str:
-    """A number as text; one of thousands of digits, which Python refuses to write, only by its size."""
+    """Return a number as text; one of thousands of digits, which Python refuses to write, only by its size."""
     return str(value) if abs(value) < 10**18 else "more than 10^18"

@@ -1,4 +1,4 @@
-"""The handler for models that take tensors and give tensors, in JSON or as bytes, and no code to write."""
+"""The handler for models that take and return tensors, as JSON or as bytes, without code to write."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _WRITERS = {NPZ: codecs.write_npz, SAFETENSORS: codecs.write_safetensors}
 class TensorRequest:
     """One request: the model's inputs in its order, and what its reply depends on.
 
-    `instances` tells whether they came as instances, to be answered likewise; `form` is the media type of the body, and
-    `protocol` the request by the Open Inference Protocol, if it was one.
+    `instances` says whether the inputs came as instances, and the reply is to have that form. `form` is the media type
+    of the body, `protocol` the request by the Open Inference Protocol, if it was one.
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -42,35 +42,35 @@ class TensorRequest:
 
     @property
     def rows(self) -> int:
-        """The size of the first dimension; 1 without one."""
+        """The size of the first dimension; 1 if there is none."""
         return self.inputs[0].shape[0] if self.inputs[0].dim() else 1
 
 
 class TensorHandler(BaseHandler):
-    """Answer tensors with tensors.
+    """A handler that answers tensors with tensors.
 
-    The request's Content-Type tells its form, and where it is missing or says only that these are bytes, the first
-    bytes do. The reply has the same form, or the one that the header Accept asks for. The first dimension counts rows,
-    if the model takes rows.
+    The request's Content-Type names its form. If that is missing or names plain bytes, the first bytes of the body
+    decide. The reply has the same form, or the one that the header Accept asks for. The first dimension counts rows, if
+    the model takes rows.
 
     `application/json`, in one of these forms:
 
-    `{"tensor_input": [[...], ...]}` is the input as a whole. For a model of several inputs it is an object,
-    `{"tensor_input": {"ids": [[...]], "mask": [[...]]}}`, and the names may also stand alone:
-    `{"ids": ..., "mask": ...}`. A list alone is `tensor_input` too. The reply is `{"tensor_output": [[...], ...]}`, or
-    an object by name if the model gives several tensors.
+    `{"tensor_input": [[...], ...]}` is the input as a whole. For a model with several inputs it is an object,
+    `{"tensor_input": {"ids": [[...]], "mask": [[...]]}}`, and the names may also stand alone: `{"ids": ..., "mask":
+    ...}`. A list alone is `tensor_input` too. The reply is `{"tensor_output": [[...], ...]}`, or an object by name if
+    the model has several outputs.
 
     `{"instances": [row, ...]}` has the rows one by one, each `{"ids": [...], "mask": [...]}` for several inputs. The
     reply is `{"predictions": [row, ...]}`.
 
-    `{"inputs": [{"name", "shape", "datatype", "data"}]}` is the Open Inference Protocol, version 2, with its
-    extension for binary data; the reply is as the protocol has it.
+    `{"inputs": [{"name", "shape", "datatype", "data"}]}` is the Open Inference Protocol, version 2, with its extension
+    for binary data; the reply follows the protocol.
 
     `application/x-npy` is one array, `application/x-npz` and `application/safetensors` are several by name.
 
-    Names, types and shapes are checked against what the manifest records (`inputs` under the key `torchmar`), and no
-    type becomes another one. Without a record a request has one tensor of any shape, float32 where it is JSON without a
-    datatype, and each request runs by itself.
+    Names, dtypes and shapes are checked against the manifest's record (`inputs` under the key `torchmar`), and no dtype
+    is converted. Without a record a request has one tensor of any shape, float32 if it is JSON without a datatype, and
+    each request runs alone.
 
     `own_envelopes` are those of TorchServe's envelopes that torchmar's workers leave out for this handler, because it
     reads and writes these forms itself.
@@ -83,21 +83,25 @@ class TensorHandler(BaseHandler):
         self.signature = Signature()
 
     def initialize(self, context: Context) -> None:
-        """Load the model, and what the manifest says of its inputs and outputs."""
+        """Load the model, and the manifest's record of its inputs and outputs."""
         super().initialize(context)
         self.signature = read_signature(self.manifest)
 
     def preprocess_one(self, data: Any, context: RequestContext) -> TensorRequest:
-        """Turn a request into the model's inputs; refuse one whose reply could not have the form that it accepts."""
+        """Turn a request into the model's inputs; refuse one that accepts no form in which the reply can be given.
+
+        Raises:
+            RequestError: the request does not fit the model, or its reply cannot have a form that it accepts.
+        """
         request = _read(data, context, self.signature.inputs)
         _choose(request, context, len(self.signature.outputs))
         return request
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on the requests, the rows of those that fit together at once.
+        """Run the model on the requests, on the rows of those that fit together at once.
 
-        Gives a list with a pair for each: the request, and its outputs by name. Anything but a list of `TensorRequest`,
-        as an own `preprocess` may give, goes to the model as it is.
+        Return a list with a pair for each: the request, and its outputs by name. Anything but a list of
+        `TensorRequest`, which an overridden `preprocess` may return, goes to the model as it is.
         """
         if not _is_ours(data):
             return super().inference(data, *args, **kwargs)
@@ -114,7 +118,7 @@ class TensorHandler(BaseHandler):
     def postprocess_one(self, output: Any, context: RequestContext) -> Any:
         """Turn the outputs for a request into its reply: a dict for JSON, else bytes.
 
-        What an own `inference` gave becomes lists.
+        The result of an overridden `inference` becomes lists.
         """
         if not (isinstance(output, tuple) and len(output) == 2 and _is_ours([output[0]])):
             return super().postprocess_one(output, context)
@@ -141,7 +145,7 @@ class TensorHandler(BaseHandler):
         entry = (self.manifest or {}).get("model") or {}
         head = {
             "model_name": str(entry.get("modelName") or ""),
-            "model_version": str(entry.get("modelVersion") or "1.0"),  # as the frontend calls one without a version
+            "model_version": str(entry.get("modelVersion") or "1.0"),  # as the frontend has it without a version
             "id": request.id or context.request_id or "",
         }
         document, binary = open_inference.write(request, outputs, head, binary=choice.form == BINARY)
@@ -154,7 +158,7 @@ class TensorHandler(BaseHandler):
         return body
 
     def describe_handle(self) -> dict[str, Any]:
-        """Give the model's inputs and outputs as the manifest records them."""
+        """Return the model's inputs and outputs as the manifest records them."""
         signature = self.signature
         return {
             "inputs": [one.describe() for one in signature.inputs],
@@ -162,12 +166,12 @@ class TensorHandler(BaseHandler):
         }
 
     def _groups(self, requests: Sequence[TensorRequest]) -> list[list[int]]:
-        """Say which requests run together: those whose rows have one shape, if the model takes rows."""
+        """Return which requests run together: those whose rows have one shape, if the model takes rows."""
         if not self.signature.has_rows:
             return [[index] for index in range(len(requests))]
         groups: dict[Any, list[int]] = {}
         for index, request in enumerate(requests):
-            # The inputs of a request whose numbers of rows differ may mean something to its model.
+            # Inputs with different numbers of rows in one request may mean something to its model.
             equal = len({tensor.shape[0] for tensor in request.inputs}) == 1
             shapes = tuple(tensor.shape[1:] for tensor in request.inputs)
             groups.setdefault(shapes if equal else index, []).append(index)
@@ -202,7 +206,7 @@ def _split(outputs: dict[str, torch.Tensor], requests: Sequence[TensorRequest]) 
 
 
 def _choose(request: TensorRequest, context: RequestContext, outputs: int) -> media_types.Choice:
-    """Choose the form of the reply; `outputs` is how many the model gives, 0 if that is not known."""
+    """Choose the form of the reply; `outputs` is the number of the model's outputs, 0 if it is not known."""
     first = (JSON, BINARY) if request.protocol is not None else (NPY, NPZ) if request.form == NPY else (request.form,)
     missing = {NPY} if outputs > 1 else set()
     if not codecs.has_safetensors():
@@ -242,7 +246,7 @@ def _of_protocol(request: InferenceRequest, known: tuple[Tensor, ...]) -> Tensor
 
 
 def _ordered(tensors: Mapping[str, torch.Tensor], known: tuple[Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Give tensors in the order of the model's inputs, once they are known to fit."""
+    """Return tensors in the order of the model's inputs, once they are known to fit."""
     names = [one.name for one in known]
     if not known and len(tensors) != 1:
         raise BadInputError(f"the archive does not tell the model's inputs: send one tensor, not {len(tensors)}")
@@ -264,7 +268,7 @@ def _of_json(document: Any, known: tuple[Tensor, ...]) -> TensorRequest:
 
 
 def _values(document: Any, known: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Give the JSON of each input by name."""
+    """Return the JSON of each input by name."""
     names = [one.name for one in known]
     value = document
     if isinstance(document, dict):

@@ -1,4 +1,4 @@
-"""Media types: which form a body has, and which form its reply may have (RFC 9110, sections 8.3 and 12.5.1)."""
+"""Media types: the form of a body, and the form that its reply may have (RFC 9110, sections 8.3 and 12.5.1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NPZ = "application/x-npz"
 SAFETENSORS = "application/safetensors"
 BINARY = "application/octet-stream"
 
-# None of these is registered with IANA, so each has gone by several names.
+# None of these is registered with IANA, so each has several names.
 _OTHER_NAMES = {
     "application/npy": NPY,
     "application/x-numpy": NPY,
@@ -24,18 +24,18 @@ _OTHER_NAMES = {
     "application/x-safetensors": SAFETENSORS,
     "text/json": JSON,
 }
-_SHOWN = 100  # characters of a client's header that an error repeats
+_SHOWN = 100  # characters of a client's header that an error quotes
 
 
 class Choice(NamedTuple):
-    """The form of a reply, and the name that the client has for it."""
+    """The form of a reply, and the client's name for it."""
 
     form: str
     name: str
 
 
 def form_of(content_type: str) -> str:
-    """Give the media type of a Content-Type without its parameters, by the name that this module has for it."""
+    """Return the media type of a Content-Type without its parameters, by this module's name for it."""
     name = content_type.partition(";")[0].strip().lower()
     if name.endswith("+json"):
         return JSON
@@ -47,13 +47,13 @@ def choose(accept: str, offered: Sequence[str]) -> Choice:
 
     Args:
         accept: the request's header Accept; empty for any form.
-        offered: the forms that there are, the preferred one first.
+        offered: the possible forms, the preferred one first.
 
     Raises:
         NotAcceptableError: the client takes none of them.
     """
     ranges = _ranges(accept)
-    if not ranges:  # no header, or one of which nothing can be read
+    if not ranges:  # no header, or an unreadable one
         return Choice(offered[0], offered[0])
     best, most = None, 0.0
     for form in offered:
@@ -67,7 +67,7 @@ def choose(accept: str, offered: Sequence[str]) -> Choice:
 
 
 def _ranges(accept: str) -> list[tuple[str, float]]:
-    """Give the media ranges of the header with their qualities; what is no range is left out."""
+    """Return the media ranges of the header with their qualities; anything else is ignored."""
     found = []
     for part in accept.split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -82,7 +82,7 @@ def _ranges(accept: str) -> list[tuple[str, float]]:
 
 
 def _quality(form: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, str]:
-    """Give how much a form is wanted, and by which name: the range that names it most exactly decides."""
+    """Return how much a form is wanted, and under which name: the most specific range decides."""
     family = form.partition("/")[0]
     names = {form, *(other for other, known in _OTHER_NAMES.items() if known == form)}
     for matching in (names, {f"{family}/*"}, {"*/*"}):

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, over HTTP: JSON, and its extension for tensors as binary data.
 
 A request is `{"id", "inputs": [{"name", "shape", "datatype", "data"}], "outputs": [...]}`. With the extension the
-elements of an input stand behind the JSON, `parameters: {"binary_data_size": N}` in place of `data`, and the header
+elements of an input follow the JSON, `parameters: {"binary_data_size": N}` replaces `data`, and the header
 `Inference-Header-Content-Length` says where the JSON ends.
 """
 
@@ -40,19 +40,19 @@ DATATYPES = {
     "FP64": torch.float64,
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
-_ONLY_BINARY = ("FP16", "BF16")  # the protocol has no form for them in JSON
+_ONLY_BINARY = ("FP16", "BF16")  # the protocol has no JSON form for them
 _WANTED = '{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'
 _MOST = 2**63
-_WRAPPED = {"UINT32": 32, "UINT64": 64}  # with the bits of Java's numbers that have a sign
+_WRAPPED = {"UINT32": 32, "UINT64": 64}  # with the bits of Java's signed numbers
 
 
 @dataclass(frozen=True, eq=False)
 class InferenceRequest:
     """A request as read.
 
-    `inputs` are the tensors by name. `outputs` are the names of those that the reply is to have, each with whether it
-    is to be binary, or None where the request does not say; without any the reply has all. `binary` is what the request
-    says of all outputs, `id` its own identifier.
+    `inputs` are the tensors by name. `outputs` are the names of the outputs that the reply is to have, each with
+    whether it is to be binary, or None where the request does not say; if there are none, the reply has all outputs.
+    `binary` is what the request says for all outputs, `id` its own identifier.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -62,7 +62,7 @@ class InferenceRequest:
 
 
 def is_request(document: Any, names: Sequence[str]) -> bool:
-    """Tell whether JSON is a request of this protocol; `names` are the model's inputs, one of which may be 'inputs'."""
+    """Return whether JSON is a request of this protocol; `names` are the model's inputs: one may be called 'inputs'."""
     if not isinstance(document, dict) or "inputs" not in document:
         return False
     inputs = document["inputs"]
@@ -70,7 +70,11 @@ def is_request(document: Any, names: Sequence[str]) -> bool:
 
 
 def read_binary(body: Body, length: str) -> InferenceRequest:
-    """Read a body with binary data; `length` is the header's value."""
+    """Read a body with binary data; `length` is the header's value.
+
+    Raises:
+        BadInputError: the header or the body is wrong.
+    """
     size = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else -1
     if not 0 < size <= len(body):
         raise BadInputError(f"Inference-Header-Content-Length is {length[:40]!r}, and the body has {len(body)} bytes")
@@ -81,12 +85,12 @@ def read(document: Any, binary: Body = b"", *, grpc: bool = False) -> InferenceR
     """Read a request.
 
     Args:
-        binary: what stands behind the JSON.
-        grpc: the frontend made the JSON of a gRPC request. Its numbers have a sign, so those of UINT32 and UINT64 above
-            its range come as negative ones, which no such request can hold; they are put right.
+        binary: the bytes after the JSON.
+        grpc: the frontend made the JSON of a gRPC request. Its numbers are signed, so those of UINT32 and UINT64 above
+            its range come as negative ones, which such a request cannot contain; they are corrected.
 
     Raises:
-        BadInputError: it is none, or one of its tensors is not what it says.
+        BadInputError: it is not a request, or one of its tensors is not what it says.
     """
     document = _object(document, "the request")
     entries = document.get("inputs")
@@ -119,7 +123,7 @@ def _without_signs(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tensor(entry: dict[str, Any], index: int, rest: memoryview) -> tuple[str, torch.Tensor, int]:
-    """Give an input's name, its tensor, and how many bytes of the binary data are its own."""
+    """Return an input's name, its tensor, and how many bytes of the binary data belong to it."""
     name = entry.get("name")
     if not isinstance(name, str) or not name:
         raise BadInputError(f"input {index} has no name")
@@ -196,12 +200,16 @@ def write(
 ) -> tuple[dict[str, Any], bytes]:
     """Make the reply: its JSON, and the binary data that follow it.
 
-    In JSON, float16 and bfloat16 go out as FP32, which holds each of their numbers.
+    In JSON, float16 and bfloat16 are sent as FP32, which holds each of their values.
 
     Args:
         outputs: the model's, by name.
-        head: what stands before them: the model's name and version, and the request's id.
-        binary: whether an output of which the request says nothing is binary.
+        head: what precedes them: the model's name and version, and the request's id.
+        binary: whether an output that the request says nothing about is binary.
+
+    Raises:
+        BadInputError: the request asks for an output that the model does not have.
+        TypeError: the protocol lacks the dtype of an output.
     """
     for name in request.outputs:
         if name not in outputs:
@@ -230,6 +238,6 @@ def _datatype(name: str, tensor: torch.Tensor) -> str:
 
 
 def join(document: Mapping[str, Any], binary: bytes) -> tuple[bytes, int]:
-    """Give the body of a reply with binary data, and the length of its JSON for the header."""
+    """Return the body of a reply with binary data, and the length of its JSON for the header."""
     head = json.dumps(document, separators=(",", ":")).encode()
     return head + binary, len(head)

@@ -1,4 +1,4 @@
-"""Handlers for text, and how text becomes tokens."""
+"""Handlers for text, and the tokens of a text."""
 
 from handlers.text.normalization import ngrams, words
 

@@ -1,4 +1,4 @@
-"""What the handlers for texts have in common: texts in, tokens for the model."""
+"""The base of the handlers for text: texts in, tokens for the model."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Texts:
     """The texts of a batch as a model takes them.
 
-    `inputs` are the model's arguments in its order. `encodings` has for each text what `encode` gave. `mask`,
-    `[batch, tokens]`, is 1 where a token is no padding; None with a vocabulary, which pads nothing.
+    `inputs` are the model's arguments in its order. `encodings` has the result of `encode` for each text. `mask`,
+    `[batch, tokens]`, is 1 where a token is not padding; None with a vocabulary, which pads nothing.
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -40,18 +40,18 @@ class Texts:
 
 
 class TextHandler(StockTextMethods, BaseHandler):
-    """Read the text of each request and make tokens of it; a subclass says in `postprocess` what to answer.
+    """A handler that reads the text of each request and makes tokens of it; a subclass answers in `postprocess`.
 
     With a `tokenizer.json` in the archive (and the package tokenizers on the server) the model is called with
-    `input_ids` and `attention_mask`, int64 `[batch, tokens]`, in this order. Other inputs or another order, such as
-    `token_type_ids` too, come from `handler: {inputs: [...]}` of model-config.yaml, or from the manifest's record.
+    `input_ids` and `attention_mask`, int64 `[batch, tokens]`, in this order. `handler: {inputs: [...]}` of
+    model-config.yaml, or the manifest's record, sets other inputs or another order, such as `token_type_ids` too.
 
-    With a `source_vocab.pt` the model is called as TorchServe does: with the numbers of all words and pairs of words of
+    With a `source_vocab.pt` the model is called as TorchServe calls it: with the indices of all words and n-grams of
     the batch, int64 `[words]`, and the offset at which each text begins, `[batch]`; `nn.EmbeddingBag` takes both.
 
-    `ngrams` is the longest run of words that the vocabulary holds, `max_length` the number of tokens at which the
-    tokenizer cuts a text (`handler: {max_length: 128}` in model-config.yaml says the same). `special_tokens` is whether
-    the tokenizer puts tokens of its own around those of the text, such as `<s>` (`handler: {special_tokens: false}`).
+    `ngrams` is the longest run of words that the vocabulary holds. `max_length` is the number of tokens at which the
+    tokenizer truncates a text (`handler: {max_length: 128}` in model-config.yaml does the same). `special_tokens` says
+    whether the tokenizer adds its own tokens to those of the text, such as `<s>` (`handler: {special_tokens: false}`).
     """
 
     ngrams: int = 2
@@ -67,7 +67,11 @@ class TextHandler(StockTextMethods, BaseHandler):
         self.input_names: tuple[str, ...] = ("input_ids", "attention_mask")
 
     def initialize(self, context: Context) -> None:
-        """Load the model, and the tokenizer or the vocabulary."""
+        """Load the model, and the tokenizer or the vocabulary.
+
+        Raises:
+            LoadError: one of them cannot be loaded, or a setting of the section `handler` is wrong.
+        """
         super().initialize(context)
         folder = Path(str(context.system_properties.get("model_dir") or ""))
         if (folder / "tokenizer.json").is_file():
@@ -80,9 +84,12 @@ class TextHandler(StockTextMethods, BaseHandler):
         self.source_vocab = read_vocabulary(path, weights_only=self._weights_only())
 
     def get_source_vocab_path(self, ctx: Context) -> str:
-        """Give the path of the vocabulary. Runs in `initialize` if the archive holds no tokenizer.
+        """Return the path of the vocabulary. Runs in `initialize` if the archive holds no tokenizer.
 
-        Default: `source_vocab.pt` in the archive, or what its manifest names.
+        Default: `source_vocab.pt` in the archive, or the file that its manifest names.
+
+        Raises:
+            LoadError: the archive holds no vocabulary.
         """
         entry = (self.manifest or {}).get("model") or {}
         folder = Path(str(ctx.system_properties.get("model_dir") or ""))
@@ -124,7 +131,11 @@ class TextHandler(StockTextMethods, BaseHandler):
         return self.encode(normalization.read_text(data))
 
     def encode(self, content: str) -> Any:
-        """Make tokens of a text: the tokenizer's `Encoding`, or a list of words. Runs in `preprocess_one`."""
+        """Make tokens of a text: the tokenizer's `Encoding`, or a list of words. Runs in `preprocess_one`.
+
+        Raises:
+            BadInputError: the text holds no token, or no known word.
+        """
         if self.tokenizer is not None:
             encoding = self.tokenizer.encode(content)
             if not encoding.ids:
@@ -140,7 +151,7 @@ class TextHandler(StockTextMethods, BaseHandler):
         return normalization.words(content)
 
     def collate(self, items: list[Any]) -> Any:
-        """Put the encoded texts of a batch together, as `Texts`."""
+        """Combine the encoded texts of a batch to `Texts`."""
         if self.tokenizer is not None:
             *inputs, mask = self.tokenizer.tensors(items, (*self.input_names, "attention_mask"))
             return Texts(tuple(inputs), items, mask)
@@ -158,7 +169,7 @@ class TextHandler(StockTextMethods, BaseHandler):
         return self.source_vocab.numbers(normalization.ngrams(found, self.ngrams))
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on `Texts`; anything else, as an own `preprocess` may give, goes to it as it is."""
+        """Run the model on `Texts`; anything else, which an overridden `preprocess` may return, goes to it as it is."""
         if not isinstance(data, Texts):
             return super().inference(data, *args, **kwargs)
         first, *rest = data.inputs
@@ -166,7 +177,11 @@ class TextHandler(StockTextMethods, BaseHandler):
 
 
 def tensor_of(output: Any, *names: str) -> torch.Tensor:
-    """Take the tensor out of a model's output: alone, the first of a tuple, or the first of these names that it has."""
+    """Return the tensor of a model's output: alone, the first of a tuple, or the first of these names that it has.
+
+    Raises:
+        TypeError: the output has no such tensor.
+    """
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, Mapping):

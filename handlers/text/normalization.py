@@ -1,4 +1,4 @@
-"""Texts out of requests, and the words that TorchServe's text classifier makes of them."""
+"""Texts from requests, and the words that TorchServe's text classifier makes of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ _CONTRACTED = re.compile("|".join(map(re.escape, _CONTRACTIONS)), re.ASCII | re.
 
 
 def read_text(value: Any) -> str:
-    """Take the text of a request: bytes in UTF-8, a str, or an object with the key `text`. Raises `BadInputError`."""
+    """Return the text of a request: bytes in UTF-8, a str, or an object with the key `text`.
+
+    Raises:
+        BadInputError: it is none of these.
+    """
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         value = value["text"]
     if is_empty(value):
@@ -67,22 +71,22 @@ def read_text(value: Any) -> str:
 
 
 def without_markup(text: str) -> str:
-    """Leave out tags and entities."""
+    """Remove tags and entities."""
     return _MARKUP.sub("", text)
 
 
 def without_contractions(text: str) -> str:
-    """Write contractions out, with the first letter as it is, and leave out all other apostrophes."""
+    """Write contractions out, with the first letter as it is, and remove all other apostrophes."""
     return _CONTRACTED.sub(lambda found: found[0][0] + _CONTRACTIONS[found[0].lower()][1:], text).replace("'", "")
 
 
 def without_accents(text: str) -> str:
-    """Leave plain letters of accented ones, and nothing of what is not ASCII then."""
+    """Replace accented letters by plain ones, and remove everything else that is not ASCII."""
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
 
 
 def without_punctuation(text: str) -> str:
-    """Leave out punctuation."""
+    """Remove punctuation."""
     return text.translate(_PUNCTUATION)
 
 
@@ -102,7 +106,7 @@ def split(text: str) -> list[str]:
 
 
 def ngrams(tokens: Sequence[str], longest: int) -> Iterator[str]:
-    """Give the tokens, then all neighbours joined by blanks: pairs first, up to `longest` of them."""
+    """Yield the tokens, then the n-grams joined by blanks: pairs first, up to `longest` tokens."""
     for count in range(1, longest + 1):
         for begin in range(len(tokens) - count + 1):
             yield " ".join(tokens[begin : begin + count])

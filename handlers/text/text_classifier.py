@@ -1,4 +1,4 @@
-"""The handler for models that say what a text is about, or how it is meant."""
+"""The handler for models that classify texts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _OCCLUDED_AT_ONCE = 32
 
 
 class TextClassifier(TextHandler):
-    """Classify texts: a text in, all labels with their probabilities out.
+    """A handler that classifies texts: a text in, all labels with their probabilities out.
 
-    The model takes what `TextHandler` says and gives `[batch, classes]` before softmax, alone or as `logits`.
+    The model takes what `TextHandler` says and returns `[batch, classes]` before softmax, alone or as `logits`.
 
     A request is a text:
 
@@ -31,7 +31,7 @@ class TextClassifier(TextHandler):
     names_classes = True
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on `Texts`, or on the pair that a `preprocess` for TorchServe gives: numbers and words."""
+        """Run the model on `Texts`, or on the pair that a `preprocess` for TorchServe returns: indices and words."""
         if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], torch.Tensor):
             return super().inference(data[0], torch.zeros(1, dtype=torch.int64, device=self.device))
         return super().inference(data, *args, **kwargs)
@@ -42,10 +42,13 @@ class TextClassifier(TextHandler):
         return map_class_to_label(probabilities.tolist(), self.mapping)
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any = 0) -> list[Any]:  # noqa: ARG002
-        """Say what each word adds to the probability of a class: by how much it falls when the word is left out.
+        """Return how much each word adds to the probability of a class: the drop if the word is left out.
 
-        Gives `{"words": [...], "importances": [...]}`, both of one length. With a tokenizer the words are tokens, and
-        leaving one out means that the model does not attend to it, or sees padding if it takes no mask.
+        Return `{"words": [...], "importances": [...]}`, both of one length. With a tokenizer the words are tokens. To
+        leave one out, the model does not attend to it, or sees padding if it takes no mask.
+
+        Raises:
+            BadInputError: the model has no class `target`.
         """
         (item,) = tensor_data.encodings
         words = list(item.tokens if self.tokenizer is not None else item)
@@ -64,7 +67,7 @@ class TextClassifier(TextHandler):
         return functional.softmax(tensor_of(self.inference(texts), "logits").float(), dim=1)
 
     def _without(self, texts: Texts, item: Any, places: range) -> Texts:
-        """Give the text once for each place, without the word there."""
+        """Return the text once for each place, without the word there."""
         if self.tokenizer is None:
             return self._bags([[*item[:place], *item[place + 1 :]] for place in places])
         inputs = {name: one.repeat(len(places), 1) for name, one in zip(self.input_names, texts.inputs, strict=True)}

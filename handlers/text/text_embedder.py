@@ -1,4 +1,4 @@
-"""The handler for models that turn a text into a vector."""
+"""The handler for models that embed a text as a vector."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from handlers.text.handler import TextHandler, Texts, tensor_of
 
 
 class TextEmbedder(TextHandler):
-    """Embed texts: a text in, a vector of length 1 out, so that the product of two vectors is their cosine.
+    """A handler that embeds texts: a text in, a vector of length 1 out. The product of two vectors is their cosine.
 
-    The model takes what `TextHandler` says and gives a vector for each token, `[batch, tokens, size]`, alone or as
-    `last_hidden_state`: the reply is their mean, without padding. Or it gives one for each text, `[batch, size]`,
+    The model takes what `TextHandler` says and returns a vector for each token, `[batch, tokens, size]`, alone or as
+    `last_hidden_state`: the reply is their mean, without padding. Or it returns one for each text, `[batch, size]`,
     alone or as `sentence_embedding`.
 
     A request is a text:
@@ -25,13 +25,17 @@ class TextEmbedder(TextHandler):
 
     `[0.6, -0.8]`
 
-    `normalise = False` in a subclass, or on an instance, leaves the vectors as long as they are.
+    `normalise = False` in a subclass, or on an instance, leaves the length of the vectors as it is.
     """
 
     normalise: bool = True
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on `Texts`, and give a vector for each text, `[batch, size]`."""
+        """Run the model on `Texts`, and return a vector for each text, `[batch, size]`.
+
+        Raises:
+            RuntimeError: the model's output has another shape.
+        """
         output = super().inference(data, *args, **kwargs)
         if not isinstance(data, Texts):
             return output

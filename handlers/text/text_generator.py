@@ -1,4 +1,4 @@
-"""The handler for models that write on: a text in, its continuation out, at once or token by token."""
+"""The handler for text generation: a text in, its continuation out, at once or token by token."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _ENDS = ("<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|im_end|>", "<|eot_id|>")
 _OPTIONS = {"max_new_tokens": int, "temperature": float, "top_k": int, "seed": int, "stream": bool}
 _PROMPTS = ("text", "prompt")
-_RESERVE_S = 1.0  # to answer before the frontend gives up
-_INCOMPLETE = "\ufffd"  # what a tokenizer gives for the first bytes of a character
+_RESERVE_S = 1.0  # to answer before the frontend stops waiting
+_INCOMPLETE = "\ufffd"  # what a tokenizer returns for the first bytes of a character
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Generation:
 
     `ids` are the tokens of the prompt and those that follow, `new` the latter alone. `finish` is "stop" when the model
     ended the text, "length" when `max_new_tokens` did, "time" when there was none left before `deadline`, None until
-    then. `shown` is how much of `text` a client has got.
+    then. `shown` is how much of `text` a client has received.
     """
 
     ids: list[int]
@@ -54,12 +54,12 @@ class Generation:
 
 
 class TextGenerator(TextHandler):
-    """Continue texts, by sampling or always the most probable token.
+    """A handler that continues texts, by sampling or with the most probable token each time.
 
-    The archive holds a `tokenizer.json`. The model is causal: it takes `input_ids` and `attention_mask`, int64
-    `[batch, tokens]`, padded on the right, or other inputs as `TextHandler` says, and gives `[batch, tokens, words]`
-    before softmax, alone or as `logits`. It runs over the whole text for every token; override `scores` for a model
-    that keeps what it has computed.
+    The archive holds a `tokenizer.json`. The model is causal: it takes `input_ids` and `attention_mask`, int64 `[batch,
+    tokens]`, padded on the right, or other inputs as `TextHandler` says, and returns `[batch, tokens, words]` before
+    softmax, alone or as `logits`. It runs over the whole text for every token; override `scores` for a model that
+    caches what it has computed.
 
     A request is a text, or JSON with the key `text` (or `prompt`) and any of these: `max_new_tokens`; `temperature`, 0
     for the most probable token; `top_k`, how many tokens are sampled from; `seed`; `stream`. The reply is JSON:
@@ -68,16 +68,17 @@ class TextGenerator(TextHandler):
 
     With `"stream": true` it is plain text, a chunk for each token.
 
-    `max_new_tokens` is the number of tokens where a request names none, `most_new_tokens` the largest that it may name,
-    and `max_length` the number of tokens that the model can look back on. A text ends at one of the usual tokens, such
-    as `</s>`, or at one of `handler: {ends: [...]}` in model-config.yaml. Any other key of a request is an error;
-    `more_options` names those that a handler of your own reads.
+    `max_new_tokens` is the number of tokens if a request sets none, `most_new_tokens` the largest number that it may
+    set, and `max_length` the number of tokens of the model's context. A text ends at one of the usual tokens, such as
+    `</s>`, or at one of `handler: {ends: [...]}` in model-config.yaml. Any other key of a request is an error;
+    `more_options` names those that your own handler reads.
     """
 
     max_new_tokens: int = 64
     most_new_tokens: int = 1024
     more_options: tuple[str, ...] = ()
-    # Its hooks for single requests isolate; running a batch again would send parts twice, and cost as much again.
+    # Its hooks for single requests isolate failures; running a batch again would send parts twice, and cost as much
+    # again.
     isolate_errors = False
 
     _first_half = (*TextHandler._first_half, "_read")
@@ -88,12 +89,16 @@ class TextGenerator(TextHandler):
         self.ends: frozenset[int] = frozenset()
 
     def initialize(self, context: Context) -> None:
-        """Load the model and the tokenizer, and find the tokens that end a text."""
+        """Load the model and the tokenizer, and find the tokens that end a text.
+
+        Raises:
+            LoadError: one of them cannot be loaded, or `handler.ends` is wrong.
+        """
         super().initialize(context)
         if self.tokenizer is None:
             raise LoadError("there is no tokenizer.json in the archive", hint="add it with --extra-files")
         self.window = self._window()
-        self.tokenizer.tokenizer.no_truncation()  # it would cut a prompt's end; the window leaves out its beginning
+        self.tokenizer.tokenizer.no_truncation()  # it would cut off a prompt's end; the window drops its beginning
         given = self._handler_config().get("ends", list(_ENDS))
         if not isinstance(given, list):
             raise LoadError(f"handler.ends in model-config.yaml is {given!r}", hint="list the tokens that end a text")
@@ -113,11 +118,11 @@ class TextGenerator(TextHandler):
         _check_names(options, (*_PROMPTS, *_OPTIONS, *self.more_options))
         prompt = options.get("prompt") if "text" not in options and "prompt" in options else data
         found = self._read(read_text(prompt), options)
-        if found.stream and context.headers:  # gRPC, which has none, takes one reply
+        if found.stream and context.headers:  # gRPC, which has no headers, takes one reply
             context.set_content_type("text/plain; charset=utf-8")
         else:
             found.stream = False
-            found.deadline = context.deadline  # each part of a stream begins the time anew
+            found.deadline = context.deadline  # each part of a stream restarts the timeout
         return found
 
     def _read(self, prompt: str, options: dict[str, Any]) -> Generation:
@@ -195,7 +200,7 @@ class TextGenerator(TextHandler):
     def _continuation(self, one: Generation) -> str:
         if self.tokenizer is None:
             return ""
-        # Decoded behind the last token of the prompt, which tells whether a blank comes first.
+        # Decoded with the last token of the prompt before it, which decides whether a blank comes first.
         decode = self.tokenizer.tokenizer.decode
         known = one.ids[len(one.ids) - len(one.new) - 1 : len(one.ids) - len(one.new)]
         before = decode(known, skip_special_tokens=True)
@@ -212,7 +217,7 @@ class TextGenerator(TextHandler):
             send_parts(self.context, parts)
 
     def postprocess_one(self, output: Generation, context: RequestContext) -> Any:  # noqa: ARG002
-        """Give the whole continuation, or what is left of one that was streamed."""
+        """Return the whole continuation, or the rest of one that was streamed."""
         if output.stream:
             return output.text[output.shown :]
         return {"text": output.text, "tokens": len(output.new), "finish_reason": output.finish}
@@ -228,7 +233,11 @@ def _choose(scores: torch.Tensor, one: Generation) -> int:
 
 
 def _check_names(options: dict[str, Any], known: Sequence[str]) -> None:
-    """Refuse a key that would be passed over in silence, such as a misspelt one. Raises `BadInputError`."""
+    """Refuse a key that would be ignored silently, such as a misspelt one.
+
+    Raises:
+        BadInputError: it names the key.
+    """
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)

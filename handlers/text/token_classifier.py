@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class TokenClassifier(TextHandler):
-    """Label tokens: a text in, the tokens that mean something out, each with its label and place.
+    """A handler that labels tokens: a text in, the tokens with a label of interest out, each with label and place.
 
-    The archive holds a `tokenizer.json`. The model takes what `TextHandler` says and gives `[batch, tokens, classes]`
+    The archive holds a `tokenizer.json`. The model takes what `TextHandler` says and returns `[batch, tokens, classes]`
     before softmax, alone or as `logits`.
 
     A request is a text: `curl localhost:8080/predictions/names -d "Ada lives in Rome"`. The reply has the tokens whose
@@ -31,13 +31,17 @@ class TokenClassifier(TextHandler):
     ignored: frozenset[str] = frozenset({"O"})
 
     def initialize(self, context: Context) -> None:
-        """Load the model and the tokenizer."""
+        """Load the model and the tokenizer.
+
+        Raises:
+            LoadError: one of them cannot be loaded, or the archive has no tokenizer.
+        """
         super().initialize(context)
         if self.tokenizer is None:
             raise LoadError("there is no tokenizer.json in the archive", hint="add it with --extra-files")
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on `Texts`, and give for each text a pair: the scores `[tokens, classes]`, and the encoding."""
+        """Run the model on `Texts`; return a pair for each text: the scores `[tokens, classes]`, and the encoding."""
         output = super().inference(data, *args, **kwargs)
         if not isinstance(data, Texts):
             return output

@@ -1,4 +1,4 @@
-"""Tokens of a text by a Hugging Face `tokenizer.json`; needs the package tokenizers."""
+"""Tokenization by a Hugging Face `tokenizer.json`; needs the package tokenizers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-#: What a tokenizer can tell a model, by the usual names, and where an encoding has it.
+#: The inputs that a tokenizer can make, by their usual names, and the attribute of an encoding that holds each.
 INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 _PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 
 
 class TextTokenizer:
-    """A tokenizer from its file. Texts are cut at `max_length` tokens, or where the file says.
+    """A tokenizer from its file. Texts are truncated at `max_length` tokens, or where the file says.
 
-    Without `special_tokens` there are none but those of the text, whatever the file puts around them.
+    Without `special_tokens` there are only tokens of the text, whatever the file adds to them.
     """
 
     def __init__(self, path: Path, max_length: int | None = None, *, special_tokens: bool = True) -> None:
@@ -45,11 +45,11 @@ class TextTokenizer:
             self.tokenizer.enable_truncation(max_length)
 
     def encode(self, text: str) -> Any:
-        """Give the `tokenizers.Encoding` of one text."""
+        """Return the `tokenizers.Encoding` of one text."""
         return self.tokenizer.encode(text, add_special_tokens=self.special_tokens)
 
     def tensors(self, encodings: Sequence[Any], names: Sequence[str]) -> list[torch.Tensor]:
-        """Give the named inputs for a batch, each int64 `[batch, tokens]`, padded on the right to the longest."""
+        """Return the named inputs for a batch, each int64 `[batch, tokens]`, padded on the right to the longest."""
         longest = max(self.length or 0, *(len(encoding.ids) for encoding in encodings))
         return [
             padded(
@@ -62,5 +62,5 @@ class TextTokenizer:
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
-    """Give rows of numbers as a tensor, int64 `[rows, length]`, filled up on the right with `value`."""
+    """Return rows of numbers as a tensor, int64 `[rows, length]`, padded on the right with `value`."""
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.int64)

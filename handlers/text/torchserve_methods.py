@@ -1,4 +1,4 @@
-"""What TorchServe's text handler offers to handlers that extend it, by the names that it has there."""
+"""The methods of TorchServe's text handler that handlers derived from it call, under their names there."""
 
 from __future__ import annotations
 
@@ -39,18 +39,22 @@ class StockTextMethods:
         return normalization.split(content)
 
     def get_word_token(self, input_tokens: Sequence[str]) -> list[str]:
-        """Take the mark of a blank out of the tokens of a byte-pair tokenizer."""
+        """Remove the mark for a blank from the tokens of a byte-pair tokenizer."""
         return [token.replace("\u0120", "") for token in input_tokens]
 
     def summarize_attributions(self, attributions: torch.Tensor) -> torch.Tensor:
-        """Bring attributions to one scale: their softmax, over the length of its sums."""
+        """Scale attributions: their softmax, divided by the norm of their sums."""
         shares = functional.softmax(attributions, dim=0 if attributions.ndim in (0, 1, 3) else 1)
         summarized: torch.Tensor = shares / torch.norm(shares.sum(dim=-1))
         return summarized
 
     @cached_property
     def lig(self) -> Any:
-        """Captum's integrated gradients for the model's layer `embedding`."""
+        """Captum's integrated gradients for the model's layer `embedding`.
+
+        Raises:
+            NotSupportedError: the package captum is missing.
+        """
         try:
             from captum.attr import LayerIntegratedGradients
         except ImportError as error:

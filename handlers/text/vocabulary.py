@@ -1,4 +1,4 @@
-"""The words that a model knows by number: an archive's `source_vocab.pt`."""
+"""The indices of a model's words: an archive's `source_vocab.pt`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FORMS = 'save a dict, torch.save({"word": 0, ...}, "source_vocab.pt"), or the l
 
 
 class Vocabulary:
-    """Numbers for words. A word that it does not hold goes by the number of `<unk>`, or is left out without one.
+    """Indices for words. An unknown word gets the index of `<unk>`, or is left out if there is none.
 
-    `vocabulary["rain"]` and all methods of what the file holds are there for handlers that were written for TorchServe,
-    which gives them just that object.
+    `vocabulary["rain"]` and all methods of the object in the file are there for handlers written for TorchServe, which
+    passes them that object.
     """
 
     def __init__(self, table: Any) -> None:
@@ -52,27 +52,30 @@ class Vocabulary:
         return len(self._table)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # while it is copied there is no table yet
+        if name.startswith("_"):  # a copy in progress has no table yet
             raise AttributeError(name)
         return getattr(self._table, name)
 
     def numbers(self, words: Iterable[str]) -> list[int]:
-        """Give the numbers of words, in their order."""
+        """Return the indices of words, in their order."""
         found = [self._unknown if number is None else number for number in map(self._find, words)]
         return [number for number in found if number is not None]
 
 
 def read_vocabulary(path: Path, *, weights_only: bool = True) -> Vocabulary:
-    """Read a file that `torch.save` made of a dict of words to numbers, or of a list of words.
+    """Read a file in which `torch.save` has stored a dict of words to indices, or a list of words.
 
-    With `weights_only=False` it may hold any object that gives numbers for words, such as torchtext's, and may run code
-    while it is read. Raises `LoadError`.
+    With `weights_only=False` it may hold any object that maps words to indices, such as torchtext's, and may run code
+    while it is read.
+
+    Raises:
+        LoadError: the file cannot be read, or holds something else.
     """
     try:
         table = torch.load(path, map_location="cpu", weights_only=weights_only)
     except FileNotFoundError as error:
         raise LoadError(f"there is no vocabulary at {path}", hint=f"{_FORMS}; add it with --extra-files") from error
-    except Exception as error:  # what torch raises for a broken file is not bounded
+    except Exception as error:  # torch may raise anything for a broken file
         if is_out_of_memory(error):
             raise
         if weights_only and isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):

@@ -1,1 +1,1 @@
-"""Handlers for images, and how images are decoded."""
+"""Handlers for images, and the decoding of images."""

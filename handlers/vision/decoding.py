@@ -1,4 +1,4 @@
-"""Images out of bytes."""
+"""Images from bytes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
     from PIL import Image as PILImage
 
-# Not read from strangers: Ghostscript would run the first; the others are stubs without a decoder.
+# Not read from untrusted input: Ghostscript would run the first; the others are stubs without a decoder.
 _EXCLUDED_FORMATS = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "WMF", "FPX", "MIC", "MPEG"})
 READ = "PNG, JPEG, GIF, BMP, WebP and TIFF images are read, among others"
 
 
 class Processing:
-    """The class attribute `image_processing` of those who set none; made when it is first read, for torchvision
-    takes long to import.
-    """
+    """A default of the class attribute `image_processing`, made when it is first read: torchvision imports slowly."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         self._make = make
@@ -39,22 +37,24 @@ class Processing:
 
 
 imagenet_processing = Processing(make_processing)
-"""The middle 224 x 224 pixels after scaling to 256, normalised, as torchvision's models for ImageNet take them."""
+"""The middle 224 x 224 pixels after scaling to 256, normalized, as torchvision's models for ImageNet take them."""
 
 whole_picture = Processing(lambda transforms: transforms.Compose([transforms.ToTensor()]))
 """All pixels, from 0 to 1."""
 
 
 def is_default(processing: Any) -> bool:
-    """Tell whether a processing is one of those above."""
+    """Return whether a processing is one of the defaults above."""
     return any(processing is one.made for one in (imagenet_processing, whole_picture) if one.made is not None)
 
 
 def decode_image(content: bytes | bytearray | memoryview) -> PILImage.Image:
-    """Decode an image, all of it.
+    """Decode an image completely.
 
-    Its size is checked before memory is taken: more than PIL's `Image.MAX_IMAGE_PIXELS` pixels are refused.
-    Raises `BadInputError`.
+    Its size is checked before memory is allocated: more than PIL's `Image.MAX_IMAGE_PIXELS` pixels are refused.
+
+    Raises:
+        BadInputError: it is not an image, is damaged, or is too large.
     """
     if not len(content):
         raise BadInputError(f"the body is empty: send an image ({READ})")
@@ -66,7 +66,11 @@ def decode_image(content: bytes | bytearray | memoryview) -> PILImage.Image:
 
 
 def open_image(content: bytes | bytearray | memoryview) -> PILImage.Image | None:
-    """Read the head of an image, without its pixels; None for what is no image. Raises `BadInputError`."""
+    """Read the header of an image, without its pixels; return None for bytes that are not an image.
+
+    Raises:
+        BadInputError: the image is damaged or too large.
+    """
     from PIL import Image, UnidentifiedImageError
 
     _ignore_size_warning()
@@ -74,17 +78,21 @@ def open_image(content: bytes | bytearray | memoryview) -> PILImage.Image | None
         return Image.open(io.BytesIO(content), formats=readable_formats())
     except UnidentifiedImageError:
         return None
-    except Image.DecompressionBombError as error:  # twice the limit and more: PIL itself refuses
+    except Image.DecompressionBombError as error:  # at twice the limit PIL itself refuses
         count = re.search(r"\d+", str(error))
         raise _too_many_pixels(int(count.group()) if count else None, Image.MAX_IMAGE_PIXELS) from error
     except MemoryError:
         raise
-    except Exception as error:  # what PIL's decoders raise for broken files is not bounded
+    except Exception as error:  # PIL's decoders may raise anything for broken files
         raise BadInputError(f"the image is damaged: {error}") from error
 
 
 def load_image(image: PILImage.Image) -> PILImage.Image:
-    """Decode the pixels of an image that was opened, unless they are too many. Raises `BadInputError`."""
+    """Decode the pixels of an opened image, unless they are too many.
+
+    Raises:
+        BadInputError: they are too many, or damaged.
+    """
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
@@ -100,23 +108,25 @@ def load_image(image: PILImage.Image) -> PILImage.Image:
 
 
 def upright(image: PILImage.Image) -> PILImage.Image:
-    """Turn an image as the orientation of its EXIF data says; one without, or with damaged data, stays as it is."""
+    """Rotate an image as the orientation of its EXIF data says; one without, or with damaged data, stays as it is."""
     from PIL import ImageOps
 
     try:
         return ImageOps.exif_transpose(image)
     except MemoryError:
         raise
-    except Exception:  # of the data beside the pixels, which are good
+    except Exception:  # of the metadata, while the pixels are good
         return image
 
 
 def convert(image: PILImage.Image, mode: str) -> PILImage.Image:
-    """Convert an image to a mode of PIL's, such as RGB or L.
+    """Convert an image to one of PIL's modes, such as RGB or L.
 
-    Grey of more than 8 bits a pixel, which PIL would clip, is scaled where the mode has 8: whole numbers up to 65535,
-    floats up to 1. 32-bit numbers up to 255 are taken as they are. Raises `BadInputError` for all others, and for a
-    mode that PIL does not convert.
+    Gray of more than 8 bits a pixel, which PIL would clip, is scaled where the mode has 8: integers up to 65535, floats
+    up to 1. 32-bit numbers up to 255 are taken as they are.
+
+    Raises:
+        BadInputError: the numbers have another range, or PIL does not convert to the mode.
     """
     if image.mode == mode:
         return image
@@ -131,12 +141,12 @@ def convert(image: PILImage.Image, mode: str) -> PILImage.Image:
 
 
 def _is_wide(mode: str) -> bool:
-    """Tell whether a pixel has more than 8 bits in its one channel."""
+    """Return whether a pixel has more than 8 bits in its one channel."""
     return mode in ("I", "F") or mode.startswith("I;16")
 
 
 def _scaled(image: PILImage.Image) -> PILImage.Image:
-    """Make 8-bit grey of more bits. Which number is white, only 16-bit modes tell; else the numbers themselves do."""
+    """Scale gray of more bits to 8. Only 16-bit modes say which number is white; else the numbers themselves decide."""
     import numpy as np
     from PIL import Image
 
@@ -144,7 +154,7 @@ def _scaled(image: PILImage.Image) -> PILImage.Image:
         pixels = np.asarray(image.convert("I")) >> 8
     else:
         pixels = np.asarray(image)
-        low, high = float(np.min(pixels)), float(np.max(pixels))  # NaN, if one of them is
+        low, high = float(np.min(pixels)), float(np.max(pixels))  # NaN, if one of them is NaN
         if not 0 <= low <= high <= (255 if image.mode == "F" else 65535):
             raise BadInputError(
                 f"the pixels are 32-bit numbers from {low:g} to {high:g}, which does not tell which number is white: "
@@ -164,7 +174,7 @@ def _too_many_pixels(count: int | None, limit: int | None, size: str = "") -> Ba
 
 
 def readable_formats() -> tuple[str, ...]:
-    """Name PIL's formats that are decoded; the first call imports the decoders."""
+    """Return PIL's formats that are decoded; the first call imports the decoders."""
     from PIL import Image
 
     Image.init()

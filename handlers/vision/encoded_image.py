@@ -1,4 +1,4 @@
-"""Images that come as text, in base64, in a data URL or in JSON; and what a body looks like that holds none."""
+"""Images that come as text, in base64, in a data URL or in JSON; and a description of bodies that hold none."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 WANTED = "an image, its bytes in base64, or a list of numbers"
-_SHOWN = 24  # characters of a client's text that an error repeats
-_LOOKED_AT = 512  # bytes that tell what a body is
+_SHOWN = 24  # characters of a client's text that an error quotes
+_LOOKED_AT = 512  # bytes that show what a body is
 
-# The head of a data URL (RFC 2397) with any parameters. Base64 holds no semicolon, so the first of these ends the head.
+# The head of a data URL (RFC 2397) with any parameters. Base64 has no semicolon, so the first of these ends the head.
 _DATA_URL = re.compile(r"data:.{0,1000}?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
 
-# How base64 of the usual images begins.
+# The first characters of the usual image formats in base64.
 _ENCODED = {"iVBORw0K": "PNG", "/9j/": "JPEG", "R0lGOD": "GIF", "UklGR": "WebP", "SUkq": "TIFF", "TU0A": "TIFF"}
 
 _PATH = "a path or a name of a file, which is not opened: send its bytes, as curl -T FILE does"
@@ -54,13 +54,12 @@ _LOOKS = [
 
 
 def read_image(value: Any, *, form: bool = False) -> PILImage.Image | list[Any]:
-    """Give the image of a request, or the list of numbers that came in its place.
+    """Return the image of a request, or the list of numbers that came in its place.
 
     Args:
-        value: an image's bytes; those in base64, as a text or as bytes, with or without line breaks, quotes or the head
-            of a data URL; JSON with one of these as `data` or `body`, whether the worker has parsed it or not.
-        form: the value is a field of a form in the URL's encoding, where a plus that the client did not escape is a
-            blank now.
+        value: an image's bytes; the same in base64, as text or as bytes, with or without line breaks, quotes or the
+            head of a data URL; or JSON with one of these as `data` or `body`, parsed by the worker or not.
+        form: the value is a field of a URL-encoded form, where a plus that the client did not escape is now a blank.
 
     Raises:
         BadInputError: it is none of these; the message says what it looks like.
@@ -88,7 +87,7 @@ def read_image(value: Any, *, form: bool = False) -> PILImage.Image | list[Any]:
 
 
 def _unpacked(text: str) -> Any:
-    """Parse a text that is JSON; give any other as it is."""
+    """Parse a text that is JSON; return any other as it is."""
     if text.lstrip()[:1] not in ("{", "[", '"'):
         return text
     try:
@@ -154,7 +153,7 @@ def _no_image(content: bytes | bytearray) -> BadInputError:
 
 
 def _look_of(content: bytes | bytearray) -> str | None:
-    """Say what a body looks like; None for what is not known."""
+    """Describe what a body looks like; None if it is not known."""
     beginning = bytes(content[:_LOOKED_AT])
     return next((look for pattern, look in _LOOKS if pattern.match(beginning)), None)
 

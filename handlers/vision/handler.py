@@ -1,4 +1,4 @@
-"""What the handlers for images have in common: images in."""
+"""The base of the handlers for images."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class VisionHandler(BaseHandler):
-    """Read the image of each request; a subclass says in `postprocess` or `postprocess_one` what to answer.
+    """A handler that reads the image of each request; a subclass answers in `postprocess` or `postprocess_one`.
 
     Set these in a subclass or on an instance:
 
-    `image_processing` turns a PIL image into a tensor, by default all of it, `[channels, height, width]` from 0 to 1.
-    `image_mode` is the mode of PIL's that images are converted to before; None means RGB for a default processing,
-    and for another one the image as it was decoded. `apply_exif_orientation` turns photographs upright before, as
-    their EXIF data says; `handler: {apply_exif_orientation: true}` in model-config.yaml comes first. By default the
-    pixels are taken as they are stored, as TorchServe's handlers do.
+    `image_processing` turns a PIL image into a tensor, by default the whole image, `[channels, height, width]` from 0
+    to 1. `image_mode` is the PIL mode to which images are converted first; None means RGB for a default processing, and
+    for another one the image as it was decoded. `apply_exif_orientation` first rotates photographs as their EXIF data
+    says; `handler: {apply_exif_orientation: true}` in model-config.yaml takes precedence. By default the pixels are
+    taken as they are stored, as TorchServe's handlers do.
     """
 
     image_mode: str | None = None
@@ -44,7 +44,11 @@ class VisionHandler(BaseHandler):
     _first_half = (*BaseHandler._first_half, "_read", "_process")
 
     def initialize(self, context: Context) -> None:
-        """Load the model, and lift PIL's limit of pixels if the server's `limit_max_image_pixels` is false."""
+        """Load the model, and lift PIL's limit of pixels if the server's `limit_max_image_pixels` is false.
+
+        Raises:
+            LoadError: the model cannot be loaded, or a setting of the section `handler` is wrong.
+        """
         super().initialize(context)
         _ = self.image_processing, decoding.readable_formats()  # imports that the first request would wait for
         given = self._handler_config().get("apply_exif_orientation", self.apply_exif_orientation)
@@ -59,8 +63,11 @@ class VisionHandler(BaseHandler):
     def preprocess_one(self, data: Any, context: RequestContext) -> Any:
         """Turn an image into the model's input, `[channels, height, width]`.
 
-        The request holds an image: its bytes, or those in base64, as a text, a data URL, or JSON with the key `data`. A
-        JSON list of numbers, alone or as `data`, is taken as it is.
+        The request holds an image: its bytes, or the same in base64, as text, a data URL, or JSON with the key `data`.
+        A JSON list of numbers, alone or as `data`, is taken as it is.
+
+        Raises:
+            BadInputError: the request holds none of these.
         """
         found = self._read(data, context)
         return found if isinstance(found, torch.Tensor) else self._process(found)
@@ -89,7 +96,7 @@ class VisionHandler(BaseHandler):
         return decoding.convert(image, mode) if mode else image
 
     def _halves_of_preprocess(self) -> tuple[Callable[[Any, RequestContext], Any], Callable[[list[Any]], Any]]:
-        """With a processing that ends as torchvision's do, its end is for the batch, unless a hook is another's."""
+        """Move the end of a processing that ends as torchvision's do to the batch, unless a hook is overridden."""
         ending = ending_of(self.image_processing) if self._has_sdk_hooks() else None
         if ending is None:
             return super()._halves_of_preprocess()
@@ -118,7 +125,11 @@ class VisionHandler(BaseHandler):
 
     @cached_property
     def ig(self) -> Any:
-        """Captum's integrated gradients for the model."""
+        """Captum's integrated gradients for the model.
+
+        Raises:
+            NotSupportedError: the package captum is missing.
+        """
         try:
             from captum.attr import IntegratedGradients
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""The handler for models that name what is in a picture."""
+"""The handler for image classification."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from handlers.vision.handler import VisionHandler
 
 
 class ImageClassifier(VisionHandler):
-    """Classify pictures: a picture in, the most probable labels with their probabilities out.
+    """A handler that classifies images: an image in, the most probable labels with their probabilities out.
 
     Set these in a subclass or on an instance:
 
-    `image_processing` turns a PIL picture into a tensor, by default as for ImageNet: the middle 224 x 224 pixels after
-    scaling to 256. `image_mode` is the mode of PIL's that pictures are converted to before; None means RGB for the
-    default processing, and for another one the picture as it was decoded. `topk` is the number of labels.
+    `image_processing` turns a PIL image into a tensor, by default as for ImageNet: the middle 224 x 224 pixels after
+    scaling to 256. `image_mode` is the PIL mode to which images are converted first; None means RGB for the default
+    processing, and for another one the image as it was decoded. `topk` is the number of labels.
     """
 
     names_classes = True
@@ -33,9 +33,9 @@ class ImageClassifier(VisionHandler):
         return map_class_to_label(best.tolist(), self.mapping, classes.tolist())
 
     def set_max_result_classes(self, topk: int) -> None:
-        """Set the number of labels that a reply holds."""
+        """Set the number of labels in a reply."""
         self.topk = topk
 
     def get_max_result_classes(self) -> int:
-        """Give the number of labels that a reply holds."""
+        """Return the number of labels in a reply."""
         return self.topk

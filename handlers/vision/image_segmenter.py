@@ -1,4 +1,4 @@
-"""The handler for models that name what every pixel shows."""
+"""The handler for image segmentation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ if TYPE_CHECKING:
 
 
 class ImageSegmenter(VisionHandler):
-    """Segment pictures: a picture in, the most probable class of every pixel with its probability out.
+    """A handler that segments images: an image in, the most probable class of every pixel with its probability out.
 
-    The model is one of torchvision's segmentation models, or takes and gives the same: a tensor
-    `[batch, 3, height, width]` in, and `{"out": [batch, classes, height, width]}` before softmax out, or that tensor
-    alone.
+    The model is one of torchvision's segmentation models, or has the same inputs and outputs: a tensor `[batch, 3,
+    height, width]` in, and `{"out": [batch, classes, height, width]}` before softmax out, or that tensor alone.
 
-    A request is a picture: `curl localhost:8080/predictions/segmenter -T street.jpg`. The reply is a list of rows of
-    pixels, each a class index, as a number with a fraction, and its probability; for a picture of 2 x 2 pixels:
+    A request is an image: `curl localhost:8080/predictions/segmenter -T street.jpg`. The reply is a list of rows of
+    pixels, each a class index, as a number with a fraction, and its probability; for an image of 2 x 2 pixels:
 
     `[[[0.0, 0.98], [15.0, 0.71]], [[0.0, 0.99], [15.0, 0.86]]]`
 
     Set `image_processing` in a subclass or on an instance: by default as for ImageNet, the middle 224 x 224 pixels
-    after scaling to 256, so the reply has 224 rows of 224 pixels. `image_mode` is as for every picture.
+    after scaling to 256, so the reply has 224 rows of 224 pixels. `image_mode` is as for every image handler.
     """
 
     image_processing: Any = decoding.imagenet_processing
@@ -41,5 +40,9 @@ class ImageSegmenter(VisionHandler):
         return pixels
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any = 0) -> list[Any]:  # noqa: ARG002
-        """Raise `NotSupportedError`: integrated gradients need one number for each class."""
+        """Refuse to explain: integrated gradients need one number for each class.
+
+        Raises:
+            NotSupportedError: always.
+        """
         raise NotSupportedError(f"{type(self).__name__} does not explain its predictions")

@@ -1,4 +1,4 @@
-"""The default processing of pictures for ImageNet: the numbers of torchvision's transforms, by a shorter way."""
+"""The default processing of images for ImageNet: the numbers of torchvision's transforms, computed faster."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 SCALED, CUT = 256, 224
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-# Rows are left out by copying the others, which costs about half as much as scaling them, and more where the copy is
-# so large that its memory is new each time. So: the largest share of rows, and the largest copy in pixels.
+# Rows are left out by copying the others. That costs about half as much as scaling them, and more where the copy is so
+# large that its memory is new each time. Hence the largest share of rows, and the largest copy in pixels.
 _FEW_ROWS, _MOST_COPIED = 0.75, 2**22
-# How many times as high as wide a picture may be for Pillow to scale the rows first: from version 13 on it scales the
-# columns of higher ones first, and rounds other numbers in between.
+# The largest ratio of height to width for which Pillow scales the rows first: from version 13 on it scales the columns
+# of taller images first, and so rounds other numbers in between.
 _HIGH = 2
 
 
 def make_processing(transforms: Any) -> Any:
     """Make the processing: a `Compose` of four of torchvision's transforms, whose module is `transforms`.
 
-    RGB pictures take a shorter way to the same numbers; others, and all once somebody has changed the list of
-    transforms, go through these.
+    RGB images take a faster way to the same numbers. Other images go through these transforms, and so do all once the
+    list of transforms has been changed.
     """
     parts = [
         transforms.Resize(SCALED),
@@ -55,11 +55,11 @@ def make_processing(transforms: Any) -> Any:
 
 
 def fit(picture: PILImage.Image) -> PILImage.Image:
-    """Scale a picture's shorter side to 256 pixels, and take the middle of 224 x 224.
+    """Scale an image's shorter side to 256 pixels, and crop the middle 224 x 224.
 
-    Pillow scales the rows, then the columns, and rounds in between. So neither columns that are cut off need to be
-    scaled, nor rows of which the middle takes nothing. Pillow's `box` cannot leave them out: its numbers have 32 bits,
-    so it would scale from slightly other places.
+    Pillow scales the rows, then the columns, and rounds in between. So columns that are cropped need no scaling, and
+    neither do rows that the middle does not use. Pillow's `box` cannot leave them out: its numbers have 32 bits, so it
+    would scale from slightly different places.
     """
     from PIL import Image
 
@@ -75,7 +75,7 @@ def fit(picture: PILImage.Image) -> PILImage.Image:
         if end - first <= height * _FEW_ROWS and (end - first) * width <= _MOST_COPIED:
             picture, above = picture.crop((0, first, width, end)), first
         picture = picture.resize((wide, picture.height), Image.Resampling.BILINEAR)
-    # The rows that were left out are black now; no row that is kept takes anything from them.
+    # The rows that were left out are black now; no row that is kept depends on them.
     picture = picture.crop((left, -above, left + CUT, height - above))
     if height != high:
         picture = picture.resize((CUT, high), Image.Resampling.BILINEAR)
@@ -83,7 +83,7 @@ def fit(picture: PILImage.Image) -> PILImage.Image:
 
 
 def _rows_for(top: int, scale: float) -> tuple[int, int]:
-    """Give the first row that the kept ones are made of, and the one after the last, or up to two rows more."""
-    support = max(scale, 1.0)  # how far the bilinear filter reaches
+    """Return the first row that the kept ones are made of, and the one after the last, or up to two rows more."""
+    support = max(scale, 1.0)  # the reach of the bilinear filter
     first, last = (top + 0.5) * scale - support, (top + CUT - 0.5) * scale + support
     return max(0, int(first) - 1), int(last) + 2

@@ -1,8 +1,8 @@
-"""The end of torchvision's usual processing, ToTensor and Normalize, once for all pictures of a batch.
+"""The end of torchvision's usual processing, ToTensor and Normalize, once for all images of a batch.
 
-Both compute each number from one byte, so a batch gives the same numbers as its pictures one by one. But each takes
-several calls of torch for a picture, and for small pictures those cost more than the arithmetic. Large pictures are
-computed one after the other all the same, each step while the numbers of the one before are in the processor's cache.
+Both compute each number from one byte, so a batch gives the same numbers as its images one by one. But each takes
+several calls of torch for an image, and for small images those cost more than the arithmetic. Large images are still
+computed one after the other, so that the numbers of one step are in the processor's cache for the next.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ _AT_ONCE = 2**18  # numbers, which take 1 MiB
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """A picture before the last steps: its bytes in the order channel, height, width."""
+    """An image before the last steps: its bytes in the order channel, height, width."""
 
     content: bytes
     shape: tuple[int, int, int]
 
 
 class Ending:
-    """A processing in two parts: steps for each picture, and ToTensor, perhaps with Normalize, for all of them."""
+    """A processing in two parts: steps for each image, and ToTensor, perhaps with Normalize, for all of them."""
 
     def __init__(self, steps: Sequence[Any], last: Sequence[Any]) -> None:
         self._steps = steps
         self._last = last
 
     def begin(self, image: Any) -> Any:
-        """Take a PIL picture through the first steps. Gives `Pixels`, or what the whole processing would give."""
+        """Take a PIL image through the first steps. Return `Pixels`, or what the whole processing would return."""
         for step in self._steps:
             image = step(image)
         if getattr(image, "mode", "") not in _MODES:
             return self._finish_one(image)
-        # Pillow takes channels apart faster than torch, whose kernels want numbers side by side.
+        # Pillow splits channels faster than torch, whose kernels are fastest on contiguous numbers.
         bands = image.split()
         return Pixels(b"".join(band.tobytes() for band in bands), (len(bands), image.height, image.width))
 
     def finish(self, items: Sequence[Any]) -> Any:
-        """Take pictures through the last steps.
+        """Take images through the last steps.
 
-        Gives a tensor `[batch, channels, height, width]` if all are `Pixels` of one shape, else a list with a tensor
-        `[channels, height, width]` for each of those, and what is none as it is.
+        Return a tensor `[batch, channels, height, width]` if all are `Pixels` of one shape. Else return a list with a
+        tensor `[channels, height, width]` for each `Pixels`, and other items as they are.
         """
         shapes = {item.shape if isinstance(item, Pixels) else None for item in items}
         if len(shapes) > 1 or None in shapes:
@@ -85,7 +85,7 @@ class Ending:
 
 
 def _numbers_of(step: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Give what Normalize subtracts, and what it divides by; None where it has something to say, or other types."""
+    """Return what Normalize subtracts and divides by; None where it would warn or fail, or has other dtypes."""
     mean, deviation = step.mean, step.std
     if type(mean) not in (list, tuple) or type(deviation) not in (list, tuple):
         return None
@@ -99,7 +99,7 @@ def _numbers_of(step: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None
 def _columns(
     mean: tuple[float, ...], deviation: tuple[float, ...], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the tensors that Normalize makes anew for each call, which takes as long as its arithmetic."""
+    """Return the tensors that Normalize makes anew for each call, which takes as long as its arithmetic."""
     with torch.inference_mode(mode=False):
         first, second = (
             torch.tensor(numbers, dtype=dtype, device="cpu").view(-1, 1, 1) for numbers in (mean, deviation)
@@ -108,15 +108,15 @@ def _columns(
 
 
 def ending_of(processing: Any) -> Ending | None:
-    """Take a processing apart; None if it is no `Compose` that ends in ToTensor, or in ToTensor and Normalize.
+    """Split a processing; None if it is not a `Compose` that ends in ToTensor, or in ToTensor and Normalize.
 
-    One whose `ending` is an `Ending` has been taken apart already.
+    One whose `ending` is an `Ending` is already split.
     """
     own = getattr(processing, "ending", None)
     if isinstance(own, Ending):
         return own
     transforms = sys.modules.get("torchvision.transforms")
-    if transforms is None or type(processing) is not transforms.Compose:  # a class of its own may do more
+    if transforms is None or type(processing) is not transforms.Compose:  # a subclass may do more
         return None
     steps = processing.transforms
     kinds = [type(step) for step in steps]

@@ -1,4 +1,4 @@
-"""Tries an archive before it is shipped: loads it in a real worker, and sends that requests as the frontend does."""
+"""The check of an archive before it is shipped: load it in a real worker, send requests as the frontend does."""
 
 from __future__ import annotations
 

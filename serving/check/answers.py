@@ -1,4 +1,4 @@
-"""Puts the frames of a worker together to what clients get."""
+"""Assembly of a worker's frames into what clients get."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from serving.errors import CheckError
 from serving.protocol import Reply
-from serving.worker.answering.service import STREAM_NEXT, Failure, failure_item
+from serving.worker.answering.replies import STREAM_NEXT, Failure, failure_item
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Answer:
 
     Attributes:
         status: 0 until there is one.
-        refused: the body is the text of an error, of which the frontend makes JSON.
+        refused: the body is the text of an error, which the frontend turns into JSON.
     """
 
     status: int = 0
@@ -26,7 +26,7 @@ class Answer:
     refused: bool = False
 
     def as_sent(self) -> tuple[bytes, str]:
-        """Body and content type, as a client of the REST API gets them."""
+        """Return body and content type as a client of the REST API gets them."""
         if not self.refused:
             return bytes(self.body), self.content_type
         item = failure_item("", Failure(self.status, self.body.decode("utf-8", "replace")))
@@ -47,7 +47,7 @@ class Answers:
         return self._found[request_id]
 
     def take(self, reply: Reply) -> list[str]:
-        """Takes a frame; gives the ids of the requests of which more will come.
+        """Take a frame; return the ids of the requests that have more to come.
 
         Raises:
             CheckError: the frame answers another request: the frontend would end the worker.

@@ -20,11 +20,11 @@ _LAST_LINES = 6
 
 
 def load_failure(model: str, worker: Worker, folder: Path, code: int | None, *, told: str = "") -> ModelLoadError:
-    """A model that could not be loaded.
+    """Explain why a model could not be loaded.
 
     Args:
         code: exit code of the worker; None if it did not end.
-        told: what it answered, if it did.
+        told: its answer, if there was one.
     """
     lines = worker.lines()
     found = read_failure(model, lines)
@@ -43,7 +43,7 @@ def load_failure(model: str, worker: Worker, folder: Path, code: int | None, *, 
 
 
 def request_failure(model: str, name: str, found: InputResult, lines: Sequence[str]) -> CheckError:
-    """An input that was answered with an error.
+    """Explain why an input was answered with an error.
 
     Args:
         lines: what the worker printed since the input was sent.
@@ -61,20 +61,20 @@ def request_failure(model: str, name: str, found: InputResult, lines: Sequence[s
 
 
 def death(message: str, worker: Worker, folder: Path, code: int | None) -> CheckError:
-    """A worker that ended in the place of an answer."""
+    """Explain a worker that ended instead of answering."""
     where = place_of(worker.stderr, folder)
     text = f"{message}: {how_it_ended(code)}" + ("" if where else _last_lines(worker))
     return CheckError(text, where=where, hint=_crash_hint(code))
 
 
 def hang(message: str, dump: str, folder: Path) -> CheckError:
-    """A handler that does not come to an end; ``dump`` is where all its threads were."""
+    """Explain a handler that does not return; ``dump`` is where all its threads were."""
     hint = "it hangs, or needs longer: --timeout SECONDS; in a server responseTimeout and startupTimeout say how long"
     return CheckError(message, where=place_of(dump, folder), hint=hint, traceback=_shown(dump, folder))
 
 
 def place_of(dump: str, folder: Path) -> str | None:
-    """The innermost frame of the archive's own files in what faulthandler printed; None if there is none."""
+    """Return the innermost frame in the archive's own files that faulthandler printed; None if there is none."""
     for found in _FRAME.finditer(dump):
         file = Path(found["file"])
         if file.is_relative_to(folder) and not file.is_relative_to(folder / "handlers"):
@@ -84,7 +84,7 @@ def place_of(dump: str, folder: Path) -> str | None:
 
 
 def how_it_ended(code: int | None) -> str:
-    """Words for an exit code."""
+    """Describe an exit code in words."""
     if code is None:
         return "it closed the connection"
     return f"it {exit_codes.how_it_ended(code)}"
@@ -101,7 +101,7 @@ def _where(failure: LoadFailure) -> str | None:
 
 
 def _message(found: InputResult) -> str:
-    """The handler's own words, out of the JSON in which the SDK and the worker put them."""
+    """Return the handler's own words, out of the JSON in which the SDK and the worker put them."""
     content = found.output
     if isinstance(content, dict) and isinstance(content.get("message"), str):
         return str(content["message"])

@@ -24,7 +24,7 @@ from serving.worker.scripts.collector import memory_of
 _HOME = Path(worker_file).resolve().parent / "home"
 _SCRIPT = _HOME / "ts" / "model_service_worker.py"
 _METRICS = _HOME / "ts" / "configs" / "metrics.yaml"
-# The frontend gives up on a worker that has not said that it started after this many seconds.
+# The frontend gives up on a worker that has not reported its start after this many seconds.
 _START_S = 120.0
 _LEAVE_S = 2.0
 _DUMP_S = 5.0
@@ -39,7 +39,7 @@ _SETTLE_S = 1.0
 
 
 def is_protocol(line: str) -> bool:
-    """Whether a line of a worker's output is meant for the frontend, or one that every worker prints."""
+    """Return whether a line of a worker's output is meant for the frontend, or one that every worker prints."""
     return _PROTOCOL.match(line) is not None
 
 
@@ -52,7 +52,7 @@ class NoAnswerError(Exception):
 
 
 class Worker:
-    """A worker's process; to be used as a context manager, at whose end nothing of it is left.
+    """A worker's process; a context manager that leaves nothing of it behind.
 
     Args:
         folder: of the extracted archive.
@@ -60,8 +60,7 @@ class Worker:
         python: interpreter.
         module_folder: a further folder of modules, as the frontend takes it from the handler's name.
         asynchronous: whether to speak the frontend's asynchronous mode.
-        tell: gets every line that it prints, when it prints it, and whether it is of standard error; called by other
-            threads.
+        tell: gets each line as it is printed, and whether it is of standard error; called by other threads.
     """
 
     def __init__(
@@ -99,17 +98,17 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id of the worker."""
         return self._process.pid
 
     @property
     def stdout(self) -> str:
-        """What it printed, without the lines that are meant for the frontend."""
+        """Standard output, without the lines that are meant for the frontend."""
         return "".join(line for line in self._out.text.splitlines(True) if not is_protocol(line.rstrip("\n")))
 
     @property
     def stderr(self) -> str:
-        """What it printed there."""
+        """Standard error."""
         return self._err.text
 
     def __enter__(self) -> Worker:
@@ -121,11 +120,11 @@ class Worker:
     # ---- the frontend's part ---------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Waits until the worker has started, and connects.
+        """Wait until the worker has started, and connect.
 
         Raises:
-            EndedError: it ended before.
-            StartError: it did not start.
+            EndedError: the worker ended before it started.
+            StartError: the worker did not start in time.
         """
         if not self._out.wait(_STARTED, _START_S):
             if self._out.ended:
@@ -139,12 +138,17 @@ class Worker:
             raise EndedError from error
 
     def load(self, load: Load, timeout: float) -> Reply:
-        """Lets it load the model. Raises as `ask`."""
+        """Have the worker load the model.
+
+        Raises:
+            EndedError: the worker ended, or closed the connection.
+            NoAnswerError: it took longer than ``timeout`` seconds.
+        """
         self._send(encode_load(load))
         return self.receive(timeout)
 
     def ask(self, request: Request, timeout: float) -> Reply:
-        """Sends one request and gives the first reply.
+        """Send one request and return the first reply.
 
         Raises:
             EndedError: the worker ended, or closed the connection.
@@ -154,7 +158,12 @@ class Worker:
         return self.receive(timeout)
 
     def receive(self, timeout: float) -> Reply:
-        """Waits for the next reply. Raises as `ask`."""
+        """Wait for the next reply.
+
+        Raises:
+            EndedError: the worker ended, or closed the connection.
+            NoAnswerError: it took longer than ``timeout`` seconds.
+        """
         sock = self._connected()
         deadline = time.monotonic() + timeout
         while (reply := self._decoder.next_message()) is None:
@@ -186,20 +195,20 @@ class Worker:
             raise EndedError
         return self._sock
 
-    # ---- what is seen of it ----------------------------------------------------------------------------------------
+    # ---- what can be observed of it ----------------------------------------------------------------------------------
 
     def lines(self) -> list[str]:
-        """The lines of its standard output so far."""
+        """Return the lines of its standard output so far."""
         self.settle()
         return self.stdout.splitlines()
 
     def settle(self) -> None:
-        """Waits until all that was printed before now has come."""
+        """Wait until everything printed before now has arrived."""
         for pipe in (self._out, self._err):
             pipe.settle()
 
     def memory(self) -> tuple[int, int]:
-        """Bytes that it has (PSS), and the most that it had (resident); 0 where that cannot be told."""
+        """Return its memory in bytes (PSS) and its peak (resident); 0 where that is unknown."""
         peak = 0
         with contextlib.suppress(OSError, ValueError, IndexError):
             for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -208,7 +217,7 @@ class Worker:
         return memory_of(self.pid), peak
 
     def dump(self) -> str:
-        """Lets it print where all its threads are, which ends it; gives what it printed."""
+        """Have it print where all its threads are, which ends it; return what it printed."""
         before = len(self.stderr)
         with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
             import resource
@@ -220,7 +229,7 @@ class Worker:
         return self.stderr[before:]
 
     def wait(self, timeout: float) -> int | None:
-        """Waits for its end and for all that it printed; gives the exit code, None if it has not ended."""
+        """Wait for its end and for all that it printed; return the exit code, None if it has not ended."""
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -230,7 +239,7 @@ class Worker:
         return code
 
     def end(self) -> None:
-        """Ends it, as the frontend does: its connection closes. What does not end so is killed, with all it started."""
+        """End it as the frontend does, by closing its connection. Kill it and all it started if that is not enough."""
         try:
             if self._sock is not None:
                 self._sock.close()
@@ -248,7 +257,7 @@ class Worker:
 
 
 class _Pipe:
-    """Reads a pipe to its end, in a thread of its own."""
+    """A pipe that a thread of its own reads to the end."""
 
     def __init__(self, stream: object, tell: Callable[[str], object] | None) -> None:
         self._tell = tell
@@ -292,7 +301,7 @@ class _Pipe:
             return self._data.decode("utf-8", "replace")
 
     def wait(self, text: str, timeout: float) -> bool:
-        """Waits until a text has come; whether it has."""
+        """Wait until a text has arrived; return whether it has."""
         wanted = text.encode()
         with self._changed:
             self._changed.wait_for(lambda: wanted in self._data or self.ended, timeout)
@@ -303,7 +312,7 @@ class _Pipe:
             self._changed.wait_for(lambda: self.ended, timeout)
 
     def settle(self) -> None:
-        """Waits until nothing has come for a moment: what was printed before an answer may still be on its way."""
+        """Wait until nothing has arrived for a moment: what was printed before an answer may still be on its way."""
         deadline = time.monotonic() + _SETTLE_S
         with self._changed:
             while not self.ended and time.monotonic() < deadline and self._changed.wait(_QUIET_S):
@@ -311,7 +320,7 @@ class _Pipe:
 
 
 def _environment(folder: Path, scratch: Path, module_folder: str) -> Mapping[str, str]:
-    """What the frontend gives a worker, and a temporary folder of its own."""
+    """Return the environment that the frontend gives a worker, with a temporary folder of its own."""
     path = [module_folder] if module_folder else []
     path += [entry for entry in (os.environ.get("PYTHONPATH"),) if entry]
     path.append(str(folder))
@@ -339,5 +348,5 @@ def _free_port() -> int:
 
 
 def interpreter(runtime: str) -> str:
-    """The Python that the frontend would take for a manifest's runtime."""
+    """Return the Python that the frontend would take for a manifest's runtime."""
     return sys.executable if runtime == "python" else runtime

@@ -1,4 +1,4 @@
-"""What a check has found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.answers import decode, strict
 
 @dataclass
 class InputResult:
-    """What came of one input.
+    """The result of one input.
 
     Attributes:
         name: file, or member of the archive.
@@ -36,7 +36,7 @@ class InputResult:
 
     @property
     def ok(self) -> bool:
-        """Whether the model answered, as expected."""
+        """Whether the model answered as expected."""
         return 200 <= self.status < 400 and self.difference is None
 
     @property
@@ -45,7 +45,7 @@ class InputResult:
         return decode(self.body)
 
     def to_dict(self) -> dict[str, Any]:
-        """One JSON-ready object; times in milliseconds, binary answers in base64."""
+        """Return one JSON-ready object; times in milliseconds, binary answers in base64."""
         output = self.output
         shown = {"outputBase64": base64.b64encode(output).decode()} if isinstance(output, bytes) else None
         return {
@@ -63,7 +63,7 @@ class InputResult:
 
 @dataclass
 class Result:
-    """What a check has found.
+    """The result of a check.
 
     Attributes:
         archive: that was checked.
@@ -71,8 +71,8 @@ class Result:
         device: "cpu" or "cuda:N".
         load_seconds: from the start of the worker's loading to its answer; None if it did not load.
         inputs: in order; one that failed is the last.
-        memory: bytes of the worker at the end, pages that it shares counted in part (PSS); 0 if that cannot be told.
-        peak: most bytes that it had at once (resident); 0 if that cannot be told.
+        memory: bytes of the worker at the end, shared pages counted in part (PSS); 0 if that is unknown.
+        peak: most bytes that it had at once (resident); 0 if that is unknown.
         stdout, stderr: what the worker printed.
         error: why the check failed; None if it did not.
     """
@@ -95,7 +95,7 @@ class Result:
         return self.error is None
 
     def to_dict(self) -> dict[str, Any]:
-        """One JSON-ready object."""
+        """Return one JSON-ready object."""
         return {
             "archive": str(self.archive),
             "model": self.model,

@@ -1,4 +1,4 @@
-"""Loads an archive as a worker would, sends it inputs as the frontend would, and tells what came of it."""
+"""The check itself: load an archive as a worker would, send inputs as the frontend would, report what came of it."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class CheckOptions:
 
 
 def check(options: CheckOptions) -> Result:
-    """Checks an archive. What is wrong with the model is in the result; nothing is left behind.
+    """Check an archive. What is wrong with the model is in the result; nothing is left behind.
 
     Raises:
         ArchiveError: the archive cannot be read, or is not safe to unpack.
-        InputError: it cannot be checked here.
+        InputError: the archive cannot be checked here.
     """
     gpu = device_index(options.device)
     with open_archive(options.archive) as archive:
@@ -96,7 +96,7 @@ def check(options: CheckOptions) -> Result:
         inputs = options.inputs if options.inputs is not None else stored(archive, manifest)
         result = Result(options.archive, manifest.model.model_name, manifest.model.model_version, options.device)
         with tempfile.TemporaryDirectory(prefix="torchmar-check-", ignore_cleanup_errors=True) as root:
-            # Named as the frontend names them: what reads its logs knows such paths.
+            # Named as the frontend names them: programs that read its logs know such paths.
             folder = Path(root).resolve() / "models" / secrets.token_hex(16)
             scratch = Path(root).resolve() / "tmp"
             for made in (folder.parent, scratch):
@@ -107,10 +107,10 @@ def check(options: CheckOptions) -> Result:
 
 
 def stored(archive: Archive, manifest: Manifest) -> tuple[Input, ...]:
-    """The samples of an archive.
+    """Return the samples of an archive.
 
     Raises:
-        ArchiveError: one of them is not there, or has more than 64 MiB.
+        ArchiveError: a sample is missing, or larger than 64 MiB.
     """
     record = manifest.record
     return tuple(
@@ -126,10 +126,10 @@ def stored(archive: Archive, manifest: Manifest) -> tuple[Input, ...]:
 
 
 def device_index(device: str) -> int | None:
-    """The number of a GPU; None for the CPU.
+    """Return the number of a GPU; None for the CPU.
 
     Raises:
-        InputError: it is no device, or none that is here.
+        InputError: it is not a device, or not one of this machine.
     """
     found = _DEVICE.fullmatch(device)
     if found is None:
@@ -143,19 +143,19 @@ def device_index(device: str) -> int | None:
 
 
 def read_config(archive: Archive, manifest: Manifest) -> bytes | None:
-    """The model-config.yaml of an archive; None if there is none, or if it cannot be read."""
+    """Read the model-config.yaml of an archive; None if it is missing or unreadable."""
     try:
         name = manifest.model.config_file
         return archive.read(name, MAX_BYTES) if name else None
     except ArchiveError:
-        return None  # the worker will say so
+        return None  # the worker reports it
 
 
 def refuse_unservable(manifest: Manifest, config: effective.Effective) -> None:
-    """Refuses what needs more than one Python process.
+    """Refuse a model that needs more than one Python process.
 
     Raises:
-        InputError: it does.
+        InputError: the model needs several.
     """
     if manifest.runtime not in ("python", "python3"):
         raise InputError(f"runtime {manifest.runtime} has no Python worker, so it cannot be tried")
@@ -164,7 +164,7 @@ def refuse_unservable(manifest: Manifest, config: effective.Effective) -> None:
 
 
 def _tolerances(wanted: float | None, stated: float | None) -> tuple[float, float]:
-    """The relative and the absolute one: as asked for, else as the archive states it, else for float32."""
+    """Return the relative and the absolute tolerance: as asked for, else as the archive states it, else for float32."""
     if wanted is not None:
         return wanted, compare.ABSOLUTE
     return (stated, stated) if stated is not None else (compare.RELATIVE, compare.ABSOLUTE)
@@ -216,7 +216,11 @@ class _Run:
     # ---- loading ---------------------------------------------------------------------------------------------------
 
     def _load(self, worker: Worker) -> None:
-        """Raises a TorchmarError if the model cannot be loaded."""
+        """Load the model.
+
+        Raises:
+            TorchmarError: the model cannot be loaded.
+        """
         timeout = self._timeout("startupTimeout")
         load = Load(
             model_name=self._name,
@@ -239,7 +243,11 @@ class _Run:
     # ---- inputs ----------------------------------------------------------------------------------------------------
 
     def _try(self, worker: Worker, request_id: str, one: Input, result: Result) -> None:
-        """Sends an input, and again; raises a TorchmarError if no further one can be sent, else keeps the first."""
+        """Send an input repeatedly and keep the first answer.
+
+        Raises:
+            TorchmarError: no further input can be sent.
+        """
         found = result.inputs[-1]
         printed = len(worker.lines())
         try:
@@ -270,7 +278,7 @@ class _Run:
         return 0 if stateful or found.status >= 400 else self._options.repeat
 
     def _ask(self, worker: Worker, request_id: str, one: Input, found: InputResult) -> tuple[int, str, bytes]:
-        """Gives status, content type and body of the answer, with all its parts if it is a stream."""
+        """Return status, content type and body of the answer, with all its parts if it is a stream."""
         request = request_of(request_id, one.body, one.content_type)
         if self._config.value("sequenceMaxIdleMSec"):
             sequence = {"ts_request_sequence_id": request_id}

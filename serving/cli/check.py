@@ -98,10 +98,10 @@ def check(
 
 
 def check_built(archive: Path) -> str:
-    """Checks an archive that was just built, with its own samples; gives one line that says how it went.
+    """Check an archive that was just built, with its own samples; return one line that says how it went.
 
     Raises:
-        TorchmarError: it failed.
+        TorchmarError: the check failed.
     """
     from serving.check import CheckOptions
     from serving.check import check as run
@@ -133,7 +133,7 @@ def _inputs(texts: tuple[str, ...], expected: tuple[str, ...]) -> tuple[Input, .
     report = Report()
     found = []
     for index, text in enumerate(texts):
-        # What is given apart is read like what stands after the sign.
+        # A type that is given separately is read like one after the sign.
         whole = f"{text}={expected[index]}" if index < len(expected) else text
         if whole.partition("=")[0] == "-":
             found.append(_from_standard_input(whole, report))

@@ -48,7 +48,7 @@ def dev(
     from serving.local.dev import DevOptions, serve
 
     def tell(line: str, is_error: bool) -> None:
-        # A handler's prints and tracebacks are anybody's text.
+        # A handler's prints and tracebacks are untrusted text.
         click.echo("\n".join(map(printable, line.split("\n"))), err=is_error)
 
     def ready(address: str, name: str) -> None:

@@ -19,7 +19,7 @@ def keys(only: Literal["inference", "management"] | None, as_json: bool, server:
     """Show the keys that the server asks for.
 
     A request carries the key of its API in the header Authorization. Keys expire (token_expiration_min, an hour by
-    default); one that has is renewed here. torchmar's own commands find them by themselves. Whoever has the
+    default); one that has is renewed here. torchmar's own commands find them by themselves. A client with the
     management key of a server with its model API on can make it run code.
 
     \b

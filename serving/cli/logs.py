@@ -71,7 +71,7 @@ def logs(model: str | None, marked: str | None, follow: bool, lines: int | None,
 
 
 def _show(event: Event) -> None:
-    # A model prints what it likes; a terminal gets none of it that could move the cursor.
+    # A model prints what it likes; nothing of it that could move the cursor reaches a terminal.
     text = "\n".join(map(printable, event.text.split("\n"))) if sys.stdout.isatty() else event.text
     click.echo(text)
     sys.stdout.flush()

@@ -72,7 +72,7 @@ def _print_json(found: Sequence[ModelVersion]) -> None:
 
 
 def print_models(found: Sequence[ModelVersion]) -> None:
-    """A table of models, a row a version."""
+    """Print a table of models, one row per version."""
     from rich.table import Table
     from rich.text import Text
 
@@ -99,7 +99,7 @@ def print_models(found: Sequence[ModelVersion]) -> None:
 
 
 def _with_memory(found: Sequence[ModelVersion]) -> list[ModelVersion]:
-    """The versions with the memory that workers on this machine have now; the frontend's figures are a minute old."""
+    """Return the versions with the current memory of local workers; the frontend's figures are a minute old."""
     from dataclasses import replace
 
     now = _memory_now(found)
@@ -115,7 +115,7 @@ def _with_memory(found: Sequence[ModelVersion]) -> list[ModelVersion]:
 
 
 def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
-    """Bytes of memory of the workers of a server on this machine, by pid; the frontend's figures are a minute old."""
+    """Return the memory of a local server's workers in bytes, by pid; the frontend's figures are a minute old."""
     import psutil
 
     from serving.worker.scripts import collector
@@ -198,7 +198,7 @@ def register(
 
 
 def _registered(message: str, name: str) -> tuple[str, str | None]:
-    """Name and version out of the frontend's sentence: it alone knows them where the archive is not here to read."""
+    """Return name and version from the frontend's sentence: only it knows them if the archive is not here to read."""
     found = re.match(r'Model "(.+)" Version: (.+?) registered', message)
     return (found[1], found[2]) if found else (name, None)
 

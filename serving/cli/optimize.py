@@ -93,8 +93,8 @@ def optimize(
 ) -> None:
     """Find the settings that make a model fast on this machine.
 
-    Tries what is sensible here of the section `optimize` of model-config.yaml: the types of numbers, the layout of
-    pictures, torch.compile or freezing, threads. Each runs in a process of its own, turn by turn with the plain model,
+    Tries what is sensible here of the section `optimize` of model-config.yaml: number types, the layout of
+    images, torch.compile or freezing, threads. Each runs in a process of its own, turn by turn with the plain model,
     with the files as requests. Shows latency, throughput, memory and by how much the answers differ, and writes the
     best into a new archive: the same one with the section in its config file, and with what was compiled. If nothing is
     faster by more than what the rounds differ by, nothing is written. On Ctrl-C what was found so far is shown.

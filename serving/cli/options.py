@@ -1,4 +1,4 @@
-"""What the commands share: options, and how they find the server and its keys."""
+"""What the commands share: options, and the search for the server and its keys."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PortType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # gen
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | Literal["auto"] | None:
-        """Reads it."""
+        """Convert the text to a port."""
         if value is None or value == "auto":
             return value  # type: ignore[no-any-return]
         if not str(value).isdigit() or not 1 <= int(value) <= 65531:
@@ -43,24 +43,24 @@ class PortType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # gen
 
 
 def name_option(command: F) -> F:
-    """``--name``: which server."""
+    """Add ``--name``: which server."""
     return click.option(
         "--name", "server", default="default", show_default=True, metavar="NAME", help="Name of the server."
     )(command)
 
 
 def json_option(command: F) -> F:
-    """``--json``: for programs."""
+    """Add ``--json``: output for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
 def print_json(value: Any) -> None:
-    """Prints what ``--json`` asks for."""
+    """Print what ``--json`` asks for."""
     click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    """For a shell: the models of the server that a command is typed for; none if it does not answer at once."""
+    """Complete the models of the server that a command is typed for; none if it does not answer at once."""
     from archive_tool.errors import TorchmarError
 
     given = ctx.params
@@ -74,7 +74,7 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def complete_archives(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    """For a shell: the archives of the model store that a command is typed for, after ``NAME=`` too."""
+    """Complete the archives of the model store that a command is typed for, after ``NAME=`` too."""
     from archive_tool.errors import TorchmarError
     from serving.control.models.store import DEFAULT_STORE, all_archives
 
@@ -89,10 +89,10 @@ def complete_archives(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 def read_once(names: Iterable[str]) -> None:
-    """Refuse two requests that are both to be read from standard input, ``-``.
+    """Refuse two requests that both read standard input, ``-``.
 
     Raises:
-        InputError: they are.
+        InputError: both do.
     """
     from archive_tool.errors import InputError
 
@@ -101,7 +101,7 @@ def read_once(names: Iterable[str]) -> None:
 
 
 def read_inputs(files: Sequence[Path]) -> tuple[Input, ...]:
-    """The files as requests; ``-`` is standard input. The content type goes by the name.
+    """Read the files as requests; ``-`` is standard input. The content type goes by the name.
 
     Raises:
         InputError: standard input is named twice, and can be read once.
@@ -122,7 +122,7 @@ def read_inputs(files: Sequence[Path]) -> tuple[Input, ...]:
 
 
 def management_option(command: F) -> F:
-    """``--management``: where to find a server that torchmar did not start."""
+    """Add ``--management``: where to find a server that torchmar did not start."""
     return click.option(
         "--management",
         metavar="URL",
@@ -131,7 +131,7 @@ def management_option(command: F) -> F:
 
 
 def token_file_option(command: F) -> F:
-    """``--token-file``: the key of a server that torchmar did not start."""
+    """Add ``--token-file``: the key of a server that torchmar did not start."""
     return click.option(
         "--token-file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -141,7 +141,7 @@ def token_file_option(command: F) -> F:
 
 
 def timeout_option(default: float) -> Callable[[F], F]:
-    """``--timeout``: seconds to wait."""
+    """Add ``--timeout``: seconds to wait."""
     return click.option(
         "--timeout",
         type=click.FloatRange(min=0.1),
@@ -152,7 +152,7 @@ def timeout_option(default: float) -> Callable[[F], F]:
 
 
 def running(server: str) -> ServerRecord | None:
-    """The record of a server that was started under this name and runs; None if there is none."""
+    """Return the record of the running server of this name; None if there is none."""
     from serving.control import StateFolder
 
     record = StateFolder(server).record()
@@ -162,11 +162,16 @@ def running(server: str) -> ServerRecord | None:
 def address_of(
     server: str, api: Literal["inference", "management"], given: str | None, token_file: Path | None = None
 ) -> tuple[str, str | None]:
-    """Address and key of an API.
+    """Return address and key of an API.
 
     The address is the one given, else that of the named server, else TORCHMAR_INFERENCE or TORCHMAR_MANAGEMENT, else
     TorchServe's usual one. The key is the one in the file, else that of the server if torchmar started it, else
     TORCHMAR_TOKEN.
+
+    Raises:
+        NotRunningError: the named server does not run.
+        InputError: the file with the key cannot be read, or holds no key.
+        ReplyError: an expired key could not be renewed.
     """
     from serving.control import StateFolder
     from serving.control.keys import checked_key, current_key, key_in_file
@@ -192,10 +197,10 @@ def address_of(
 
 
 def _only_one_of_another_name(address: str) -> None:
-    """Say which servers run, where nobody listens at the usual address.
+    """Name the servers that run if none listens at the usual address.
 
     Raises:
-        NotRunningError: none of the name default, and none that somebody else began there.
+        NotRunningError: there is none of the name default, and none that another program started there.
     """
     from serving.control.state import not_running, running_servers
 
@@ -209,7 +214,7 @@ def _only_one_of_another_name(address: str) -> None:
 
 
 def _at(address: str, api: Literal["inference", "management"]) -> ServerRecord | None:
-    """The server of ours at an address, if there is one."""
+    """Return our server at an address, if there is one."""
     from serving.control.state import running_servers
 
     return next((one for one in running_servers() if _place(getattr(one, api)) == _place(address)), None)
@@ -225,7 +230,7 @@ def _place(address: str) -> tuple[str | None, str, int | None]:
 def management_client(
     server: str, given: str | None, timeout_s: float, token_file: Path | None = None
 ) -> ManagementClient:
-    """A client of the management API of the server, with its key."""
+    """Return a client of the server's management API, with its key."""
     from serving.client import ManagementClient
 
     address, token = address_of(server, "management", given, token_file)
@@ -235,7 +240,7 @@ def management_client(
 def inference_client(
     server: str, given: str | None, timeout_s: float, token_file: Path | None = None
 ) -> InferenceClient:
-    """A client of the inference API of the server, with its key."""
+    """Return a client of the server's inference API, with its key."""
     from serving.client import InferenceClient
 
     address, token = address_of(server, "inference", given, token_file)
@@ -244,7 +249,7 @@ def inference_client(
 
 @contextmanager
 def traceback_shown() -> Iterator[None]:
-    """Shows the worker's traceback above the error that sums it up."""
+    """Show the worker's traceback above the error that sums it up."""
     from serving.errors import ModelLoadError
 
     try:
@@ -256,7 +261,7 @@ def traceback_shown() -> Iterator[None]:
 
 
 def console() -> Console:
-    """Tables as wide as they need to be when nobody looks: a pipe must not cut file names."""
+    """Return a console with tables as wide as they need to be off a terminal: a pipe must not cut file names."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=True)

@@ -90,14 +90,14 @@ def predict(
 
 
 def _log_hint(model: str, error: str | None, server: str) -> str:
-    """The command that shows what the server has logged of a failed request."""
+    """Return the command that shows what the server has logged of a failed request."""
     found = re.search(r"under the id (\w+)", error or "")
     what = f"--id {found[1]}" if found else model
     return f"the log: torchmar logs {what}" + ("" if server == "default" else f" --name {server}")
 
 
 def prediction_to_dict(prediction: Prediction) -> dict[str, Any]:
-    """What ``predict --json`` prints for a file; ``ms`` are milliseconds, binary answers are base64."""
+    """Return what ``predict --json`` prints for a file; ``ms`` are milliseconds, binary answers are base64."""
     import base64
 
     answer: Any = prediction.answer
@@ -121,7 +121,7 @@ def _print_predictions(answers: Sequence[Prediction]) -> None:
     table.add_column("ms", justify="right")
     table.add_column("answer", overflow="fold")
     for row in answers:
-        # A model's answer is anybody's text: it must not move the cursor, nor be taken for markup.
+        # A model's answer is untrusted text: it must not move the cursor, nor be taken for markup.
         text = escape(printable(_short(row.answer) if row.error is None else row.error))
         shown = text if row.ok else f"[red]{text}[/red]"
         table.add_row(escape(printable(row.source)), str(row.status), f"{row.seconds * 1000:.1f}", shown)

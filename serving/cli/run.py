@@ -123,7 +123,7 @@ def run(
 
 
 def _document(answer: Answered) -> dict[str, Any]:
-    """As predict prints it."""
+    """Return the answer as predict prints it."""
     from serving.answers import decode, strict
     from serving.cli.predict import prediction_to_dict
     from serving.client.inference import Prediction
@@ -145,7 +145,7 @@ def _header(text: str) -> tuple[str, str]:
 
 @contextmanager
 def _log_shown(*, quiet: bool) -> Iterator[None]:
-    """Lets the handler's log go to standard error, without the metrics that are meant for the frontend."""
+    """Send the handler's log to standard error, without the metrics that are meant for the frontend."""
     from serving.check.process import is_protocol
 
     handler = logging.StreamHandler()
@@ -179,7 +179,7 @@ def _show(answer: Answered, *, quiet: bool) -> None:
 
 
 def _readable(body: bytes) -> str | bytes:
-    """JSON objects and lists with line breaks, other text as it is, else the bytes."""
+    """Return JSON objects and lists with line breaks, other text as it is, else the bytes."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
@@ -213,7 +213,7 @@ def _written(value: object, indent: str) -> str:
 
 
 def _show_times(timings: list[Timing], batch: int, *, quiet: bool) -> None:
-    """Times of each batch, on standard error: standard output has the answers."""
+    """Show the times of each batch on standard error: standard output has the answers."""
     import statistics
 
     for timing in timings:

@@ -146,7 +146,7 @@ def start(
 
 
 def _report(started: Started, state: StateFolder, *, as_json: bool = False) -> None:
-    """Print what was started; the server runs, whether or not somebody can read it."""
+    """Print what was started; the server runs, whether or not the output can be read."""
     from dataclasses import asdict
 
     try:
@@ -167,7 +167,7 @@ def _warn(text: str) -> None:
 
 
 def _waiting(quiet: bool) -> AbstractContextManager[Callable[[float, str], None]]:
-    """A line that says what is waited for: alive on a terminal, one line a change elsewhere."""
+    """Show a line that says what is waited for: alive on a terminal, one line a change elsewhere."""
     if quiet:
         return nullcontext(lambda _seconds, _text: None)
     if not sys.stderr.isatty():
@@ -219,7 +219,7 @@ def _print_started(started: Started, state: StateFolder) -> None:
 
 
 def _stay(process: Any, state: StateFolder) -> None:
-    """Waits for the server's end; a signal is an exception (see archive_tool.cli.entry), on which start ends it."""
+    """Wait for the server's end; a signal is an exception (see archive_tool.cli.entry), on which start ends it."""
     from archive_tool.exit_codes import how_it_ended
     from serving.control import stop as end
     from serving.control.following.waiting import STOPPED_CODES

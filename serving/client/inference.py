@@ -51,7 +51,7 @@ class InferenceClient:
 
     @classmethod
     def at(cls, address: str, *, timeout_s: float = 120.0, token: str | None = None) -> InferenceClient:
-        """A client of the server at ``address``, such as ``http://127.0.0.1:8080``."""
+        """Return a client of the server at ``address``, such as ``http://127.0.0.1:8080``."""
         return cls(Transport(Address(address), timeout_s=timeout_s, token=token))
 
     def __enter__(self) -> InferenceClient:
@@ -63,10 +63,10 @@ class InferenceClient:
         self._transport.close()
 
     def ping(self) -> bool:
-        """Whether the server calls itself healthy.
+        """Return whether the server calls itself healthy.
 
         Raises:
-            NotRunningError: nobody listens.
+            NotRunningError: the server does not listen.
         """
         reply = self._transport.request("GET", "/ping")
         return reply.status == 200
@@ -80,10 +80,10 @@ class InferenceClient:
         content_type: str = "application/octet-stream",
         source: str = "",
     ) -> Prediction:
-        """Sends one input; an error of the model comes back in the result, not as an exception.
+        """Send one input; an error of the model comes back in the result, not as an exception.
 
         Raises:
-            NotRunningError: nobody listens.
+            NotRunningError: the server does not listen.
         """
         path = f"/predictions/{segment(name, 'model name')}" + (f"/{segment(version, 'version')}" if version else "")
         try:
@@ -98,11 +98,11 @@ class InferenceClient:
     def predict_files(
         self, name: str, files: Sequence[Path], *, version: str | None = None, parallel: int = 8
     ) -> Iterator[Prediction]:
-        """Sends files side by side and yields the answers in the order of the files; ``-`` is standard input.
+        """Send files side by side and yield the answers in the order of the files; ``-`` is standard input.
 
         Raises:
             OSError: a file cannot be read.
-            NotRunningError: nobody listens.
+            NotRunningError: the server does not listen.
         """
 
         def one(file: Path) -> Prediction:
@@ -116,7 +116,7 @@ T = TypeVar("T")
 
 
 def _side_by_side(call: Callable[[Path], T], inputs: Sequence[Path], threads: int) -> Iterator[T]:
-    """Results in the order of the inputs.
+    """Yield results in the order of the inputs.
 
     The threads are daemons: an interrupted command ends at once, not when a slow model has answered. (Those of
     concurrent.futures are waited for when the interpreter ends.)
@@ -133,7 +133,7 @@ def _side_by_side(call: Callable[[Path], T], inputs: Sequence[Path], threads: in
                 return
             try:
                 job[1].set_result(call(job[0]))
-            except BaseException as error:  # whoever asks for the result gets it
+            except BaseException as error:  # the caller that asks for the result gets it
                 job[1].set_exception(error)
 
     for _ in range(threads):
@@ -143,5 +143,5 @@ def _side_by_side(call: Callable[[Path], T], inputs: Sequence[Path], threads: in
 
 
 def content_type_of(file: Path) -> str:
-    """MIME type by the file's name; the frontend hands it to the handler, and decodes JSON and text by it."""
+    """Return the MIME type by the file's name; the frontend passes it on, and decodes JSON and text by it."""
     return samples.content_type_of(file.name)

@@ -16,8 +16,8 @@ PAGE = 100
 class ManagementClient:
     """Typed calls of the management API.
 
-    Every method raises `serving.errors.NotRunningError` when nobody listens and
-    `serving.errors.ReplyError` with the server's own message when it refuses.
+    Every method raises `serving.errors.NotRunningError` if the server does not listen and
+    `serving.errors.ReplyError` with the server's own message if it refuses.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -25,7 +25,7 @@ class ManagementClient:
 
     @classmethod
     def at(cls, address: str, *, timeout_s: float = 120.0, token: str | None = None) -> ManagementClient:
-        """A client of the server at ``address``, such as ``http://127.0.0.1:8081``."""
+        """Return a client of the server at ``address``, such as ``http://127.0.0.1:8081``."""
         return cls(Transport(Address(address), timeout_s=timeout_s, token=token))
 
     def __enter__(self) -> ManagementClient:
@@ -37,7 +37,7 @@ class ManagementClient:
         self._transport.close()
 
     def models(self) -> tuple[ModelSummary, ...]:
-        """All registered models, page by page."""
+        """Return all registered models, page by page."""
         rows: list[ModelSummary] = []
         token: str | None = None
         while True:
@@ -49,7 +49,7 @@ class ManagementClient:
                 return tuple(rows)
 
     def describe(self, name: str, version: str | None = None) -> tuple[ModelVersion, ...]:
-        """One version of a model, or all of them (the default one marked) when no version is given."""
+        """Describe one version of a model, or all of them (the default one marked) if no version is given."""
         default = self._describe(_model_path(name, None))
         wanted = self._describe(_model_path(name, version or "all"))
         default_version = str(default[0].get("modelVersion")) if default else ""
@@ -58,7 +58,11 @@ class ManagementClient:
         )
 
     def default_version(self, name: str) -> ModelVersion:
-        """The version that requests without a version reach."""
+        """Return the version that requests without a version reach.
+
+        Raises:
+            ReplyError: the server describes no version of the model.
+        """
         rows = self._describe(_model_path(name, None))
         if not rows:
             raise ReplyError(f"the server describes no version of {name}", status=200)
@@ -81,13 +85,13 @@ class ManagementClient:
         response_timeout_s: int | None = None,
         wait: bool = True,
     ) -> str:
-        """Registers an archive of the server's model store and starts its workers.
+        """Register an archive of the server's model store and start its workers.
 
         Args:
             archive: file name inside the model store.
             name: name of the model; by default the manifest's.
             workers: how many to start; with 0 the model is registered only.
-            batch_size: requests a batch at the most.
+            batch_size: maximum number of requests in a batch.
             max_batch_delay_ms: milliseconds to wait for a batch to fill.
             response_timeout_s: seconds that a worker may take for a batch.
             wait: return when the workers are ready (otherwise when the request was accepted).
@@ -122,7 +126,7 @@ class ManagementClient:
         version: str | None = None,
         wait: bool = True,
     ) -> str:
-        """Sets the number of workers of a model's version (of the default one if none is given)."""
+        """Set the number of workers of a model's version (of the default one if none is given)."""
         params = {
             "min_worker": str(min_workers),
             "max_worker": str(min_workers if max_workers is None else max_workers),
@@ -131,11 +135,11 @@ class ManagementClient:
         return self._status("PUT", _model_path(name, version), params)
 
     def set_default(self, name: str, version: str) -> str:
-        """Makes a version the one that requests without a version reach."""
+        """Make a version the one that requests without a version reach."""
         return self._status("PUT", _model_path(name, version) + "/set-default")
 
     def unregister(self, name: str, version: str | None = None) -> str:
-        """Removes a version of a model (the default one if none is given) and ends its workers.
+        """Remove a version of a model (the default one if none is given) and end its workers.
 
         Raises:
             ModelApiOffError: the server removes no models while it runs.

@@ -1,4 +1,4 @@
-"""What the management API tells about models, as frozen values; unknown fields are ignored."""
+"""The management API's descriptions of models, as frozen values; unknown fields are ignored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ModelSummary:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> ModelSummary:
-        """Reads one element of ``models``."""
+        """Read one element of ``models``."""
         return cls(name=str(row["modelName"]), url=str(row.get("modelUrl", "")))
 
 
@@ -34,7 +34,7 @@ class WorkerInfo:
     Attributes:
         id: the frontend's number of it, from 9000 on.
         status: ``READY`` once the model is loaded, otherwise ``UNLOADING`` (also while it is still starting).
-        pid: process id, -1 until the worker has told it.
+        pid: process id, -1 until the worker has reported it.
         memory_bytes: resident memory as of the last collection (once a minute), 0 before the first.
         gpu: whether it was given a GPU.
     """
@@ -52,7 +52,7 @@ class WorkerInfo:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> WorkerInfo:
-        """Reads one element of ``workers``."""
+        """Read one element of ``workers``."""
         return cls(
             id=str(row.get("id", "")),
             status=str(row.get("status", "")),
@@ -68,7 +68,7 @@ class ModelVersion:
 
     Attributes:
         runtime: ``python``, ``python3`` or ``LSP``.
-        batch_size: requests that the frontend puts into one batch at the most.
+        batch_size: maximum number of requests in one batch.
         max_batch_delay_ms: milliseconds that it waits for a batch to fill.
         response_timeout_s: seconds that a worker may take for a batch.
         default: whether requests without a version go here.
@@ -93,7 +93,7 @@ class ModelVersion:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any], *, default: bool = False) -> ModelVersion:
-        """Reads one element of a describe answer, which does not say which version is the default one."""
+        """Read one element of a describe answer, which does not say which version is the default one."""
         return cls(
             name=str(row["modelName"]),
             version=str(row.get("modelVersion", "")),

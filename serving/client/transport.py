@@ -1,4 +1,4 @@
-"""The one place through which every request leaves: ``Transport.request``.
+"""The only exit for requests: ``Transport.request``.
 
 The APIs are pure functions around it; a test that needs a fake replaces only this class.
 """
@@ -42,7 +42,7 @@ class Address:
 
     @property
     def base_url(self) -> str:
-        """What paths are appended to."""
+        """URL that paths are appended to."""
         return "http://localhost" if self.socket_path else self.text.rstrip("/")
 
     @property
@@ -60,14 +60,14 @@ class Address:
 
 
 def segment(text: str, what: str) -> str:
-    """Write a name as a part of an address's path.
+    """Encode a name as a segment of a URL's path.
 
     Args:
         text: the name.
-        what: it is of, for the message.
+        what: kind of name, for the message.
 
     Raises:
-        InputError: no address can hold it: the server takes an encoded slash for one that separates.
+        InputError: no address can hold it: the server reads an encoded slash as a separator.
     """
     speakable = (
         text not in ("", ".", "..") and "/" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
@@ -99,7 +99,7 @@ class Reply:
         return self.headers.get("content-type", "").split(";")[0].strip().lower()
 
     def json(self) -> Any:
-        """The body as JSON.
+        """Return the body as JSON.
 
         Raises:
             ReplyError: the body is not JSON.
@@ -112,7 +112,7 @@ class Reply:
 
 
 def error_of(reply: Reply, where: str) -> ReplyError:
-    """The server's own message out of an error reply (``{code, type, message}``, contract of TorchServe's REST API)."""
+    """Return the server's own message from an error reply (``{code, type, message}``, TorchServe's REST contract)."""
     message, kind = "", ""
     try:
         document = json.loads(reply.body)
@@ -132,7 +132,7 @@ def error_of(reply: Reply, where: str) -> ReplyError:
 
 @dataclass
 class Transport:
-    """Sends requests to one address over kept-alive connections; safe to share between threads.
+    """A sender of requests to one address over kept-alive connections; safe to share between threads.
 
     Args:
         address: where the server listens.
@@ -168,7 +168,7 @@ class Transport:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def request(
@@ -180,10 +180,10 @@ class Transport:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Reply:
-        """Sends one request and reads the whole answer, whatever its status.
+        """Send one request and read the whole answer, whatever its status.
 
         Raises:
-            NotRunningError: nobody listens there.
+            NotRunningError: the server does not listen there.
             ReplyError: the answer took longer than the timeout (status 0), or the connection broke.
         """
         where = f"{method} {self.address.text}{path}"
@@ -220,10 +220,10 @@ class Transport:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Reply:
-        """As `request`; an error status is raised.
+        """Send one request as `request` does, and raise an error status.
 
         Raises:
-            ReplyError: status of 400 or more; carries the server's message.
+            ReplyError: the status is 400 or more; carries the server's message.
         """
         reply = self.request(method, path, params=params, body=body, headers=headers)
         if reply.status >= 400:

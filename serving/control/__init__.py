@@ -1,4 +1,4 @@
-"""Starts, watches and stops a server: TorchServe's Java frontend and the workers under it."""
+"""Start, watch and stop of a server: TorchServe's Java frontend and the workers under it."""
 
 from serving.control.configuration.config import ModelSpec
 from serving.control.server import StartOptions, start, stop

@@ -18,7 +18,7 @@ _APIS: Final[tuple[Api, ...]] = ("inference", "management")
 
 # Renewed a little early: a key must not expire between our look and the server's.
 _SLACK = timedelta(seconds=30)
-# What goes into a header; TorchServe's own keys are a few letters of base64.
+# Characters that can go into a header; TorchServe's own keys are a few letters of base64.
 _KEY = re.compile(r"[!-~]{1,4096}")
 _MAX_FILE: Final = 65536
 
@@ -39,7 +39,7 @@ class Key:
 
 
 def current_key(record: ServerRecord, state: StateFolder, kind: Api) -> str | None:
-    """The key for an API; None when the server asks for none.
+    """Return the key for an API; None when the server asks for none.
 
     Raises:
         NotRunningError, ReplyError: an expired key could not be renewed.
@@ -48,7 +48,7 @@ def current_key(record: ServerRecord, state: StateFolder, kind: Api) -> str | No
 
 
 def current_keys(record: ServerRecord, state: StateFolder) -> tuple[Key, ...]:
-    """All keys of a server; none when it asks for none.
+    """Return all keys of a server; none when it asks for none.
 
     Raises:
         NotRunningError, ReplyError: an expired key could not be renewed.
@@ -64,7 +64,7 @@ def current_keys(record: ServerRecord, state: StateFolder) -> tuple[Key, ...]:
 
 
 def key_in_file(file: Path, kind: Api, management: str | None) -> str:
-    """The key in a file of the user's: alone, or in a ``key_file.json`` of TorchServe's.
+    """Read the key from a file of the user's: alone, or in a ``key_file.json`` of TorchServe's.
 
     Args:
         file: to read.
@@ -72,7 +72,7 @@ def key_in_file(file: Path, kind: Api, management: str | None) -> str:
         management: address at which an expired key of such a file can be renewed; None to take it as it is.
 
     Raises:
-        InputError: it cannot be read, or holds no key.
+        InputError: the file cannot be read, or holds no key.
         NotRunningError, ReplyError: an expired key could not be renewed.
     """
     try:
@@ -87,10 +87,10 @@ def key_in_file(file: Path, kind: Api, management: str | None) -> str:
 
 
 def checked_key(text: str, origin: str) -> str:
-    """A key without the blanks around it.
+    """Return a key without the blanks around it.
 
     Raises:
-        InputError: it cannot be one; says so without showing it.
+        InputError: it cannot be a key; says so without showing it.
     """
     key = text.strip()
     if not _KEY.fullmatch(key):

@@ -1,4 +1,4 @@
-"""Ends a server and everything under it.
+"""The end of a server and everything under it.
 
 The frontend leads a session of its own and its workers stay in it, so that whatever the frontend leaves behind,
 killed or not, is found by the session's number. No process id is reused while it numbers a session that has members.
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def session_members(leader: int) -> list[psutil.Process]:
-    """Live processes of the session that ``leader`` started, the leader included."""
+    """Return the live processes of the session that ``leader`` started, the leader included."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -31,7 +31,7 @@ def session_members(leader: int) -> list[psutil.Process]:
 
 
 def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
-    """Asks the leader to end, waits, then kills what is left of its session.
+    """Ask the leader to end, wait, then kill what is left of its session.
 
     Args:
         leader: process id of the session's leader.
@@ -45,7 +45,7 @@ def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
     if leader_is_ours:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(leader).terminate()
-        # Not psutil's wait: that waits until somebody has reaped it, and not every init does so at once.
+        # Not psutil's wait: that waits until the process has been reaped, and not every init does so at once.
         deadline = time.monotonic() + grace_s
         while _lives(leader) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -67,7 +67,7 @@ def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
 
 
 def ends_with_parent() -> Callable[[], None]:
-    """What a process that is being started has to call so that it gets SIGTERM when this one ends, killed or not.
+    """Return what a child process must call at its start to get SIGTERM when this one ends, killed or not.
 
     It holds over `exec`, but not for that process's own children. Linux only.
     """
@@ -82,7 +82,7 @@ def ends_with_parent() -> Callable[[], None]:
 
 
 def _lives(pid: int) -> bool:
-    """Whether there is such a process; one that has only not been reaped yet is none."""
+    """Return whether there is such a process; a zombie does not count."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Registers and scales models of a running server so that a failure names the worker's own error and leaves nothing."""
+"""Registration and scaling on a running server: a failure names the worker's own error and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Asked:
 
     Attributes:
         workers: how many to start.
-        batch_size: requests in a batch at the most.
+        batch_size: maximum number of requests in a batch.
         max_batch_delay_ms: milliseconds to wait for a batch to fill.
         response_timeout_s: seconds that a worker may take for a batch.
     """
@@ -43,7 +43,7 @@ class Asked:
     response_timeout_s: int | None = None
 
     def check(self, archive: Path) -> None:
-        """Refuses what the frontend would take from the archive's own configuration, whatever it is asked.
+        """Refuse what the frontend would take from the archive's own configuration, whatever it is asked.
 
         Raises:
             InputError: the archive says something else.
@@ -63,7 +63,7 @@ def _beaten(what: str, asked: int | None, own: int, key: str, archive: str) -> I
 
 
 def register(client: ManagementClient, archive: str, asked: Asked, *, name: str | None = None) -> str:
-    """Registers an archive so that what was asked for holds, and not what the archive's own configuration says.
+    """Register an archive so that what was asked for holds, and not what the archive's own configuration says.
 
     Args:
         client: of the server.
@@ -98,7 +98,7 @@ def register(client: ManagementClient, archive: str, asked: Asked, *, name: str 
 
 
 def _settle(client: ManagementClient, archive: str, asked: Asked, model: ModelVersion) -> str:
-    """Makes a registered model what was asked for; says what it is now if that took more than the registration."""
+    """Make a registered model what was asked for; return what it is now if that took more than the registration."""
     for what, key, value, own in (
         ("batch size", "batchSize", asked.batch_size, model.batch_size),
         ("batch delay", "maxBatchDelay", asked.max_batch_delay_ms, model.max_batch_delay_ms),
@@ -116,7 +116,7 @@ def _settle(client: ManagementClient, archive: str, asked: Asked, model: ModelVe
 def prepare(
     record: ServerRecord, state: StateFolder, archive: str, asked: Asked, name: str | None
 ) -> tuple[str, str | None]:
-    """Checks a registration before the server hears of it.
+    """Check a registration before the server hears of it.
 
     Args:
         record: of the server.
@@ -126,7 +126,7 @@ def prepare(
         name: of the model, if one was given.
 
     Returns:
-        What the server is to be told of the archive, and the model's name; None for one that only the server will see.
+        The archive as the server must name it, and the model's name; None for one that only the server will see.
 
     Raises:
         InputError: the archive is not in the store, or a URL that the server may not fetch, or the server would not do
@@ -145,17 +145,17 @@ def prepare(
 
 
 def check_model_api(record: ServerRecord, state: StateFolder) -> None:
-    """Tells before anything is done for it that a server takes no models.
+    """Refuse early if a server takes no models.
 
     Raises:
-        ModelApiOffError: its model API is off.
+        ModelApiOffError: the server's model API is off.
     """
     if not access.model_api(read_properties(state.config)):
         raise ModelApiOffError(record.management)
 
 
 def admit(record: ServerRecord, state: StateFolder, archive: str) -> None:
-    """Makes an archive one that a server which asks for signatures can register.
+    """Make an archive registrable at a server that asks for signatures.
 
     Args:
         record: of the server.
@@ -170,10 +170,10 @@ def admit(record: ServerRecord, state: StateFolder, archive: str) -> None:
 
 @contextmanager
 def explained(record: ServerRecord | None, model: str) -> Iterator[None]:
-    """Turns the frontend's "failed to start workers" into the worker's own error, where its logs are ours to read.
+    """Turn the frontend's "failed to start workers" into the worker's own error, where we can read its logs.
 
     Args:
-        record: of the server; None for one that somebody else started.
+        record: of the server; None for one that torchmar did not start.
         model: whose workers are being started.
 
     Raises:
@@ -198,7 +198,7 @@ def explained(record: ServerRecord | None, model: str) -> Iterator[None]:
 
 @contextmanager
 def rolled_back(client: ManagementClient, model: str) -> Iterator[None]:
-    """Removes the version that a failed, late or interrupted registration left behind; the frontend rarely does."""
+    """Remove the version that a failed, late or interrupted registration left behind; the frontend rarely does."""
     before = _versions(client, model)
     try:
         yield

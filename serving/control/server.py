@@ -1,4 +1,4 @@
-"""Starts a server, waits until its models are ready, and stops it again."""
+"""Start of a server, the wait until its models are ready, and its stop."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def start(
     meanwhile: Callable[[Started], None] | None = None,
     warn: Callable[[str], None] = _silent,
 ) -> Started:
-    """Starts a server and returns when every requested model has a ready worker.
+    """Start a server and return when every requested model has a ready worker.
 
     Whatever goes wrong, nothing of the server is left running, and no runtime folder stays.
 
@@ -112,14 +112,14 @@ def start(
         progress: called with the seconds so far and what is being waited for.
         meanwhile: called once the server is ready; what it raises, a signal's exception at any moment included,
             ends the server. For a caller that stays.
-        warn: told what is allowed and yet not wise, or passed over in silence, before anything is started.
+        warn: gets what is allowed but unwise, or silently ignored, before anything is started.
 
     Raises:
         AlreadyRunningError: a server of this name runs.
-        PortInUseError: somebody has a port that it needs.
+        PortInUseError: a port that it needs is taken.
         ModelLoadError: a worker failed to load its model; carries the worker's own error.
         StartError: the frontend ended, or a model was not ready in time.
-        InputError, ArchiveError: a configuration or an archive that cannot be used.
+        InputError, ArchiveError: a configuration or an archive cannot be used.
     """
     begun = time.monotonic()
     state = state or StateFolder(options.name)
@@ -155,7 +155,7 @@ def start(
 
 
 def stop(state: StateFolder, *, grace_s: float = _GRACE_S) -> int:
-    """Ends a server and everything that its start began.
+    """End a server and everything that its start began.
 
     Returns:
         How many processes had to be killed because they did not end by themselves.
@@ -178,7 +178,7 @@ def stop(state: StateFolder, *, grace_s: float = _GRACE_S) -> int:
 
 
 def management_client(record: ServerRecord, state: StateFolder, *, timeout_s: float = 120.0) -> ManagementClient:
-    """A client of a started server, with its key if it asks for one."""
+    """Return a client of a started server, with its key if it asks for one."""
     token = current_key(record, state, "management")
     return ManagementClient.at(record.management, timeout_s=timeout_s, token=token)
 
@@ -212,7 +212,7 @@ def _clear_previous(state: StateFolder) -> None:
 
 
 def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], None]) -> _Prepared:
-    """Checks everything that can be checked before a process is started."""
+    """Check everything that can be checked before a process is started."""
     properties = _configured(options, warn)
     vm_arguments = vmargs.read(properties.pop("vmargs", ""))
     home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""))
@@ -246,7 +246,7 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
 
 
 def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str, str]:
-    """The settings of the defaults, the user's file and the command line."""
+    """Return the settings of the defaults, the user's file and the command line."""
     config_file = options.ts_config
     if config_file is None and Path("config.properties").is_file():
         config_file = Path("config.properties")
@@ -277,7 +277,7 @@ def _select(options: StartOptions, snapshot: snapshots.Snapshot | None, properti
 
 
 def _trusted(key: Path, selection: Selection, state: StateFolder, runtime_folder: Path) -> Selection:
-    """The same models out of a store of checked copies; the key is kept as it is now."""
+    """Return the same models from a store of checked copies; the key is kept as it is now."""
     try:
         state.signature_key.write_bytes(files.read_regular(key, files.MAX_KEY))
     except OSError as error:
@@ -288,13 +288,13 @@ def _trusted(key: Path, selection: Selection, state: StateFolder, runtime_folder
 
 
 def _home(options: StartOptions, of_vmargs: str | None, of_key: str) -> Path:
-    """Whose worker the frontend starts: the command line's, that of vmargs, that of the key (as Java ranks them), ours.
+    """Return the frontend's worker: the command line's, that of vmargs, that of the key (Java's order), or ours.
 
     Raises:
         StartError: TorchServe or our worker is not installed.
         InputError: the configuration names a folder without a worker.
     """
-    stock = java.torchserve_home()  # the frontend is in it, whoever's worker is used
+    stock = java.torchserve_home()  # the frontend is in it, whichever worker is used
     if options.stock_worker:
         return stock
     if of_vmargs:
@@ -311,7 +311,7 @@ def _rotate_logs(state: StateFolder) -> None:
 
 
 def _make_runtime_folder() -> Path:
-    """A folder of our own for sockets and extracted models, with a path short enough for a socket."""
+    """Make a folder of our own for sockets and extracted models, with a path short enough for a socket."""
     candidates = [tempfile.gettempdir(), "/tmp"]  # noqa: S108 (mkdtemp makes a private folder in it)
     for parent in candidates:
         folder = Path(tempfile.mkdtemp(prefix="torchmar-", dir=parent)).resolve()
@@ -376,7 +376,7 @@ def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: _Pre
 
 
 def _end(record: ServerRecord, state: StateFolder, process: subprocess.Popen[bytes] | None, *, grace_s: float) -> int:
-    """Ends the processes, then removes what they used."""
+    """End the processes, then remove what they used."""
     ours = record.alive or (process is not None and process.poll() is None)
     killed = end_session(record.pid, leader_is_ours=ours, grace_s=grace_s)
     if process is not None:
@@ -398,7 +398,7 @@ def _as_asked(
     record: ServerRecord,
     state: StateFolder,
 ) -> tuple[ModelVersion, ...]:
-    """What the frontend does otherwise than it was asked: the number of workers, and which version is the default."""
+    """Correct what the frontend does otherwise than asked: the number of workers, and which version is the default."""
     with management_client(record, state) as client:
         if not prepared.snapshot:  # it says which version is the default
             models = with_defaults(client, models, prepared.properties)
@@ -406,7 +406,7 @@ def _as_asked(
 
 
 def _scale_to(workers: int, models: tuple[ModelVersion, ...], client: ManagementClient) -> tuple[ModelVersion, ...]:
-    """The command line wins over ``minWorkers`` of a model's own configuration, which wins in the frontend."""
+    """Scale to the command line's number, which wins over ``minWorkers`` of a model, which wins in the frontend."""
     for model in models:
         if model.min_workers != workers:
             client.scale(model.name, min_workers=workers, version=model.version)

@@ -1,4 +1,4 @@
-"""What is kept on disk about a server, so that a later command finds it: a folder a server name.
+"""The files kept about a server, so that a later command finds it: one folder for each server name.
 
 ``$TORCHMAR_STATE_HOME`` or ``$XDG_STATE_HOME/torchmar`` or ``~/.local/state/torchmar``, in it ``servers/NAME/``::
 
@@ -35,7 +35,7 @@ _CLOCK_SLACK_S = 2.0
 
 
 def state_home(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder that holds everything we remember between commands."""
+    """Return the folder that holds everything we remember between commands."""
     if named := environ.get("TORCHMAR_STATE_HOME"):
         return Path(named).absolute()
     base = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -73,10 +73,10 @@ class ServerRecord:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ServerRecord:
-        """Reads a record.
+        """Read a record.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not one.
+            KeyError, TypeError, ValueError: it is not a record.
         """
         # A record from before there was a choice does not say which worker, nor of signatures.
         document = {"worker": "torchserve", "trusted_store": "", **document}
@@ -85,7 +85,7 @@ class ServerRecord:
 
     @property
     def alive(self) -> bool:
-        """Whether that very process still runs."""
+        """Return whether that very process still runs."""
         try:
             process = psutil.Process(self.pid)
             return (
@@ -134,10 +134,10 @@ class StateFolder:
         return self.path / "signature_key.pem"
 
     def create(self) -> None:
-        """Makes the folder, for its owner only whatever the umask: it may hold keys.
+        """Make the folder, for its owner only whatever the umask: it may hold keys.
 
         Raises:
-            InputError: it cannot be made, or it belongs to somebody else.
+            InputError: it cannot be made, or it belongs to another user.
         """
         home = self.path.parent.parent
         missing = [folder for folder in (home, *home.parents) if not folder.exists()]
@@ -151,10 +151,10 @@ class StateFolder:
             ) from error
 
     def record(self) -> ServerRecord | None:
-        """The record of the last start that was not stopped, alive or not; None if there is none.
+        """Return the record of the last start that was not stopped, alive or not; None if there is none.
 
         Raises:
-            InputError: the folder is not ours to read.
+            InputError: we may not read the folder.
         """
         try:
             return ServerRecord.from_dict(json.loads((self.path / "server.json").read_text(encoding="utf-8")))
@@ -167,19 +167,23 @@ class StateFolder:
             return None
 
     def write(self, record: ServerRecord) -> None:
-        """Remembers a server; whole or not at all."""
+        """Write the record of a server atomically."""
         temporary = self.path / f"server.json.{os.getpid()}"
         temporary.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
         temporary.replace(self.path / "server.json")
 
     def forget(self) -> None:
-        """Removes the record and the keys."""
+        """Remove the record and the keys."""
         (self.path / "server.json").unlink(missing_ok=True)
         self.keys.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other commands from starting or stopping the same server meanwhile."""
+        """Keep other commands from starting or stopping the same server meanwhile.
+
+        Raises:
+            InputError: the state folder belongs to another user.
+        """
         self.create()
         try:
             lock = (self.path / "lock").open("w")
@@ -191,10 +195,10 @@ class StateFolder:
 
 
 def _make_private(folder: Path) -> None:
-    """Makes a folder, or takes one, that its owner alone can look into.
+    """Make a folder, or take one, that only its owner can look into.
 
     Raises:
-        OSError: it cannot be made, or it is somebody else's.
+        OSError: it cannot be made, or it belongs to another user.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_mode & 0o777 != 0o700:
@@ -202,7 +206,7 @@ def _make_private(folder: Path) -> None:
 
 
 def not_running(name: str, home: Path | None = None) -> NotRunningError:
-    """The error for a server that does not run: it names those that do, or says how this one is started."""
+    """Return the error for a server that does not run: it names those that do, or says how to start this one."""
     others = [record.name for record in running_servers(home)]
     if others:
         hint = f"running: {', '.join(others)}; name one with --name"
@@ -212,7 +216,7 @@ def not_running(name: str, home: Path | None = None) -> NotRunningError:
 
 
 def known_servers(home: Path | None = None) -> list[StateFolder]:
-    """The folders of all servers that have a record, by name."""
+    """Return the folders of all servers that have a record, by name."""
     root = (home or state_home()) / "servers"
     if not root.is_dir():
         return []
@@ -221,7 +225,7 @@ def known_servers(home: Path | None = None) -> list[StateFolder]:
 
 
 def running_servers(home: Path | None = None) -> list[ServerRecord]:
-    """The records of all servers that run, by name. Records that are not ours to read are of servers that are not."""
+    """Return the records of all servers that run, by name; unreadable records belong to other users' servers."""
     with suppress(InputError, OSError):
         records = [state.record() for state in known_servers(home)]
         return [record for record in records if record is not None and record.alive]

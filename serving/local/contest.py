@@ -1,7 +1,7 @@
-"""Measures ways to run a model against the plain one: each in a process of its own, turn by turn with it.
+"""Comparison of ways to run a model with the plain one: each in a process of its own, turn by turn with it.
 
-Other work on the machine slows down whoever runs just then. So the two take turns, and what counts is by how much one
-was faster than the other in the same round.
+Other work on the machine slows down the process that runs just then. So the two take turns, and what counts is by how
+much one was faster than the other in the same round.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from serving.worker.scripts.collector import memory_of
 _SCRIPT: Final = Path(__file__).with_name("trial.py")
 _LEAVE_S: Final = 2.0
 _SHOWN: Final = 600
-#: In the median of the rounds a way has to be faster by this part, and in every round faster at all.
+#: In the median of the rounds a candidate has to be faster by this part, and in every round faster at all.
 MARGIN: Final = 0.05
-#: Fewer rounds tell nothing.
+#: Fewer rounds prove nothing.
 LEAST_ROUNDS: Final = 3
-#: A way that is slower than this part of the plain model's speed at one of the two batch sizes is not recommended.
+#: A candidate below this part of the plain model's speed at one of the two batch sizes is not recommended.
 _NOT_SLOWER: Final = 0.95
 
 
@@ -54,12 +54,12 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds; below 0 when it is over."""
+        """Seconds left; below 0 when it is over."""
         return self._end - time.monotonic()
 
 
 class Process:
-    """The process of a trial; to be used as a context manager, at whose end nothing of it is left.
+    """The process of a trial; a context manager that leaves nothing of it behind.
 
     Args:
         scratch: an existing folder for what it and its compilers write.
@@ -103,19 +103,19 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id of the trial."""
         return self._process.pid
 
     @property
     def memory(self) -> int:
-        """Bytes that it has, pages that it shares counted in part; 0 if that cannot be told."""
+        """Return its memory in bytes, shared pages counted in part; 0 if that is unknown."""
         return memory_of(self.pid)
 
     def ask(self, do: str, **values: Any) -> dict[str, Any]:
         """Ask a question of `serving.local.trial` and wait for the answer.
 
         Raises:
-            TrialError: there is none, or it is an error.
+            TrialError: there is no answer, or it is an error.
         """
         left = self._budget.left
         if left <= 0:
@@ -167,14 +167,14 @@ class Candidate:
 
 @dataclass
 class Row:
-    """What was found of a candidate.
+    """The result of a candidate.
 
     Attributes:
         problem: why it is out of the question; None if it is not.
         latency: median seconds of a request alone.
         rate: requests each second in batches.
         memory: bytes of its process.
-        difference: from the plain model's outputs, as a part of their largest number; None if that cannot be told.
+        difference: from the plain model's outputs, as a part of their largest number; None if that is unknown.
         agreement: part of the inputs whose largest score is in the same place; None where there are no scores.
         rounds: for each round by how many times it was faster alone, and in batches.
         cache: the file with what was compiled, and its record; None if nothing was.
@@ -205,7 +205,7 @@ class Row:
 
     @property
     def is_faster(self) -> bool:
-        """Whether it is, by more than what rounds differ by, and slower in nothing."""
+        """Whether it is faster, by more than the rounds differ, and slower in nothing."""
         if self.problem is not None or not self.rounds:
             return False
         always = all(math.sqrt(alone * together) > 1 for alone, together in self.rounds)
@@ -222,7 +222,7 @@ class Row:
         return "faster in all, but slower alone or in batches"
 
     def to_dict(self) -> dict[str, Any]:
-        """One JSON-ready object; times in milliseconds."""
+        """Return one JSON-ready object; times in milliseconds."""
         speedups = [round(one, 3) for one in self.speedups] if self.rounds else [None, None]
         return {
             "name": self.candidate.name,
@@ -241,7 +241,7 @@ class Row:
 
 
 class Contest:
-    """The plain model in a process, and candidates one after the other in others; to be used as a context manager.
+    """The plain model in a process, and candidates one after the other in others; a context manager.
 
     Args:
         scratch: an empty folder.
@@ -330,7 +330,7 @@ class Contest:
     def fit(self, candidates: int) -> None:
         """Make rounds fewer, and then batches smaller, until so many candidates fit into the budget.
 
-        A batch is taken to last as long as its requests one by one. What does not fit even so is told by `measure`.
+        A batch is taken to last as long as its requests one by one. `measure` reports what still does not fit.
         The plain model is warmed up for what is left.
 
         Raises:
@@ -350,13 +350,13 @@ class Contest:
             raise TorchmarError(f"the plain model cannot be measured: {error}", hint="raise --budget") from error
 
     def _cost(self, batch: int, rounds: int) -> float:
-        """Seconds that a candidate takes, compilers apart."""
+        """Estimate the seconds that a candidate takes, compilers apart."""
         sizes = sorted({1, batch})
         measuring = sum(max(self._seconds, self._least(size) * size * self.request) for size in sizes)
         return self._loading + (1 + 2 * rounds) * measuring
 
     def _least(self, batch: int) -> int:
-        """How often a batch runs in a measurement at the least: several times, unless that takes long."""
+        """Return how often a batch runs in a measurement at least: several times, unless that takes long."""
         return 3 if 3 * batch * self.request <= self._seconds else 1
 
     def _warm(self, process: Process) -> None:
@@ -428,6 +428,6 @@ def _left(candidate: Candidate, state: Mapping[str, Any]) -> str | None:
 
 
 def best(rows: Sequence[Row]) -> Row | None:
-    """The candidate to recommend; None if none is faster than the plain model by more than the noise."""
+    """Return the candidate to recommend; None if none is faster than the plain model by more than the noise."""
     faster = [row for row in rows if row.is_faster]
     return max(faster, key=lambda row: row.score, default=None)

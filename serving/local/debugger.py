@@ -25,7 +25,7 @@ class _Debugger(pdb.Pdb):
 
 @contextmanager
 def debugger() -> Iterator[None]:
-    """Lets ``breakpoint()`` start that debugger, unless the user has chosen another one."""
+    """Let ``breakpoint()`` start this debugger, unless the user has chosen another one."""
     if "PYTHONBREAKPOINT" in os.environ or sys.breakpointhook is not sys.__breakpointhook__:
         yield
         return

@@ -1,4 +1,4 @@
-"""Serves a model while it is being written: what is saved is what answers."""
+"""The development server: a model is served while it is being written, and what is saved is what answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DevOptions:
 
 
 def serve(options: DevOptions, tell: Tell, ready: Callable[[str, str], None] = lambda *_: None) -> None:
-    """Serves until an exception ends it, such as the one of a signal; then nothing of it is left.
+    """Serve until an exception ends it, such as the one of a signal; then nothing of it is left.
 
     Args:
         options: what to serve.
@@ -47,7 +47,7 @@ def serve(options: DevOptions, tell: Tell, ready: Callable[[str, str], None] = l
 
     Raises:
         InputError: there is nothing to serve.
-        PortInUseError: somebody has the port.
+        PortInUseError: the port is taken.
     """
     sources = Sources(options.target, options.given)
     gpu = device_index(options.device)
@@ -67,4 +67,4 @@ def _name(sources: Sources) -> str:
     try:
         return sources.model_name()
     except (TorchmarError, OSError, ValueError):
-        return "NAME"  # what is wrong is told when it is loaded
+        return "NAME"  # what is wrong is reported when it is loaded

@@ -1,4 +1,4 @@
-"""A model in this process that is spoken to in the frontend's frames, and answers with the worker's own code."""
+"""A model in this process that takes the frontend's frames, and answers with the worker's own code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from serving.protocol import (
     encode_load,
     encode_reply,
 )
-from serving.worker.answering.service import Service, reply_to
+from serving.worker.answering.replies import reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import failures
 from serving.worker.loading.loader import Model, load
 from serving.worker.modes.dedicated import Stream
@@ -27,8 +28,8 @@ from serving.worker.modes.dedicated import Stream
 class LocalModel:
     """A loaded model; frames go in and come out as over the socket of a worker.
 
-    What the handler raises on a request is answered as a worker answers it. An exception that is no `Exception`, such
-    as KeyboardInterrupt, comes out.
+    What the handler raises on a request is answered as a worker answers it. Other exceptions than `Exception`, such as
+    KeyboardInterrupt, propagate.
 
     Args:
         message: what the frontend would send first.
@@ -54,10 +55,10 @@ class LocalModel:
         self._items_only = model.backend.stateful
 
     def ask(self, requests: Sequence[Request]) -> Reply:
-        """Sends requests together, and gives the first frame of the answer.
+        """Send requests together, and return the first frame of the answer.
 
         Raises:
-            CheckError: there is none.
+            CheckError: there is no frame.
         """
         self._decoder.feed(encode_inference(Inference(tuple(requests))))
         received = self._decoder.next_message()
@@ -68,7 +69,7 @@ class LocalModel:
         return self.receive()
 
     def receive(self) -> Reply:
-        """The next frame of the answer.
+        """Return the next frame of the answer.
 
         Raises:
             CheckError: there is none, although the last one announced it.

@@ -1,4 +1,4 @@
-"""Finds the section `optimize:` that makes a model the fastest on this machine, and writes it into a new archive."""
+"""Search for the section `optimize:` that makes a model the fastest on this machine, written into a new archive."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Options:
 
 @dataclass
 class Found:
-    """What came of it.
+    """The result of a search.
 
     Attributes:
         rows: the plain model, then every candidate that was begun.
@@ -255,7 +255,7 @@ def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Ca
     dtypes = [Optimization.dtype]
     dtypes += [one for one, sets in INSTRUCTIONS.items() if on_gpu or not sets.isdisjoint(facts["capability"])]
     if len(dtypes) == 1:
-        notes.append("numbers of 16 bits were not tried: this processor has no instructions for them")
+        notes.append("16-bit types were not tried: this processor has no instructions for them")
     layouts = (False, True) if facts["pictures"] else (False,)
     makes: list[dict[str, Any]] = [{}]
     if facts["script"]:
@@ -289,7 +289,7 @@ def _name(dtype: str, section: Mapping[str, Any]) -> str:
 
 
 def with_one_thread(row: Row | None, facts: Mapping[str, Any]) -> Candidate | None:
-    """The best so far with one thread, where code is compiled for a number of threads and the worker tries no other."""
+    """Return the best so far with one thread: compiled code is for one number, and the worker tries no other."""
     if row is None or not row.candidate.section.get("compile") or facts["device"] != "cpu" or facts["threads"] < 2:
         return None
     return replace(row.candidate, name=f"{row.candidate.name}, 1 thread", threads=1)
@@ -299,7 +299,7 @@ def with_one_thread(row: Row | None, facts: Mapping[str, Any]) -> Candidate | No
 
 
 class _Variants:
-    """Folders of the model with other settings; what is large is not copied.
+    """Folders of the model with other settings; large files are not copied.
 
     Args:
         scratch: with the extracted archive as `model`.
@@ -350,7 +350,7 @@ class _Variants:
                 yield name, path
 
     def config(self, candidate: Candidate, tolerance: float | None) -> str:
-        """The config file with the candidate's settings; all else in it stays as it is written."""
+        """Return the config file with the candidate's settings; all else in it stays as it is written."""
         section = dict(candidate.section)
         if section and tolerance is not None:
             section["tolerance"] = tolerance
@@ -369,7 +369,7 @@ class _Variants:
         return text
 
     def plan(self, row: Row, tolerance: float | None) -> Plan:
-        """The archive with the settings of a row, and with what was compiled for it."""
+        """Plan the archive with the settings of a row, and with what was compiled for it."""
         config = self.config(row.candidate, tolerance)
         members = {name: Member(name, path) for name, path in self._files()}
         members[self._config] = Member(self._config, config.encode())
@@ -384,7 +384,7 @@ class _Variants:
 
 
 def _share(source: Path, place: Path) -> None:
-    """Link what is large, and copy what a handler may write to."""
+    """Link large files, and copy what a handler may write to."""
     if source.stat().st_size >= _LARGE:
         with contextlib.suppress(OSError):  # a file system without links
             os.link(source, place)

@@ -1,4 +1,4 @@
-"""Where the time of a request goes: a clock around the steps of a handler, and traces by the torch profiler."""
+"""Time of a request by step: a clock around the steps of a handler, and traces by the torch profiler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serving.worker.loading.loader import Model
 #: Hooks of a handler that are measured, in the order in which they run.
 STEPS = ("preprocess", "inference", "postprocess", "explain_handle")
 HANDLE = "handle"
-#: What is left of a step or of the whole, by the name of the row.
+#: The remainder of a step or of the whole, by the name of the row.
 REST_OF_HANDLE = "rest of the handler"
 REST = "frames and worker"
 TOTAL = "total"
@@ -44,7 +44,7 @@ class Row:
 
 
 class Stopwatch:
-    """Measures the steps of a handler; steps that a handler does not have are not there.
+    """A clock for the steps of a handler; steps that a handler lacks are absent.
 
     Attributes:
         seconds: by step, since `lap`. Of steps within steps the outer one counts.
@@ -56,7 +56,7 @@ class Stopwatch:
         self._range: Callable[[str], Any] = lambda _: nullcontext()
 
     def adapt(self, model: Model) -> None:
-        """Puts the clock around a model's entry and its handler's hooks."""
+        """Put the clock around a model's entry and its handler's hooks."""
         model.entry = self._timed(HANDLE, model.entry, outer=True)
         for name in STEPS:
             hook = getattr(model.handler, name, None)
@@ -67,13 +67,13 @@ class Stopwatch:
                     continue
 
     def lap(self) -> dict[str, float]:
-        """Seconds by step since the last time."""
+        """Return the seconds by step since the last call."""
         seconds, self.seconds = self.seconds, {}
         return seconds
 
     @contextmanager
     def named_ranges(self, record: Callable[[str], Any]) -> Iterator[None]:
-        """Lets the steps show up in a trace under their names."""
+        """Show the steps in a trace under their names."""
         kept, self._range = self._range, record
         try:
             yield
@@ -100,7 +100,7 @@ class Stopwatch:
 
 
 def rows(laps: list[tuple[float, dict[str, float]]]) -> list[Row]:
-    """The table of some runs of one message.
+    """Return the table of some runs of one message.
 
     Args:
         laps: seconds of a run, and of each step in it; at least one.
@@ -121,16 +121,16 @@ def rows(laps: list[tuple[float, dict[str, float]]]) -> list[Row]:
 def _complete(total: float, steps: dict[str, float]) -> dict[str, float]:
     handle = steps.get(HANDLE, 0.0)
     own = {name: seconds for name, seconds in steps.items() if name != HANDLE}
-    # Steps may overlap in threads: what is left is never less than nothing.
+    # Steps may overlap in threads: the remainder is never negative.
     return own | {REST_OF_HANDLE: max(0.0, handle - sum(own.values())), REST: max(0.0, total - handle), TOTAL: total}
 
 
 @contextmanager
 def trace(path: Path, stopwatch: Stopwatch) -> Iterator[None]:
-    """Writes what torch does meanwhile, with the names of the steps, as a trace that Chrome and Perfetto show.
+    """Write what torch does meanwhile, with the names of the steps, as a trace that Chrome and Perfetto show.
 
     Raises:
-        InputError: torch is not there, or the file cannot be written.
+        InputError: torch is missing, or the file cannot be written.
     """
     try:
         from torch import cuda, profiler
@@ -152,7 +152,7 @@ def trace(path: Path, stopwatch: Stopwatch) -> Iterator[None]:
 
 
 def check_trace(path: Path) -> None:
-    """Refuses a place for a trace, before anything takes time.
+    """Refuse a place for a trace, before anything takes time.
 
     Raises:
         InputError: it cannot be written to.
@@ -164,7 +164,7 @@ def check_trace(path: Path) -> None:
 
 
 def _synchronize() -> None:
-    """Waits for the GPU, so that a step's time is its own."""
+    """Wait for the GPU, so that a step's time is its own."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():

@@ -6,8 +6,8 @@
                             +--> lock, look for changes, load --> a further change replaces
     main thread ---refresh--+
 
-Requests go one after the other. One that comes while the model is loaded waits, and what it is told is what the files
-say at the moment when it came.
+Requests go one after the other. One that comes while the model is loaded waits, and its answer follows the files as
+they are at the moment when it came.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ Part = Callable[[Answer, bytes, bool], None]
 
 
 class MakeRequest(Protocol):
-    """Makes a request; whether each belongs to a sequence, the model's configuration says."""
+    """A maker of requests; the model's configuration says whether each belongs to a sequence."""
 
     def __call__(self, *, sequences: bool) -> Request:
-        """Makes it."""
+        """Make a request."""
 
 
 class UnknownModelError(Exception):
@@ -60,7 +60,7 @@ class UnknownModelError(Exception):
 
 
 class Reloading:
-    """The model, as its files are now; to be used as a context manager, at whose end nothing of it is left.
+    """The model, as its files are now; a context manager that leaves nothing of it behind.
 
     Attributes:
         name: of the model, once it is known.
@@ -100,7 +100,7 @@ class Reloading:
 
     def __exit__(self, *_: object) -> None:
         self._closed = True
-        # Whoever holds the lock waits for the worker: it ends first.
+        # The holder of the lock waits for the worker: it ends first.
         self._end_worker()
         if self._lock.acquire(timeout=_CLOSE_S):
             self._lock.release()
@@ -109,7 +109,7 @@ class Reloading:
     # ---- loading ---------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Loads the model if it is not, or if its files have changed. What is wrong is kept for the next request."""
+        """Load the model if it is not loaded, or if its files have changed. An error is kept for the next request."""
         with self._lock:
             self._refresh()
 
@@ -138,7 +138,7 @@ class Reloading:
 
     def _load(self) -> None:
         shutil.rmtree(self._root / "models", ignore_errors=True)
-        # Named as the frontend names them: what reads its logs knows such paths.
+        # Named as the frontend names them: programs that read its logs know such paths.
         self._folder = self._root / "models" / secrets.token_hex(16)
         scratch = self._root / "tmp"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -179,7 +179,7 @@ class Reloading:
         try:
             return files.read_regular(self._folder / name) if name else None
         except OSError:
-            return None  # the worker will say so
+            return None  # the worker reports it
 
     def _timeout(self, key: str) -> float:
         return float(self._config.value(key) or DEFAULT_TIMEOUT_S)
@@ -197,7 +197,7 @@ class Reloading:
     # ---- requests --------------------------------------------------------------------------------------------------
 
     def ask(self, name: str, make: MakeRequest, part: Part) -> None:
-        """Answers a request with the model as its files are now.
+        """Answer a request with the model as its files are now.
 
         Args:
             name: of the model, as the client has it.
@@ -249,7 +249,7 @@ class Reloading:
         part(answer, bytes(answer.body[sent:]), False)
 
     def _wait(self, worker: Worker, receive: Callable[[float], Reply]) -> Reply:
-        """Waits for a frame; not for one that a handler owes whose files have changed."""
+        """Wait for a frame; not for one of a handler whose files have changed."""
         begin = time.monotonic()
         timeout = self._timeout("responseTimeout")
         while True:
@@ -274,7 +274,7 @@ class Reloading:
 
 
 def _shown(error: TorchmarError) -> str:
-    """In a few lines: the worker's own output has the traceback."""
+    """Shorten the error to a few lines: the worker's own output has the traceback."""
     lines = [f"error: {error.message}"]
     if error.where and error.where not in error.message:
         lines.append(f"  at: {error.where}")

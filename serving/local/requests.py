@@ -1,4 +1,4 @@
-"""From an HTTP request to what the frontend would send a worker for it (InferenceRequestHandler.java)."""
+"""HTTP requests as what the frontend would send a worker for them (InferenceRequestHandler.java)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SEQUENCE_START = "ts_request_sequence_start"
 
 
 class _Raw(Compat32):
-    """Gives headers as they came; names in forms are UTF-8, which mail does not have."""
+    """A mail policy that keeps headers as they came; names in forms are UTF-8, which mail does not have."""
 
     def header_fetch_parse(self, name: str, value: str) -> str:  # noqa: ARG002
         return value
@@ -26,13 +26,13 @@ _RAW = _Raw()
 
 
 class FormError(ValueError):
-    """The body is no form, although the request says so."""
+    """The body is not a form, although the request says so."""
 
 
 def request_of(
     headers: Mapping[str, str], body: bytes, *, explain: bool = False, path: str = "", sequences: bool = False
 ) -> Request:
-    """A request for ``/predictions/<model>`` or ``/explanations/<model>``.
+    """Make a request for ``/predictions/<model>`` or ``/explanations/<model>``.
 
     Args:
         headers: of the HTTP request, with the client's own casing.

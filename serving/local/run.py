@@ -1,4 +1,4 @@
-"""Predicts in this process: frames as the frontend sends them through the worker's own code."""
+"""Prediction in this process: frames as the frontend sends them through the worker's own code."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class Answered:
 
     @property
     def ok(self) -> bool:
-        """Whether the status is none of an error."""
+        """Whether the status is not an error."""
         return _is_good(self.status)
 
     @property
     def message(self) -> str:
-        """Of an answer that is an error: what it says."""
+        """Text of an answer that is an error."""
         content = decode(self.body)
         if isinstance(content, dict) and isinstance(content.get("message"), str):
             return str(content["message"])
@@ -100,7 +100,7 @@ class Timing:
 
 
 def run(options: RunOptions, tell: Callable[[Answered], None]) -> list[Timing]:
-    """Loads a model and sends it the inputs; every answer is told as soon as it is there.
+    """Load a model and send it the inputs; report every answer as soon as it is there.
 
     Returns:
         The times of each batch.
@@ -132,7 +132,7 @@ def run(options: RunOptions, tell: Callable[[Answered], None]) -> list[Timing]:
 
 @contextlib.contextmanager
 def opened(path: Path, allow_pickles: Collection[str] = ()) -> Iterator[tuple[Path, Manifest, effective.Effective]]:
-    """The folder of a model, its manifest and its settings.
+    """Yield the folder of a model, its manifest and its settings.
 
     Raises:
         ArchiveError: the archive cannot be read, or is not safe to unpack.
@@ -161,7 +161,7 @@ def opened(path: Path, allow_pickles: Collection[str] = ()) -> Iterator[tuple[Pa
 
 
 class Runner:
-    """Sends requests to a model, together and again."""
+    """A sender of requests to a model, together and repeatedly."""
 
     def __init__(
         self, options: RunOptions, config: effective.Effective, model: LocalModel, stopwatch: Stopwatch
@@ -173,7 +173,7 @@ class Runner:
         self._stopwatch = stopwatch
 
     def go(self, tell: Callable[[Answered], None]) -> list[Timing]:
-        """Sends all inputs; tells the answers, and gives the times."""
+        """Send all inputs; report the answers, and return the times."""
         size, inputs = self._options.batch, self._options.inputs
         timings, batches = [], []
         for start in range(0, len(inputs), size):
@@ -197,7 +197,7 @@ class Runner:
         return timings
 
     def request(self, number: int) -> Request:
-        """A request with the input of that number; after the last one comes the first."""
+        """Return a request with the input of that number; after the last one comes the first."""
         one = self._options.inputs[number % len(self._options.inputs)]
         request_id = f"run-{number}"
         kinds = [value for name, value in self._options.headers if name.lower() == _CONTENT_TYPE]
@@ -208,7 +208,11 @@ class Runner:
         return replace(request, headers={**request.headers, **given})
 
     def send(self, batch: Sequence[Request]) -> tuple[Answers, tuple[float, dict[str, float]]]:
-        """Sends a batch; gives the answers, the seconds, and those of each step."""
+        """Send a batch; return the answers, the seconds, and those of each step.
+
+        Raises:
+            CheckError: the worker left requests without an answer.
+        """
         answers = Answers([request.request_id for request in batch])
         begin = time.perf_counter()
         reply = self._model.ask(batch)

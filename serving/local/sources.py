@@ -1,6 +1,4 @@
-"""The files of a model as they lie in its author's folder: what they are, whether they have changed, and how an archive
-would hold them.
-"""
+"""The files of a model in its author's folder: which they are, whether they changed, their layout in an archive."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ class Sources:
 
     Args:
         target: a handler's file, a project file, a folder with one, or a folder that is a model's (with a manifest).
-        given: options of `archive_tool.build` that are said apart; they win over those of a project file.
+        given: options of `archive_tool.build` that are given apart; they win over those of a project file.
 
     Raises:
         InputError: the target is none of these.
@@ -71,15 +69,15 @@ class Sources:
             raise InputError(f"{target} is an unpacked archive, whose manifest names its files")
 
     def model_name(self) -> str:
-        """The model's name, by the files as they are now.
+        """Return the model's name, by the files as they are now.
 
         Raises:
-            TorchmarError: they do not tell.
+            TorchmarError: the files do not say.
         """
         return self._plan_of_model().model_name if self._is_model else self._options().model_name
 
     def fingerprint(self) -> object:
-        """Equal to an earlier one as long as no file has changed, come or gone."""
+        """Return a value that stays equal as long as no file has changed, come or gone."""
         try:
             found: list[object] = [_state(self._project)] if self._project else []
             plan = self._plan_of_model() if self._is_model else builder.find(self._options(), Report())[0].plan
@@ -88,17 +86,17 @@ class Sources:
                 found.append((member.name, source if isinstance(source, bytes) else (str(source), _state(source))))
             return found
         except (TorchmarError, OSError, ValueError) as error:
-            # Files that are named and are not there may come: then there is another error, or none.
+            # Files that are named but missing may come: then there is another error, or none.
             return [_state(self._project) if self._project else None, str(error)]
 
     def lay_out(self, folder: Path) -> tuple[Manifest, tuple[str, ...]]:
-        """Puts the model's files into a new folder, as an archive would hold them.
+        """Put the model's files into a new folder, as an archive would hold them.
 
         Returns:
             The manifest, and warnings.
 
         Raises:
-            TorchmarError: these files make no model; all problems are told at once.
+            TorchmarError: these files make no model; all problems are reported at once.
         """
         report = Report()
         try:

@@ -1,4 +1,4 @@
-"""Makes this process for a while what the frontend makes of a worker's: folder, module path, arguments, environment."""
+"""The worker's surroundings for this process, for a while: folder, module path, arguments, environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENVIRONMENT = {"TS_DECODE_INPUT_REQUEST": "true", "TS_IPEX_ENABLE": "false", "T
 
 @contextmanager
 def surroundings(folder: Path, module_folder: str = "") -> Iterator[None]:
-    """The surroundings of a worker. Standard input and output stay as they are.
+    """Give this process a worker's cwd, sys.path, argv and environment. Standard input and output stay as they are.
 
     Args:
         folder: of the model, which becomes the current one.

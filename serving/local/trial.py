@@ -3,7 +3,7 @@
     python trial.py DESCRIPTOR
 
 Questions and answers are lines of JSON. A question is {"do": name, ...}, an answer an object, or {"error": text}. The
-process ends when the socket does, so it does not outlive whoever started it.
+process ends when the socket does, so it does not outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _sdk(what: str) -> Any:
     """
     for name in _SDK[what]:
         full = f"handlers.{name}"
-        with contextlib.suppress(ModuleNotFoundError):  # its package is not there either
+        with contextlib.suppress(ModuleNotFoundError):  # its package is missing, too
             if importlib.util.find_spec(full):
                 return importlib.import_module(full)
     raise ImportError(f"the SDK of the archive has no module {' or '.join(_SDK[what])}")
@@ -99,14 +99,14 @@ class Trial:
         self.handler.inference = kept
 
     def facts(self) -> dict[str, Any]:
-        """Tell what there is to try for this model on this machine."""
+        """Return what there is to try for this model on this machine."""
         import torch
         from torch import nn
 
         try:
             optimized, base = _sdk("optimized"), _sdk("base")
             capability = _sdk("aot").capability
-        except (ImportError, AttributeError):  # the archive's own copy of the SDK is of before `optimize`
+        except (ImportError, AttributeError):  # the archive's own copy of the SDK is older than `optimize`
             return {"sdk": False, "old": True}
         served = getattr(self.handler, "model", None)
         model = optimized.original(served)
@@ -128,7 +128,7 @@ class Trial:
         }
 
     def answer(self) -> dict[str, Any]:
-        """Send each input alone; give the first message of an error, if there is one."""
+        """Send each input alone; return the first error message, if there is one."""
         for number, one in enumerate(self._inputs):
             request = self._runner.request(number)
             answers, _ = self._runner.send([request])
@@ -147,7 +147,7 @@ class Trial:
         return {}
 
     def measure(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
-        """Give the seconds of batches, as many as there is time for, and so many at the least."""
+        """Return the seconds of batches, as many as there is time for, but at least the number given."""
         found: list[float] = []
         begin = time.monotonic()
         while len(found) < least or (time.monotonic() - begin < seconds and len(found) < _MOST):
@@ -195,17 +195,17 @@ class Trial:
         return self._outputs
 
     def state(self) -> dict[str, Any]:
-        """Tell how the model is served now, and what the log warned of."""
+        """Return how the model is served now, and what the log warned of."""
         model = getattr(self.handler, "model", None)
         return {"serving": getattr(model, "serving", None), "warnings": self.warnings.messages}
 
     def save(self, file: str) -> dict[str, Any]:
-        """Write what was compiled to a file; give its record for the manifest."""
+        """Write what was compiled to a file; return its record for the manifest."""
         return {"record": _sdk("cache").save(Path(file), getattr(self.handler, "device", None))}
 
 
 def _agreement(expected: Any, found: Any) -> float | None:
-    """Give the part of rows whose largest number is in the same place; None if the output has no scores in rows."""
+    """Return the part of rows whose largest number is in the same place; None if the output has no scores in rows."""
     import torch
 
     while isinstance(expected, tuple | list) and len(expected) == 1:
@@ -228,7 +228,7 @@ class _Warnings(logging.Handler):
 
 def main(descriptor: int) -> None:
     """Answer questions until the socket ends."""
-    sys.path[0] = str(_ROOT)  # in the place of this script's folder, whose modules have common names
+    sys.path[0] = str(_ROOT)  # instead of this script's folder, whose modules have common names
     from archive_tool.errors import TorchmarError
 
     trial: Trial | None = None

@@ -32,20 +32,20 @@ _TRAILERS = 100
 # A header's name, as RFC 9110 has it, and what cannot be in a value.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
-# What belongs to the connection, and not to the answer.
+# Headers that belong to the connection, not to the answer.
 _OURS = frozenset({"content-length", "content-type", "transfer-encoding", "connection", "ts_stream_next"})
 
 
 @contextmanager
 def listening(model: Reloading, port: int, tell: Tell) -> Iterator[str]:
-    """Answers requests in threads; gives the address.
+    """Answer requests in threads; yield the address.
 
     Args:
         port: 0 for a free one.
 
     Raises:
-        PortInUseError: somebody has the port.
-        StartError: it cannot be listened on.
+        PortInUseError: the port is taken.
+        StartError: the port cannot be opened.
     """
 
     handler = type("Handler", (_Handler,), {"model": model, "tell": staticmethod(tell)})
@@ -69,7 +69,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no matter; anything else is a bug of ours, and shown as such."""
+        """Ignore a client that has gone; show anything else, which is a bug of ours."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self._chunked and not more:
                 self.wfile.write(b"0\r\n\r\n")
         except OSError:
-            self.close_connection = True  # the client has gone; the handler's answer is taken to its end all the same
+            self.close_connection = True  # the client has gone; the handler's answer is still read to its end
 
     def _send_json(self, status: int, content: dict[str, Any]) -> None:
         body = (json.dumps(content, indent=2) + "\n").encode()
@@ -228,19 +228,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002
-        """One line a request."""
+        """Print one line for each request."""
         seconds = time.monotonic() - getattr(self, "_begin", time.monotonic())
-        # What cannot be read has neither a command nor a path.
+        # A request that cannot be read has neither a command nor a path.
         asked = f"{self.command} {self.path}" if self.command and hasattr(self, "path") else repr(self.requestline)
         self.tell(f"{asked} {int(code)} {seconds * 1000:.1f} ms", False)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name in the base class)
-        """What the server has to say of a request that it cannot read."""
+        """Print what the server says of a request that it cannot read."""
         self.tell(format % args, True)
 
 
 def _sendable(value: str) -> str:
-    """Give a header's value as it can be sent: in UTF-8, and in one line."""
+    """Return a header's value as it can be sent: in UTF-8, and in one line."""
     return _CONTROL.sub(" ", value).encode("utf-8", "replace").decode("latin-1")
 
 
@@ -252,7 +252,7 @@ def _host(url: str) -> str:
 
 
 def _shown(error: TorchmarError) -> dict[str, Any]:
-    """A failure as its author wants to see it."""
+    """Show a failure as its author wants to see it."""
     traceback = getattr(error, "traceback", "")
     kind = error.message.partition(":")[0] if traceback and isinstance(error, CheckError) else type(error).__name__
     return {

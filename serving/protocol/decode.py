@@ -90,7 +90,7 @@ class Decoder(Reader[Load | Inference]):
 
 
 def _headers(strings: list[bytes | bytearray]) -> dict[str, str]:
-    """Names and values by turns, after the request id.
+    """Decode names and values by turns, after the request id.
 
     Bytes that are not UTF-8 become U+FFFD, as in Java. A client's odd header must neither end the worker nor give a
     handler a lone surrogate, which would raise wherever it is printed.
@@ -105,7 +105,7 @@ def _headers(strings: list[bytes | bytearray]) -> dict[str, str]:
 
 
 def _parameters(strings: list[bytes | bytearray], offset: int) -> tuple[Parameter, ...]:
-    """Names, content types and values by turns; ``offset`` is the place of the first one in the message."""
+    """Decode names, content types and values by turns; ``offset`` is the place of the first one in the message."""
     parameters: list[Parameter] = []
     parts = iter(strings)
     for name, content_type, value in zip(parts, parts, parts, strict=True):

@@ -20,7 +20,7 @@ _END = _pack(END)
 
 
 def encode_reply(reply: Reply, *, max_response_size: int = MAX_RESPONSE_SIZE) -> bytes:
-    """The frame of a reply, whatever its items hold: each is made to `fit` and `sanitise`d.
+    """Encode a reply, whatever its items hold: each is made to `fit` and `sanitise`d.
 
     To learn what was changed, apply the two yourself before; they change nothing the second time. A code that is not
     200 to 999 becomes 500, and a message over the limit is cut.
@@ -40,12 +40,12 @@ def encode_reply(reply: Reply, *, max_response_size: int = MAX_RESPONSE_SIZE) ->
 
 
 def encode_load_reply(code: int, message: str) -> bytes:
-    """The frame that answers LOAD."""
+    """Encode the answer to LOAD."""
     return encode_reply(Reply(code, message))
 
 
 def encode_load(load: Load) -> bytes:
-    """The frame of LOAD, as the frontend sends it."""
+    """Encode LOAD as the frontend sends it."""
     handler = load.model_path if load.handler is None else load.handler
     return b"".join(
         (
@@ -62,7 +62,7 @@ def encode_load(load: Load) -> bytes:
 
 
 def encode_inference(inference: Inference) -> bytes:
-    """The frame of a batch, as the frontend sends it."""
+    """Encode a batch as the frontend sends it."""
     parts: list[Body] = [INFERENCE]
     for request in inference.requests:
         parts.append(_text(request.request_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ProtocolError(Exception):
-    """The peer sent bytes that are no message; the stream cannot be read any further.
+    """The peer sent bytes that are not a message; the stream cannot be read any further.
 
     Attributes:
         expected: what should have stood there, with its bounds.

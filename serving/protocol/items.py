@@ -1,4 +1,4 @@
-"""What the frontend would not survive in an answer, and what is sent in its place.
+"""Parts of an answer that the frontend would not survive, and their replacements.
 
 An item that Netty refuses, or a field over the frontend's limit, makes the frontend kill the worker: every request of
 the batch fails for one odd answer.
@@ -21,7 +21,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def sanitise(item: PredictionItem) -> PredictionItem:
-    """``item`` without what Netty refuses; ``item`` itself if there is nothing of that kind.
+    """Return ``item`` without what Netty refuses; ``item`` itself if it has nothing of that kind.
 
     Controls in the phrase, the content type and header values become blanks, headers whose name is refused are left
     out, and a status that is not 200 to 999 becomes 500.
@@ -49,7 +49,7 @@ def sanitise(item: PredictionItem) -> PredictionItem:
 
 
 def fit(item: PredictionItem, max_response_size: int = MAX_RESPONSE_SIZE) -> PredictionItem:
-    """``item`` within the frontend's limits; ``item`` itself if it is within them.
+    """Return ``item`` within the frontend's limits; ``item`` itself if it is within them.
 
     A body over the limit is replaced by an error of status 507 that names the limit. It keeps the headers that do not
     describe the body: ``ts_stream_next`` and those of sequences steer the frontend. A phrase, a content type or a
@@ -74,7 +74,7 @@ def fit(item: PredictionItem, max_response_size: int = MAX_RESPONSE_SIZE) -> Pre
 
 
 def byte_length(body: Body) -> int:
-    """Bytes of a body; the length of a memoryview counts elements."""
+    """Return the number of bytes of a body; the length of a memoryview counts elements."""
     return body.nbytes if isinstance(body, memoryview) else len(body)
 
 

@@ -1,6 +1,6 @@
 """Every bound of the protocol, with its source.
 
-A length on the wire is checked against these before anything is reserved for it; and what is then reserved follows
+A length on the wire is checked against these before anything is reserved for it; what is then reserved follows
 what has arrived, so a frame that claims two gigabytes costs nothing until it sends them.
 """
 

@@ -5,7 +5,7 @@
     frontend -> worker   Load | Inference(Request(Parameter...)...)
     worker -> frontend   Reply(PredictionItem...)      also the answer to Load, with no items
 
-The frontend speaks first, always, and waits for the reply. Nothing on the wire tells a prediction from an explanation
+The frontend always speaks first, and waits for the reply. Nothing on the wire tells a prediction from an explanation
 or a description: headers do.
 """
 
@@ -70,7 +70,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Answer these requests. May be empty, when all clients of a batch have gone; it is answered like any other."""
+    """Requests to answer together. Empty if all clients of a batch have gone; it is answered like any other."""
 
     requests: tuple[Request, ...] = ()
 

@@ -38,7 +38,7 @@ Steps: TypeAlias = Generator[None, None, T]
 
 
 class Reader(ABC, Generic[M]):
-    """Makes messages of bytes.
+    """A parser that makes messages of bytes.
 
     Give it bytes with `feed`, or receive into `get_buffer()` and say how many with `advance`; then take messages with
     `next_message` until it returns None.
@@ -62,18 +62,15 @@ class Reader(ABC, Generic[M]):
         self._missing = 0
         self._buffer: memoryview | None = None
         self._offered: memoryview | None = None
-        self._unparsed = 0
         self._error: ProtocolError | None = None
         self._parser = self._parse()
 
     def feed(self, data: Body) -> None:
-        """Takes bytes from the network; anything but bytes is copied."""
-        data = bytes(data)
-        self._fed.append(data)
-        self._unparsed += len(data)
+        """Take bytes from the network; anything but bytes is copied."""
+        self._fed.append(bytes(data))
 
     def get_buffer(self) -> memoryview:
-        """Where to receive the next bytes, to be followed by `advance`. Keep no view of it beyond that."""
+        """Return where to receive the next bytes, to be followed by `advance`. Keep no view of it beyond that."""
         if self._missing >= DIRECT_MIN and not self._fed:
             body, filled = self._body, self._filled
             if len(body) == filled:
@@ -86,10 +83,10 @@ class Reader(ABC, Generic[M]):
         return self._offered
 
     def advance(self, count: int) -> None:
-        """Takes the first ``count`` bytes of the buffer that `get_buffer` returned.
+        """Take the first ``count`` bytes of the buffer that `get_buffer` returned.
 
         Raises:
-            ValueError: it did not offer so many.
+            ValueError: the buffer has fewer bytes.
         """
         offered, self._offered = self._offered, None
         if offered is None or not 0 <= count <= len(offered):
@@ -100,13 +97,12 @@ class Reader(ABC, Generic[M]):
             offered.release()
             self._filled += count
             self._missing -= count
-            self._unparsed += count
 
     def next_message(self) -> M | None:
-        """The next message; None if it has not arrived completely.
+        """Return the next message; None if it has not arrived completely.
 
         Raises:
-            ProtocolError: these bytes are no message. Every later call raises it again.
+            ProtocolError: these bytes are not a message. Every later call raises it again.
         """
         if self._error is not None:
             raise self._error
@@ -116,30 +112,24 @@ class Reader(ABC, Generic[M]):
             self._error = error
             raise
 
-    @property
-    def mid_message(self) -> bool:
-        """Whether bytes have come that belong to no message yet; if the peer closes now, it broke off."""
-        return self._unparsed > 0
-
     @abstractmethod
     def _message(self) -> Steps[M]:
-        """Parses one message from the current place."""
+        """Parse one message from the current place."""
 
     def _parse(self) -> Generator[M | None, None, None]:
         while True:
             self._turn_to(self._data, self._pos, 0)
             message = yield from self._message()
-            self._unparsed -= self._base + self._pos
             yield message
 
     def _turn_to(self, data: bytes, pos: int, offset: int) -> None:
-        """Goes on in ``data`` at ``pos``, which is at ``offset`` in the message."""
+        """Continue in ``data`` at ``pos``, which is at ``offset`` in the message."""
         self._data, self._pos, self._base = data, pos, offset - pos
         left = self._max_frame - self._base
         self._whole = min(len(data), left) - 4
 
     def _more(self, count: int) -> Steps[None]:
-        """Waits until ``count`` bytes lie at the current place."""
+        """Wait until ``count`` bytes lie at the current place."""
         rest, offset = self._data[self._pos :], self._base + self._pos
         if len(rest) < count:
             while not self._fed:
@@ -173,13 +163,13 @@ class Reader(ABC, Generic[M]):
         return value
 
     def _strings(self, most: int, what: str, *, bodies: bool = False) -> Steps[list[bytes | bytearray]]:
-        """A list of strings and its END; every string is followed by the length of the next one, or by END.
+        """Read a list of strings and its END; every string is followed by the length of the next one, or by END.
 
         The hottest loop: it holds the place in local variables. With a generator for each field the decoding of a small
         request took a third longer.
 
         Args:
-            most: strings that the list may have.
+            most: maximum number of strings.
             what: what a string is, for errors.
             bodies: whether every third string is a body, which is received into itself if it has not come completely.
         """
@@ -209,13 +199,13 @@ class Reader(ABC, Generic[M]):
         return strings
 
     def _text(self, size: int, what: str, limit: int) -> Steps[str]:
-        """A string of ``size`` bytes, strictly UTF-8."""
+        """Read a string of ``size`` bytes, strictly UTF-8."""
         self._check_size(size, what, limit)
         data = yield from self._take(size)
         return strict(data, what, self._base + self._pos - size)
 
     def _bytes(self, size: int, what: str, limit: int) -> Steps[bytearray]:
-        """A body of ``size`` bytes."""
+        """Read a body of ``size`` bytes."""
         self._check_size(size, what, limit)
         start, stop = self._pos, self._pos + size
         if stop <= len(self._data):
@@ -234,7 +224,7 @@ class Reader(ABC, Generic[M]):
                 continue
             data = self._fed.popleft()
             used = min(len(data), self._missing)
-            # What was reserved for receiving into the body and not used.
+            # The part reserved for receiving into the body and not used.
             del body[self._filled :]
             body += memoryview(data)[:used]
             self._filled += used
@@ -253,7 +243,7 @@ class Reader(ABC, Generic[M]):
 
 
 def strict(data: bytes | bytearray, what: str, offset: int) -> str:
-    """UTF-8 without exception, for what will be compared, opened or sent back.
+    """Decode what will be compared, opened or sent back: UTF-8 without exception.
 
     Raises:
         ProtocolError: it is not UTF-8; ``offset`` is its place in the message.

@@ -7,14 +7,14 @@ from typing import Any
 
 
 def decoding_enabled(setting: str | None) -> bool:
-    """Whether values are decoded at all, by the text of TS_DECODE_INPUT_REQUEST: only unset and ``true`` say yes."""
+    """Return whether values are decoded at all, by TS_DECODE_INPUT_REQUEST: only unset and ``true`` say yes."""
     return setting is None or setting == "true"
 
 
 def decode_value(
     value: bytes | bytearray, content_type: str, *, decode: bool = True
 ) -> tuple[Any, ValueError | RecursionError | None]:
-    """What a handler gets for a parameter.
+    """Return what a handler gets for a parameter.
 
     Exactly ``application/json`` is parsed, anything that starts with ``text`` becomes a str; both must be UTF-8.
     Everything else, and what cannot be decoded, is ``value`` itself.

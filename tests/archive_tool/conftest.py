@@ -45,7 +45,7 @@ def _fixed_environment(monkeypatch):
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A folder, made the current one, with a handler, a model file, weights and an empty model store."""
+    """Make a folder the current one, with a handler, a model file, weights and an empty model store."""
     monkeypatch.chdir(tmp_path)
     Path("h.py").write_text(HANDLER)
     Path("model.py").write_text(MODEL)
@@ -59,7 +59,7 @@ def work(tmp_path, monkeypatch):
 
 @pytest.fixture
 def options(work):
-    """The options of an ordinary build in `work`."""
+    """Return the options of an ordinary build in `work`."""
     return {
         "model_name": "m",
         "handler": "h.py",

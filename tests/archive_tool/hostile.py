@@ -85,7 +85,7 @@ class Attack:
 
 
 class Unknown:
-    """A class of nobody's allow-list."""
+    """A class of no allow-list."""
 
 
 def attack(protocol: int = 2) -> bytes:
@@ -93,7 +93,7 @@ def attack(protocol: int = 2) -> bytes:
 
 
 def checkpoint(data: bytes, name: str = "data.pkl") -> bytes:
-    """A checkpoint of torch, as torch.save writes it, around a pickle."""
+    """Return a checkpoint of torch, as torch.save writes it, around a pickle."""
     members = [Member(f"w/{name}".encode(), data), Member(b"w/version", b"3\n"), Member(b"w/data/0", bytes(64))]
     return zip_of(*members)
 

@@ -1,4 +1,4 @@
-"""Each reader of what comes from elsewhere, given what would keep it busy: an answer within a bound of steps.
+"""Each reader of foreign input, given what would keep it busy: an answer within a bound of steps.
 
 A bound of time stands behind, generous, for a machine may be busy. What is counted is what would take the time.
 """
@@ -24,7 +24,7 @@ from archive_tool.inspection.describe import describe
 from archive_tool.issues import Kind
 from archive_tool.metadata.manifest import Manifest
 from archive_tool.metadata.names import collisions
-from archive_tool.pickles import imports
+from archive_tool.pickles import budget
 from archive_tool.projects.project_file import read as read_project
 from archive_tool.reading import containers, zip_consistency
 from archive_tool.reading.archive import open_archive
@@ -59,7 +59,7 @@ YAML = {
 
 @pytest.fixture
 def events(monkeypatch):
-    """How many steps PyYAML has made: its parser's, on which the composer's depend."""
+    """Count the steps that PyYAML makes: its parser's, on which the composer's depend."""
     counted = [0]
     really = yaml.SafeLoader.get_event
 
@@ -355,7 +355,7 @@ def test_an_archive_of_many_members_is_shown_in_time(tmp_path, torchmar, monkeyp
 
 
 def counted(monkeypatch, owner, name, cost):
-    """Sum up what the calls of a method cost, from what they give."""
+    """Sum up what the calls of a method cost, from what they return."""
     total = [0]
     really = getattr(owner, name)
 
@@ -382,7 +382,7 @@ def deflated(name, data):
 
 def test_zips_in_zips_are_unpacked_within_one_bound(tmp_path, monkeypatch):
     """A member's end was looked for, and all that is before it unpacked, on each level and for each member anew."""
-    monkeypatch.setattr(imports, "MAX_UNPACKED", 4 << 20, raising=False)
+    monkeypatch.setattr(budget, "MAX_UNPACKED", 4 << 20)
     read = counted(monkeypatch, zipfile.ZipExtFile, "read", len)
     inner = zip_of(*(deflated(b"%d.pt" % number, bytes(3 << 20)) for number in range(10)))
     issues = refused(tmp_path, Member(b"a.zip", inner), Member(b"b.zip", zip_of(deflated(b"c.zip", inner))))
@@ -391,7 +391,7 @@ def test_zips_in_zips_are_unpacked_within_one_bound(tmp_path, monkeypatch):
 
 
 def test_gzips_in_an_archive_are_unpacked_within_one_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "MAX_UNPACKED", 4 << 20, raising=False)
+    monkeypatch.setattr(budget, "MAX_UNPACKED", 4 << 20)
     read = counted(monkeypatch, gzip.GzipFile, "read", len)
     packed = gzip.compress(b"\x80\x04B" + struct.pack("<I", 3 << 20) + bytes(3 << 20) + b".")
     inner = zip_of(*(Member(b"%d.x" % number, packed) for number in range(30)))
@@ -410,7 +410,7 @@ def test_what_shows_at_once_that_it_is_no_weights_is_not_unpacked(tmp_path, monk
 
 
 def test_headers_of_arrays_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "MAX_HEADERS", 2000, raising=False)
+    monkeypatch.setattr(budget, "MAX_HEADERS", 2000)
     made = counted(monkeypatch, ast, "literal_eval", lambda _: 1)
     fields = ",".join(f"('{number}','i1')" for number in range(100))
     text = f"{{'descr':[{fields}],'fortran_order':False,'shape':(0,)}}".encode()
@@ -421,7 +421,7 @@ def test_headers_of_arrays_are_counted(tmp_path, monkeypatch):
 
 
 def test_entries_of_zips_in_an_archive_are_counted_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "MAX_HEADERS", 500, raising=False)
+    monkeypatch.setattr(budget, "MAX_HEADERS", 500)
     inner = zip_of(*(Member(b"%d" % number, b"") for number in range(200)))
     monkeypatch.setattr(zipfile, "ZipInfo", Steps)
     Steps.count = 0
@@ -431,7 +431,7 @@ def test_entries_of_zips_in_an_archive_are_counted_together(tmp_path, monkeypatc
 
 
 def test_headers_of_tars_in_an_archive_are_counted_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "MAX_HEADERS", 2000, raising=False)
+    monkeypatch.setattr(budget, "MAX_HEADERS", 2000)
     read = counted(monkeypatch, tarfile.TarInfo, "frombuf", lambda _: 1)
     one = b"".join(pax(200) + member(number) for number in range(50)) + bytes(1024)
     refused(tmp_path, *(Member(b"%d.tar" % number, one) for number in range(30)))

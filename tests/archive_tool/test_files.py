@@ -1,4 +1,4 @@
-"""Files that are none: each reader of a file that others may have put there says so, and waits for nobody."""
+"""Paths that are not files: each reader of a file that others may have put there says so, and never waits."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ KINDS = ("pipe", "endless", "socket", "folder", "link to a pipe")
 
 @pytest.fixture
 def put(tmp_path, monkeypatch):
-    """Put something that is no regular file where one is read."""
+    """Put something that is not a regular file where one is read."""
     monkeypatch.chdir(tmp_path)
 
     def put(kind, name):
@@ -95,7 +95,7 @@ def test_descriptors_are_not_inherited_and_not_left_open(put, tmp_path):
 
 
 def reading(name):
-    """What reads a file beside an archive, or one that is named: by name, each until it has an answer."""
+    """Return what reads a file beside an archive, or one that is named: by name, each until it has an answer."""
     report = Report()
 
     def built():

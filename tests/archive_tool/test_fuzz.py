@@ -33,7 +33,7 @@ def tree(folder):
 
 
 def survives(path, tmp_path):
-    """The invariant; nothing but the archive and the target is in the folder afterwards."""
+    """Check the invariant; only the archive and the target are in the folder afterwards."""
     out = tmp_path / "out"
     shutil.rmtree(out, ignore_errors=True)
     before = sorted(item.name for item in tmp_path.iterdir())
@@ -62,7 +62,7 @@ def survives(path, tmp_path):
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """The bytes of archives of each packed format, with weights, text and a config file."""
+    """Return the bytes of archives of each packed format, with weights, text and a config file."""
     folder = tmp_path_factory.mktemp("good")
     (folder / "h.py").write_text("def handle(data, context): return data\n" * 20)
     (folder / "w.pt").write_bytes(checkpoint(b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01u."))

@@ -1,4 +1,4 @@
-"""What the usual libraries write as weights is refused by nobody, under any suffix of weights."""
+"""Weights as the usual libraries write them are never refused, under any suffix of weights."""
 
 import io
 import pickle

@@ -110,7 +110,7 @@ for case, path, loader in json.load(sys.stdin):
 
 
 def getitem():
-    """A pickle that calls what stands below a harmless module: eval, out of `__builtins__`."""
+    """Return a pickle that calls what stands below a harmless module: eval, from `__builtins__`."""
     code = b"__import__('os').mkdir('pwned')"
     module, name = b"torch.jit._pickle", b"__builtins__.__getitem__"
     head = b"\x80\x04\x8c" + bytes([len(module)]) + module + b"\x8c" + bytes([len(name)]) + name
@@ -123,7 +123,7 @@ def short_text(text):
 
 
 def no_identifier(module="sympy.parsing.autolev.test-examples.ruletest1", name="_np.lib._datasource.os.mkdir"):
-    """A pickle whose module has a name that no statement could import; torch brings this one along."""
+    """Return a pickle whose module has a name that no statement could import; torch brings this one along."""
     return b"\x80\x04" + short_text(module) + short_text(name) + b"\x93\x8c\x05pwned\x85R."
 
 
@@ -135,12 +135,12 @@ PLAIN = b"(K\x03" + short_text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x
 
 
 def element_type(code, state=PLAIN):
-    """A type of numpy's, as it is pickled."""
+    """Return a type of numpy's, as it is pickled."""
     return named("numpy", "dtype") + short_text(code) + b"\x89\x88\x87R" + state
 
 
 def wrapper(size, more=b""):
-    """What joblib writes before an array of so many bytes, with something added to its state."""
+    """Return what joblib writes before an array of so many bytes, with something added to its state."""
     state = b"".join(
         short_text(key) + value
         for key, value in (
@@ -155,14 +155,14 @@ def wrapper(size, more=b""):
 
 
 def within_numbers():
-    """A pickle in the place of an array's numbers, which says nothing to who has another memo."""
+    """Return a pickle in the place of an array's numbers, harmless to a reader with another memo."""
     inner = short_text(os.name) + b"\x94" + short_text("mkdir") + b"\x94h\x00h\x01\x93"
     inner += short_text("pwned") + b"\x85R."
     return inner, b"\x80\x04" + short_text("builtins") + b"\x94" + short_text("int") + b"\x9400"
 
 
 def computed_key():
-    """joblib finds two keys that are equal, the later of which is computed, and says that there are objects."""
+    """Return two equal keys in a file of joblib, the later of which is computed, which says that there are objects."""
     inner, head = within_numbers()
     objects = named("builtins", "str") + short_text("dtype") + b"\x85R" + element_type("O", b"")
     return head + wrapper(len(inner), objects) + inner + b"."
@@ -192,7 +192,7 @@ OBJECTS = {
 
 
 def tar_of(*members, magic=True):
-    """A tar with members, each a name and its bytes, or a name and that of another that it is a hard link to."""
+    """Return a tar with members, each a name and its bytes, or a name and that of another that it is a hard link to."""
     out = b""
     for name, content in members:
         info = tarfile.TarInfo(name)
@@ -209,14 +209,14 @@ def tar_of(*members, magic=True):
 
 
 def old_torch(data):
-    """The parts of a checkpoint of torch before 0.2; pickles stand between the numbers of its storages."""
+    """Return the parts of a checkpoint of torch before 0.2; pickles stand between the numbers of its storages."""
     numbers = struct.pack("<q", 2) + bytes(8)
     first = pickle.dumps(("1", "cpu", torch.FloatStorage), 2)
     return pickle.dumps(2, 2) + first + numbers + data
 
 
 def renamed_for_others(data):
-    """A checkpoint whose pickle some readers of zips, Python 3.13 among them, see under the name of a text."""
+    """Return a checkpoint whose pickle some readers of zips, Python 3.13 among them, see under the name of a text."""
     other = struct.pack("<BI", 1, zlib.crc32(b"w/data.pkl")) + b"w/data.txt"
     extra = struct.pack("<2H", 0x7075, len(other)) + other
     return zip_of(Member(b"w/data.pkl", data, central={"extra": extra}), Member(b"w/version", b"3\n"))
@@ -234,12 +234,12 @@ def saved_by_joblib(value):
 
 
 def behind_an_array(inner):
-    """A file of joblib in which an attack stands behind the numbers of an array, which are no pickle."""
+    """Return a file of joblib in which an attack stands behind the numbers of an array, which are not a pickle."""
     return saved_by_joblib([numpy.full(100, 3.0), inner])
 
 
 def within_a_frame():
-    """A file of joblib whose array begins behind the frame, and what stands in the frame looks like its numbers."""
+    """Return a file of joblib whose array begins behind the frame; the frame's content looks like its numbers."""
     data = saved_by_joblib(numpy.zeros(50, numpy.uint8))
     build = max(pos for code, _, pos in _until_build(data) if code.name == "BUILD") + 1
     inner = attack(2)[2:-1] + b"0"
@@ -267,7 +267,7 @@ def torch_zip(data, name=b"data.pkl"):
 
 
 def shifted(prefix, data):
-    """A zip with bytes before it, whose directory still tells the right places."""
+    """Return a zip with bytes before it, whose directory still has the right places."""
     return zip_of(*data, before=prefix)
 
 
@@ -282,7 +282,7 @@ PAYLOAD = [Member(b"a.txt", attack(0))]
 
 
 def _cases():
-    """Name of the kind, name of the file, its bytes, and what loads it."""
+    """Yield name of the kind, name of the file, its bytes, and what loads it."""
     for suffix in ["pkl", "pickle", "p", "pk", "bin", "ckpt", "sav", "dat", "data", "model", "weights", "joblib"]:
         yield "protocol 0", f"m.{suffix}", attack(0), "pickle_load"
     yield "protocol 0", "m", attack(1), "pickle_load"
@@ -372,7 +372,7 @@ def _cases():
 
 @pytest.fixture(scope="module")
 def hidden(tmp_path_factory):
-    """All of them, and whether each was seen to run when it was loaded."""
+    """Return all of them, and whether each was seen to run when it was loaded."""
     root = tmp_path_factory.mktemp("hidden")
     cases, jobs = list(_cases()), []
     for number, (_, name, data, loader) in enumerate(cases):
@@ -384,6 +384,7 @@ def hidden(tmp_path_factory):
     return [(*case, (root / str(number) / "pwned").is_dir()) for number, case in enumerate(cases)]
 
 
+@pytest.mark.slow  # shows that the samples are what they say
 def test_each_runs_when_it_is_loaded(hidden):
     assert [(kind, name, loader) for kind, name, _, loader, ran in hidden if not ran] == []
     assert len(hidden) >= 60
@@ -403,7 +404,7 @@ def test_each_is_refused_and_not_run(hidden, tmp_path, monkeypatch):
 
 
 def restored(letter, state, raw=b"A" * 8):
-    """An array of one element, out of bytes, whose type is given a state."""
+    """Return an array of one element, from bytes, whose type is given a state."""
     array = named("numpy._core.multiarray", "_reconstruct") + named("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
     array += b"(K\x01K\x01\x85" + element_type(letter, state) + b"\x89C" + bytes([len(raw)]) + raw + b"tb"
     return b"\x80\x04" + named("builtins", "str") + array + b"\x85R."

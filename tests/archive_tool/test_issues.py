@@ -1,4 +1,4 @@
-"""What is wrong with an archive, and which exit code says so."""
+"""The issues of an archive, and the exit code of each."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The progress bar: seen by people who wait, by nobody else."""
+"""The progress bar: seen on a terminal only."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ print("rich.progress" in sys.modules)
 
 
 def on_a_terminal(total, hidden=False):
-    """What a child writes to a terminal, and what to a pipe."""
+    """Return what a child writes to a terminal, and what to a pipe."""
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     try:

@@ -20,7 +20,7 @@ WORKLOADS = {"noop": serving.noop, "upload": serving.upload, "stream": serving.s
 
 
 def good(store: Path) -> list[str]:
-    """The archives of a store, all of them looked at."""
+    """Return the archives of a store, all of them looked at."""
     archives = sorted(store.glob("*.mar"))
     assert {path.name: verify(path).issues for path in archives} == {path.name: () for path in archives}
     return [path.name for path in archives]
@@ -36,6 +36,7 @@ def test_serving(name: str, tmp_path: Path) -> None:
     assert built(WORKLOADS[name](tmp_path), tmp_path) == [f"{name}.mar"]
 
 
+@pytest.mark.slow  # trains
 def test_serving_mnist(mnist_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the weights of the example where the benchmark looks for them, beside its other files."""
     example = tmp_path / "mnist"

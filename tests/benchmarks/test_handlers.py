@@ -153,7 +153,7 @@ def test_the_loop_measures_handler_model_and_stages(
 
 
 class HandlerWithState:
-    """Answers by code that is made anew for whatever is not as in its own calls, as torch.compile's is."""
+    """A handler with code that is made anew for whatever is not as in its own calls, as torch.compile's is."""
 
     device = torch.device("cpu")
 
@@ -239,7 +239,7 @@ def test_on_a_gpu_the_loop_without_a_server_is_the_limit(results: HandlerResults
         for run in results.loops
     ]
     found = {target.text: target.measured for target in targets(results)}
-    assert found["lite0, 64 connections, shared: pictures/s against its own loop"] == pytest.approx(1.0)
+    assert found["lite0, 64 connections, shared: images/s against its own loop"] == pytest.approx(1.0)
     assert found["lite0, 8 connections, bfloat16 compiled: requests/s against stock"] == pytest.approx(3.5)
 
 

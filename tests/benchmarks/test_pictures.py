@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import pictures
@@ -14,6 +15,7 @@ from benchmarks import pictures
 SCRIPT = Path(pictures.__file__)
 
 
+@pytest.mark.slow  # runs a benchmark
 def test_the_script_compares_every_way_and_prints_tables() -> None:
     command = [sys.executable, SCRIPT, "--rounds", "1", "--largest", "500"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
@@ -37,6 +39,7 @@ def test_who_holds_the_lock() -> None:
     assert not pictures.lets_others_run(lambda: sum(range(100_000)))
 
 
+@pytest.mark.slow  # runs a benchmark
 def test_a_limit_that_leaves_no_picture_is_refused() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--largest", "10"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

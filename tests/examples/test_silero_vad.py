@@ -1,4 +1,4 @@
-"""Segments of speech out of probabilities; the model itself is asked in tests/integration/test_examples.py."""
+"""Segments of speech from probabilities; the model itself is asked in tests/integration/test_examples.py."""
 
 import pytest
 
@@ -8,7 +8,7 @@ STEP = 0.032
 
 
 def chunks(text):
-    """A probability for each sign: none, one at which speech goes on, one at which it begins."""
+    """Return a probability for each sign: none, one at which speech goes on, one at which it begins."""
     return [{".": 0.1, "-": 0.4, "#": 0.9}[sign] for sign in text]
 
 

@@ -1,4 +1,4 @@
-"""Made the archives in this folder, at 32163c8: the last tree whose SDK was flat. They are not made anew.
+"""The maker of the archives in this folder, at 32163c8: the last tree whose SDK was flat. They are not made anew.
 
 Each carries its copy of that SDK, and a sample with the answer of its time: what is built today must go on working.
 
@@ -150,7 +150,7 @@ def _net(source: str, name: str) -> torch.nn.Module:
 
 
 def make(store: Path) -> None:
-    """Writes the archives into a folder."""
+    """Write the archives into a folder."""
     for name, text in _FILES.items():
         Path(name).write_text(text.lstrip(), encoding="utf-8")
     torch.manual_seed(4)
@@ -191,7 +191,7 @@ def make(store: Path) -> None:
 
 
 def _with_answer(name: str, given: dict[str, Any]) -> str:
-    """The sample, and the answer of today to it, as `build` takes both."""
+    """Return the sample and today's answer to it, as `build` takes both."""
     (sample,) = given["sample"]
     first = archive_tool.build(model_name=name, export_path="first", force=True, **given).path
     command = ("torchmar", "run", "--quiet", str(first), sample)

@@ -73,7 +73,7 @@ def parse_reply(data: bytes) -> Reply:
 def request(
     number: int, body: Any = None, headers: dict[str, str] | None = None, parameters: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Make a request as the worker's codec gives it to the service."""
+    """Make a request as the worker's codec hands it to the service."""
     values = parameters if parameters is not None else {"body": body}
     kind = next((value for name, value in (headers or {}).items() if name.lower() == "content-type"), "")
     return {
@@ -114,7 +114,7 @@ class StockWorker:
 
 @dataclass
 class Archives:
-    """Makes folders as archives are when extracted."""
+    """A maker of folders as archives are when extracted."""
 
     root: Path
 
@@ -166,7 +166,7 @@ class Archives:
 
 @contextmanager
 def _archives(root: Path) -> Iterator[Archives]:
-    """A maker of archives; what their files add to the interpreter goes with it."""
+    """Yield a maker of archives; what their files add to the interpreter goes with it."""
     root.mkdir()
     path, known = list(sys.path), set(sys.modules)
     try:
@@ -180,19 +180,19 @@ def _archives(root: Path) -> Iterator[Archives]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread(one_thread):
-    """All models here are tiny."""
+    """Use one thread: all models here are tiny."""
 
 
 @pytest.fixture
 def archives(tmp_path):
-    """A maker of archives, for a test."""
+    """Yield a maker of archives, for a test."""
     with _archives(tmp_path / "archives") as made:
         yield made
 
 
 @pytest.fixture(scope="class")
 def class_archives(tmp_path_factory):
-    """A maker of archives, for all tests of a class."""
+    """Yield a maker of archives, for all tests of a class."""
     with _archives(tmp_path_factory.mktemp("class") / "archives") as made:
         yield made
 
@@ -231,7 +231,7 @@ def ask():
 
 @pytest.fixture
 def picture():
-    """Make the bytes of a picture."""
+    """Make the bytes of an image."""
 
     def make(mode: str = "RGB", size: tuple[int, int] = (40, 30), form: str = "PNG", seed: int = 0) -> bytearray:
         from PIL import Image

@@ -6,7 +6,7 @@ from handlers import BadInputError, BaseHandler, NotSupportedError, RequestError
 
 
 class Doubler(BaseHandler):
-    """Doubles numbers without a model, and keeps a diary of the batches that each hook saw."""
+    """A handler that doubles numbers without a model, and keeps a diary of the batches that each hook saw."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def rows(*values):
 
 @pytest.fixture
 def handle(make_context):
-    """Handle a batch with the stock's context; give the replies and their statuses."""
+    """Handle a batch with the stock's context; return the replies and their statuses."""
 
     def run(handler, *values, headers=None, **options):
         context = make_context(requests=len(values), headers=headers, **options)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module", autouse=True)
 def _is_asked_nothing():
-    """The compiler, what it can do: that takes a compilation of its own, here and in the processes that are started."""
+    """Keep the compiler from being asked what it can do: that takes a compilation of its own, here and in children."""
     known = {"cpp.vec_isa_ok": True} if hasattr(config.cpp, "vec_isa_ok") else {}
     with pytest.MonkeyPatch.context() as patch, config.patch(known):
         patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
@@ -48,7 +48,7 @@ def build(parts, store, **more):
 
 @pytest.fixture(scope="module")
 def built(compiled_ahead, tmp_path_factory):
-    """The archive: its path, manifest, the names of its members and that of the compiled code."""
+    """Build the archive; return its path, manifest, the names of its members and that of the compiled code."""
     (path,) = (compiled_ahead / "store").iterdir()
     with archive_tool.open_archive(path) as opened:
         found = SimpleNamespace(path=path, manifest=opened.manifest, members=[member.name for member in opened.members])
@@ -58,7 +58,7 @@ def built(compiled_ahead, tmp_path_factory):
 
 
 def code_of(folder):
-    """The file name of an extracted archive's compiled code, which lies in a folder or in a package."""
+    """Return the file name of an extracted archive's compiled code, which lies in a folder or in a package."""
     place = compiled_in(folder)
     names = [path.name for path in place.rglob("*")] if place.is_dir() else zipfile.ZipFile(place).namelist()
     (code,) = (Path(name).name for name in names if name.endswith(".so"))
@@ -66,13 +66,13 @@ def code_of(folder):
 
 
 def compiled_in(folder):
-    """Where an extracted archive has its compiled model: unpacked, if this torch loads it so."""
+    """Return where an extracted archive has its compiled model: unpacked, if this torch loads it so."""
     manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
     return folder / manifest["torchmar"]["compiled"]["path"]
 
 
 def leftovers(built):
-    """What loaders have left of this code where they unpack; other tests may be loading theirs."""
+    """Return what loaders have left of this code where they unpack; other tests may be loading theirs."""
     places = {Path("/tmp"), Path(tempfile.gettempdir())}
     folders = [
         folder for place in places for kind in ("aotinductor_*", "torchmar-aot-*") for folder in place.glob(kind)
@@ -82,7 +82,7 @@ def leftovers(built):
 
 @pytest.fixture
 def folder(built, tmp_path):
-    """The archive, extracted; its modules are forgotten at the end."""
+    """Yield the archive, extracted; forget its modules at the end."""
     with archive_tool.open_archive(built.path) as archive:
         yield archive.extract(tmp_path / "model")
     for name in ("net_ahead", "h_ahead"):
@@ -105,7 +105,7 @@ def load(folder, monkeypatch):
 
 
 def plain(folder):
-    """The model called directly."""
+    """Return the model, to be called directly."""
     from handlers.loading.load import load_eager
 
     return load_eager(folder / "net_ahead.py", folder / "net.pt").eval()
@@ -145,7 +145,7 @@ def test_it_serves_batches_of_any_size_after_the_first_was_compared(load, folder
             torch.testing.assert_close(handler.inference(given), model(given), rtol=1e-4, atol=1e-5)
     assert handler.model.serving == "the model compiled ahead of time for cpu in float32"
     assert "differs from the plain model by" in caplog.text
-    # A view that lies otherwise in memory than the compiler was told.
+    # A view that lies otherwise in memory than the compiler saw.
     turned = torch.randn(8, 3).t()
     with torch.no_grad():
         torch.testing.assert_close(handler.inference(turned), model(turned), rtol=1e-4, atol=1e-5)
@@ -210,7 +210,7 @@ def test_it_runs_on_the_stock_worker(folder, archives, caplog):
 
 @pytest.fixture
 def package(folder, tmp_path):
-    """The same code as a package in a file, as `publish` writes it."""
+    """Return the same code as a package in a file, as `publish` writes it."""
     return packed(folder, tmp_path)
 
 
@@ -276,6 +276,7 @@ def test_a_folder_without_a_package(tmp_path):
 # ---- further compilations --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # a compilation more
 @pytest.mark.slow
 def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahead, tmp_path):
     fixed = (compiled_ahead / "net_ahead.py").read_text()
@@ -290,6 +291,7 @@ def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahe
     assert result.manifest.record.compiled.inputs[0].shape == (1, 8)
 
 
+@pytest.mark.slow  # a compilation more
 @pytest.mark.slow
 def test_sixteen_bits(compiled_ahead, tmp_path):
     (tmp_path / "model-config.yaml").write_text("optimize:\n  dtype: bfloat16\n")

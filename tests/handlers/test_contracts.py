@@ -22,7 +22,8 @@ from handlers.testing import HandlerContract, Reply, Request
 from serving.protocol import Inference, Load, Parameter, encode_inference
 from serving.protocol import Request as WireRequest
 from serving.worker import __file__ as worker_file
-from serving.worker.answering.service import Service, reply_to
+from serving.worker.answering.replies import reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import loader
 
 with warnings.catch_warnings():
@@ -48,7 +49,7 @@ def sound(level):
 
 @dataclass(frozen=True)
 class Kept:
-    """What a handler keeps the contract with.
+    """A handler that keeps the contract, with what it needs.
 
     `forward` is the body of the model's method, whose arguments are `x` and `mask` and whose `layer` is seeded;
     `more` stands in the handler's class, and `record` in the manifest.
@@ -134,7 +135,7 @@ def test_every_handler_is_there():
 
 
 def archive(archives, name, make_tokenizer):
-    """Write what the handler loads; give the folder."""
+    """Write what the handler loads; return the folder."""
     kept = HANDLERS[name]
     net = f"""
         import torch
@@ -167,7 +168,7 @@ def archive(archives, name, make_tokenizer):
 
 
 def on_the_wire(requests):
-    """The message that the frontend would send."""
+    """Return the message that the frontend would send."""
     found = []
     for number, one in enumerate(map(Request.of, requests)):
         kind = one.headers.get("content-type", "")

@@ -20,7 +20,7 @@ TEXT = (DOCS / "handlers.md").read_text(encoding="utf-8")
 
 
 def section(name, text=TEXT):
-    """The JSON blocks below a heading."""
+    """Return the JSON blocks below a heading."""
     found = re.search(rf"^##+ {name}\n(.*?)^##", text + "##", re.MULTILINE | re.DOTALL)
     assert found is not None, name
     return [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", found[1], re.MULTILINE | re.DOTALL)]
@@ -66,7 +66,7 @@ def test_text_classifier(answer, make_context):
     assert answer(handler, torch.tensor([[0.1, 0.6, 0.2, 0.1]]).log(), "Rain") == pytest.approx(prediction)
 
     def model(words, offsets):
-        """Both known words speak for the class: 1/8 and 1/4 of its probability of 1/2."""
+        """Let both known words speak for the class: 1/8 and 1/4 of its probability of 1/2."""
         sizes = torch.diff(offsets, append=torch.tensor([len(words)]))
         rows = words.split(sizes.tolist())
         share = torch.tensor([0.125 + 0.125 * (0 in row) + 0.25 * (1 in row) for row in rows])

@@ -46,7 +46,7 @@ def section(name: str) -> str:
 
 
 def forms(name: str) -> tuple[str, str]:
-    """The handler that a section shows: before the change, and after it."""
+    """Return the handler that a section shows: before the change, and after it."""
     (block,) = re.findall(r"^```diff\n(.*?)^```", section(name), re.MULTILINE | re.DOTALL)
     lines = block.splitlines()
     before, after = ("\n".join(line[1:] for line in lines if line[:1] != other) + "\n" for other in "+-")
@@ -54,7 +54,7 @@ def forms(name: str) -> tuple[str, str]:
 
 
 def differences(name: str) -> list[str]:
-    """The first column of a section's table."""
+    """Return the first column of a section's table."""
     rows = re.findall(r"^\| (.*?) \|", section(name), re.MULTILINE)
     return [row for row in rows if not row.startswith(("|", "---"))]
 
@@ -136,7 +136,7 @@ def bag(name: str = "embedding") -> dict[str, Any]:
 
 @pytest.fixture
 def shown(linear, picture) -> dict[str, tuple[dict[str, Any], list[list[Any]]]]:
-    """For each section the parts of an archive, and batches of requests."""
+    """Return for each section the parts of an archive, and batches of requests."""
     pictures = [picture(seed=seed) for seed in range(3)]
     encoded = base64.b64encode(bytes(pictures[0])).decode()
     digits = [picture("L", (28, 28), seed=seed) for seed in range(3)]
@@ -249,7 +249,7 @@ EXPLAIN = {"explain": "True"}
 
 @pytest.fixture
 def observed(linear, picture, ask) -> dict[str, list[Difference]]:
-    """The rows that are shown by running them, by section."""
+    """Return the rows that are shown by running them, by section."""
     cat, grey, small = picture(), picture("L"), picture(size=(20, 20))
     explained = ask(0, headers=EXPLAIN, parameters={"data": cat, "target": bytearray(b"1")})
     text, nobody = "data:image/png;base64," + base64.b64encode(bytes(cat)).decode(), ask(0, parameters={})
@@ -304,7 +304,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
         ],
         "vision_handler": [
             Difference(
-                "a body that is no picture",
+                "a body that is no image",
                 [cat, b"no picture", cat],
                 503,
                 [200, 400, 200],
@@ -330,7 +330,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
         ],
         "image_classifier": [
             Difference(
-                "grey, palette and transparent pictures",
+                "gray, palette and transparent images",
                 [grey, picture("P"), picture("RGBA")],
                 503,
                 [200, 200, 200],
@@ -350,7 +350,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
         ],
         "object_detector": [
             Difference(
-                "pictures of several sizes in a batch", [cat, small], 503, [200, 200], parts={"model_file": BOXES}
+                "images of several sizes in a batch", [cat, small], 503, [200, 200], parts={"model_file": BOXES}
             ),
             Difference(
                 "a class that the labels do not name",
@@ -379,7 +379,7 @@ def observed(linear, picture, ask) -> dict[str, list[Difference]]:
     }
 
 
-# Rows that would need other hardware or packages, seconds of compiling, or another version of torch; or that tell how
+# Rows that would need other hardware or packages, seconds of compiling, or another version of torch; or about how
 # something is done, not what comes of it. Most have a test where the module that does it is tested.
 TOLD = {
     "base_handler": [
@@ -395,7 +395,7 @@ TOLD = {
         "`ENABLE_TORCH_PROFILER`",
         "import",
     ],
-    "vision_handler": ["EPS pictures", "PIL's limit of pixels", "`self.ig`"],
+    "vision_handler": ["EPS images", "PIL's limit of pixels", "`self.ig`"],
     "image_classifier": [],
     "object_detector": ["torchvision's detection models as TorchScript"],
     "image_segmenter": [],

@@ -1,4 +1,4 @@
-"""What a model is loaded from is in test_base.py; here is what stands by itself, and what is made of a loaded model."""
+"""What stands by itself in a holder, and what is made of a loaded model; what it is loaded from is in test_base.py."""
 
 import os
 from types import SimpleNamespace

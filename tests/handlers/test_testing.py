@@ -16,7 +16,7 @@ RULES = [name for name in vars(HandlerContract) if name.startswith("test_")]
 
 
 class Doubles:
-    """Keeps every rule: a list of numbers in, twice the numbers out."""
+    """A handler that keeps every rule: a list of numbers in, twice the numbers out."""
 
     def initialize(self, context):
         self.context = context
@@ -40,7 +40,7 @@ def contract(handler=Doubles, **attributes):
 
 
 def broken(rule, **attributes):
-    """Runs a rule that is to fail; gives what it says."""
+    """Run a rule that is to fail; return what it says."""
     with pytest.raises(AssertionError) as caught:
         getattr(contract(**attributes), rule)()
     return str(caught.value)

@@ -22,7 +22,7 @@ from serving.client import ManagementClient
 
 from .preloaded import CommandLine
 
-# Models can be registered, and nobody needs a key: for servers that only tests reach.
+# Models can be registered, and no key is needed: for servers that only tests reach.
 OPEN = ("--enable-model-api", "--disable-token-auth")
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Result:
-    """What a finished command left."""
+    """The output of a finished command."""
 
     code: int
     out: str
@@ -52,7 +52,7 @@ class Result:
 
 @cache
 def command_line() -> CommandLine:
-    """Of this process of the run."""
+    """Return the command line of this process of the run."""
     return CommandLine()
 
 
@@ -72,7 +72,7 @@ class Sandbox:
         return self.root / "tmp"
 
     def run(self, *command: str | Path, env: Mapping[str, str] | None = None, timeout: float = 150.0) -> Result:
-        """Runs a command in the sandbox; names of the environment's programs are found in it."""
+        """Run a command in the sandbox; names of the environment's programs are found in it."""
         if command[0] == "torchmar":
             given = [str(argument) for argument in command[1:]]
             return Result(*command_line().run(given, cwd=self.root, env=self.env | dict(env or {}), timeout=timeout))
@@ -110,13 +110,13 @@ class Sandbox:
         return path
 
     def build(self, name: str, handler: str, *options: str | Path) -> None:
-        """An archive of a handler given as source."""
+        """Build an archive of a handler given as source."""
         source = self.file(f"{name}_handler.py", handler)
         arguments = ("--model-name", name, "--handler", source, "--export-path", self.store, "-f", "-q")
         self.torchmar("build", *arguments, *options).ok()
 
     def start(self, *models: str, name: str = "default", options: tuple[str | Path, ...] = ()) -> Server:
-        """Starts a server on free ports."""
+        """Start a server on free ports."""
         self.torchmar(
             "start", *models, "--model-store", self.store, "--port", "auto", "--name", name, "-q", *options
         ).ok()
@@ -126,7 +126,7 @@ class Sandbox:
         return Server(self, name, self.torchmar("status", "--json", "--name", name).json())
 
     def processes(self) -> list[psutil.Process]:
-        """Processes that work in this sandbox: by their working folder, arguments or temporary folder."""
+        """Return the processes that work in this sandbox: by their working folder, arguments or temporary folder."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -137,7 +137,7 @@ class Sandbox:
         return [p for p in found if p.pid != os.getpid() and p.status() != psutil.STATUS_ZOMBIE]
 
     def leftovers(self) -> list[str]:
-        """What a server must not leave behind."""
+        """Return what a server must not leave behind."""
         deadline = time.monotonic() + 10.0
         while (running := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -166,7 +166,7 @@ class Server:
         return int(self.record["pid"])
 
     def curl(self, path: str, *options: str | Path) -> tuple[int, str]:
-        """Status and body of a request to the inference API, sent by the real curl."""
+        """Return status and body of a request to the inference API, sent by the real curl."""
         done = self.sandbox.run(
             "curl", "-sS", "-w", "\n%{http_code}", *options, f"{self.inference}{path}", timeout=60.0
         ).ok()
@@ -179,7 +179,7 @@ class Server:
 
 
 def make_sandbox(java_options: str, hidden: Iterable[str] = ()) -> Sandbox:
-    """A new sandbox.
+    """Return a new sandbox.
 
     Args:
         java_options: of the fixture of this name.
@@ -208,7 +208,7 @@ def make_sandbox(java_options: str, hidden: Iterable[str] = ()) -> Sandbox:
 
 
 def hidden_from(node: pytest.Item | pytest.Collector) -> set[str]:
-    """The modules that the marks of a test or of a module hide."""
+    """Return the modules that the marks of a test or of a module hide."""
     return {name for mark in node.iter_markers("hides") for name in mark.args}
 
 
@@ -235,7 +235,7 @@ def sandbox(request: pytest.FixtureRequest, java_options: str) -> Iterator[Sandb
 
 @pytest.fixture(scope="module")
 def shared_sandbox(request: pytest.FixtureRequest, java_options: str) -> Iterator[Sandbox]:
-    """One sandbox for all tests of a module: for servers that several tests only ask."""
+    """Yield one sandbox for all tests of a module: for servers that several tests only ask."""
     box = make_sandbox(java_options, hidden_from(request.node))
     before = request.session.testsfailed
     yield box
@@ -254,7 +254,7 @@ def _light(java_options: str) -> Iterator[Server]:
 
 @pytest.fixture
 def light_server(_light: Server) -> Iterator[Server]:
-    """One server for all modules that only register models, none of which needs torch; after a test it has none."""
+    """Yield a server for all modules that only register models, which need no torch; after a test it has none."""
     yield _light
     with ManagementClient.at(_light.management) as client:
         for name in {row.name for row in client.models()}:
@@ -274,5 +274,5 @@ class Echo:
 
 @pytest.fixture
 def echo() -> str:
-    """Source of a handler that answers with its version and the request's body."""
+    """Return the source of a handler that answers with its version and the request's body."""
     return ECHO

@@ -1,6 +1,6 @@
 """The command line in a process of its own that need not import it: each is forked from one that has.
 
-Most commands do little, and to import them takes a third of a second of the processor; a run of the tests starts
+Most commands do little, and their imports take a third of a second of the processor; a run of the tests starts
 hundreds. What the program `torchmar` itself does is tested where it is started as such: `Sandbox.popen` and the demos.
 """
 
@@ -38,12 +38,12 @@ _MORE = (
 
 
 class CommandLine:
-    """Runs commands of `torchmar`; ends with the process that made it."""
+    """A runner of `torchmar` commands; it ends with the process that made it."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         self._lock = threading.Lock()
-        # No folder of a test is where it works, or in its arguments: it is nothing that a test leaves behind.
+        # No folder of a test is where it works, or in its arguments: it is not something that a test leaves behind.
         command = [sys.executable, __file__, str(theirs.fileno())]
         none = subprocess.DEVNULL
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", stdin=none, stdout=none)
@@ -55,13 +55,13 @@ class CommandLine:
         self._process.wait()
 
     def fileno(self) -> int:
-        """File descriptor that a shell must hand on to `typed.py`, which has commands run here."""
+        """Return the file descriptor that a shell must hand on to `typed.py`, which has commands run here."""
         return self._control.fileno()
 
     def run(
         self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
     ) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of a command, once nobody can write to those any more.
+        """Return exit code, standard output and standard error of a command, once no process can write to them.
 
         Raises:
             TimeoutError: it takes longer.
@@ -90,7 +90,7 @@ class CommandLine:
 
 
 def serve(control: socket.socket) -> int:
-    """Forks a process for each command, until nobody asks for any more; in that process, runs it."""
+    """Fork a process for each command until the last request; in that process, run the command."""
     modules = {entry.target.partition(":")[0] for section in COMMANDS.values() for entry in section.values()}
     for name in (*sorted(modules), *_MORE):
         import_module(name)
@@ -107,14 +107,14 @@ def serve(control: socket.socket) -> int:
 
 
 def _reap(*_: object) -> None:
-    """Nobody asks how those that watch over a command end, but whoever measures a run counts their time."""
+    """Reap the watchers. Their exit codes are not read, but a measured run counts their time."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
 def _watch(arguments: list[str], cwd: Path, env: dict[str, str], fds: list[int]) -> int:
-    """Runs a command in another process, so that its exit code is told whatever happens to it."""
+    """Run a command in another process, so that its exit code is reported whatever happens to it."""
     out, err, status = fds
     if (pid := os.fork()) == 0:
         os.close(status)

@@ -1,4 +1,4 @@
-"""What the tests of the worker share: archives by hand, whole answers, gRPC by hand, a server's logs and processes."""
+"""Common parts of the worker's tests: archives by hand, whole answers, gRPC by hand, a server's logs and processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NOT_YET = (OSError, http.client.HTTPException, LookupError, TypeError, ValueErr
 def pack(
     box: Sandbox, name: str, handler: str, files: Mapping[str, str | bytes], config: str = "", **model: str
 ) -> str:
-    """An archive made without any archiver, so that its manifest may name the handler in every form.
+    """Make an archive without any archiver, so that its manifest may name the handler in every form.
 
     Args:
         handler: as the manifest is to have it.
@@ -61,7 +61,7 @@ def pack(
 
 @dataclass(frozen=True)
 class Answer:
-    """All that a client sees of an answer, but its id."""
+    """The parts of an answer that a client sees, but its id."""
 
     status: int
     phrase: str
@@ -87,7 +87,7 @@ def ask(
     method: str | None = None,
     timeout: float = PATIENCE_S,
 ) -> Answer:
-    """One request on a connection of its own; TimeoutError if there is no answer."""
+    """Send one request on a connection of its own; TimeoutError if there is no answer."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=timeout)
     data = body.encode() if isinstance(body, str) else body
     try:
@@ -101,19 +101,19 @@ def ask(
 
 
 def predict(server: Server, model: str, body: bytes | str | None = "", **headers: str) -> Answer:
-    """A prediction; ``X_Do="x"`` is sent as the header X-Do."""
+    """Ask for a prediction; ``X_Do="x"`` is sent as the header X-Do."""
     named = {key.replace("_", "-"): value for key, value in headers.items()}
     return ask(server.inference, f"/predictions/{model}", body, named)
 
 
 def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Results of calls that are made at the same time."""
+    """Return the results of calls that are made at the same time."""
     with ThreadPoolExecutor(max(1, len(calls))) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 def register(server: Server, archive: str, name: str, *, workers: int = 1, **options: str) -> Answer:
-    """Registers an archive and waits until its workers are ready, or one has failed."""
+    """Register an archive and wait until its workers are ready, or one has failed."""
     query = {"url": archive, "model_name": name, "initial_workers": str(workers), "synchronous": "true", **options}
     text = "&".join(f"{key}={value}" for key, value in query.items())
     return ask(server.management, f"/models?{text}", "", timeout=150.0)
@@ -130,7 +130,7 @@ def describe(server: Server, name: str, query: str = "") -> dict[str, Any]:
 
 
 def ready(server: Server, name: str) -> list[int]:
-    """Process ids of the workers that are ready, as the frontend knows them."""
+    """Return the process ids of the workers that are ready, as the frontend knows them."""
     return [worker["pid"] for worker in describe(server, name)["workers"] if worker["status"] == "READY"]
 
 
@@ -148,7 +148,7 @@ class GrpcAnswer:
 
 
 def grpc(server: Server, method: str, request: bytes, *, open_inference: bool = False) -> GrpcAnswer:
-    """Calls a method of the inference API, or of the protocol's, with curl: gRPC is HTTP/2, its messages few bytes."""
+    """Call a method of the inference API, or of the protocol's, with curl: gRPC is HTTP/2, its messages few bytes."""
     url = f"http://{server.record['grpc_inference']}{_OPEN_INFERENCE if open_inference else _INFERENCE}{method}"
     command = ["curl", "-sS", "--http2-prior-knowledge", "-m", "60", "-X", "POST", "-H", "te: trailers"]
     command += ["-H", "content-type: application/grpc", "--data-binary", "@-"]
@@ -169,7 +169,7 @@ def grpc(server: Server, method: str, request: bytes, *, open_inference: bool = 
 
 
 def converse(server: Server, *requests: bytes) -> list[bytes]:
-    """Predictions of a StreamPredictions2, of which each request is sent when the one before has been answered.
+    """Return the predictions of a StreamPredictions2, each request sent when the one before has been answered.
 
     curl does not send what it has before there is more, so this is HTTP/2 by hand, without a look at its headers.
     """
@@ -202,17 +202,17 @@ _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _AWAY = 0, 1, 3, 4, 6, 7
 
 
 def _frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
-    """A frame of HTTP/2."""
+    """Encode a frame of HTTP/2."""
     return struct.pack("!I", len(content))[1:] + bytes([kind, flags]) + struct.pack("!I", stream) + content
 
 
 def _text(value: str) -> bytes:
-    """A text of HPACK, shorter than 127 bytes."""
+    """Encode a text of HPACK, shorter than 127 bytes."""
     return bytes([len(value)]) + value.encode()
 
 
 def _messages(data: bytes) -> list[dict[int, list[Any]]]:
-    """Those that are there completely."""
+    """Return the messages that are there completely."""
     found = []
     while len(data) >= 5 and len(data) >= (end := 5 + int(struct.unpack_from("!I", data, 1)[0])):
         found.append(_fields(data[5:end]))
@@ -221,7 +221,7 @@ def _messages(data: bytes) -> list[dict[int, list[Any]]]:
 
 
 def prediction_request(model: str, inputs: Mapping[str, bytes], sequence: str | None = None) -> bytes:
-    """``PredictionsRequest`` of TorchServe's inference.proto."""
+    """Encode ``PredictionsRequest`` of TorchServe's inference.proto."""
     parts = [grpc_field(1, model.encode())]
     parts += [grpc_field(3, grpc_field(1, key.encode()) + grpc_field(2, value)) for key, value in inputs.items()]
     if sequence is not None:
@@ -230,7 +230,7 @@ def prediction_request(model: str, inputs: Mapping[str, bytes], sequence: str | 
 
 
 def infer_request(model: str, identifier: str, name: str, shape: Sequence[int], values: Sequence[float]) -> bytes:
-    """``ModelInferRequest`` of the Open Inference Protocol, with one tensor of FP32."""
+    """Encode ``ModelInferRequest`` of the Open Inference Protocol, with one tensor of FP32."""
     contents = grpc_field(6, struct.pack(f"<{len(values)}f", *values))
     tensor = grpc_field(1, name.encode()) + grpc_field(2, b"FP32") + grpc_field(3, b"".join(map(_varint, shape)))
     return (
@@ -241,14 +241,14 @@ def infer_request(model: str, identifier: str, name: str, shape: Sequence[int], 
 
 
 def infer_output(message: Mapping[int, list[Any]]) -> tuple[str, str, tuple[float, ...]]:
-    """Identifier of a ``ModelInferResponse``, and name and numbers of its first tensor, of FP32."""
+    """Return the identifier of a ``ModelInferResponse``, and name and numbers of its first tensor, of FP32."""
     tensor = _fields(message[5][0])
     raw = _fields(tensor[5][0])[6][0]
     return message[3][0].decode(), tensor[1][0].decode(), struct.unpack(f"<{len(raw) // 4}f", raw)
 
 
 def grpc_field(number: int, data: bytes) -> bytes:
-    """A field of a protobuf message, of bytes."""
+    """Encode a field of a protobuf message, of bytes."""
     return bytes([number << 3 | 2]) + _varint(len(data)) + data
 
 
@@ -261,7 +261,7 @@ def _varint(value: int) -> bytes:
 
 
 def _fields(data: bytes) -> dict[int, list[Any]]:
-    """A protobuf message: values by the number of their field, integers or bytes."""
+    """Decode a protobuf message: values by the number of their field, integers or bytes."""
     found: dict[int, list[Any]] = {}
     at = 0
 
@@ -298,7 +298,7 @@ def model_log(server: Server) -> str:
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_S) -> T:
-    """The first true value of a condition, which may fail meanwhile."""
+    """Return the first true value of a condition, which may fail meanwhile."""
     deadline = time.monotonic() + seconds
     while True:
         last: object = None
@@ -322,7 +322,7 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_
 
 
 def session(server: Server) -> list[psutil.Process]:
-    """All live processes of a server: the frontend leads a session, which nobody leaves."""
+    """Return all live processes of a server: the frontend leads a session, which none of them leaves."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):

@@ -35,14 +35,14 @@ REGISTERED = (200, 202)
 
 
 def stranger(*command: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Runs a command as nobody."""
+    """Run a command as the user nobody."""
     rights = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if AS_ROOT else {}
     env = {"PATH": os.environ["PATH"]}
     return subprocess.run(command, input=data, capture_output=True, cwd="/", env=env, check=False, **rights)
 
 
 def send(address: str, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> int:
-    """Status of a stranger's request."""
+    """Return the status of a stranger's request."""
     given = [part for name, value in (headers or {}).items() for part in ("-H", f"{name}: {value}")]
     command = ["curl", "-sS", "-m", "60", "-X", method, "-o", "/dev/null", "-w", "%{http_code}", *given]
     done = stranger(*command, "--data-binary", "@-", f"{address}{path}", data=body)
@@ -51,7 +51,7 @@ def send(address: str, method: str, path: str, headers: dict[str, str] | None = 
 
 
 def call(server: Server, method: str, request: bytes) -> int:
-    """Status of a stranger's call to the management API over gRPC."""
+    """Return the status of a stranger's call to the management API over gRPC."""
     url = f"http://{server.record['grpc_management']}/org.pytorch.serve.grpc.management.ManagementAPIsService/{method}"
     command = ["curl", "-sS", "-m", "60", "--http2-prior-knowledge", "-D", "-", "-o", "/dev/null"]
     command += ["-H", "te: trailers", "-H", "content-type: application/grpc", "--data-binary", "@-", url]
@@ -62,7 +62,7 @@ def call(server: Server, method: str, request: bytes) -> int:
 
 
 class Attacker:
-    """Somebody who has put code on the machine and wants a server to run it.
+    """An attacker with code on the machine who wants a server to run it.
 
     Attributes:
         folder: of a model whose handler leaves a file when it is imported.
@@ -95,11 +95,11 @@ class Attacker:
             path.chmod(0o777 if path.is_dir() else 0o666)
 
     def places(self, path: Path) -> list[str]:
-        """A file or folder, as the frontend may be told of it."""
+        """Return the ways to name a file or folder to the frontend."""
         return [str(path), path.name, f"file://{path}", f"http://127.0.0.1:9/{path.name}"]
 
     def register(self, server: Server, path: Path) -> set[int]:
-        """Statuses of all ways to register a model over REST."""
+        """Return the statuses of all ways to register a model over REST."""
         found = set()
         for url in self.places(path):
             target = f"/models?url={quote(url)}&initial_workers=1&synchronous=true&model_name=evil"
@@ -110,14 +110,14 @@ class Attacker:
         return found
 
     def register_workflow(self, server: Server) -> set[int]:
-        """Statuses of all ways to register a workflow."""
+        """Return the statuses of all ways to register a workflow."""
         targets = [f"/workflows?url={quote(url)}&workflow_name=evil" for url in self.places(self.war)]
         found = {send(server.management, "POST", target, headers) for target in targets for headers in ({}, PAGE)}
         body = json.dumps({"url": str(self.war)}).encode()
         return found | {send(server.management, "POST", "/workflows", {"Content-Type": "application/json"}, body)}
 
     def call_register(self, server: Server) -> int:
-        """Status of a registration over gRPC: initial_workers, model_name, synchronous, url."""
+        """Return the status of a registration over gRPC: initial_workers, model_name, synchronous, url."""
         return call(
             server,
             "RegisterModel",
@@ -127,7 +127,7 @@ class Attacker:
 
 @pytest.fixture(scope="module")
 def attacker() -> Iterator[Attacker]:
-    # Not pytest's folder, into which nobody else can look.
+    # Not pytest's folder, into which no other user can look.
     root = Path(tempfile.mkdtemp(prefix="tmevil-", dir="/tmp"))
     yield Attacker(root)
     shutil.rmtree(root)
@@ -140,7 +140,7 @@ def nothing_ran(attacker: Attacker) -> None:
 
 @pytest.fixture(scope="module")
 def usual(request: pytest.FixtureRequest, java_options: str, attacker: Attacker) -> Iterator[Server]:
-    """A server as `torchmar start` starts it; the owner has the attacker's workflow and archive in the store, too."""
+    """Yield a server as `torchmar start` starts it; its store also has the attacker's workflow and archive."""
     box = make_sandbox(java_options, hidden_from(request.node))
     before = request.session.testsfailed
     box.build("echo", ECHO)
@@ -194,7 +194,7 @@ def test_anybody_can_scale_and_choose_the_default_version(usual: Server, attacke
 
 
 def test_with_the_model_api_open_all_of_this_works(light_server: Server, attacker: Attacker) -> None:
-    """So these are attacks: a server that was told to be open runs the attacker's code."""
+    """So these are attacks: a server that was made open runs the attacker's code."""
     box = light_server.sandbox
     shutil.copy(attacker.war, box.store)
     try:
@@ -215,7 +215,7 @@ def test_with_the_model_api_open_all_of_this_works(light_server: Server, attacke
 
 @pytest.fixture(scope="module")
 def keyed(request: pytest.FixtureRequest, java_options: str) -> Iterator[tuple[Server, str]]:
-    """A server with the model API, and so with keys, started with a lax umask; and what start said."""
+    """Yield a server with the model API, and so with keys, started with a lax umask; and the output of start."""
     box = make_sandbox(java_options, hidden_from(request.node))
     before = request.session.testsfailed
     box.root.chmod(0o755)
@@ -246,7 +246,7 @@ def test_without_a_key_nothing_is_answered(keyed: tuple[Server, str], attacker: 
         assert send(server.inference, "POST", "/predictions/echo", headers) == 400
     assert attacker.call_register(server) == 7
     assert call(server, "UnregisterModel", grpc_field(1, b"echo")) == 7
-    # The inference key is no key of the management API.
+    # The inference key is not a key of the management API.
     key = {"Authorization": f"Bearer {keys_of(server.sandbox)['inference']}"}
     assert send(server.management, "DELETE", "/models/echo", key) == 400
     assert send(server.inference, "POST", "/predictions/echo", key) == 200

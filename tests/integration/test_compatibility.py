@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from handlers.loading.load import load_eager
+from model_defs.mnist import MNISTNet
 from serving.control.configuration.java import WORKER_SCRIPT, torchserve_home, worker_home
 
 from .conftest import OPEN, ROOT, Sandbox, Server, close, make_sandbox
@@ -90,18 +91,18 @@ class Pair:
     ours: Server
 
     def both(self, call: Any) -> tuple[Any, Any]:
-        """The result of a call on TorchServe's worker, and on ours."""
+        """Return the result of a call on TorchServe's worker, and on ours."""
         stock, ours = at_once([lambda: call(self.stock), lambda: call(self.ours)])
         return stock, ours
 
     def same(self, call: Any) -> Any:
-        """The result of a call, which must be the same on both."""
+        """Return the result of a call, which must be the same on both."""
         stock, ours = self.both(call)
         assert ours == stock
         return ours
 
     def run(self, code: str) -> Answer:
-        """The answer of a handler that runs this code, the same on both."""
+        """Return the answer of a handler that runs this code, the same on both."""
         answer = self.same(lambda server: run(server, code))
         assert isinstance(answer, Answer)
         return answer
@@ -115,17 +116,19 @@ def source(name: str) -> dict[str, str]:
     return {f"{name}.py": (MODELS / f"{name}.py").read_text()}
 
 
-def tutorial(box: Sandbox, weights: Path) -> str:
-    """Scenario A2: the tutorial's handler with the tutorial's net."""
+def tutorial(box: Sandbox) -> str:
+    """Pack scenario A2: the tutorial's handler with its network, untrained: both see the same."""
+    torch.manual_seed(0)
+    torch.save(MNISTNet().state_dict(), box.root / "mnist_sd.pt")
     handler = (MNIST / "mnist_handler_ts.py").read_text()
     model = {"mnist_model.py": (ROOT / "model_defs" / "mnist.py").read_text()}
-    data = {"mnist_sd.pt": (weights / "mnist_sd.pt").read_bytes()}
+    data = {"mnist_sd.pt": (box.root / "mnist_sd.pt").read_bytes()}
     names = {"modelFile": "mnist_model.py", "serializedFile": "mnist_sd.pt"}
     return pack(box, "tutorial", "mnist_handler.py", {"mnist_handler.py": handler, **model, **data}, **names)
 
 
 def built_in(box: Sandbox) -> str:
-    """`image_classifier` by name, with a net of seconds."""
+    """Return `image_classifier` by name, with a network of seconds."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 10))
     torch.jit.script(net).save(str(box.root / "small.pt"))
@@ -135,7 +138,7 @@ def built_in(box: Sandbox) -> str:
 
 
 def ahead(box: Sandbox, folder: Path) -> list[str]:
-    """An archive with compiled code, and the same one with code that needs what no processor has."""
+    """Return an archive with compiled code, and the same one with code that needs what no processor has."""
     shutil.copy(folder / "store" / "ahead.mar", box.store)
     with zipfile.ZipFile(box.store / "ahead.mar") as old, zipfile.ZipFile(box.store / "elsewhere.mar", "w") as new:
         for name in old.namelist():
@@ -151,7 +154,7 @@ def ahead(box: Sandbox, folder: Path) -> list[str]:
 
 @contextmanager
 def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], config: Path) -> Iterator[Pair]:
-    """A server with each worker, over the same archives."""
+    """Yield a server with each worker, over the same archives."""
     before = request.session.testsfailed
     command = (
         "torchmar",
@@ -185,9 +188,7 @@ def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], c
 
 
 @pytest.fixture(scope="module")
-def pair(
-    request: pytest.FixtureRequest, mnist_weights: Path, compiled_ahead: Path, java_options: str
-) -> Iterator[Pair]:
+def pair(request: pytest.FixtureRequest, java_options: str) -> Iterator[Pair]:
     box = make_sandbox(java_options)
     archives = [
         pack(box, "everything", "everything.py", source("everything")),
@@ -195,9 +196,8 @@ def pair(
         pack(box, "streaming", "some/where/streaming.py", source("streaming")),
         pack(box, "sequence", "sequence.py", source("sequence"), SEQUENCES),
         pack(box, "continuous", "continuous.py", source("continuous"), CONTINUOUS),
-        tutorial(box, mnist_weights),
+        tutorial(box),
         built_in(box),
-        *ahead(box, compiled_ahead),
     ]
     archives += [pack(box, name, FORMS[name], source("forms")) for name in USUAL_FORMS]
     text = (torchserve_home() / "ts" / "configs" / "metrics.yaml").read_text()
@@ -205,6 +205,13 @@ def pair(
     metrics = box.file("metrics.yaml", text + GAUGES)
     config = box.file("config.properties", f"metrics_config={metrics}\ndefault_response_timeout=60\n")
     with servers(box, request, archives, config) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def compiled_pair(request: pytest.FixtureRequest, compiled_ahead: Path, java_options: str) -> Iterator[Pair]:
+    box = make_sandbox(java_options)
+    with servers(box, request, ahead(box, compiled_ahead), box.file("config.properties", "")) as started:
         yield started
 
 
@@ -442,7 +449,7 @@ def test_time_metrics_of_the_worker(pair: Pair) -> None:
 
 
 def logged(server: Server, mark: str) -> list[str]:
-    """Lines with a mark, without their time and the number of the worker."""
+    """Return the lines with a mark, without their time and the number of the worker."""
     lines = [line for line in model_log(server).splitlines() if mark in line]
     return [re.sub(r"W-\d+", "W", line.split(" ", 1)[1]) for line in lines]
 
@@ -467,12 +474,10 @@ def test_what_a_handler_prints_and_logs(pair: Pair) -> None:
 
 def test_the_tutorials_handler(pair: Pair) -> None:
     """Scenario A2."""
-    right = 0
     for sample in SAMPLES[:12]:
         picture = sample.read_bytes()
         answer = pair.same(lambda server, picture=picture: predict(server, "tutorial", picture))
-        right += answer.text() == sample.name[0]
-    assert right >= 9
+        assert answer.text() in "0123456789"
     form = (
         b'--X\r\nContent-Disposition: form-data; name="data"; filename="7.png"\r\nContent-Type: image/png\r\n\r\n'
         + SAMPLES[0].read_bytes()
@@ -486,9 +491,10 @@ LOADED = "Loaded the model compiled ahead of time for cpu in float32"
 LEFT = "Not serving the model compiled ahead of time: it needs quantum, which this processor lacks"
 
 
+@pytest.mark.slow  # two servers and a C++ compiler; tests/handlers/test_compiled.py has all but the servers
 @pytest.mark.parametrize(("model", "said", "unsaid"), [("ahead", LOADED, LEFT), ("elsewhere", LEFT, LOADED)])
 def test_a_model_that_was_compiled_ahead_of_time(
-    pair: Pair, compiled_ahead: Path, model: str, said: str, unsaid: str
+    compiled_pair: Pair, compiled_ahead: Path, model: str, said: str, unsaid: str
 ) -> None:
     """On either worker compiled code answers where it fits, and else the eager model; both as the model does here."""
     net = load_eager(compiled_ahead / "net_ahead.py", compiled_ahead / "net.pt").eval()
@@ -496,10 +502,10 @@ def test_a_model_that_was_compiled_ahead_of_time(
     with torch.no_grad():
         expected = net(inputs).tolist()
     for row, wanted in zip(inputs.tolist(), expected, strict=True):
-        for answer in pair.both(lambda server, row=row: predict(server, model, json.dumps(row), **JSON)):
+        for answer in compiled_pair.both(lambda server, row=row: predict(server, model, json.dumps(row), **JSON)):
             assert answer.status == 200, answer
             assert answer.json() == pytest.approx(wanted, abs=1e-5)
-    for server in (pair.stock, pair.ours):
+    for server in (compiled_pair.stock, compiled_pair.ours):
         wait_until(lambda server=server: said in "".join(logged(server, f"-{model}_1.0")), said)  # type: ignore[misc]
         lines = "".join(logged(server, f"-{model}_1.0"))
         assert unsaid not in lines
@@ -559,7 +565,7 @@ def test_a_batch(pair: Pair) -> None:
 
 
 def curl(server: Server, path: str, body: str) -> str:
-    """Head and body of an answer as they come over the wire, in its chunks, without its id."""
+    """Return head and body of an answer as they come over the wire, in its chunks, without its id."""
     command = ("curl", "-sS", "-N", "--raw", "-i", "-m", "60", "-d", body, "-H", "Content-Type: text/plain")
     done = server.sandbox.run(*command, server.inference + path, timeout=90.0).ok()
     return re.sub(r"x-request-id: .*\n", "", done.out)
@@ -679,7 +685,7 @@ RARE = ("body", "json", "kserve")
 
 @pytest.fixture(scope="module", params=[pytest.param(e, marks=pytest.mark.slow) if e in RARE else e for e in ENVELOPES])
 def enveloped(request: pytest.FixtureRequest, java_options: str) -> Iterator[tuple[str, Pair]]:
-    """Two servers with the envelope; it is a setting of a whole server."""
+    """Yield two servers with the envelope; it is a setting of a whole server."""
     box = make_sandbox(java_options, ["torchvision"])
     archives = [pack(box, "rows", "rows.py", source("rows"), "batchSize: 3\nmaxBatchDelay: 300\n")]
     config = box.file("config.properties", f"service_envelope={request.param}\n")
@@ -688,7 +694,7 @@ def enveloped(request: pytest.FixtureRequest, java_options: str) -> Iterator[tup
 
 
 def without_id(answer: Answer) -> Answer:
-    """Without the id of an error, and what depends on it."""
+    """Return the answer without the id of an error, and what depends on it."""
     if answer.status != 503:
         return answer
     body = re.sub(rb" The server's log has the reason under the id [0-9a-f]{8}\.", b"", answer.body)

@@ -1,4 +1,4 @@
-"""What docs/containers.md says, in namespaces of Linux: no image is built, for that takes a daemon.
+"""The commands of docs/containers.md, in namespaces of Linux: no image is built, for that takes a daemon.
 
 The server is the first process of its pid namespace, and sees a root that is read-only, but for /tmp in memory.
 """
@@ -60,7 +60,7 @@ class Container:
         self._log = log
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a shell line beside the server, as `docker exec` does."""
+        """Run a shell line beside the server, as `docker exec` does."""
         enter = ["nsenter", "-t", str(self.first), "-m", "-p", "-r"]
         return subprocess.run(
             [*enter, "sh", "-c", f"cd /tmp/srv; {ENVIRONMENT} {command}"],
@@ -72,7 +72,7 @@ class Container:
 
     @property
     def first(self) -> int:
-        """The first process, by its number outside."""
+        """Return the first process, by its number outside."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0])
 
@@ -84,7 +84,7 @@ class Container:
             time.sleep(0.1)
 
     def end(self) -> int:
-        """Sends SIGTERM, as `docker stop` does; the exit code."""
+        """Send SIGTERM, as `docker stop` does; return the exit code."""
         os.kill(self.first, signal.SIGTERM)
         return self._process.wait(60)
 
@@ -124,6 +124,7 @@ def container(sandbox: Sandbox, echo: str) -> Iterator[tuple[Container, list[int
     process.wait()
 
 
+@pytest.mark.slow  # a server more
 @pytest.mark.hides("torch")
 def test_a_container(container: tuple[Container, list[int]], sandbox: Sandbox) -> None:
     box, ports = container
@@ -143,6 +144,6 @@ def test_a_container(container: tuple[Container, list[int]], sandbox: Sandbox) -
     assert status(ports[0], "/ping", *header) == "200"
     assert status(ports[0], "/predictions/echo", "-d", "hello") == "400"
     assert status(ports[0], "/predictions/echo", *header, "-d", "hello") == "200"
-    # Nothing but /tmp can be written to.
+    # Only /tmp can be written to.
     assert "Read-only file system" in box.run("touch /var/x").stderr
     assert box.end() == 143

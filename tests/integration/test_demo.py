@@ -1,4 +1,4 @@
-"""What ``make demo`` runs, whole: train, archive, start, predict, scale, stop."""
+"""The whole of ``make demo``: train, archive, start, predict, scale, stop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from filelock import FileLock
 from .conftest import ROOT, Sandbox
 
 
+@pytest.mark.slow  # all its commands have tests of their own
 @pytest.mark.timeout(400)
 def test_the_demo_passes_and_leaves_nothing_running(sandbox: Sandbox, mnist_place: Path) -> None:
     demo = ("python", ROOT / "examples" / "mnist" / "demo.py", "--port", "auto", "--model-store", sandbox.store)

@@ -1,4 +1,4 @@
-"""The examples with real models: built by their own commands, served by one server, and their answers looked at."""
+"""The examples with real models: built by their own commands, served by one server, and their answers checked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from .conftest import ROOT, Sandbox, Server, close, make_sandbox
 from .support import Answer, at_once, predict
 
 # Most of it is for packages that are not in the cache yet.
-pytestmark = pytest.mark.timeout(600)
+# Slow: the handlers are those of other tests; these are real models behind them.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 DEMOS = {one.name: one for one in (fizbuz.DEMO, lite0.DEMO, sentence_embedder.DEMO, sentiment.DEMO, silero_vad.DEMO)}
 JSON = {"Content_Type": "application/json"}
@@ -47,7 +48,7 @@ class Served:
     root: Path
 
     def work(self, name: str) -> Path:
-        """The folder that an example works in."""
+        """Return the folder that an example works in."""
         return self.root / name
 
     def ask(self, name: str) -> None:
@@ -101,7 +102,7 @@ ALL = {"X_Probabilities": "true"}
 
 
 def recording(served: Served, begin_s: float, end_s: float) -> bytes:
-    """A part of the recording, as a file."""
+    """Return a part of the recording as a file."""
     stream = io.BytesIO()
     with wave.open(str(served.work("silero_vad") / "speech.wav")) as whole, wave.open(stream, "wb") as part:
         whole.setpos(int(begin_s * whole.getframerate()))
@@ -112,7 +113,7 @@ def recording(served: Served, begin_s: float, end_s: float) -> bytes:
 
 @pytest.mark.parametrize("model", silero_vad.FORMATS)
 def test_speech_of_several_streams_at_once(served: Served, model: str) -> None:
-    """Each is heard as if it were alone: the state of one stream is none of another's."""
+    """Each is heard as if it were alone: the streams share no state."""
     sounds = [recording(served, begin, begin + 5) for begin in (0, 11, 23, 37)]
     sounds.append(recording(served, 3, 9.5))
     alone = [served.json(model, sound, **ALL) for sound in sounds]
@@ -149,7 +150,7 @@ def test_what_is_no_speech(served: Served) -> None:
 
 
 def test_a_photograph_in_any_form(served: Served) -> None:
-    """As JPEG, turned into grey, or with a hole: the cat stays a cat, and a file that is no picture fails alone."""
+    """As JPEG, turned into grey, or with a hole: the cat stays a cat, and a file that is not an image fails alone."""
     stream = io.BytesIO()
     with Image.open(served.work("efficientnet_lite0") / "chelsea.png") as picture:
         picture.convert("RGBA").save(stream, "PNG")
@@ -167,7 +168,7 @@ def test_the_net_is_no_torchscript(
 ) -> None:
     from examples.efficientnet_lite0 import export
 
-    monkeypatch.setattr(sys, "path", list(sys.path))  # where it puts the net's package
+    monkeypatch.setattr(sys, "path", list(sys.path))  # where it puts the network's package
     folder = served.work("efficientnet_lite0")
     assert export.main(["--formats", "scripted", "--output-dir", str(folder)]) == 1
     err = capsys.readouterr().err
@@ -180,7 +181,7 @@ def test_the_net_is_no_torchscript(
 
 
 def test_sentences_that_nobody_trained_with(served: Served) -> None:
-    """The server says what the net says when it is called directly, and is right as often as the training told."""
+    """The server says what the network says when called directly, and is right as often as the training found."""
     work = served.work("sentiment")
     _, held_out = train.read_sentences(downloads.fetch(downloads.VADER_SENTENCES) / "sentences.tar.gz")
     known = torch.load(work / "source_vocab.pt")

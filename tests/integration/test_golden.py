@@ -23,7 +23,7 @@ LIMIT = 1 << 20
 
 
 def sample(name: str) -> tuple[str, bytes, bytes]:
-    """The sample that an archive has: its name, its body, and the answer to it when it was built."""
+    """Return the sample that an archive has: its name, its body, and the answer to it when it was built."""
     with open_archive(GOLDEN / f"{name}.mar") as archive:
         assert archive.manifest is not None
         assert archive.manifest.record is not None
@@ -54,6 +54,7 @@ def test_checked(sandbox: Sandbox, name: str) -> None:
     assert [one["ok"] and one["expected"] for one in found["inputs"]] == [True], found
 
 
+@pytest.mark.slow  # three candidates
 def test_optimized(sandbox: Sandbox) -> None:
     """`optimize` asks the model through the archive's own SDK, whose modules have other names than today's."""
     file, body, _ = sample("eager")
@@ -63,6 +64,7 @@ def test_optimized(sandbox: Sandbox) -> None:
     assert found["rows"], found
 
 
+@pytest.mark.slow  # a model is loaded once more
 def test_renewed(sandbox: Sandbox) -> None:
     """Converted, it carries the SDK of today in place of the flat one."""
     sandbox.torchmar("convert", GOLDEN / "eager.mar", "--output", "new.mar").ok()

@@ -111,7 +111,7 @@ class Served:
 
 
 def net(folder: Path, name: str) -> nn.Module:
-    """A model with seeded weights, and its files in the folder."""
+    """Make a model with seeded weights, and its files in the folder."""
     body = "\n".join(line[8:] for line in NETS[name].splitlines())
     file = folder / f"{name}_net.py"
     file.write_text(f"import torch\nfrom torch import nn\n{body}")
@@ -178,7 +178,7 @@ def picture(seed: int, size: tuple[int, int] = (300, 260)) -> bytes:
 
 
 def wav(seed: int, count: int = 800) -> tuple[bytes, torch.Tensor]:
-    """A file, and its samples as a model takes them."""
+    """Return a file, and its samples as a model takes them."""
     samples = torch.randint(-(1 << 15), 1 << 15, (count,), generator=torch.Generator().manual_seed(seed))
     stream = io.BytesIO()
     with wave.open(stream, "wb") as file:
@@ -201,7 +201,7 @@ def for_imagenet(content: bytes) -> torch.Tensor:
 
 
 def ask(served: Served, name: str, *bodies: bytes) -> list[Any]:
-    """Answers to requests that are sent at once, so that they run in batches."""
+    """Return answers to requests that are sent at once, so that they run in batches."""
     answers = at_once([lambda body=body: predict(served.server, name, body) for body in bodies])  # type: ignore[misc]
     assert [answer.status for answer in answers] == [200] * len(bodies), model_log(served.server)[-4000:]
     return [answer.json() for answer in answers]

@@ -20,13 +20,13 @@ from .support import is_alive, wait_until
 # Importing torch takes seconds, and no handler here needs it.
 pytestmark = pytest.mark.hides("torch")
 
-# A handler that is still being imported when everybody has lost patience.
+# A handler that is still being imported when every wait is over.
 SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
 
 
 @contextmanager
 def waiting_start(sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
-    """A start that waits for a model which does not get ready."""
+    """Start a server that waits for a model which does not get ready."""
     sandbox.build("slow", SLOW)
     command = ("torchmar", "start", "slow.mar", "--model-store", sandbox.store, "--port", "auto")
     with sandbox.popen(*command) as process:
@@ -38,7 +38,7 @@ def waiting_start(sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_server_from_start_to_stop(sandbox: Sandbox, echo: str) -> None:
-    del sandbox.env["JAVA_TOOL_OPTIONS"]  # once with nothing but what the product itself tells Java
+    del sandbox.env["JAVA_TOOL_OPTIONS"]  # once with only what the product itself sets for Java
     sandbox.build("echo", echo)
     started = sandbox.torchmar("start", "echo=echo.mar", "--model-store", sandbox.store, "--port", "auto").ok()
     assert "echo 1.0 is ready: 1 worker" in started.out
@@ -132,6 +132,7 @@ def test_an_interrupted_start_leaves_nothing(sandbox: Sandbox) -> None:
     assert sandbox.torchmar("stop").code == 7
 
 
+@pytest.mark.slow  # waits
 def test_a_model_that_is_not_ready_in_time_is_named(sandbox: Sandbox) -> None:
     sandbox.build(
         "slow", "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
@@ -143,6 +144,7 @@ def test_a_model_that_is_not_ready_in_time_is_named(sandbox: Sandbox) -> None:
     assert sandbox.leftovers() == []
 
 
+@pytest.mark.slow  # a server more
 def test_every_version_must_be_ready(sandbox: Sandbox, echo: str) -> None:
     """Two archives under one name: the second cannot be loaded, so the start fails, default version or not."""
     sandbox.build("echo", echo)
@@ -156,6 +158,7 @@ def test_every_version_must_be_ready(sandbox: Sandbox, echo: str) -> None:
     assert sandbox.leftovers() == []
 
 
+@pytest.mark.slow  # waits
 def test_stop_while_another_command_starts(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
     with waiting_start(sandbox) as process:
@@ -188,6 +191,7 @@ def test_a_killed_server_is_cleaned_up_by_stop(sandbox: Sandbox, echo: str) -> N
     assert sandbox.leftovers() == []
 
 
+@pytest.mark.slow  # names and ports have tests of their own
 def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
     """One serves all archives of the store, with the workers that the command line asks for.
 
@@ -222,7 +226,7 @@ def kill(server: Server) -> None:
 
 
 def test_keys_are_asked_for_and_given_when_authorization_is_on(sandbox: Sandbox, echo: str) -> None:
-    """Here of a server without Java on the path, and with blanks in that of its archive."""
+    """Here on a server without Java on the path, and with blanks in that of its archive."""
     sandbox.build("echo", echo)
     empty = sandbox.root / "nothing"
     empty.mkdir()

@@ -80,7 +80,7 @@ def run(server: Server, model: str, code: str) -> Answer:
 
 
 def backend(server: Server, model: str) -> int:
-    """Pid of the process that answers."""
+    """Return the pid of the process that answers."""
     return int(run(server, model, "return [os.getpid()]").text())
 
 
@@ -94,7 +94,7 @@ def kill(pid: int) -> None:
 
 @pytest.fixture
 def doomed(sandbox: Sandbox) -> Server:
-    """A server with two workers of each kind, of a handler that does as it is told."""
+    """Return a server with two workers of each kind, of a handler that obeys its requests."""
     archives = [pack(sandbox, name, "everything.py", EVERYTHING, TWO + text) for name, text in MODES.items()]
     return sandbox.start(*archives, options=OPEN)
 
@@ -121,7 +121,7 @@ def test_java_is_killed(doomed: Server, moment: str) -> None:
                 ask(doomed.management, f"/models?url={archive}&synchronous=false", "")
             wait_until(lambda: all(f"initializing slow_{mode}" in model_log(doomed) for mode in MODES), "the loads")
         os.kill(doomed.pid, signal.SIGKILL)
-    # Whoever works ends by itself: nobody has to stop a server that is dead.
+    # Every worker ends by itself: a server that is dead need not be stopped.
     wait_until(lambda: not session(doomed), "the end of all processes")
     assert not list(doomed.sandbox.temp.rglob(".ts.sock*"))
     assert_nothing_is_left(doomed)
@@ -155,7 +155,7 @@ def test_a_dead_server_is_stopped_at_once(doomed: Server) -> None:
 
 
 def busy(server: Server, count: int) -> bool:
-    """Whether so many processes of the server have been at work for a while."""
+    """Return whether so many processes of the server have been at work for a while."""
     before = {process.pid: process.cpu_times().user for process in session(server) if process.pid != server.pid}
     time.sleep(1)
     after = {process.pid: process.cpu_times().user for process in session(server)}
@@ -177,7 +177,7 @@ def thin(server: Server, model: str) -> int:
 
 
 def prefork(server: Server, model: str) -> int:
-    """It may have been killed before; then the process that it forked serves on, and the next one has a new parent."""
+    """Return the prefork process. After its death the process that it forked serves on; the next has a new parent."""
     members = {process.pid for process in session(server)}
     process = backend(server, model)
     parent = psutil.Process(process).ppid()
@@ -193,7 +193,7 @@ VICTIMS: dict[str, Callable[[Server, str], int]] = {"thin": thin, "prefork": pre
 
 @pytest.fixture
 def whole(server: Server) -> Iterator[Server]:
-    """The server, all of whose workers answer; so they must after the test, without more processes than before."""
+    """Yield the server, all of whose workers answer; so they must after the test, with no more processes."""
 
     def is_whole() -> bool:
         return all(len(ready(server, name)) == 2 and run(server, name, "return [1]").status == 200 for name in MODES)
@@ -214,7 +214,7 @@ def whole(server: Server) -> Iterator[Server]:
 def test_it_is_killed_while_idle(whole: Server, mode: str, victim: str) -> None:
     workers = ready(whole, mode)
     kill(VICTIMS[victim](whole, mode))
-    if victim == "prefork":  # those who serve serve on, and the next worker starts another one
+    if victim == "prefork":  # the present processes serve on, and the next worker starts another one
         assert ready(whole, mode) == workers
         assert scale(whole, mode, 3).status == 200
         wait_until(lambda: len(ready(whole, mode)) == 3, "a third worker")

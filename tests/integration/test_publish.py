@@ -27,7 +27,8 @@ from model_defs.mnist import MNISTNet
 from .conftest import OPEN, ROOT, Sandbox, Server
 from .support import ask, at_once, grpc, infer_output, infer_request, predict, prediction_request, ready, register
 
-pytestmark = pytest.mark.hides("torchvision")
+# Slow: what is published is loaded in tests of the archive tool; here each format is served.
+pytestmark = [pytest.mark.hides("torchvision"), pytest.mark.slow]
 
 TOLERANCE = 1e-4
 BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 6\nmaxWorkers: 6\n"
@@ -48,7 +49,7 @@ def images() -> torch.Tensor:
 def published(
     shared_sandbox: Sandbox, net: MNISTNet, images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Published]:
-    """The model in every format; a C++ compiler takes the longest."""
+    """Publish the model in every format; a C++ compiler takes the longest."""
     from torch._inductor import config  # takes seconds
 
     patch = pytest.MonkeyPatch()

@@ -1,4 +1,4 @@
-"""What TorchServe's users do today, to the letter: with the stock commands, and with ours in their place."""
+"""The work of TorchServe's users today, to the letter: with the stock commands, and with ours in their place."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from serving.control.configuration.ports import choose_free
 from .conftest import BIN, ROOT, Sandbox
 from .support import ask, wait_until
 
+# Slow: the tutorial once more, with the commands of others.
+pytestmark = pytest.mark.slow
+
 MNIST = ROOT / "examples" / "mnist"
 SAMPLES = sorted((MNIST / "samples").glob("*.png"))
 FORMATS = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
@@ -27,12 +30,12 @@ ARCHIVERS = ("torch-model-archiver", "torchmar build")
 
 @pytest.fixture(scope="module")
 def project(shared_sandbox: Sandbox, mnist_weights: Path) -> Sandbox:
-    """A user's folder as the tutorial has it: model, weights, handlers, pictures, the repository's configuration."""
+    """Make a user's folder as the tutorial has it: model, weights, handlers, images, the repository's configuration."""
     box = shared_sandbox
     for file in mnist_weights.iterdir():
         shutil.copy(file, box.root)
     shutil.copy(MNIST / "mnist_handler_ts.py", box.root / "mnist_handler.py")
-    # Scenario A2: the tutorial's handler, and the same with nothing but its import changed.
+    # Scenario A2: the tutorial's handler, and the same with only its import changed.
     tutorial = (MNIST / "mnist_handler_ts.py").read_text()
     ours = tutorial.replace("from ts.torch_handler.image_classifier import", "from handlers import")
     assert ours != tutorial
@@ -47,9 +50,9 @@ def project(shared_sandbox: Sandbox, mnist_weights: Path) -> Sandbox:
 
 @contextmanager
 def stock_torchserve(box: Sandbox, *models: str, worker: str = "torchserve") -> Iterator[dict[str, str]]:
-    """``torchserve --start --ncs --model-store model_store --models ...`` with the repository's config.properties.
+    """Run ``torchserve --start --ncs --model-store model_store --models ...`` with the repository's config.properties.
 
-    Only the ports differ: a parallel test may have the usual ones. And it names no worker if it shall be TorchServe's.
+    Only the ports differ: a parallel test may have the usual ones. And it names no worker if it is to be TorchServe's.
     """
     ports = iter(choose_free("127.0.0.1", 5))
     text = (ROOT / "config.properties").read_text()
@@ -101,12 +104,12 @@ def curl(box: Sandbox, url: str, *options: str) -> str:
 
 
 def upload(addresses: dict[str, str], model: str, content: bytes) -> str:
-    """As `curl -T` sends it."""
+    """Send a file as `curl -T` does."""
     return ask(addresses["inference"], f"/predictions/{model}", content, method="PUT").text()
 
 
 def tutorial_command(archiver: str) -> list[str]:
-    """Scenario A1 to the letter."""
+    """Return scenario A1's command to the letter."""
     line = (
         f"{archiver} --model-name mnist --version 1.0 --model-file mnist_model.py --serialized-file mnist_sd.pt "
         "--export-path ./model_store --handler mnist_handler.py -f"
@@ -125,7 +128,7 @@ def build(project: Sandbox, archiver: str, name: str, archive_format: str, *, ea
 
 
 def files_of_a5(project: Sandbox) -> None:
-    """What `build` needs beside the tutorial's."""
+    """Return what `build` needs beside the tutorial's."""
     project.file("extra/index_to_name.json", json.dumps({str(i): str(i) for i in range(10)}))
     project.file("extra/sub/more.txt", "more")
     project.file("notes.txt", "notes")
@@ -134,7 +137,7 @@ def files_of_a5(project: Sandbox) -> None:
 
 
 def members(path: Path) -> dict[str, int]:
-    """Names and sizes, except the manifest's size: it holds the version of its writer."""
+    """Return names and sizes, except the manifest's size: it holds the version of its writer."""
     if path.is_dir():
         found = {str(p.relative_to(path)): p.stat().st_size for p in path.rglob("*") if p.is_file()}
     elif path.suffix == ".mar":
@@ -159,7 +162,7 @@ FORMATS_OF = {
         *(("stock", archive_format) for archive_format in ("zip-store", "tgz", "no-archive")),
     ],
 }
-# Reads digits, too, and tells where the SDK is that it uses.
+# Reads digits, too, and says where the SDK is that it uses.
 WHERE = """
 import handlers
 import mnist_handler_ours
@@ -174,13 +177,13 @@ class Where(mnist_handler_ours.MNISTDigitClassifier):
 
 
 def stock_or_ours(short: str, archive_format: str) -> str:
-    """An archive's name."""
+    """Return an archive's name."""
     return f"{short}_{archive_format.replace('-', '_')}"
 
 
 @pytest.fixture(scope="module")
 def archives(project: Sandbox) -> dict[str, dict[str, int]]:
-    """The archives of all scenarios but A1's are made; what is in those of A5, by their names."""
+    """Make the archives of all scenarios but A1's; return what is in those of A5, by their names."""
     files_of_a5(project)
     found = {}
     for archive_format, kind in KINDS.items():
@@ -233,7 +236,7 @@ def served(request: pytest.FixtureRequest, project: Sandbox, archives: dict[str,
 
 @pytest.fixture(scope="module")
 def seen() -> list[list[str]]:
-    """All answers of the servers until now."""
+    """Return all answers of the servers until now."""
     return []
 
 
@@ -245,7 +248,7 @@ def test_a1_a3_the_tutorial_with_the_stock_server(project: Sandbox, served: Serv
         curl(project, f"{served.addresses['management']}/models/mnist?min_worker=2&synchronous=true", "-X", "PUT")
         described = json.loads(curl(project, f"{served.addresses['management']}/models/mnist"))
         assert [worker["status"] for worker in described[0]["workers"]] == ["READY", "READY"]
-    else:  # our handler runs where nothing of ours is but the copy in its archive
+    else:  # our handler runs with only the copy of ours in its archive
         where = upload(served.addresses, "where", b"where")
         assert where.startswith(str(project.temp))
         assert where.endswith("/handlers/__init__.py")

@@ -25,7 +25,7 @@ model_metrics:
 
 @pytest.fixture
 def tls(sandbox: Sandbox) -> Sandbox:
-    """A sandbox with a key store whose password is "right", and settings with relative paths."""
+    """Return a sandbox with a key store whose password is "right", and settings with relative paths."""
     key, chain, store = "tls/key.pem", "tls/chain.pem", "tls/store.p12"
     sandbox.file(key, "")
     request = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", chain, "-subj", "/CN=localhost")
@@ -45,6 +45,7 @@ def tls(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
+@pytest.mark.slow  # a server more
 def test_relative_paths_begin_where_the_command_is_run(tls: Sandbox, echo: str) -> None:
     tls.build("echo", echo)
     variables = {"TLS_FOLDER": "tls", "TLS_PASSWORD": "right"}

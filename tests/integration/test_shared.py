@@ -82,7 +82,7 @@ def send(server: Server, model: str, number: int = 0, **wish: Any) -> Answer:
 
 
 def held(server: Server, model: str, *wishes: dict[str, Any]) -> list[Answer]:
-    """Answers to requests that come while another one runs, and so make a batch."""
+    """Return answers to requests that come while another one runs, and so make a batch."""
 
     def later(number: int, wish: dict[str, Any]) -> Answer:
         time.sleep(0.5)

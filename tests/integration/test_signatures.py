@@ -1,4 +1,4 @@
-"""A server that serves nothing unsigned, against the real frontend: what its own APIs take, and what they do not."""
+"""A server that serves nothing unsigned, against the real frontend: what its own APIs take, and what they refuse."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def keys(sandbox: Sandbox) -> tuple[Path, Path]:
 
 
 def statuses(server: Server, store: Path) -> dict[str, int]:
-    """How the frontend answers, through its own API, who wants other things served."""
+    """Return how the frontend answers, through its own API, a client that wants other things served."""
     urls = {"by name": "plain.mar", "by path": str(store / "plain.mar"), "folder": str(store / "plain_folder")}
     urls["file url"] = f"file://{store}/plain.mar"
     found = {}
@@ -39,14 +39,14 @@ def statuses(server: Server, store: Path) -> dict[str, int]:
 
 
 def post(server: Server, path: str) -> int:
-    """Status of a request to the management API, sent by the real curl, without a key."""
+    """Return the status of a request to the management API, sent by the real curl, without a key."""
     command = ("curl", "-sS", "-X", "POST", "-o", "/dev/null", "-w", "%{http_code}", f"{server.management}{path}")
     return int(server.sandbox.run(*command).ok().out)
 
 
 @pytest.fixture
 def store(sandbox: Sandbox, echo: str, keys: tuple[Path, Path]) -> Path:
-    """The signed archives echo and later, and an unsigned one, as a file and as a folder."""
+    """Return a store with the signed archives echo and later, and an unsigned one, as a file and as a folder."""
     handler = sandbox.file("handler.py", echo)
     for name in ("echo", "plain", "later"):
         archive_tool.build(model_name=name, handler=handler, export_path=sandbox.store)
@@ -81,5 +81,5 @@ def test_registering_what_is_signed_with_a_token(sandbox: Sandbox, store: Path, 
     assert "is not signed" in refused.err
     sandbox.torchmar("register", "later.mar").ok()
     assert {row["name"] for row in sandbox.torchmar("models", "--json").json()} == {"echo", "later"}
-    # Who has no key is turned away before anything is looked at.
+    # A client without a key is turned away before anything is looked at.
     assert post(server, "/models?url=later.mar") in (400, 401, 403)

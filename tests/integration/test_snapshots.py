@@ -1,4 +1,4 @@
-"""What a server serves is written down, and served again."""
+"""The served models are written down, and served again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_was_registered_survives_kill_9(sandbox: Sandbox, echo: str) -> Non
     server = box.server()
     assert predict(server, "iris").json()["version"] == "10.0"
 
-    # The archive says one worker; and over the API as anybody may, not with torchmar.
+    # The archive says one worker; and over the API, as any client may, not with torchmar.
     assert "with 2 initial workers" in box.torchmar("register", "late.mar", "--workers", "2").ok().out
     refused = box.torchmar("register", "late.mar", "--model-name", "other", "--response-timeout", "30")
     assert refused.code == 1
@@ -52,6 +52,7 @@ def test_what_was_registered_survives_kill_9(sandbox: Sandbox, echo: str) -> Non
     assert predict(server, "iris/2.0").json()["version"] == "2.0"
 
 
+@pytest.mark.slow  # four servers
 def test_a_snapshot_as_the_configuration_unless_the_command_line_says_otherwise(sandbox: Sandbox, echo: str) -> None:
     box = sandbox
     box.build("first", echo)

@@ -80,7 +80,7 @@ def source(name: str) -> dict[str, str]:
 
 
 def code(text: str) -> dict[str, str]:
-    """Headers that make the handler `everything` run this."""
+    """Return headers that make the handler `everything` run this."""
     return {"X-Do": quote(text)}
 
 
@@ -168,11 +168,11 @@ class Worker:
         self.process.stdout.close()
 
     def is_read(self) -> bool:
-        """Whether there may be more output."""
+        """Return whether there may be more output."""
         return self._reader.is_alive()
 
     def stop_reading(self) -> None:
-        """Closes the other end of its output."""
+        """Close the other end of its output."""
         self._enough.set()
         self._reader.join()
 
@@ -186,7 +186,7 @@ class Worker:
         self.sock.sendall(encode_load(message) if isinstance(message, Load) else encode_inference(message))
 
     def receive(self) -> Reply | None:
-        """The next frame; None at the end of the stream."""
+        """Return the next frame; None at the end of the stream."""
         while (reply := self._decoder.next_message()) is None:
             data = self.sock.recv(65536)
             if not data:
@@ -208,7 +208,7 @@ class Worker:
         return self
 
     def is_silent(self, seconds: float = 0.5) -> bool:
-        """Whether nothing more comes for a while, and the connection stays."""
+        """Return whether nothing more comes for a while, and the connection stays."""
         return not select.select([self.sock], [], [], seconds)[0]
 
     def close(self) -> None:
@@ -244,7 +244,7 @@ def request(number: int, value: bytes = b"", kind: str = "", **headers: str) -> 
 PLAIN = "def handle(data, context):\n    return None if data is None else [str(row) for row in data]\n"
 
 
-# ---- 1: listens, then tells its pid, then that it has started ------------------------------------------------------
+# ---- 1: listens, then prints its pid, then that it has started -----------------------------------------------------
 
 
 @light
@@ -338,7 +338,7 @@ RESULTS = {
 
 @pytest.fixture(scope="module")
 def obedient(shared_sandbox: Sandbox) -> Iterator[Worker]:
-    """A worker whose handler returns what its first request asks for."""
+    """Yield a worker whose handler returns what its first request asks for."""
     handler = "def handle(data, context):\n    return None if data is None else eval(data[0]['body'])\n"
     files = {"handler.py": handler, "torch.py": "raise ImportError('not needed here, and slow')\n"}
     worker = Worker(shared_sandbox, files).loaded()

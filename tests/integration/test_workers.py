@@ -1,4 +1,4 @@
-"""Whose worker runs, however the server is started."""
+"""The worker that runs, however the server is started."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def handle(data, context):
 
 
 def scripts(sandbox: Sandbox) -> set[str]:
-    """The worker scripts that run in a sandbox."""
+    """Return the worker scripts that run in a sandbox."""
     lines = [argument for process in sandbox.processes() for argument in process.cmdline()]
     return {argument for argument in lines if argument.endswith(WORKER_SCRIPT.name)}
 
 
 def test_torchmars_by_default(light_server: Server) -> None:
-    """It is told of the time that the configuration gives an answer."""
+    """It gets the time that the configuration gives an answer."""
     box = light_server.sandbox
     box.build("told", TIMEOUT)
     box.torchmar("register", "told.mar").ok()
@@ -46,6 +46,7 @@ def test_torchmars_by_default(light_server: Server) -> None:
 # TorchServe's when asked for: in test_compatibility.py, which has a server with it.
 
 
+@pytest.mark.slow  # a server more
 @light
 @pytest.mark.parametrize(
     "line", ["vmargs=-Dmodel_server_home=mine", pytest.param("model_server_home=mine", marks=pytest.mark.slow)]
@@ -63,7 +64,7 @@ def test_anothers_when_the_configuration_names_it(sandbox: Sandbox, echo: str, l
 
 @pytest.fixture
 def stock(sandbox: Sandbox) -> Iterator[Sandbox]:
-    """A sandbox with the repository's configuration on free ports."""
+    """Yield a sandbox with the repository's configuration on free ports."""
     text = (ROOT / "config.properties").read_text()
     for usual, free in zip((8080, 8081, 8082, 7070, 7071), choose_free("127.0.0.1", 5), strict=True):
         text = text.replace(str(usual), str(free))
@@ -95,6 +96,7 @@ def start_stock(sandbox: Sandbox, config: Path) -> None:
 # With the repository's configuration: in test_scenarios.py.
 
 
+@pytest.mark.slow  # a server more
 @light
 def test_torchmars_under_the_stock_command_with_the_variable(stock: Sandbox, echo: str) -> None:
     stock.build("echo", echo)

@@ -23,7 +23,7 @@ light = pytest.mark.hides("torch")
 
 
 def start_refused(sandbox: Sandbox, archive: str, code: int) -> str:
-    """Starting must fail with this exit code and leave nothing; returns what it said."""
+    """Check that starting fails with this exit code and leaves nothing; return what it printed."""
     done = sandbox.torchmar("start", archive, "--model-store", sandbox.store, "--port", "auto", "--timeout", "60")
     assert done.code == code, done.err
     assert sandbox.leftovers() == []
@@ -32,7 +32,7 @@ def start_refused(sandbox: Sandbox, archive: str, code: int) -> str:
 
 
 def stock_archive(sandbox: Sandbox, name: str, handler: str, *options: str | Path) -> None:
-    """An archive from torch-model-archiver, which checks nothing."""
+    """Make an archive with torch-model-archiver, which checks nothing."""
     source = sandbox.file(f"{name}_handler.py", handler)
     command = ("torch-model-archiver", "--model-name", name, "-v", "1.0", "--handler", source)
     sandbox.run(*command, "--export-path", sandbox.store, *options).ok()
@@ -121,7 +121,7 @@ def test_a_registration_of_what_is_not_there(light_server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def mnist(shared_sandbox: Sandbox) -> Server:
-    """An untrained but real MNIST net behind the example's handler, in batches of up to four."""
+    """Return an untrained but real MNIST network behind the example's handler, in batches of up to four."""
     box = shared_sandbox
     torch.manual_seed(0)
     torch.save(MNISTNet().state_dict(), box.root / "mnist_sd.pt")
@@ -138,7 +138,7 @@ def digit() -> Path:
 
 @pytest.fixture
 def alive(mnist: Server) -> Iterator[Server]:
-    """The server; after the test it must answer as before, from the same process."""
+    """Yield the server; after the test it must answer as before, from the same process."""
     before = mnist.sandbox.torchmar("models", "mnist", "--json").json()[0]["workers"][0]["pid"]
     yield mnist
     status, _ = mnist.curl("/predictions/mnist", "-T", digit())

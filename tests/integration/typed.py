@@ -1,4 +1,4 @@
-"""What stands for `torchmar` in a shell: has the process of `preloaded` run the command, and ends as that does.
+"""The stand-in for `torchmar` in a shell: has the process of `preloaded` run the command, and ends as that does.
 
 `python -IS typed.py FILE_DESCRIPTOR ARGUMENT...`: without the packages of the environment this takes milliseconds.
 """
@@ -15,7 +15,7 @@ from serving.worker.process import rendezvous
 
 
 def main(control: int, arguments: list[str]) -> int:
-    """Gives the exit code of the command."""
+    """Return the exit code of the command."""
     status, to_status = os.pipe()
     message = {"arguments": arguments, "cwd": os.getcwd(), "env": dict(os.environ)}  # noqa: PTH109
     with socket.socket(fileno=control) as connection:

@@ -1,4 +1,4 @@
-"""Cores that a process may use, from what the kernel tells."""
+"""Cores that a process may use, as the kernel reports them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OWN = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.c
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """The folders of both kinds of control groups, and the file that tells our own; none of them there yet."""
+    """Return the folders of both kinds of control groups, and the file that names our own; none of them there yet."""
     return tmp_path / "v2", tmp_path / "v1", tmp_path / "cgroup"
 
 

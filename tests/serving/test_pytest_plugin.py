@@ -1,4 +1,4 @@
-"""The plugin for pytest costs those nothing who do not use it; tests/integration has the fixture."""
+"""The plugin for pytest costs nothing where it is not used; tests/integration has the fixture."""
 
 from __future__ import annotations
 

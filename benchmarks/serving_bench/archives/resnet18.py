@@ -4,7 +4,7 @@ from torchvision.models import resnet
 
 
 class ResNet18(resnet.ResNet):  # type: ignore[misc]  # torchvision has no types
-    """Input: float32 `[batch, 3, 224, 224]`. Output: float32 `[batch, 1000]`."""
+    """The network. Input: float32 `[batch, 3, 224, 224]`. Output: float32 `[batch, 1000]`."""
 
     def __init__(self) -> None:
         super().__init__(resnet.BasicBlock, [2, 2, 2, 2])

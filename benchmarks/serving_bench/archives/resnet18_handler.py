@@ -1,4 +1,4 @@
-"""Classify photographs as for ImageNet: JPEG in, the five most probable classes out."""
+"""Classification of photographs as for ImageNet: JPEG in, the five most probable classes out."""
 
 from handlers import ImageClassifier
 

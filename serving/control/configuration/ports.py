@@ -1,4 +1,4 @@
-"""Are the ports free, and if not, who has them."""
+"""Which ports are free, and which processes hold the others."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from serving.errors import PortInUseError, StartError
 
 
 def check_free(wanted: Sequence[Listener]) -> None:
-    """Binds each port for a moment.
+    """Bind each port for a moment.
 
     Raises:
-        PortInUseError: somebody has one; names the setting and, where the system tells, the process.
+        PortInUseError: a port is taken; names the setting and, where the system tells, the process.
         StartError: a host or port cannot be bound for another reason.
     """
     taken = [entry for entry in wanted if not _is_free(entry)]
@@ -67,7 +67,7 @@ def _owner(port: int) -> str:
 
 
 def choose_free(host: str, count: int) -> list[int]:
-    """Ports that nobody has right now; all held at once while choosing, so that they differ."""
+    """Return free ports; all are held at once while choosing, so that they differ."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(_family(host))) for _ in range(count)]
         for entry in sockets:

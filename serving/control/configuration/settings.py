@@ -1,6 +1,6 @@
 """The keys of config.properties: what each holds, and what is wrong with a file's.
 
-TorchServe passes over a key that it does not know, takes a flag that it cannot read for false, and fails far from its
+TorchServe ignores a key that it does not know, takes a flag that it cannot read for false, and fails far from its
 cause on a number or a path. The keys are those of its ConfigManager (0.12.0) and of its command ``torchserve``.
 """
 
@@ -133,22 +133,22 @@ _MODES: Final = ("log", "prometheus", "legacy")
 _LIMITS: Final = {"count": (1, 2**31 - 1), "amount": (0, 2**31 - 1), "long": (0, 2**63 - 1)}
 # The frontend puts an environment variable in its place.
 _VARIABLE: Final = re.compile(r"\$\$([^$]+[^$])\$\$")
-# A near name is worth a question; among eighty keys there is always some name that is a little alike.
+# A near name is worth a question; among eighty keys there is always one that is a little alike.
 _ALIKE: Final = 0.75
 
 
 def expanded(properties: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Puts environment variables in the place of ``$$NAME$$``, as the frontend does.
+    """Expand ``$$NAME$$`` to the environment variable, as the frontend does.
 
     A keystore's password stays as it is: the frontend finds it in the environment, and no file of ours holds it.
 
     Raises:
-        InputError: one is not set.
+        InputError: a variable is not set.
     """
     found = {}
     for key, value in properties.items():
         for name in _VARIABLE.findall(value):
-            if key != "vmargs" and name not in environ:  # nobody expands those of the command `torchserve`
+            if key != "vmargs" and name not in environ:  # the command `torchserve` does not expand its own
                 raise InputError(f"{key}={value}: the environment variable {name} is not set")
         keep = key in ("vmargs", "keystore_pass")
         found[key] = value if keep else _VARIABLE.sub(lambda match: environ[match[1]], value)
@@ -156,12 +156,12 @@ def expanded(properties: Mapping[str, str], environ: Mapping[str, str] = os.envi
 
 
 def is_true(properties: Mapping[str, str], key: str) -> bool:
-    """Whether a setting is on; it is off where it is not there."""
+    """Return whether a setting is on; a missing one is off."""
     return properties.get(key, "").strip().lower() == "true"
 
 
 def from_environment(properties: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The settings that the frontend takes from variables ``TS_<KEY>`` when ``enable_envvars_config`` is true."""
+    """Return the settings that the frontend takes from ``TS_<KEY>`` when ``enable_envvars_config`` is true."""
     if not is_true(properties, "enable_envvars_config"):
         return {}
     allowed = is_true(properties, "use_env_allowed_urls")
@@ -176,14 +176,14 @@ def from_environment(properties: Mapping[str, str], environ: Mapping[str, str] =
 
 
 def checked(properties: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """The settings with absolute paths, each of a kind that the frontend can read.
+    """Return the settings with absolute paths, each of a kind that the frontend can read.
 
     Args:
         properties: expanded.
         folder: what relative paths are relative to: where the command is run, as with the command `torchserve`.
 
     Raises:
-        InputError: a number is none, or a path leads nowhere; the key is named.
+        InputError: a number cannot be read, or a path leads nowhere; the key is named.
     """
     found = dict(properties)
     for key, value in properties.items():
@@ -216,7 +216,7 @@ def _path(key: str, value: str, kind: str, folder: Path) -> str:
 
 
 def models_of(properties: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """What ``models={...}`` says, by name and version.
+    """Return what ``models={...}`` says, by name and version.
 
     Raises:
         InputError: the frontend could not read it, or it is contradictory.
@@ -236,7 +236,7 @@ def models_of(properties: Mapping[str, str]) -> dict[str, dict[str, dict[str, An
 
 
 def _json(text: str) -> Any:
-    """The frontend reads JSON without quotation marks, too; so does YAML."""
+    """Read JSON as the frontend does, also without quotation marks; so does YAML."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -271,7 +271,7 @@ def _check_model(where: str, settings: Mapping[str, Any]) -> None:
         elif MODEL_KEYS.get(key) == "bool" and not isinstance(value, bool):
             raise InputError(f"{where}: {key} is {_shown(value)}, and neither true nor false")
     least, most = numbers.get("minWorkers", 0), numbers.get("maxWorkers", 0)
-    if 0 < most < least:  # the frontend takes what is not above 0 for not said
+    if 0 < most < least:  # the frontend reads a number below 1 as unset
         raise InputError(
             f"{where}: maxWorkers is less than minWorkers ({most} < {least})", hint=f"set maxWorkers to {least} or more"
         )
@@ -283,7 +283,7 @@ def _shown(value: Any) -> str:
 
 
 def warnings(user: Mapping[str, str], origin: str) -> Iterator[str]:
-    """What is probably not meant in a configuration; the frontend would pass over it in silence.
+    """Warn of what is probably a mistake in a configuration; the frontend would silently ignore it.
 
     Args:
         user: as `checked` takes it.
@@ -309,7 +309,7 @@ def warnings(user: Mapping[str, str], origin: str) -> Iterator[str]:
 
 
 def _not_yaml(path: Path) -> str:
-    """Why a file is not YAML; empty if it is."""
+    """Return why a file is not YAML; empty if it is."""
     try:
         with path.open("rb") as file:
             compose(file.read(MAX_BYTES))

@@ -17,7 +17,7 @@ STOCK_HOME = "serving/worker/home"
 
 _HOME_OPTION = "-Dmodel_server_home="
 # Options whose value, behind the prefix, is the path of a file that Java reads, up to what the option says of it.
-# Without it Java goes on in silence, or fails with nothing but a stack trace.
+# Without it Java goes on in silence, or fails with only a stack trace.
 _READ = re.compile(
     r"(?P<option>-Djavax\.net\.ssl\.(?:keyStore|trustStore)=|-Djava\.security\.(?:policy|properties)=+"
     r"|-Djava\.util\.logging\.config\.file=|-javaagent:|-agentpath:|-XX:(?:Flags|SharedArchiveFile|VMOptionsFile)="
@@ -44,10 +44,10 @@ class VmArguments:
 
 
 def read(text: str) -> VmArguments:
-    """Splits ``vmargs`` and makes the paths in it absolute: they begin in the folder in which the command is run.
+    """Split ``vmargs`` and make its paths absolute: they begin in the folder in which the command is run.
 
     Raises:
-        InputError: a quotation mark is not closed, or a file that Java is to read is not there.
+        InputError: a quotation mark is not closed, or a file that Java is to read is missing.
     """
     try:
         words = shlex.split(text)
@@ -55,12 +55,12 @@ def read(text: str) -> VmArguments:
         raise InputError(f"vmargs of config.properties cannot be read: {error}") from error
     homes = [word.removeprefix(_HOME_OPTION) for word in words if word.startswith(_HOME_OPTION)]
     options = tuple(_absolute(word) for word in words if not word.startswith(_HOME_OPTION))
-    # Of an option that is given twice Java takes the last.
+    # If an option is given twice, Java takes the last.
     return VmArguments(options, homes[-1] if homes else None)
 
 
 def home_named(text: str, origin: str) -> Path:
-    """The ``model_server_home`` that a configuration names, absolute.
+    """Return the ``model_server_home`` that a configuration names, absolute.
 
     Args:
         text: path, relative to the folder that the server is started in.

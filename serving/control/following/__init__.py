@@ -1,1 +1,1 @@
-"""A server that starts, followed: what it waits for, what it logs, and why it failed."""
+"""The start of a server, followed: what it waits for, what it logs, and why it failed."""

@@ -1,4 +1,4 @@
-"""Finds the reason of a failed model load in the frontend's logs.
+"""The reason of a failed model load, from the frontend's logs.
 
 The frontend itself only says "Worker died." What the worker prints goes to model_log.log line by line, each line
 under the name of the thread that reads the worker's pipe, ``W-<number>-<model>_<version>-stdout``. TorchServe's worker
@@ -68,7 +68,7 @@ class LoadFailure:
     hint: str = ""
 
     def error(self, log_folder: Path) -> ModelLoadError:
-        """The exception to raise."""
+        """Return the exception to raise."""
         where = f"{self.file}:{self.line}" if self.file and self.line else self.file
         hint = self.hint or hint_for(self.cause)
         more = f"the whole log: {log_folder / 'model_log.log'}"
@@ -82,12 +82,12 @@ class LoadFailure:
 
 
 def belongs_to(worker: str, model: str) -> bool:
-    """Whether a worker, by the name of its thread without the pipe, is one of a model."""
+    """Return whether a worker, by the name of its thread without the pipe, is one of a model."""
     return re.fullmatch(rf"W-\d+-{re.escape(model)}_[^_]*", worker) is not None
 
 
 def end_of_tracebacks(lines: Sequence[str]) -> int:
-    """How many lines from the first on are a traceback and those that it is chained to; 0 if the first begins none."""
+    """Count the lines of a traceback and those it is chained to; 0 if the first line begins none."""
     end = 0
     while end < len(lines) and lines[end] == _TRACEBACK:
         last = _end_of_traceback(lines, end)
@@ -102,7 +102,7 @@ def end_of_tracebacks(lines: Sequence[str]) -> int:
 
 
 def hint_for(cause: str) -> str:
-    """What usually helps, by the kind of the exception."""
+    """Return what usually helps, by the kind of the exception."""
     kind, _, message = cause.partition(": ")
     if kind in ("ModuleNotFoundError", "ImportError"):
         found = re.search(r"No module named '([^'.]+)", message)
@@ -120,7 +120,7 @@ def hint_for(cause: str) -> str:
 
 @dataclass
 class LogWatch:
-    """Reads what the logs gain, from the moment it was made.
+    """A reader of what the logs gain from the moment it was made.
 
     Args:
         folder: of ts_log.log and model_log.log.
@@ -142,7 +142,7 @@ class LogWatch:
             self._offsets[name] = path.stat().st_size if path.exists() and not self.from_begin else 0
 
     def poll(self) -> None:
-        """Takes in the new lines."""
+        """Take in the new lines."""
         for line in self._new_lines("model_log.log"):
             if found := MODEL_LINE.match(line):
                 self._workers[found["worker"]].append(found["text"])
@@ -165,18 +165,18 @@ class LogWatch:
         return whole.decode("utf-8", "replace").splitlines()
 
     def times_failed(self, model: str) -> int:
-        """How often the frontend reported that a worker of the model failed to load it."""
+        """Return how often the frontend reported that a worker of the model failed to load it."""
         return self._failed[model]
 
     def lines_of(self, model: str) -> list[str]:
-        """What the model's workers printed."""
+        """Return what the model's workers printed."""
         return [text for worker in self._workers_of(model) for text in self._workers[worker]]
 
     def _workers_of(self, model: str) -> list[str]:
         return [worker for worker in self._workers if belongs_to(worker, model)]
 
     def failure(self, model: str) -> LoadFailure | None:
-        """The failure of a model with its traceback; None while nothing failed or no traceback has arrived."""
+        """Return the failure of a model with its traceback; None if nothing failed or no traceback has arrived."""
         for worker in self._workers_of(model):
             for pipe in ("stdout", "stderr"):
                 if found := read_failure(model, self._pipes[worker, pipe]):
@@ -184,7 +184,7 @@ class LogWatch:
         return None
 
     def bare_failure(self, model: str) -> LoadFailure:
-        """A failure without a traceback: the worker's summary, or what it answered the frontend, or its last lines."""
+        """Return a failure without a traceback: the worker's summary, its answer to the frontend, or its last lines."""
         for worker in self._workers_of(model):
             if found := _read_summary(model, self._pipes[worker, "stdout"]):
                 return found[0]
@@ -196,7 +196,7 @@ class LogWatch:
 
 
 def read_failure(model: str, lines: Sequence[str]) -> LoadFailure | None:
-    """Finds the first cause in what one worker printed to one pipe.
+    """Find the first cause in what one worker printed to one pipe.
 
     Our worker's summary holds; the traceback above it adds the further lines of the message. Without a summary the
     first traceback after the worker's announcement is the original exception: Python prints the cause of a
@@ -218,7 +218,7 @@ def read_failure(model: str, lines: Sequence[str]) -> LoadFailure | None:
 
 
 def _begin_of_chain(lines: Sequence[str], end: int) -> int | None:
-    """Index of the first traceback of the chain that ends in front of a line; None if there is none of that form."""
+    """Return the index of the first traceback of the chain that ends in front of a line; None if there is none."""
     begin = None
     for index in range(end - 1, -1, -1):
         if _GROUP in lines[index]:
@@ -232,7 +232,7 @@ def _begin_of_chain(lines: Sequence[str], end: int) -> int | None:
 
 
 def _read_summary(model: str, lines: Sequence[str]) -> tuple[LoadFailure, int, int] | None:
-    """Our worker's summary, the index of its first line, and that of the line after it; None if there is none."""
+    """Read our worker's summary; return it, its first line's index, and the index after it; None if there is none."""
     title = f"Failed to load model {model}: "
     start = next((i for i, line in enumerate(lines) if line.startswith(title)), None)
     if start is None:
@@ -247,7 +247,7 @@ def _read_summary(model: str, lines: Sequence[str]) -> tuple[LoadFailure, int, i
 
 
 def _summed_up(failure: LoadFailure, summary: LoadFailure) -> LoadFailure:
-    """A traceback over its summary: that has one line of a message that may have more."""
+    """Join a traceback and its summary, which has only one line of the message."""
     first, *more = failure.cause.splitlines()
     more = [line for line in more if line != f"Hint: {summary.hint}"]  # the text of an error of the SDK ends with it
     cause = "\n".join([summary.cause, *more]) if first.endswith(summary.cause) else summary.cause
@@ -259,7 +259,7 @@ def _number(text: str | None) -> int | None:
 
 
 def read_traceback(model: str, lines: Sequence[str], start: int) -> LoadFailure | None:
-    """The first traceback from a line on, as a failure of the model; None if there is none, or it is not complete."""
+    """Read the first traceback from a line on as a failure of the model; None if there is none, or it is incomplete."""
     begin = next((i for i in range(start, len(lines)) if lines[i] == _TRACEBACK), None)
     if begin is None:
         return None
@@ -269,7 +269,7 @@ def read_traceback(model: str, lines: Sequence[str], start: int) -> LoadFailure 
     message_end = _end_of_message(lines, end)
     frames = [found for line in lines[begin:end] if (found := _FRAME.match(line))]
     file, number = _location(frames)
-    # What led into the archive's own files is the server's business.
+    # Frames that lead into the archive's own files are the server's business.
     shown = next((i for i in range(begin, end) if _EXTRACTED_PATH.search(lines[i])), begin + 1)
     return LoadFailure(
         model=model,
@@ -284,7 +284,7 @@ _EXTRACTED_PATH = re.compile(r'(File ")[^"]*/models/[0-9a-f]{32}/')
 
 
 def _end_of_traceback(lines: Sequence[str], begin: int) -> int | None:
-    """Index of the line ``Type: message``: the first one that is not indented."""
+    """Return the index of the line ``Type: message``: the first one that is not indented."""
     for index in range(begin + 1, len(lines)):
         if lines[index] and not lines[index].startswith(" "):
             return index
@@ -292,7 +292,7 @@ def _end_of_traceback(lines: Sequence[str], begin: int) -> int | None:
 
 
 def _end_of_message(lines: Sequence[str], end: int) -> int:
-    """A message may have further lines; it ends at a blank line or at what cannot belong to it."""
+    """Return where a message ends: at a blank line or at a line that cannot belong to it."""
     stops = (*_MARKERS, *_CHAIN, _TRACEBACK)
     for index in range(end + 1, min(len(lines), end + 40)):
         if not lines[index].strip() or lines[index].startswith(stops) or _BANNER.match(lines[index]):
@@ -301,7 +301,7 @@ def _end_of_message(lines: Sequence[str], end: int) -> int:
 
 
 def _location(frames: Iterable[re.Match[str]]) -> tuple[str | None, int | None]:
-    """The innermost frame inside the archive's own files, or else the innermost one."""
+    """Return the innermost frame inside the archive's own files, or else the innermost one."""
     found: tuple[str | None, int | None] = (None, None)
     inside = False
     for frame in frames:

@@ -1,4 +1,4 @@
-"""What a frontend does in silence: pip, which installs a model's requirements before the model is loaded."""
+"""The frontend's silent step: pip, which installs a model's requirements before the model is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_MANIFEST = 1 << 20
 
 
 def installing(frontend: int) -> str | None:
-    """Says whose requirements are being installed; None if none are.
+    """Return whose requirements are being installed; None if none are.
 
     The frontend logs that only when it is done, so its child processes are looked at.
 

@@ -1,7 +1,7 @@
-"""Reads a server's logs: everything, what one model's workers printed, or what belongs to one request or error.
+"""A server's logs: everything, what one model's workers printed, or what belongs to one request or error.
 
-They are log4j's (``log4j2.xml``): one event a line, ``time [LEVEL] thread class - text``; what an event has besides,
-such as Java's stack traces, follows in lines without a time. What a worker prints is one event a line, under the name
+They are log4j's (``log4j2.xml``): one event a line, ``time [LEVEL] thread class - text``; further parts of an event,
+such as Java's stack traces, follow in lines without a time. What a worker prints is one event a line, under the name
 of the thread that reads its pipe.
 """
 
@@ -26,7 +26,7 @@ _FURTHER = 200  # lines of a worker that are looked through for the end of a tra
 
 @dataclass(frozen=True)
 class Event:
-    """What was logged at once.
+    """One event of a log.
 
     Attributes:
         text: its lines, as they are in the file.
@@ -42,7 +42,7 @@ class Event:
 
     @classmethod
     def of(cls, text: str) -> Event:
-        """Reads an event."""
+        """Parse an event."""
         found = MODEL_LINE.match(text)
         return cls(text, found["worker"], found["pipe"], found["text"]) if found else cls(text)
 
@@ -53,7 +53,7 @@ class Event:
 
 
 def read(folder: Path, model: str | None = None, marked: str | None = None) -> list[Event]:
-    """The events that the logs hold, in the order of their times.
+    """Return the events that the logs hold, in the order of their times.
 
     Args:
         folder: of the logs.
@@ -69,16 +69,16 @@ def read(folder: Path, model: str | None = None, marked: str | None = None) -> l
 def follow(
     folder: Path, running: Callable[[], bool], model: str | None = None, last: int | None = None
 ) -> Iterator[Event]:
-    """The events that the logs hold, but for full files that were packed, and all that come until the server ends.
+    """Yield the events that the logs hold, but for packed files, and all that come until the server ends.
 
     Args:
         running: whether it still runs.
-        last: of those that are there already only so many.
+        last: yield only this many of the events that are there already.
     """
     names = FILES if model is None else ("model_log.log",)
     tails = [_Tail(folder / name) for name in names]
     while True:
-        more = running()  # asked first: what it wrote last is still read
+        more = running()  # asked first, so that the last lines are still read
         events = sorted((one for tail in tails for one in tail.events()), key=lambda one: one.time)
         found = [event for event in events if model is None or belongs_to(event.worker, model)]
         yield from newest(found, last)
@@ -89,18 +89,18 @@ def follow(
 
 
 def newest(events: list[Event], count: int | None) -> list[Event]:
-    """The last so many events; all of them without a number."""
+    """Return the last so many events; all of them without a number."""
     return events if count is None else events[max(0, len(events) - count) :]
 
 
 def models(folder: Path) -> list[str]:
-    """The workers that printed something, as ``model_version``."""
+    """Return the workers that printed something, as ``model_version``."""
     workers = {event.worker for event in _events(_lines(folder, "model_log.log")) if event.worker}
     return sorted({worker.split("-", 2)[2] for worker in workers})
 
 
 def _lines(folder: Path, name: str) -> Iterator[str]:
-    """All lines of a log, those of full files that were packed first; log4j numbers these from the oldest on."""
+    """Yield all lines of a log, packed files first; log4j numbers these from the oldest on."""
     packed = sorted(folder.glob(f"{name.removesuffix('.log')}.*.log.gz"), key=lambda path: _number(path.name))
     for path in packed:
         try:
@@ -152,7 +152,7 @@ def _with_tracebacks(events: list[Event], marked: str) -> Iterator[Event]:
 
 
 class _Tail:
-    """What a file gains; one that has become another, by a new start or a full file, is read from its begin."""
+    """The growth of a file; one that was replaced, by a new start or a full file, is read from its beginning."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

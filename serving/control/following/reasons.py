@@ -1,4 +1,4 @@
-"""Finds in the frontend's logs why it ended, or why it did not take a model.
+"""Why the frontend ended, or did not take a model, from its logs.
 
 It prints a stack trace and goes on with other lines, so the last lines are rarely the reason. An exception's first line
 and the last ``Caused by`` are; and the frame that reads the configuration tells which setting it was.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-# In java.log is what ended the Java runtime, in ts_log.log what the frontend itself has noticed.
+# java.log has what ended the Java runtime, ts_log.log what the frontend itself has noticed.
 _LOGS: Final = ("java.log", "ts_log.log")
 _EXCEPTION: Final = re.compile(
     r'(?P<cause>Caused by: )?(?:Exception in thread "[^"]*" )?(?:[a-z_]\w*\.)+'
@@ -67,12 +67,12 @@ class Reason:
 
 
 def reason(log_folder: Path, properties: Mapping[str, str], model: str | None = None) -> Reason:
-    """The reason that the logs hold, or else the last lines.
+    """Return the reason that the logs hold, or else the last lines.
 
     Args:
         log_folder: of the server.
         properties: what it was started with.
-        model: the archive that it did not take; None if it has ended.
+        model: the archive that it did not take; None if the frontend has ended.
     """
     logs = [_read(log_folder / name) for name in _LOGS]
     lines = [line for log in logs for line in log]
@@ -80,7 +80,7 @@ def reason(log_folder: Path, properties: Mapping[str, str], model: str | None = 
     if model is not None:
         traces = [trace for trace in traces if trace.before.endswith(f"{_NOT_TAKEN}{model}")] or traces
     if traces:
-        # The last one: what ended Java comes behind all that it went on after.
+        # The last one: what ended Java comes after everything that it survived.
         text = traces[-1].text + _settings(traces[-1], properties)
     else:
         told = [line for line in lines if line.strip() and not _NOISE.match(line)]
@@ -125,7 +125,7 @@ def _traces(lines: Sequence[str]) -> Iterator[_Trace]:
 
 
 def _settings(trace: _Trace, properties: Mapping[str, str]) -> str:
-    """The settings that a trace is about, in brackets: by the place, and by a value that the message quotes."""
+    """Return the settings that a trace is about, in brackets: by the place, and by a value that the message quotes."""
     keys = [key for place in trace.places for key in _READ_AT.get(place, ())]
     keys += [key for sign, said_of in _SAID_OF.items() if sign in trace.text for key in said_of]
     quoted = {text for pair in _QUOTED.findall(trace.text) for text in pair if text}

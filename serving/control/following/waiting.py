@@ -1,4 +1,4 @@
-"""Waits until every model of a starting server is ready, or tells why it will not be."""
+"""The wait until every model of a starting server is ready, or the reason why it will not be."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass
 class Waiting:
-    """Watches a starting server: its process, its logs, and what the management API tells.
+    """A watch over a starting server: its process, its logs, and the management API.
 
     Attributes:
         process: the Java process.
@@ -51,7 +51,7 @@ class Waiting:
     properties: Mapping[str, str] = field(default_factory=dict)
 
     def until_ready(self, deadline: float) -> tuple[ModelVersion, ...]:
-        """Returns when every expected model has a ready worker.
+        """Wait until every expected model has a ready worker.
 
         Args:
             deadline: by the monotonic clock.
@@ -88,7 +88,7 @@ class Waiting:
             time.sleep(_POLL_S)
 
     def _models(self) -> tuple[ModelVersion, ...] | None:
-        """All versions of all registered models: the frontend registers before it listens. None before that."""
+        """Return all versions of all registered models; none before the frontend listens, for it registers first."""
         with self.connect() as client:
             try:
                 return tuple(version for row in client.models() for version in client.describe(row.name))
@@ -96,12 +96,12 @@ class Waiting:
                 return None
 
     def _asked(self, models: Sequence[ModelVersion]) -> Counter[str]:
-        """How many versions of each model were asked for, by name; that of an archive behind a URL may be its own."""
+        """Return how many versions of each model were asked for, by name; an archive behind a URL may have its own."""
         behind = {model.url: model.name for model in models}
         return Counter(spec.name or behind.get(spec.archive, spec.archive) for spec in self.selection.models)
 
     def _expected(self, models: Sequence[ModelVersion]) -> list[str]:
-        """Names that must be ready."""
+        """Return the names that must be ready."""
         return list(self._asked(models)) or [model.name for model in models if model.min_workers > 0]
 
     def _check_registered(self, names: Sequence[str], models: Sequence[ModelVersion]) -> None:

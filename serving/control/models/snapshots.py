@@ -2,8 +2,8 @@
 
 It writes one when it is ready, after each change and at its end, as ``config/<time>-<kind>.cfg`` in the folder of its
 logs: its configuration and, as ``model_snapshot``, every version of every model with its workers, batches and timeouts.
-So the newest one has what a server that was killed served. A configuration with ``model_snapshot`` makes it restore
-these models, whatever else it is told to load.
+So the newest one has the models of a server that was killed. A configuration with ``model_snapshot`` makes it restore
+these models, whatever else it should load.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str, store: str = "") -> Snapshot:
-        """Reads what the frontend has written.
+        """Parse what the frontend has written.
 
         Raises:
-            InputError: it is something else.
+            InputError: it is not a snapshot.
         """
         try:
             document = json.loads(text)
@@ -78,7 +78,7 @@ class Snapshot:
         return cls(name, text, tuple(spec for spec, _ in entries), tuple(version for _, version in entries), folder)
 
     def check(self, store: Path) -> None:
-        """Makes sure that the archives are still those of the snapshot; the frontend would stop at the first other one.
+        """Make sure that the archives are still those of the snapshot; the frontend would stop at the first other one.
 
         Raises:
             InputError: an archive holds another version now.
@@ -103,7 +103,7 @@ def _settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def keep(state: StateFolder) -> None:
-    """Keeps the newest snapshot of the last run where the next run's logs do not take its place."""
+    """Keep the newest snapshot of the last run where the next run's logs do not take its place."""
     folder = state.logs / "config"
     if not folder.is_dir():
         return
@@ -121,7 +121,7 @@ def keep(state: StateFolder) -> None:
 
 
 def last(state: StateFolder) -> Snapshot | None:
-    """The models of the last run of a server; None if it has not run.
+    """Return the models of the last run of a server; None if it has not run.
 
     Raises:
         InputError: the file is damaged.
@@ -136,14 +136,14 @@ def last(state: StateFolder) -> Snapshot | None:
 def chosen(
     state: StateFolder, properties: dict[str, str], *, named: bool, restore: bool, warn: Callable[[str], None]
 ) -> Snapshot | None:
-    """The snapshot that a start restores, which its configuration then holds; None if there is none.
+    """Return the snapshot that a start restores, which its configuration then holds; None if there is none.
 
     Args:
         state: of the server.
         properties: of the start; changed.
         named: whether the command line names models; they win over a snapshot of the configuration.
         restore: whether the models of the last run are wanted; they win, too.
-        warn: called if there are none, or if a snapshot is passed over.
+        warn: called if there are none, or if a snapshot is ignored.
 
     Raises:
         InputError: a snapshot cannot be read, or both are wanted.
@@ -166,5 +166,5 @@ def chosen(
 
 
 def discard(state: StateFolder) -> None:
-    """Forgets the snapshots of a run that never became ready: they lack what could not be loaded."""
+    """Forget the snapshots of a run that never became ready: they lack what could not be loaded."""
     shutil.rmtree(state.logs / "config", ignore_errors=True)

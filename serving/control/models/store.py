@@ -1,4 +1,4 @@
-"""Which archives a server is asked for, and whether they are there and readable before anything is started."""
+"""The archives that a server is asked for; found and read before anything is started."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Selection:
     load_all: bool = False
 
     def archives(self) -> list[Path]:
-        """The files and folders of the store that the frontend will read, each once."""
+        """Return the files and folders of the store that the frontend will read, each once."""
         if self.load_all:
             return all_archives(self.store)
         names = dict.fromkeys(model.archive for model in self.models)
         return [self.store / name for name in names if not is_url(name)]
 
     def without_effect(self) -> Iterator[str]:
-        """What archives say of their workers and TorchServe passes over in silence; it serves them all the same.
+        """List the settings of archives that TorchServe silently ignores; it serves them all the same.
 
         Raises:
             archive_tool.errors.ArchiveError: one cannot be read.
@@ -61,10 +61,10 @@ class Selection:
 
 
 def all_archives(store: Path) -> list[Path]:
-    """What the frontend takes for the archives of a store.
+    """Return what the frontend takes for the archives of a store.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the store cannot be read.
     """
     found = sorted(path for path in store.iterdir() if not path.name.startswith("."))
     return [path for path in found if path.is_dir() or path.name.endswith(ARCHIVE_SUFFIXES)]
@@ -73,7 +73,7 @@ def all_archives(store: Path) -> list[Path]:
 def select(
     wanted: Sequence[str], *, model_store: Path | None, properties: Mapping[str, str], config_folder: Path
 ) -> Selection:
-    """Finds the model store and the archives.
+    """Find the model store and the archives.
 
     Args:
         wanted: ``NAME=ARCHIVE``, ``ARCHIVE`` or ``all``; an archive is a file of the store, or a path whose folder
@@ -109,7 +109,7 @@ def select(
 
 
 def split_list(text: str) -> list[str]:
-    """The parts of a list with commas; a text that names an existing archive is one part, commas and blanks or not."""
+    """Split a list at commas; a text that names an existing archive is one part, commas and blanks or not."""
     archive = text.partition("=")[2] or text
     if archive.strip() and Path(archive).exists():
         return [text]
@@ -136,7 +136,7 @@ def _store(
 
 
 def archive_to_load(given: str, store: Path, properties: Mapping[str, str]) -> str:
-    """What the frontend is to be told of an archive: its name inside the store, or the URL to fetch it from.
+    """Return what the frontend needs for an archive: its name inside the store, or the URL to fetch it from.
 
     Args:
         given: as the user wrote it.
@@ -170,10 +170,10 @@ def _matches(pattern: str, url: str) -> bool:
 
 
 def name_in_store(archive: str, store: Path) -> str:
-    """The archive's name inside the store; the frontend looks at nothing but that name.
+    """Return the archive's name inside the store; the frontend looks at nothing but that name.
 
     Raises:
-        InputError: it lies elsewhere, or nowhere.
+        InputError: it lies elsewhere, or does not exist.
     """
     has_folder = "/" in archive.rstrip("/") or archive in (".", "..")
     given = _absolute(archive) if has_folder else store / archive.rstrip("/")
@@ -197,10 +197,10 @@ def name_in_store(archive: str, store: Path) -> str:
 
 
 def name_for_unknown_store(archive: str) -> str:
-    """The archive as a server takes it whose model store we do not know: a name, a URL, or a folder by its path.
+    """Return the archive for a server whose model store is unknown: a name, a URL, or a folder by its path.
 
     Raises:
-        InputError: a path; the server would take the file of that name out of its store, whatever it holds.
+        InputError: it is a path; the server would take the file of that name from its store, whatever it holds.
     """
     name = Path(archive).name
     if "/" not in archive.rstrip("/") or is_url(archive) or not name.endswith(ARCHIVE_SUFFIXES):
@@ -212,15 +212,15 @@ def name_for_unknown_store(archive: str) -> str:
 
 
 def _absolute(archive: str) -> Path:
-    """The path without ``.`` and ``..``; links are kept, for a link in the store is an archive of the store."""
+    """Return the path without ``.`` and ``..``; links are kept, for a link in the store is an archive of the store."""
     return Path(os.path.abspath(archive))  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
 
 
 def default_name(archive: Path) -> str:
-    """What an archive's model is called when nobody says: the manifest's name, else the file's (as in TorchServe).
+    """Return the model's default name: the manifest's, else the file's (as in TorchServe).
 
     Raises:
-        archive_tool.errors.ArchiveError: it cannot be read.
+        archive_tool.errors.ArchiveError: the archive cannot be read.
     """
     with open_archive(archive) as opened:
         manifest = opened.manifest
@@ -228,7 +228,7 @@ def default_name(archive: Path) -> str:
 
 
 def config_of(archive: Path) -> effective.Effective:
-    """What the frontend makes of an archive's own configuration.
+    """Return what the frontend makes of an archive's own configuration.
 
     Raises:
         archive_tool.errors.ArchiveError: the archive cannot be read.
@@ -236,13 +236,13 @@ def config_of(archive: Path) -> effective.Effective:
     text = None
     with open_archive(archive) as opened:
         if opened.manifest and (name := opened.manifest.model.config_file):
-            with suppress(ArchiveError):  # its configuration cannot be read: the worker will say so
+            with suppress(ArchiveError):  # its configuration cannot be read: the worker reports it
                 text = opened.read(name, MAX_BYTES)
     return effective.understand(text)
 
 
 def check_archive(path: Path) -> None:
-    """Opens an archive as the frontend will.
+    """Open an archive as the frontend will.
 
     Raises:
         archive_tool.errors.ArchiveError: it cannot be read, or reading it is not safe.

@@ -1,7 +1,7 @@
 """A model store of archives whose signatures were checked, for a server that serves no others.
 
 Each archive is copied first, and the copy is checked: what the frontend reads can no longer be exchanged. The frontend
-is told of no other store, so it finds nothing else by name. Over its REST and gRPC APIs it would also take any folder
+knows no other store, so it finds nothing else by name. Over its REST and gRPC APIs it would also take any folder
 of the machine by its path, so these must be off, or need a key.
 """
 
@@ -26,7 +26,7 @@ _NOTHING: Final = "(?!)"
 
 
 def restricted(properties: Mapping[str, str]) -> dict[str, str]:
-    """A configuration with which the frontend loads nothing but what is in its store.
+    """Return a configuration with which the frontend loads nothing but what is in its store.
 
     Raises:
         InputError: the configuration wants the opposite.
@@ -46,7 +46,7 @@ def restricted(properties: Mapping[str, str]) -> dict[str, str]:
 
 
 def fill(store: Path, archives: Iterable[Path], key: Path) -> None:
-    """Makes a store of checked copies.
+    """Make a store of checked copies.
 
     Args:
         store: a folder that does not exist yet, in one that is ours alone.
@@ -73,7 +73,7 @@ def fill(store: Path, archives: Iterable[Path], key: Path) -> None:
 
 
 def admit(archive: Path, store: Path, key: Path) -> None:
-    """Copies an archive into a store if its signature is good; one of that name there is replaced.
+    """Copy an archive into a store if its signature is good; one of that name there is replaced.
 
     Raises:
         ArchiveError: it is not signed with the key, or not safe to open.
@@ -93,7 +93,7 @@ def admit(archive: Path, store: Path, key: Path) -> None:
             check_signature(copy, key, signature=signature_path(archive))
             check_archive(copy)
         except ArchiveError as error:
-            # The person knows the archive, not the copy.
+            # The user knows the archive, not the copy.
             where, hint = (text and text.replace(str(copy), str(archive)) for text in (error.where, error.hint))
             raise type(error)(error.message.replace(str(copy), str(archive)), where=where, hint=hint) from error
         _put(copy, store / archive.name)

@@ -1,4 +1,4 @@
-"""Which version of a model requests reach that name none: the newest, unless the configuration says which."""
+"""The default version of each model: the newest, unless the configuration says which."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.control.configuration.settings import models_of
 
 
 def newest(versions: Iterable[str]) -> str:
-    """The highest version by number; one that is no number comes before all that are."""
+    """Return the highest version by number; texts that are not numbers come before all numbers."""
     return max(versions, key=_rank)
 
 
@@ -25,7 +25,7 @@ def _rank(text: str) -> tuple[bool, Version, str]:
 def with_defaults(
     client: ManagementClient, models: Sequence[ModelVersion], properties: Mapping[str, str]
 ) -> tuple[ModelVersion, ...]:
-    """Makes the newest of several versions of a model the default one; the frontend takes the first that it loads.
+    """Make the newest of several versions of a model the default one; the frontend takes the first that it loads.
 
     Args:
         client: of the server.

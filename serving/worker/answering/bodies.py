@@ -1,4 +1,4 @@
-"""From what a handler gives for a request to the bytes of the answer."""
+"""Encoding of what a handler returns for a request into the bytes of the answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WARNING_PAUSE_S = 60.0
 
 
 def encode(value: Any) -> Body:
-    """Bytes as they are, text as UTF-8, a tensor as `torch.save` writes it, all else as JSON.
+    """Encode bytes as they are, text as UTF-8, a tensor as `torch.save` writes it, all else as JSON.
 
     JSON is indented by two blanks. Numbers that it does not have are written as Python and TorchServe write them, NaN
     and Infinity, and the log says so. Arrays and scalars of NumPy, and tensors of any layout, may stand in it, and the
@@ -75,13 +75,13 @@ def _encoded(value: Any) -> Body:
 
 
 class _NoNumbers:
-    """Tells the log of answers with NaN or Infinity, and looks for them at most once a minute."""
+    """A watch for answers with NaN or Infinity, which it logs; it looks at most once a minute."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def tell(self, text: str) -> None:
-        """Warns, if one of them stands outside the strings of this JSON."""
+        """Warn if one of them stands outside the strings of this JSON."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -111,7 +111,7 @@ def _saved(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for a value of NumPy or torch; called for what is inside a container, too."""
+    """Convert a value of NumPy or torch to what JSON has; called for what is inside a container, too."""
     if _is_tensor(value):
         return _numbers(value)
     if _is_numpy(value):
@@ -142,7 +142,7 @@ def _numbers(tensor: Any) -> Any:
 
 
 def _with_plain_names(value: Any) -> Any:
-    """The value with the names of members as JSON has them, where they are scalars of NumPy or torch."""
+    """Return the value with the names of members as JSON has them, where they are scalars of NumPy or torch."""
     if isinstance(value, dict):
         return {_name(key): _with_plain_names(one) for key, one in value.items()}
     return [_with_plain_names(one) for one in value] if isinstance(value, list | tuple) else value

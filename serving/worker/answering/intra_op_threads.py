@@ -1,4 +1,4 @@
-"""Finds how many intra-op threads the batches of a model want: its share of the cores, or fewer.
+"""The number of intra-op threads that the batches of a model want: its share of the cores, or fewer.
 
 Two threads halve the time of a large model and double that of a small one, whose operators are over before the second
 thread is awake, and which competes with the frontend for the cores. No property of a model tells which it is, so the
@@ -38,11 +38,11 @@ _MIDDLE: Final = 4
 
 
 class Threads:
-    """Sets the intra-op threads before every batch. For the thread that runs the handler, as torch's setting is.
+    """The intra-op threads, set before every batch. For the thread that runs the handler, as torch's setting is.
 
     Args:
         torch: the module.
-        most: threads, at least 2; what is set now.
+        most: maximum number of threads, at least 2; what is set now.
     """
 
     def __init__(self, torch: ModuleType, most: int) -> None:
@@ -54,11 +54,11 @@ class Threads:
         self._over = False
 
     def before(self, size: int) -> None:
-        """A batch of ``size`` requests is run next."""
+        """Note that a batch of ``size`` requests is run next."""
         if self._over:
             return
         if self._torch.get_num_threads() != self._now:
-            self._over = True  # the handler has its own idea of it
+            self._over = True  # the handler has chosen another number
             return
         bucket = size.bit_length()
         count = self._chosen.get(bucket)
@@ -74,7 +74,7 @@ class Threads:
         self._set(count)
 
     def after(self, size: int, seconds: float) -> None:
-        """It was run, without an error."""
+        """Note that the batch was run without an error."""
         bucket = size.bit_length()
         trial = self._trials.get(bucket)
         if trial is None or self._over:
@@ -92,7 +92,7 @@ class Threads:
 
 
 class _Trial:
-    """Of batches of about the same size.
+    """A trial with batches of about the same size.
 
     Args:
         counts: numbers of threads to try, the largest first.
@@ -119,7 +119,7 @@ class _Trial:
         return self._step >= len(self._schedule)
 
     def best(self) -> int:
-        """The fewest threads but those that more are clearly faster than; for long batches the other way about."""
+        """Choose few threads, and more only if clearly faster. For long batches choose many."""
         best = None
         most = self._median(self._counts[0])
         long = most is not None and most > _LIKELY_S
@@ -138,7 +138,7 @@ class _Trial:
 
 
 def threads_of(model: Model) -> Threads | None:
-    """For the model that this process has loaded; None where there is nothing to choose, or somebody has chosen."""
+    """Return `Threads` for the model of this process; None if there is nothing to choose, or the number is set."""
     torch = sys.modules.get("torch")
     if torch is None or not cores.is_automatic(model.backend.threads):
         return None

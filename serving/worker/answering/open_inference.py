@@ -17,7 +17,7 @@ _KEYS = ("id", "model_name", "model_version", "outputs")
 
 
 def is_model_infer(request: Request) -> bool:
-    """Whether a request came so: no other without headers has a content type."""
+    """Return whether a request came so: no other without headers has a content type."""
     if request.headers or len(request.parameters) != 1:
         return False
     (parameter,) = request.parameters
@@ -25,7 +25,7 @@ def is_model_infer(request: Request) -> bool:
 
 
 def problem(request: Request, item: PredictionItem) -> str | None:
-    """What the frontend could not read in an answer; None if it can, or need not.
+    """Return what the frontend could not read in an answer; None if it can, or need not.
 
     Only the names are looked for: the answer may be large, and it is written by a handler that knows the protocol.
     """
@@ -43,7 +43,7 @@ def problem(request: Request, item: PredictionItem) -> str | None:
 
 
 def readable(request: Request, item: PredictionItem) -> PredictionItem:
-    """An answer as it is, or, if the frontend could not read it, one whose only output, ``error``, says why."""
+    """Return an answer as it is or, if the frontend could not read it, one whose only output, ``error``, says why."""
     text = problem(request, item)
     if text is None:
         return item
@@ -59,7 +59,7 @@ def readable(request: Request, item: PredictionItem) -> PredictionItem:
 
 
 def message_of(item: PredictionItem) -> str:
-    """The text of an answer that is an error."""
+    """Return the text of an answer that is an error."""
     text = bytes(item.body).decode("utf-8", "replace")
     try:
         content = json.loads(text)

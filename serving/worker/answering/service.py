@@ -1,4 +1,4 @@
-"""Answers requests with a loaded handler.
+"""The handler of a loaded model, and the requests that it answers.
 
 A message of the frontend is a batch, and a shared process joins several. Whatever happens to one request is that
 request's answer: it fails alone.
@@ -7,67 +7,25 @@ request's answer: it fails alone.
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from http import HTTPStatus
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
-from serving.protocol import PredictionItem, Reply, Request, decode_value, decoding_enabled
-from serving.worker.answering import bodies, intra_op_threads, open_inference
+from serving.protocol import Request, decode_value, decoding_enabled
+from serving.worker.answering import intra_op_threads
+from serving.worker.answering.replies import Answer, Failure, check, failure_of, item_of
+from serving.worker.answering.streaming import Nowhere, Sink, Streams
 from serving.worker.loading.failures import is_out_of_memory, text_of
 from serving.worker.loading.loader import Model
 from serving.worker.process.leftovers import OwnProcess
 
 logger = logging.getLogger(__name__)
 
-STREAM_NEXT = "ts_stream_next"
-SUCCESS = "Prediction success"
 _METRIC = "PredictionTime"
 _METRIC_PAUSE_S = 0.1
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A request that failed, as the frontend tells clients: it makes the body, and gRPC's status, of it.
-
-    Attributes:
-        code: HTTP status.
-        message: for the client.
-    """
-
-    code: int
-    message: str
-
-
-Answer: TypeAlias = PredictionItem | Failure
-
-
-class OutputError(Exception):
-    """The handler gave something else than a list with one item for each request; the text is TorchServe's."""
-
-
-class Sink(Protocol):
-    """Takes the parts of an answer that a handler streams."""
-
-    streamed: set[str]
-
-    def sendall(self, data: Any) -> None:
-        """Sends a frame of the frontend's protocol, as `ts.handler_utils` makes it."""
-
-
-class _Nowhere:
-    """Takes the parts of an answer that nobody waits for."""
-
-    def __init__(self) -> None:
-        self.streamed: set[str] = set()
-
-    def sendall(self, data: Any) -> None:
-        """Drops them."""
 
 
 @dataclass(eq=False)
@@ -78,7 +36,7 @@ class Batch:
         rows: what the handler gets.
         context: shows these requests.
         known: what the context held before, if it was made for this batch.
-        prepared: what the handler's first half gave; None if it was not called, or raised `error`.
+        prepared: result of the handler's first half; None if it was not called, or raised `error`.
         seconds: that it took.
     """
 
@@ -92,7 +50,7 @@ class Batch:
 
     @property
     def ready(self) -> bool:
-        """Whether only the second half of the handler is left to do."""
+        """Return whether only the second half of the handler is left to do."""
         return self.prepared is not None and self.prepared.done and self.prepared.error is None
 
 
@@ -106,28 +64,27 @@ class Service:
 
     def __init__(self, model: Model, sink: Sink) -> None:
         self.model = model
-        self.sink = sink
+        self.streams = Streams(sink)
         self._entry = model.entry
         self._context = model.context
         self._decode = decoding_enabled(os.environ.get("TS_DECODE_INPUT_REQUEST"))
         self._timer = Timer()
-        self._open: set[str] = set()
         self._processor = type_of_processor()
         self._context.cl_socket = sink
         self._threads = intra_op_threads.threads_of(model)
 
     def use(self, sink: Sink) -> None:
-        """Sets where the parts of the batch go that is answered next."""
-        self.sink = sink
+        """Set where the parts of the batch go that is answered next."""
+        self.streams.sink = sink
         self._context.cl_socket = sink
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answers every request, in order. Raises nothing but what is to end the process."""
+        """Answer every request, in order. Raises nothing but what is to end the process."""
         if not requests:
             return []
         if self.model.backend.continuous and not all(map(_is_special, requests)):
             # The message has all requests that are not finished, but a description may come between.
-            self._open.intersection_update(request.request_id for request in requests)
+            self.streams.forget_others(requests)
         if len(requests) == 1:
             return self._answer_group(requests)
         if self.model.one_by_one:
@@ -135,7 +92,7 @@ class Service:
         plain = [index for index, request in enumerate(requests) if not _is_special(request)]
         if len(plain) == len(requests):
             return self._answer_group(requests)
-        # Handlers of TorchServe look at the first request only to tell what all of the batch want.
+        # Handlers of TorchServe look at the first request only for what all of the batch want.
         answers: dict[int, Answer] = {}
         if plain:
             answers = dict(zip(plain, self._answer_group([requests[index] for index in plain]), strict=True))
@@ -145,15 +102,15 @@ class Service:
         return [answers[index] for index in range(len(requests))]
 
     def rehearse(self, requests: Sequence[Request]) -> list[Answer]:
-        """Runs the handler on a batch that nobody has sent; no time is reported, and no part of an answer sent.
+        """Run the handler on a batch of no client; no time is reported, and no part of an answer sent.
 
         Raises:
             BaseException: what the handler raises.
-            OutputError: it gave something else than a list with an item for each.
+            OutputError: it returned something else than a list with an item for each.
         """
         context = self._context
         known = context.request_ids, context.request_processor, context.metrics.request_ids
-        self.use(_Nowhere())
+        self.use(Nowhere())
         try:
             rows = self._begin(requests, context).rows
             with OwnProcess():
@@ -165,11 +122,11 @@ class Service:
             context.request_ids, context.request_processor, context.metrics.request_ids = known
 
     def can_prepare(self, requests: Sequence[Request]) -> bool:
-        """Whether these can go through the two halves of an SDK handler, in which they are all alike."""
+        """Return whether these can go through the two halves of an SDK handler, in which they are all alike."""
         return not self.model.one_by_one and not any(map(_is_special, requests))
 
     def prepare(self, requests: Sequence[Request], sink: Sink, *, ahead: bool) -> Batch:
-        """Takes requests that `can_prepare` through the first half of an SDK handler. Raises as `answer` does.
+        """Take requests that `can_prepare` through the first half of an SDK handler. Raises as `answer` does.
 
         Args:
             sink: where the parts of this batch go.
@@ -195,7 +152,7 @@ class Service:
         return batch
 
     def complete(self, batch: Batch, sink: Sink) -> list[Answer]:
-        """Answers the requests of a batch that was prepared. Raises as `answer` does."""
+        """Answer the requests of a batch that was prepared. Raises as `answer` does."""
         self.use(sink)
         context = self._context
         if batch.context is not context:
@@ -209,7 +166,7 @@ class Service:
 
     def _answer_group(self, requests: Sequence[Request], batch: Batch | None = None) -> list[Answer]:
         if batch is None:
-            self.sink.streamed.clear()
+            self.streams.sink.streamed.clear()
         answers, error = self._try(requests, batch)
         if error is None:
             return answers
@@ -222,13 +179,14 @@ class Service:
             )
             return [answer for request in requests for answer in self._answer_group([request])]
         failure = failure_of(error, self.model.name, requests)
-        return [self._ended_stream(request, failure) for request in requests]
+        return [self.streams.failed(request, failure) for request in requests]
 
     def _may_retry(self) -> bool:
-        return self.model.backend.isolate_errors and not self.model.backend.stateful and not self.sink.streamed
+        backend = self.model.backend
+        return backend.isolate_errors and not backend.stateful and not self.streams.sink.streamed
 
     def _try(self, requests: Sequence[Request], batch: Batch | None) -> tuple[list[Answer], Exception | None]:
-        """Runs the handler once; only its second half for a batch that was prepared."""
+        """Run the handler once; only its second half for a batch that was prepared."""
         if batch is None:
             batch = self._begin(requests, self._context)
         if batch.error is not None:
@@ -252,7 +210,7 @@ class Service:
             return [], error
 
     def _begin(self, requests: Sequence[Request], context: Any) -> Batch:
-        """Makes rows of requests, and lets the context show them."""
+        """Make rows of requests, and put them into the context."""
         rows: list[dict[str, Any]] = []
         processors = []
         for request in requests:
@@ -270,48 +228,17 @@ class Service:
         answer: Answer
         try:
             value = result[index]
-            self._steer_stream(request, index, value, processor.get_response_headers())
+            self.streams.steer(request, index, value, self._context)
             answer = item_of(request, processor, value)
         except Exception as error:  # of the handler's own objects: the list, stopping criteria, headers
             if is_out_of_memory(error):
                 raise
             answer = failure_of(error, self.model.name, [request])
-        return self._ended_stream(request, answer) if isinstance(answer, Failure) else answer
-
-    def _steer_stream(self, request: Request, index: int, value: Any, headers: dict[str, str]) -> None:
-        """Tells the frontend whether more will come, with the header that it looks for.
-
-        A stream that was begun must be ended. For REST the end may not come first: the frontend would send a body
-        without a head, and the client hang. For gRPC, which has no headers, it must come always, or the frontend kills
-        the worker if the client asked for a stream.
-        """
-        criteria = self._context.stopping_criteria
-        if criteria:
-            stop = criteria[index](value)
-            if stop is not None:
-                headers[STREAM_NEXT] = "false" if stop else "true"
-        elif headers.get(STREAM_NEXT) == "true":
-            headers[STREAM_NEXT] = "false"
-        following = headers.get(STREAM_NEXT)
-        if following == "true":
-            self._open.add(request.request_id)
-        elif not request.headers:
-            headers[STREAM_NEXT] = "false"
-        elif following is not None:
-            if request.request_id not in self._open and request.request_id not in self.sink.streamed:
-                del headers[STREAM_NEXT]
-            self._open.discard(request.request_id)
-
-    def _ended_stream(self, request: Request, failure: Failure) -> Answer:
-        """A failure after parts were sent can only be the last part: the status is with the client already."""
-        if request.request_id not in self._open and request.request_id not in self.sink.streamed:
-            return failure
-        self._open.discard(request.request_id)
-        return replace(failure_item(request.request_id, failure), headers={STREAM_NEXT: "false"})
+        return self.streams.failed(request, answer) if isinstance(answer, Failure) else answer
 
 
 class Timer:
-    """Reports the time of the handler, at most ten times a second: it is a gauge, and each line costs Java more than
+    """The metric of the handler's time, at most ten times a second: it is a gauge, and each line costs Java more than
     the frontend's whole share of a small request.
     """
 
@@ -319,7 +246,7 @@ class Timer:
         self._last = 0.0
 
     def report(self, metrics: Any, begin: float) -> None:
-        """Tells how long ago it was called; ``begin`` is on the monotonic clock, ``metrics`` those of the context."""
+        """Report the time since ``begin``, on the monotonic clock; ``metrics`` are the context's."""
         now = time.monotonic()
         if now - self._last >= _METRIC_PAUSE_S:
             self._last = now
@@ -327,7 +254,7 @@ class Timer:
 
 
 def inputs_of(request: Request, *, decode: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row for the handler, and what the context tells of the request."""
+    """Return a row for the handler, and the headers that the context shows for the request."""
     row: dict[str, Any] = {}
     headers: dict[str, Any] = {}
     for parameter in request.parameters:
@@ -346,135 +273,13 @@ def inputs_of(request: Request, *, decode: bool) -> tuple[dict[str, Any], dict[s
     return row, headers
 
 
-def check(result: Any, count: int) -> None:
-    """What a handler gave must be a list with an item for each of ``count`` requests.
-
-    Raises:
-        OutputError: it is not.
-    """
-    if not isinstance(result, list):
-        raise OutputError("Invalid model predict output", f"the handler gave {type(result).__name__}, no list")
-    if len(result) != count:
-        raise OutputError(
-            "number of batch response mismatched", f"the handler gave {len(result)} items for {count} requests"
-        )
-
-
-def item_of(request: Request, processor: Any, value: Any) -> Answer:
-    """The answer to a request.
-
-    Args:
-        processor: TorchServe's RequestProcessor, with the status and the headers that the handler set.
-        value: what the handler gave for it.
-    """
-    try:
-        body = bodies.encode(value)
-    except bodies.BodyError as error:
-        logger.warning("Request %s: the answer cannot be sent: %s", request.request_id, error)
-        return Failure(503, f"Unsupported model output data type. {error}")
-    headers = processor.get_response_headers()
-    status = processor.get_response_status_code()
-    phrase = processor.get_response_status_phrase()
-    return PredictionItem(
-        request.request_id,
-        body,
-        _status(status),
-        "" if phrase is None else str(phrase),
-        str(headers.get("content-type") or ""),
-        {str(key): str(text) for key, text in headers.items()} if headers else {},
-    )
-
-
-def failure_of(error: Exception, model: str, requests: Sequence[Request]) -> Failure:
-    """What the clients are told, and the log. The texts and codes are TorchServe's."""
-    own = _own_failure(error)
-    if is_out_of_memory(error, of=RuntimeError if own else Exception):
-        logger.error("System out of memory", exc_info=error)
-        return Failure(507, "Out of resources")
-    if own:
-        logger.error("Prediction error: %s", own.message, exc_info=error)
-        return own
-    if isinstance(error, OutputError):
-        logger.warning("model: %s: %s: %s", model, *error.args)
-        return Failure(503, str(error.args[0]))
-    error_id = secrets.token_hex(4)
-    names = ", ".join(request.request_id for request in requests)
-    logger.warning("Error %s: Invoking custom service failed for request %s", error_id, names, exc_info=error)
-    return Failure(503, f"Prediction failed. The server's log has the reason under the id {error_id}.")
-
-
-def _own_failure(error: Any) -> Failure | None:
-    """What an exception says itself: PredictionException of TorchServe, RequestError of our SDK."""
-    try:
-        code = getattr(error, "error_code", None)
-        code = code if code is not None else getattr(error, "status", None)
-        return Failure(code, str(error.message)) if isinstance(code, int) and hasattr(error, "message") else None
-    except Exception:  # of properties that fail
-        return None
-
-
-def _is_special(request: Request) -> bool:
-    headers = request.headers
-    return headers.get("describe") == "True" or headers.get("explain") == "True"
-
-
-def _status(value: Any) -> int:
-    try:
-        return 200 if value is None else int(value)
-    except (TypeError, ValueError, OverflowError):
-        return 500
-
-
 def type_of_processor() -> Any:
-    """TorchServe's class for what the context tells of a request."""
+    """Return TorchServe's class for what the context shows of a request."""
     from ts.context import RequestProcessor
 
     return RequestProcessor
 
 
-def failure_item(request_id: str, failure: Failure) -> PredictionItem:
-    """A failure as the frontend would write it, for a request among others that did not fail."""
-    if failure.code == 200:  # of a PredictionException; TorchServe answers so
-        return PredictionItem(request_id, b"error")
-    content = {"code": failure.code, "type": "InternalServerException", "message": failure.message}
-    try:
-        phrase = HTTPStatus(failure.code).phrase
-    except ValueError:
-        phrase = ""
-    body = (json.dumps(content, indent=2) + "\n").encode()
-    return PredictionItem(request_id, body, failure.code, phrase, "application/json")
-
-
-def reply_to(requests: Sequence[Request], answers: Sequence[Answer], *, items_only: bool = False) -> Reply:
-    """The reply to one message of the frontend.
-
-    A code other than 200 is for all of a message, and the only way for gRPC to learn of an error.
-
-    Args:
-        requests: of the message.
-        answers: as many.
-        items_only: the frontend cannot take another code than 200: in its asynchronous and sequence modes.
-    """
-    if len(answers) == 1 and not items_only:
-        only = answers[0]
-        if isinstance(only, Failure):
-            if only.code != 200:
-                return Reply(only.code, only.message)
-        elif only.status >= 400 and not requests[0].headers:
-            return Reply(only.status, open_inference.message_of(only))
-        elif text := open_inference.problem(requests[0], only):
-            return Reply(500, text)
-        else:
-            return Reply(200, SUCCESS, (only,))
-    items = tuple(_item_for(request, answer) for request, answer in zip(requests, answers, strict=True))
-    return Reply(200, SUCCESS, items)
-
-
-def _item_for(request: Request, answer: Answer) -> PredictionItem:
-    if not isinstance(answer, Failure):
-        return open_inference.readable(request, answer)
-    item = failure_item(request.request_id, answer)
-    if request.headers:
-        return item
-    # As gRPC wants it, see above.
-    return open_inference.readable(request, replace(item, headers={STREAM_NEXT: "false"}))
+def _is_special(request: Request) -> bool:
+    headers = request.headers
+    return headers.get("describe") == "True" or headers.get("explain") == "True"

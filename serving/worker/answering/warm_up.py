@@ -1,10 +1,10 @@
-"""Runs the samples of an archive before its worker reports that it is ready, so that no client pays for the first run.
+"""Warm-up: the archive's samples run before the worker reports that it is ready, so no client pays for the first run.
 
-The samples are those that `torchmar build --sample` has stored. What they give is not looked at, `torchmar check` does
-that; one that fails is told in the log, and the model is served all the same.
+The samples are those that `torchmar build --sample` has stored. Their answers are not checked, `torchmar check` does
+that; one that fails is logged, and the model is served all the same.
 
 A model that torch.compile has compiled is compiled again for batches of another size: torch takes a size that it has
-seen to change for any size from 2, and 1 for itself, unless it was told that sizes do not change. So batches of two and
+seen to change for any size from 2, and 1 for itself, unless it was configured for fixed sizes. So batches of two and
 of the largest size are run as well, and if the latter was compiled anew, the sizes between them, too.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from serving.protocol import Parameter, Request
-from serving.worker.answering.service import Answer, Failure
+from serving.worker.answering.replies import Answer, Failure
 from serving.worker.loading import compilations
 from serving.worker.loading.failures import place, summary
 from serving.worker.loading.loader import Model
@@ -33,16 +33,16 @@ VARIABLE = "TORCHMAR_WARM_UP"
 _SHARE = 0.8
 # For how many sizes torch compiles one function (`recompile_limit`); after that it is run uncompiled.
 _VARIANTS = 8
-# Bytes of a sample; the frontend takes requests of 6.5 MB unless it is told otherwise.
+# Bytes of a sample; the frontend takes requests of 6.5 MB unless it is configured otherwise.
 _LIMIT = 64 << 20
 
 Rehearse: TypeAlias = Callable[[Sequence[Request]], Sequence[Answer]]
 
 
 def run(model: Model, rehearse: Rehearse, model_path: str) -> None:
-    """Runs every sample of the archive once, and batches of them if the model is compiled.
+    """Run every sample of the archive once, and batches of them if the model is compiled.
 
-    Not where a request is one of a sequence, and not in one of several processes that have to work together.
+    Do nothing where a request is one of a sequence, and in one of several processes that have to work together.
 
     Args:
         rehearse: lets the handler answer a batch of requests; raises what the handler raises.
@@ -77,7 +77,7 @@ def run(model: Model, rehearse: Rehearse, model_path: str) -> None:
 
 
 def _run_batches(model: Model, rehearse: Rehearse, samples: Sequence[Request]) -> list[int]:
-    """Runs batches of the sizes that are compiled for; gives those that were run."""
+    """Run batches of the sizes that are compiled for; return those that were run."""
     most = _largest_batch(model)
     if most < 2 or model.one_by_one or compilations.count() == model.compiled_before:
         return []
@@ -98,7 +98,7 @@ def _run_batches(model: Model, rehearse: Rehearse, samples: Sequence[Request]) -
             )
             break
         for sample in samples:
-            with contextlib.suppress(Exception, SystemExit):  # alone it went well; what is wrong here a client will see
+            with contextlib.suppress(Exception, SystemExit):  # alone it succeeded; what is wrong here a client will see
                 rehearse([sample] * size)
         longest = max(longest, time.monotonic() - begin)
         done.append(size)
@@ -108,7 +108,7 @@ def _run_batches(model: Model, rehearse: Rehearse, samples: Sequence[Request]) -
 
 
 def _between(most: int) -> list[int]:
-    """The sizes from 3 to less than the largest, if torch compiles for so many; else the powers of two."""
+    """Return the sizes from 3 to less than the largest, if torch compiles for so many; else the powers of two."""
     sizes = list(range(3, most))
     if most > _VARIANTS:
         sizes = [size for size in sizes if not size & (size - 1)]
@@ -121,7 +121,7 @@ def _largest_batch(model: Model) -> int:
 
 
 def _try(rehearse: Rehearse, request: Request | str, folder: Path) -> str:
-    """What went wrong; empty if nothing did."""
+    """Run a batch; return what went wrong, empty if nothing did."""
     if isinstance(request, str):
         return request
     try:
@@ -137,9 +137,9 @@ def _try(rehearse: Rehearse, request: Request | str, folder: Path) -> str:
 
 
 def _requests(manifest: Any, folder: Path) -> Iterator[tuple[str, Request | str]]:
-    """The samples that the manifest names, each with its request, or with the reason why there is none.
+    """Yield the samples that the manifest names, each with its request, or with the reason why there is none.
 
-    The archive may be anybody's: a name that leads out of its folder is not followed.
+    The archive may be untrusted: a name that leads out of its folder is not followed.
     """
     record = manifest.get("torchmar") if isinstance(manifest, Mapping) else None
     samples = record.get("samples") if isinstance(record, Mapping) else None
@@ -169,6 +169,6 @@ def _requests(manifest: Any, folder: Path) -> Iterator[tuple[str, Request | str]
 
 
 def request_of(request_id: str, body: bytes, content_type: str) -> Request:
-    """A request as the frontend makes it of one over HTTP to ``/predictions/<model>``."""
+    """Make a request as the frontend makes it of one over HTTP to ``/predictions/<model>``."""
     headers = {"content-type": content_type, "explain": "False", "url_path": ""}
     return Request(request_id, headers, (Parameter("body", bytearray(body), content_type),))

@@ -1,4 +1,4 @@
-"""A model that cannot be loaded: what the log and the frontend are told."""
+"""A model that cannot be loaded: what the log and the frontend get."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class ConfigError(WorkerError):
 
 
 class HandlerError(WorkerError):
-    """The handler that the manifest names is not there, or is none."""
+    """The handler that the manifest names is missing, or is not a handler."""
 
 
 def is_out_of_memory(error: BaseException, of: type[BaseException] = RuntimeError) -> bool:
-    """Whether memory, or the GPU, failed, which the frontend calls 507.
+    """Return whether memory, or the GPU, failed, which the frontend calls 507.
 
-    That is a MemoryError, torch's OutOfMemoryError for whatever device, or a RuntimeError that speaks of CUDA, whose
-    errors are of many classes and wordings. `handlers.errors` has the same rule: an archive carries it along, to where
-    this module is not, and may have an older one.
+    That is a MemoryError, torch's OutOfMemoryError for any device, or a RuntimeError that names CUDA, whose errors are
+    of many classes and wordings. `handlers.errors` has the same rule: an archive carries its own copy, perhaps an older
+    one, to places without this module.
 
     Args:
         of: the class of errors whose text counts. TorchServe takes any while requests are answered.
@@ -48,7 +48,7 @@ def is_out_of_memory(error: BaseException, of: type[BaseException] = RuntimeErro
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an exception, of the user's own class perhaps; empty if that fails."""
+    """Return the text of an exception, perhaps of a user's class; empty if that fails."""
     try:
         return str(error)
     except Exception:
@@ -56,7 +56,7 @@ def text_of(error: BaseException) -> str:
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The exception that the others of a chain followed from; one of ours tells of its cause itself."""
+    """Return the exception that the others of a chain followed from; one of ours names its own cause."""
     seen = {id(error)}
     while not isinstance(error, WorkerError):
         earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -68,7 +68,7 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def summary(error: BaseException) -> str:
-    """``Type: message`` of an exception, in one line."""
+    """Return ``Type: message`` of an exception, in one line."""
     message = text_of(error).strip()
     first = message.splitlines()[0] if message else ""
     if isinstance(error, WorkerError):
@@ -77,7 +77,7 @@ def summary(error: BaseException) -> str:
 
 
 def place(error: BaseException, model_dir: Path) -> str:
-    """Where it happened: ``file.py:12 (function)`` in the archive, or the innermost place outside it."""
+    """Return where it happened: ``file.py:12 (function)`` in the archive, or the innermost place outside it."""
     if isinstance(error, WorkerError):
         return error.where
     if isinstance(error, SyntaxError) and error.filename:
@@ -94,7 +94,7 @@ def place(error: BaseException, model_dir: Path) -> str:
 
 
 def hint(error: BaseException) -> str:
-    """What usually helps."""
+    """Return what usually helps."""
     own = getattr(error, "hint", "")
     if isinstance(own, str) and own:
         return own
@@ -113,9 +113,9 @@ def hint(error: BaseException) -> str:
 
 
 def block(model: str, error: BaseException, model_dir: Path) -> str:
-    """What is printed about a model that cannot be loaded: the traceback, as from TorchServe's worker, and its sum.
+    """Return what is printed about a model that cannot be loaded: a traceback as TorchServe prints it, and its summary.
 
-    The blank line after it tells who follows the log that the sum is whole.
+    The blank line after it tells readers of the log that the summary is complete.
     """
     cause = first_cause(error)
     lines = [f"Failed to load model {model}: {summary(cause)}"]
@@ -127,7 +127,7 @@ def block(model: str, error: BaseException, model_dir: Path) -> str:
 
 
 def reply(error: BaseException, model_dir: Path) -> tuple[int, str]:
-    """Code and message of the answer to a load that failed."""
+    """Return code and message of the answer to a load that failed."""
     cause = first_cause(error)
     where = place(cause, model_dir).partition(" (")[0]
     return (507 if is_out_of_memory(cause) else 500), summary(cause) + (f" ({where})" if where else "")
@@ -138,7 +138,7 @@ def _traceback(error: BaseException) -> TracebackType | None:
 
 
 def _is_own(file: str, model_dir: Path) -> bool:
-    """Whether it is a file of the archive's author: of the archive, but not the copy of the SDK in it."""
+    """Return whether it is a file of the archive's author: of the archive, but not the copy of the SDK in it."""
     shown = _inside(file, model_dir)
     return shown != file and not shown.startswith("handlers/")
 

@@ -28,7 +28,7 @@ _MANIFEST = "MAR-INF/MANIFEST.json"
 
 Entry = Callable[[Any, Any], Any]
 
-# What TorchServe's envelope answers one request of a batch with.
+# TorchServe's envelope answers one request of a batch with this.
 _ENVELOPES_OF_ONE = frozenset({"kserve", "kservev2"})
 
 
@@ -59,7 +59,7 @@ class Model:
 def load(
     request: Load, metrics_config: str, *, processes: int = 1, settle: Callable[[Any, bool], None] = lambda *_: None
 ) -> Model:
-    """Loads a model and initializes its handler.
+    """Load a model and initialize its handler.
 
     Args:
         request: of the frontend.
@@ -118,10 +118,10 @@ def _set_threads(backend: Backend, config: dict[str, Any], processes: int) -> No
 
 
 def find_handler(reference: str, folder: Path) -> tuple[ModuleType, str | None]:
-    """The module that a manifest's handler names, and the function if it names one.
+    """Find the module that a manifest's handler names, and the function if it names one.
 
-    ``name``, ``name.py``, ``dir/name.py``, each also with ``:function``. What is no module of the archive, or of the
-    interpreter, is a built-in handler.
+    ``name``, ``name.py``, ``dir/name.py``, each also with ``:function``. If it is no module of the archive, or of the
+    interpreter, it is a built-in handler.
 
     Raises:
         HandlerError: there is no such module.
@@ -150,7 +150,7 @@ def find_handler(reference: str, folder: Path) -> tuple[ModuleType, str | None]:
 
 
 def _built_in(name: str) -> ModuleType | None:
-    """A module with a built-in handler: ours, or TorchServe's where we have none of that name."""
+    """Return a module with a built-in handler: ours, or TorchServe's where we have none of that name."""
     with package_paths.ours("handlers"):
         from handlers.builtin import TWINS
     if kind := TWINS.get(name):
@@ -171,9 +171,9 @@ def _built_in(name: str) -> ModuleType | None:
 
 
 def entry_point(module: ModuleType, function: str | None, reference: str) -> tuple[Any, Entry, Callable[[Any], Any]]:
-    """The handler object (None for a function), what answers requests, and what initializes.
+    """Return the handler object (None for a function), what answers requests, and what initializes.
 
-    The function that was named, or one called ``handle``; else the one class that is defined in the module.
+    That is the named function, or one called ``handle``; else the one class that is defined in the module.
 
     Raises:
         HandlerError: there is neither, or several classes.
@@ -199,7 +199,7 @@ def entry_point(module: ModuleType, function: str | None, reference: str) -> tup
 
 
 def _envelope(name: str) -> Any:
-    """The class of an envelope of TorchServe.
+    """Return the class of an envelope of TorchServe.
 
     Raises:
         HandlerError: there is none of that name.
@@ -247,7 +247,7 @@ def _context(
 
 
 def _metrics(path: str) -> Any:
-    """TorchServe's cache of metrics; with our own list of them where the server's cannot be read, as Java goes on."""
+    """Return TorchServe's metrics cache; with our own list if the server's cannot be read, as Java goes on."""
     from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
     metrics_log.install()

@@ -7,20 +7,20 @@ import re
 
 _LOGGER = "ts.metrics.caching_metric"
 _PREFIX = "[METRICS]"
-# Metric.java has this pattern, and passes over every other line.
+# Metric.java has this pattern, and ignores every other line.
 _KNOWN = re.compile(r"\[METRICS\][\w\s]+\.[\w\s]+:[0-9\-,.e]+\|#", re.ASCII)
 _OTHER = re.compile(r"[^\w\s]", re.ASCII)
 
 
 def install() -> None:
-    """Lets TorchServe's metrics write no line that the frontend cannot read."""
+    """Keep TorchServe's metrics from writing a line that the frontend cannot read."""
     logger = logging.getLogger(_LOGGER)
     if not any(isinstance(one, _Grammar) for one in logger.filters):
         logger.addFilter(_Grammar())
 
 
 def readable(line: str) -> str:
-    """A metric's line in the frontend's grammar: no plus sign in a number, only word characters in name and unit."""
+    """Return a metric's line in the frontend's grammar: no plus sign in numbers, word characters in name and unit."""
     head, separator, rest = line.partition("|#")
     if _KNOWN.match(line) or not separator or not head.startswith(_PREFIX):
         return line

@@ -13,7 +13,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 def provide(name: str, *, always: bool = False) -> None:
-    """Makes a package of this project importable, by its place.
+    """Make a package of this project importable, by its place.
 
     The interpreter may be one in which it is not installed, and the folder that it lies in may hold others that must
     not be found.
@@ -21,6 +21,9 @@ def provide(name: str, *, always: bool = False) -> None:
     Args:
         name: of the package.
         always: also where an import would find another one of that name.
+
+    Raises:
+        ImportError: the package cannot be read.
     """
     if name in sys.modules or (not always and importlib.util.find_spec(name) is not None):
         return
@@ -34,7 +37,7 @@ def provide(name: str, *, always: bool = False) -> None:
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
-        del sys.modules[name]  # half of a package would serve the next one who asks
+        del sys.modules[name]  # half a package would break the next import
         if isinstance(error, OSError):
             raise ImportError(f"torchmar's package {name} cannot be read: {error}", name=name) from error
         raise
@@ -42,9 +45,9 @@ def provide(name: str, *, always: bool = False) -> None:
 
 @contextmanager
 def ours(name: str) -> Iterator[None]:
-    """Lets imports find the package of this project, whatever of that name is imported already or comes first.
+    """Let imports find the package of this project, whatever of that name is imported already or comes first.
 
-    What the process has by that name is afterwards what it was: an archive's own copy of the SDK, or nothing yet.
+    Afterwards the process has by that name what it had before: an archive's own copy of the SDK, or nothing yet.
     """
     others = {} if _is_ours(name) else _forget(name)
     known = name in sys.modules
@@ -58,9 +61,9 @@ def ours(name: str) -> Iterator[None]:
 
 
 def make_way(folder: Path) -> None:
-    """Lets modules of an archive have the names of our packages: all that is needed of ours is in memory by now.
+    """Let modules of an archive have the names of our packages: all that is needed of ours is in memory by now.
 
-    Of the SDK an archive may carry a copy of its own time, and there the handler is at home.
+    An archive may carry its own copy of the SDK, and its handler needs that one.
     """
     for name in ("serving", "archive_tool"):
         if (folder / f"{name}.py").exists() or (folder / name).is_dir():
@@ -78,5 +81,5 @@ def _is_ours(name: str) -> bool:
 
 
 def _forget(name: str) -> dict[str, ModuleType]:
-    """Takes a package and all below it out of what is imported, and gives it."""
+    """Remove a package and all below it from the imported modules, and return it."""
     return {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] == name}

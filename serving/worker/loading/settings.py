@@ -1,4 +1,4 @@
-"""What model-config.yaml says to the worker: the section ``backend:``, and the settings of Java's that bind it too."""
+"""The worker's part of model-config.yaml: the section ``backend:``, and the settings of Java's that bind it too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Backend:
 
     Attributes:
         shared: one process serves all workers of the model.
-        max_batch_size: most requests that a shared process runs at once.
+        max_batch_size: maximum number of requests that a shared process runs at once.
         max_batch_delay_s: how long a shared process waits for a batch to fill, in seconds.
         processes: shared processes of the model on a device.
         threads: intra-op threads of a process; None for its share of the cores.
@@ -55,13 +55,13 @@ class Backend:
 
 
 def read_manifest(model_dir: Path) -> dict[str, Any] | None:
-    """The archive's manifest; None without one: functions of workflows have none.
+    """Read the archive's manifest; None without one: functions of workflows have none.
 
     Raises:
         ConfigError: it cannot be read.
     """
     path = model_dir / "MAR-INF" / "MANIFEST.json"
-    # They bound what reading costs: the archive may be anybody's, and the process that forks all workers reads it, too.
+    # They bound what reading costs: the archive may be untrusted, and the process that forks all workers reads it, too.
     package_paths.provide("archive_tool", always=True)
     from archive_tool import files, json_text
 
@@ -81,14 +81,14 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def config_file(manifest: Mapping[str, Any] | None) -> str | None:
-    """Name of the model's model-config.yaml, if it has one."""
+    """Return the name of the model's model-config.yaml, if it has one."""
     model = (manifest or {}).get("model")
     name = model.get("configFile") if isinstance(model, dict) else None
     return name if isinstance(name, str) and name else None
 
 
 def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, Any], Backend]:
-    """The model's own configuration, and what it means for the worker.
+    """Read the model's own configuration, and what it means for the worker.
 
     Raises:
         ConfigError: it cannot be read, or its section ``backend`` is wrong.
@@ -119,7 +119,7 @@ def read_config(model_dir: Path, manifest: Mapping[str, Any] | None) -> tuple[di
 
 
 def _check(text: str, name: str) -> None:
-    """Applies the rules of the archive tool: the archive may have been built by another one."""
+    """Apply the rules of the archive tool: the archive may have been built by another one."""
     with package_paths.ours("handlers"):  # some of the rules are the SDK's
         from archive_tool.config.schema import validate
 
@@ -130,7 +130,7 @@ def _check(text: str, name: str) -> None:
 
 
 def backend_of(config: Mapping[str, Any]) -> Backend:
-    """The settings of a configuration that has been checked."""
+    """Return the settings of a configuration that has been checked."""
     section = config.get("backend")
     section = section if isinstance(section, dict) else {}
     chosen = {name: section.get(name, key.default) for name, key in KEYS.items()}
@@ -154,7 +154,7 @@ def backend_of(config: Mapping[str, Any]) -> Backend:
 
 
 def peek(model_path: str) -> Backend | None:
-    """The settings of a model for those who do not load it; None if they cannot be read: loading it will say why."""
+    """Read the settings of a model without loading it; None if they cannot be read: loading it will say why."""
     try:
         folder = Path(model_path)
         return read_config(folder, read_manifest(folder))[1]

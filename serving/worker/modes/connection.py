@@ -16,7 +16,7 @@ from serving.protocol import (
     encode_load_reply,
     encode_reply,
 )
-from serving.worker.answering.service import STREAM_NEXT
+from serving.worker.answering.replies import STREAM_NEXT
 from serving.worker.process import leftovers
 
 # A frame that a handler streams is checked before it is sent on: it may be larger than what the frontend takes.
@@ -36,10 +36,10 @@ class Connection:
         self._decoder = decoder or Decoder()
 
     def receive(self) -> Load | Inference | None:
-        """Waits for the next message; None when the frontend has closed the connection.
+        """Wait for the next message; None when the frontend has closed the connection.
 
         Raises:
-            ProtocolError: the frontend sent something that is no message.
+            ProtocolError: the frontend sent something that is not a message.
         """
         decoder, sock = self._decoder, self.sock
         while (message := decoder.next_message()) is None:
@@ -53,11 +53,11 @@ class Connection:
         return message
 
     def receive_now(self) -> Load | Inference | None:
-        """The next message if it is there completely.
+        """Return the next message if it is there completely.
 
         Raises:
             EOFError: the frontend has closed the connection.
-            ProtocolError: the frontend sent something that is no message.
+            ProtocolError: the frontend sent something that is not a message.
         """
         decoder, sock = self._decoder, self.sock
         while (message := decoder.next_message()) is None:
@@ -73,11 +73,11 @@ class Connection:
         return message
 
     def send(self, reply: Reply) -> bool:
-        """Sends a reply; False if the frontend has closed the connection."""
+        """Send a reply; False if the frontend has closed the connection."""
         return self._send(encode_reply(reply))
 
     def send_load_reply(self, code: int, message: str) -> bool:
-        """Answers LOAD; False if the frontend has closed the connection."""
+        """Answer LOAD; False if the frontend has closed the connection."""
         return self._send(encode_load_reply(code, message))
 
     def _send(self, frame: bytes) -> bool:
@@ -88,16 +88,16 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Ends the connection, whoever else has it; the frontend starts another worker if it still wants one."""
+        """End the connection for every holder; the frontend starts another worker if it still wants one."""
         leftovers.hang_up(self.sock)
         self.sock.close()
 
 
 def items_of(frame: bytes | bytearray) -> Sequence[PredictionItem]:
-    """The items of a frame that a handler made with TorchServe's functions, to stream a part of its answers.
+    """Return the items of a frame that a handler made with TorchServe's functions, to stream a part of its answers.
 
     Raises:
-        ValueError: it is no such frame.
+        ValueError: it is not such a frame.
     """
     decoder = ReplyDecoder(max_response_size=_MAX_STREAMED)
     decoder.feed(frame)

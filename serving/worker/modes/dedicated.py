@@ -14,7 +14,8 @@ from typing import Any
 
 from serving.protocol import Inference, Load, ProtocolError, Reply
 from serving.worker.answering import warm_up
-from serving.worker.answering.service import SUCCESS, Service, reply_to
+from serving.worker.answering.replies import SUCCESS, reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import failures
 from serving.worker.loading.loader import load
 from serving.worker.modes.connection import Connection, items_of
@@ -28,7 +29,7 @@ _LINGER_S = 5.0
 
 
 class Stream:
-    """Sends the parts of an answer that the handler streams.
+    """The parts of an answer that the handler streams, on their way to the frontend.
 
     Attributes:
         streamed: requests that a part was sent for since this was cleared.
@@ -44,7 +45,7 @@ class Stream:
         self._send = send
 
     def sendall(self, data: Any) -> None:
-        """Sends a frame made by `ts.handler_utils`."""
+        """Send a frame made by `ts.handler_utils`."""
         items = tuple(item for item in items_of(bytes(data)) if item.request_id in self.asked)
         if items:
             self.streamed.update(item.request_id for item in items)
@@ -52,7 +53,11 @@ class Stream:
 
 
 def serve(connection: Connection, request: Load, arguments: Arguments, guardian: Guardian, processes: int) -> int:
-    """Loads the model and answers requests until the frontend closes the connection; returns the exit code."""
+    """Load the model and answer requests until the frontend closes the connection; return the exit code.
+
+    Raises:
+        ProtocolError: the frontend sent something that is not a batch of requests.
+    """
     try:
         model = load(request, arguments.metrics_config, processes=processes)
     except (Exception, SystemExit) as error:
@@ -95,7 +100,7 @@ def serve(connection: Connection, request: Load, arguments: Arguments, guardian:
 
 
 def tell_failure(connections: Sequence[Connection], request: Load, error: BaseException, *, end: bool = False) -> None:
-    """Prints why a model cannot be loaded, and tells the frontend.
+    """Print why a model cannot be loaded, and answer the frontend.
 
     Its readers must have the whole text before the pipes end with this process.
 
@@ -124,5 +129,5 @@ def tell_failure(connections: Sequence[Connection], request: Load, error: BaseEx
 
 
 def _profile() -> cProfile.Profile | None:
-    """TorchServe's switch for a profile of the whole service."""
+    """Profile the whole service, where TorchServe's switch is on."""
     return cProfile.Profile() if os.environ.get("TS_BENCHMARK") in ("True", "true", "TRUE") else None

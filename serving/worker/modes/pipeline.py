@@ -25,7 +25,9 @@ from typing import Any, Protocol
 
 from serving.cores import available
 from serving.protocol import Inference, Request
-from serving.worker.answering.service import Answer, Batch, Service, Sink
+from serving.worker.answering.replies import Answer
+from serving.worker.answering.service import Batch, Service
+from serving.worker.answering.streaming import Sink
 from serving.worker.loading.loader import Model
 from serving.worker.process.guardian import Clock, Guardian
 
@@ -41,7 +43,7 @@ class Job:
     """Messages that run as one batch.
 
     Attributes:
-        entries: who asked, and what.
+        entries: the workers that asked, and their messages.
         requests: of all messages.
         sink: takes the parts of their answers.
         batch: what the handler's first half made of it; None until it was called.
@@ -54,23 +56,23 @@ class Job:
 
 
 class Intake(Protocol):
-    """What comes in."""
+    """The incoming requests."""
 
     def poll(self, timeout: float | None) -> None:
-        """Receives what is there; waits for it, at most ``timeout`` seconds, and until `Pipeline.wake` is readable."""
+        """Receive what is there; wait for it, at most ``timeout`` seconds, and until `Pipeline.wake` is readable."""
 
     def waiting(self) -> int:
-        """The number of requests that wait."""
+        """Return the number of requests that wait."""
 
     def is_complete(self, running: Job) -> bool:
-        """Whether everybody waits whose request is not running."""
+        """Return whether every worker waits whose request is not running."""
 
     def take(self, most: int) -> Job:
-        """Takes what waits: one message at least, and else no more than ``most`` requests."""
+        """Take what waits: at least one message, and else no more than ``most`` requests."""
 
 
 def can_run(model: Model) -> bool:
-    """Whether two batches may be in a model's handler at once: it must be one of our SDK, as it is."""
+    """Return whether two batches may be in a model's handler at once: it must be one of our SDK, unchanged."""
     handler, setting = model.handler, model.backend.pipeline
     may_pipeline = getattr(handler, "may_pipeline", None)
     # Behind an envelope, or TorchServe's micro-batching, something else than the handler's own method is called.
@@ -82,7 +84,7 @@ def can_run(model: Model) -> bool:
 
 
 class Pipeline:
-    """Runs batches of one model.
+    """The runner of one model's batches.
 
     Attributes:
         ahead: whether the second thread owns the intake.
@@ -107,13 +109,13 @@ class Pipeline:
         self._seen = False
 
     def accepts(self, job: Job) -> bool:
-        """Whether a job can run here: its requests are one batch of plain predictions."""
+        """Return whether a job can run here: its requests are one batch of plain predictions."""
         return len(job.requests) <= self._limit and self._service.can_prepare(job.requests)
 
     def run(self, job: Job, reply: Callable[[Job, Sequence[Answer]], None]) -> Job | None:
-        """Answers a job that is accepted.
+        """Answer a job that is accepted.
 
-        Gives the next one if it was taken meanwhile, prepared if it is accepted. Raises what is to end the process.
+        Return the next one if it was taken meanwhile, prepared if accepted. Only process-ending exceptions leave it.
         """
         clock, costs, batch = self._guardian.clock, self._costs, job.batch
         clock.since = time.monotonic()
@@ -129,7 +131,7 @@ class Pipeline:
         answers = self._service.complete(batch, job.sink)
         costs.completed(time.monotonic() - begin)
         clock.since = 0.0
-        # Before anybody is answered: who is there now came while the batch ran.
+        # Before the first reply: a client that is here now came while the batch ran.
         if ahead:
             self._stop()
         elif costs.would_pay():
@@ -141,7 +143,7 @@ class Pipeline:
         return following
 
     def close(self) -> None:
-        """Ends the second thread."""
+        """End the second thread."""
         if self._thread is not None:
             self._orders.put(None)
             self._thread.join()
@@ -164,7 +166,7 @@ class Pipeline:
         self._orders.put(running)
 
     def _stop(self) -> None:
-        """The second thread is to take no more; what it is at it finishes."""
+        """Stop the second thread's intake; it finishes what it has begun."""
         self._stopping = True
         os.eventfd_write(self.wake, 1)
 
@@ -190,12 +192,12 @@ class Pipeline:
             result: Job | BaseException | None
             try:
                 result = self._prepare_next(running)
-            except BaseException as error:  # it is the main thread's to end the process
+            except BaseException as error:  # only the main thread may end the process
                 result = error
             self._results.put(result)
 
     def _prepare_next(self, running: Job) -> Job | None:
-        """Takes in what comes until the main thread is done, and prepares one batch of it."""
+        """Take in what comes until the main thread is done, and prepare one batch of it."""
         intake, costs = self._intake, self._costs
         begin = time.monotonic()
         first = 0.0
@@ -228,7 +230,7 @@ class Pipeline:
 
 
 class _Costs:
-    """What the halves of a handler take, from the recent batches.
+    """The costs of a handler's halves, from the recent batches.
 
     Args:
         processes: of this model, which share the cores.
@@ -250,7 +252,7 @@ class _Costs:
         self._crowded -= 1
 
     def crowded(self) -> None:
-        """There are several requests in flight."""
+        """Note that there are several requests in flight."""
         self._crowded = _CROWDED
 
     def would_pay(self) -> bool:
@@ -260,7 +262,7 @@ class _Costs:
         return self._crowded > 0 and self.would_pay()
 
     def hold_s(self, count: int) -> float:
-        """How long after the beginning of a batch the next one can still be begun, so that more requests are in it."""
+        """Return how long after the start of a batch the next one can still be begun, to hold more requests."""
         return max(self._complete_s - 2 * self._request_s * count, self._complete_s / 2)
 
 
@@ -269,7 +271,7 @@ def _average(average: float, value: float) -> float:
 
 
 class _TorchSettings:
-    """What torch keeps for each thread: a handler's initialization may have set it. Made by the main thread.
+    """Per-thread settings of torch, which a handler's initialization may have set. Made by the main thread.
 
     Attributes:
         adopted: set when the other thread has them.
@@ -285,7 +287,7 @@ class _TorchSettings:
         self._threads = torch.get_num_threads()
 
     def adopt(self) -> None:
-        """Makes this thread like the main one, but for its intra-op threads.
+        """Make this thread like the main one, but for its intra-op threads.
 
         It has none besides itself. The main thread's model takes the cores meanwhile; and libgomp lets waiting threads
         sleep at once when all teams have more threads than there are cores, which makes a model a third slower.
@@ -299,6 +301,6 @@ class _TorchSettings:
         self._torch.set_num_threads(1)
 
     def keep(self) -> None:
-        """Lets the main thread, and those that a handler starts, keep their number: a new thread takes the last one."""
+        """Let the main thread, and those that a handler starts, keep their number: a new thread takes the last one."""
         if self._torch is not None:
             self._torch.set_num_threads(self._threads)

@@ -1,7 +1,7 @@
 """One process for all workers of a model: the model is in memory once, and requests of all workers make a batch.
 
-Every worker of the frontend is a connection here. Whatever requests are waiting, up to the limit, run as one batch, and
-each is answered on its own connection: so one client waits for nobody, and under load batches are full. A single thread
+Every worker of the frontend is a connection here. The requests that wait, up to the limit, run as one batch, and
+each is answered on its own connection: one client waits for no other, and under load batches are full. A single thread
 does it all, and requests that come while the model runs wait in the sockets; unless the handler lets a second one
 prepare the next batch meanwhile (`pipeline`).
 """
@@ -20,7 +20,8 @@ from typing import Any
 
 from serving.protocol import Inference, Load, PredictionItem, ProtocolError, Reply
 from serving.worker.answering import warm_up
-from serving.worker.answering.service import SUCCESS, Answer, Service, reply_to
+from serving.worker.answering.replies import SUCCESS, Answer, reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import loader
 from serving.worker.modes import dedicated, pipeline
 from serving.worker.modes.connection import Connection, items_of
@@ -36,7 +37,7 @@ class _Guest:
     """A worker of the frontend.
 
     Attributes:
-        gone: nothing more comes from it, and nobody waits for its answer.
+        gone: nothing more comes from it, and its answers are no longer wanted.
     """
 
     connection: Connection
@@ -46,7 +47,7 @@ class _Guest:
 
 
 class _Streams:
-    """Sends parts of the answers of a batch to those who asked.
+    """The parts of a batch's answers, on their way to their clients.
 
     Attributes:
         streamed: requests that a part was sent for since this was cleared.
@@ -58,7 +59,7 @@ class _Streams:
         self._guardian = guardian
 
     def sendall(self, data: Any) -> None:
-        """Sends the items of a frame made by `ts.handler_utils`, each on its own connection."""
+        """Send the items of a frame made by `ts.handler_utils`, each on its own connection."""
         parts: dict[_Guest, list[PredictionItem]] = {}
         for item in items_of(bytes(data)):
             guest = self._asked.get(item.request_id)
@@ -71,7 +72,7 @@ class _Streams:
 
 
 class Server:
-    """Serves the workers of one model.
+    """The server of one model's workers.
 
     Args:
         request: the first worker's LOAD.
@@ -94,7 +95,7 @@ class Server:
         self._left: list[_Guest] = []
 
     def add(self, connection: Connection, lifeline: socket.socket, stdout: int, stderr: int) -> None:
-        """Takes on a worker whose LOAD has been read; owns what is passed."""
+        """Take on a worker whose LOAD has been read; own what is passed."""
         guest = _Guest(connection, lifeline, stdout)
         sock = connection.sock
         self._output.add(stdout, stderr)
@@ -108,7 +109,7 @@ class Server:
         self._guardian.watch(lifeline, ended)
 
     def run(self) -> int:
-        """Loads the model and serves until the last worker has gone; returns the exit code."""
+        """Load the model and serve until the last worker has gone; return the exit code."""
         self._guardian.start()
         first = next(iter(self._guests.values()))
         self._guardian.busy_since = time.monotonic()  # if it hangs, the frontend gives up, and tries another process
@@ -139,7 +140,7 @@ class Server:
         return 0
 
     def _next(self) -> Job | None:
-        """Waits for requests, and takes a batch of them; None when the last worker has gone."""
+        """Wait for requests, and take a batch of them; None when the last worker has gone."""
         while self._guests or self._take_last():
             self.poll(0.0 if self._waiting else None)
             if self._waiting:
@@ -149,7 +150,7 @@ class Server:
         return None
 
     def _tell(self, error: BaseException) -> None:
-        """The model cannot be loaded: tells the log once, and every worker that waits for it."""
+        """Log once why the model cannot be loaded, and tell every worker that waits for it."""
         self._drain()
         connections = [guest.connection for guest in self._guests.values()]
         dedicated.tell_failure(connections, self._request, error, end=True)
@@ -160,7 +161,7 @@ class Server:
     # ---- what comes in: the pipeline's second thread calls this, too ------------------------------------------------
 
     def poll(self, timeout: float | None) -> None:
-        """Receives what is there; waits for it, at most ``timeout`` seconds."""
+        """Receive what is there; wait for it, at most ``timeout`` seconds."""
         for fd, _ in self._epoll.poll(timeout):
             guest = self._guests.get(fd)
             if guest is None:
@@ -182,15 +183,15 @@ class Server:
                 self._waiting.append((guest, message))
 
     def waiting(self) -> int:
-        """The number of requests that wait."""
+        """Return the number of requests that wait."""
         return sum(len(message.requests) for _, message in self._waiting)
 
     def is_complete(self, running: Job) -> bool:
-        """Whether everybody waits whose request is not running."""
+        """Return whether every worker waits whose request is not running."""
         return len(self._waiting) + sum(not guest.gone for guest, _ in running.entries) >= len(self._guests)
 
     def take(self, most: int) -> Job:
-        """Takes what waits: one message at least, and else no more than ``most`` requests."""
+        """Take what waits: at least one message, and else no more than ``most`` requests."""
         entries = [self._waiting.popleft()]
         count = len(entries[0][1].requests)
         while self._waiting and count + len(self._waiting[0][1].requests) <= most:
@@ -205,7 +206,7 @@ class Server:
         return Job(entries, requests, _Streams(self._guardian, asked))
 
     def _fill(self) -> None:
-        """Waits for the batch to fill, as long as the model's configuration allows."""
+        """Wait for the batch to fill, as long as the model's configuration allows."""
         deadline = time.monotonic() + self._delay_s
         while self.waiting() < self._limit:
             left = deadline - time.monotonic()
@@ -214,14 +215,14 @@ class Server:
             self.poll(left)
 
     def _take_guest(self) -> _Guest | None:
-        """Takes the next worker from the channel; None if the channel has ended."""
+        """Take the next worker from the channel; None if the channel has ended."""
         if self._channel is None:
             return None
         try:
             received = rendezvous.receive(self._channel)
         except (OSError, ValueError):
             received = None
-        if received is None:  # the prefork process has gone; who is here is served on
+        if received is None:  # the prefork process has gone; the workers that are here are served on
             self._epoll.unregister(self._channel)
             self._channel.close()
             self._channel = None
@@ -233,7 +234,7 @@ class Server:
         return self._guests[connection]
 
     def _take_last(self) -> bool:
-        """Before the end: accepts no more workers, and takes those that are in the channel already."""
+        """Close the channel before the end, and take the workers that are in it already."""
         if self._channel is None:
             return False
         for guest in self._drain():
@@ -268,7 +269,7 @@ class Server:
     # ---- what goes out ---------------------------------------------------------------------------------------------
 
     def _answer(self, job: Job) -> Job | None:
-        """Runs a batch; gives the next one if it was prepared meanwhile."""
+        """Run a batch; return the next one if it was prepared meanwhile."""
         following: Job | None = None
         if self._pipeline is not None and self._pipeline.accepts(job):
             following = self._pipeline.run(job, self._reply)

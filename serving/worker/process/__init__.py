@@ -1,1 +1,1 @@
-"""What every process of the backend has: arguments, sockets between ours, logs, cores, an end."""
+"""The needs of every backend process: arguments, sockets between ours, logs, cores, an end."""

@@ -36,7 +36,7 @@ class Arguments(NamedTuple):
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Arguments:
-    """Reads the command line; a rank listens on the port, or the socket's number, plus its own.
+    """Parse the command line; a rank listens on the port, or the socket's number, plus its own.
 
     Raises:
         ValueError: it is not one that the frontend gives.

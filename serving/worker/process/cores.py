@@ -1,4 +1,4 @@
-"""How many threads a model's process should have, by the cores that it may use."""
+"""The number of threads of a model's process, by the cores that it may use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SPINS = "100000"
 
 
 def calm_openmp(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Lets idle threads of OpenMP spin for less long on a small machine, unless the environment says otherwise.
+    """Shorten the spinning of idle OpenMP threads on a small machine, unless the environment says otherwise.
 
     They spin after every parallel region, on the cores that the frontend needs. If they sleep at once, they must be
     woken for each of the many regions of a large model, which then takes a quarter longer. A small model does without
@@ -26,12 +26,12 @@ def calm_openmp(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def is_automatic(setting: int | None) -> bool:
-    """Whether neither model-config.yaml (``setting``) nor the environment says how many intra-op threads to use."""
+    """Return whether neither model-config.yaml (``setting``) nor the environment sets the intra-op threads."""
     return setting is None and _named() is None
 
 
 def threads(setting: int | None, processes: int) -> int:
-    """Intra-op threads of one of ``processes`` processes of a model.
+    """Return the intra-op threads of one of ``processes`` processes of a model.
 
     Args:
         setting: what model-config.yaml says; None for its share of the cores.

@@ -1,7 +1,7 @@
-"""A thread that ends a process whose work nobody wants any more, and tells what a handler hangs in.
+"""A thread that ends a process whose work is no longer wanted, and reports what a handler hangs in.
 
-The thread that runs the handler may be busy for long, or for ever. The frontend then kills the thin process, which
-says nothing to the process that works for it: except that its lifeline, a socket pair, ends.
+The thread that runs the handler may be busy for long, or for ever. The frontend then kills the thin process. The
+process that works for it sees only that the lifeline, a socket pair, ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MARGIN_MAX_S = 0.5
 
 @dataclass(eq=False)
 class Clock:
-    """How long a thread has been in the handler.
+    """The time that a thread has spent in the handler.
 
     Attributes:
         since: when it called the handler, on the monotonic clock; 0.0 while it is elsewhere.
@@ -41,7 +41,7 @@ class Clock:
 
 
 class Guardian:
-    """Watches lifelines, and how long the handler takes.
+    """A watch over lifelines, and over the time that the handler takes.
 
     Attributes:
         clock: of the thread that runs the handler. Set it around every call.
@@ -65,13 +65,13 @@ class Guardian:
         self._thread = threading.Thread(target=self._run, name="torchmar-guardian", daemon=True)
 
     def start(self) -> None:
-        """Begins to watch; the thread that calls is the one that runs the handler."""
+        """Begin to watch; the thread that calls is the one that runs the handler."""
         self.clock.thread = threading.get_ident()
         self._thread.start()
 
     @property
     def busy_since(self) -> float:
-        """When the handler was called, on the monotonic clock; 0.0 while it is not running."""
+        """Return when the handler was called, on the monotonic clock; 0.0 while it is not running."""
         return self.clock.since
 
     @busy_since.setter
@@ -79,37 +79,37 @@ class Guardian:
         self.clock.since = since
 
     def add_clock(self) -> Clock:
-        """Watches one more thread that runs the handler: the one that calls."""
+        """Watch one more thread that runs the handler: the one that calls."""
         clock = Clock(thread=threading.get_ident())
         self._clocks.append(clock)
         return clock
 
     def touch(self) -> None:
-        """A part of an answer was sent: the frontend's time for the batch of this thread begins anew."""
+        """Note that a part of an answer was sent: the frontend's time for the batch of this thread begins anew."""
         own = next((clock for clock in self._clocks if clock.thread == threading.get_ident()), self.clock)
         if own.since:
             own.since = time.monotonic()
 
     def limit(self, response_timeout_s: float) -> None:
-        """Sets after how many seconds the frontend gives up on a worker."""
+        """Set after how many seconds the frontend gives up on a worker."""
         self._limit_s = response_timeout_s
         self._nudge()
 
     def watch(self, lifeline: socket.socket, ended: Callable[[], None]) -> None:
-        """Calls ``ended``, in the guardian's thread, when the other end of the lifeline has gone; owns the lifeline."""
+        """Call ``ended``, in the guardian's thread, when the other end of the lifeline has gone; own the lifeline."""
         self._lifelines[lifeline.fileno()] = (lifeline, ended)
         self._poll.register(lifeline, select.POLLIN)
         self._nudge()
 
     def watch_stdin(self) -> None:
-        """Ends this process when the frontend has gone: it holds the other end of our standard input."""
+        """End this process when the frontend has gone: it holds the other end of our standard input."""
         with contextlib.suppress(OSError):  # it may be closed
             if stat.S_ISFIFO(os.fstat(0).st_mode):
                 self._poll.register(0, 0)
                 self._nudge()
 
     def release(self, lifeline: socket.socket) -> None:
-        """Closes a lifeline: the thin process sees it, and ends."""
+        """Close a lifeline: the thin process sees it, and ends."""
         if self._lifelines.pop(lifeline.fileno(), None) is not None:
             with contextlib.suppress(KeyError):
                 self._poll.unregister(lifeline)
@@ -148,7 +148,7 @@ class Guardian:
         lifeline.close()
 
     def _check_wanted(self) -> None:
-        """The handler is at work for workers that have all gone: it may never end."""
+        """End a handler that works for workers that have all gone: it may never return."""
         if self._lifelines or not self._last_left or not any(clock.since for clock in self._clocks):
             return
         if time.monotonic() - self._last_left > _LINGER_S:
@@ -158,7 +158,7 @@ class Guardian:
         limit = self._limit_s
         if not limit:
             return
-        # Code that never lets go of the GIL keeps this thread, too, from telling, and from the end below. So a thread
+        # Code that never releases the GIL keeps this thread, too, from reporting, and from the end below. So a thread
         # of faulthandler's, which needs none, does both, unless this one comes by and calls it off.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             faulthandler.dump_traceback_later(limit, file=2, exit=self._replaced)

@@ -1,8 +1,8 @@
-"""What a process has of the one that started it, and gives to those that it starts.
+"""What a process inherits from the one that started it, and passes to those that it starts.
 
 A forked worker is to be the process that the frontend would have started. But it is a child of the prefork process,
-which may be older than the frontend: Java raises the limit of open files for all that it starts, and somebody may have
-changed a server's priority since. So the thin process, which the frontend did start, tells what it
+which may be older than the frontend: Java raises the limit of open files for all that it starts, and a server's
+priority may have changed since. So the thin process, which the frontend did start, says what it
 has, and the forked one makes it its own.
 
 Only what a thin process needs is imported here, for there is one of them for every worker; and only in the functions
@@ -20,7 +20,7 @@ _OOM = "/proc/self/oom_score_adj"
 
 
 def take() -> dict[str, Any]:
-    """What this process has, of what `put` can give another one: plain values that can be sent."""
+    """Return what this process has of what `put` can give another one: plain values that can be sent."""
     import resource
 
     umask = os.umask(0o077)
@@ -38,7 +38,7 @@ def take() -> dict[str, Any]:
 
 
 def put(inherited: dict[str, Any]) -> None:
-    """Gives this process, which ignores SIGINT, what another one had, as far as the system lets it.
+    """Give this process, which ignores SIGINT, what another one had, as far as the system lets it.
 
     It still withstands SIGINT, but what it starts does not.
     """
@@ -68,7 +68,7 @@ def put(inherited: dict[str, Any]) -> None:
 
 
 def _withstand_interrupts() -> None:
-    """Lets Ctrl-C pass, which reaches all processes of a terminal: the frontend decides what it means.
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the frontend decides what it means.
 
     Nothing of it is inherited: a function does not survive exec, as ``SIG_IGN`` would, so a program that a handler
     starts gets the signal as it does under TorchServe's worker; and a forked process gets Python's own reaction back.
@@ -88,12 +88,12 @@ def _react_again() -> None:
 
 
 def _ignored() -> set[int]:
-    """Signals that this process ignores."""
+    """Return the signals that this process ignores."""
     return {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
 
 
 def _oom() -> str:
-    """How much sooner than others this process is killed when there is no memory; empty where that is not known."""
+    """Read how much sooner than others this process is killed when memory runs out; empty where that is unknown."""
     try:
         with open(_OOM) as file:  # noqa: PTH123
             return file.read().strip()

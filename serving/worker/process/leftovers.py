@@ -1,15 +1,15 @@
-"""What a worker leaves behind when it ends: children of its handler, and its connection, which they may hold.
+"""The leftovers of a worker that ends: children of its handler, and its connection, which they may hold.
 
-Whoever is forked (a pool, the workers of a DataLoader) has the worker's descriptors. When the worker ends without them,
-the frontend sees no end of the connection, and its client waits for the whole timeout. So somebody else has the
+Forked children (a pool, the workers of a DataLoader) have the worker's descriptors. When the worker ends before them,
+the frontend sees no end of the connection, and its client waits for the whole timeout. So another process has the
 connection, too, and shuts it down, which ends it for all that hold it: the prefork process for the workers that it
 forked, `watch` for those that do all themselves.
 
 A copy that comes back from the handler (`os.fork` whose child returns) would answer the same requests once more, and
 take a share of what comes next. `OwnProcess` ends it.
 
-What is left is ended as well. A worker leads a process group, which all its children are in, and theirs. Who leaves it
-has done so on purpose (a daemon, ``start_new_session=True``), and lives on as under TorchServe.
+What is left is ended as well. A worker leads a process group, which all its children are in, and theirs. A child that
+leaves it does so on purpose (a daemon, ``start_new_session=True``), and lives on as under TorchServe.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ logger = logging.getLogger(__name__)
 
 
 def lead() -> None:
-    """Makes a process group of this process and of all that it will start."""
+    """Make a process group of this process and of all that it will start."""
     with contextlib.suppress(OSError):  # it leads a session, and so a group
         os.setpgid(0, 0)
 
 
 def hang_up(connection: socket.socket) -> None:
-    """Ends a connection for all that hold it."""
+    """End a connection for all that hold it."""
     with contextlib.suppress(OSError):  # the frontend has closed it
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def end_group(leader: int) -> None:
-    """Kills who is in the process group of a worker; nobody if it led none."""
+    """Kill all members of a worker's process group; none if it led none."""
     with contextlib.suppress(OSError):
         os.killpg(leader, signal.SIGKILL)
 
 
 class OwnProcess:
-    """Around calls of the handler: only the process that went in comes out; a copy that it made of itself ends here."""
+    """A guard around handler calls: only the process that entered leaves; a copy that it made of itself ends here."""
 
     __slots__ = ("_pid",)
 
@@ -76,17 +76,17 @@ def _end_copy(error: BaseException | None) -> None:
 
 
 def leave(code: int) -> None:
-    """Ends this process at once, and its group, if it leads one. Nobody asks for the exit code then."""
+    """End this process at once, and its group, if it leads one. The exit code is not read."""
     if os.name == "posix" and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(code)
 
 
 def watch(connection: socket.socket) -> None:
-    """Starts a process that looks after a connection, and after the group of this process, when this process ends.
+    """Start a process that looks after a connection, and after the group of this process, when this process ends.
 
     To be called while nothing is imported that makes a copy of this process large, and by its only thread. The copy is
-    nobody's child: a handler that waits for its own must not meet it.
+    not our child: a handler that waits for its own must not meet it.
     """
     try:
         own = os.pidfd_open(os.getpid())

@@ -26,14 +26,14 @@ class Output:
         self._lock = threading.RLock()
 
     def add(self, stdout: int, stderr: int) -> None:
-        """Takes over the pipes of a worker."""
+        """Take over the pipes of a worker."""
         with self._lock:
             self._pipes.append((stdout, stderr))
             if len(self._pipes) == 1:
                 self._use_first()
 
     def remove(self, stdout: int) -> None:
-        """Forgets the pipes of a worker that has gone, and closes them."""
+        """Forget the pipes of a worker that has gone, and close them."""
         with self._lock:
             for index, pipes in enumerate(self._pipes):
                 if pipes[0] == stdout:
@@ -45,7 +45,7 @@ class Output:
                     return
 
     def install(self) -> None:
-        """Makes `sys.stdout` and `sys.stderr` write here, a line at a time, and `logging` to `sys.stdout`.
+        """Make `sys.stdout` and `sys.stderr` write here, a line at a time, and `logging` to `sys.stdout`.
 
         As TorchServe's worker has it: the text of the message alone, from level INFO.
         """
@@ -57,7 +57,7 @@ class Output:
         logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
 
     def write(self, fd: int, data: bytes) -> None:
-        """Writes all of it, or drops it if nobody reads any more."""
+        """Write all of it, or drop it if nothing reads it any more."""
         view = memoryview(data)
         others = len(self._pipes) - 1
         while view:
@@ -76,11 +76,11 @@ class Output:
                 os.dup2(fd, number)
 
     def _fail_over(self) -> bool:
-        """The worker whose pipes are in use has gone: uses the next one's. False if there is none."""
+        """Fail over from a worker that has gone to the next one's pipes. False if there is none."""
         with self._lock:
             if len(self._pipes) < 2:
                 return False
-            self._pipes.append(self._pipes.pop(0))  # its end will be told, too; remove closes them then
+            self._pipes.append(self._pipes.pop(0))  # its end will be reported, too; remove closes them then
             self._use_first()
             return True
 
@@ -109,16 +109,16 @@ def _text(pipe: io.RawIOBase) -> io.TextIOWrapper:
 
 
 def say(text: str) -> None:
-    """Writes to the model's log now."""
+    """Write to the model's log now."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
 
 
 def wait_until_read(limit_s: float) -> None:
-    """Waits until the frontend has read all that was written: when it gives up a worker it reads no further."""
+    """Wait until the frontend has read all that was written: when it gives up a worker it reads no further."""
     deadline = time.monotonic() + limit_s
-    # Elsewhere the writing end does not tell.
+    # Elsewhere the writing end does not know.
     with contextlib.suppress(OSError, ImportError):
         while any(_unread(fd) for fd in (1, 2)) and time.monotonic() < deadline:
             time.sleep(_READ_POLL_S)
@@ -126,7 +126,7 @@ def wait_until_read(limit_s: float) -> None:
 
 
 def _unread(fd: int) -> int:
-    """Bytes in a pipe."""
+    """Return the number of unread bytes in a pipe."""
     import fcntl
     import termios
 

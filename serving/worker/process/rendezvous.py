@@ -1,8 +1,8 @@
-"""How the processes of the backend find each other, and what they say.
+"""How the processes of the backend find each other, and their messages.
 
 The prefork process listens on an abstract unix socket: a name that only lives as long as the process and leaves no file
-behind, whichever way it ends. Abstract names have no permissions, and whoever comes first has one. So no other user can
-tell the name before it is taken, and each side asks the kernel who the other one is and talks to nobody but its own
+behind, whichever way it ends. Abstract names have no permissions; the first to bind one has it. So no other user can
+know the name before it is taken, and each side asks the kernel who the other one is and talks only to its own
 user.
 
 Only what a thin process needs is imported here, for there is one of them for every worker.
@@ -49,11 +49,11 @@ supported = sys.platform == "linux" and hasattr(os, "fork") and hasattr(socket, 
 
 
 def address(owner: int, key: str | None = None) -> str:
-    """Name of the socket of the prefork process.
+    """Return the name of the socket of the prefork process.
 
-    One for each server and interpreter: a server is told by its Java process, and that by its pid and the namespace
-    which the pid is of (containers that share a network would otherwise meet here). What no other user can read of the
-    Java process makes it a name that no other user can take first.
+    One for each server and interpreter: a server is known by its Java process, and that by its pid and the pid's
+    namespace (containers that share a network would otherwise meet here). The name contains what no other user can read
+    of the Java process, so no other user can take it first.
 
     Args:
         owner: pid of the Java process.
@@ -67,7 +67,7 @@ def address(owner: int, key: str | None = None) -> str:
 
 
 def _secret(owner: int) -> bytes:
-    """The key in a process's environment; without one, the random places where the kernel has put the process's memory.
+    """Return the key in a process's environment, else the random places where the kernel has put its memory.
 
     The places are other ones after each exec, so they are of use only once the process is Java.
     """
@@ -78,7 +78,7 @@ def _secret(owner: int) -> bytes:
                 return key
         return _read(owner, "auxv")
     except OSError:
-        # It has ended, or has capabilities that hide it from its own user, too. To be guessed is to start more slowly.
+        # It has ended, or has capabilities that hide it from its own user, too. If guessed, the start is only slower.
         return os.environb.get(KEY.encode(), b"")
 
 
@@ -88,7 +88,7 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def listen(name: str) -> socket.socket | None:
-    """The listening socket of that name; None if somebody has it."""
+    """Open the listening socket of that name; None if another process has it."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(name)
@@ -100,15 +100,15 @@ def listen(name: str) -> socket.socket | None:
 
 
 def connect(name: str) -> socket.socket | None:
-    """A connection to the prefork process; None if there is none.
+    """Connect to the prefork process; None if there is none.
 
     Raises:
         PermissionError: another user has the name.
-        TimeoutError: so many wait there that nobody more can.
+        TimeoutError: its queue is full.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Not Python's own timeout: it makes the socket non-blocking, and then nobody waits for room at all.
+        # Not Python's own timeout: it makes the socket non-blocking, and then nothing waits for room at all.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(_CONNECT_TIMEOUT_S, 0))
         connection.connect(name)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
@@ -126,14 +126,14 @@ def connect(name: str) -> socket.socket | None:
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
-    """Process id and user id of the other side, from the kernel."""
+    """Return process id and user id of the other side, from the kernel."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid, uid, _ = struct.unpack("3i", data)
     return pid, uid
 
 
 def send(connection: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-    """Sends a message and copies of file descriptors.
+    """Send a message and copies of file descriptors.
 
     Raises:
         OSError: the other side has gone.
@@ -147,11 +147,11 @@ def send(connection: socket.socket, message: dict[str, Any], fds: tuple[int, ...
 
 
 def receive(connection: socket.socket) -> Message | None:
-    """The next message and its file descriptors, which the caller owns; None at the end of the stream.
+    """Receive the next message and its file descriptors, which the caller owns; None at the end of the stream.
 
     Raises:
         OSError: the other side has gone, or did not send the rest in time.
-        ValueError: this is no message. The file descriptors are closed.
+        ValueError: this is not a message. The file descriptors are closed.
     """
     connection.settimeout(_TIMEOUT_S)
     receiver = Receiver()
@@ -167,20 +167,20 @@ def receive(connection: socket.socket) -> Message | None:
 
 
 class Receiver:
-    """Puts one message together, of pieces that come when they come. Owns the descriptors until it is complete."""
+    """An assembler of one message from pieces as they come. Owns the descriptors until it is complete."""
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._fds: list[int] = []
 
     def read(self, connection: socket.socket) -> Message | None:
-        """Reads once; the message and its descriptors, which the caller owns, or None if more of it has to come.
+        """Read once; return the message and its descriptors, which the caller owns, or None if more has to come.
 
         Raises:
             EOFError: the stream ended before a message.
             BlockingIOError: nothing is there, and the connection is non-blocking.
             OSError: the other side has gone.
-            ValueError: this is no message.
+            ValueError: this is not a message.
         """
         # Not inheritable: a program that a handler starts must not keep a lifeline open.
         space = socket.CMSG_SPACE(4 * _MAX_FDS)
@@ -203,13 +203,13 @@ class Receiver:
             raise
 
     def close(self) -> None:
-        """Closes the descriptors of a message that is not complete."""
+        """Close the descriptors of a message that is not complete."""
         for fd in self._fds:
             os.close(fd)
         self._fds = []
 
     def _wanted(self) -> int:
-        """How many bytes are still to come, as far as is known."""
+        """Return how many bytes are still to come, as far as is known."""
         if len(self._data) < _LENGTH.size:
             return _LENGTH.size - len(self._data)
         length: int = _LENGTH.unpack_from(self._data)[0]

@@ -1,4 +1,4 @@
-"""What the prefork process asks of the system about other processes, and about itself."""
+"""The prefork process's questions to the system about other processes, and about itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def end_of(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends; None where the kernel has none."""
+    """Return a descriptor that becomes readable when the process ends; None where the kernel has none."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
@@ -17,7 +17,7 @@ def end_of(pid: int) -> int | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process; one that only has not been reaped yet is none."""
+    """Return whether there is such a process; a zombie does not count."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -26,13 +26,13 @@ def is_alive(pid: int) -> bool:
 
 
 def kill(pid: int) -> None:
-    """Kills a process, if there still is one."""
+    """Kill a process, if it is still there."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 def ended_child() -> int:
-    """A child that has ended and is not reaped; 0 if there is none."""
+    """Return a child that has ended and is not reaped; 0 if there is none."""
     try:
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -41,7 +41,7 @@ def ended_child() -> int:
 
 
 def allow_descriptors() -> None:
-    """Raises the limit of open files: this process holds some for every worker. Those that it forks get their own."""
+    """Raise the limit of open files: this process holds some for every worker. Those that it forks get their own."""
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

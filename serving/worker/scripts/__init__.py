@@ -1,1 +1,1 @@
-"""What else the frontend runs: its metrics collector, and the maker of environments."""
+"""The frontend's other scripts: its metrics collector, and the maker of environments."""

@@ -1,8 +1,8 @@
-"""Tells the frontend, which starts this once a minute, how busy the machine is and how much memory each worker takes.
+"""The metrics collector, which the frontend starts once a minute: how busy the machine is, the memory of each worker.
 
 Standard input is one line of worker pids. Standard output is what MetricCollector.java reads: a line for each gauge,
 one empty line, then ``pid:bytes`` for each pid. A pid that was not asked for would end the frontend's collecting for
-good and without a word, as would text in the place of a number. So a figure that cannot be had is left out, and said
+good and without a word, as would text in the place of a number. So an unknown figure is left out, and named
 on standard error, which the frontend logs.
 
 Host figures are those of the machine, as in TorchServe, not those of a container.
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _gpus(arguments: Sequence[str] | None) -> int:
-    """The number after ``--gpu``. Nothing here ends the program: a frontend without an answer is worse off."""
+    """Read the number after ``--gpu``. Nothing here ends the program: a frontend without an answer is worse off."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--gpu", nargs="?", default="0")
     text = parser.parse_known_args(arguments)[0].gpu or ""
@@ -62,7 +62,7 @@ def _complain(what: str, error: object) -> None:
 
 
 def gauges(gpus: int) -> list[str]:
-    """The lines of the host's gauges, and of each GPU's if the frontend counts any."""
+    """Return the lines of the host's gauges, and of each GPU's if the frontend counts any."""
     lines: list[str] = []
     for what, collect in (("no host figures", _host), ("no GPU figures", _gpu if gpus > 0 else tuple)):
         try:
@@ -73,7 +73,7 @@ def gauges(gpus: int) -> list[str]:
 
 
 def _line(name: str, unit: str, value: float, device: str = "") -> str:
-    """A gauge in the grammar of Metric.java, which knows no plus sign, hence no exponent."""
+    """Format a gauge in the grammar of Metric.java, which knows no plus sign, hence no exponent."""
     dimensions = f"Level:Host,device_id:{device}" if device else "Level:Host"
     return f"{name}.{unit}:{value:.3f}|#{dimensions}|#hostname:{socket.gethostname()},{int(time.time())}"
 
@@ -137,7 +137,7 @@ def _number(cell: str) -> float | None:
 
 
 def read_pids() -> list[int]:
-    """The pids on the one line of standard input; whatever is no pid is passed over."""
+    """Read the pids on the one line of standard input; anything else is ignored."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or not there at all
         line = sys.stdin.buffer.readline().decode("ascii", "replace")
         return [int(word) for word in map(str.strip, line.split(",")) if _PID.fullmatch(word)]
@@ -145,12 +145,12 @@ def read_pids() -> list[int]:
 
 
 def memory(pids: Iterable[int], java_pid: int) -> list[str]:
-    """The ``pid:bytes`` lines."""
+    """Return the ``pid:bytes`` lines."""
     return [f"{pid}:{size}" for pid, size in sizes(pids, java_pid)]
 
 
 def sizes(pids: Iterable[int], java_pid: int) -> Iterator[tuple[int, int]]:
-    """Bytes of memory of workers, with their pids in the order given.
+    """Yield the memory of workers in bytes, with their pids in the order given.
 
     The pid that the frontend knows may be that of a thin process, with the model in a backend process behind it, which
     many may share: each has its own memory and its part of the backend's.
@@ -182,7 +182,7 @@ def _backends(java_pid: int) -> Mapping[int, tuple[int, int]]:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of memory of a process, 0 if it is gone.
+    """Return the memory of a process in bytes, 0 if it is gone.
 
     Pages shared with others count in proportion (PSS), so that the workers' figures add up to what they take
     together; where the system does not tell that, the resident size.

@@ -6,7 +6,7 @@ from serving.worker.process import rendezvous
 
 
 def backends(owner: int) -> dict[int, tuple[int, int]]:
-    """What the prefork process of a server knows.
+    """Ask the prefork process of a server which processes serve which workers.
 
     Args:
         owner: pid of the Java process.

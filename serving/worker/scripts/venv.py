@@ -1,4 +1,4 @@
-"""Makes the virtual environment of a model with ``useVenv``, in which the frontend then installs its requirements.
+"""The virtual environment of a model with ``useVenv``, in which the frontend then installs its requirements.
 
 The environment sees, after its own packages, all that the interpreter running this sees (torch above all), so that pip
 installs only what differs. Python's own ``system_site_packages`` does not do that: if this interpreter belongs to a
@@ -56,7 +56,7 @@ class _Builder(venv.EnvBuilder):
 
 
 def inherited() -> str:
-    """The text of the .pth file that shows another interpreter the packages of this one.
+    """Return the text of the .pth file that shows another interpreter the packages of this one.
 
     ``addsitedir`` obeys the .pth files in a folder, which a plain line would not: editable installs and import hooks
     need that. PYTHONPATH is not inherited: the frontend sets it for each process.

@@ -1,4 +1,4 @@
-"""A forked process: takes on what the thin process handed over, and serves."""
+"""A forked process, which takes on what the thin process handed over, and serves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEAVE_S = 5.0
 
 @dataclass
 class Guest:
-    """What a thin process handed over.
+    """The worker that a thin process handed over.
 
     Attributes:
         path: its `sys.path`.
@@ -48,7 +48,7 @@ class Guest:
     lifeline: socket.socket
 
     def close(self) -> None:
-        """Closes the descriptors, once."""
+        """Close the descriptors, once."""
         for fd in (self.stdin, self.stdout, self.stderr):
             if fd >= 0:
                 os.close(fd)
@@ -72,7 +72,7 @@ class Assignment:
 
 
 def run_dedicated(assignment: Assignment) -> int:
-    """Serves one worker; does not return."""
+    """Serve one worker; do not return."""
     guest = assignment.guest
     _enter(guest)
     output = Output()
@@ -94,7 +94,7 @@ def run_dedicated(assignment: Assignment) -> int:
 
 
 def run_shared(assignment: Assignment, channel: socket.socket) -> int:
-    """Serves the first worker of a model and those that come over the channel; does not return."""
+    """Serve the first worker of a model and those that come over the channel; do not return."""
     guest = assignment.guest
     _enter(guest)
     output = Output()
@@ -105,7 +105,7 @@ def run_shared(assignment: Assignment, channel: socket.socket) -> int:
 
 
 def _enter(guest: Guest) -> None:
-    """Becomes the process that the frontend would have started."""
+    """Become the process that the frontend would have started."""
     # The archive may have been removed meanwhile; loading it will say so.
     with contextlib.suppress(OSError):
         os.chdir(guest.cwd)
@@ -122,9 +122,9 @@ def _enter(guest: Guest) -> None:
 
 
 def _reseed() -> None:
-    """Gives every generator of random numbers that was there before the fork a seed of its own.
+    """Give every random number generator that was there before the fork a seed of its own.
 
-    `random` sees to that by itself. What is imported later takes one from the system, as do the generators of devices.
+    `random` does so by itself. What is imported later takes one from the system, as do the generators of devices.
     """
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
@@ -135,7 +135,7 @@ def _reseed() -> None:
 
 
 def leave(serve: Callable[[], int]) -> int:
-    """Serves, and ends this process without the interpreter's own end, which waits for threads of the handler."""
+    """Serve, and end this process without the interpreter's own end, which waits for threads of the handler."""
     try:
         code = serve()
     except SystemExit as error:

@@ -1,4 +1,4 @@
-"""The process that the frontend executes for a worker, and the choice of who does its work.
+"""The process that the frontend executes for a worker, and the choice of the process that does its work.
 
 ::
 
@@ -34,7 +34,7 @@ _HAND_OVERS = 3
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a worker and returns the exit code.
+    """Run a worker and return the exit code.
 
     With ``--prefork FD PID`` it is the prefork process of the server ``PID``, with ``--server COMMAND`` it starts the
     prefork process and becomes the server.
@@ -100,7 +100,7 @@ def _listen(parsed: arguments.Arguments) -> socket.socket:
 
 
 def _remove(path: str, inode: int) -> None:
-    """Removes our socket file, not that of a successor at the same place."""
+    """Remove our socket file, not that of a successor at the same place."""
     with contextlib.suppress(OSError):
         if path and os.stat(path).st_ino == inode:
             os.unlink(path)
@@ -126,10 +126,10 @@ def _python_path() -> list[str]:
 
 
 def _hand_over(parsed: arguments.Arguments, listener: socket.socket, lifeline: socket.socket) -> socket.socket | None:
-    """Asks the prefork process to serve this worker; it is started if there is none. None if that fails.
+    """Ask the prefork process, started if there is none, to serve this worker. None if that fails.
 
     Raises:
-        PermissionError, TimeoutError: somebody else has its place; see `rendezvous.connect`.
+        PermissionError, TimeoutError: another process has its place; see `rendezvous.connect`.
     """
     name = rendezvous.address(os.getppid())
     control = None
@@ -158,7 +158,7 @@ def _hand_over(parsed: arguments.Arguments, listener: socket.socket, lifeline: s
 
 
 def _become_server(command: Sequence[str]) -> int:
-    """Lets the prefork process import torch while Java starts; the server keeps this process's number."""
+    """Let the prefork process import torch while Java starts; the server keeps this process's number."""
     if rendezvous.supported and os.environ.get("TORCHMAR_PREFORK") != "0":
         # Java keeps it in its environment, which no other user can read.
         key = os.environ[rendezvous.KEY] = os.urandom(16).hex()
@@ -175,7 +175,7 @@ def _become_server(command: Sequence[str]) -> int:
 
 
 def _start_prefork(name: str, owner: int) -> bool:
-    """Starts the prefork process, with the socket listening already, unless somebody else is just doing it.
+    """Start the prefork process, with the socket listening already, unless another process is just doing it.
 
     Returns:
         Whether it is worth while to connect again.
@@ -201,7 +201,7 @@ def _start_prefork(name: str, owner: int) -> bool:
 
 
 def _prefork_environment() -> dict[str, str]:
-    """The server's environment without what the frontend added for this model: its folders in PYTHONPATH."""
+    """Return the server's environment without what the frontend added for this model: its folders in PYTHONPATH."""
     own = {os.path.realpath(os.getcwd())}
     environ = dict(os.environ)
     # A folder model is a link in a folder of its own, which is named right after it.
@@ -219,13 +219,13 @@ def _prefork_environment() -> dict[str, str]:
 
 
 def _is_model_folder(path: str) -> bool:
-    """Whether this is what the frontend makes for a model: ``<temporary folder>/models/<32 hexadecimal digits>``."""
+    """Return whether this is the frontend's folder for a model: ``<temporary folder>/models/<32 hex digits>``."""
     parent, name = os.path.split(os.path.normpath(path))
     return os.path.basename(parent) == "models" and len(name) == 32
 
 
 def _answer(control: socket.socket) -> bytes:
-    """TAKEN, PLAIN, or nothing if the prefork process failed."""
+    """Read TAKEN, PLAIN, or nothing if the prefork process failed."""
     try:
         return control.recv(1)
     except OSError:
@@ -233,10 +233,10 @@ def _answer(control: socket.socket) -> bytes:
 
 
 def _live(control: socket.socket, lifeline: socket.socket) -> int:
-    """Lives as long as the process that does the work, and ends as it ended."""
+    """Live as long as the process that does the work, and end as it ended."""
     # Ctrl-C in the terminal of a server reaches the whole group: the frontend decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the prefork process may be our child; nobody else would reap it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the prefork process may be our child; only we could reap it
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(lifeline, select.POLLIN)
@@ -259,7 +259,7 @@ def _live(control: socket.socket, lifeline: socket.socket) -> int:
 
 
 def _last_status(control: socket.socket) -> int:
-    """How the worker ended, if the prefork process can still tell."""
+    """Return how the worker ended, if the prefork process can still say."""
     poll = select.poll()
     poll.register(control, select.POLLIN)
     if poll.poll(_STATUS_WAIT_MS):

@@ -1,4 +1,4 @@
-"""Imports torchvision without torch's compiler.
+"""Import of torchvision without torch's compiler.
 
 `torchvision.ops.roi_align` takes one function from `torch._dynamo.utils`, which it calls for deterministic algorithms
 on a GPU and never else. That one line makes ``import torchvision`` import torch._dynamo, torch._inductor and sympy:
@@ -23,7 +23,7 @@ _FUNCTION: Final = "is_compile_supported"
 
 
 def install() -> None:
-    """Takes care of the import, whoever causes it in this process; nothing else of it changes."""
+    """Take care of the import, whatever causes it in this process; nothing else of it changes."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -60,11 +60,11 @@ class _Loader(Loader):
 
 
 class _StandIn(ModuleType):
-    """Is there in the place of a module, and becomes it when more of it is asked for than that function."""
+    """A stand-in for a module, which becomes it when more of it is asked for than that function."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.__path__: list[str] = []  # a package, to whoever imports a module of it
+        self.__path__: list[str] = []  # a package, to any import of a module of it
 
     def __getattr__(self, name: str) -> Any:
         if self.__name__ == _MODULE and name == _FUNCTION:

@@ -19,7 +19,7 @@ _ACCEPT_S = 30.0
 
 
 def run(arguments: Arguments, listener: socket.socket) -> int:
-    """Serves one connection of the frontend; does not return."""
+    """Serve one connection of the frontend; do not return."""
     return leave(lambda: _serve(arguments, listener))
 
 

@@ -16,24 +16,21 @@ import gc
 import importlib
 import importlib.util
 import os
-import select
 import selectors
 import signal
 import socket
 import sys
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving.protocol import Decoder, Load, ProtocolError
-from serving.worker.loading import settings
+from serving.protocol import Load, ProtocolError
 from serving.worker.process import leftovers, rendezvous, system
 from serving.worker.starting import torch_imports
-from serving.worker.starting.child import Assignment, Guest, run_dedicated, run_shared
+from serving.worker.starting.child import Guest
+from serving.worker.starting.processes import Process, Processes, Worker, complain
 from serving.worker.starting.reception import Reception, guest_of
 
 # Before the first model, and when there is nothing else to do.
@@ -62,7 +59,7 @@ _YIELDING = frozenset({"serving", "archive_tool", "handlers"})
 
 
 def main(listener_fd: int, owner: int) -> int:
-    """Runs until the owner, the Java process, has ended; in a forked process, until its work is done."""
+    """Run until the owner, the Java process, has ended; in a forked process, until its work is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(listener_fd, False)
     system.allow_descriptors()
@@ -79,59 +76,19 @@ class _OwnerEndedError(BaseException):
     """The server has ended while modules were imported."""
 
 
-@dataclass(eq=False)
-class _Worker:
-    """A worker of the frontend, by its thin process.
-
-    Attributes:
-        control: connection to the thin process.
-        pid: of the thin process.
-        guest: what it handed over.
-        sock: listens for the frontend, and is then its connection. It is kept when the process has it, too: to be shut
-            down when that ends.
-        process: that serves it.
-        deadline: when to give up on it, or to kill its process, on the monotonic clock; None for never.
-    """
-
-    control: socket.socket
-    pid: int
-    guest: Guest
-    sock: socket.socket
-    decoder: Decoder = field(default_factory=Decoder)
-    process: _Process | None = None
-    deadline: float | None = None
-    gone: bool = False
-
-
-@dataclass(eq=False)
-class _Process:
-    """A process that serves workers.
-
-    Attributes:
-        channel: takes further workers; None for a dedicated process.
-        key: of the model, if it is shared.
-    """
-
-    pid: int
-    workers: set[_Worker] = field(default_factory=set)
-    channel: socket.socket | None = None
-    key: tuple[Any, ...] | None = None
-
-
 class _Prefork:
     def __init__(self, listener: socket.socket, owner: int) -> None:
         self._owner = owner
         self._selector = selectors.DefaultSelector()
         self._reception = Reception(listener, self._selector, self._received)
-        self._workers: set[_Worker] = set()
-        self._processes: dict[int, _Process] = {}
-        self._shared: dict[tuple[Any, ...], list[_Process]] = {}
+        self._workers: set[Worker] = set()
+        self._processes = Processes(self._leave)
         self._later = list(_LATER)
         self._names: frozenset[str] = frozenset()
         self._assignment: Callable[[], int] | None = None
 
     def run(self) -> Callable[[], int] | None:
-        """Serves until the owner has ended.
+        """Serve until the owner has ended.
 
         Returns:
             None; in a forked process, what it has to do.
@@ -179,18 +136,18 @@ class _Prefork:
                     self._freeze()
 
     def _is_awaited(self) -> bool:
-        """Whether somebody is to be given a process soon."""
+        """Return whether a worker is to be given a process soon."""
         return self._reception.is_busy or not all(worker.process for worker in self._workers)
 
     def _call(self, callback: Callable[[], None]) -> None:
-        """What goes wrong with one worker must not end all others."""
+        """Call it, and log what it raises: an error with one worker must not end all others."""
         try:
             callback()
         except Exception:
-            _complain(self._workers)
+            complain(self._workers)
 
     def _import(self, names: tuple[str, ...]) -> None:
-        """Imports what can be; what is missing or broken will be told to whoever needs it.
+        """Import what can be imported; what is missing or broken is reported to the handler that needs it.
 
         Raises:
             _OwnerEndedError: the server has ended; an import takes seconds, and longer on a busy machine.
@@ -220,7 +177,7 @@ class _Prefork:
             signal.signal(signal.SIGALRM, before)
 
     def _freeze(self) -> None:
-        """Keeps the collector from writing to pages that are shared with the forked processes."""
+        """Keep the collector from writing to pages that are shared with the forked processes."""
         gc.collect()
         gc.freeze()
 
@@ -234,34 +191,34 @@ class _Prefork:
         return max(0.0, min(limits)) if limits else None
 
     def _end(self) -> None:
-        """The server has ended, in whatever way: the frontend may not have removed the sockets."""
+        """Clean up after the server, however it ended: the frontend may not have removed the sockets."""
         self._reception.close()
         for worker in self._workers:
             if path := worker.guest.arguments.unix:
                 with contextlib.suppress(OSError):
                     Path(path).unlink()
-        # Whoever holds the GIL does not see that there is nobody left to work for.
+        # A process that holds the GIL does not see that no client is left.
         deadline = time.monotonic() + _KILL_AFTER_S
-        while self._processes and time.monotonic() < deadline:
+        while self._processes.pids() and time.monotonic() < deadline:
             self._reap()
             time.sleep(_END_POLL_S)
-        for pid in self._processes:
+        for pid in self._processes.pids():
             system.kill(pid)
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 
     def _received(self, control: socket.socket, pid: int, message: dict[str, Any], fds: list[int]) -> None:
-        """A thin process has handed over a worker, or the collector of metrics asks."""
+        """Take the worker that a thin process has handed over, or answer the collector of metrics."""
         if message.get("query") == "backends" and not fds:
             with control, contextlib.suppress(OSError):
-                rendezvous.send(control, {"backends": self._backends()})
+                rendezvous.send(control, {"backends": self._processes.backends()})
             return
         try:
             listener, guest = guest_of(message, fds)
         except ValueError:
             control.close()
             return
-        worker = _Worker(control, pid, guest, listener)
+        worker = Worker(control, pid, guest, listener)
         plain = self._hides(guest)
         with contextlib.suppress(OSError):
             control.sendall(rendezvous.PLAIN if plain else rendezvous.TAKEN)
@@ -274,7 +231,7 @@ class _Prefork:
         self._selector.register(worker.sock, selectors.EVENT_READ, lambda: self._connected(worker))
 
     def _hides(self, guest: Guest) -> bool:
-        """Whether the model brings a module of its own that would come too late here: ours is imported already."""
+        """Return whether the model has a module of its own that would come too late here: ours is imported already."""
         if not self._names:
             loaded = {*sys.modules, *_LATER}
             self._names = frozenset(name.partition(".")[0] for name in loaded) - _YIELDING
@@ -287,11 +244,11 @@ class _Prefork:
                 return True
         return False
 
-    def _connected(self, worker: _Worker) -> None:
+    def _connected(self, worker: Worker) -> None:
         try:
             connection, _ = worker.sock.accept()
         except BlockingIOError:
-            return  # who was there has gone
+            return  # the other side has gone
         except OSError:
             self._drop(worker)
             raise
@@ -302,8 +259,8 @@ class _Prefork:
         worker.deadline = None
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._readable(worker))
 
-    def _readable(self, worker: _Worker) -> None:
-        """Reads the worker's first message."""
+    def _readable(self, worker: Worker) -> None:
+        """Read the worker's first message."""
         try:
             count = worker.sock.recv_into(worker.decoder.get_buffer())
             worker.decoder.advance(count)
@@ -315,15 +272,15 @@ class _Prefork:
         if isinstance(message, Load):
             self._selector.unregister(worker.sock)
             try:
-                self._assign(worker, message)
+                self._assignment = self._processes.assign(worker, message)
             except Exception:
-                _complain([worker])
-                self._drop(worker)  # nobody would ever answer it
+                complain([worker])
+                self._drop(worker)  # no process would ever answer it
         elif message is not None or count == 0:
             self._drop(worker)
 
-    def _thin_ended(self, worker: _Worker) -> None:
-        """The frontend killed it, or somebody did. Its process sees that too, and ends the work for it."""
+    def _thin_ended(self, worker: Worker) -> None:
+        """Let go of a worker that was killed, by the frontend or otherwise; its process sees that, too."""
         self._selector.unregister(worker.control)
         worker.control.close()
         worker.gone = True
@@ -347,8 +304,8 @@ class _Prefork:
                 system.kill(worker.process.pid)
         self._reception.check_deadlines()
 
-    def _drop(self, worker: _Worker) -> None:
-        """Gives up on a worker that no process serves; its thin process sees the lifeline end."""
+    def _drop(self, worker: Worker) -> None:
+        """Give up on a worker that no process serves; its thin process sees the lifeline end."""
         for end in (worker.control, worker.sock):
             if end is not None and end.fileno() >= 0:
                 with contextlib.suppress(KeyError):
@@ -356,7 +313,7 @@ class _Prefork:
         self._close(worker)
         self._workers.discard(worker)
 
-    def _close(self, worker: _Worker) -> None:
+    def _close(self, worker: Worker) -> None:
         for end in (worker.control, worker.sock):
             if end is not None:
                 end.close()
@@ -364,64 +321,8 @@ class _Prefork:
 
     # ---- processes -------------------------------------------------------------------------------------------------
 
-    def _assign(self, worker: _Worker, load: Load) -> None:
-        """Gives the worker a process: a new one, or the one that has its model."""
-        backend = settings.peek(load.model_path)
-        if backend is None or not backend.shared or worker.guest.arguments.asynchronous:
-            self._fork(worker, load)
-            return
-        key = (load.model_path, load.gpu_id)
-        processes = self._shared.setdefault(key, [])
-        if len(processes) < backend.processes:
-            self._fork(worker, load, key)
-            return
-        process = min(processes, key=lambda one: len(one.workers))
-        guest = worker.guest
-        fds = (worker.sock.fileno(), guest.stdout, guest.stderr, guest.lifeline.fileno())
-        try:
-            if process.channel is None:
-                raise BrokenPipeError
-            rendezvous.send(process.channel, {"arguments": tuple(guest.arguments)}, fds)
-        except OSError:  # it is just ending, and takes no more
-            self._retire(process)
-            self._assign(worker, load)
-            return
-        self._handed_on(worker, process)
-
-    def _fork(self, worker: _Worker, load: Load, key: tuple[Any, ...] | None = None) -> None:
-        running = sum(1 for other in self._workers if other.process and other.guest.cwd == worker.guest.cwd)
-        channels = socket.socketpair() if key is not None else None
-        if channels:
-            channels[0].setblocking(False)  # one that hangs must not stop the others
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # libraries' idle threads; see the module's docstring
-            pid = os.fork()
-        if pid == 0:
-            try:
-                self._assignment = self._in_child(worker, load, channels[1] if channels else None, running + 1)
-            except BaseException:
-                _complain([worker])
-                os._exit(1)  # it must not go on as a second prefork process, which shares what the first one watches
-            return
-        if channels:
-            channels[1].close()
-        process = _Process(pid, channel=channels[0] if channels else None, key=key)
-        self._processes[pid] = process
-        if key is not None:
-            self._shared[key].append(process)
-        self._handed_on(worker, process)
-
-    def _handed_on(self, worker: _Worker, process: _Process) -> None:
-        """Lets go of what the process has now; the lifeline must end with that process."""
-        worker.guest.close()
-        worker.process = process
-        process.workers.add(worker)
-
-    def _in_child(
-        self, worker: _Worker, load: Load, channel: socket.socket | None, processes: int
-    ) -> Callable[[], int]:
-        """In the forked process: drops everything of the others, or their ends would never be seen."""
-        leftovers.lead()
+    def _leave(self, worker: Worker) -> None:
+        """Close, in a process forked for a worker, all that is the others': or their ends would never be seen."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for key in list(self._selector.get_map().values()):
@@ -431,34 +332,20 @@ class _Prefork:
         self._reception.close()
         for end in self._wake:
             end.close()
-        for process in self._processes.values():
-            if process.channel is not None:
-                process.channel.close()
         worker.control.close()
         for other in self._workers:
             if other is not worker:
                 self._close(other)
-        worker.sock.setblocking(True)
-        assignment = Assignment(worker.guest, worker.sock, worker.decoder, load, processes)
-        if channel is None:
-            return lambda: run_dedicated(assignment)
-        return lambda: run_shared(assignment, channel)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._wake[0].recv(4096):
                 pass
-        # What a process left is found by its number, which nobody else can have before it is reaped.
-        while pid := system.ended_child():
-            if pid in self._processes:
-                leftovers.end_group(pid)
-            _, status = os.waitpid(pid, 0)
-            if process := self._processes.pop(pid, None):
-                self._ended(process, os.waitstatus_to_exitcode(status))
+        for process, code in self._processes.reap():
+            self._ended(process, code)
 
-    def _ended(self, process: _Process, code: int) -> None:
-        """Tells the thin processes how it ended, as the frontend reads 137 as a lack of memory; then hangs up."""
-        self._retire(process)
+    def _ended(self, process: Process, code: int) -> None:
+        """Tell the thin processes how it ended, as the frontend reads 137 as a lack of memory; then hang up."""
         message = rendezvous.EXITED + rendezvous.STATUS.pack(code if code >= 0 else 128 - code)
         for worker in process.workers:
             if not worker.gone:
@@ -470,36 +357,6 @@ class _Prefork:
             leftovers.hang_up(worker.sock)
             worker.sock.close()
             self._workers.discard(worker)
-
-    def _retire(self, process: _Process) -> None:
-        """Gives it no more workers."""
-        if process.channel is not None:
-            process.channel.close()
-        if process.key is not None:
-            self._shared[process.key].remove(process)
-            if not self._shared[process.key]:
-                del self._shared[process.key]
-            process.key = None
-
-    def _backends(self) -> dict[int, tuple[int, int]]:
-        """Who serves whom, for the collector of metrics."""
-        return {
-            worker.pid: (worker.process.pid, len(worker.process.workers)) for worker in self._workers if worker.process
-        }
-
-
-def _complain(workers: Iterable[_Worker]) -> None:
-    """Prints what has just been raised into the log of the first worker that has one, unless that is not read."""
-    text = f"torchmar's prefork process: {traceback.format_exc()}".encode()
-    for worker in workers:
-        if worker.guest.stderr >= 0:
-            with contextlib.suppress(OSError):
-                # A pipe that has room has it for that much, without waiting.
-                room = select.poll()
-                room.register(worker.guest.stderr, select.POLLOUT)
-                if room.poll(0):
-                    os.write(worker.guest.stderr, text[-select.PIPE_BUF :])
-            return
 
 
 def _is_module(name: str) -> bool:

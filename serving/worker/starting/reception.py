@@ -1,7 +1,7 @@
-"""Takes what thin processes hand over, without waiting for any of them: one that is silent must not hold up the others.
+"""Reception of workers from thin processes, without waiting for any of them: a silent one must not hold up the others.
 
-Only processes of the same user are heard. Whoever has not said all within some seconds, or says what is no message, is
-sent away, and no descriptor that came from it stays open.
+Only processes of the same user are heard. One that has not sent all within some seconds, or sends no valid message, is
+disconnected, and no descriptor that came from it stays open.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Caller:
 
 
 class Reception:
-    """Accepts connections and reads one message from each.
+    """The listener's side: accepts connections and reads one message from each.
 
     Args:
         listener: where they come from; owned.
@@ -63,27 +63,27 @@ class Reception:
         listener.setblocking(False)
 
     def open(self) -> None:
-        """Begins to accept."""
+        """Begin to accept."""
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody is just speaking."""
+        """Whether a message is just arriving."""
         return bool(self._callers)
 
     def deadlines(self) -> Iterable[float]:
-        """When to call `check_deadlines`."""
+        """Return when to call `check_deadlines`."""
         return (caller.deadline for caller in self._callers)
 
     def check_deadlines(self) -> None:
-        """Sends away who has been silent for too long."""
+        """Disconnect processes that have been silent for too long."""
         now = time.monotonic()
         for caller in [caller for caller in self._callers if caller.deadline <= now]:
             self._forget(caller)
             caller.close()
 
     def close(self) -> None:
-        """Accepts nobody more, and sends away who is there. Leaves the selector alone, which forked processes share."""
+        """Accept no more connections, close the open ones. Leave alone the selector, which forked processes share."""
         self._listener.close()
         for caller in self._callers:
             caller.close()
@@ -93,7 +93,7 @@ class Reception:
         try:
             connection, _ = self._listener.accept()
         except BlockingIOError:
-            return  # who was there has gone
+            return  # the other side has gone
         connection.setblocking(False)
         pid, uid = rendezvous.peer(connection)
         if uid != os.getuid():
@@ -122,7 +122,7 @@ class Reception:
 
 
 def guest_of(message: dict[str, Any], fds: Sequence[int]) -> tuple[socket.socket, Guest]:
-    """The socket that a worker listens on, and what else a thin process has handed over.
+    """Return the socket that a worker listens on, and what else a thin process has handed over.
 
     Raises:
         ValueError: this is not what a thin process hands over. The descriptors are closed.

@@ -1,4 +1,4 @@
-"""What a process that runs a model needs to have set before anything imports torch."""
+"""Settings of a process that runs a model, made before anything imports torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from serving.worker.starting import lazy_dynamo
 
 
 def prepare() -> None:
-    """Sets how idle threads wait, and lets torchvision be imported without torch's compiler."""
+    """Set how idle threads wait, and let torchvision be imported without torch's compiler."""
     cores.calm_openmp()
     lazy_dynamo.install()

@@ -1,4 +1,4 @@
-"""What TorchServe will call of a handler's file."""
+"""The part of a handler's file that TorchServe will call."""
 
 import ast
 

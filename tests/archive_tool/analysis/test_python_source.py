@@ -1,4 +1,4 @@
-"""What a module binds, by its syntax tree."""
+"""The names that a module binds, by its syntax tree."""
 
 import pytest
 
@@ -127,6 +127,15 @@ def test_certain_imports():
     text += "try:\n    import i\nexcept ImportError: pass\nif x:\n    import j\ndef f():\n    import k\n"
     tree = python_source.parse_bytes(text.encode(), "x.py")
     assert python_source.certain_imports(tree) == {"a": 2, "b.c": 2, "e.f": 3}
+
+
+def test_imports_that_are_not_meant_to_fail():
+    text = "import a\ndef f():\n    from b import c\nclass C:\n    async def g(self):\n        import d\n"
+    text += (
+        "try:\n    import e\nexcept ImportError: pass\nif x:\n    import f\nwith x:\n    import g\nfrom h import i\n"
+    )
+    found = python_source.unguarded_imports(python_source.parse_bytes(text.encode(), "x.py"))
+    assert [(statement.lineno, sure) for statement, sure in found] == [(1, True), (3, False), (6, False), (14, True)]
 
 
 def test_lines_and_counts_of_names():

@@ -1,4 +1,4 @@
-"""What a build says before it compiles, and what becomes of the process; really compiled is in test_compiled.py."""
+"""What a build says before it compiles, and what becomes of the process; real compilation is in test_compiled.py."""
 
 import json
 import os
@@ -33,7 +33,7 @@ FOUND = {
 
 @pytest.fixture
 def aot(options, tmp_path, monkeypatch):
-    """A build with --aot, in the place of whose compiler a script stands; gives a function that sets the script."""
+    """Return a build with --aot as a function of the script that stands in for the compiler."""
     (tmp_path / "sample.json").write_text("[1, 2, 3]")
 
     def build(script, **more):
@@ -113,7 +113,7 @@ def test_the_config_goes_along(aot, tmp_path):
     assert json.loads((tmp_path / "seen.json").read_text())["task"]["config"] == {"batchSize": 3}
 
 
-# ---- what is told before ---------------------------------------------------------------------------------------------
+# ---- what is reported before -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

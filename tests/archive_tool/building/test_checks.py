@@ -1,4 +1,4 @@
-"""Mistakes that are told before anything is written, and odd things that are not mistakes."""
+"""Mistakes that are reported before anything is written, and odd things that are not mistakes."""
 
 import zipfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which file becomes which member."""
+"""The member that each file becomes."""
 
 import os
 from pathlib import Path

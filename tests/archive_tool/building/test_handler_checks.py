@@ -1,4 +1,4 @@
-"""What of a handler TorchServe cannot call, found before it is written."""
+"""The parts of a handler that TorchServe cannot call, found before it is written."""
 
 import ast
 import re
@@ -122,7 +122,7 @@ def texts():
                 continue
             text = path.read_text(encoding="utf-8")
             inside = [getattr(node, "value", None) for node in ast.walk(ast.parse(text))]
-            # The files of a package are no handlers.
+            # The files of a package are not handlers.
             whole = [] if (path.parent / "__init__.py").exists() or path.name.startswith("test_") else [text]
             for one in (*whole, *inside):
                 if isinstance(one, str) and "\n" in one and "handle" in one and is_python(one):

@@ -127,7 +127,7 @@ def test_extra_files_that_hide_a_module(work):
         ("more/code.py", NET),  # nothing that a worker needs
         ("more/dataclasses.py", "def dataclass(cls): pass\n"),  # a backport
         ("more/types.py", "from _types import *\n"),
-        ("more/os.py", NET),  # nobody will see it
+        ("more/os.py", NET),  # it is never seen
     ],
 )
 def test_extra_files_that_may_work_beside_the_module_that_they_hide(work, file, text):

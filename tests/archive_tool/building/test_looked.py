@@ -22,7 +22,7 @@ NET = "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n   
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How often each file was opened to be looked at, and each of its sources parsed; copying does neither."""
+    """Count how often each file was opened to be looked at, and each of its sources parsed; copying does neither."""
     opened, parsed = Counter(), Counter()
     really_open, really_parse = files.open_regular, ast.parse
 
@@ -107,7 +107,7 @@ def test_weights(work):
     assert look().weights is None
     assert look().weights_format is Format.UNKNOWN
     found = look(serialized_file=Path("weights.pt"), model_file=Path("model.py"))
-    assert found.weights == (Format.STATE_DICT, None)  # no handler that loads a state dict as it is
+    assert found.weights == (Format.STATE_DICT, None)  # not a handler that loads a state dict as it is
     for name in ("no.pt", "\0"):
         assert look(serialized_file=Path(name)).weights is None
         assert look(serialized_file=Path("weights.pt"), model_file=Path(name)).weights == (Format.STATE_DICT, None)

@@ -1,4 +1,4 @@
-"""One set of options, whoever gives them."""
+"""One set of options, whatever gives them."""
 
 import inspect
 from dataclasses import MISSING, FrozenInstanceError, fields

@@ -1,4 +1,4 @@
-"""All problems of a build are told together."""
+"""All problems of a build are reported together."""
 
 import pytest
 

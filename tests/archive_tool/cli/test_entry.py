@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help, errors, exit codes, signals."""
+"""The command line as a user meets it: help, errors, exit codes, signals."""
 
 import os
 import signal

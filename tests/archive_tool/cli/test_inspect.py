@@ -98,7 +98,7 @@ def rows(done):
 
 @pytest.fixture
 def real(work, torchmar):
-    """An archive with much to tell of."""
+    """Return an archive with much to report."""
     torch.save({"a": torch.zeros(1000, 2), "b": torch.zeros(3, dtype=torch.int64)}, "w.pt")
     Path("h.py").write_text("import no_such_module\ndef handle(data, context): pass\n")
     Path("c.yaml").write_text("batchSize: 4\nmaxBatchDelay: 0\nhandler: {a: 1}\nbackend: {threads: 2}\n")
@@ -120,7 +120,7 @@ def test_the_config_in_effect(real):
     assert ["backend.threads", "2"] in rows(real)
     assert ["handler", "left", "to", "the", "handler"] in rows(real)
     assert "line 2: maxBatchDelay: 0 means TorchServe's default of 100 ms" in real.stdout
-    # What nobody has set and few ask for is told as JSON only.
+    # Unset and rarely asked for values are in the JSON only.
     assert "useJobTicket" not in real.stdout
 
 

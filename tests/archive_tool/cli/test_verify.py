@@ -1,4 +1,4 @@
-"""The commands verify and extract as a person meets them."""
+"""The commands verify and extract as a user meets them."""
 
 import json
 
@@ -10,7 +10,7 @@ from tests.archive_tool.hostile import Member, archive, attack, checkpoint
 
 @pytest.fixture
 def run(capsys):
-    """Run the command line: its exit code, output and errors."""
+    """Run the command line; return its exit code, output and errors."""
 
     def call(*arguments):
         code = main([str(argument) for argument in arguments])
@@ -22,7 +22,7 @@ def run(capsys):
 
 @pytest.fixture
 def paths(tmp_path):
-    """A good archive, one that cannot be read, an altered one and an unsafe one."""
+    """Return a good archive, one that cannot be read, an altered one and an unsafe one."""
     record = '"torchmar": {"formatVersion": 1, "members": {"gone": {"sha256": "' + "0" * 64 + '", "size": 1}}}'
     altered = ('{"model": {"modelName": "m"}, ' + record + "}").encode()
     contents = {

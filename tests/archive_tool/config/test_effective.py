@@ -149,7 +149,7 @@ def test_keys_for_the_handler():
         ("a: 1", "responseTimeout is 120 s, and not the server's default_response_timeout"),
         ("a: 1", "startupTimeout is 120 s, and not the server's default_startup_timeout"),
         ("deviceType: gpu", "means cpu on a server that finds no GPU"),
-        ("deviceIds: [0]", "passed over as a whole"),
+        ("deviceIds: [0]", "ignored as a whole"),
         ("torchrun: {}\nparallelLevel: 2", "the later line counts"),
         ("maxBatchDelay: 5", "a registration with a JSON body"),
         ("batchSize: many", "line 1: batchSize: expected an integer from 1, got 'many'; TorchServe would ignore it"),
@@ -217,7 +217,7 @@ def test_plain_values():
     )
 )  # fmt: skip
 def test_any_document(document):
-    """Every key of the file is in effect, or is told to have none, or is the handler's."""
+    """Every key of the file is in effect, or is reported to have none, or is the handler's."""
     import yaml
 
     found = understand(yaml.safe_dump(document)) if document else understand(None)

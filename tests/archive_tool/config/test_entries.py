@@ -1,4 +1,4 @@
-"""What the checks of model-config.yaml share; the rest is tested through them."""
+"""The common part of the checks of model-config.yaml; the rest is tested through them."""
 
 import pytest
 

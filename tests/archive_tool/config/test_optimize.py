@@ -1,4 +1,4 @@
-"""The section `optimize:`, told of before a worker reads it."""
+"""The section `optimize:`, checked before a worker reads it."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""What a YAML document holds that is no plain setting."""
+"""The parts of a YAML document that are not plain settings."""
 
 import contextlib
 
@@ -90,7 +90,7 @@ def test_a_long_document():
 
 
 def merging(count):
-    """Mappings that merge one of a thousand settings, line by line from the second on."""
+    """Return mappings that merge one of a thousand settings, line by line from the second on."""
     return f"- &a {{{', '.join(f'k{n}: 1' for n in range(1000))}}}\n" + "- {<<: *a}\n" * count
 
 
@@ -120,7 +120,7 @@ def test_many_settings_without_merge_keys(monkeypatch):
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="ab!:-[]{}&*\n \"'%#|>,?<=1", max_size=60) | st.binary(max_size=60))
 def test_any_text_has_an_answer(text):
-    """What tags, texts and values a text has, or that it is no YAML; nothing else is raised."""
+    """What tags, texts and values a text has, or that it is not YAML; nothing else is raised."""
     safe_yaml.foreign_tags(text)
     for reader in (texts, load):
         with contextlib.suppress(safe_yaml.NotYamlError):

@@ -1,4 +1,4 @@
-"""What Java does with model-config.yaml, told before it does it."""
+"""What Java does with model-config.yaml, reported before it does it."""
 
 import pytest
 import yaml

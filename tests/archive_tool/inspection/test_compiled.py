@@ -1,4 +1,4 @@
-"""Whether an archive's compiled model fits this machine, as `inspect` tells without torch."""
+"""Whether an archive's compiled model fits this machine, as `inspect` reports it without torch."""
 
 import json
 import subprocess

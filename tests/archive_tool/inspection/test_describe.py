@@ -1,4 +1,4 @@
-"""All that is told of an archive, also of one that is damaged, hostile or another tool's."""
+"""The description of an archive, also of one that is damaged, hostile or another tool's."""
 
 import contextlib
 import io

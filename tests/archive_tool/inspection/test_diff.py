@@ -1,4 +1,4 @@
-"""In what two archives differ: members, lines, tensors."""
+"""The differences of two archives: members, lines, tensors."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""What of an archive would not run here."""
+"""The parts of an archive that would not run here."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ HERE = ".".join(platform.python_version_tuple()[:2])
 
 @pytest.fixture
 def make(make_zip):
-    """Make an archive of a manifest's model and files; give what stands in its way, and its entry point."""
+    """Make an archive of a manifest's model and files; return what stands in its way, and its entry point."""
 
     def run(model, files, config=None, runtime="python", record=None):
         document = {"runtime": runtime, "model": {"modelName": "m", **model}}

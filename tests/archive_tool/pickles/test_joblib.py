@@ -1,4 +1,4 @@
-"""Files of joblib: where an array's numbers end is told from values, all of which must be plain."""
+"""Files of joblib: the end of an array's numbers is known from values, all of which must be plain."""
 
 import io
 
@@ -7,7 +7,7 @@ import numpy
 import pytest
 
 from archive_tool.pickles import joblib as followed
-from archive_tool.pickles.imports import Budget
+from archive_tool.pickles.budget import Budget
 from archive_tool.pickles.values import PickleError
 
 NUMBERS = 7

@@ -139,7 +139,7 @@ def test_nested_tuples_as_keys_are_not_hashed():
 
 @given(st.binary(max_size=200))
 def test_any_bytes(data):
-    """Whatever the bytes are: they are followed, or a PickleError tells that they cannot be."""
+    """Whatever the bytes are: they are followed, or a PickleError says that they cannot be."""
     with contextlib.suppress(PickleError):
         of(data)
 

@@ -1,4 +1,4 @@
-"""What a project file may say, and what comes of it."""
+"""The contents of a project file, and what comes of them."""
 
 import inspect
 import re
@@ -14,7 +14,7 @@ from archive_tool.projects import project_file
 
 @pytest.fixture
 def write(work):
-    """Write a project file into a folder of its own; gives the folder."""
+    """Write a project file into a folder of its own; return the folder."""
 
     def put(text, name="net/torchmar.yaml"):
         path = work / name

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Write files into a folder of the search path; gives a function that imports one of them."""
+    """Write files into a folder of the search path; return a function that imports one of them."""
     root = tmp_path / "project"
     root.mkdir()
     known = set(sys.modules)
@@ -31,7 +31,7 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    """An empty model store."""
+    """Return an empty model store."""
     path = tmp_path / "store"
     path.mkdir()
     return path

@@ -32,7 +32,7 @@ HANDLER = """
 
 @pytest.fixture
 def unpacked(tmp_path, monkeypatch):
-    """An unpacked archive with samples; gives the function that does a part of the task with it."""
+    """Yield a function that makes the folder of an unpacked archive with samples, and the task for it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     known = set(sys.modules)
     folder = tmp_path / "model"

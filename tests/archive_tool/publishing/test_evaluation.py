@@ -8,7 +8,7 @@ from archive_tool.publishing.evaluation import evaluate
 
 
 class Same(nn.Module):
-    """Gives its input."""
+    """A model that returns its input."""
 
     def __init__(self):
         super().__init__()

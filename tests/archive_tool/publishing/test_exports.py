@@ -1,4 +1,4 @@
-"""What each format writes; that it answers as the live model does is test_publish.py's and the integration test's."""
+"""The output of each format; that it answers as the live model does is test_publish.py's and the integration test's."""
 
 import warnings
 

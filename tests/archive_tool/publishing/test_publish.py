@@ -246,6 +246,7 @@ for more in ({"format": "eager"}, {"source": Net}):
 """
 
 
+@pytest.mark.slow  # exports a model more
 def test_a_class_without_source_is_exported(store):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_SOURCE, store], capture_output=True, text=True, check=True, cwd=ROOT
@@ -265,7 +266,7 @@ def test_a_class_without_source_is_exported(store):
         ]
         * 2,
     ]
-    assert done.stderr == ""  # nobody watches a pipe
+    assert done.stderr == ""  # nothing watches a pipe
 
 
 def test_steps_are_shown_where_somebody_watches(nets, store, monkeypatch, capsys):

@@ -70,6 +70,7 @@ def notebook(tmp_path):
     return run
 
 
+@pytest.mark.slow  # publishes a model more
 def test_a_class_of_a_cell_is_published(notebook, tmp_path):
     (tmp_path / "store").mkdir()
     publish = """

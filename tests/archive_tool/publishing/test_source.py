@@ -1,4 +1,4 @@
-"""What of a user's code goes into an archive, and what is refused."""
+"""The user's code that goes into an archive, and the code that is refused."""
 
 import functools
 import importlib.machinery

@@ -276,7 +276,7 @@ def test_a_tar_with_a_bad_checksum(make_tar):
 
 @pytest.fixture(scope="session")
 def good_archives(tmp_path_factory):
-    """The bytes of one archive of each packed format."""
+    """Return the bytes of one archive of each packed format."""
     folder = tmp_path_factory.mktemp("good")
     (folder / "h.py").write_text("def handle(data, context): return data\n" * 20)
     (folder / "w.pt").write_bytes(bytes(range(256)) * 4)

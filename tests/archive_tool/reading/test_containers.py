@@ -1,4 +1,4 @@
-"""What each shape of an archive lists."""
+"""The members that each shape of an archive lists."""
 
 import tarfile
 import zipfile

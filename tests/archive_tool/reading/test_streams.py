@@ -1,4 +1,4 @@
-"""Streams out of an archive."""
+"""Streams from an archive."""
 
 import gzip
 import io

@@ -80,7 +80,7 @@ def test_what_other_tools_write(tmp_path):
 
 
 def stored_in_more():
-    """A member that takes more bytes than it has; Java reads on within it."""
+    """Return a member that takes more bytes than it has; Java reads on within it."""
     return Member(b"s", b"1234", tail=b"56789", header={"packed": 9})
 
 
@@ -164,10 +164,10 @@ def exact(data, index=0):
 
 
 def test_a_member_hidden_behind_the_end_of_another():
-    """To the directory it is part of the first; a reader that is told sizes later goes on where the bytes end."""
+    """To the directory it is part of the first; a reader that gets sizes later goes on where the bytes end."""
     hidden = zip_of(Member(b"hidden", b"x"))[:40]
     evil = Member(b"l", b"l" * 1000, 8, 8, tail=hidden)
-    assert found(zip_of(evil)) == []  # no header tells of it
+    assert found(zip_of(evil)) == []  # no header mentions it
     assert not exact(zip_of(evil))
     assert exact(zip_of(LATER))
 

@@ -31,7 +31,7 @@ def manifest(members=None, **model):
 
 
 def told(path, **how):
-    """The kinds and messages of a verification, notes apart; extraction must agree."""
+    """Return the kinds and messages of a verification, notes apart; extraction must agree."""
     result = verify(path, **how)
     issues = [(issue.kind, issue.message) for issue in result.issues if issue.kind is not Kind.NOTE]
     out = path.parent / "out"
@@ -79,7 +79,7 @@ FILES = {"h.py": b"def handle(data, context): return data\n", "w.raw": bytes(500
 
 
 def packed(kind, members, tmp_path):
-    """The same members as a zip, a deflated zip, a tar.gz or a folder."""
+    """Return the same members as a zip, a deflated zip, a tar.gz or a folder."""
     folder = tmp_path / "in"
     folder.mkdir()
     if kind == "folder":

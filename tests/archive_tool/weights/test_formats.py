@@ -1,4 +1,4 @@
-"""Each format is told from a real file of it; a file that is none is not guessed."""
+"""Each format is known from a real file of it; a file of no format is not guessed."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from archive_tool.weights.formats import Format, sniff, sniff_file
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
-    """Files saved by torch itself; it takes seconds to import."""
+    """Return files saved by torch itself; it takes seconds to import."""
     torch = pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("saved")
     net = torch.nn.Sequential(torch.nn.Linear(2, 2))
@@ -40,7 +40,7 @@ def test_what_torch_saves(saved, name, kind):
 
 
 def zipped(*names):
-    """A zip; the same bytes at any time, for pytest makes names of tests of them."""
+    """Return a zip; the same bytes at any time, for pytest makes names of tests of them."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name in names:

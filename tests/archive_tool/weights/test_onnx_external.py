@@ -1,4 +1,4 @@
-"""The files that an ONNX model keeps its numbers in lie in the archive, or it is not good."""
+"""The files in which an ONNX model keeps its numbers must lie in the archive."""
 
 import io
 import itertools
@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from archive_tool.issues import Kind
-from archive_tool.pickles.imports import Budget
+from archive_tool.pickles.budget import Budget
 from archive_tool.weights import onnx as onnx_tensors
 from archive_tool.weights import onnx_external
 

@@ -34,7 +34,7 @@ def a_file_system_that_gives_nothing(monkeypatch):
 
 
 def little_at_a_time(monkeypatch):
-    """The kernel may always copy less than it is asked to."""
+    """Make the kernel copy less than it is asked to, as it always may."""
     if not hasattr(os, "copy_file_range"):
         pytest.skip("Linux only")
     real = os.copy_file_range

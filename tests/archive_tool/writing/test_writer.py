@@ -303,7 +303,7 @@ def cut(path):
 
 
 def overwrite(path):
-    """The old size and the old times."""
+    """Write the old size and the old times."""
     times = path.stat()
     with path.open("r+b") as stream:
         stream.write(b"y")
@@ -337,7 +337,7 @@ def test_a_source_that_is_gone(work):
 @pytest.mark.parametrize(("archive_format", "name"), FORMATS.items())
 @pytest.mark.parametrize("force", [False, True])
 def test_builds_of_one_name_side_by_side(plan, archive_format, name, force):
-    """Each either writes its whole archive or is told that there is one."""
+    """Each either writes its whole archive or finds that there is one."""
     outcomes = []
     barrier = threading.Barrier(4)
 

@@ -19,7 +19,7 @@ LARGE = (5 << 30) + 3
 
 
 def write(path, *members, seconds=ZIP_EPOCH):
-    """Members are (name, method, data); a number instead of data makes a hole of so many bytes, with a wrong sum."""
+    """Write members as (name, method, data); a number instead of data makes a hole of so many bytes."""
     with Path(path).open("x+b", buffering=0) as file:
         archive = ZipWriter(file, seconds)
         for name, method, data in members:
@@ -40,7 +40,7 @@ def deflate(data):
 
 
 def from_the_front(path):
-    """Read as Java's ZipInputStream: each local header must say where its member ends. Gives the members' data.
+    """Read as Java's ZipInputStream: each local header must say where its member ends. Return the members' data.
 
     Holes of more than a gigabyte are skipped.
     """

@@ -13,7 +13,7 @@ from handlers.audio.wav import decode_wav, resample
 
 
 def wav(samples, rate=8000, *, width=2, channels=1):
-    """A file by the standard library; `samples` are integers, the channels of a moment side by side."""
+    """Encode a file with the standard library; `samples` are integers, the channels of a moment side by side."""
     stream = io.BytesIO()
     with wave.open(stream, "wb") as file:
         file.setnchannels(channels)
@@ -106,7 +106,7 @@ def test_what_is_no_wav(content, reason):
 
 @given(st.data())
 def test_any_bytes_are_a_sound_or_a_bad_input(data):
-    """Nothing else comes of a damaged file: finite work, and our error."""
+    """A damaged file gives finite work and our error, nothing else."""
     content = bytearray(riff(form(channels=data.draw(st.integers(0, 3))), (b"LIST", b"x"), DATA))
     for _ in range(data.draw(st.integers(0, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""The two halves of `handle`, and who may run them at once."""
+"""The two halves of `handle`, and which threads may run them at once."""
 
 import copy
 import pickle
@@ -15,7 +15,7 @@ from handlers.batch.prepared import Prepared, is_computed, is_sdks
 
 
 class Doubler(BaseHandler):
-    """Doubles numbers, and keeps a diary of the hooks that ran."""
+    """A handler that doubles numbers, and keeps a diary of the hooks that ran."""
 
     def __init__(self):
         super().__init__()
@@ -233,7 +233,7 @@ def test_handlers_can_be_copied_and_pickled():
     assert pickle.loads(pickle.dumps(handler)).context.name == "context"
 
 
-# ---- who may -------------------------------------------------------------------------------------------------------
+# ---- which threads may -----------------------------------------------------------------------------------------------
 
 
 class Plain(BaseHandler):

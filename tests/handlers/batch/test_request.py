@@ -1,4 +1,4 @@
-"""Hooks for single requests, and what they are told of theirs."""
+"""Hooks for single requests, and what they get of theirs."""
 
 import time
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from handlers.batch.request import requests_of
 
 
 class Halves(BaseHandler):
-    """Halves numbers through a model of its own, and keeps a diary."""
+    """A handler that halves numbers through a model of its own, and keeps a diary."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ def rows(*values):
 
 @pytest.fixture
 def handle(make_context):
-    """Handle a batch with the stock's context; give replies, statuses and the context."""
+    """Handle a batch with the stock's context; return replies, statuses and the context."""
 
     def run(handler, *values, headers=None):
         context = make_context(requests=len(values), headers=headers)
@@ -423,7 +423,7 @@ def test_torchserves_own_metrics_take_them(make_context, archives, capsys, caplo
     [
         ({"responseTimeout": 7}, None, 7),
         ({"responseTimeout": 7}, "30", 7),
-        ({"responseTimeout": 0}, None, 120),  # as the frontend: what is no number of seconds does not count
+        ({"responseTimeout": 0}, None, 120),  # as the frontend: what is not a number of seconds does not count
         ({"responseTimeout": True}, None, 120),
         ({"minWorkers": 1}, "30", 120),
         ({}, "30", 30),

@@ -347,7 +347,7 @@ def trained(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def assert_loaded_as_usual(path, weights, shape):
-    """The model gives exactly what it gives when its weights are copied into it, and has the same state."""
+    """Check that the model gives exactly what it gives when its weights are copied into it, and has the same state."""
     loaded = load_eager(path, weights).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

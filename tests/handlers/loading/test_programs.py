@@ -94,7 +94,7 @@ def saved(value):
 
 
 def rewritten(exported, path, change):
-    """The program with each member as the function gives it."""
+    """Return the program with each member as the function gives it."""
     with zipfile.ZipFile(exported) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
             target.writestr(name, change(name, source.read(name)))

@@ -19,7 +19,7 @@ def save(tmp_path):
 
 
 def mismatch(model, state, path):
-    """The text of the error for a state dict that does not fit."""
+    """Return the text of the error for a state dict that does not fit."""
     with pytest.raises(RuntimeError) as refused:
         model.load_state_dict(state)
     return str(find_mismatch(model, state, path, refused.value))

@@ -1,4 +1,4 @@
-"""Where packages are unpacked, and that nothing of it stays; with torch's own loader in test_ahead_of_time.py."""
+"""The folders in which packages are unpacked, and that nothing of them stays; torch's own loader: test_compiled.py."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def package(tmp_path):
 
 @pytest.fixture
 def removed_at_exit(monkeypatch):
-    """Collects what is to be run when the process ends."""
+    """Collect what is to be run when the process ends."""
     calls = []
     monkeypatch.setattr(unpacking.atexit, "register", lambda function, *given: calls.append((function, given)))
     return calls
@@ -43,7 +43,7 @@ def removed_at_exit(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _newer(monkeypatch):
-    """A torch that loads folders, whichever is here."""
+    """Imitate a torch that loads folders, whichever is here."""
     monkeypatch.setattr(unpacking, "takes_folders", lambda: True)
 
 
@@ -175,7 +175,7 @@ def test_a_folder_that_was_swept_before_it_was_locked_is_made_anew(temporary, pa
 
 @pytest.fixture
 def older(tmp_path, monkeypatch):
-    """An older torch, which unpacks by itself; gives the function that lets it load a package into a folder."""
+    """Imitate an older torch, which unpacks by itself; return a function that lets it load a package into a folder."""
     maps, places = tmp_path / "maps", tmp_path / "places"
     places.mkdir()
     monkeypatch.setattr(unpacking, "takes_folders", lambda: False)

@@ -23,7 +23,7 @@ def recorded(**changes):
 
 
 class Package:
-    """What torch loads; it keeps what it is called with."""
+    """The object that torch loads; it keeps what it is called with."""
 
     def __init__(self, error=None):
         self.calls = []

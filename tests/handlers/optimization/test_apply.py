@@ -1,4 +1,4 @@
-"""What becomes of the section `optimize:` for each kind of model."""
+"""The effect of the section `optimize:` on each kind of model."""
 
 import copy
 import logging
@@ -69,7 +69,7 @@ def test_a_net_of_convolutions_on_a_processor_is_optimized_unasked(caplog):
         assert found == Optimization(channels_last=True, freezing=True, tolerance=1e-4, unasked=True)
     assert unasked(torch.jit.script(convolutions()), None) is None
     model = optimize_model(convolutions(), found, None)
-    assert "A net of convolutions: running it with channels_last if the first request" in caplog.text
+    assert "A convolutional network: running it with channels_last if the first request" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.INFO]
     model(torch.rand(1, 1, 20, 20))
     assert model.serving == "channels_last"
@@ -143,7 +143,7 @@ def test_torchscript_in_sixteen_bits():
 
 
 class Tied(nn.Module):
-    """Weights of layers, one of which something else uses, too."""
+    """A model with weights of layers, one of which something else uses, too."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +159,7 @@ class Tied(nn.Module):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """Make it anew for each use: what is made of one model would share its weights."""
+    """Make a program anew for each use: what is made of one model would share its weights."""
     torch.manual_seed(0)
     plain = Tied().eval()
     path = tmp_path_factory.mktemp("program") / "net.pt2"

@@ -1,4 +1,4 @@
-"""Where compiled code is kept, and for whom. One test compiles for real."""
+"""The place of compiled code, and who may use it. One test compiles for real."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from handlers.optimization import compile_cache
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """Own folders for the cache and for temporary files, and no settings."""
+    """Use own folders for the cache and for temporary files, and no settings."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_WARM_POOL", "set so that it is put back")
     monkeypatch.setenv(compile_cache.VARIABLE, "set so that it is put back")
@@ -201,6 +201,7 @@ COMPILING = """
 """
 
 
+@pytest.mark.slow  # three compilations
 @artifacts
 def test_compiled_code_is_found_again_in_the_folder_and_in_an_archive(tmp_path):
     """The second process starts a model in the folder of the first, then one with an archive in an empty folder."""

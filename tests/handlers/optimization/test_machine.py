@@ -1,4 +1,4 @@
-"""What compiled code needs, and whether a machine has it."""
+"""The needs of compiled code, and whether a machine meets them."""
 
 import dataclasses
 import subprocess
@@ -67,7 +67,7 @@ def test_processors_that_compute_sixteen_bits_in_software(tmp_path, line, bfloat
         ({"torch": "2.14.0"}, "it is for torch 2.15.0, and this is 2.14.0"),
         ({"capability": ("fma",)}, "it needs avx2, which this processor lacks"),
         ({"capability": ()}, "it needs avx2, fma, which this processor lacks"),
-        # What is told first is what says most.
+        # The most telling reason comes first.
         ({"device": "cuda", "platform": "x", "torch": "1"}, "it is for cpu, and the device is cuda"),
         ({"torch": "2.14.0", "capability": None}, "it is for torch 2.15.0, and this is 2.14.0"),
     ],

@@ -15,7 +15,7 @@ from handlers.optimization.settings import Compile, Optimization
 
 
 class Net(nn.Module):
-    """What autocast computes in 16 bits, and what it does not."""
+    """A network with layers that autocast computes in 16 bits, and others."""
 
     def __init__(self):
         super().__init__()
@@ -322,7 +322,7 @@ def test_after_a_late_failure_without_anything_else_the_model_is_plain(net, pict
     assert "serving the plain model from now on" in caplog.text
 
 
-# ---- who calls -----------------------------------------------------------------------------------------------------
+# ---- which calls -----------------------------------------------------------------------------------------------------
 
 
 def test_threads_wait_for_the_decision(net, picture):
@@ -454,11 +454,11 @@ def test_what_folding_makes_wrong_is_not_folded(normalised, picture, caplog):
     assert torch.equal(normalised.conv.weight, weight)
 
 
-# ---- what nobody asked for -------------------------------------------------------------------------------------------
+# ---- what is optimized unasked ---------------------------------------------------------------------------------------
 
 
 class Net8(nn.Module):
-    """A net of eight convolutions, and what each subclass does after them."""
+    """A network of eight convolutions, and what each subclass does after them."""
 
     def __init__(self):
         super().__init__()

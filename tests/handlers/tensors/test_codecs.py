@@ -1,4 +1,4 @@
-"""Tensors as bytes and back, and bytes that are none."""
+"""Tensors as bytes and back, and bytes that are not tensors."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ READERS = [read_npy, read_npz, read_safetensors]
 
 @st.composite
 def tensors(draw, types=(*NUMPY_TYPES, torch.bfloat16)):
-    """Any bits in any shape, so that NaNs and infinities are among them."""
+    """Draw any bits in any shape, so that NaNs and infinities are among them."""
     dtype = draw(st.sampled_from(types))
     shape = draw(st.lists(st.integers(0, 4), max_size=4))
     size = int(np.prod(shape)) * dtype.itemsize
@@ -48,7 +48,7 @@ def tensors(draw, types=(*NUMPY_TYPES, torch.bfloat16)):
 
 
 def same(one, other):
-    """Equal to the last bit."""
+    """Return whether two are equal to the last bit."""
     return one.dtype == other.dtype and one.shape == other.shape and to_elements(one) == to_elements(other)
 
 

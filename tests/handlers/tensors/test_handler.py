@@ -72,7 +72,7 @@ def serve(archives, monkeypatch):
 
 
 def answers(worker, *bodies):
-    """What each of a batch of JSON bodies is answered with."""
+    """Return the answers to a batch of JSON bodies."""
     reply = worker.predict(*(bytearray(json.dumps(body).encode()) for body in bodies))
     assert reply.code == 200
     return [(item.status, item.json()) for item in reply.items]
@@ -296,7 +296,7 @@ ANYTHING = {"Accept": "*/*"}
 
 
 def sent(tensors, form):
-    """A body of this form."""
+    """Return a body of this form."""
     if form == NPY:
         (tensor,) = tensors.values()
         return bytearray(write_npy(tensor))
@@ -304,7 +304,7 @@ def sent(tensors, form):
 
 
 def received(item):
-    """The tensors of a reply by its content type."""
+    """Return the tensors of a reply by its content type."""
     assert item.status == 200, item.body
     assert item.content_type == item.headers["content-type"]
     if item.content_type == NPY:

@@ -1,4 +1,4 @@
-"""Which form a body has, and which its reply may have."""
+"""The form that a body has, and the form that its reply may have."""
 
 import contextlib
 

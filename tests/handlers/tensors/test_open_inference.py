@@ -29,7 +29,7 @@ def binary(document, blob=b""):
 
 @st.composite
 def tensors(draw, names=tuple(DATATYPES)):
-    """Finite numbers of every type, the extremes among them."""
+    """Draw finite numbers of every type, the extremes among them."""
     dtype = DATATYPES[draw(st.sampled_from(names))]
     shape = draw(st.lists(st.integers(0, 3), max_size=3))
     count = int(np.prod(shape))
@@ -56,7 +56,7 @@ def same(given_tensor, other):
 
 
 def as_request(document):
-    """A reply, sent back as a request."""
+    """Return a reply, sent back as a request."""
     return json.loads(json.dumps(document))["outputs"]
 
 
@@ -269,7 +269,7 @@ def test_numbers_that_java_gave_a_sign(datatype, bits):
     assert read(sent, grpc=True).inputs["x"].flatten().tolist() == right
     with pytest.raises(BadInputError, match=f"-1 is no {datatype.lower()}"):
         read(sent)
-    beyond = one(datatype=datatype, data=[-(2 ** (bits - 1)) - 1, 0, 0, 0])  # no number of Java's
+    beyond = one(datatype=datatype, data=[-(2 ** (bits - 1)) - 1, 0, 0, 0])  # not a number of Java's
     with pytest.raises(BadInputError):
         read(beyond, grpc=True)
 

@@ -100,7 +100,7 @@ def test_half_precision_is_no_less_of_a_probability(handler):
 
 
 class Masked(nn.Module):
-    """Sums what it attends to: two classes, of which the second likes high numbers."""
+    """A model that sums what it attends to: two classes, of which the second likes high numbers."""
 
     def forward(self, ids, mask):
         total = (ids * mask).sum(dim=1).float()

@@ -9,7 +9,7 @@ NET = "from torch import nn\nclass Net(nn.Identity): pass\n"
 
 
 class Vectors(nn.Module):
-    """A vector for each token, whatever the mask says."""
+    """A model that gives a vector for each token, whatever the mask says."""
 
     def __init__(self):
         super().__init__()

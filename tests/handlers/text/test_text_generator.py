@@ -15,7 +15,7 @@ WORDS = "one two three four five six"
 
 
 class Counting(nn.Module):
-    """Counts on, and ends after six; also at positions that are padding, where it must not be looked at."""
+    """A model that counts on, and ends after six; also at padded positions, where its output must be ignored."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ class Counting(nn.Module):
 
 
 class Socket:
-    """Keeps what a worker would send."""
+    """A socket that keeps what a worker would send."""
 
     def __init__(self):
         self.frames = []
@@ -58,7 +58,7 @@ def handler(load):
 
 @pytest.fixture
 def ask(make_context):
-    """Answer a batch; give the replies and the context."""
+    """Answer a batch; return the replies and the context."""
 
     def run(handler, *bodies, headers=True, socket=None):
         sent = {index: {"host": "here"} for index in range(len(bodies))} if headers else {}
@@ -173,7 +173,7 @@ def test_a_seed_decides_whatever_is_in_the_batch(handler, ask):
 
 @pytest.fixture
 def stream_of(read_reply):
-    """Decode frames of parts: for each the texts by request."""
+    """Decode frames of parts; return for each the texts by request."""
 
     def decode(frames):
         found = []

@@ -15,7 +15,7 @@ def handler(archives, make_context, make_tokenizer):
     made.initialize(make_context(folder))
 
     def model(ids, mask):
-        """Ada is a person, Rome and all that is no word a place."""
+        """Return a model for which Ada is a person, Rome and all that is not a word a place."""
         kinds = torch.where(ids == 4, 1, torch.where((ids == 5) | (ids < 4), 2, 0))
         return {"logits": 2 * torch.nn.functional.one_hot(kinds, 3).float()}
 

@@ -15,7 +15,7 @@ from handlers.vision.decoding import convert, decode_image, readable_formats, up
 
 
 def png_header(width, height):
-    """A PNG that promises a size and holds no pixels."""
+    """Return a PNG that promises a size and holds no pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -75,7 +75,7 @@ def test_the_limit_is_pils_own(monkeypatch, picture):
         decode_image(png_header(300, 300))
 
 
-# Whatever bytes a client sends: a picture, or an error that says what is wrong; nothing else.
+# Whatever bytes a client sends: an image, or an error that says what is wrong; nothing else.
 @settings(deadline=None)
 @given(
     st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
@@ -101,7 +101,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
 
 
 def of_pixels(values, kind):
-    """An image as a client's TIFF gives it."""
+    """Return an image as a client's TIFF gives it."""
     stream = io.BytesIO()
     Image.fromarray(np.array([values], dtype=kind)).save(stream, "TIFF")
     return decode_image(stream.getvalue())

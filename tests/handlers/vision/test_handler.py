@@ -1,4 +1,4 @@
-"""What the handlers for pictures share; the pictures themselves are in test_image_classifier.py and test_vision.py."""
+"""The common part of the image handlers; the images themselves are in test_image_classifier.py and test_decoding.py."""
 
 import io
 
@@ -12,7 +12,7 @@ from handlers import ImageClassifier, LoadError, ObjectDetector, VisionHandler
 
 
 class Brightness(VisionHandler):
-    """The mean of each picture."""
+    """A model that returns the mean of each image."""
 
     def inference(self, data):
         return data.mean(dim=(1, 2, 3))
@@ -60,7 +60,7 @@ def test_batches_may_overlap_but_for_a_processing_that_is_a_method(value):
 
 
 def turned(picture, orientation, form="JPEG"):
-    """A photograph with the orientation of EXIF; 6 is turned by a quarter."""
+    """Return a photograph with the orientation of EXIF; 6 is turned by a quarter."""
     image = Image.open(io.BytesIO(picture(size=(40, 30))))
     exif = Image.Exif()
     exif[0x0112] = orientation

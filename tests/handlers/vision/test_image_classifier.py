@@ -35,7 +35,7 @@ def folder(archives, resnet):
 
 @pytest.fixture
 def handler():
-    """A classifier of three classes, without an archive."""
+    """Return a classifier of three classes, without an archive."""
     made = ImageClassifier()
     made.device = torch.device("cpu")
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def test_the_answers_are_the_stocks(folder, make_context, picture, monkeypatch, 
     context = make_context(requests=len(data))
     context.metrics = type("Metrics", (), {"add_time": lambda *_: None})()
     found, expected = ours.handle(data, context), stock.handle(data, context)
-    # Unless told not to, our handler runs a net of convolutions with the channels last: sums have another order.
+    # Unless configured otherwise, our handler runs a CNN with the channels last: sums have another order.
     assert found == (expected if config else [pytest.approx(one, rel=1e-4) for one in expected])
     assert list(found[0]) == list(expected[0])
     assert len(found[0]) == 5

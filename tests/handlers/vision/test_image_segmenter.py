@@ -29,7 +29,7 @@ class Stock(StockSegmenter):
 
 @pytest.fixture
 def handler():
-    """Two classes of pixels: dark and bright ones."""
+    """Return a handler of two classes of pixels: dark and bright ones."""
     made = ImageSegmenter()
     made.device = torch.device("cpu")
     made.image_processing = transforms.ToTensor()

@@ -96,8 +96,8 @@ def test_a_list_of_transforms_that_was_changed_counts(torchvisions):
     assert not torch.equal(processing(picture), torchvisions(picture))
 
 
-# Whatever the sizes: the bytes that Pillow makes of the whole picture, also where rows are left out before.
-# From Pillow 13 on the columns of pictures more than twice as high as wide are scaled first.
+# Whatever the sizes: the bytes that Pillow makes of the whole image, also where rows are left out before.
+# From Pillow 13 on the columns of images more than twice as high as wide are scaled first.
 @settings(deadline=None, max_examples=30)
 @given(st.integers(150, 500), st.integers(150, 700))
 @example(300, 600)

@@ -27,7 +27,7 @@ LABELS = {"1": "cat", "2": "dog", "3": "bird"}
 
 
 class Quadrants(nn.Module):
-    """Finds the quarters of a picture, as a model of torchvision's: the score is how bright a quarter is."""
+    """A model that finds the quarters of an image, as torchvision's do: the score is how bright a quarter is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Quadrants(nn.Module):
 
 
 class Scripted(nn.Module):
-    """The signature that torchvision's models have as TorchScript."""
+    """A model with the signature that torchvision's models have as TorchScript."""
 
     def forward(
         self, images: list[torch.Tensor], targets: list[dict[str, torch.Tensor]] | None = None
@@ -78,7 +78,7 @@ def ask(handler: Any, context: Any, *bodies: Any) -> list[Any]:
 
 
 def corner(size=(40, 30), quarter=3):
-    """A black picture with one white quarter."""
+    """Return a black image with one white quarter."""
     width, height = size[0] // 2, size[1] // 2
     image = Image.new("RGB", (2 * width, 2 * height))
     image.paste((255, 255, 255), (quarter % 2 * width, quarter // 2 * height, *_end(quarter, width, height)))

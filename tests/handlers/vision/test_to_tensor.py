@@ -1,4 +1,4 @@
-"""The end of a processing for a whole batch gives what torchvision gives for each picture."""
+"""The end of a processing for a whole batch gives what torchvision gives for each image."""
 
 import io
 
@@ -28,7 +28,7 @@ def one_by_one(processing, contents, mode):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often Normalize and ToTensor are called."""
+    """Count the calls of Normalize and ToTensor."""
     counts = {"Normalize": 0, "ToTensor": 0}
 
     def count(kind, method):
@@ -72,7 +72,7 @@ def test_the_numbers_are_those_of_torchvision(picture, calls, processing, mode, 
 
 
 def test_more_pictures_than_are_computed_at_once(picture, calls):
-    """The numbers of each, whether Normalize is ours or torchvision's; here 11 pictures at a time."""
+    """The numbers of each, whether Normalize is ours or torchvision's; here 11 images at a time."""
     for last in (NORMALIZE, transforms.Normalize([0.5], (1, 2, 3))):
         processing = transforms.Compose([transforms.Resize((88, 90)), transforms.ToTensor(), last])
         contents = [picture(seed=seed) for seed in range(13)]

@@ -1,4 +1,4 @@
-"""Counts to what each request wants, one number a step, as a language model writes words."""
+"""A handler that counts to what each request wants, one number a step, as a language model writes words."""
 
 
 class Counter:

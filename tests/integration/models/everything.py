@@ -1,4 +1,4 @@
-"""Runs the code that a request brings: whatever a handler may do for a request, a test can write down where it asks."""
+"""A handler that runs the code of a request: whatever a handler may do, a test can write down where it asks."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ DESCRIPTION = {"inputs": ["anything"], "nested": {"a": 1, "b": [1.5, None, True]
 
 
 class Everything:
-    """The code comes in the header X-Do, percent-encoded, or (from gRPC) as the input ``do``; else the rows go back."""
+    """A handler of code in the header X-Do, percent-encoded, or (gRPC) in the input ``do``; else the rows go back."""
 
     def initialize(self, context):
         self.properties = dict(context.system_properties)

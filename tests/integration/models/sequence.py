@@ -1,4 +1,4 @@
-"""Keeps a sum for every sequence; what is no number is an error, which must not cost the others their sums."""
+"""A handler that keeps a sum for every sequence; bad input is an error, which must not cost the others their sums."""
 
 
 class Sums:

@@ -1,4 +1,4 @@
-"""Sends its answer in parts, with the function that TorchServe has for it."""
+"""A handler that sends its answer in parts, with TorchServe's function for it."""
 
 from ts.handler_utils.utils import send_intermediate_predict_response
 

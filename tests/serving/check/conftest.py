@@ -27,7 +27,7 @@ ECHO = """
             return [{"got": row["body"], "header": context.get_request_header(0, "content-type")} for row in data]
 """
 
-#: For continuous batching: a request is answered in three parts, each telling whether it came with the request.
+#: For continuous batching: a request is answered in three parts, each saying whether it came with the request.
 THREE_PARTS = """
     count = 0
 
@@ -43,7 +43,7 @@ THREE_PARTS = """
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Path]:
-    """Builds an archive from the source of a handler."""
+    """Build an archive from the source of a handler."""
 
     def made(
         source: str = ECHO,
@@ -75,7 +75,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def check(make: Callable[..., Path]) -> Callable[..., Result]:
-    """Builds an archive and checks it."""
+    """Build an archive and check it."""
 
     def checked(source: str = ECHO, *inputs: Input, options: dict[str, Any] | None = None, **more: Any) -> Result:
         given = {"repeat": 0, "inputs": inputs or None, **(options or {})}
@@ -88,7 +88,7 @@ def check(make: Callable[..., Path]) -> Callable[..., Result]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """No temporary folder of a check outlives it."""
+    """Check that no temporary folder of a check outlives it."""
     import tempfile
 
     scratch = tmp_path / "t"

@@ -1,4 +1,4 @@
-"""What a check has found, as values and as JSON."""
+"""The result of a check, as values and as JSON."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_a_crash_of_native_code_names_the_line(check: Check) -> None:
     assert error.message == "input in: the worker failed: it crashed: SIGSEGV"
     assert error.where == "handler.py:3 (handle)"
     assert "native code" in (error.hint or "")
-    assert [one.status for one in result.inputs] == [0]  # nobody is left to ask
+    assert [one.status for one in result.inputs] == [0]  # no one is left to ask
     loading = check("import ctypes\nctypes.string_at(0)\ndef handle(data, context): pass").error
     assert loading is not None
     assert loading.message == "model m cannot be loaded: its worker failed: it crashed: SIGSEGV"

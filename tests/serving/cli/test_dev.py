@@ -42,7 +42,7 @@ def test_from_the_start_to_ctrl_c(tmp_path: Path, number: int) -> None:
         first = httpx.post(url, timeout=120).text
         assert first.endswith(" first")
         (tmp_path / "h.py").write_text(HANDLER.replace("first", "second"))
-        # By itself, too, so that the model is loaded before somebody asks.
+        # By itself, too, so that the model is loaded before the first request.
         while not (line := process.stdout.readline()).startswith("reloaded h in "):
             assert line
         second = httpx.post(url, timeout=120).text

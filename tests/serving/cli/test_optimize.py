@@ -1,4 +1,4 @@
-"""What `optimize` shows; what it does is tested in tests/serving/local."""
+"""The output of `optimize`; what it does is tested in tests/serving/local."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.local.optimize import Found
 
 command = importlib.import_module("serving.cli.optimize")
 LONG = Candidate("float32, channels last, compile, freezing, 1 thread", {"compile": True}, 1)
-LAST = "numbers of 16 bits were not tried"
+LAST = "16-bit types were not tried"
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ KEYS = {kind: {"key": f"of-{kind}", "expiration time": LATER} for kind in ("infe
 
 @pytest.fixture
 def mine() -> StateFolder:
-    """A server of ours that asks for keys."""
+    """Return a server of ours that asks for keys."""
     state = StateFolder("mine")
     state.create()
     state.write(record(name="mine"))
@@ -81,7 +81,7 @@ def test_the_keys_of_a_known_server_are_found_by_its_name_and_by_its_address(
     assert address_of("default", "inference", same) == (same, "of-inference")
     monkeypatch.setenv("TORCHMAR_INFERENCE", record().inference)
     assert address_of("default", "inference", None) == (record().inference, "of-inference")
-    # What has its address now need not be it.
+    # The program that has its address now need not be it.
     mine.write(record(name="mine", started=1.0))
     assert address_of("default", "inference", None) == (record().inference, "of-another")
 

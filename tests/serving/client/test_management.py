@@ -1,4 +1,4 @@
-"""What the server's refusals become; tests/integration/test_client.py asks a real one."""
+"""The errors that the server's refusals become; tests/integration/test_client.py asks a real one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.errors import ModelApiOffError, ReplyError
 
 
 class Refusing(Transport):
-    """Answers everything with one error of the frontend's."""
+    """A server that answers everything with one error of the frontend's."""
 
     def __init__(self, status: int, kind: str) -> None:
         super().__init__(Address("http://127.0.0.1:1"))

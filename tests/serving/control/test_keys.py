@@ -74,7 +74,7 @@ def test_a_key_alone_and_a_key_file_of_torchserves(tmp_path: Path) -> None:
     file.write_text(json.dumps(THREE))
     assert [key_in_file(file, kind, None) for kind in ("inference", "management")] == ["of-i", "of-m"]
     file.write_text(json.dumps({"inference": {"key": "old", "expiration time": "2000-01-01T00:00:00Z"}}))
-    assert key_in_file(file, "inference", None) == "old"  # nobody is known who could renew it
+    assert key_in_file(file, "inference", None) == "old"  # no server is known that could renew it
     assert key_in_file(file, "inference", "http://127.0.0.1:1") == "old"  # there is no key to renew it with
     with pytest.raises(InputError, match="no key for the management API"):
         key_in_file(file, "management", None)

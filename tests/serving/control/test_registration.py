@@ -109,7 +109,7 @@ def test_what_is_refused_never_reaches_the_server(tmp_path: Path) -> None:
 
 
 class Frontend:
-    """Plays the management API of a frontend in which the archive's own configuration wins."""
+    """A stand-in for the management API of a frontend in which the archive's own configuration wins."""
 
     def __init__(self, **own: int) -> None:
         self.model = replace(version("m", ready=1), **own)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What can be seen without a frontend; tests/integration/test_lifecycle.py starts real ones."""
+"""The behaviour that needs no frontend; tests/integration/test_lifecycle.py starts real ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .configuration.test_vmargs import make_home
 
 @pytest.fixture
 def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The path of a home of somebody else's, relative to the working folder."""
+    """Return the path of another program's home, relative to the working folder."""
     monkeypatch.chdir(tmp_path)
     make_home(tmp_path / "other")
     return "other"

@@ -58,7 +58,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.usefixtures("umask")
 def test_all_folders_are_the_owners_alone(tmp_path: Path) -> None:
-    """Those above, too: who can rename one of them can put another in its place."""
+    """Those above, too: a user who can rename one of them can put another in its place."""
     state = StateFolder("default", tmp_path / "local" / "state" / "torchmar")
     state.create()
     made = [folder for folder in (state.path, *state.path.parents) if tmp_path in folder.parents]

@@ -19,13 +19,13 @@ Ran = tuple[list[Answered], list[Timing]]
 
 
 def given(*bodies: bytes, content_type: str = "application/json") -> tuple[Input, ...]:
-    """Inputs of these bodies."""
+    """Return inputs of these bodies."""
     return tuple(Input(f"in{index}", body, content_type) for index, body in enumerate(bodies))
 
 
 @pytest.fixture
 def run(make: Callable[..., Path]) -> Callable[..., Ran]:
-    """Builds an archive and runs it."""
+    """Build an archive and run it."""
 
     def ran(source: str, *inputs: Input, options: dict[str, Any] | None = None, **more: Any) -> Ran:
         answers: list[Answered] = []

@@ -1,4 +1,4 @@
-"""A trial without torch: how fast it is, and what goes wrong, is what the settings of its folder say."""
+"""A trial without torch: the settings of its folder say how fast it is, and what fails."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How ways to run a model are measured; the trials stand in for models, and one real trial is in test_trial.py."""
+"""The measurement of candidates; the trials stand in for models, and one real trial is in test_trial.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[..., Path]:
-    """A folder for the stand-in."""
+    """Return a folder for the stand-in."""
 
     def make(section: str = "", **facts: Any) -> Path:
         place = tmp_path / f"folder{len(list(tmp_path.iterdir()))}"
@@ -102,6 +102,7 @@ def test_a_budget_is_shared(
         assert (running.batch, running.rounds) == expected
 
 
+@pytest.mark.slow  # waits
 def test_a_candidate_that_does_not_fit_into_the_budget_says_so(
     start: Callable[..., Contest], folder: Callable[..., Path]
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_candidate_that_does_not_fit_into_the_budget_says_so(
     assert not row.is_faster
 
 
+@pytest.mark.slow  # waits
 def test_the_rounds_that_there_was_time_for_count(
     start: Callable[..., Contest], folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +124,7 @@ def test_the_rounds_that_there_was_time_for_count(
         def late(process: Process, row: Row) -> None:
             running._budget._end = time.monotonic() + 5  # it took its time to load
             take_turns(process, row)
-            running._budget._end += 60  # to tell how it ended
+            running._budget._end += 60  # to say how it ended
 
         monkeypatch.setattr(running, "_take_turns", late)
         row = running.measure(BFLOAT16, folder("dtype: bfloat16", takes=0.1), 1)
@@ -183,6 +185,7 @@ def test_a_compiled_way_that_fell_back_to_another_is_none(
         assert running.measure(candidate, folder("bfloat16", warnings=[said]), 1).problem == said
 
 
+@pytest.mark.slow  # waits
 def test_a_candidate_that_takes_too_long_is_ended_with_all_it_started(
     start: Callable[..., Contest], folder: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""What is tried, and the archive that is written; the trials stand in for models."""
+"""The candidates that are tried, and the archive that is written; the trials stand in for models."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_makes_sense_for_model_and_machine(facts: dict[str, Any], expected:
 
 def test_what_is_left_out_is_told() -> None:
     _, notes = candidates_for(FACTS, compiler=False)
-    assert ["16 bits" in notes[0], "C++ compiler" in notes[1]] == [True, True]
+    assert ["16-bit" in notes[0], "C++ compiler" in notes[1]] == [True, True]
     assert candidates_for(FACTS | {"capability": ["amx_bf16"]}, compiler=True)[1] == []
 
 
@@ -328,6 +328,7 @@ def test_names_of_new_archives(archive: Make, tmp_path: Path, output: str, messa
         optimize(options(archive(), output=tmp_path / output))
 
 
+@pytest.mark.slow  # waits
 def test_what_there_was_no_time_for_is_named(archive: Make, only: Callable[..., None], tmp_path: Path) -> None:
     only({"dtype": "bfloat16"}, {"dtype": "bfloat16", "compile": True}, {"dtype": "float16"})
     told: list[str] = []

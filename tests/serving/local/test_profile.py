@@ -41,7 +41,7 @@ def test_laps() -> None:
     assert lap["handle"] >= lap["preprocess"] + lap["postprocess"]
     assert watch.lap() == {}
     assert model.handler.preprocess.__name__ == "preprocess"
-    assert model.handler.preprocess.__module__ == Handler.__module__  # the SDK looks who made a hook
+    assert model.handler.preprocess.__module__ == Handler.__module__  # the SDK looks which module made a hook
 
 
 def test_a_step_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_rows() -> None:
     assert list(found)[:3] == ["preprocess", "inference", "postprocess"]
     assert found["inference"] == Row("inference", 0.0, 1.0, 0.5)
     assert found["preprocess"].median == 0.0
-    assert found["rest of the handler"].median == 0.0  # steps that overlap are no negative rest
+    assert found["rest of the handler"].median == 0.0  # steps that overlap leave no negative rest
     assert found["total"] == Row("total", 8.0, 2.0, 1.0)
 
 

@@ -21,7 +21,7 @@ from serving.local.requests import request_of
 from serving.local.sources import Sources
 from tests.serving.check.conftest import THREE_PARTS
 
-# Each request tells that it has begun, and never ends.
+# Each request reports that it has begun, and never ends.
 BUSY = "import time\ndef handle(data, context):\n    if data: print('busy'); time.sleep(3600)\n"
 ECHO = """
     import os
@@ -36,7 +36,7 @@ ECHO = """
 
 
 class Author:
-    """Somebody who writes a handler, and asks it."""
+    """An author who writes a handler, and asks it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,7 +76,7 @@ class Author:
         return json.loads(answer.as_sent()[0]) if parts is None else answer
 
     def ask_in(self, pool: ThreadPoolExecutor) -> Future[Any]:
-        """Asks in another thread; returns when a handler is at work."""
+        """Ask in another thread; return when a handler is at work."""
         asked = pool.submit(self.ask)
         wait_for(lambda: ("busy", False) in self.told)
         return asked
@@ -116,7 +116,7 @@ def test_the_life_of_a_handler(author: Author) -> None:
     assert not psutil.pid_exists(first["pid"])
     assert [line for line, _ in author.told if line.startswith("reloaded m in ")]
 
-    # What does not parse: every request is told, and nothing is started for it.
+    # A file that does not parse: every request gets the error, and nothing is started for it.
     author.write("def handle(:\n")
     for _ in range(2):
         with pytest.raises(BuildError, match="the handler is not Python"):
@@ -128,7 +128,7 @@ def test_the_life_of_a_handler(author: Author) -> None:
     assert errors[0].startswith("error: the handler is not Python")
     assert f"\n  at: {author.folder / 'files' / 'h.py'}:1" in errors[0]
 
-    # What cannot be loaded, likewise.
+    # A model that cannot be loaded, likewise.
     author.write("def f():\n    raise KeyError('x')\nf()\ndef handle(data, context): pass\n")
     with pytest.raises(ModelLoadError, match="KeyError: 'x'") as caught:
         author.ask()

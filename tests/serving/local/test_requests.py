@@ -1,4 +1,4 @@
-"""What a worker is sent for an HTTP request; the rules are the frontend's."""
+"""The worker's view of an HTTP request; the rules are the frontend's."""
 
 from __future__ import annotations
 

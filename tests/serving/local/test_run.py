@@ -61,7 +61,7 @@ def test_batches_are_filled_from_the_first_input_on(run: Run) -> None:
 
 
 def test_the_handler_has_the_sdk_of_its_archive(run: Run) -> None:
-    """And not ours, of which what reads the archive has imported a part."""
+    """And not ours, of which the reader of the archive has imported a part."""
     before = sys.modules["handlers"]
     source = "import handlers\n\ndef handle(data, context): return [handlers.home] * len(data or [])"
     assert [one.body for one in run(source, *given(b"1"), handlers="home = 'the archive'\n")[0]] == [b"the archive"]
@@ -383,7 +383,7 @@ def test_a_handler_in_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_an_answer_that_does_not_come(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from serving.protocol import PredictionItem, Reply
-    from serving.worker.answering.service import STREAM_NEXT
+    from serving.worker.answering.replies import STREAM_NEXT
 
     def reply(*_: object, **__: object) -> Reply:
         return Reply(200, "", (PredictionItem("run-0", b"", headers={STREAM_NEXT: following}),))

@@ -1,4 +1,4 @@
-"""What a handler finds around it, and what is found after it."""
+"""The surroundings of a handler, and what is left of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One real model, measured plainly and in a way that it is faster in."""
+"""One real model, measured plainly and in a way that makes it faster."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def archive(tmp_path: Path) -> Path:
     ).path
 
 
+@pytest.mark.slow  # measures
 def test_a_faster_way_is_found_and_written(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of this package share: frames by hand, every way to cut them, and messages at random."""
+"""The common parts of this package's tests: frames by hand, every way to cut them, and messages at random."""
 
 from __future__ import annotations
 
@@ -12,20 +12,43 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from serving.protocol import Decoder, Inference, Load, Parameter, PredictionItem, ProtocolError, Reply, Request
+from serving.protocol import (
+    Decoder,
+    Inference,
+    Load,
+    Parameter,
+    PredictionItem,
+    ProtocolError,
+    Reply,
+    ReplyDecoder,
+    Request,
+    encode_inference,
+    encode_reply,
+)
 from serving.protocol.reader import Reader
 
 END = b"\xff\xff\xff\xff"
 
 
 def lp(data: bytes | str) -> bytes:
-    """Length and bytes, as every string goes over the wire."""
+    """Encode length and bytes, as every string goes over the wire."""
     data = data.encode() if isinstance(data, str) else data
     return pack("!i", len(data)) + data
 
 
+def is_cut(reader: Reader[Any]) -> bool:
+    """Return whether the bytes so far end within a message: then one more would be read as a part of it."""
+    replies = isinstance(reader, ReplyDecoder)
+    probe: Any = Reply(200, "") if replies else Inference()
+    reader.feed(encode_reply(probe) if replies else encode_inference(probe))
+    try:
+        return reader.next_message() != probe
+    except ProtocolError:
+        return True
+
+
 def outcome(reader: Reader[Any], pieces: Iterable[bytes]) -> tuple[list[Any], tuple[str, str, int] | None, bool]:
-    """All messages of these pieces, the error that ended them, and whether a message was cut."""
+    """Return all messages of these pieces, the error that ended them, and whether a message was cut."""
     messages: list[Any] = []
     try:
         for piece in pieces:
@@ -34,11 +57,11 @@ def outcome(reader: Reader[Any], pieces: Iterable[bytes]) -> tuple[list[Any], tu
                 messages.append(message)
     except ProtocolError as error:
         return messages, (error.expected, error.found, error.offset), True
-    return messages, None, reader.mid_message
+    return messages, None, is_cut(reader)
 
 
 def received(reader: Reader[Any], data: bytes, most: int) -> tuple[list[Any], tuple[str, str, int] | None, bool]:
-    """As `outcome`, with ``data`` received into the reader's own buffers, at most ``most`` bytes at a time."""
+    """Return as `outcome`, with ``data`` received into the reader's own buffers, at most ``most`` bytes at a time."""
     messages: list[Any] = []
     try:
         while data:
@@ -52,7 +75,7 @@ def received(reader: Reader[Any], data: bytes, most: int) -> tuple[list[Any], tu
                 messages.append(message)
     except ProtocolError as error:
         return messages, (error.expected, error.found, error.offset), True
-    return messages, None, reader.mid_message
+    return messages, None, is_cut(reader)
 
 
 def one_by_one(data: bytes) -> list[bytes]:
@@ -62,7 +85,7 @@ def one_by_one(data: bytes) -> list[bytes]:
 def assert_frame(
     message: Any, frame: bytes, encode: Callable[[Any], bytes], reader: Callable[[], Reader[Any]] = Decoder
 ) -> None:
-    """The bytes are the message, and the message is the bytes; also byte by byte, and cut in two anywhere."""
+    """Check that the bytes are the message, and the message the bytes; also byte by byte, and cut in two anywhere."""
     assert outcome(reader(), [frame]) == ([message], None, False)
     assert encode(message) == frame
     assert outcome(reader(), one_by_one(frame)) == ([message], None, False)
@@ -73,7 +96,7 @@ def assert_frame(
 
 
 def through_stock(stock: ModuleType, frame: bytes) -> Any:
-    """What the stock backend makes of a frame, read from a real socket."""
+    """Return what the stock backend makes of a frame, read from a real socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         sender = threading.Thread(target=ours.sendall, args=(frame,))
@@ -86,7 +109,7 @@ def through_stock(stock: ModuleType, frame: bytes) -> Any:
     return result
 
 
-# Lone surrogates are no text: they cannot be written as UTF-8.
+# Lone surrogates are not text: they cannot be written as UTF-8.
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 BODY = st.binary(max_size=100).map(bytearray)
 

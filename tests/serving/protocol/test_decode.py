@@ -259,7 +259,7 @@ def test_any_bytes_are_messages_or_a_protocol_error(data: bytes) -> None:
 
 @st.composite
 def damaged(draw: st.DrawFn, frames: st.SearchStrategy[bytes]) -> bytes:
-    """A valid frame with some bytes, or some ints, replaced, and an end cut off."""
+    """Draw a valid frame with some bytes, or some ints, replaced, and an end cut off."""
     frame = bytearray(draw(frames))
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(frame) - 1))

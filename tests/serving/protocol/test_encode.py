@@ -25,7 +25,7 @@ from .helpers import TEXT, assert_frame, inferences, loads, outcome, through_sto
 
 
 def stock_reply(stock: ModuleType, reply: Reply) -> bytes:
-    """The frame that the stock backend makes for these items, set through its own Context as a handler would."""
+    """Return the frame that the stock backend makes for these items, set through its own Context as a handler would."""
     from ts.context import Context, RequestProcessor
 
     context = Context("m", "/m", None, len(reply.items), None, "0", True)

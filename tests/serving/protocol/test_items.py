@@ -38,7 +38,7 @@ odd_items = st.builds(
 )
 
 
-# Whatever an item holds, what is sent of it is nothing that Netty refuses, and it is sent.
+# Whatever an item holds, what is sent of it is accepted by Netty, and it is sent.
 @given(odd_items)
 def test_a_sanitised_item_holds_nothing_that_netty_refuses(item: PredictionItem) -> None:
     clean = sanitise(item)

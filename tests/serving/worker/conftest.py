@@ -25,14 +25,14 @@ def _java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(_java: Server) -> Iterator[Server]:
-    """A server whose workers come from a prefork process."""
+    """Yield a server whose workers come from a prefork process."""
     yield _java
     _java.end_workers()
 
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Torch with two threads, of which nobody has chosen the number, in a process that has compiled nothing."""
+    """Give torch two threads, a number that nothing has set, in a process that has compiled nothing."""
     import torch  # takes seconds, and most tests need none
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -53,20 +53,20 @@ def _launcher() -> Iterator[Server]:
 
 @pytest.fixture
 def plain_server(_launcher: Server) -> Iterator[Server]:
-    """A server that something stands between and its workers, which therefore do all themselves."""
+    """Yield a server with something between it and its workers, which therefore do all themselves."""
     yield _launcher
     _launcher.end_workers()
 
 
 @pytest.fixture
 def without_torch(tmp_path: Path) -> Path:
-    """A folder to be put on a path, which hides torch: importing it takes seconds."""
+    """Return a folder to be put on a path, which hides torch: importing it takes seconds."""
     return archive(tmp_path / "without torch", files=WITHOUT_TORCH)
 
 
 @pytest.fixture
 def server_of_its_own(without_torch: Path) -> Iterator[Callable[[], Server]]:
-    """Starts a server, without torch, for one test, which may do to it what it wants."""
+    """Start a server, without torch, for one test, which may do to it what it wants."""
     servers = []
 
     def start() -> Server:

@@ -1,4 +1,4 @@
-"""Plays the frontend: starts workers as it does, reads their pipes as it does, and talks to them over their sockets."""
+"""A player of the frontend: starts workers as it does, reads their pipes as it does, and talks over their sockets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WITHOUT_TORCH = {"torch.py": "raise ImportError('not here')"}
 REST = {"Host": "here"}
 """Headers that tell a request over HTTP from one over gRPC, which has none."""
 
-# The frontend's own process: what it is asked for comes over a socket, with the pipes of the worker to be.
+# The frontend's own process: its orders come over a socket, with the pipes of the worker to be.
 _JAVA = """
 import ctypes, os, select, socket, subprocess, sys
 sys.path.insert(0, {root!r})
@@ -85,7 +85,7 @@ def archive(
     config: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes a folder as an archive is when extracted."""
+    """Write a folder as an archive is when extracted."""
     (folder / "MAR-INF").mkdir(parents=True)
     model = {"modelName": "model", "modelVersion": "1.0", "handler": handler}
     if source:
@@ -102,13 +102,13 @@ def archive(
 
 
 def rest(request_id: str, body: bytes | None = b"", **headers: str) -> Request:
-    """A request over HTTP."""
+    """Return a request over HTTP."""
     parameters = () if body is None else (Parameter("body", bytearray(body)),)
     return Request(request_id, {**REST, **headers}, parameters)
 
 
 def grpc(request_id: str, body: bytes = b"") -> Request:
-    """A request over gRPC: it has no headers."""
+    """Return a request over gRPC: it has no headers."""
     return Request(request_id, {}, (Parameter("body", bytearray(body)),))
 
 
@@ -118,7 +118,7 @@ def bodies(reply: Reply) -> list[bytes]:
 
 
 def wait_for(happened: Callable[[], object]) -> bool:
-    """Whether something comes true, sooner or later."""
+    """Return whether something comes true, sooner or later."""
     deadline = time.monotonic() + TIMEOUT_S
     while not happened():
         if time.monotonic() > deadline:
@@ -135,12 +135,12 @@ def has_ended(pid: int) -> bool:
 
 
 def ends(*pids: int) -> bool:
-    """Whether these processes end, sooner or later."""
+    """Return whether these processes end, sooner or later."""
     return wait_for(lambda: all(has_ended(pid) for pid in pids))
 
 
 def idle(**environ: str) -> subprocess.Popen[bytes]:
-    """A process that does nothing. It has begun: only then the kernel shows its environment and its memory."""
+    """Return a process that does nothing. It has begun: only then the kernel shows its environment and its memory."""
     process = subprocess.Popen(["cat"], stdin=-1, stdout=-1, env={**os.environ, **environ})
     assert process.stdin is not None
     assert process.stdout is not None
@@ -152,7 +152,7 @@ def idle(**environ: str) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def nobody(code: str, *arguments: str) -> Iterator[str]:
-    """Another user of this machine, who runs some code and prints a line; what it opens is open until the end.
+    """Run some code as another user of this machine, and read the line it prints; what it opens is open until the end.
 
     Args:
         code: knows `rendezvous`, `os` and `sys`.
@@ -188,7 +188,7 @@ HOLD = """
 
 
 def prefork_processes(owner: int) -> set[int]:
-    """The prefork process of a server and those forked from it."""
+    """Return the prefork process of a server and those forked from it."""
     found = set()
     for process in psutil.process_iter(["cmdline", "status"]):
         line = process.info["cmdline"] or []
@@ -198,7 +198,7 @@ def prefork_processes(owner: int) -> set[int]:
 
 
 class Log:
-    """Reads a pipe to its end, as a thread of the frontend does."""
+    """A reader of a pipe to its end, as a thread of the frontend does it."""
 
     def __init__(self, fd: int) -> None:
         self.data = b""
@@ -223,7 +223,7 @@ class Log:
         return self.data.decode()
 
     def wait(self, text: str) -> str:
-        """All that was written, once the text is in it."""
+        """Return all that was written, once the text is in it."""
         with self._changed:
             found = self._changed.wait_for(lambda: text in self.text or self.ended, TIMEOUT_S)
         assert found, f"no {text!r}, and no end, in {self.text}"
@@ -231,7 +231,7 @@ class Log:
         return self.text
 
     def rest(self) -> str:
-        """All that was written, at the end of the pipe."""
+        """Return all that was written, at the end of the pipe."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.ended, TIMEOUT_S), f"no end of {self.text}"
         return self.text
@@ -254,7 +254,7 @@ class Peer:
         return self.reply()
 
     def refuses(self, folder: Path | str, handler: str | None = "handler.py", **fields: Any) -> bool:
-        """Whether the worker closes the connection without an answer: it cannot load the model."""
+        """Return whether the worker closes the connection without an answer: it cannot load the model."""
         self.send_load(folder, handler, **fields)
         return self.is_closed()
 
@@ -266,12 +266,12 @@ class Peer:
         return self.reply()
 
     def answer(self, body: bytes = b"") -> bytes:
-        """The body of the answer to a request over HTTP."""
+        """Return the body of the answer to a request over HTTP."""
         (content,) = bodies(self.ask(rest("1", body)))
         return content
 
     def reply(self) -> Reply:
-        """The next reply; EOFError if the worker closes the connection."""
+        """Return the next reply; EOFError if the worker closes the connection."""
         while (reply := self._decoder.next_message()) is None:
             data = self.sock.recv(65536)
             if not data:
@@ -280,7 +280,7 @@ class Peer:
         return reply
 
     def is_closed(self) -> bool:
-        """Whether the worker closes the connection, and says no more."""
+        """Return whether the worker closes the connection, and says no more."""
         with contextlib.suppress(ConnectionResetError):
             return self.sock.recv(1) == b""
         return True
@@ -311,24 +311,24 @@ class Worker(Peer):
         self.out, self.err = Log(out), Log(err)
 
     def connect(self) -> Worker:
-        """Connects as the frontend does, at once after the worker has said that it started."""
+        """Connect as the frontend does, at once after the worker has said that it started."""
         self.out.wait("Torch worker started.\n")
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(self.path))
         return self.attach(sock)
 
     def attach(self, sock: socket.socket) -> Worker:
-        """Takes a connection to it."""
+        """Take a connection to it."""
         Peer.__init__(self, sock)
         return self
 
     def kill(self) -> None:
-        """As the frontend ends a worker."""
+        """Kill it as the frontend ends a worker."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Closes and kills what there is."""
+        """Close and kill what there is."""
         self.kill()
         if hasattr(self, "sock"):
             self.close()
@@ -365,13 +365,13 @@ class Server:
         return received[0]["answer"]
 
     def do(self, code: str) -> None:
-        """Lets the server itself run some code."""
+        """Let the server itself run some code."""
         self._call({"do": textwrap.dedent(code)})
 
     def start(
         self, folder: Path, *, tcp: int = 0, python: str = sys.executable, script: Path = SCRIPT, **environ: str
     ) -> Worker:
-        """Starts a worker, as the first of a model or as a further one.
+        """Start a worker, as the first of a model or as a further one.
 
         Args:
             tcp: port to listen on in the place of a unix socket.
@@ -395,12 +395,12 @@ class Server:
         return worker
 
     def worker(self, folder: Path, **environ: Any) -> Worker:
-        """A worker that is connected."""
+        """Return a worker that is connected."""
         return self.start(folder, **environ).connect()
 
     @contextlib.contextmanager
     def asynchronous(self) -> Iterator[Server]:
-        """Meanwhile workers are started as those of a model with ``asyncCommunication: true``."""
+        """Start workers meanwhile as those of a model with ``asyncCommunication: true``."""
         self._options = ["--async"]
         try:
             yield self
@@ -408,7 +408,7 @@ class Server:
             self._options = []
 
     def settle(self, folder: Path) -> None:
-        """Waits until the prefork process has imported all that it will, for meanwhile it answers nobody."""
+        """Wait until the prefork process has imported all that it will; meanwhile it does not answer."""
         source = """
             import sys
 
@@ -427,12 +427,12 @@ class Server:
         assert wait_for(has_settled)
 
     def status(self, worker: Worker) -> int | None:
-        """The exit code of a worker's process, as Java has it."""
+        """Return the exit code of a worker's process, as Java has it."""
         code: int | None = self._call({"wait": worker.pid})
         return code
 
     def prefork(self) -> int:
-        """The prefork process."""
+        """Return the prefork process."""
         (pid,) = {
             pid for pid in prefork_processes(self.pid) if psutil.Process(pid).ppid() not in prefork_processes(self.pid)
         }
@@ -444,12 +444,12 @@ class Server:
         self._workers.clear()
 
     def kill(self) -> None:
-        """Kills the server alone: all that it has started ends by itself."""
+        """Kill the server alone: all that it has started ends by itself."""
         self._process.kill()
         self._process.wait()
 
     def end(self) -> None:
-        """Kills all of it. What would end by itself need not do so in a hurry: it may be importing torch."""
+        """Kill all of it. What would end by itself need not do so in a hurry: it may be importing torch."""
         self.end_workers()
         self.kill()
         self._control.close()

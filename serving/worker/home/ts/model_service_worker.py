@@ -9,7 +9,7 @@ import sys
 
 
 def _load_package() -> None:
-    """Makes `serving` importable, and keeps this file's folder from hiding modules of the same names elsewhere."""
+    """Make `serving` importable, and keep this file's folder from hiding modules of the same names elsewhere."""
     here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [entry for entry in sys.path if entry != here and os.path.realpath(entry) != here]
     folder = os.path.dirname(os.path.dirname(os.path.dirname(here)))

@@ -14,7 +14,7 @@ WILD = "http://0.0.0.0:8080"
 
 
 def settle(user: dict[str, str], *flags: str) -> tuple[dict[str, str], list[str]]:
-    """What holds with a config.properties and flags of the command line, and the warnings."""
+    """Return what holds with a config.properties and flags of the command line, and the warnings."""
     warned: list[str] = []
     found = settled(
         config.effective(user, port=None, workers=None),

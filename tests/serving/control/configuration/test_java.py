@@ -84,7 +84,7 @@ def test_the_command_names_models_store_and_runtime_folder(tmp_path: Path) -> No
     assert f"-Dmodel_server_home={tmp_path / 'h'}" in command
     assert command[command.index("-cp") + 1] == str(torchserve_home() / "ts" / "frontend" / "*")
     assert f"-Djava.io.tmpdir={tmp_path / 'r'}" in command
-    assert "-ncs" not in command  # the frontend writes down its models; it reads none, for it is given a configuration
+    assert "-ncs" not in command  # the frontend writes down its models; it reads none, for it has a configuration
     assert command[command.index("-f") + 1] == str(tmp_path / "c")
 
 

@@ -1,4 +1,4 @@
-"""What a config.properties may hold; tests/integration/test_settings.py asks the real frontend."""
+"""The contents of a config.properties; tests/integration/test_settings.py asks the real frontend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.control.configuration.settings import KEYS, checked, expanded, from
 
 
 def test_all_keys_of_the_frontend_are_known() -> None:
-    """Its ConfigManager's constants, out of the jar itself."""
+    """Its ConfigManager's constants, from the jar itself."""
     jar = torchserve_home() / "ts" / "frontend" / "model-server.jar"
     command = ["javap", "-p", "-constants", "-cp", str(jar), "org.pytorch.serve.util.ConfigManager"]
     try:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[4]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder that is not the repository's."""
+    """Use a working folder that is not the repository's."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

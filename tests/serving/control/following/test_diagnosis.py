@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from serving.control.following.diagnosis import LogWatch, hint_for, read_failure
 
 EXTRACTED = "/tmp/torchmar-ab/models/0123456789abcdef0123456789abcdef"
-# As TorchServe's worker prints a handler that imports what is not there: the second traceback is its own doing.
+# As TorchServe's worker prints a handler with an import that fails: the second traceback is its own doing.
 IMPORT_ERROR = f"""\
 model_name: bad, batchSize: 1
 Backend worker process died.

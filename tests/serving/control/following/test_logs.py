@@ -1,4 +1,4 @@
-"""What a server has logged, and what it logs from now on."""
+"""The log of a server, and what it logs from now on."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_no_logs_yet(tmp_path: Path) -> None:
 
 
 def followed(folder: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str], *, model: str | None = None) -> list[str]:
-    """What is told while one part after the other is written, until the server ends."""
+    """Return what is reported while one part after the other is written, until the server ends."""
     left = list(parts)
 
     def write(_: float) -> None:

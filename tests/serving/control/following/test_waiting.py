@@ -1,4 +1,4 @@
-"""What waiting makes of a process, its logs and the management API; all three are played here."""
+"""The wait, with a process, its logs and the management API all played here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .test_diagnosis import IMPORT_ERROR, logged
 
 @dataclass
 class Frontend:
-    """Plays process and management API: each look at the models gives the next answer, the last one for ever."""
+    """A stand-in for process and management API: each look at the models gives the next answer, the last for ever."""
 
     answers: list[Sequence[ModelVersion] | None] = field(default_factory=lambda: [None])
     code: int | None = None

@@ -14,7 +14,7 @@ from serving.control.models.store import default_name, name_for_unknown_store, n
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store with two archives, seen from a folder beside it."""
+    """Return a store with two archives, seen from a folder beside it."""
     (tmp_path / "handler.py").write_text("def handle(data, context):\n    return data\n")
     folder = tmp_path / "store"
     folder.mkdir()

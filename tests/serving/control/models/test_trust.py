@@ -31,7 +31,7 @@ def keys(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def store(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
-    """A store with signed archives a and b, and an unsigned one c."""
+    """Return a store with signed archives a and b, and an unsigned one c."""
     (tmp_path / "handler.py").write_text("def handle(data, context):\n    return data\n")
     folder = tmp_path / "store"
     folder.mkdir()

@@ -23,7 +23,7 @@ def test_the_newest(versions: list[str], expected: str) -> None:
 
 
 class Frontend:
-    """Plays the management API: its first version of each model is the default one until another is chosen."""
+    """A stand-in for the management API: its first version of each model is the default one until another is chosen."""
 
     def __init__(self, models: list[ModelVersion]) -> None:
         self.models = models

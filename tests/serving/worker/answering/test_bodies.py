@@ -1,4 +1,4 @@
-"""What a handler gives, as bytes."""
+"""A handler's values, as bytes."""
 
 from __future__ import annotations
 

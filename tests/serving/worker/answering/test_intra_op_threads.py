@@ -1,4 +1,4 @@
-"""How the number of threads is found: with torch's own setting, and handlers that take the time they are told to."""
+"""The search for the number of threads: with torch's own setting, and handlers that take a set time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ENOUGH = 60  # batches; more than any trial takes
 
 @pytest.fixture(autouse=True)
 def _two_threads(two_threads: None) -> None:
-    """For all tests here."""
+    """Use two threads for all tests here."""
 
 
 def run(threads: Threads, took: dict[int, float], size: int = 1, batches: int = ENOUGH) -> list[int]:
-    """Batches of a model that takes so long with so many threads; the threads that each was run with."""
+    """Run batches of a model that takes so long with so many threads; return the threads that each was run with."""
     used = []
     for _ in range(batches):
         threads.before(size)

@@ -7,8 +7,8 @@ import pytest
 
 from serving.protocol import Parameter, PredictionItem, Request
 from serving.worker.answering.open_inference import is_model_infer, problem, readable
-from serving.worker.answering.service import Failure, reply_to
-from serving.worker.modes.asynchronous import last_items
+from serving.worker.answering.replies import Failure, reply_to
+from serving.worker.modes.in_flight import last_items
 
 ASKED = {"id": "mine", "model_name": "net", "inputs": []}
 GOOD = {"id": "mine", "model_name": "net", "model_version": "1.0", "outputs": []}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,77 +15,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.protocol import Parameter, PredictionItem, Reply, ReplyDecoder, Request, encode_reply
-from serving.worker.answering.service import SUCCESS, Answer, Failure, Service, failure_item, reply_to
-from serving.worker.loading.loader import Model
-from serving.worker.loading.settings import Backend
-from tests.serving.worker.frontend import METRICS, REST, bodies, grpc, rest
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the package leaves a file open
-    from ts.context import Context
-    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
-    from ts.utils.util import PredictionException
-
-    CACHE = MetricsCacheYamlImpl(str(METRICS))
-    CACHE.initialize_cache()
-
-NEXT = "ts_stream_next"
-
-
-class Sink:
-    """Counts as what a handler streams into."""
-
-    def __init__(self) -> None:
-        self.streamed: set[str] = set()
-
-    def sendall(self, data: Any) -> None:
-        raise AssertionError
-
-
-def service(entry: Callable[[Any, Any], Any], *, one_by_one: bool = False, **backend: Any) -> Service:
-    context = Context("model", "/models/model", None, 8, None, "0.12.0", True, CACHE, {})
-    return Service(Model("model", entry, context, None, Backend(**backend), one_by_one), Sink())
-
-
-def replied(requests: Sequence[Request], answers: Sequence[Answer], *, items_only: bool = False) -> Reply:
-    """The reply as the frontend decodes it."""
-    decoder = ReplyDecoder()
-    decoder.feed(encode_reply(reply_to(requests, answers, items_only=items_only)))
-    reply = decoder.next_message()
-    assert reply is not None
-    assert not decoder.mid_message
-    return reply
-
-
-def ask(entry: Callable[[Any, Any], Any], *requests: Request, **options: Any) -> Reply:
-    return replied(requests, service(entry, **options).answer(requests))
-
-
-def batch(count: int) -> list[Request]:
-    return [rest(str(number), str(number).encode()) for number in range(count)]
-
-
-def raising(error: BaseException) -> Callable[[Any, Any], Any]:
-    def entry(data: Any, context: Any) -> Any:
-        raise error
-
-    return entry
-
-
-def giving(*values: Any) -> Callable[[Any, Any], Any]:
-    """Gives each request of a batch its value; one value is for all of them."""
-    return lambda data, context: list(values) if len(values) > 1 else [values[0] for _ in data]
-
-
-def failure(item: PredictionItem) -> tuple[int, str]:
-    """Status and message of an item that failed, as the frontend writes errors itself."""
-    content = json.loads(bytes(item.body))
-    assert list(content) == ["code", "type", "message"]
-    assert (content["code"], content["type"]) == (item.status, "InternalServerException")
-    assert item.content_type == "application/json"
-    return item.status, content["message"]
-
+from serving.protocol import Parameter, Reply, Request
+from serving.worker.answering.replies import SUCCESS
+from tests.serving.worker.frontend import REST, bodies, grpc, rest
+from tests.serving.worker.handled import (
+    NEXT,
+    PredictionException,
+    ask,
+    batch,
+    failure,
+    giving,
+    raising,
+    replied,
+    service,
+)
 
 # ---- the table of what handlers give ---------------------------------------------------------------------------------
 
@@ -208,7 +148,7 @@ def test_what_is_to_end_the_process_is_not_held_up() -> None:
 
 
 def picky(calls: list[int]) -> Callable[[Any, Any], Any]:
-    """Fails on one request, after it has set a status and a header for all."""
+    """Fail on one request, after setting a status and a header for all."""
 
     def entry(data: Any, context: Any) -> Any:
         calls.append(len(data))
@@ -237,7 +177,7 @@ def test_it_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
         b"6",
         b"7",
     ]
-    # What the attempt that failed has set is forgotten.
+    # The settings of the attempt that failed are forgotten.
     assert reply.items[0].headers == {"x-seen": "1"}
     assert reply.items[0].phrase == ""
     assert (reply.items[5].phrase, reply.items[5].headers) == ("Service Unavailable", {})
@@ -294,7 +234,7 @@ def test_one_answer_that_cannot_be_sent() -> None:
 
 
 class Failing:
-    """Fails when it is turned into a text or a number, or listed."""
+    """An object that fails when it is turned into a text or a number, or listed."""
 
     def __str__(self) -> str:
         raise OSError("secret")
@@ -308,7 +248,7 @@ class FailingList(list[Any]):
 
 
 class Lazy(list[Any]):
-    """What a handler gives, with one item that fails when it is taken."""
+    """A handler's list, with one item that fails when it is taken."""
 
     def __getitem__(self, index: Any) -> Any:
         if index == 1:
@@ -354,91 +294,7 @@ def test_a_wrong_length_for_a_batch_may_be_right_for_one() -> None:
     assert bodies(ask(lambda data, context: [data[0]["body"]], *batch(3))) == [b"0", b"1", b"2"]
 
 
-# ---- statuses, headers and bodies ------------------------------------------------------------------------------------
-
-
-def with_context(change: Callable[[Any], Any], value: Any = b"body") -> Callable[[Any, Any], Any]:
-    def entry(data: Any, context: Any) -> Any:
-        change(context)
-        return [value] * len(data)
-
-    return entry
-
-
-def only(entry: Callable[[Any, Any], Any], request: Request | None = None) -> PredictionItem:
-    (item,) = ask(entry, request or rest("0")).items
-    return item
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [(201, 201), ("404", 404), (None, 200), (404.0, 404), ("teapot", 500), ([], 500), (math.inf, 500), (-1, 500)],
-)
-def test_the_status(status: Any, expected: int) -> None:
-    assert only(with_context(lambda context: context.set_response_status(code=status, idx=0))).status == expected
-
-
-@pytest.mark.parametrize(
-    ("phrase", "expected"), [("Größe", "Größe"), (None, ""), ("a\r\nb", "a  b"), (404, "404"), ("\ud800", "?")]
-)
-def test_the_phrase(phrase: Any, expected: str) -> None:
-    assert only(with_context(lambda context: context.set_response_status(200, phrase, 0))).phrase == expected
-
-
-def test_each_request_has_its_own() -> None:
-    def change(context: Any) -> None:
-        context.set_response_status(404, "No", idx=1)
-        context.set_response_header(2, "x", "y")
-        context.set_response_content_type(0, "text/plain; charset=ü")
-
-    first, second, third = ask(with_context(change), *batch(3)).items
-    assert (first.content_type, first.headers) == ("text/plain; charset=ü", {"content-type": "text/plain; charset=ü"})
-    assert (second.status, second.phrase, second.headers) == (404, "No", {})
-    assert (third.status, third.headers) == (200, {"x": "y"})
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("x-count", 3, {"x-count": "3"}),
-        ("x-name", "Zoë", {"x-name": "Zoë"}),
-        ("x-none", None, {"x-none": "None"}),
-        ("x-line", "a\r\nset-cookie: b", {"x-line": "a  set-cookie: b"}),
-        ("bad name", "x", {}),
-        (7, "x", {"7": "x"}),
-    ],
-)
-def test_headers_of_the_answer(name: Any, value: Any, expected: dict[str, str]) -> None:
-    assert only(with_context(lambda context: context.set_response_header(0, name, value))).headers == expected
-
-
-def test_a_content_type_that_is_no_text() -> None:
-    item = only(with_context(lambda context: context.set_response_content_type(0, None)))
-    assert item.content_type == ""
-
-
-def test_arrays_in_json() -> None:
-    item = only(giving({"scores": np.array([0.5, 0.25]), "best": np.int64(0)}))
-    assert json.loads(bytes(item.body)) == {"scores": [0.5, 0.25], "best": 0}
-
-
-def test_an_answer_larger_than_the_frontend_takes_is_an_error_of_its_own() -> None:
-    small, large = ask(giving(b"x", b"x" * 7_000_000), *batch(2)).items
-    assert (small.status, large.status) == (200, 507)
-
-
-def test_an_error_status_reaches_grpc() -> None:
-    """It has neither a status nor headers for items: only the code of the reply is an error there."""
-    entry = with_context(lambda context: context.set_response_status(404, "No", 0), b'{"message": "not here"}')
-    assert ask(entry, grpc("0")) == Reply(404, "not here")
-    assert ask(entry, rest("0")).items[0].status == 404
-    other = with_context(lambda context: context.set_response_status(500, "No", 0), b"\xffnot JSON")
-    assert ask(other, grpc("0")) == Reply(500, "�not JSON")
-    (item,) = replied([grpc("0")], service(entry).answer([grpc("0")]), items_only=True).items
-    assert (item.status, item.headers) == (404, {NEXT: "false"})
-
-
-# ---- what a handler is told ------------------------------------------------------------------------------------------
+# ---- what a handler gets ---------------------------------------------------------------------------------------------
 
 
 def seen(request: Request) -> tuple[dict[str, Any], Any]:
@@ -524,7 +380,7 @@ def test_the_time_is_told_but_not_for_every_request(caplog: pytest.LogCaptureFix
 
 
 def test_each_kind_of_request_runs_apart() -> None:
-    """Handlers look at the first request to tell what all of a batch want."""
+    """Handlers look at the first request for what all of a batch want."""
     calls = []
 
     def entry(data: Any, context: Any) -> Any:
@@ -572,157 +428,6 @@ def test_an_entry_that_takes_one_request_at_a_time() -> None:
 
     assert bodies(ask(entry, *batch(3), one_by_one=True)) == [b"0", b"1", b"2"]
     assert calls == [1, 1, 1]
-
-
-# ---- streams ---------------------------------------------------------------------------------------------------------
-
-
-def streaming(text: str) -> Callable[[Any, Any], Any]:
-    return with_context(lambda context: context.set_response_header(0, NEXT, text))
-
-
-def streamed(text: str | None) -> Callable[[Any, Any], Any]:
-    """Sends a part, as far as the service knows, and then the rest."""
-
-    def change(context: Any) -> None:
-        context.cl_socket.streamed.add(context.get_request_id(0))
-        if text is not None:
-            context.set_response_header(0, NEXT, text)
-
-    return with_context(change)
-
-
-@pytest.mark.parametrize(
-    ("entry", "over_http", "over_grpc"),
-    [
-        (giving(b"body"), None, "false"),
-        (streaming("false"), None, "false"),  # alone it would be a body without a head
-        (streaming("true"), None, "false"),  # there is no more: this is the answer
-        (streamed("true"), "false", "false"),  # as TorchServe's function leaves it
-        (streamed("false"), "false", "false"),
-    ],
-)
-def test_the_end_of_an_answer(entry: Callable[[Any, Any], Any], over_http: str | None, over_grpc: str) -> None:
-    assert only(entry).headers.get(NEXT) == over_http
-    assert only(entry, grpc("0")).headers.get(NEXT) == over_grpc
-
-
-def test_all_of_grpc_have_it() -> None:
-    """Without it the frontend would kill the worker if the client has asked for a stream."""
-
-    def entry(data: Any, context: Any) -> Any:
-        if len(data) == 1:
-            raise ValueError
-        return [b"ok", object(), b"ok", object()]
-
-    reply = ask(entry, grpc("0"), grpc("1"), rest("2"), rest("3"))
-    assert [item.headers.get(NEXT) for item in reply.items] == ["false", "false", None, None]
-    reply = ask(raising(ValueError()), grpc("0"), rest("1"))
-    assert [item.headers.get(NEXT) for item in reply.items] == ["false", None]
-    (item,) = replied([grpc("0")], service(raising(ValueError())).answer([grpc("0")]), items_only=True).items
-    assert item.headers.get(NEXT) == "false"
-
-
-def test_a_stream_of_an_earlier_message_is_forgotten() -> None:
-    one = service(streamed(None))
-    one.answer([rest("0")])
-    assert one.sink.streamed == {"0"}
-    one.answer([rest("1")])
-    assert one.sink.streamed == {"1"}
-
-
-class Steps:
-    """A handler for continuous batching: each request has as many steps as its body says."""
-
-    def __init__(self) -> None:
-        self.left: dict[str, int] = {}
-
-    def __call__(self, data: Any, context: Any) -> Any:
-        for index, row in enumerate(data):
-            if row:
-                self.left[context.get_request_id(index)] = int(row["body"])
-        context.stopping_criteria = [self.stop(context.get_request_id(index)) for index in range(len(data))]
-        return [f"step {self.left[context.get_request_id(index)]}" for index in range(len(data))]
-
-    def stop(self, request_id: str) -> Callable[[Any], bool]:
-        def criterion(value: Any) -> bool:
-            self.left[request_id] -= 1
-            return self.left[request_id] <= 0
-
-        return criterion
-
-
-CONTINUOUS = {"continuous": True, "stateful": True}
-
-
-def marks(reply: Reply) -> list[str | None]:
-    return [item.headers.get(NEXT) for item in reply.items]
-
-
-def test_continuous_batching() -> None:
-    one = service(Steps(), **CONTINUOUS)
-
-    def step(*requests: Request) -> Reply:
-        return replied(requests, one.answer(requests), items_only=True)
-
-    assert marks(step(rest("a", b"3"), rest("b", b"1"))) == ["true", None]  # one that is over at once is no stream
-    assert marks(step(rest("a", None), rest("c", b"2"), grpc("d", b"1"), grpc("e", b"2"))) == [
-        "true",
-        "true",
-        "false",
-        "true",
-    ]
-    reply = step(rest("a", None), rest("c", None), Request("e"))
-    assert marks(reply) == ["false", "false", "false"]
-    assert bodies(reply) == [b"step 1"] * 3
-
-
-def test_a_description_between_the_steps_of_a_stream() -> None:
-    """A message of its own, or beside the others: the stream must still be ended."""
-    one = service(Steps(), **CONTINUOUS)
-    described = rest("d", b"1", describe="True")
-    assert marks(replied([rest("a")], one.answer([rest("a", b"3")]))) == ["true"]
-    one.answer([described])
-    requests = [rest("a", None), described]
-    assert marks(replied(requests, one.answer(requests))) == ["true", None]
-    assert marks(replied([rest("a")], one.answer([rest("a", None)]))) == ["false"]
-
-
-def test_a_client_of_a_stream_has_gone() -> None:
-    """The frontend asks no more for it, and may use its id for nothing else; the memory of it must go."""
-    one = service(Steps(), **CONTINUOUS)
-    one.answer([rest("a", b"9"), rest("b", b"9")])
-    one.answer([rest("b", None)])
-    assert one._open == {"b"}
-
-
-def test_a_step_that_fails() -> None:
-    steps = Steps()
-    one = service(steps, **CONTINUOUS)
-    one.answer([rest("a", b"3")])
-    del steps.left["a"]
-    requests = [rest("a", None), rest("b", b"1")]
-    reply = replied(requests, one.answer(requests), items_only=True)
-    assert reply.code == 200
-    assert marks(reply) == ["false", None]  # the stream ends, the other is an ordinary error
-    assert [failure(item)[0] for item in reply.items] == [503, 503]
-
-
-def test_stopping_criteria_that_do_not_say() -> None:
-    def entry(data: Any, context: Any) -> Any:
-        context.stopping_criteria = [lambda value: None] * len(data)
-        return [b"x"] * len(data)
-
-    assert marks(ask(entry, rest("0"), grpc("1"))) == [None, "false"]
-
-
-def test_stopping_criteria_that_fail() -> None:
-    def entry(data: Any, context: Any) -> Any:
-        context.stopping_criteria = [int] * len(data)
-        return [row["body"].decode() for row in data]
-
-    reply = ask(entry, rest("0", b"1"), rest("1", b"x"))
-    assert [item.status for item in reply.items] == [200, 503]
 
 
 # ---- always ----------------------------------------------------------------------------------------------------------
@@ -836,32 +541,6 @@ def test_every_request_has_exactly_one_answer(data: st.DataObject) -> None:
         assert len(requests) == 1
         assert not items_only
         assert reply.items == ()
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(-10, 1100) | st.none(), max_size=4), st.booleans(), st.booleans())
-def test_replies_of_answers_and_failures(codes: list[int | None], over_http: bool, items_only: bool) -> None:
-    requests = [Request(str(number), REST if over_http else {}) for number in range(len(codes))]
-    item = PredictionItem("", b"body")
-    answers: list[Answer] = [
-        replace(item, request_id=str(number)) if code is None else Failure(code, "failed")
-        for number, code in enumerate(codes)
-    ]
-    reply = replied(requests, answers, items_only=items_only)
-    if len(codes) == 1 and codes[0] not in (None, 200) and not items_only:
-        assert reply.message == "failed"
-        assert reply.code != 200 or codes == [200]
-    else:
-        assert [one.request_id for one in reply.items] == [request.request_id for request in requests]
-
-
-def test_the_item_of_a_failure_is_what_the_frontend_writes() -> None:
-    item = failure_item("1", Failure(507, 'a "reason"'))
-    assert bytes(item.body) == (
-        b'{\n  "code": 507,\n  "type": "InternalServerException",\n  "message": "a \\"reason\\""\n}\n'
-    )
-    assert (item.status, item.phrase, item.content_type) == (507, "Insufficient Storage", "application/json")
-    assert failure_item("1", Failure(799, "")).phrase == ""
 
 
 def test_the_threads_are_those_that_are_faster(two_threads):

@@ -18,8 +18,7 @@ from serving.worker.answering.service import Service
 from serving.worker.loading.loader import Model
 from serving.worker.loading.settings import Backend
 from tests.serving.worker.frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest, wait_for
-
-from .test_service import CACHE, Context, Sink
+from tests.serving.worker.handled import CACHE, Context, Sink
 
 SAMPLES = [
     {"input": "MAR-INF/samples/0/input.json", "contentType": "application/json"},
@@ -123,7 +122,7 @@ def test_what_a_handler_streams_goes_nowhere(folder: Path) -> None:
         return ["end"]
 
     service = run(entry, folder)
-    assert not service.sink.streamed
+    assert not service.streams.sink.streamed
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is told of a model that cannot be loaded."""
+"""The reports of a model that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.worker.loading.failures import ConfigError, HandlerError, WorkerErr
 
 
 def raised(file: Path, source: str) -> BaseException:
-    """What importing a file raises, with the traceback that it then has."""
+    """Return what importing a file raises, with the traceback that it then has."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(textwrap.dedent(source))
     spec = importlib.util.spec_from_file_location(file.stem, file)
@@ -25,7 +25,7 @@ def raised(file: Path, source: str) -> BaseException:
 
 
 def lines(error: BaseException, folder: Path) -> list[str]:
-    """The summary, and the traceback that stands above it."""
+    """Return the summary, and the traceback that stands above it."""
     text = failures.block("m", error, folder)
     assert text.endswith("\n\n")
     traceback, title, rest = text.removesuffix("\n\n").rpartition("Failed to load model m: ")

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from serving.protocol import Load, Parameter, Reply, Request
-from serving.worker.answering.service import Service, reply_to
+from serving.worker.answering.replies import reply_to
+from serving.worker.answering.service import Service
 from serving.worker.loading import loader
 from serving.worker.loading.failures import ConfigError, HandlerError
 from serving.worker.loading.loader import Model
@@ -48,7 +49,7 @@ FUNCTIONS = """
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An archive's folder, where modules are found; they go with the test. This process stays without torch."""
+    """Yield an archive's folder, where modules are found; they go with the test. This process stays without torch."""
     folder = tmp_path / "model"
     (folder / "MAR-INF").mkdir(parents=True)
     (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"model": {"modelName": "m", "modelVersion": "2.0"}}))
@@ -63,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def make(folder: Path) -> Make:
-    """Writes a handler and returns the name of its module, which no other test has."""
+    """Write a handler and return the name of its module, which no other test has."""
 
     def write(source: str, name: str = "") -> str:
         name = name or f"handler_{uuid.uuid4().hex}"
@@ -81,7 +82,7 @@ def load(folder: Path, handler: str | None, **fields: Any) -> Model:
 
 
 class Parts:
-    """Where nothing is streamed to."""
+    """A sink where nothing is streamed to."""
 
     def __init__(self) -> None:
         self.streamed: set[str] = set()
@@ -91,7 +92,7 @@ class Parts:
 
 
 def ask(model: Model, *values: Any) -> Reply:
-    """The reply to a batch of requests with JSON bodies, or with bytes."""
+    """Return the reply to a batch of requests with JSON bodies, or with bytes."""
     parameters = [
         Parameter("body", bytearray(value if isinstance(value, bytes) else json.dumps(value).encode()),
                   "" if isinstance(value, bytes) else "application/json")
@@ -128,7 +129,7 @@ def test_functions(folder: Path, make: Make, form: str, expected: bytes) -> None
 
 @pytest.mark.parametrize("form", ["{}", "{}.py", "a/{}.py", "{}:missing", "{}.py:missing"])
 def test_a_class(folder: Path, make: Make, form: str) -> None:
-    """It is found also where a function is named that there is not."""
+    """It is found also if the named function does not exist."""
     name = make(CLASS + "\n    from pathlib import Path as Imported\n")
     model = load(folder, form.format(name))
     assert bodies(ask(model, 1)) == [b"Handler"]
@@ -271,7 +272,7 @@ def test_those_that_only_torchserve_has(with_torch: None, tmp_path: Path) -> Non
 
 
 def test_a_built_in_handler_that_lacks_a_package(tmp_path: Path, with_torch: None) -> None:
-    """What is missing is told, not that there were no such handler."""
+    """The missing package is named; it is not reported as a missing handler."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ImportError, match="nvidia") as raised:
@@ -428,7 +429,7 @@ def test_no_metrics_named(folder: Path, make: Make) -> None:
 
 
 class _Missing(importlib.abc.MetaPathFinder):
-    """Finds no package `ts`."""
+    """A finder that finds no package `ts`."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if fullname.partition(".")[0] == "ts":

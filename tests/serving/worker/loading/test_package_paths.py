@@ -11,7 +11,7 @@ from tests.serving.worker.frontend import ROOT, SCRIPT
 
 
 def run(code: str, *, cwd: Path, options: tuple[str, ...] = ("-S",)) -> str:
-    """The output of a program in an interpreter where nothing of ours is installed."""
+    """Return the output of a program in an interpreter where nothing of ours is installed."""
     begin = f"""
         import sys
         sys.argv[0] = {str(SCRIPT)!r}
@@ -161,7 +161,7 @@ def test_the_sdk_that_an_import_finds_is_imported_once(tmp_path: Path) -> None:
 
 
 def test_a_built_in_handler_of_an_archives_own_sdk(tmp_path: Path) -> None:
-    """Which is of before there was a table of them."""
+    """It is older than the table of built-in handlers."""
     (tmp_path / "handlers").mkdir()
     (tmp_path / "handlers" / "__init__.py").write_text(OLD_SDK)
     code = """

@@ -1,4 +1,4 @@
-"""What model-config.yaml says to the worker."""
+"""The worker's part of model-config.yaml."""
 
 from __future__ import annotations
 

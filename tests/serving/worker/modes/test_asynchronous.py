@@ -1,12 +1,10 @@
-"""Requests side by side: each has its own answer, its own time, and whatever happens to it is its own affair."""
+"""Requests side by side: each has its own answer, and whatever happens to it is its own affair."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,27 +12,9 @@ from typing import Any
 
 import pytest
 
-from serving.protocol import PredictionItem, Reply, ReplyDecoder, Request, encode_reply
-from serving.worker.answering.service import Failure
 from serving.worker.modes import asynchronous
-from serving.worker.modes.asynchronous import last_items
-from tests.serving.worker.frontend import Server, Worker, archive, grpc, rest, wait_for
-
-NEXT = "ts_stream_next"
-IMPORTS = """
-import asyncio
-import json
-import os
-import sys
-import threading
-import time
-
-from ts.handler_utils.utils import send_intermediate_predict_response
-from ts.service import PredictionException
-
-def part(context, text):
-    send_intermediate_predict_response([text], context.request_ids, "part", 200, context)
-"""
+from tests.serving.worker.asynchronous import IMPORTS, NEXT, SLOW, answer, answers, error, load
+from tests.serving.worker.frontend import Server, archive, grpc, rest, wait_for
 
 
 @pytest.fixture
@@ -43,120 +23,11 @@ def server(server: Server) -> Iterator[Server]:
         yield server
 
 
-def load(server: Server, folder: Path, source: str, **config: Any) -> Worker:
-    """A worker that has loaded a handler."""
-    settings = {"asyncCommunication": True, **config}
-    worker = server.worker(archive(folder / "model", IMPORTS + source, config=settings))
-    reply = worker.load(folder / "model", batch_size=1)
-    assert reply == Reply(200, "loaded model model"), worker.out.text
-    return worker
-
-
-def answers(worker: Worker, count: int) -> dict[str, list[PredictionItem]]:
-    """What comes until so many requests have their answer, by request."""
-    found: dict[str, list[PredictionItem]] = {}
-    while count:
-        reply = worker.reply()
-        assert reply.code == 200
-        for item in reply.items:
-            found.setdefault(item.request_id, []).append(item)
-            count -= item.headers.get(NEXT) == "false"
-    return found
-
-
-def answer(worker: Worker, body: bytes = b"") -> bytes:
-    """The body of the answer to a request over HTTP, which is not streamed."""
-    worker.send(rest("1", body))
-    item, _ = answers(worker, 1)["1"]
-    return bytes(item.body)
-
-
-def error(item: PredictionItem) -> tuple[int, str]:
-    """Status and message of a failure, which looks as the frontend would write it."""
-    content = json.loads(bytes(item.body))
-    assert content["code"] == item.status
-    assert item.content_type == "application/json"
-    return item.status, content["message"]
-
-
-# ---- what ends a request ---------------------------------------------------------------------------------------------
-
-ITEM = PredictionItem("1", b"body", headers={"x": "y"})
-END = PredictionItem("1", b"", headers={NEXT: "false"})
-
-
-def test_an_http_answer_is_an_ordinary_one_and_then_the_end() -> None:
-    assert last_items(rest("1"), ITEM, streamed=False) == (ITEM, END)
-
-
-def test_what_the_handler_says_of_more_to_come_is_not_so() -> None:
-    item = PredictionItem("1", b"body", headers={"x": "y", NEXT: "true"})
-    assert last_items(rest("1"), item, streamed=False) == (ITEM, END)
-
-
-@pytest.mark.parametrize(
-    ("request_", "streamed"),
-    [(rest("1"), True), (grpc("1"), False), (grpc("1"), True), (Request("1", {"describe": "True"}), False)],
-    ids=["stream", "grpc", "grpc stream", "description"],
-)
-def test_all_others_end_with_their_last_item(request_: Request, streamed: bool) -> None:
-    (item,) = last_items(request_, ITEM, streamed=streamed)
-    assert item == PredictionItem("1", b"body", headers={NEXT: "false", "x": "y"})
-
-
-def test_a_prediction_that_calls_itself_a_description_is_none() -> None:
-    assert last_items(rest("1", describe="True"), ITEM, streamed=False) == (ITEM, END)
-
-
-def test_a_failure_has_the_shape_of_the_frontends_errors() -> None:
-    item, end = last_items(rest("1"), Failure(404, "not here"), streamed=False)
-    assert error(item) == (404, "not here")
-    assert end == END
-    (last,) = last_items(rest("1"), Failure(404, "not here"), streamed=True)
-    assert last.headers == {NEXT: "false"}
-
-
-# ---- the outbox ------------------------------------------------------------------------------------------------------
-
-
-def test_nobody_waits_for_a_frontend_that_does_not_read() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        outbox = asynchronous._Outbox(ours)
-        frames = [encode_reply(Reply(200, str(number), (PredictionItem("1", b"x" * 300_000),))) for number in range(9)]
-        for frame in frames:
-            outbox.put(frame)
-        outbox.wait(sum(map(len, frames)))  # less is unsent
-        begin = time.monotonic()
-        outbox.wait(0, 0.05)
-        assert time.monotonic() - begin >= 0.04
-        waits = threading.Thread(target=outbox.wait, args=(0,))
-        waits.start()
-        decoder = ReplyDecoder()
-        for number in range(9):
-            while (reply := decoder.next_message()) is None:
-                decoder.feed(theirs.recv(1 << 20))
-            assert reply.message == str(number)
-        waits.join(10)
-        assert not waits.is_alive()
-
-
-def test_what_nobody_reads_any_more_is_dropped() -> None:
-    ours, theirs = socket.socketpair()
-    outbox = asynchronous._Outbox(ours)
-    outbox.put(b"x" * 3_000_000)
-    theirs.close()
-    outbox.wait(0)
-    outbox.put(b"x")
-    outbox.wait(0)
-    ours.close()
-
-
 # ---- the loop --------------------------------------------------------------------------------------------------------
 
 
 def usable(loop: asyncio.AbstractEventLoop, change: Any) -> tuple[asyncio.AbstractEventLoop, bool]:
-    """The loop after the handler has done something, and whether it is the thread's."""
+    """Return the loop after the handler has done something, and whether it is the thread's."""
     asyncio.set_event_loop(loop)
     try:
         change()
@@ -247,7 +118,7 @@ def test_an_initialization_that_fails_is_told() -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        asynchronous._settle(initialize(None), True)  # a function that takes for granted that there is data
+        asynchronous._settle(initialize(None), True)  # a function that expects data
         with pytest.raises(AttributeError):
             asynchronous._settle(initialize(None), False)
         with pytest.raises(ValueError, match="model"):
@@ -487,69 +358,7 @@ def test_many_parts_stay_in_order(server: Server, tmp_path: Path) -> None:
     assert [len(item.body) for item in items] == [100_000] * 200 + [3]
 
 
-# ---- time ------------------------------------------------------------------------------------------------------------
-
-SLOW = """
-class Handler:
-    def initialize(self, context):
-        self.cancelled = []
-
-    async def handle(self, data, context):
-        wish = bytes(data[0]["body"]).decode()
-        if wish == "cancelled":
-            return [" ".join(self.cancelled)]
-        if wish == "parts":
-            for _ in range(4):
-                await asyncio.sleep(0.5)
-                part(context, ".")
-            return ["end"]
-        if wish == "part":
-            part(context, "one")
-        if wish == "block":
-            time.sleep(600)
-        try:
-            await self.hang(wish)
-        finally:
-            self.cancelled.append(wish)
-            if wish == "part":
-                part(context, "late")
-        return ["late"]
-
-    async def hang(self, wish):
-        await asyncio.sleep(600)
-"""
-LATE = "within 1 s (responseTimeout in model-config.yaml)."
-
-
-def test_time_is_kept_for_each_request(server: Server, tmp_path: Path) -> None:
-    worker = load(server, tmp_path, SLOW, responseTimeout=1)
-    for wish in ("hang", "part", "parts"):
-        worker.send(rest(wish, wish.encode()))
-    found = answers(worker, 3)
-    assert error(found["hang"][0]) == (500, f"The handler gave no answer {LATE}")
-    assert bytes(found["part"][0].body) == b"one"
-    assert error(found["part"][1]) == (500, f"The handler gave no further part of its answer {LATE}")
-    assert [bytes(item.body) for item in found["parts"]] == [b".", b".", b".", b".", b"end"]
-    assert sorted(answer(worker, b"cancelled").split()) == [b"hang", b"part"]
-    text = worker.out.wait("Request part:")
-    assert f"Request hang: The handler gave no answer {LATE} It is here:" in text
-    assert "await self.hang(wish)" in text
-    assert "await asyncio.sleep(600)" in text
-    assert "asynchronous.py" not in text
-
-
-@pytest.mark.parametrize("others", [0, 2])
-def test_a_worker_whose_loop_hangs_answers_and_is_replaced(server: Server, tmp_path: Path, others: int) -> None:
-    worker = load(server, tmp_path, SLOW, responseTimeout=1)
-    worker.send(rest("block", b"block"))
-    for name in ("next", "last")[:others]:
-        worker.send(rest(name, b"hang"))
-    found = answers(worker, 1 + others)
-    assert error(found.pop("block")[0]) == (500, f"The handler gave no answer {LATE}")
-    for item, _ in found.values():
-        assert error(item) == (500, "The worker is replaced: its handler hangs.")
-    assert server.status(worker) == 1
-    assert "time.sleep(600)" in worker.out.wait("This worker of model is replaced")
+# ---- how many --------------------------------------------------------------------------------------------------------
 
 
 def test_no_more_is_read_than_may_be_in_flight(server: Server, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ NEXT = "ts_stream_next"
 
 
 def load(server: Server, folder: Path, source: str, *, environ: dict[str, str] | None = None, **config: Any) -> Worker:
-    """A worker that has loaded a handler."""
+    """Return a worker that has loaded a handler."""
     folder = archive(folder / "model", source, config=config or None)
     worker = server.worker(folder, **(environ or {}))
     assert worker.load(folder) == Reply(200, "loaded model model"), worker.out.text

@@ -1,4 +1,4 @@
-"""Two batches at once: that they overlap, that each is its own, and who is spared the second thread."""
+"""Two batches at once: that they overlap, that each is its own, and when the second thread stays idle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PREPARER = "torchmar-preparer"
 
 
 class Metrics:
-    """Records what is added, with the requests that it was added for."""
+    """A recorder of what is added, with the requests that it was added for."""
 
     def __init__(self) -> None:
         self.request_ids: Any = None
@@ -52,7 +52,7 @@ class Metrics:
 
 
 class Handler(BaseHandler):
-    """Answers each request with its body and its header `name`; what a batch is up to goes to the diary."""
+    """A handler that answers each request with its body and its header `name`; the diary has what a batch is up to."""
 
     pipelined: bool | None = True
 
@@ -63,14 +63,14 @@ class Handler(BaseHandler):
         self.released: dict[str, threading.Event] = {}
 
     def note(self, what: str, texts: list[str]) -> None:
-        """Tells the test, and waits where it was told to."""
+        """Tell the test, and wait where it asked for it."""
         entry = f"{what} {' '.join(texts)}"
         self.diary.append(entry)
         if released := self.released.get(entry):
             assert released.wait(TIMEOUT_S)
 
     def stop_at(self, entry: str) -> threading.Event:
-        """Lets a hook wait for the event when it comes to this entry."""
+        """Let a hook wait for the event when it comes to this entry."""
         return self.released.setdefault(entry, threading.Event())
 
     def reached(self, entry: str) -> bool:
@@ -134,7 +134,7 @@ class Client(Peer):
         return body.decode()
 
     def is_released(self) -> bool:
-        """Whether the process that serves has closed the lifeline."""
+        """Return whether the process that serves has closed the lifeline."""
         self.lifeline.settimeout(TIMEOUT_S)
         return self.lifeline.recv(1) == b""
 
@@ -174,7 +174,7 @@ class Fixture:
         self.clients.append(first.loaded())
 
     def _watched(self, name: str) -> Any:
-        """A method of the intake that notes who calls it out of turn."""
+        """Return a method of the intake that notes callers out of turn."""
         method = getattr(shared.Server, name)
 
         def watched(server: shared.Server, *args: Any) -> Any:
@@ -200,7 +200,7 @@ class Fixture:
         return client
 
     def join(self, count: int) -> list[Client]:
-        """As many workers, with the first."""
+        """Connect as many workers, with the first."""
         while len(self.clients) < count:
             self.client().loaded()
         return self.clients
@@ -221,7 +221,7 @@ class Fixture:
 
 @contextmanager
 def serving(handler: Any, config: dict[str, Any] | None = None, **backend: Any) -> Iterator[Fixture]:
-    """A shared process whose handler is this one."""
+    """Yield a shared process whose handler is this one."""
     with pytest.MonkeyPatch.context() as patch:
         fixture = Fixture(handler, patch, config, **backend)
         try:
@@ -240,7 +240,7 @@ def no_thread_stays() -> Iterator[None]:
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second thread is at work whenever it can be."""
+    """Keep the second thread at work whenever it can be."""
     monkeypatch.setattr(pipeline._Costs, "pay", lambda _: True)
 
 
@@ -775,7 +775,7 @@ def test_without_torch_there_is_nothing_to_hand_on(monkeypatch: pytest.MonkeyPat
     kept.keep()
 
 
-# ---- who may -------------------------------------------------------------------------------------------------------
+# ---- which handlers may ---------------------------------------------------------------------------------------------
 
 
 class Stateful(BaseHandler):

@@ -54,7 +54,7 @@ def pid_of(worker: Worker) -> int:
 
 
 class Gate:
-    """Holds up the handler with a request of its own, while others wait."""
+    """A gate that holds up the handler with a request of its own, while others wait."""
 
     def __init__(self, folder: Path, worker: Worker) -> None:
         self._path = folder / "gate"
@@ -63,7 +63,7 @@ class Gate:
         assert wait_for(Path(f"{self._path}.begun").exists)
 
     def open(self) -> Reply:
-        """The answer to the request that held it up."""
+        """Return the answer to the request that held it up."""
         self._path.touch()
         return self._worker.reply()
 
@@ -277,7 +277,7 @@ def test_a_connection_that_breaks_the_protocol_ends_alone(server: Server, tmp_pa
 
 
 def test_a_request_of_a_worker_that_has_gone(server: Server, tmp_path: Path) -> None:
-    """It may run once more, as the frontend gives it to another worker; but it holds up nobody."""
+    """It may run once more, as the frontend gives it to another worker; but it holds up no other."""
     first, one, other = workers(server, make(tmp_path), 3)
     gate = Gate(tmp_path, first)
     one.send(rest("1", b"lost"))
@@ -412,7 +412,7 @@ def test_the_configuration_of_an_archive_that_is_wrong_is_told(server: Server, t
 
 
 def test_the_prefork_process_is_killed(tmp_path: Path, server_of_its_own: Callable[[], Server]) -> None:
-    """Who is here is served on, until the last one goes; and a new prefork process serves who comes."""
+    """The workers that are here are served on, until the last one goes; a new prefork process serves new ones."""
     server = server_of_its_own()
     folder = make(tmp_path)
     one, other = workers(server, folder, 2)

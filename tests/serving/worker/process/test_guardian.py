@@ -1,4 +1,4 @@
-"""The thread that ends a process whose work nobody wants, in processes of their own."""
+"""The thread that ends a process whose work is no longer wanted, in processes of their own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Program:
         self.err = Log(os.dup(self.process.stderr.fileno()))
 
     def end(self) -> tuple[int, str, str]:
-        """Exit code and output; it must end by itself."""
+        """Return exit code and output; it must end by itself."""
         return self.process.wait(TIMEOUT_S), self.out.rest(), self.err.rest()
 
     def close(self) -> None:
@@ -324,7 +324,7 @@ def test_also_where_nothing_can_be_told_any_more(run: Callable[..., Program]) ->
 
 
 def test_a_second_thread_in_the_handler(run: Callable[..., Program]) -> None:
-    """The one that has been there for longer is told of."""
+    """The one that has been there for longer is reported."""
     code = """
         import threading
 

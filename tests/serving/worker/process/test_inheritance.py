@@ -1,4 +1,4 @@
-"""What a worker has of the frontend, and gives to what its handler starts, is what it is under TorchServe's worker."""
+"""A worker inherits from the frontend, and passes on to its handler's children, the same as TorchServe's worker."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SOURCE = """
         if data:
             return [{way.__name__: way() for way in (popen, with_everything, system, spawned, forked)}]
 """
-# What the server has, and its prefork process, which was started before, has not: Java itself raises limits, an
+# Settings of the server that its prefork process, which was started before, lacks: Java itself raises limits, an
 # administrator may have changed the rest.
 CHANGES = """
     import resource, signal
@@ -81,7 +81,7 @@ _OWN = re.compile(
 
 
 def _normal(text: str) -> list[str]:
-    """Without what is another process's anyway."""
+    """Return the values without what is another process's anyway."""
     lines = [re.sub(r"(pipe|socket|anon_inode):?\[.*\]", r"\1", line) for line in text.splitlines()]
     # A signal of glibc's own is ignored by what posix_spawn starts: by Java's workers, and not by those of this server.
     lines = [re.sub(r"(SigIgn:\t0{8})8(?=[0-9a-f]{7}$)", r"\g<1>0", line) for line in lines]

@@ -1,4 +1,4 @@
-"""A worker ends, in whatever way: its client is told at once, and what it has started ends with it."""
+"""A worker ends, in whatever way: its client knows at once, and what it has started ends with it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ BEGIN = """
 
 
 class Program:
-    """A process with the given pipes, that does its next step when told to."""
+    """A process with the given pipes, that does its next step at a command."""
 
     def __init__(self, code: str, fds: tuple[int, ...]) -> None:
         reader, self._steps = os.pipe()
@@ -40,7 +40,7 @@ class Program:
         os.write(self._steps, b".")
 
     def end(self) -> tuple[int, str, str]:
-        """Exit code, and what went to its first standard output and error."""
+        """Return the exit code, and what went to its first standard output and error."""
         os.close(self._steps)
         out, err = self.process.communicate(timeout=TIMEOUT_S)
         return self.process.returncode, out.decode(), err.decode()
@@ -134,7 +134,7 @@ class Pipe:
         self.reader, self.writer = os.pipe()
 
     def read(self, text: str) -> None:
-        """Reads exactly this."""
+        """Read exactly this."""
         found = b""
         while len(found) < len(text):
             data = os.read(self.reader, len(text) - len(found))
@@ -153,7 +153,7 @@ class Pipe:
 
 @pytest.fixture
 def pipes() -> Iterator[list[Pipe]]:
-    """Standard output and error of two workers."""
+    """Yield standard output and error of two workers."""
     pipes = [Pipe() for _ in range(4)]
     yield pipes
     for pipe in pipes:
@@ -233,7 +233,7 @@ def test_a_further_worker_that_goes_changes_nothing(run: Callable[..., Program],
 def test_a_line_that_was_begun_for_the_first_worker_goes_on_at_the_other(
     run: Callable[..., Program], pipes: list[Pipe]
 ) -> None:
-    """More than a pipe takes, of which nobody reads the rest; and no line is written twice."""
+    """More than a pipe takes, of which the rest is never read; and no line is written twice."""
     code = """
         print("x" * 1_000_000)
         print("end")

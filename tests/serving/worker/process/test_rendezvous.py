@@ -1,4 +1,4 @@
-"""How the processes of the backend find each other, and what they say."""
+"""How the processes of the backend find each other, and their messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMPORTED = "from serving.worker.process import rendezvous as r"
 
 @pytest.fixture
 def name() -> str:
-    """Of nobody else: a test has no process number of its own, but a socket of this process has a number."""
+    """Return a name of its own: a test has no process number, but a socket of this process has a number."""
     with socket.socket() as unique:
         unique.bind(("127.0.0.1", 0))
         return f"\0torchmar-test-{os.getpid()}-{unique.getsockname()[1]}"

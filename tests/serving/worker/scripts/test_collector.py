@@ -1,4 +1,4 @@
-"""What the frontend gets once a minute, and that it gets it whatever is broken."""
+"""The frontend's answer once a minute, whatever is broken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serving.worker.scripts import collector
 
 HOME = Path(worker_file).parent / "home"
 SCRIPT = HOME / "ts" / "metrics" / "metric_collector.py"
-# The grammar of Metric.java, as the contract tells it.
+# The grammar of Metric.java, from the contract.
 GAUGE = re.compile(
     r"(?P<name>[A-Za-z0-9_\s]+)\.(?P<unit>[A-Za-z0-9_\s]+):(?P<value>[0-9\-.e]+)"
     r"\|#(?P<dimensions>[^|]*)\|#hostname:(?P<host>[^,]+),(?P<time>[0-9]+)"
@@ -42,7 +42,7 @@ TABLE = "0, 35, 40000, 80000\n1, [N/A], 500, [N/A]\n2, [Not Supported], [N/A], 8
 def ask(
     pids: str, *arguments: str, path: str = "", options: tuple[str, ...] = ()
 ) -> tuple[list[str], list[str], list[str]]:
-    """Run the script as the frontend does; the gauges, the memory lines and what was said on standard error."""
+    """Run the script as the frontend does; return the gauges, the memory lines and the text on standard error."""
     done = subprocess.run(
         [sys.executable, *options, "ts/metrics/metric_collector.py", *arguments],
         cwd=HOME,
@@ -84,7 +84,7 @@ def dead() -> int:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path) -> Path:
-    """A folder with a stand-in for the program; what it prints is a real one's form."""
+    """Return a folder with a stand-in for the program; what it prints is a real one's form."""
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\necho called >> {tmp_path}/calls\nprintf '%s' '{TABLE}'\n")
     program.chmod(0o755)

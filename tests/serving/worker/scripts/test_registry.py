@@ -1,4 +1,4 @@
-"""Which process does the work of which worker."""
+"""The process behind each worker."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def run(python: Path, code: str) -> str:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter without torchmar, whose packages come in each of the ways there are."""
+    """Return an interpreter without torchmar, whose packages come in each of the ways there are."""
     root = tmp_path_factory.mktemp("base é")
     folder = root / "env"
     venv.create(folder, symlinks=True)
@@ -55,7 +55,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script makes of it, run as the frontend does, over something that was there before."""
+    """Return what the script makes of it, run as the frontend does, over something that was there before."""
     root = tmp_path_factory.mktemp("model")
     target = root / "venv"
     target.mkdir()
@@ -70,6 +70,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow  # pip, twice
 def test_it_replaces_what_was_there(made: Path) -> None:
     assert not (made / "leftover").exists()
 

@@ -206,7 +206,7 @@ def test_nothing_of_other_workers_is_open(server: Server, tmp_path: Path) -> Non
     for index, files in enumerate(opened):
         for others in opened[index + 1 :]:
             assert not files & others
-    # When the first one is killed, its pipes and its connection end, whoever lives on.
+    # When the first one is killed, its pipes and its connection end, whichever worker lives on.
     workers[0].kill()
     workers[0].out.rest()
     workers[0].err.rest()

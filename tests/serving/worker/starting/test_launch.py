@@ -1,4 +1,4 @@
-"""The process that the frontend executes, and who does its work."""
+"""The process that the frontend executes, and the process that does its work."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_port_that_is_taken() -> None:
     assert "Address already in use" in err
 
 
-# ---- who does the work -----------------------------------------------------------------------------------------------
+# ---- the process that does the work ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("environ", [{"TORCHMAR_PREFORK": "0"}, {"LOCAL_RANK": "0"}])
@@ -192,7 +192,7 @@ def test_the_worker_itself_where_a_module_of_the_archive_must_come_first(server:
 
 
 def test_the_worker_itself_where_the_model_has_an_environment_of_its_own(server: Server, tmp_path: Path) -> None:
-    """It is told, too, that TorchServe's package cannot be imported there."""
+    """It also learns that TorchServe's package cannot be imported there."""
     folder = archive(tmp_path / "model", PID)
     venv.create(folder / "venv", symlinks=True)
     worker = server.start(folder, python=str(folder / "venv" / "bin" / "python")).connect()

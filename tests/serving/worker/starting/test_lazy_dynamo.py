@@ -20,7 +20,7 @@ PACKAGES = {
 
 
 def run(code: str, folder: Path) -> list[str]:
-    """What a new interpreter prints, with the folder before all others on its path."""
+    """Return what a new interpreter prints, with the folder before all others on its path."""
     program = f"import sys\nsys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]\n" + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -29,7 +29,7 @@ def run(code: str, folder: Path) -> list[str]:
 
 @pytest.fixture
 def fake(tmp_path):
-    """Runs code beside packages of those names, with these lines in the module that imports the compiler."""
+    """Run code beside packages of those names, with these lines in the module that imports the compiler."""
 
     def start(lines: str, code: str) -> list[str]:
         for name, text in {**PACKAGES, "torchvision/ops/roi_align.py": textwrap.dedent(lines)}.items():

@@ -90,7 +90,7 @@ def test_a_model_that_cannot_be_loaded(plain_server: Server, tmp_path: Path) -> 
 
 
 def test_the_frontend_dies_while_the_handler_is_busy(plain_server: Server, tmp_path: Path) -> None:
-    """Nobody kills the worker then."""
+    """Nothing kills the worker then."""
     source = """
         import time
 

@@ -26,7 +26,8 @@ from serving.protocol import Load, encode_load
 from serving.worker.process import inheritance, rendezvous
 from serving.worker.process.arguments import Arguments
 from serving.worker.starting.child import Guest
-from serving.worker.starting.prefork import _Prefork, _Worker
+from serving.worker.starting.prefork import _Prefork
+from serving.worker.starting.processes import Worker
 from tests.serving.worker.frontend import (
     METRICS,
     SCRIPT,
@@ -74,7 +75,7 @@ class Thins:
         return connection
 
     def thin(self, folder: Path, **changes: Any) -> Thin:
-        """What a thin process does up to the answer."""
+        """Do what a thin process does up to the answer."""
         changes = {"path": [*self._path, str(folder), *filter(None, sys.path)], **changes}
         thin = Thin(self.connect(), folder, f"{self._folder.name}/.ts.sock.{next(self._numbers)}", changes)
         self.thins.append(thin)
@@ -129,7 +130,7 @@ class Prefork(Thins):
 
 
 class Thin:
-    """Plays a thin process."""
+    """A stand-in for a thin process."""
 
     def __init__(self, control: socket.socket, folder: Path, path: str, changes: dict[str, Any]) -> None:
         self.control, self.path, self.folder = control, path, folder
@@ -161,7 +162,7 @@ class Thin:
         return self.control.recv(1)
 
     def connect(self) -> Peer:
-        """The frontend connects."""
+        """Connect as the frontend."""
         self.peer = Peer(socket.socket(socket.AF_UNIX))
         self.peer.sock.connect(self.path)
         return self.peer
@@ -174,7 +175,7 @@ class Thin:
         return peer
 
     def status(self) -> int:
-        """What the prefork process tells of the end."""
+        """Return what the prefork process reports of the end."""
         data = self.control.recv(5)
         assert data[:1] == rendezvous.EXITED, data
         code: int = rendezvous.STATUS.unpack(data[1:])[0]
@@ -184,7 +185,7 @@ class Thin:
         return self.lifeline.recv(1) == b""
 
     def die(self) -> None:
-        """What all see when a process is killed."""
+        """Imitate the end of a process that is killed."""
         self.control.close()
         self.lifeline.close()
         if self._stdin >= 0:
@@ -214,7 +215,7 @@ def prefork(_prefork: Prefork) -> Iterator[Prefork]:
 
 @pytest.fixture
 def complete(server: Server) -> Iterator[Thins]:
-    """One that has imported all that it will."""
+    """Yield one that has imported all that it will."""
     thins = Thins(server.pid)
     yield thins
     thins.close()
@@ -377,7 +378,7 @@ def test_no_descriptor_of_a_message_stays_open(prefork: Prefork, tmp_path: Path)
 
 
 def test_who_says_nothing_holds_up_nobody(prefork: Prefork, tmp_path: Path) -> None:
-    """Neither those who are silent from the beginning nor those who stop in the middle."""
+    """Neither processes that are silent from the beginning nor those that stop in the middle."""
     silent = [prefork.connect() for _ in range(10)]
     for connection in silent[5:]:
         connection.sendall(b"\0\0\1\0abc")
@@ -546,7 +547,7 @@ def test_a_stopped_process_does_not_stop_the_others(prefork: Prefork, tmp_path: 
 
 @pytest.fixture
 def another(without_torch: Path) -> Iterator[Callable[[], Prefork]]:
-    """Starts one, without torch, for a test that may do to it what it wants."""
+    """Start one, without torch, for a test that may do to it what it wants."""
     found: list[Prefork] = []
 
     def start() -> Prefork:
@@ -590,7 +591,7 @@ def test_it_ends_with_the_server_in_the_middle_of_an_import(tmp_path: Path) -> N
 
 
 def test_it_is_killed(another: Callable[[], Prefork], tmp_path: Path) -> None:
-    """Who works goes on, and still ends with its worker."""
+    """Workers that serve go on, and still end with their workers."""
     prefork = another()
     folder = archive(tmp_path / "model", PID)
     waiting, working = prefork.thin(folder), prefork.thin(folder)
@@ -616,7 +617,7 @@ def test_a_worker_that_cannot_be_given_a_process_ends(tmp_path: Path) -> None:
         guest = Guest(
             Arguments("", "", 0, "", False, 0), [], {}, str(tmp_path), [], {}, -1, -1, os.dup(pipes[1]), lifeline
         )
-        worker = _Worker(socket.socket(socket.AF_UNIX), 1, guest, ours)
+        worker = Worker(socket.socket(socket.AF_UNIX), 1, guest, ours)
         serving._workers.add(worker)
         serving._selector.register(ours, selectors.EVENT_READ)
         theirs.sendall(encode_load(Load("m", str(tmp_path), handler="h.py")))
@@ -624,13 +625,13 @@ def test_a_worker_that_cannot_be_given_a_process_ends(tmp_path: Path) -> None:
         def fail(*_: object) -> None:
             raise OSError(12, "Cannot allocate memory")
 
-        serving._fork = fail  # type: ignore[method-assign]
+        serving._processes._fork = fail  # type: ignore[method-assign]
         serving._call(lambda: serving._readable(worker))
         assert serving._workers == set()
         assert other_end.recv(1) == b""
         assert theirs.recv(1) == b""
         assert b"Cannot allocate memory" in os.read(pipes[0], 10_000)
-        # Nobody reads the log: it is not waited for.
+        # The log is not read: it is not waited for.
         os.set_blocking(pipes[1], False)
         with contextlib.suppress(BlockingIOError):
             while os.write(pipes[1], bytes(4096)):

@@ -1,4 +1,4 @@
-"""Accepts thin processes and reads what they hand over, without waiting for any of them."""
+"""The reception of thin processes and of what they hand over, without waiting for any of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Desk:
         return connection
 
     def turn(self) -> None:
-        """All that is there to be done now."""
+        """Do all that is there to be done now."""
         while events := self.selector.select(0):
             for key, _ in events:
                 key.data()

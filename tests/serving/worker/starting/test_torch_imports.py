@@ -1,4 +1,4 @@
-"""What is set before torch is imported: each part has its own tests, here is that all parts are."""
+"""Settings made before torch is imported: each part has its own tests, here is that all parts are."""
 
 from __future__ import annotations
 

@@ -12,7 +12,11 @@ HERE = Path(__file__).resolve().parent
 
 
 def find_serving() -> None:
-    """Load the package ``serving`` that this file lies in; the interpreter may know none, or another one."""
+    """Load the package ``serving`` that this file lies in; the interpreter may know none, or another one.
+
+    Raises:
+        ImportError: the folder is not a package.
+    """
     folder = HERE.parents[3]
     spec = spec_from_file_location("serving", folder / "__init__.py", submodule_search_locations=[str(folder)])
     if spec is None or spec.loader is None:

@@ -1,0 +1,84 @@
+"""Answers in parts: where the parts go, and the header that tells the frontend whether more will come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from serving.protocol import Request
+from serving.worker.answering.replies import STREAM_NEXT, Answer, Failure, failure_item
+
+
+class Sink(Protocol):
+    """The receiver of the parts of an answer that a handler streams."""
+
+    streamed: set[str]
+
+    def sendall(self, data: Any) -> None:
+        """Send a frame of the frontend's protocol, as `ts.handler_utils` makes it."""
+
+
+class Nowhere:
+    """The receiver of parts for which no client waits."""
+
+    def __init__(self) -> None:
+        self.streamed: set[str] = set()
+
+    def sendall(self, data: Any) -> None:
+        """Drop them."""
+
+
+class Streams:
+    """The streams that were begun, by a part that was sent or by an answer that was not the last, and must be ended.
+
+    Attributes:
+        sink: where the parts of the batch go that is answered now.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self._open: set[str] = set()  # those begun by an answer, in this message or in one before
+
+    def forget_others(self, requests: Iterable[Request]) -> None:
+        """Forget the streams of all other requests, whose clients have gone."""
+        self._open.intersection_update(request.request_id for request in requests)
+
+    def steer(self, request: Request, index: int, value: Any, context: Any) -> None:
+        """Set the header that tells the frontend whether more will come.
+
+        A stream that was begun must be ended. For REST the end may not come first: the frontend would send a body
+        without a head, and the client hang. For gRPC, which has no headers, it must come always, or the frontend kills
+        the worker if the client asked for a stream.
+
+        Args:
+            index: of the request in its batch, which the context shows.
+            value: what the handler returned for it.
+        """
+        headers = context.request_processor[index].get_response_headers()
+        criteria = context.stopping_criteria
+        if criteria:
+            stop = criteria[index](value)
+            if stop is not None:
+                headers[STREAM_NEXT] = "false" if stop else "true"
+        elif headers.get(STREAM_NEXT) == "true":
+            headers[STREAM_NEXT] = "false"
+        following = headers.get(STREAM_NEXT)
+        if following == "true":
+            self._open.add(request.request_id)
+        elif not request.headers:
+            headers[STREAM_NEXT] = "false"
+        elif following is not None:
+            if not self._is_begun(request):
+                del headers[STREAM_NEXT]
+            self._open.discard(request.request_id)
+
+    def failed(self, request: Request, failure: Failure) -> Answer:
+        """Return the answer to a request that failed: its last part if there were others, for the status is sent."""
+        if not self._is_begun(request):
+            return failure
+        self._open.discard(request.request_id)
+        return replace(failure_item(request.request_id, failure), headers={STREAM_NEXT: "false"})
+
+    def _is_begun(self, request: Request) -> bool:
+        return request.request_id in self._open or request.request_id in self.sink.streamed

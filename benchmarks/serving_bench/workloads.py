@@ -111,7 +111,7 @@ def resnet18(folder: Path) -> Workload:
 
 
 def mobilenet(folder: Path) -> Workload:
-    """Return torchvision's mobilenet_v3_small with random weights: a small network, so its images take time beside it."""
+    """Return torchvision's mobilenet_v3_small with random weights, a small network: JPEG in, classes out."""
     parts = {
         "handler": "image_classifier",
         "model_file": ARCHIVES / "mobilenet.py",

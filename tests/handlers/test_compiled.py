@@ -248,29 +248,6 @@ def test_the_one_in_the_archive_leaves_nothing_behind_either(built, folder):
 
 
 @pytest.mark.slow
-def test_a_package_takes_any_number_of_rows(package, folder):
-    loaded = load_program(package, torch.device("cpu"))
-    for rows in (1, 5):
-        inputs = torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows))
-        with torch.no_grad():
-            torch.testing.assert_close(loaded(inputs), plain(folder)(inputs), rtol=1e-4, atol=1e-4)
-    assert describe(loaded) == "AOTInductor package for cpu"
-
-
-def test_a_package_for_another_device(package):
-    with pytest.raises(LoadError, match="was compiled for cpu, and this worker's device is meta"):
-        load_program(package, torch.device("meta"))
-
-
-def test_a_damaged_package(package, tmp_path):
-    damaged = tmp_path / "damaged.pt2"
-    with zipfile.ZipFile(package) as source, zipfile.ZipFile(damaged, "w") as target:
-        for name in source.namelist():
-            target.writestr(name, b"\x7fELF" if name.endswith(".so") else source.read(name))
-    with pytest.raises(LoadError, match="cannot be loaded"):
-        load_program(damaged, torch.device("cpu"))
-
-
 def test_a_killed_process_leaves_nothing_behind(built, folder, package):
     program = f"""
 import signal, sys, torch
@@ -295,6 +272,29 @@ import time; time.sleep(600)
 def test_a_folder_without_a_package(tmp_path):
     with pytest.raises(LoadError, match="cannot be loaded"):
         programs.load_compiled(tmp_path, torch.device("cpu"))
+
+
+def test_a_package_takes_any_number_of_rows(package, folder):
+    loaded = load_program(package, torch.device("cpu"))
+    for rows in (1, 5):
+        inputs = torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows))
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(inputs), plain(folder)(inputs), rtol=1e-4, atol=1e-4)
+    assert describe(loaded) == "AOTInductor package for cpu"
+
+
+def test_a_package_for_another_device(package):
+    with pytest.raises(LoadError, match="was compiled for cpu, and this worker's device is meta"):
+        load_program(package, torch.device("meta"))
+
+
+def test_a_damaged_package(package, tmp_path):
+    damaged = tmp_path / "damaged.pt2"
+    with zipfile.ZipFile(package) as source, zipfile.ZipFile(damaged, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, b"\x7fELF" if name.endswith(".so") else source.read(name))
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        load_program(damaged, torch.device("cpu"))
 
 
 # ---- further compilations --------------------------------------------------------------------------------------------

@@ -301,7 +301,6 @@ def test_a_damaged_package(package, tmp_path):
 
 
 @pytest.mark.slow  # a compilation more
-@pytest.mark.slow
 def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahead, tmp_path):
     fixed = (compiled_ahead / "net_ahead.py").read_text()
     fixed = fixed.replace(
@@ -316,7 +315,6 @@ def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahe
 
 
 @pytest.mark.slow  # a compilation more
-@pytest.mark.slow
 def test_sixteen_bits(compiled_ahead, tmp_path):
     (tmp_path / "model-config.yaml").write_text("optimize:\n  dtype: bfloat16\n")
     (tmp_path / "store").mkdir()

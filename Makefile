@@ -27,12 +27,13 @@ ROUNDS ?= 200
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all test-oldest test-versions lint format release-check soak churn clean help
+.PHONY: demo test test-all coverage test-oldest test-versions lint format release-check soak churn clean help
 
 help:
 	@echo 'make demo    train, archive, serve and query the MNIST example'
 	@echo 'make test    all checks: ruff, mypy, import-linter, pytest with the real Java frontend'
 	@echo 'make test-all  pytest with the slow tests, too: half an hour'
+	@echo 'make coverage  which lines the tests of `make test` reach; TESTS chooses others'
 	@echo 'make test-versions  the tests of the SDK, the worker and the archive tool'
 	@echo 'make test-oldest    the same with the oldest packages that setup.py allows'
 	@echo 'make lint    the checks without pytest'
@@ -56,6 +57,13 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m ""
+
+# Twice as long as test-all: every process of the tests is traced.
+coverage: $(VENV)/.installed-dev
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 900 $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 test-oldest:
 	@$(MAKE) --no-print-directory test-versions OLDEST=yes
@@ -104,4 +112,4 @@ churn: $(VENV)/.installed
 	@$(BIN)/python benchmarks/churn.py --rounds $(ROUNDS)
 
 clean:
-	rm -rf .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .coverage* .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -104,6 +104,7 @@ TEXT = [
 DEV = [
     *SIGN,
     *TEXT,
+    "coverage>=7.10",
     "filelock>=3.13",
     "hypothesis>=6.100",
     "import-linter>=2.1",

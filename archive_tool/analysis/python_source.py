@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from archive_tool import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 # A call of one of these may make a class that belongs to the calling module.
@@ -158,6 +158,50 @@ def unguarded_imports(tree: ast.Module) -> Iterator[tuple[ast.Import | ast.Impor
             yield statement, sure
         elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             todo += [(inner, False) for inner in reversed(statement.body)]
+
+
+def subclasses(tree: ast.Module, base: str) -> list[ast.ClassDef]:
+    """Find the classes that a file surely defines as subclasses of one that it imports, given by its full name."""
+    imported = _imported(tree)
+    return [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any(_dotted(one, imported) == base for one in node.bases)
+    ]
+
+
+def _imported(tree: ast.Module) -> dict[str, str]:
+    """Return what the names mean that a module imports at its top level."""
+    found: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                found[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    for part in ast.walk(tree):
+        # A name that is also something else, anywhere in the file, is not to be trusted.
+        if isinstance(part, ast.Name) and isinstance(part.ctx, (ast.Store, ast.Del)):
+            found.pop(part.id, None)
+        elif isinstance(part, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.pop(part.name, None)
+        elif isinstance(part, ast.arg):
+            found.pop(part.arg, None)
+    return found
+
+
+def _dotted(node: ast.AST, names: Mapping[str, str]) -> str:
+    """Return the full name of ``nn.Linear``; empty if it is something else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in names:
+        return ""
+    return ".".join([names[node.id], *reversed(parts)])
 
 
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:

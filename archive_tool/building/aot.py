@@ -8,20 +8,16 @@ gives it. Only that process imports torch, and nothing of it remains but the mem
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from archive_tool import child_process
 from archive_tool.config import safe_yaml
 from archive_tool.errors import BuildError
-from archive_tool.exit_codes import how_it_ended
 from archive_tool.metadata.names import MANIFEST_DIRECTORY, fold
 from archive_tool.metadata.record import Compiled, Record, TensorSpec
 from archive_tool.weights.formats import Format
@@ -40,7 +36,6 @@ FOLDER: Final = f"{MANIFEST_DIRECTORY}/compiled"
 _OPTION: Final = "--aot"
 _SCRIPT: Final = Path(__file__).parents[1] / "publishing" / "compilation.py"
 _COMPILERS: Final = ("g++", "clang++")
-_SHOWN: Final = 2000
 #: Programs that the compiler does not take: what they are, and what to do. It does take one of torch.export.
 _NOT_COMPILED: Final = {
     Format.TORCHSCRIPT: (
@@ -147,34 +142,13 @@ def _task(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path, task: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """Start the process that compiles, and wait for it; however this ends, no process is left."""
-    task_file, report_file, temporary = scratch / "task.json", scratch / "report.json", scratch / "tmp"
-    task_file.write_text(json.dumps(task), encoding="utf-8")
+    temporary = scratch / "tmp"
     temporary.mkdir()
-    log = scratch / "log.txt"
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSTARTUP")}
     # The compiler's cache would be left behind, and may differ from what the compiler would make now.
-    environment |= {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(temporary / "inductor")}
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, str(_SCRIPT), str(folder), str(task_file), str(report_file)],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,  # so that its compilers can be ended with it
-        )
-        try:
-            code = process.wait()
-        finally:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if not report_file.exists():
-        said = log.read_text(encoding="utf-8", errors="replace").strip()
-        raise BuildError(f"the process that compiles the model {how_it_ended(code)}\n{said[-_SHOWN:]}", where=_OPTION)
-    answer: dict[str, Any] = json.loads(report_file.read_text(encoding="utf-8"))
+    environment = {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(temporary / "inductor")}
+    answer = child_process.run(
+        _SCRIPT, folder, task, scratch, does="compiles the model", where=_OPTION, environment=environment
+    )
     if (error := answer.get("error")) is not None:
         raise BuildError(_without(folder, error["message"]), where=_OPTION, hint=error["hint"])
     return answer

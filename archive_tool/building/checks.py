@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from archive_tool.building.looked import Contents, Looked
     from archive_tool.building.report import Report
 
+_MODULE: Final = "torch.nn.Module"
 _LFS_HINT: Final = "fetch the real file with `git lfs pull`"
 
 
@@ -32,7 +33,7 @@ def check(looked: Looked, report: Report) -> None:
     if inputs.handler_file in found and inputs.handler_file and inputs.uses_python:
         handler_checks.check(looked, report)
     if {inputs.serialized_file, inputs.model_file} <= found and inputs.uses_python:
-        check_fit(looked, report)
+        check_only_tensors(looked, report)
     if inputs.uses_python:
         import_checks.check(looked, report)
     if inputs.requirements_file in found and inputs.requirements_file:
@@ -118,8 +119,6 @@ def check_model_file(looked: Looked, report: Report) -> None:
     path = looked.inputs.model_file
     if path is None or (tree := handler_checks.parse(path, "model file", looked.contents, report)) is None:
         return
-    from archive_tool.analysis import state_dict_match
-
     names = python_source.names(tree)
     if not names.classes and not names.dynamic:
         report.error(
@@ -133,7 +132,9 @@ def check_model_file(looked: Looked, report: Report) -> None:
             where=str(path),
             hint="import the others from a module given with --extra-files",
         )
-    elif "__all__" not in names.bound and len(modules := state_dict_match.module_classes(tree)) > 1 and looked.uses_sdk:
+    elif (
+        "__all__" not in names.bound and len(modules := python_source.subclasses(tree, _MODULE)) > 1 and looked.uses_sdk
+    ):
         listed = ", ".join(node.name for node in modules)
         report.warning(
             f"the model file defines {len(modules)} subclasses of nn.Module ({listed}); the handler SDK serves one",
@@ -142,29 +143,20 @@ def check_model_file(looked: Looked, report: Report) -> None:
         )
 
 
-def check_fit(looked: Looked, report: Report) -> None:
-    """Report tensors that certainly do not fit the model's class, and weights that are more than tensors.
-
-    Warnings only, and only for handlers that load a state dict as it is.
-    """
+def check_only_tensors(looked: Looked, report: Report) -> None:
+    """Report weights that are more than tensors, where the handler loads a state dict as it is."""
     try:
-        weights, tree = looked.weights, looked.model_tree
+        weights = looked.weights
     except OSError:
         return  # already reported
-    if weights is None or weights.tensors is None or tree is None:
+    if weights is None or weights.tensors is None or not weights.tensors.needs or _allows_code(looked):
         return
-    from archive_tool.analysis import state_dict_match
-
-    if weights.tensors.needs and not _allows_code(looked):
-        report.warning(
-            f"the serialized file is not only tensors: reading it needs {weights.tensors.needs[0]}, and could run "
-            "code, which torch refuses from 2.6 on",
-            where=str(looked.inputs.serialized_file),
-            hint="save the weights alone: torch.save(model.state_dict(), ...)",
-        )
-    keys = {tensor.name: tensor.shape for tensor in weights.tensors.tensors}
-    for line, message, hint in state_dict_match.problems(tree, keys):
-        report.warning(message, where=f"{looked.inputs.model_file}:{line}", hint=hint)
+    report.warning(
+        f"the serialized file is not only tensors: reading it needs {weights.tensors.needs[0]}, and could run "
+        "code, which torch refuses from 2.6 on",
+        where=str(looked.inputs.serialized_file),
+        hint="save the weights alone: torch.save(model.state_dict(), ...)",
+    )
 
 
 def _allows_code(looked: Looked) -> bool:

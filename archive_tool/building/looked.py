@@ -88,7 +88,7 @@ class Contents:
 
 
 class LookedWeights(NamedTuple):
-    """The format of a serialized file, and its tensors if they are to be compared with the class of the model."""
+    """The format of a serialized file, and its tensors if the handler loads it as a state dict."""
 
     kind: Format
     tensors: Weights | None
@@ -122,8 +122,8 @@ class Looked:
             return None
         with files.open_regular(path) as stream:
             kind = sniff(stream)
-            compared = self.inputs.uses_python and self.inputs.model_file in self.found and self.model_tree is not None
-            if compared and self.loads_state_dicts:
+            eager = self.inputs.uses_python and self.inputs.model_file in self.found and self.model_tree is not None
+            if eager and self.loads_state_dicts:
                 from archive_tool.weights import tensors
 
                 with contextlib.suppress(OSError):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import yaml
 
-from archive_tool import compare
+from archive_tool import child_process, compare
 from archive_tool.errors import BuildError
-from archive_tool.exit_codes import how_it_ended
 from archive_tool.publishing import live
 from archive_tool.reading.archive import open_archive
 from archive_tool.verification.extraction import extract
@@ -85,23 +80,7 @@ def prove(
 
 
 def _replies(folder: Path, task: dict[str, Any], scratch: Path) -> list[tuple[int, Any]]:
-    task_file, report_file = scratch / "task.json", scratch / "report.json"
-    task_file.write_text(json.dumps(task), encoding="utf-8")
-    # Modules that only this process finds must be missing now, and not only when a server loads the archive.
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSTARTUP")}
-    done = subprocess.run(
-        [sys.executable, str(_SCRIPT), str(folder), str(task_file), str(report_file)],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if not report_file.exists():
-        raise BuildError(f"the process that loads the archive {how_it_ended(done.returncode)}\n{done.stderr[-_SHOWN:]}")
-    report = json.loads(report_file.read_text(encoding="utf-8"))
+    report = child_process.run(_SCRIPT, folder, task, scratch, does="loads the archive")
     if (error := report.get("error")) is not None:
         raise BuildError(
             f"the archive cannot be loaded: {error['type']}: {error['message']}",

@@ -28,6 +28,7 @@ class Contender:
         batch_size: of the frontend; 1 leaves batching to the worker.
         batch_delay_ms: how long the frontend waits for such a batch to fill.
         settings: further lines of its config.properties.
+        pipeline: what a shared one says of preparing the next batch while one runs; None leaves it to the handler.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Contender:
     batch_size: int = 1
     batch_delay_ms: int = 1
     settings: str = ""
+    pipeline: bool | None = None
 
     @classmethod
     def parse(cls, text: str) -> Contender:
@@ -67,5 +69,8 @@ class Contender:
         if self.batch_size > 1:
             document["maxBatchDelay"] = self.batch_delay_ms
         if self.kind == "shared":
-            document["backend"] = {"mode": "shared", "max_batch_size": SHARED_BATCH}
+            backend: dict[str, object] = {"mode": "shared", "max_batch_size": SHARED_BATCH}
+            if self.pipeline is not None:
+                backend["pipeline"] = self.pipeline
+            document["backend"] = backend
         return yaml.safe_dump(document, sort_keys=False)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,16 +146,33 @@ def serving(
     Raises:
         BenchmarkError: it did not become ready; says what its logs end with.
     """
+    with serving_together([(contender, workload, workers)], folder, problems) as (server,):
+        yield server
+
+
+@contextmanager
+def serving_together(
+    models: Sequence[tuple[Contender, Workload, int]], folder: Path, problems: list[str]
+) -> Iterator[list[Server]]:
+    """Yield one server with a model for each contender, as `serving`; the first one says how it is started.
+
+    Args:
+        models: contender, workload under a name of its own, and number of workers.
+    """
     mark = secrets.token_hex(8)
     temporary = folder / "t"
     temporary.mkdir(parents=True)
-    archive = workload.build(folder / "store", contender, workers)
+    store = folder / "store"
+    archives = [
+        f"{workload.name}={workload.build(store, contender, workers)}" for contender, workload, workers in models
+    ]
     ports = choose_free("127.0.0.1", 5)
     http = [f"http://127.0.0.1:{port}" for port in ports[:3]]
     config = folder / "config.properties"
-    config.write_text(properties(http, ports[3:]) + contender.settings, encoding="utf-8")
+    first = models[0][0]
+    config.write_text(properties(http, ports[3:]) + first.settings, encoding="utf-8")
     environ = _environment(folder, temporary, mark)
-    command = start_command(contender, f"{workload.name}={archive}", folder)
+    command = start_command(first, archives, folder)
     with ManagementClient.at(http[1], timeout_s=START_TIMEOUT_S) as management:
         launcher: subprocess.Popen[bytes] | None = None
         try:
@@ -165,14 +182,19 @@ def serving(
                 launcher = subprocess.Popen(
                     command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
                 )
-            _until_ready(management, workload.name, workers, launcher, mark, folder)
+            for _, workload, workers in models:
+                _until_ready(management, workload.name, workers, launcher, mark, folder)
             ready_s = time.perf_counter() - begin
             if launcher.wait(START_TIMEOUT_S) != 0:
                 raise BenchmarkError(f"the start command failed: {_last_words(folder)}")
-            yield Server(contender, workload.name, http[0], management, mark, ready_s)
+            yield [
+                Server(contender, workload.name, http[0], management, mark, ready_s)
+                for contender, workload, _ in models
+            ]
         finally:
-            if left := _end(contender, launcher, folder, environ, mark):
-                problems.append(f"{contender.label}, {workload.name}: had to be killed in the end: {left}")
+            if left := _end(first, launcher, folder, environ, mark):
+                names = ", ".join(workload.name for _, workload, _ in models)
+                problems.append(f"{first.label}, {names}: had to be killed in the end: {left}")
 
 
 def properties(http: list[str], grpc: list[int]) -> str:
@@ -183,11 +205,11 @@ def properties(http: list[str], grpc: list[int]) -> str:
     return "\n".join([*lines, "disable_token_authorization=true", "default_workers_per_model=1", ""])
 
 
-def start_command(contender: Contender, model: str, folder: Path) -> list[str]:
+def start_command(contender: Contender, models: Sequence[str], folder: Path) -> list[str]:
     """Return what a user would type."""
     common = [
         "--models",
-        model,
+        *models,
         "--model-store",
         str(folder / "store"),
         "--ts-config",

@@ -17,9 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCHIVES = Path(__file__).resolve().parent / "archives"
 MNIST = ROOT / "examples" / "mnist"
 _RANDOM_WEIGHTS = """
-import sys, torch, torchvision
+import importlib.util, sys, torch
+spec = importlib.util.spec_from_file_location("model", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
 torch.manual_seed(1)
-torch.save(torchvision.models.resnet18(weights=None).state_dict(), sys.argv[1])
+torch.save(getattr(module, sys.argv[2])().state_dict(), sys.argv[3])
 """
 
 
@@ -99,16 +102,34 @@ def _train(folder: Path) -> None:
 
 def resnet18(folder: Path) -> Workload:
     """Return torchvision's resnet18 with random weights: JPEG in, five classes out."""
-    weights = folder / "resnet18.pt"
-    # Elsewhere: a process that holds torch's libraries takes its share of their pages from the workers' memory.
-    subprocess.run([sys.executable, "-c", _RANDOM_WEIGHTS, str(weights)], check=True)
     parts = {
         "handler": ARCHIVES / "resnet18_handler.py",
         "model_file": ARCHIVES / "resnet18.py",
-        "serialized_file": weights,
+        "serialized_file": _random_weights(ARCHIVES / "resnet18.py", "ResNet18", folder),
     }
-    bodies = (ARCHIVES / "coffee.jpg",)
-    return Workload("resnet18", "resnet18, JPEG of 600 x 400 in, five classes out", parts, bodies, best_class)
+    return _photograph("resnet18", parts)
+
+
+def mobilenet(folder: Path) -> Workload:
+    """Return torchvision's mobilenet_v3_small with random weights, a small network: JPEG in, classes out."""
+    parts = {
+        "handler": "image_classifier",
+        "model_file": ARCHIVES / "mobilenet.py",
+        "serialized_file": _random_weights(ARCHIVES / "mobilenet.py", "MobileNet", folder),
+    }
+    return _photograph("mobilenet", parts)
+
+
+def _random_weights(model_file: Path, name: str, folder: Path) -> Path:
+    weights = folder / f"{model_file.stem}.pt"
+    # Elsewhere: a process that holds torch's libraries takes its share of their pages from the workers' memory.
+    subprocess.run([sys.executable, "-c", _RANDOM_WEIGHTS, str(model_file), name, str(weights)], check=True)
+    return weights
+
+
+def _photograph(name: str, parts: Mapping[str, Any]) -> Workload:
+    title = f"{name}, JPEG of 600 x 400 in, five classes out"
+    return Workload(name, title, parts, (ARCHIVES / "coffee.jpg",), best_class)
 
 
 def best_class(answer: bytes) -> str:

@@ -40,7 +40,7 @@ def test_only_the_shared_archive_names_a_backend() -> None:
 
 def test_each_contender_is_started_by_its_own_command() -> None:
     commands = {
-        kind: start_command(Contender(kind), "m=m.mar", Path("/f")) for kind in ("stock", "stock-quiet", "dedicated")
+        kind: start_command(Contender(kind), ["m=m.mar"], Path("/f")) for kind in ("stock", "stock-quiet", "dedicated")
     }
     assert Path(commands["stock"][0]).name == "torchserve"
     assert "--stock-worker" in commands["stock-quiet"]

@@ -18,6 +18,7 @@ import archive_tool
 from handlers import BaseHandler, LoadError
 from handlers.fake_context import FakeContext
 from handlers.loading import programs, unpacking
+from handlers.loading.load import describe, load_program
 from handlers.optimization import aot
 
 # A compiler on a busy machine may take minutes.
@@ -273,11 +274,33 @@ def test_a_folder_without_a_package(tmp_path):
         programs.load_compiled(tmp_path, torch.device("cpu"))
 
 
+def test_a_package_takes_any_number_of_rows(package, folder):
+    loaded = load_program(package, torch.device("cpu"))
+    for rows in (1, 5):
+        inputs = torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows))
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(inputs), plain(folder)(inputs), rtol=1e-4, atol=1e-4)
+    assert describe(loaded) == "AOTInductor package for cpu"
+
+
+def test_a_package_for_another_device(package):
+    with pytest.raises(LoadError, match="was compiled for cpu, and this worker's device is meta"):
+        load_program(package, torch.device("meta"))
+
+
+def test_a_damaged_package(package, tmp_path):
+    damaged = tmp_path / "damaged.pt2"
+    with zipfile.ZipFile(package) as source, zipfile.ZipFile(damaged, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, b"\x7fELF" if name.endswith(".so") else source.read(name))
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        load_program(damaged, torch.device("cpu"))
+
+
 # ---- further compilations --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow  # a compilation more
-@pytest.mark.slow
 def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahead, tmp_path):
     fixed = (compiled_ahead / "net_ahead.py").read_text()
     fixed = fixed.replace(
@@ -292,7 +315,6 @@ def test_a_model_that_takes_one_number_of_rows_is_compiled_for_that(compiled_ahe
 
 
 @pytest.mark.slow  # a compilation more
-@pytest.mark.slow
 def test_sixteen_bits(compiled_ahead, tmp_path):
     (tmp_path / "model-config.yaml").write_text("optimize:\n  dtype: bfloat16\n")
     (tmp_path / "store").mkdir()

@@ -10,7 +10,6 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +17,6 @@ import torch
 import archive_tool
 from archive_tool.publishing.exports import FORMATS
 from archive_tool.publishing.result import Published
-from handlers import LoadError
-from handlers.loading.load import describe, load_program
 from handlers.tensors.codecs import read_npy, read_safetensors, write_npy, write_safetensors
 from handlers.tensors.media_types import JSON, NPY, SAFETENSORS
 from model_defs.mnist import MNISTNet
@@ -269,33 +266,3 @@ def test_the_stored_sample_passes_the_check(
 def test_the_source_is_in_the_archive(published: dict[str, Published]) -> None:
     with zipfile.ZipFile(published["eager"].path) as archive:
         assert archive.read("model_defs/mnist.py") == (ROOT / "model_defs" / "mnist.py").read_bytes()
-
-
-# ---- AOTInductor packages, of which a compiler takes many seconds to make one ---------------------------------------
-
-
-@pytest.fixture
-def package(published: dict[str, Published], tmp_path: Path) -> Path:
-    with zipfile.ZipFile(published["aotinductor"].path) as archive:
-        return Path(archive.extract("model.pt2", tmp_path))
-
-
-def test_a_compiled_package_takes_any_number_of_rows(package: Path, net: MNISTNet, images: torch.Tensor) -> None:
-    loaded = load_program(package, torch.device("cpu"))
-    for rows in (1, 5):
-        torch.testing.assert_close(loaded(images[:rows]), outputs(net, images[:rows]), rtol=1e-4, atol=1e-4)
-    assert describe(loaded) == "AOTInductor package for cpu"
-
-
-def test_a_compiled_package_for_another_device(package: Path) -> None:
-    with pytest.raises(LoadError, match="was compiled for cpu, and this worker's device is meta"):
-        load_program(package, torch.device("meta"))
-
-
-def test_a_damaged_package(package: Path, tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged.pt2"
-    with zipfile.ZipFile(package) as source, zipfile.ZipFile(damaged, "w") as target:
-        for name in source.namelist():
-            target.writestr(name, b"\x7fELF" if name.endswith(".so") else source.read(name))
-    with pytest.raises(LoadError, match="cannot be loaded"):
-        load_program(damaged, torch.device("cpu"))

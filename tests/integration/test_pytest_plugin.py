@@ -55,7 +55,6 @@ def test_a_server_that_takes_models(torchmar_server):
 """
 
 
-@pytest.mark.slow  # two servers more
 @pytest.mark.hides("torch")  # no handler here needs it
 def test_a_server_for_tests(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)

@@ -184,3 +184,25 @@ def test_the_statements_that_a_name_needs():
         ]
     )
     assert python_source.statements_for(ast.parse(CELLS), CELLS, "nothing") == []
+
+
+IMPORTS = "import torch\nimport torch.nn as nn\nfrom torch.nn import Module as M\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("class A(nn.Module): pass\nclass B(A): pass\nclass C(torch.nn.Module): pass\nclass D: pass", ["A", "C"]),
+        ("class A(Mixin, M): pass", ["A"]),
+        ("class A(F.Module): pass\nclass B(Module): pass", []),
+        ("nn = mine\nclass A(nn.Module): pass", []),
+        ("def nn(): pass\nclass A(nn.Module): pass", []),
+        ("def f(nn): pass\nclass A(nn.Module): pass", []),
+        ("if x:\n    class A(nn.Module): pass", []),
+    ],
+)
+def test_classes_that_surely_extend_another(text, names):
+    import ast
+
+    tree = ast.parse(f"{IMPORTS}{text}\n")
+    assert [node.name for node in python_source.subclasses(tree, "torch.nn.Module")] == names

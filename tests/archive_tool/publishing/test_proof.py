@@ -1,5 +1,8 @@
 """Archives that do not answer as they should."""
 
+import time
+
+import psutil
 import pytest
 import torch
 
@@ -21,6 +24,10 @@ class Handler:
             return [{"message": "no coffee"}]
         if request["do"] == "exit":
             raise SystemExit(3)
+        if request["do"] == "start":
+            import pathlib, subprocess, sys
+            left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            pathlib.Path(request["file"]).write_text(str(left.pid))
         if request["do"] == "config":
             return [{"tensor_output": [self.config["handler"]["value"]]}]
         return [{"tensor_output": request["give"]}]
@@ -35,6 +42,13 @@ def archive(tmp_path):
         model_name="m", handler=tmp_path / "h.py", config_file=tmp_path / "model-config.yaml", export_path=tmp_path
     )
     return built.path
+
+
+def ended(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def prove(archive, *trials, tolerance=1e-3):
@@ -73,6 +87,16 @@ def test_good_answers(archive):
 def test_bad_answers(archive, trial, reason):
     with pytest.raises(BuildError, match=reason):
         prove(archive, trial)
+
+
+def test_what_a_handler_starts_ends_with_the_proof(archive, tmp_path):
+    request, expected = give([1.0], y=[1.0])
+    prove(archive, (request | {"do": "start", "file": str(tmp_path / "pid")}, expected))
+    left = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 20
+    while not (gone := ended(left)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert gone
 
 
 def test_modules_of_this_session_are_missed(archive, tmp_path, monkeypatch):

@@ -114,7 +114,6 @@ def test_a_candidate_that_does_not_fit_into_the_budget_says_so(
     assert not row.is_faster
 
 
-@pytest.mark.slow  # waits
 def test_the_rounds_that_there_was_time_for_count(
     start: Callable[..., Contest], folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,6 @@ def archive(tmp_path: Path) -> Path:
     ).path
 
 
-@pytest.mark.slow  # measures
 def test_a_faster_way_is_found_and_written(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

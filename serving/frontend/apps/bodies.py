@@ -16,14 +16,13 @@ SLOWEST: Final = 16_384
 _PACKED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 
 
-async def read_body(http: Exchange, most: int, body_s: float = BODY_S) -> bytes:
+async def read_body(http: Exchange, most: int) -> bytes:
     """Read the body of a request, unpacked if it is in gzip or deflate.
 
     Any other encoding is the handler's to understand, as every one is in TorchServe.
 
     Args:
         most: bytes, as they come and unpacked.
-        body_s: seconds that it may take, beside what it needs for its size.
 
     Raises:
         TooLargeError: it is larger.
@@ -40,7 +39,7 @@ async def read_body(http: Exchange, most: int, body_s: float = BODY_S) -> bytes:
     size = 0
 
     def until() -> float:
-        return http.arrived + body_s + size / SLOWEST
+        return http.arrived + BODY_S + size / SLOWEST
 
     def late() -> RequestTimeoutError:
         return RequestTimeoutError(f"the body did not arrive in time: {size} bytes of it did")

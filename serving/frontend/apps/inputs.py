@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 #: Fields of a form, and parameters of a query.
 MOST_FIELDS: Final = 10_000
+# What is not so any more when the body has been read.
+_UNPACKED: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
+# The parser tells a log what it tells its caller; clients must not fill one.
+_quiet = logging.Logger("forms", logging.CRITICAL)
 _FORM: Final = "application/x-www-form-urlencoded"
 _MULTIPART: Final = "multipart/form-data"
 # What a file is where its part does not say it.
@@ -38,14 +43,14 @@ def headers_of(http: Exchange, length: int) -> dict[str, str]:
         length: bytes of the body, read and unpacked.
     """
     headers = http.named_headers()
-    if http.headers.keys() & {b"transfer-encoding", b"content-encoding"}:
-        packed = packing_of(http)
-        for name in list(headers):
-            if (lower := name.lower()) == "transfer-encoding" or (
-                packed and lower in ("content-encoding", "content-length")
-            ):
-                del headers[name]
-    if b"content-length" not in http.headers or "content-length" not in {name.lower() for name in headers}:
+    gone = {name.decode() for name in _UNPACKED.intersection(http.headers)}
+    if gone:
+        if not packing_of(http):
+            gone.discard("content-encoding")
+        if gone - {"expect"}:
+            gone.add("content-length")
+        headers = {name: value for name, value in headers.items() if name.lower() not in gone}
+    if b"content-length" not in http.headers or "content-length" in gone:
         headers["content-length"] = str(length)
     return headers
 
@@ -105,6 +110,7 @@ def multipart(content_type: str, body: bytes) -> tuple[Parameter, ...]:
     parts = _Parts()
     try:
         parser = MultipartParser(boundary, parts.callbacks(), max_header_size=_MOST_HEADER)
+        parser.logger = _quiet
         parser.write(body)
     except FormParserError as error:
         raise BadRequestError(f"the body is not the multipart form that its content type names: {error}") from error

@@ -220,7 +220,7 @@ def _inference() -> list[Question]:
         post("too large", b"x" * (_LIMIT + 1), "/predictions/none"),
         post(
             "too large, told before",
-            b"",
+            None,
             "/predictions/none",
             headers=(("Expect", "100-continue"), ("Content-Length", str(_LIMIT + 1))),
         ),

@@ -4,7 +4,8 @@
 
     python -m tests.serving.frontend.apps.record open.json closed.json keys.json
 
-Each file is what `torchmar status --json` says of a server, the last one's key file is found beside its log folder.
+Each file is what `torchmar status --json` says of a server, as `questions.Question.api` wants it; the last one's key
+file is found beside its log folder.
 """
 
 from __future__ import annotations

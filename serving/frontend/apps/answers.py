@@ -15,6 +15,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 REQUEST_ID: Final = b"x-request-id"
 JSON: Final = "application/json"
+_SERVER_TIMING: Final = b"server-timing"
 _JSON_TYPE: Final = (b"content-type", JSON.encode())
 _NO_CACHE: Final = (
     (b"pragma", b"no-cache"),
@@ -68,16 +69,13 @@ def answer_headers(answer: Answer, request_id: bytes, constant: Iterable[tuple[b
     headers: Headers = [(REQUEST_ID, request_id)]
     if answer.content_type:
         headers.append((b"content-type", sendable(answer.content_type)))
+    if answer.timings is not None:
+        headers.append((_SERVER_TIMING, server_timing(answer.timings)))
+    headers += constant
     if answer.headers:
         own = _own(answer.headers)
-        if "content-type" in own:
-            del headers[1:]
+        headers = [pair for pair in headers if pair[0].decode() not in own]
         headers += [(name.encode(), sendable(value)) for name, value in own.items()]
-        headers += [pair for pair in constant if pair[0].decode() not in own]
-    else:
-        headers += constant
-    if answer.timings is not None and "server-timing" not in answer.headers:
-        headers.append((b"server-timing", server_timing(answer.timings)))
     return headers
 
 

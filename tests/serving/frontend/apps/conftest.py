@@ -116,7 +116,12 @@ class PlayedEngine:
             text = value.decode("latin-1") if isinstance(value, bytearray) else str(value)
             row[one.name] = [type(value).__name__, text[:200]]
             headers.setdefault(one.name, {"content-type": one.content_type})
-        return {"id": call.request.request_id, "version": state.version, "headers": dict(sorted(headers.items())), "row": row}
+        return {
+            "id": call.request.request_id,
+            "version": state.version,
+            "headers": dict(sorted(headers.items())),
+            "row": row,
+        }
 
     async def _rest(self, mode: str) -> AsyncIterator[bytes]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
 from pathlib import Path
@@ -34,10 +35,8 @@ def test_what_is_packed_comes_back(body: bytes) -> None:
 
 @given(st.binary(), st.sampled_from(sorted(_PACKERS)))
 def test_whatever_comes_is_unpacked_or_refused(body: bytes, encoding: str) -> None:
-    try:
+    with contextlib.suppress(BadRequestError, TooLargeError):
         assert len(unpack(body, encoding, 100)) <= 100
-    except (BadRequestError, TooLargeError):
-        pass
 
 
 def test_a_bomb_is_no_larger_than_allowed() -> None:

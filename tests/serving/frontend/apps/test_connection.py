@@ -237,4 +237,3 @@ def test_a_bug_of_ours_is_a_500_with_an_id(server: Served) -> None:
     answer = server.raw(_HEAD + b"Connection: close\r\nx-mode: fail\r\nX-Request-Id: here\r\n\r\n")
     assert _statuses(answer) == [500]
     assert b"beside here" in answer
-

@@ -27,18 +27,16 @@ def test_a_query_comes_back(values: dict[str, str]) -> None:
     assert {one.name: one.value.decode() for one in fields(urlencode(values).encode(), "query")} == values
 
 
-@given(st.dictionaries(_NAMES, st.tuples(st.text(), st.binary(), st.sampled_from(["image/png", "text/plain", "a/b"]))))
+_PLAIN = _NAMES.filter(lambda text: not {'"', "\\"}.intersection(text))
+_FILES = st.tuples(_PLAIN, st.binary(), st.sampled_from(["image/png", "text/plain", "a/b"]))
+
+
+@given(st.dictionaries(_PLAIN, _FILES, min_size=1))
 def test_files_of_a_multipart_form_come_back(files: dict[str, tuple[str, bytes, str]]) -> None:
-    if not files:
-        return
     sent = httpx.Request("POST", "http://x", files=files)
     found = inputs_of(sent.headers["content-type"], sent.read())
-    # httpx writes a quotation mark as browsers do.
-    names = [name.replace("\\", "\\\\").replace('"', "%22") for name in files]
-    assert [one.name.replace("\\", "\\\\") for one in found] == names or [one.name for one in found] == list(files)
-    expected = [(bytes(content), kind if name else kind) for name, content, kind in files.values()]
-    assert [(bytes(one.value), one.content_type) for one in found if one.content_type] == [
-        pair for pair, (name, *_) in zip(expected, files.values(), strict=True) if name
+    assert [(one.name, bytes(one.value), one.content_type) for one in found] == [
+        (name, content, kind) for name, (_, content, kind) in files.items()
     ]
 
 
@@ -51,11 +49,20 @@ def test_whatever_comes_is_parameters_or_a_bad_request(body: bytes, kind: str) -
     assert all(one.name for one in found)
 
 
-_PIECES = [b"--B", b"--", b"\r\n", b"Content-Disposition: form-data", b'; name="a"', b'; filename="b"', b"\r\n\r\n", b"x"]
+_PIECES = [
+    b"--B",
+    b"--",
+    b"\r\n",
+    b"Content-Disposition: form-data",
+    b'; name="a"',
+    b'; filename="b"',
+    b"\r\n\r\n",
+    b"x",
+]
 _PIECES += [b"Content-Type: text/plain", b"Content-Transfer-Encoding: 8bit", b":", b"\x00\xff", b'; name="', b"\\"]
 
 
-@given(st.lists(st.sampled_from(_PIECES), max_size=30), st.text(max_size=80))
+@given(st.lists(st.sampled_from(_PIECES), max_size=30), st.text(st.characters(max_codepoint=255), max_size=80))
 def test_almost_a_form_is_parameters_or_a_bad_request(pieces: list[bytes], boundary: str) -> None:
     for kind in ("multipart/form-data; boundary=B", f"multipart/form-data; boundary={boundary}"):
         try:

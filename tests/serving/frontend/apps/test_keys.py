@@ -122,4 +122,6 @@ def test_played_engine_is_not_asked_without_a_key(tmp_path: Path) -> None:
         renewed = manager.get("/token", params={"type": "inference"}, headers=api)
         assert (renewed.status_code, renewed.text) == (200, "\n")
         assert client.get("/ping", headers=key).json()["type"] == "InvalidKeyException"
-        assert client.get("/ping", headers={"Authorization": f"Bearer {_key(tmp_path, 'inference')}"}).status_code == 200
+        assert (
+            client.get("/ping", headers={"Authorization": f"Bearer {_key(tmp_path, 'inference')}"}).status_code == 200
+        )

@@ -6,7 +6,7 @@ import asyncio
 import zlib
 from typing import Final
 
-from serving.frontend.apps.exchange import Exchange, limited
+from serving.frontend.apps.exchange import Exchange, Limited
 from serving.frontend.errors import BadRequestError, RequestTimeoutError, TooLargeError
 
 # A body may take so long, and a second more for so many bytes that have come: a slow line is served, a silent one not.
@@ -44,8 +44,9 @@ async def read_body(http: Exchange, most: int) -> bytes:
     def late() -> RequestTimeoutError:
         return RequestTimeoutError(f"the body did not arrive in time: {size} bytes of it did")
 
-    with limited(http.loop, until, late):
-        async for part in http.parts():
+    with Limited(http.loop, until, late):
+        while not http.complete:
+            part = await http.part()
             size += len(part)
             if size > most:
                 raise _too_large(most)

@@ -1,4 +1,4 @@
-"""A connection of uvicorn's, with what it leaves open: names of headers as sent, bounds of a head's size and time.
+"""A connection of uvicorn's, with what it leaves open: names of headers as sent, bounds for a head, slow readers.
 
 `serving.frontend.server` gives the class to ``uvicorn.Config(http=...)``.
 """
@@ -19,6 +19,9 @@ from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeo
 MOST_HEAD: Final = 65_536
 #: Seconds that they may take.
 HEAD_S: Final = 30.0
+#: Seconds after which one looks whether a client takes what waits for it, and the bytes of a second that it must take.
+READ_S: Final = 30.0
+SLOWEST_READER: Final = 1_024
 
 
 class Connection(HttpToolsProtocol):
@@ -30,6 +33,9 @@ class Connection(HttpToolsProtocol):
         self._head: int | None = None
         self._names: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
+        # Bytes that waited for the client when one looked for the last time.
+        self._waiting = 0
+        self._reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; a client that says nothing is not waited for."""
@@ -39,6 +45,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Clear up."""
         self._in_time()
+        self._has_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -76,6 +83,31 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Say in TorchServe's words that this is no HTTP."""
         self._refuse(BadRequestError("Invalid HTTP message."))
+
+    def pause_writing(self) -> None:
+        """Wait until the client has taken what waits for it, but not for ever: it takes memory."""
+        super().pause_writing()
+        self._look_later()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken it."""
+        self._has_read()
+        super().resume_writing()
+
+    def _look_later(self) -> None:
+        self._waiting = self.transport.get_write_buffer_size()
+        self._reader = self.loop.call_later(READ_S, self._look)
+
+    def _look(self) -> None:
+        if self._waiting - self.transport.get_write_buffer_size() < SLOWEST_READER * READ_S:
+            self.transport.abort()
+        else:
+            self._look_later()
+
+    def _has_read(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     @property
     def _idle(self) -> bool:

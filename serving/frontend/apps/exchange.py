@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
-import os
+import uuid
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
-    Iterator,
     Mapping,
     MutableMapping,
 )
@@ -51,8 +51,6 @@ _ID_MOST = 128
 _LOOK_AFTER_S = 0.05
 # How long the rest of a body that nobody wants is read, so that the client sees the answer and not a broken connection.
 _LINGER_S = 2.0
-# A client that takes no part of a stream for so long has lost interest.
-_SEND_S = 60.0
 
 
 class ClientGoneError(Exception):
@@ -130,20 +128,23 @@ class Exchange:
             return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
         return {name.decode("latin-1"): pair[1].decode("latin-1") for name, pair in zip(names, pairs, strict=True)}
 
-    async def parts(self) -> AsyncIterator[bytes]:
-        """The body as it arrives.
+    @property
+    def complete(self) -> bool:
+        """Whether the whole body has been read."""
+        return self._read
+
+    async def part(self) -> bytes:
+        """The next part of the body; to be asked until it is complete.
 
         Raises:
             ClientGoneError: it ends early.
         """
-        self._asked = more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            more = message.get("more_body", False)
-            self._read = not more
-            yield message.get("body", b"")
+        self._asked = True
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        self._read = not message.get("more_body", False)
+        return message.get("body", b"")  # type: ignore[no-any-return]
 
     async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
         """Do what the client waits for, and stop when it has gone.
@@ -151,38 +152,8 @@ class Exchange:
         Raises:
             ClientGoneError: it has gone.
         """
-        with self._watching():
+        with _Watch(self.loop, self._receive, _LOOK_AFTER_S):
             return await work
-
-    @contextlib.contextmanager
-    def _watching(self, after: float = _LOOK_AFTER_S) -> Iterator[None]:
-        task = asyncio.current_task()
-        watcher: asyncio.Task[None] | None = None
-        gone = False
-
-        async def watch() -> None:
-            nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            if task is not None:
-                task.cancel()
-
-        def begin() -> None:
-            nonlocal watcher
-            watcher = self.loop.create_task(watch())
-
-        timer = self.loop.call_later(after, begin)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if gone:
-                raise ClientGoneError from None
-            raise
-        finally:
-            timer.cancel()
-            if watcher is not None:
-                watcher.cancel()
 
     # ---- the response ------------------------------------------------------------------------------------------------
 
@@ -208,10 +179,11 @@ class Exchange:
         """
         status = status_of(answer.status)
         headers = answer_headers(answer, self.request_id.encode("latin-1"), self._constant)
+        body: bytes | bytearray
         if answer.rest is None or status in BODILESS:
             if answer.rest is not None:
                 await _close(answer.rest)
-            body = b"" if status in BODILESS else bytes(answer.body)
+            body = b"" if status in BODILESS else answer.body
         elif self.scope["http_version"] == "1.0":
             body = await whole_body(answer, most)
         else:
@@ -226,7 +198,7 @@ class Exchange:
         self, status: int, headers: Headers, first: bytes | bytearray, rest: AsyncIterator[bytes | bytearray]
     ) -> None:
         try:
-            with self._watching(0.0):
+            with _Watch(self.loop, self._receive, 0.0):
                 await self._start(status, headers)
                 await self._part(first)
                 async for part in rest:
@@ -237,9 +209,7 @@ class Exchange:
 
     async def _part(self, part: bytes | bytearray) -> None:
         if part:
-            until = self.loop.time() + _SEND_S
-            with limited(self.loop, lambda: until, ClientGoneError):
-                await self._send({"type": "http.response.body", "body": bytes(part), "more_body": True})
+            await self._send({"type": "http.response.body", "body": part, "more_body": True})
 
     async def _whole(self, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
         headers = json_headers(self.request_id.encode("latin-1"), self._constant, len(body))
@@ -278,9 +248,9 @@ class Exchange:
         if not self._asked and self.headers.get(b"expect", b"").lower() == b"100-continue":
             return  # it waits, and is told at once
         until = self.loop.time() + _LINGER_S
-        with contextlib.suppress(ClientGoneError), limited(self.loop, lambda: until, ClientGoneError):
-            async for _ in self.parts():
-                pass
+        with contextlib.suppress(ClientGoneError), Limited(self.loop, lambda: until, ClientGoneError):
+            while not self._read:
+                await self.part()
 
 
 class App:
@@ -322,43 +292,81 @@ class App:
             await http.fail(InternalError(f"the server failed; its log has the reason, beside {http.request_id}"))
 
 
-def new_id() -> str:
-    """A request's id, in the form that TorchServe gives it."""
-    text = os.urandom(16).hex()
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
+class Limited:
+    """Ends what goes on after a time: `asyncio.timeout` for Python 3.10, and with an end that may move.
 
-
-@contextlib.contextmanager
-def limited(
-    loop: asyncio.AbstractEventLoop, until: Callable[[], float], error: type[Exception] | Callable[[], Exception]
-) -> Iterator[None]:
-    """End what goes on after a time; `asyncio.timeout` for Python 3.10, and with an end that may move.
+    It stands in the way of every request, hence a class and no generator, which takes four times as long.
 
     Args:
         until: the end, by the loop's clock; asked again when it has come.
         error: is raised then.
     """
-    task = asyncio.current_task()
-    over = False
-    timer: asyncio.TimerHandle
 
-    def look() -> None:
-        nonlocal over, timer
-        if until() > loop.time():
-            timer = loop.call_at(until(), look)
-        elif task is not None:
-            over = True
-            task.cancel()
+    __slots__ = ("_error", "_loop", "_over", "_task", "_timer", "_until")
 
-    timer = loop.call_at(until(), look)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if over:
-            raise error() from None
-        raise
-    finally:
-        timer.cancel()
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, until: Callable[[], float], error: Callable[[], Exception]
+    ) -> None:
+        self._loop, self._until, self._error = loop, until, error
+        self._over = False
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = self._loop.call_at(self._until(), self._look)
+
+    def _look(self) -> None:
+        if self._until() > self._loop.time():
+            self._timer = self._loop.call_at(self._until(), self._look)
+        elif self._task is not None:
+            self._over = True
+            self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self._timer.cancel()
+        if self._over and kind is asyncio.CancelledError:
+            raise self._error() from None
+
+
+class _Watch:
+    """Ends what goes on when the client goes, which is looked for after a time."""
+
+    __slots__ = ("_after", "_gone", "_loop", "_receive", "_task", "_timer", "_watcher")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, receive: Receive, after: float) -> None:
+        self._loop, self._receive, self._after = loop, receive, after
+        self._watcher: asyncio.Task[None] | None = None
+        self._gone = False
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = self._loop.call_later(self._after, self._begin)
+
+    def _begin(self) -> None:
+        self._watcher = self._loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._gone and kind is asyncio.CancelledError:
+            raise ClientGoneError from None
+
+
+# Of a process all ids begin the same, and then count: unlike a new UUID that costs nothing.
+_first = str(uuid.uuid4())
+_counted = itertools.count(int(_first[24:], 16))
+
+
+def new_id() -> str:
+    """A request's id, in the form that TorchServe gives it."""
+    return f"{_first[:24]}{next(_counted) & 0xFFFFFFFFFFFF:012x}"
 
 
 async def _close(parts: AsyncIterator[bytes | bytearray]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serving.frontend.apps import openinference
@@ -169,23 +168,19 @@ class InferenceApp(App):
             return
         headers = headers_of(http, len(body))
         headers.update(marks)
-        with self._unique(http) as request_id:
-            call = Call(name, version, Request(request_id, headers, inputs), deadline, priority)
-            answer = await http.unless_gone(self._engine.predict(call))
+        request = Request(self._begin(http) if http.own_id else http.request_id, headers, inputs)
+        try:
+            answer = await http.unless_gone(self._engine.predict(Call(name, version, request, deadline, priority)))
             await http.answer(answer, self._most_answer)
+        finally:
+            if http.own_id:
+                self._under_way.discard(request.request_id)
 
-    @contextlib.contextmanager
-    def _unique(self, http: Exchange) -> Iterator[str]:
+    def _begin(self, http: Exchange) -> str:
         """The id that a worker knows a request by: the client's, unless another request under way has the same."""
-        if not http.own_id:
-            yield http.request_id
-            return
         request_id = new_id() if http.request_id in self._under_way else http.request_id
         self._under_way.add(request_id)
-        try:
-            yield request_id
-        finally:
-            self._under_way.discard(request_id)
+        return request_id
 
     def _only_model(self) -> str | None:
         """The model that the server began with, if it is one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import socket
 import threading
 import time
@@ -57,7 +56,8 @@ def model(name: str, version: str, url: str, workers: int, *, default: bool, sta
 class PlayedEngine:
     """Plays an engine, in the words of TorchServe: models that echo what a worker would see, and one that streams.
 
-    What a request wants beside that, its header ``x-mode`` says: ``status:N``, ``wait``, ``sleep:S``, ``fail``, ``break``, ``endless``.
+    What a request wants beside that is in its header ``x-mode``:
+    ``status:N``, ``wait``, ``sleep:S``, ``fail``, ``large``, ``break``, ``endless``.
     """
 
     models: dict[tuple[str, str], ModelState] = field(default_factory=dict)
@@ -101,6 +101,8 @@ class PlayedEngine:
             raise RuntimeError("a bug")
         if state.name == "stream":
             return Answer(200, "", "", {"ts_stream_next": "true"}, b"part0", self._rest(mode), state.version)
+        if mode == "large":
+            return Answer(200, "", "", {}, bytearray(20_000_000))
         status = int(mode[7:]) if mode.startswith("status:") else 200
         body = json.dumps(self._echo(call, state), indent=2).encode()
         return Answer(status, "", "", {}, body, None, state.version, Timings(0.001, 0.002, 3))
@@ -285,10 +287,6 @@ class Served:
             while part := peer.recv(65536):
                 found += part
         return found
-
-    def replaced(self, pattern: str) -> int:
-        """How many answers had a status that matches."""
-        return sum(bool(re.fullmatch(pattern, str(status))) for status in self.meters.statuses)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -212,13 +213,35 @@ def test_played_engine_a_client_that_leaves_a_stream_ends_it(server: Served) -> 
     _until(lambda: server.engine.closed == 1)
 
 
-def test_played_engine_a_client_that_does_not_read_ends_its_stream(
-    server: Served, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mode", [b"endless", b"large"])
+def test_played_engine_a_client_that_does_not_read_is_left(
+    server: Served, monkeypatch: pytest.MonkeyPatch, mode: bytes
 ) -> None:
-    monkeypatch.setattr(exchange, "_SEND_S", 0.3)
-    with socket.create_connection(("127.0.0.1", server.inference)) as peer:
-        peer.sendall(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\nx-mode: endless\r\n\r\n")
-        _until(lambda: server.engine.closed == 1)
+    monkeypatch.setattr(connection, "READ_S", 0.3)
+    target = b"stream" if mode == b"endless" else b"echo"
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(("127.0.0.1", server.inference))
+        peer.sendall(b"GET /predictions/%b HTTP/1.1\r\nHost: x\r\nx-mode: %b\r\n\r\n" % (target, mode))
+        time.sleep(1.5)
+        if mode == b"endless":
+            _until(lambda: server.engine.closed == 1)
+        found = 0
+        with contextlib.suppress(ConnectionError):
+            while part := peer.recv(65536):
+                found += len(part)
+    assert found < 20_000_000
+
+
+def test_played_engine_a_client_that_reads_slowly_is_served(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "READ_S", 0.2)
+    with socket.create_connection(("127.0.0.1", server.inference), timeout=20) as peer:
+        peer.sendall(_HEAD + b"Connection: close\r\nx-mode: large\r\n\r\n")
+        found = 0
+        while part := peer.recv(65536):
+            found += len(part)
+            time.sleep(0.001)
+    assert found > 20_000_000
 
 
 def test_played_engine_a_stream_that_breaks_has_no_end(server: Served) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.frontend.apps.exchange import App, ClientGoneError, Exchange, limited, new_id, whole_body
+from serving.frontend.apps.exchange import App, ClientGoneError, Exchange, Limited, new_id, whole_body
 from serving.frontend.engine import Answer
 from serving.frontend.errors import InternalError
 
@@ -36,7 +36,7 @@ async def _limit(seconds: float, work: float) -> str:
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     try:
-        with limited(loop, lambda: until, LookupError):
+        with Limited(loop, lambda: until, LookupError):
             await asyncio.sleep(work)
     except LookupError:
         await asyncio.sleep(0)
@@ -53,7 +53,7 @@ def test_an_end_may_move() -> None:
     async def work() -> int:
         loop = asyncio.get_running_loop()
         until, steps = loop.time() + 0.05, 0
-        with limited(loop, lambda: until, LookupError):
+        with Limited(loop, lambda: until, LookupError):
             for _ in range(10):
                 await asyncio.sleep(0.02)
                 until, steps = until + 0.02, steps + 1
@@ -81,7 +81,9 @@ def test_a_body_that_ends_early_is_a_client_that_has_gone() -> None:
             return messages.pop(0)
 
         http = Exchange(_scope(), receive, receive, (), PlayedMeters())  # type: ignore[arg-type]
-        assert [part async for part in http.parts()] == [b"a"]
+        assert await http.part() == b"a"
+        assert not http.complete
+        await http.part()
 
     with pytest.raises(ClientGoneError):
         asyncio.run(work())

@@ -97,6 +97,7 @@ def test_a_server_of_a_network_takes_its_own_pages_and_any_name() -> None:
 def test_behind_a_key_a_proxy_may_give_its_own_name() -> None:
     scope: dict[str, Any] = {"server": ("127.0.0.1", 8081)}
     refuse_pages(scope, {b"host": b"models.example"}, None, keyed=True)
+    scope = {"server": ("::ffff:127.0.0.1", 8081)}
     with pytest.raises(ForbiddenError, match="disable_token_authorization=false"):
         refuse_pages(scope, {b"host": b"models.example"}, None, keyed=False)
 

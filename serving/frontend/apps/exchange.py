@@ -288,7 +288,7 @@ class App:
         except ClientGoneError:
             return
         except Exception:
-            _log.exception("%s %s failed", http.method, scope["path"])
+            _log.exception("%s %r failed", http.method, scope["path"])
             await http.fail(InternalError(f"the server failed; its log has the reason, beside {http.request_id}"))
 
 

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ from serving.frontend.errors import (
 )
 from serving.frontend.settings import Place, Settings, of
 from serving.protocol import decode_value
+
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
 
 _WORKERS = "inference request. Please use scale workers API to add workers. If this is a sequence inference, "
 _WORKERS += "please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
@@ -243,6 +248,16 @@ def settings_of(folder: Path, **properties: str) -> Settings:
     return of(addresses | properties, Place(folder, folder, folder, folder, folder), {})
 
 
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """As the server does: in the fast loop where there is one."""
+    loop = uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(work)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
 @contextlib.contextmanager
 def listening(app: AsgiApp, **options: Any) -> Iterator[int]:
     """Serve an application on a free port of the loopback interface, in a thread; gives the port."""
@@ -250,7 +265,7 @@ def listening(app: AsgiApp, **options: Any) -> Iterator[int]:
     given |= {"server_header": False, "date_header": False, "timeout_graceful_shutdown": 1}
     server = uvicorn.Server(uvicorn.Config(app, **(given | options)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread = threading.Thread(target=_run, args=(server.serve([listener]),))
         thread.start()
         try:
             deadline = time.monotonic() + 30

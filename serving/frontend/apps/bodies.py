@@ -1,4 +1,4 @@
-"""A request's body: read within bounds of memory and time, and unpacked."""
+"""A request's body: read within bounds, and unpacked. `serving.frontend.guard` ends those who send too slowly."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import asyncio
 import zlib
 from typing import Final
 
-from serving.frontend.apps.exchange import Exchange, Limited
-from serving.frontend.errors import BadRequestError, RequestTimeoutError, TooLargeError
-
-# A body may take so long, and a second more for so many bytes that have come: a slow line is served, a silent one not.
-BODY_S: Final = 60.0
-SLOWEST: Final = 16_384
+from serving.frontend.apps.exchange import Exchange
+from serving.frontend.errors import BadRequestError, TooLargeError
 
 _PACKED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 
@@ -26,7 +22,6 @@ async def read_body(http: Exchange, most: int) -> bytes:
 
     Raises:
         TooLargeError: it is larger.
-        RequestTimeoutError: it does not arrive in time.
         BadRequestError: it is not what its encoding says.
         ClientGoneError: it ends early.
     """
@@ -38,19 +33,12 @@ async def read_body(http: Exchange, most: int) -> bytes:
     found: list[bytes] = []
     size = 0
 
-    def until() -> float:
-        return http.arrived + BODY_S + size / SLOWEST
-
-    def late() -> RequestTimeoutError:
-        return RequestTimeoutError(f"the body did not arrive in time: {size} bytes of it did")
-
-    with Limited(http.loop, until, late):
-        while not http.complete:
-            part = await http.part()
-            size += len(part)
-            if size > most:
-                raise _too_large(most)
-            found.append(part)
+    while not http.complete:
+        part = await http.part()
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        found.append(part)
     body = found[0] if len(found) == 1 else b"".join(found)
     if packing := packing_of(http):
         # A body of some kilobytes can hold megabytes: not in the loop.

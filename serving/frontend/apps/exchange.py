@@ -16,7 +16,7 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from serving.frontend.apps.answers import (
     BODILESS,
@@ -31,6 +31,7 @@ from serving.frontend.apps.answers import (
 from serving.frontend.apps.routing import segments_of
 from serving.frontend.engine import Answer
 from serving.frontend.errors import FrontendError, InternalError
+from serving.frontend.guard import NAMES
 from serving.frontend.meters import Meters
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -39,9 +40,6 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
-
-#: Where `connection.Connection` leaves the names of the headers as the client wrote them.
-NAMES: Final = "torchmar.names"
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("ACCESS_LOG")
@@ -247,10 +245,13 @@ class Exchange:
     async def _drop_rest(self) -> None:
         if not self._asked and self.headers.get(b"expect", b"").lower() == b"100-continue":
             return  # it waits, and is told at once
-        until = self.loop.time() + _LINGER_S
-        with contextlib.suppress(ClientGoneError), Limited(self.loop, lambda: until, ClientGoneError):
+
+        async def drop() -> None:
             while not self._read:
                 await self.part()
+
+        with contextlib.suppress(ClientGoneError, asyncio.TimeoutError):
+            await asyncio.wait_for(drop(), _LINGER_S)
 
 
 class App:
@@ -292,43 +293,11 @@ class App:
             await http.fail(InternalError(f"the server failed; its log has the reason, beside {http.request_id}"))
 
 
-class Limited:
-    """Ends what goes on after a time: `asyncio.timeout` for Python 3.10, and with an end that may move.
+class _Watch:
+    """Ends what goes on when the client goes, which is looked for after a time.
 
     It stands in the way of every request, hence a class and no generator, which takes four times as long.
-
-    Args:
-        until: the end, by the loop's clock; asked again when it has come.
-        error: is raised then.
     """
-
-    __slots__ = ("_error", "_loop", "_over", "_task", "_timer", "_until")
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, until: Callable[[], float], error: Callable[[], Exception]
-    ) -> None:
-        self._loop, self._until, self._error = loop, until, error
-        self._over = False
-
-    def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._timer = self._loop.call_at(self._until(), self._look)
-
-    def _look(self) -> None:
-        if self._until() > self._loop.time():
-            self._timer = self._loop.call_at(self._until(), self._look)
-        elif self._task is not None:
-            self._over = True
-            self._task.cancel()
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        self._timer.cancel()
-        if self._over and kind is asyncio.CancelledError:
-            raise self._error() from None
-
-
-class _Watch:
-    """Ends what goes on when the client goes, which is looked for after a time."""
 
     __slots__ = ("_after", "_gone", "_loop", "_receive", "_task", "_timer", "_watcher")
 

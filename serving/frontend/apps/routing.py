@@ -1,9 +1,9 @@
-"""Where a request goes: segments of its path, the application behind one port, pages in a browser that are refused."""
+"""Where a request goes: segments of its path, names of models that routes need, pages in a browser that are refused."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -19,7 +19,6 @@ RESERVED: Final = frozenset(
     {"api-description", "explanations", "invocations", "livez", "metrics", "models", "ping", "predictions", "readyz"}
     | {"token", "v1", "v2", "wfpredict", "workflows"}
 )
-_MANAGEMENT: Final = frozenset({"models", "token", "workflows"})
 
 
 def segments_of(path: str) -> list[str]:
@@ -28,40 +27,6 @@ def segments_of(path: str) -> list[str]:
     while found and not found[-1]:
         found.pop()
     return found
-
-
-def is_management(segments: Sequence[str]) -> bool:
-    """Whether a request belongs to the management API, where one port has them all."""
-    if not segments:
-        return False
-    if segments[0] == "models":
-        return not (len(segments) == 3 and segments[2] == "invoke")
-    if segments[:2] == ["v1", "models"]:
-        return len(segments) == 3 and ":" not in segments[2]
-    return segments[0] in _MANAGEMENT
-
-
-def single_port(
-    inference: Callable[..., Awaitable[None]],
-    management: Callable[..., Awaitable[None]],
-    metrics: Callable[..., Awaitable[None]] | None,
-) -> Callable[..., Awaitable[None]]:
-    """All APIs at one address; each asks for its own key.
-
-    Args:
-        metrics: None where the metrics API is off.
-    """
-
-    async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        segments = segments_of(scope.get("path", ""))
-        chosen = inference
-        if segments == ["metrics"] and metrics is not None:
-            chosen = metrics
-        elif is_management(segments):
-            chosen = management
-        await chosen(scope, receive, send)
-
-    return app
 
 
 def refuse_pages(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], allowed: str | None, *, keyed: bool) -> None:

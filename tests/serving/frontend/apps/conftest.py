@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import httpx
 import pytest
 import uvicorn
 
-from serving.frontend.apps.connection import Connection
 from serving.frontend.apps.exchange import AsgiApp
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
@@ -32,6 +31,7 @@ from serving.frontend.errors import (
     UnavailableError,
     VersionNotFoundError,
 )
+from serving.frontend.guard import Patience, guarded, watch
 from serving.frontend.settings import Place, Settings, of
 from serving.protocol import decode_value
 
@@ -248,24 +248,32 @@ def settings_of(folder: Path, **properties: str) -> Settings:
     return of(addresses | properties, Place(folder, folder, folder, folder, folder), {})
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """As the server does: in the fast loop where there is one."""
+def _run(server: uvicorn.Server, listener: socket.socket, patience: Patience) -> None:
+    """As the server does: in the fast loop where there is one, with a watch over slow clients."""
+
+    async def work() -> None:
+        watching = asyncio.create_task(watch(server.server_state.connections, patience, 0.05))
+        try:
+            await server.serve([listener])
+        finally:
+            watching.cancel()
+
     loop = uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
     try:
-        loop.run_until_complete(work)
+        loop.run_until_complete(work())
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
 
 
 @contextlib.contextmanager
-def listening(app: AsgiApp, **options: Any) -> Iterator[int]:
+def listening(app: AsgiApp, patience: Patience | None = None) -> Iterator[int]:
     """Serve an application on a free port of the loopback interface, in a thread; gives the port."""
-    given = {"http": Connection, "lifespan": "off", "ws": "none", "access_log": False, "log_config": None}
+    given = {"http": guarded(), "lifespan": "off", "ws": "none", "access_log": False, "log_config": None}
     given |= {"server_header": False, "date_header": False, "timeout_graceful_shutdown": 1}
-    server = uvicorn.Server(uvicorn.Config(app, **(given | options)))
+    server = uvicorn.Server(uvicorn.Config(app, **given))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_run, args=(server.serve([listener]),))
+        thread = threading.Thread(target=_run, args=(server, listener, patience or Patience()))
         thread.start()
         try:
             deadline = time.monotonic() + 30
@@ -305,13 +313,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: Path, *, keyed: bool = False, **properties: str) -> Iterator[Served]:
+def served(
+    folder: Path, *, keyed: bool = False, patience: Patience | None = None, **properties: str
+) -> Iterator[Served]:
     """Serve both applications over a played engine."""
     engine, meters = played_engine(), PlayedMeters()
     settings = settings_of(folder, **({"enable_model_api": "true"} | properties))
     keys = Keys(folder / "key_file.json", 60) if keyed else None
     with (
-        listening(inference_app(engine, settings, keys, meters)) as inference,
+        listening(inference_app(engine, settings, keys, meters), patience) as inference,
         listening(management_app(engine, settings, keys, meters)) as management,
     ):
         yield Served(engine, meters, settings, keys, inference, management)

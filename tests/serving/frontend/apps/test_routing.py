@@ -1,20 +1,17 @@
-"""Pages in a browser, and one port for all, over a played engine."""
+"""Pages in a browser, over a played engine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from serving.frontend.apps.inference import inference_app
-from serving.frontend.apps.keys import Keys
-from serving.frontend.apps.management import management_app
-from serving.frontend.apps.routing import RESERVED, is_management, refuse_pages, segments_of, single_port
+from serving.frontend.apps.routing import RESERVED, refuse_pages, segments_of
 from serving.frontend.errors import ForbiddenError
 
-from .conftest import PlayedMeters, Served, listening, played_engine, served, settings_of
+from .conftest import PlayedMeters, Served, played_engine, served, settings_of
 
 _REGISTER = "/models?url=stream.mar&model_name=evil"
 
@@ -105,56 +102,6 @@ def test_behind_a_key_a_proxy_may_give_its_own_name() -> None:
 def test_at_a_unix_socket_there_is_no_page() -> None:
     refuse_pages({"server": ("/run/s", None)}, {b"host": b"models.example"}, None, keyed=False)
     refuse_pages({"server": None}, {}, None, keyed=False)
-
-
-@pytest.mark.parametrize(
-    ("path", "management"),
-    [
-        ("/models", True),
-        ("/models/echo", True),
-        ("/models/echo/1.0", True),
-        ("/models/echo/1.0/set-default", True),
-        ("/models/echo/invoke", False),
-        ("/v1/models/echo", True),
-        ("/v1/models/echo:predict", False),
-        ("/v2/models/echo", False),
-        ("/token", True),
-        ("/workflows/x", True),
-        ("/", False),
-        ("/ping", False),
-        ("/predictions/models", False),
-        ("/echo/predict", False),
-    ],
-)
-def test_one_port_knows_whose_a_request_is(path: str, management: bool) -> None:
-    assert is_management(segments_of(path)) is management
-
-
-def test_played_engine_behind_one_port_each_api_asks_for_its_own_key(tmp_path: Path) -> None:
-    engine, settings = played_engine(), settings_of(tmp_path, enable_model_api="true")
-    keys = Keys(tmp_path / "key_file.json", 60)
-    meters = PlayedMeters()
-
-    async def metrics(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"metrics"})
-
-    app = single_port(
-        inference_app(engine, settings, keys, meters), management_app(engine, settings, keys, meters), metrics
-    )
-    authorized = {kind: {"Authorization": f"Bearer {keys._keys[kind]}"} for kind in ("inference", "management", "API")}
-    with listening(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        for kind, target in (
-            ("inference", "/predictions/echo"),
-            ("management", "/models/echo"),
-            ("API", "/token?type=inference"),
-        ):
-            for other, headers in authorized.items():
-                status = client.get(target, headers=headers).status_code
-                assert status == (200 if kind == other else 400), (target, other)
-            authorized["inference"] = {"Authorization": f"Bearer {keys._keys['inference']}"}
-        assert client.get("/metrics").text == "metrics"
-        assert client.get("/metrics/more", headers=authorized["inference"]).status_code == 404
 
 
 def test_names_of_routes_are_reserved() -> None:

@@ -30,16 +30,15 @@ async def read_body(http: Exchange, most: int) -> bytes:
     length = http.headers.get(b"content-length", b"")
     if length and int(length) > most:
         raise _too_large(most)
-    found: list[bytes] = []
-    size = 0
-
-    while not http.complete:
-        part = await http.part()
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        found.append(part)
-    body = found[0] if len(found) == 1 else b"".join(found)
+    body = await http.part()
+    if not http.complete:
+        # Not a list of parts: of parts of few bytes it would take many times their size.
+        grown = bytearray(body)
+        while not http.complete and len(grown) <= most:
+            grown += await http.part()
+        body = bytes(grown)
+    if len(body) > most:
+        raise _too_large(most)
     if packing := packing_of(http):
         # A body of some kilobytes can hold megabytes: not in the loop.
         return await asyncio.to_thread(unpack, body, packing, most)

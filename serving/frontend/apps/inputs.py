@@ -29,7 +29,6 @@ _MULTIPART: Final = "multipart/form-data"
 # What a file is where its part does not say it.
 _FILE_TYPE: Final = "application/octet-stream"
 _BAD_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
-_LINE_END = re.compile(rb"[\r\n]+\Z")
 # Encodings that change nothing.
 _PLAIN: Final = frozenset({"", "7bit", "8bit", "binary"})
 # Bytes that a part's headers may have; names of files can be long.
@@ -64,7 +63,7 @@ def inputs_of(content_type: str, body: bytes) -> tuple[Parameter, ...]:
     mime = content_type.partition(";")[0].strip()
     lower = mime.lower()
     if lower == _FORM:
-        return fields(_LINE_END.sub(b"", body), "form")
+        return fields(body.rstrip(b"\r\n"), "form")
     if lower == _MULTIPART:
         return multipart(content_type, body)
     return (Parameter("body", body, mime),)

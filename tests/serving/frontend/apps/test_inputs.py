@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import quote_from_bytes, urlencode
 
 import httpx
@@ -70,6 +71,12 @@ def test_almost_a_form_is_parameters_or_a_bad_request(pieces: list[bytes], bound
         except BadRequestError:
             continue
         assert all(one.name for one in found)
+
+
+def test_a_form_of_line_ends_takes_no_time() -> None:
+    before = time.process_time()
+    assert len(inputs_of("application/x-www-form-urlencoded", b"a=" + b"\n" * 6_000_000 + b"x")) == 1
+    assert time.process_time() - before < 10  # quadratic, it would be hours
 
 
 def test_a_form_has_so_many_fields() -> None:

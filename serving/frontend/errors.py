@@ -5,7 +5,8 @@
     FrontendError                      what is written as {"code", "type", "message"}
     ├── BadRequestError           400  BadRequestException
     ├── InvalidKeyError           400  InvalidKeyException
-    ├── NotAllowedError           403  IllegalArgumentException
+    ├── NotAllowedError           403  InvalidModelVersionException
+    ├── ForbiddenError            403  ForbiddenException: ours alone
     ├── ResourceNotFoundError     404  ResourceNotFoundException: no such route
     ├── ModelNotFoundError        404  ModelNotFoundException
     ├── VersionNotFoundError      404  ModelVersionNotFoundException
@@ -63,9 +64,15 @@ class InvalidKeyError(FrontendError):
 
 
 class NotAllowedError(FrontendError):
-    """What is understood and not done."""
+    """The default version cannot be removed while there are others."""
 
-    status, kind = 403, "IllegalArgumentException"
+    status, kind = 403, "InvalidModelVersionException"
+
+
+class ForbiddenError(FrontendError):
+    """A page in a browser asks for what its reader did not."""
+
+    status, kind = 403, "ForbiddenException"
 
 
 class ResourceNotFoundError(FrontendError):

@@ -1,0 +1,106 @@
+"""What is sent: JSON as TorchServe writes it, the headers of every response, what becomes of a handler's own ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+from serving.frontend.engine import Answer, Timings
+from serving.frontend.errors import FrontendError
+from serving.frontend.settings import Settings
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+REQUEST_ID: Final = b"x-request-id"
+JSON: Final = "application/json"
+_SERVER_TIMING: Final = b"server-timing"
+_JSON_TYPE: Final = (b"content-type", JSON.encode())
+_NO_CACHE: Final = (
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
+    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
+)
+# What belongs to the connection or is ours to say: a handler's header of that name is left out.
+_OURS: Final = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade", "x-request-id"}
+    | {name.decode() for name, _ in _NO_CACHE}
+)
+_CORS: Final = ("access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# Statuses that have a body, and that uvicorn has a line for.
+_LOWEST, _HIGHEST = 200, 599
+BODILESS: Final = frozenset({204, 205, 304})
+
+
+def json_body(document: Any) -> bytes:
+    """Write a document as TorchServe does: two blanks of indentation, UTF-8, a line's end."""
+    # A lone surrogate has no UTF-8; the escape of it is JSON's own.
+    return json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def error_body(error: FrontendError) -> bytes:
+    """Write an error as TorchServe does."""
+    return json_body({"code": error.status, "type": error.kind, "message": error.message})
+
+
+def constant_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers that every response has: CORS, where it is configured, and no caches."""
+    cors = [
+        (name.encode(), sendable(value))
+        for name in _CORS
+        if (value := settings.text("cors_allowed_" + name.rpartition("-")[2]))
+    ]
+    return (*cors, *_NO_CACHE)
+
+
+def json_headers(request_id: bytes, constant: Iterable[tuple[bytes, bytes]], length: int) -> Headers:
+    """The headers of a response in JSON."""
+    return [_JSON_TYPE, (REQUEST_ID, request_id), *constant, (b"content-length", b"%d" % length)]
+
+
+def answer_headers(answer: Answer, request_id: bytes, constant: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The headers of a model's answer, without its length.
+
+    The handler's own CORS headers win; what belongs to the connection or is ours to say does not.
+    """
+    headers: Headers = [(REQUEST_ID, request_id)]
+    if answer.content_type:
+        headers.append((b"content-type", sendable(answer.content_type)))
+    if answer.timings is not None:
+        headers.append((_SERVER_TIMING, server_timing(answer.timings)))
+    headers += constant
+    if answer.headers:
+        own = _own(answer.headers)
+        headers = [pair for pair in headers if pair[0].decode() not in own]
+        headers += [(name.encode(), sendable(value)) for name, value in own.items()]
+    return headers
+
+
+def server_timing(timings: Timings) -> bytes:
+    """Say where the time of an answer went, in milliseconds."""
+    return b"queue;dur=%.3f, worker;dur=%.3f, batch;desc=%d" % (
+        timings.queue * 1000,
+        timings.worker * 1000,
+        timings.batch,
+    )
+
+
+def status_of(status: int) -> int:
+    """The status as it can be sent: what is none becomes 500."""
+    return status if _LOWEST <= status <= _HIGHEST else 500
+
+
+def sendable(value: str) -> bytes:
+    """A header's value as it can be sent: in Latin-1, as Netty writes it, and in one line."""
+    if not value.isprintable():
+        value = _CONTROL.sub(" ", value)
+    return value.strip().encode("latin-1", "replace")
+
+
+def _own(headers: Mapping[str, str]) -> dict[str, str]:
+    """A handler's headers that are sent, by their names in small letters; of equal ones the last."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    return {name: value for name, value in lowered.items() if name not in _OURS and _TOKEN.fullmatch(name)}

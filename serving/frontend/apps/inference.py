@@ -1,0 +1,224 @@
+"""The inference API: what carries the load, before any router and without one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from serving.frontend.apps import openinference
+from serving.frontend.apps.answers import constant_headers
+from serving.frontend.apps.bodies import read_body
+from serving.frontend.apps.exchange import App, Exchange, new_id
+from serving.frontend.apps.inputs import fields, headers_of, inputs_of
+from serving.frontend.apps.keys import Keys
+from serving.frontend.apps.openapi import inference_document, model_document
+from serving.frontend.apps.routing import NO_METHOD, NO_ROUTE, NO_WORKFLOWS
+from serving.frontend.engine import Call, Engine, Priority
+from serving.frontend.errors import (
+    BadRequestError,
+    MethodNotAllowedError,
+    NotImplementedHereError,
+    ResourceNotFoundError,
+)
+from serving.frontend.meters import Meters
+from serving.frontend.settings import Settings
+from serving.protocol import Parameter, Request
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
+_EXPLAINED: Final = {False: {"explain": "False"}, True: {"explain": "True"}}
+
+
+class InferenceApp(App):
+    """The inference API over an engine."""
+
+    def __init__(self, engine: Engine, settings: Settings, keys: Keys | None, meters: Meters) -> None:
+        super().__init__(constant_headers(settings), meters)
+        self._engine, self._keys = engine, keys
+        self._most, self._most_answer = settings.max_request_size, settings.max_response_size
+        self._version = openinference.version_of(settings)
+        self._under_way: set[str] = set()
+        self._routes: dict[str, Callable[[Exchange], Awaitable[None]]] = {
+            "predictions": self._predictions,
+            "explanations": self._predictions,
+            "ping": self._ping,
+            "invocations": self._invocations,
+            "models": self._invoke,
+            "v1": self._v1,
+            "v2": self._v2,
+            "wfpredict": self._workflow,
+        }
+        # What says nothing of the models needs no key: a probe has none.
+        self._open: dict[tuple[str, ...], Callable[[Exchange], Awaitable[None]]] = {
+            (): self._api,
+            ("api-description",): self._api,
+            ("livez",): self._alive,
+            ("readyz",): self._ready,
+        }
+
+    async def route(self, http: Exchange) -> None:
+        """Answer a request.
+
+        Raises:
+            FrontendError: what is then the answer.
+        """
+        segments = http.segments
+        if len(segments) < 2 and (found := self._open.get(tuple(segments))):
+            await found(http)
+            return
+        if self._keys is not None:
+            self._keys.check("inference", http.header(b"authorization"))
+        await self._routes.get(segments[0], self._legacy)(http)
+
+    # ---- routes ------------------------------------------------------------------------------------------------------
+
+    async def _predictions(self, http: Exchange) -> None:
+        kind, *names = http.segments
+        if not names:
+            raise ResourceNotFoundError(NO_ROUTE)
+        marks = {"url_path": "/".join(names[2:]), **_EXPLAINED[kind == "explanations"]}
+        await self._ask(http, names[0], names[1] if len(names) > 1 else None, marks)
+
+    async def _ping(self, http: Exchange) -> None:
+        if self._engine.healthy:
+            await http.json({"status": "Healthy"})
+        else:
+            await http.json({"status": "Unhealthy"}, 500)
+
+    async def _invocations(self, http: Exchange) -> None:
+        if len(http.segments) > 1:
+            raise ResourceNotFoundError(NO_ROUTE)
+        given = (
+            one.value.decode("utf-8", "replace") for one in fields(http.query, "query") if one.name == "model_name"
+        )
+        name = next(given, None)
+        if not name:
+            name = self._only_model() or name
+        await self._ask(http, name, None, {}, query=True)
+
+    async def _invoke(self, http: Exchange) -> None:
+        if len(http.segments) != 3 or http.segments[2] != "invoke":
+            raise ResourceNotFoundError(NO_ROUTE)
+        await self._ask(http, http.segments[1], None, {}, query=True)
+
+    async def _legacy(self, http: Exchange) -> None:
+        name, *more = http.segments
+        if not more or more[-1] != "predict" or len(more) > 2:
+            raise ResourceNotFoundError(NO_ROUTE)
+        await self._ask(http, name, more[0] if len(more) == 2 else None, {}, query=True)
+
+    async def _v1(self, http: Exchange) -> None:
+        if len(http.segments) != 3 or http.segments[1] != "models":
+            await self._legacy(http)
+            return
+        name, _, action = http.segments[2].partition(":")
+        if not action.startswith(("predict", "explain")):
+            raise ResourceNotFoundError(NO_ROUTE)
+        await self._ask(http, name, None, _EXPLAINED[action.startswith("explain")])
+
+    async def _v2(self, http: Exchange) -> None:
+        target = openinference.target_of(http.segments[1:])
+        if target is None:
+            await self._legacy(http)
+        elif target.action in ("infer", "explain"):
+            await self._ask(http, target.name, target.version, _EXPLAINED[target.action == "explain"])
+        else:
+            await http.json(*openinference.document_of(self._engine, target, self._version))
+
+    async def _workflow(self, http: Exchange) -> None:  # noqa: ARG002 (as every route)
+        raise NotImplementedHereError(NO_WORKFLOWS)
+
+    async def _api(self, http: Exchange) -> None:
+        if not http.segments and (http.method != "OPTIONS" or http.scope["path"] != "/"):
+            raise MethodNotAllowedError(NO_METHOD)
+        await http.json(inference_document(self._version))
+
+    async def _alive(self, http: Exchange) -> None:
+        await http.json({"status": "Alive"})
+
+    async def _ready(self, http: Exchange) -> None:
+        if self._engine.ready:
+            await http.json({"status": "Ready"})
+        else:
+            await http.json({"status": "Not ready"}, 503)
+
+    # ---- the way of a request ----------------------------------------------------------------------------------------
+
+    async def _ask(
+        self, http: Exchange, name: str | None, version: str | None, marks: dict[str, str], *, query: bool = False
+    ) -> None:
+        """Give a request to a model.
+
+        Args:
+            name: None where an input, ``model_name``, is to say it.
+            marks: headers that the worker sees beside the client's.
+            query: whether the parameters of the query are inputs, too.
+        """
+        deadline, priority = _deadline(http), _priority(http)
+        body = await read_body(http, self._most)
+        inputs = inputs_of(http.header(b"content-type"), body)
+        if query:
+            inputs = fields(http.query, "query") + inputs
+        if name is None:
+            name = _named(inputs)
+        if http.method == "OPTIONS":
+            (state, *_) = self._engine.describe(name, version)
+            await http.json(model_document(state.name))
+            return
+        headers = headers_of(http, len(body))
+        headers.update(marks)
+        request = Request(self._begin(http) if http.own_id else http.request_id, headers, inputs)
+        try:
+            answer = await http.unless_gone(self._engine.predict(Call(name, version, request, deadline, priority)))
+            await http.answer(answer, self._most_answer)
+        finally:
+            if http.own_id:
+                self._under_way.discard(request.request_id)
+
+    def _begin(self, http: Exchange) -> str:
+        """The id that a worker knows a request by: the client's, unless another request under way has the same."""
+        request_id = new_id() if http.request_id in self._under_way else http.request_id
+        self._under_way.add(request_id)
+        return request_id
+
+    def _only_model(self) -> str | None:
+        """The model that the server began with, if it is one."""
+        found = [name for name, _ in self._engine.names() if self._engine.describe(name, None)[0].loaded_at_startup]
+        return found[0] if len(found) == 1 else None
+
+
+def inference_app(engine: Engine, settings: Settings, keys: Keys | None, meters: Meters) -> InferenceApp:
+    """Make the inference API.
+
+    Args:
+        keys: None where requests need none.
+    """
+    return InferenceApp(engine, settings, keys, meters)
+
+
+def _named(inputs: tuple[Parameter, ...]) -> str:
+    for one in inputs:
+        if one.name == "model_name":
+            return one.value.decode("utf-8", "replace")
+    raise BadRequestError("Parameter model_name is required.")
+
+
+def _deadline(http: Exchange) -> float | None:
+    given = http.headers.get(b"x-request-timeout-seconds")
+    if given is None:
+        return None
+    text = given.decode("latin-1").strip()
+    if not _SECONDS.fullmatch(text) or float(text) == 0:
+        raise BadRequestError(f"the header x-request-timeout-seconds must be a number of seconds above 0, not {text!r}")
+    return http.arrived + float(text)
+
+
+def _priority(http: Exchange) -> Priority:
+    given = http.headers.get(b"x-request-priority")
+    if given is None:
+        return Priority.NORMAL
+    text = given.decode("latin-1").strip().lower()
+    if text not in _PRIORITIES:
+        raise BadRequestError(f"the header x-request-priority must be {', '.join(_PRIORITIES)}, not {text!r}")
+    return _PRIORITIES[text]

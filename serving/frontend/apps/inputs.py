@@ -1,0 +1,183 @@
+"""From an HTTP request to what a worker sees of it (contract 2.1, InferenceRequestHandler.java)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from serving.frontend.apps.bodies import packing_of
+from serving.frontend.apps.exchange import Exchange
+from serving.frontend.errors import BadRequestError
+from serving.protocol import Parameter
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+#: Fields of a form, and parameters of a query.
+MOST_FIELDS: Final = 10_000
+# What is not so any more when the body has been read.
+_UNPACKED: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
+# The parser tells a log what it tells its caller; clients must not fill one.
+_quiet = logging.Logger("forms", logging.CRITICAL)
+_FORM: Final = "application/x-www-form-urlencoded"
+_MULTIPART: Final = "multipart/form-data"
+# What a file is where its part does not say it.
+_FILE_TYPE: Final = "application/octet-stream"
+_BAD_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
+# Encodings that change nothing.
+_PLAIN: Final = frozenset({"", "7bit", "8bit", "binary"})
+# Bytes that a part's headers may have; names of files can be long.
+_MOST_HEADER: Final = 8_192
+
+
+def headers_of(http: Exchange, length: int) -> dict[str, str]:
+    """The headers as a worker sees them: with the client's names, and of a body as it is now.
+
+    Args:
+        length: bytes of the body, read and unpacked.
+    """
+    headers = http.named_headers()
+    gone = {name.decode() for name in _UNPACKED.intersection(http.headers)}
+    if gone:
+        if not packing_of(http):
+            gone.discard("content-encoding")
+        if gone - {"expect"}:
+            gone.add("content-length")
+        headers = {name: value for name, value in headers.items() if name.lower() not in gone}
+    if b"content-length" not in http.headers or "content-length" in gone:
+        headers["content-length"] = str(length)
+    return headers
+
+
+def inputs_of(content_type: str, body: bytes) -> tuple[Parameter, ...]:
+    """The parameters in a body: the fields of a form, or the body itself.
+
+    Raises:
+        BadRequestError: the body is not the form that its content type names.
+    """
+    mime = content_type.partition(";")[0].strip()
+    lower = mime.lower()
+    if lower == _FORM:
+        return fields(body.rstrip(b"\r\n"), "form")
+    if lower == _MULTIPART:
+        return multipart(content_type, body)
+    return (Parameter("body", body, mime),)
+
+
+def fields(text: bytes, what: str) -> tuple[Parameter, ...]:
+    """The fields of an urlencoded form, or of a query.
+
+    Values are bytes, whatever they mean; names are UTF-8.
+
+    Args:
+        what: it is, for messages.
+
+    Raises:
+        BadRequestError: it has an escape that is none, a field without a name, or too many fields.
+    """
+    if not text:
+        return ()
+    if bad := _BAD_ESCAPE.search(text):
+        shown = bad[0].decode("latin-1")
+        raise BadRequestError(f"the {what} has an escape that is none: {shown!r} at {bad.start()}; write % as %25")
+    if text.count(b"&") >= MOST_FIELDS:
+        raise _too_many(what)
+    found = []
+    for pair in text.split(b"&"):
+        if pair:
+            name, _, value = pair.replace(b"+", b" ").partition(b"=")
+            found.append(Parameter(_name(unquote_to_bytes(name), what), unquote_to_bytes(value)))
+    return tuple(found)
+
+
+def multipart(content_type: str, body: bytes) -> tuple[Parameter, ...]:
+    """The parts of a multipart form: a file has its content type, a field has none.
+
+    Raises:
+        BadRequestError: it is none, or is cut, or has too many parts.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise BadRequestError(
+            "the form has no boundary: its content type must name one, as in multipart/form-data; boundary=..."
+        )
+    parts = _Parts()
+    try:
+        parser = MultipartParser(boundary, parts.callbacks(), max_header_size=_MOST_HEADER)
+        parser.logger = _quiet
+        parser.write(body)
+    except FormParserError as error:
+        raise BadRequestError(f"the body is not the multipart form that its content type names: {error}") from error
+    if not parts.ended:
+        raise BadRequestError(
+            "the form ends early: the last boundary is missing, or is not the one that the content type names"
+        )
+    return tuple(parts.found)
+
+
+class _Parts:
+    """Takes what the parser finds."""
+
+    def __init__(self) -> None:
+        self.found: list[Parameter] = []
+        self.ended = False
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._part_begin,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_end": self._end,
+        }
+
+    def _part_begin(self) -> None:
+        if len(self.found) >= MOST_FIELDS:
+            raise _too_many("form")
+        self._headers: dict[str, str] = {}
+        self._value = bytearray()
+        self._header_name, self._header = b"", b""
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        self._value += memoryview(data)[start:end]
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._header_name.decode("latin-1").lower()] = self._header.decode("latin-1")
+        self._header_name, self._header = b"", b""
+
+    def _part_end(self) -> None:
+        options = parse_options_header(self._headers.get("content-disposition"))[1]
+        name = _name(options.get(b"name", b""), "form")
+        encoding = self._headers.get("content-transfer-encoding", "").strip().lower()
+        if encoding not in _PLAIN:
+            raise BadRequestError(f"the part {name!r} of the form is in {encoding!r}; send it as it is")
+        kind = ""
+        if b"filename" in options:
+            kind = self._headers.get("content-type", _FILE_TYPE).partition(";")[0].strip()
+        self.found.append(Parameter(name, self._value, kind))
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _name(name: bytes, what: str) -> str:
+    if not name:
+        raise BadRequestError(f"a field of the {what} has no name")
+    return name.decode("utf-8", "replace")
+
+
+def _too_many(what: str) -> BadRequestError:
+    return BadRequestError(f"the {what} has more than {MOST_FIELDS} fields; send them as one JSON body")

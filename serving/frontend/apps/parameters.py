@@ -1,0 +1,126 @@
+"""The parameters of the management API: from a query or a JSON body, understood or refused by their name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from serving.frontend.apps.inputs import fields
+from serving.frontend.engine import Registration
+from serving.frontend.errors import BadRequestError
+
+_INT_MAX: Final = 2**31 - 1
+_NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
+_FLAGS: Final = {"true": True, "false": False}
+_RUNTIMES: Final = frozenset({"python", "python3", "LSP"})
+
+
+class Parameters:
+    """The parameters of a request, by their names. An empty number or flag counts as one that is not there."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    @classmethod
+    def of_query(cls, query: bytes) -> Parameters:
+        """Those of a query; of equal ones the first.
+
+        Raises:
+            BadRequestError: it cannot be read.
+        """
+        found: dict[str, str] = {}
+        for one in fields(query, "query"):
+            found.setdefault(one.name, one.value.decode("utf-8", "replace"))
+        return cls(found)
+
+    @classmethod
+    def of_json(cls, body: bytes) -> Parameters:
+        """Those of a JSON object.
+
+        Raises:
+            BadRequestError: it is none.
+        """
+        try:
+            document = json.loads(body.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise BadRequestError(f"the body is not JSON, which its content type says: {error}") from error
+        if not isinstance(document, dict):
+            raise BadRequestError('the body must be a JSON object, such as {"url": "model.mar"}')
+        return cls({name: value for name, value in document.items() if value is not None})
+
+    def text(self, name: str) -> str | None:
+        """A text.
+
+        Raises:
+            BadRequestError: it is none.
+        """
+        value = self._values.get(name)
+        if value is not None and not isinstance(value, str):
+            raise BadRequestError(f"the parameter {name} must be a text, not {_shown(value)}")
+        return value
+
+    def number(self, name: str, least: int = 0) -> int | None:
+        """A whole number.
+
+        Raises:
+            BadRequestError: it is none, or below the least.
+        """
+        value = self._values.get(name, "")
+        if value == "":
+            return None
+        if isinstance(value, str | int) and not isinstance(value, bool) and _NUMBER.fullmatch(f"{value}"[:12]):
+            found = int(value)
+            if least <= found <= _INT_MAX:
+                return found
+        raise BadRequestError(
+            f"the parameter {name} must be a whole number from {least} to {_INT_MAX}, not {_shown(value)}"
+        )
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Whether it is ``true``.
+
+        Raises:
+            BadRequestError: it is neither ``true`` nor ``false``.
+        """
+        value = self._values.get(name, "")
+        if value == "":
+            return default
+        if isinstance(value, bool):
+            return value
+        if not isinstance(value, str) or value.lower() not in _FLAGS:
+            raise BadRequestError(f"the parameter {name} must be true or false, not {_shown(value)}")
+        return _FLAGS[value.lower()]
+
+
+def registration_of(given: Parameters) -> Registration:
+    """What is to be registered.
+
+    Raises:
+        BadRequestError: a parameter is missing, or is not what it must be; the message names it.
+    """
+    url = given.text("url")
+    if url is None:
+        raise BadRequestError("Parameter url is required.")
+    runtime = given.text("runtime")
+    if runtime is not None and runtime not in _RUNTIMES:
+        raise BadRequestError(f"Invalid RuntimeType value: {runtime}")
+    return Registration(
+        url=url,
+        model_name=given.text("model_name"),
+        handler=given.text("handler"),
+        runtime=runtime,
+        batch_size=given.number("batch_size", least=1),
+        max_batch_delay_ms=given.number("max_batch_delay"),
+        initial_workers=given.number("initial_workers"),
+        response_timeout_s=given.number("response_timeout", least=1),
+        startup_timeout_s=given.number("startup_timeout", least=1),
+        synchronous=given.flag("synchronous", True),
+        s3_sse_kms=given.flag("s3_sse_kms", False),
+    )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

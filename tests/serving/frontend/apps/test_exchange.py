@@ -1,0 +1,71 @@
+"""Requests, in themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from serving.frontend.apps.exchange import App, ClientGoneError, Exchange, new_id, whole_body
+from serving.frontend.engine import Answer
+from serving.frontend.errors import InternalError
+
+from .conftest import PlayedMeters
+
+
+def _scope(**more: Any) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/a/b",
+        "query_string": b"",
+        "http_version": "1.1",
+        "headers": [(b"content-length", b"3")],
+    } | more
+
+
+def test_an_id_has_the_form_of_torchserves() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", one) for one in ids)
+
+
+def test_a_body_that_ends_early_is_a_client_that_has_gone() -> None:
+    async def work() -> None:
+        messages = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop(0)
+
+        http = Exchange(_scope(), receive, receive, (), PlayedMeters())  # type: ignore[arg-type]
+        assert await http.part() == b"a"
+        assert not http.complete
+        await http.part()
+
+    with pytest.raises(ClientGoneError):
+        asyncio.run(work())
+
+
+def test_only_http_is_served() -> None:
+    async def nobody(*_: Any) -> Any:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="only HTTP is served here, not websocket"):
+        asyncio.run(App((), PlayedMeters())({"type": "websocket"}, nobody, nobody))
+
+
+def test_a_streamed_answer_in_one_piece_has_a_bound() -> None:
+    closed: list[bool] = []
+
+    async def rest() -> Any:
+        try:
+            while True:
+                yield b"x" * 100
+        finally:
+            closed.append(True)
+
+    with pytest.raises(InternalError, match="more than 1000 bytes"):
+        asyncio.run(whole_body(Answer(200, "", "", {}, b"first", rest()), 1000))
+    assert closed == [True]

@@ -1,0 +1,91 @@
+"""Parameters of the management API, in themselves."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.frontend.apps.parameters import Parameters, registration_of
+from serving.frontend.engine import Registration
+from serving.frontend.errors import BadRequestError
+
+_ALL = {
+    "url": "m.mar",
+    "model_name": "m",
+    "handler": "h:f",
+    "runtime": "python3",
+    "batch_size": 4,
+    "max_batch_delay": 0,
+    "initial_workers": 2,
+    "response_timeout": 7,
+    "startup_timeout": 8,
+    "synchronous": False,
+    "s3_sse_kms": True,
+}
+_MEANT = Registration("m.mar", "m", "h:f", "python3", 4, 0, 2, 7, 8, False, True)
+_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=4)
+
+
+def test_a_query_and_a_json_body_mean_the_same() -> None:
+    query = "&".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in _ALL.items()
+    )
+    assert registration_of(Parameters.of_query(query.encode())) == _MEANT
+    assert registration_of(Parameters.of_json(json.dumps(_ALL).encode())) == _MEANT
+    assert registration_of(Parameters.of_json(json.dumps({k: str(v) for k, v in _ALL.items()}).encode())) == _MEANT
+
+
+def test_what_is_not_said_is_left_open() -> None:
+    assert registration_of(Parameters.of_query(b"url=m.mar&batch_size=&synchronous=&else=1")) == Registration("m.mar")
+    assert registration_of(Parameters.of_json(b'{"url": "m.mar", "handler": null}')) == Registration("m.mar")
+
+
+def test_of_equal_parameters_the_first_counts() -> None:
+    assert registration_of(Parameters.of_query(b"url=a&url=b")).url == "a"
+
+
+@pytest.mark.parametrize("name", [name for name, value in _ALL.items() if type(value) is int])
+@pytest.mark.parametrize("value", ["x", "1.5", "-1", "1e3", "99999999999", " ", "٣", 1.5, True, [], {}, 10**400])
+def test_a_number_that_is_none_is_named(name: str, value: Any) -> None:
+    with pytest.raises(BadRequestError, match=rf"the parameter {name} must be a whole number from [01] to 2147483647"):
+        registration_of(Parameters({"url": "m", name: value}))
+
+
+@pytest.mark.parametrize("name", ["synchronous", "s3_sse_kms"])
+@pytest.mark.parametrize("value", ["maybe", "1", 1, [], "truetrue"])
+def test_a_flag_that_is_none_is_named(name: str, value: Any) -> None:
+    with pytest.raises(BadRequestError, match=f"the parameter {name} must be true or false"):
+        registration_of(Parameters({"url": "m", name: value}))
+
+
+@pytest.mark.parametrize("name", ["url", "model_name", "handler", "runtime"])
+def test_a_text_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(BadRequestError, match=f"the parameter {name} must be a text, not 1"):
+        registration_of(Parameters({"url": "m", name: 1}))
+
+
+@given(st.dictionaries(st.sampled_from(sorted(_ALL)), _JSON))
+def test_whatever_a_json_body_says_it_is_a_registration_or_a_bad_request(document: dict[str, Any]) -> None:
+    try:
+        found = registration_of(Parameters.of_json(json.dumps(document).encode()))
+    except BadRequestError:
+        return
+    assert found.url == document["url"]
+
+
+@given(st.binary())
+def test_whatever_comes_is_parameters_or_a_bad_request(body: bytes) -> None:
+    for read in (Parameters.of_json, Parameters.of_query):
+        try:
+            registration_of(read(body))
+        except BadRequestError:
+            continue
+
+
+def test_json_that_nests_too_deeply_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="not JSON"):
+        Parameters.of_json(b"[" * 200_000)

@@ -35,8 +35,8 @@ class Seat(Protocol):
     def transmit(self, frame: bytes) -> None:
         """Send a message to its process, or to all of them."""
 
-    def answered(self, job: Job, timings: Timings) -> None:
-        """Count an answer."""
+    def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
+        """Count an answer, or the first part of one."""
 
     def broken(self, why: str) -> None:
         """End the worker: it said what it must not say."""
@@ -115,7 +115,7 @@ class Course(ABC):
                 job.parts.end()
             return more
         timings = Timings(job.sent - job.arrived, self._time() - job.sent, job.batch)
-        self._seat.answered(job, timings)
+        self._seat.answered(job, timings, headers)
         if flag is not None:
             headers = {name: value for name, value in headers.items() if name != STREAM_NEXT}
         if more:

@@ -82,6 +82,11 @@ class Model:
         return bool(self.values.get("asyncCommunication"))
 
     @property
+    def stateful(self) -> bool:
+        """Whether its requests belong to sequences, each of which stays with one worker."""
+        return bool(self.values.get("sequenceMaxIdleMSec"))
+
+    @property
     def continuous(self) -> bool:
         """Whether requests join and leave a batch between its iterations."""
         return bool(self.values.get("continuousBatching"))
@@ -131,8 +136,6 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
         raise ModelError(f"model {name} wants the runtime {runtime}; this frontend starts Python workers only")
     config = effective.understand(unpacked.config)
     values = {setting.key: setting.value for setting in config.settings}
-    if values.get("sequenceBatching") or values.get("sequenceMaxIdleMSec"):
-        raise ModelError(f"model {name} keeps sequences, which this frontend does not have yet; --frontend java does")
     own = settings_of_properties(settings, name, version)
 
     def first(key: str, asked: int | None, default: int) -> int:

@@ -18,6 +18,7 @@ from serving.frontend.local import describing
 from serving.frontend.local.job import Job
 from serving.frontend.local.model import Model
 from serving.frontend.local.process import Launch, launch_of
+from serving.frontend.local.sequences import Sequences
 from serving.frontend.local.waiting import Waiting
 from serving.frontend.local.worker import Worker
 from serving.frontend.meters import Meters
@@ -66,7 +67,8 @@ class Version:
         self.closing = False
         self._around = around
         self._loop = asyncio.get_running_loop()
-        self._waiting = Waiting(model.queue_size)
+        self._sequences = Sequences(model, around.settings) if model.stateful else None
+        self._waiting: Waiting | Sequences = self._sequences or Waiting(model.queue_size)
         self._workers: list[Worker] = []
         self._leaving: set[Worker] = set()
         self._free: dict[Worker, None] = {}
@@ -114,17 +116,17 @@ class Version:
 
     def _share_out(self) -> None:
         self._scheduled = False
-        while self._free and len(self._waiting):
+        free = list(self._free)
+        while free and len(self._waiting):
             # Workers of a shared model are one process: half a batch each would only be more batches.
-            share = self.model.batch_size if self._shared else -(-len(self._waiting) // len(self._free))
-            worker, _ = self._free.popitem()  # the last one: its caches are warm
-            batch = self._waiting.take(min(worker.room, share))
-            if batch:
+            share = self.model.batch_size if self._shared else -(-len(self._waiting) // len(free))
+            worker = free.pop()  # the last one: its caches are warm
+            if batch := self._waiting.take(min(worker.room, share), worker):
                 worker.send(batch)
-            if worker.room:
-                self._free[worker] = None
-                if not batch:
-                    break
+                if worker.room:
+                    free.append(worker)
+                else:
+                    del self._free[worker]
         self._level()
 
     def _expire(self, job: Job) -> None:
@@ -187,7 +189,7 @@ class Version:
         """Give a worker nothing more."""
         self._free.pop(worker, None)
 
-    def died(self, worker: Worker, jobs: list[Job], error: FrontendError) -> None:  # noqa: ARG002
+    def died(self, worker: Worker, jobs: list[Job], error: FrontendError) -> None:
         """Send the requests of a dead worker to another one, once; the others fail."""
         again = []
         for job in jobs:
@@ -209,17 +211,32 @@ class Version:
             self._drop(job, "worker")
             job.fail(error)
         self._waiting.put_back(again)
+        if self._sequences is not None:
+            self._end_all(self._sequences.died(worker), "its worker died")
         if not self._can_serve():
             for job in self._waiting.clear():
                 job.fail(UnavailableError(no_worker(self.model)))
         self._look()
         self._level()
 
-    def _may_be_resent(self, job: Job) -> bool:
-        return self.model.retry and not job.begun and job.deaths < _MAX_DEATHS and self._can_serve()
+    def _end_all(self, jobs: list[Job], why: str) -> None:
+        for job in jobs:
+            job.forget_timer()
+            job.fail(UnavailableError(f"the sequence of this request has ended: {why}"))
 
-    def answered(self, job: Job, timings: Timings) -> None:
+    def _may_be_resent(self, job: Job) -> bool:
+        return (
+            self.model.retry
+            and not self.model.stateful
+            and not job.begun
+            and job.deaths < _MAX_DEATHS
+            and self._can_serve()
+        )
+
+    def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
         """Count an answer."""
+        if self._sequences is not None:
+            self._sequences.answered(job, headers, self._loop.time())
         self._around.meters.answered(
             self.model.name,
             self.model.version,
@@ -239,6 +256,8 @@ class Version:
         """Look at the clocks of all workers; called some times a second."""
         for worker in (*self._workers, *self._leaving):
             worker.check(now)
+        if self._sequences is not None:
+            self._end_all(self._sequences.expire(now), "it lasted too long")
 
     async def scale(self, least: int, most: int, *, wait: bool) -> None:
         """Have at least and at most as many workers.

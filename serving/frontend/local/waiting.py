@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from typing import Final
 
 from serving.frontend.engine import Priority
@@ -46,8 +47,8 @@ class Waiting:
         self._count += len(jobs)
         self._bytes += sum(job.size for job in jobs)
 
-    def take(self, most: int) -> list[Job]:
-        """Take the jobs of the next batch, those that somebody still waits for."""
+    def take(self, most: int, worker: Hashable = None) -> list[Job]:  # noqa: ARG002
+        """Take the jobs of the next batch, those that somebody still waits for; any worker may have them."""
         batch: list[Job] = []
         while self._again:
             if not (job := self._removed(self._again)).done:

@@ -65,8 +65,8 @@ class Owner(Protocol):
     def died(self, worker: Worker, jobs: list[Job], error: FrontendError) -> None:
         """Take the requests back that it had."""
 
-    def answered(self, job: Job, timings: Timings) -> None:
-        """Count an answer."""
+    def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
+        """Count an answer, or the first part of one."""
 
     def heard(self, worker: Worker, pipe: str, line: str) -> None:
         """Take a line that it has printed."""
@@ -160,9 +160,9 @@ class Worker:
         for link in self._links if self.model.broadcasts else self._links[:1]:
             link.send(frame)
 
-    def answered(self, job: Job, timings: Timings) -> None:
-        """Count an answer."""
-        self._owner.answered(job, timings)
+    def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
+        """Count an answer, or the first part of one."""
+        self._owner.answered(job, timings, headers)
 
     def freed(self) -> None:
         """Take note that requests have been answered."""

@@ -1,0 +1,142 @@
+"""The jobs of a model that keeps sequences: in order within each, each with one worker (SequenceBatching.java).
+
+A sequence begins with its first request and belongs to the worker that took that one, until it ends: by a header of an
+answer, after some time without a request, after its whole time, or with its worker. A batch holds one request of a
+sequence at the most.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from math import inf
+
+from serving.frontend.local.job import Job
+from serving.frontend.local.model import Model
+from serving.frontend.settings import Settings
+
+
+@dataclass(eq=False)
+class _Sequence:
+    """A sequence.
+
+    Attributes:
+        worker: that keeps its state; None before its first request was sent.
+        idle_since: when its last request came or was answered, on the loop's clock.
+        ends: when it has lasted long enough, on the loop's clock.
+    """
+
+    worker: Hashable | None
+    idle_since: float
+    ends: float
+    jobs: deque[Job] = field(default_factory=deque)
+
+
+class Sequences:
+    """Jobs that wait, by sequence; in the place of `Waiting`.
+
+    Args:
+        model: how many sequences it keeps at once, how long, and how many requests of each may wait.
+        settings: the names of the headers.
+    """
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        values = model.values
+        self.capacity = model.queue_size
+        self._names = (settings.sequence_id, settings.sequence_start, settings.sequence_end)
+        self._most = max(1, int(values.get("maxNumSequence") or 1))
+        self._most_jobs = max(1, int(values.get("maxSequenceJobQueueSize") or 1))
+        self._idle_s = int(values.get("sequenceMaxIdleMSec") or 0) / 1000
+        self._whole_s = int(values.get("sequenceTimeoutMSec") or 0) / 1000 or inf
+        self._batch_size = model.batch_size
+        self._sequences: dict[str, _Sequence] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, job: Job) -> bool:
+        """Take a job; False when its sequence, or the model, has no room. One that names no sequence begins its own."""
+        name = self._name_of(job)
+        sequence = self._sequences.get(name)
+        if sequence is None:
+            if len(self._sequences) >= self._most:
+                return False
+            sequence = self._sequences[name] = _Sequence(None, job.arrived, job.arrived + self._whole_s)
+        if len(sequence.jobs) >= self._most_jobs:
+            return False
+        sequence.jobs.append(job)
+        self._count += 1
+        return True
+
+    def _name_of(self, job: Job) -> str:
+        key, start, _ = self._names
+        headers = job.request.headers
+        name = next((value for header, value in headers.items() if header.lower() == key.lower()), "")
+        if not name:
+            name = headers[key] = f"ts-seq-{uuid.uuid4()}"
+            headers[start] = "true"
+        return name
+
+    def take(self, most: int, worker: Hashable) -> list[Job]:
+        """Take the jobs of a worker's next batch: of its own sequences, and of new ones while it has room for them."""
+        kept = sum(sequence.worker == worker for sequence in self._sequences.values())
+        batch: list[Job] = []
+        for sequence in self._sequences.values():
+            if len(batch) >= most:
+                break
+            if sequence.worker is None and kept < self._batch_size and sequence.jobs:
+                sequence.worker, kept = worker, kept + 1
+            if sequence.worker == worker and sequence.jobs:
+                job = sequence.jobs.popleft()
+                self._count -= 1
+                if not job.done:
+                    batch.append(job)
+        return batch
+
+    def put_back(self, jobs: list[Job]) -> None:
+        """Take nothing back: the state of a sequence has died with its worker."""
+
+    def drop(self, job: Job) -> None:
+        """Remove a job whose client has left, or whose time is over."""
+        for sequence in self._sequences.values():
+            if job in sequence.jobs:
+                sequence.jobs.remove(job)
+                self._count -= 1
+                return
+
+    def answered(self, job: Job, headers: dict[str, str], now: float) -> None:
+        """Take note of an answer, which may end sequences: their ids stand in a header, with semicolons between."""
+        key, _, end = self._names
+        if sequence := self._sequences.get(job.request.headers.get(key, "")):
+            sequence.idle_since = now
+        told = next((value for header, value in headers.items() if header.lower() == end.lower()), "")
+        for name in filter(None, (part.strip() for part in told.split(";"))):
+            self._end(name)
+
+    def expire(self, now: float) -> list[Job]:
+        """End the sequences that are over; returns the requests of theirs that waited."""
+        over = [
+            name
+            for name, sequence in self._sequences.items()
+            if now >= sequence.ends or (not sequence.jobs and now - sequence.idle_since >= self._idle_s)
+        ]
+        return [job for name in over for job in self._end(name)]
+
+    def died(self, worker: Hashable) -> list[Job]:
+        """End the sequences of a worker that has died; returns the requests of theirs that waited."""
+        own = [name for name, sequence in self._sequences.items() if sequence.worker == worker]
+        return [job for name in own for job in self._end(name)]
+
+    def _end(self, name: str) -> list[Job]:
+        sequence = self._sequences.pop(name, None)
+        if sequence is None:
+            return []
+        self._count -= len(sequence.jobs)
+        return list(sequence.jobs)
+
+    def clear(self) -> list[Job]:
+        """Take all of them."""
+        return [job for name in list(self._sequences) for job in self._end(name)]

@@ -9,7 +9,7 @@ def backends(owner: int) -> dict[int, tuple[int, int]]:
     """What the prefork process of a server knows.
 
     Args:
-        owner: pid of the Java process.
+        owner: pid of the frontend.
 
     Returns:
         For each thin process, by pid: the pid of the process that serves it, and how many that one serves. Empty if

@@ -204,9 +204,7 @@ class Engine(Protocol):
                 not taken; nothing of it is left.
         """
 
-    async def scale(
-        self, name: str, version: str | None, least: int, most: int | None, *, synchronous: bool
-    ) -> Done:
+    async def scale(self, name: str, version: str | None, least: int, most: int | None, *, synchronous: bool) -> Done:
         """Give a version as many workers; None for as many at the most as at the least.
 
         Raises:

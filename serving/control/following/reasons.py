@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-# In java.log is what ended the Java runtime, in ts_log.log what the frontend itself has noticed.
-_LOGS: Final = ("java.log", "ts_log.log")
+# In the first two is what ended Java or the Python frontend, in ts_log.log what the frontend itself has noticed.
+_LOGS: Final = ("java.log", "frontend.log", "ts_log.log")
 _EXCEPTION: Final = re.compile(
     r'(?P<cause>Caused by: )?(?:Exception in thread "[^"]*" )?(?:[a-z_]\w*\.)+'
     r"(?P<text>[A-Z][\w$]*(?:Exception|Error|Failure)\b.*)"
 )
-_INVALID: Final = re.compile(r"(?P<text>Invalid configuration: .*)")
+# Of Java's frontend, and of ours.
+_INVALID: Final = re.compile(r"(?P<text>Invalid configuration: .*)|The frontend cannot start: (?P<ours>.*)")
 _FRAME: Final = re.compile(r"\tat (?:[\w.]+/)?org\.pytorch\.serve\.(?:\w+\.)*(?P<place>\w+(?:\$\w+)?\.[\w$<>]+)\(")
 _NOT_TAKEN: Final = "Failed to load model: "
 # What the Java runtime and the search for GPUs always say.
@@ -111,7 +112,8 @@ def _traces(lines: Sequence[str]) -> Iterator[_Trace]:
         if head is None:
             index += 1
             continue
-        before, causes, places = lines[index - 1] if index else "", [head["text"]], []
+        said = head["text"] or head["ours"]
+        before, causes, places = lines[index - 1] if index else "", [said], []
         index += 1
         while index < len(lines) and (_NOISE.match(lines[index]) or lines[index].startswith("Caused by: ")):
             if cause := _EXCEPTION.match(lines[index]):

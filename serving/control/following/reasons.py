@@ -79,13 +79,16 @@ def reason(log_folder: Path, properties: Mapping[str, str], model: str | None = 
     lines = [line for log in logs for line in log]
     traces = [trace for log in reversed(logs) for trace in _traces(log)]
     if model is not None:
+        told = f"{_NOT_TAKEN}{model}: "  # the Python frontend says why in the same line
+        if ours := next((line.partition(told)[2] for line in reversed(lines) if told in line), ""):
+            return Reason(ours)
         traces = [trace for trace in traces if trace.before.endswith(f"{_NOT_TAKEN}{model}")] or traces
     if traces:
         # The last one: what ended Java comes behind all that it went on after.
         text = traces[-1].text + _settings(traces[-1], properties)
     else:
-        told = [line for line in lines if line.strip() and not _NOISE.match(line)]
-        text = " | ".join(told[-_LINES:]) or "it said nothing"
+        last = [line for line in lines if line.strip() and not _NOISE.match(line)]
+        text = " | ".join(last[-_LINES:]) or "it said nothing"
     return Reason(text, next((hint for sign, hint in _HINTS.items() if sign in text), None))
 
 

@@ -1,0 +1,207 @@
+"""What a client may take its time for: uvicorn's HTTP protocol, with limits that uvicorn does not have.
+
+uvicorn waits without end for a request's head and body, httptools takes a head of any length, and what is not read of
+an answer stays in memory. Here a watch goes over all connections once a second and ends those of clients that are too
+slow, so that a request in time pays nothing but the addition of two numbers. What is refused gets TorchServe's form of
+an error.
+
+The attributes of uvicorn's protocols that are used here are not documented. tests/serving/frontend/test_guard.py sends
+real slow clients, and setup.py says which versions of uvicorn it was run with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib import import_module
+from typing import Any, Final
+
+from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError
+
+#: Bytes of a request's line and headers.
+HEAD_BYTES: Final = 64 * 1024
+WATCH_S: Final = 1.0
+_UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a client is waited for, seconds.
+
+    Attributes:
+        idle_s: for a request, after the one before or the connection.
+        head_s: for a request's line and headers, from their first byte on.
+        body_s: in which a body must gain at least ``body_rate``.
+        body_rate: bytes a second.
+        reading_s: for a client that takes nothing of its answer.
+    """
+
+    # More than the minute after which the usual load balancers close.
+    idle_s: float = 75.0
+    head_s: float = 20.0
+    body_s: float = 20.0
+    body_rate: float = 1024.0
+    reading_s: float = 60.0
+
+
+class HeadTooLargeError(FrontendError):
+    """A request's line and headers are longer than anybody's."""
+
+    status, kind = 431, "RequestHeaderFieldsTooLargeException"
+
+
+class _Guard:
+    """Beside one of uvicorn's protocols: counts what comes, and answers what cannot be read."""
+
+    # Of uvicorn's, in either implementation.
+    cycle: Any
+    transport: Any
+    flow: Any
+    timeout_keep_alive_task: Any
+
+    received = 0
+    taken = 0
+    waited_for: tuple[str, object, int] | None = None
+    since = 0.0
+    _head = 0
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        in_head = before is None or not before.more_body
+        self.received += len(data)
+        if in_head and b"pgrade" in data:
+            data = _without_upgrade(data)
+        super().data_received(data)  # type: ignore[misc]
+        if in_head and self.cycle is before:
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self.refuse(HeadTooLargeError(f"The request's head is longer than {HEAD_BYTES} bytes."))
+        else:
+            self._head = 0
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's own words)
+        self.refuse(BadRequestError("Invalid HTTP message."))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A wish for another protocol that was not seen in time: httptools has read no body, and reads nothing more."""
+        if self.cycle is None:
+            return
+        self.cycle.keep_alive = False
+        if any(name in (b"content-length", b"transfer-encoding") for name, _ in self.cycle.scope["headers"]):
+            self.cycle.more_body = True
+            self.refuse(BadRequestError("A request with a body cannot ask for another protocol."))
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request has come that has not been answered completely."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def refuse(self, error: FrontendError) -> None:
+        """End the connection, with an answer unless one of another request is on its way."""
+        if self.transport.is_closing():
+            return
+        if self.is_answering:
+            if self.cycle.response_started or not self.cycle.more_body:
+                # The request before is a good one: it gets its answer, and nothing more is read.
+                self.cycle.keep_alive = False
+                self.flow.pause_reading()
+                return
+            self.cycle.disconnected = True  # the application is told, and what it still sends goes nowhere
+            self.cycle.message_event.set()
+        self.transport.write(_response(error))
+        self.transport.close()
+
+    def check(self, now: float, patience: Patience) -> None:
+        """End the connection if its client is too slow."""
+        if self.transport is None:
+            return
+        wanted = self._awaited()
+        if wanted != self.waited_for:
+            self.waited_for, self.since, self.taken = wanted, now, self.received
+            return
+        if wanted is None:
+            return
+        kind, waited = wanted[0], now - self.since
+        if kind == "idle" and waited > patience.idle_s:
+            self.transport.close()
+        elif kind == "head" and waited > patience.head_s:
+            self.refuse(RequestTimeoutError(f"The request's head did not come in {patience.head_s:g} s."))
+        elif kind == "body" and waited > patience.body_s:
+            if self.received - self.taken < patience.body_rate * waited:
+                self._cut(RequestTimeoutError("The request's body comes too slowly."))
+            self.since, self.taken = now, self.received
+        elif kind == "reading" and waited > patience.reading_s:
+            self.transport.abort()
+
+    def _awaited(self) -> tuple[str, object, int] | None:
+        """What the client is to do next, and of which request; None if it is not its turn."""
+        if self.flow.write_paused or self.transport.is_closing():
+            return "reading", id(self.cycle), self.transport.get_write_buffer_size()
+        if not self.is_answering:
+            if not self.received:
+                return "idle", None, 0
+            # Between two requests uvicorn's own timer runs, until something comes.
+            return None if self.timeout_keep_alive_task is not None else ("head", id(self.cycle), 0)
+        waits = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        return ("body", id(self.cycle), 0) if self.cycle.more_body and not waits else None
+
+    def _cut(self, error: FrontendError) -> None:
+        """End a request whose body does not come, whatever has been answered already."""
+        if self.cycle.response_started:
+            self.transport.abort()
+        else:
+            self.refuse(error)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The same with the header of another name in which a client, such as Java's, asks for HTTP/2.
+
+    A server may pass over it (RFC 9110, 7.8). httptools does not: it takes the body for that other protocol.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + rest
+
+
+def _response(error: FrontendError) -> bytes:
+    document = {"code": error.status, "type": error.kind, "message": error.message}
+    body = json.dumps(document, indent=2).encode() + b"\n"
+    phrase = HTTPStatus(error.status).phrase
+    head = (
+        f"HTTP/1.1 {error.status} {phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def guarded(implementation: str | None = None) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol with limits.
+
+    Args:
+        implementation: ``httptools`` or ``h11``; None for the first that is installed.
+    """
+    for name, kind in (("httptools", "HttpToolsProtocol"), ("h11", "H11Protocol")):
+        if implementation in (None, name):
+            try:
+                base = getattr(import_module(f"uvicorn.protocols.http.{name}_impl"), kind)
+            except ImportError:
+                continue
+            return type(f"Guarded{kind}", (_Guard, base), {})
+    raise ImportError(f"uvicorn has no HTTP protocol {implementation or 'that is installed'}")
+
+
+async def watch(connections: Iterable[Any], patience: Patience, every_s: float = WATCH_S) -> None:
+    """End slow clients' connections, until it is cancelled.
+
+    Args:
+        connections: of a server, all guarded; looked at anew each time.
+    """
+    while True:
+        await asyncio.sleep(every_s)
+        now = time.monotonic()
+        for connection in list(connections):
+            connection.check(now, patience)

@@ -86,7 +86,7 @@ RUNTIME = [
     "pyyaml>=6.0.1",
     "rich>=13.7",
     "safetensors>=0.6.2",
-    "starlette>=0.46,<2",
+    "starlette>=0.46",
     # Its protocol classes are extended (serving/frontend/guard.py), which a test holds to this range.
     "uvicorn>=0.35,<0.60",
     # Speed alone: the frontend does without either.

@@ -15,6 +15,7 @@ import asyncio
 import json
 import re
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,6 +27,8 @@ from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeo
 #: Bytes of a request's line and headers.
 HEAD_BYTES: Final = 64 * 1024
 WATCH_S: Final = 1.0
+#: Key of a scope: the names of its headers as they were sent, in their order; not there with h11.
+NAMES: Final = "torchmar.names"
 _UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
@@ -158,6 +161,29 @@ class _Guard:
             self.refuse(error)
 
 
+class _AsSent:
+    """Beside httptools' protocol: keeps the names of headers as the client wrote them, for handlers see them so.
+
+    What stands behind a body is no header of the request, which the application has begun with already.
+    """
+
+    scope: Any
+    _names: list[bytes] | None = None
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()  # type: ignore[misc]
+        self._names = self.scope[NAMES] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._names is not None:
+            self._names.append(name)
+            super().on_header(name, value)  # type: ignore[misc]
+
+    def on_headers_complete(self) -> None:
+        self._names = None
+        super().on_headers_complete()  # type: ignore[misc]
+
+
 def _without_upgrade(data: bytes) -> bytes:
     """The same with the header of another name in which a client, such as Java's, asks for HTTP/2.
 
@@ -173,7 +199,7 @@ def _response(error: FrontendError) -> bytes:
     phrase = HTTPStatus(error.status).phrase
     head = (
         f"HTTP/1.1 {error.status} {phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {uuid.uuid4()}\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body
 
@@ -184,13 +210,14 @@ def guarded(implementation: str | None = None) -> type[asyncio.Protocol]:
     Args:
         implementation: ``httptools`` or ``h11``; None for the first that is installed.
     """
-    for name, kind in (("httptools", "HttpToolsProtocol"), ("h11", "H11Protocol")):
+    known = (("httptools", "HttpToolsProtocol", (_Guard, _AsSent)), ("h11", "H11Protocol", (_Guard,)))
+    for name, kind, beside in known:
         if implementation in (None, name):
             try:
                 base = getattr(import_module(f"uvicorn.protocols.http.{name}_impl"), kind)
             except ImportError:
                 continue
-            return type(f"Guarded{kind}", (_Guard, base), {})
+            return type(f"Guarded{kind}", (*beside, base), {})
     raise ImportError(f"uvicorn has no HTTP protocol {implementation or 'that is installed'}")
 
 

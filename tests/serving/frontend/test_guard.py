@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from serving.frontend.entrance import App, Receive, Scope, Send
-from serving.frontend.guard import HEAD_BYTES, Patience, guarded
+from serving.frontend.guard import HEAD_BYTES, NAMES, Patience, guarded
 
 from .listening_app import Reached, everything, reached, until, wait_for
 from .played import PlayedEngine, played_app
@@ -213,6 +213,27 @@ def test_without_httptools_there_is_h11(monkeypatch: pytest.MonkeyPatch) -> None
     assert guarded().__name__ == "GuardedH11Protocol"
     with pytest.raises(ImportError, match="has no HTTP protocol httptools"):
         guarded("httptools")
+
+
+def test_names_of_headers_are_kept_as_they_were_sent() -> None:
+    """And what stands behind a body, in which anybody may have put it, is none of them."""
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        scopes.append(scope)
+        await _nothing(scope, receive, send)
+
+    head = b"POST /x HTTP/1.1\r\nHost: x\r\nX-TRAce: 1\r\ntransfer-encoding: chunked\r\nTrailer: x-key\r\n\r\n"
+    with reached(app, parser="httptools") as server, server.connect() as sock:
+        for _ in range(2):
+            sock.sendall(head + b"1\r\na\r\n0\r\nx-key: forged\r\n\r\n")
+            until(sock, b"\r\n\r\n")
+    for scope in scopes:
+        assert scope[NAMES] == [b"Host", b"X-TRAce", b"transfer-encoding", b"Trailer"]
+        assert [name for name, _ in scope["headers"]] == [name.lower() for name in scope[NAMES]]
+    assert len(scopes) == 2
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

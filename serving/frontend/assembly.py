@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from serving.control.configuration.config import ModelSpec
+from serving.errors import StartError
 from serving.frontend import logs
 from serving.frontend.engine import Engine
 from serving.frontend.entrance import App
@@ -50,21 +51,36 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
 
     Raises:
         InputError: a setting that one of them cannot use.
+        StartError: the keys cannot be written down.
     """
     from serving.frontend.apps.inference import inference_app  # type: ignore[import-not-found, unused-ignore]
     from serving.frontend.apps.keys import Keys  # type: ignore[import-not-found, unused-ignore]
     from serving.frontend.apps.management import management_app  # type: ignore[import-not-found, unused-ignore]
     from serving.frontend.apps.metrics import metrics_app  # type: ignore[import-not-found, unused-ignore]
     from serving.frontend.local.engine import LocalEngine  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.local.gpus import Gpus  # type: ignore[import-not-found, unused-ignore]
     from serving.frontend.metering.server import ServerMeters  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.metering.system import SystemMetrics  # type: ignore[import-not-found, unused-ignore]
+
+    def pids() -> Iterator[int]:
+        for name, _ in engine.names():
+            for state in engine.describe(name, "all"):
+                yield from (worker.pid for worker in state.workers if worker.pid > 0)
 
     meters = ServerMeters(settings)
-    keys = Keys(settings)
-    engine = LocalEngine(settings, meters, logs.model_line)
+    system = SystemMetrics(settings, meters.host_entry, pids, gpus=Gpus(settings).count)
+    engine = LocalEngine(settings, meters, logs.model_line, system.memory_of)
+    keys = None
+    if settings.token_authorization:
+        file = settings.place.keys / "key_file.json"
+        try:
+            keys = Keys(file, settings.token_expiration_min)
+        except OSError as error:
+            raise StartError(f"the keys cannot be written: {error.strerror or error}", where=str(file)) from error
     apps: dict[Api, App] = {
         "inference": inference_app(engine, settings, keys, meters),
         "management": management_app(engine, settings, keys, meters),
     }
     if settings.enable_metrics_api:
         apps["metrics"] = metrics_app(meters, settings)
-    return Parts(engine, apps, lambda: engine.start(startup.models, load_all=startup.load_all))
+    return Parts(engine, apps, lambda: engine.start(startup.models, load_all=startup.load_all), (system.run,))

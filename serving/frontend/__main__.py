@@ -8,6 +8,7 @@ import contextlib
 import os
 import resource
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None, assembled: Assemble = assemble) -> i
         # In the words, and the one line, that `torchmar start` looks for.
         sys.stderr.write(f"The frontend cannot start: {' '.join(f'{error.message}{where}{hint}'.split())}\n")
         return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
 
 
 def _run(given: argparse.Namespace, assembled: Assemble) -> int:

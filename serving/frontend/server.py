@@ -186,6 +186,10 @@ class Server:
             app = joined(here)
             self._listeners.append(Listener(place, logged(app, access) if access else app, patience))
             self._names.append(tuple(here))
+        # Read now: at the end nobody would see that one is none.
+        self._grace_s = settings.number("torchmar_drain_grace", GRACE_S)
+        self._notice_s = settings.number("torchmar_drain_notice", NOTICE_S)
+        self._always_told = settings.text("torchmar_drain_notice") is not None
         self._ending: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._at_once = asyncio.Event()
 
@@ -255,14 +259,12 @@ class Server:
         if self._at_once.is_set():
             return
         first = [listener for listener, names in zip(self._listeners, self._names, strict=True) if "inference" in names]
-        deadline = time.monotonic() + self._settings.number("torchmar_drain_grace", GRACE_S)
+        deadline = time.monotonic() + self._grace_s
         for listener in first:
             listener.announce_end()
-        told = self._settings.text("torchmar_drain_notice")
-        if told is not None or any(listener.connections for listener in first):
-            notice_s = self._settings.number("torchmar_drain_notice", NOTICE_S)
-            deadline += notice_s
-            await self._unless_at_once(asyncio.sleep(notice_s))
+        if self._always_told or any(listener.connections for listener in first):
+            deadline += self._notice_s
+            await self._unless_at_once(asyncio.sleep(self._notice_s))
         for listener in first:
             await listener.accept_no_more()
         while any(one.is_answering for one in first) and time.monotonic() < deadline and not self._at_once.is_set():
@@ -281,7 +283,7 @@ class Server:
             task.result()
         else:
             task.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, asyncio.TimeoutError):
                 await asyncio.wait_for(task, _CLOSING_S)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from archive_tool.errors import InputError
 from serving.frontend import __main__ as program
 from serving.frontend.assembly import Parts, Startup
 from serving.frontend.settings import Settings
@@ -28,16 +29,12 @@ def line(folder: Path, *options: str, **keys: object) -> list[str]:
     return [str(part) for pair in paths.items() for part in pair] + list(options)
 
 
-class Seen(Exception):
-    """What the parts would have been put together of."""
+class Seen(list[tuple[Settings, Startup]]):
+    """Writes down what the parts would have been put together of, and refuses."""
 
-    def __init__(self, settings: Settings, startup: Startup) -> None:
-        super().__init__()
-        self.settings, self.startup = settings, startup
-
-
-def seen(settings: Settings, startup: Startup) -> Parts:
-    raise Seen(settings, startup)
+    def __call__(self, settings: Settings, startup: Startup) -> Parts:
+        self.append((settings, startup))
+        raise InputError("no parts")
 
 
 @pytest.fixture(autouse=True)
@@ -48,23 +45,20 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_command_line_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Seen) as caught:
-        program.main(line(tmp_path, "--models", "a=b.mar", "c.mar", "--home", str(tmp_path / "h")), seen)
-    place, startup = caught.value.settings.place, caught.value.startup
+    seen = Seen()
+    program.main(line(tmp_path, "--models", "a=b.mar", "c.mar", "--home", str(tmp_path / "h")), seen)
+    program.main(line(tmp_path, "--load-all", "--no-snapshots", "--single-port"), seen)
+    (first, startup), (single, other) = seen
     assert [str(spec) for spec in startup.models] == ["a=b.mar", "c.mar"]
     assert (startup.load_all, startup.snapshots) == (False, True)
-    assert (place.home, place.keys, place.logs) == (tmp_path / "h", tmp_path, tmp_path)
-    with pytest.raises(Seen) as caught:
-        program.main(line(tmp_path, "--load-all", "--no-snapshots", "--single-port"), seen)
-    assert caught.value.startup == Startup((), True, False)
-    settings = caught.value.settings
-    assert settings.inference_address == settings.management_address == settings.metrics_address
+    assert (first.place.home, first.place.keys, first.place.logs) == (tmp_path / "h", tmp_path, tmp_path)
+    assert other == Startup((), load_all=True, snapshots=False)
+    assert single.inference_address == single.management_address == single.metrics_address
 
 
 def test_workers_learn_whose_they_are(tmp_path: Path) -> None:
     """As a worker looks for it (serving/worker/starting/launch.py); the two packages import nothing of each other."""
-    with pytest.raises(Seen):
-        program.main(line(tmp_path), seen)
+    program.main(line(tmp_path), Seen())
     assert program.OWNER == rendezvous.OWNER
     assert os.environ[rendezvous.OWNER] == str(os.getpid())
 
@@ -81,15 +75,25 @@ def test_workers_learn_whose_they_are(tmp_path: Path) -> None:
 def test_what_cannot_be_is_told_in_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: dict[str, str], told: str
 ) -> None:
-    assert program.main(line(tmp_path, **keys), seen) != 0
+    assert program.main(line(tmp_path, **keys), Seen()) != 0
     (err,) = capsys.readouterr().err.splitlines()
     assert err.startswith("The frontend cannot start: ")
     assert told in err
 
 
+def test_what_nobody_has_thought_of_is_told_with_its_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(settings: Settings, startup: Startup) -> Parts:
+        raise LookupError("nobody has thought of it")
+
+    assert program.main(line(tmp_path), broken) == 1
+    assert "LookupError: nobody has thought of it" in capsys.readouterr().err
+
+
 def test_models_and_all_of_them_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
-        program.main(line(tmp_path, "--load-all", "--models", "a.mar"), seen)
+        program.main(line(tmp_path, "--load-all", "--models", "a.mar"), Seen())
 
 
 def test_it_starts_without_torch_and_without_java() -> None:

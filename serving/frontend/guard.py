@@ -104,6 +104,11 @@ class _Guard:
         """Whether a request has come that has not been answered completely."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is answered, or one has begun to come."""
+        return self.is_answering or self._head > 0
+
     def refuse(self, error: FrontendError) -> None:
         """End the connection, with an answer unless one of another request is on its way."""
         if self.transport.is_closing():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
 import ssl
 import stat
+import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,7 @@ from serving.frontend.settings import Settings
 
 #: Connections that the system may hold for us; what is beyond them waits at the client.
 BACKLOG = 2048
+_SO_ATTACH_FILTER = 26  # of Linux
 
 
 @dataclass
@@ -43,15 +47,40 @@ class Place:
             found = os.stat(path)  # noqa: PTH116
             self._inode = found.st_dev, found.st_ino
 
+    def turn_away(self) -> None:
+        """Let nobody else connect; who has connected, or is just shaking hands, is still to be accepted.
+
+        The kernel resets those who wait in a listening socket's queue when that is closed, and a client takes that for
+        a request that was cut. So those who come now find no file, or get no answer until the socket is closed; then
+        they are refused. Where the system cannot do so some may be reset.
+        """
+        if self.address.socket_path is not None:
+            self._remove_file()
+        elif sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                _drop_first_packets(self.sock)
+
     def close(self) -> None:
         """Close the socket; its file goes, unless it is another's by now."""
         self.sock.close()
-        path = self.address.socket_path
-        if path is not None:
+        self._remove_file()
+
+    def _remove_file(self) -> None:
+        if path := self.address.socket_path:
             with contextlib.suppress(OSError):
                 found = os.stat(path)  # noqa: PTH116
                 if (found.st_dev, found.st_ino) == self._inode:
                     Path(path).unlink()
+
+
+def _drop_first_packets(sock: socket.socket) -> None:
+    """Give a listening socket a filter (BPF) that drops packets with SYN and without ACK, and nothing else."""
+    load, mask, compare, answer = 0x30, 0x54, 0x15, 0x06  # of a byte; and; jump if equal; return
+    syn, ack, flags_at = 0x02, 0x10, 13  # of a TCP header
+    program = ((load, 0, 0, flags_at), (mask, 0, 0, syn | ack), (compare, 0, 1, syn), (answer, 0, 0, 0))
+    code = b"".join(struct.pack("HBBI", *step) for step in (*program, (answer, 0, 0, 0xFFFFFFFF)))
+    buffer = ctypes.create_string_buffer(code)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program) + 1, ctypes.addressof(buffer)))
 
 
 @contextlib.contextmanager

@@ -35,8 +35,8 @@ GRACE_S: Final = 20
 NOTICE_S: Final = 1
 _HANDSHAKE_S: Final = 20.0
 _LOOK_S: Final = 0.02
-#: Seconds for the connections that the kernel has accepted for us, and for the last bytes of answers.
-_LAST_S: Final = 0.05
+#: Seconds for those who are just shaking hands, and for the last bytes of answers.
+_LAST_S: Final = 0.2
 _CLOSING_S: Final = 2.0
 
 log = logging.getLogger(__name__)
@@ -97,9 +97,9 @@ class Listener:
         return list(self._state.connections)
 
     @property
-    def is_answering(self) -> bool:
-        """Whether a request has come that has not been answered."""
-        return any(connection.is_answering for connection in self.connections)
+    def is_busy(self) -> bool:
+        """Whether a request has come, or begun to come, that has not been answered."""
+        return any(connection.is_busy for connection in self.connections)
 
     def announce_end(self) -> None:
         """Tell load balancers that this is no longer ready, and clients to close their connections."""
@@ -113,16 +113,17 @@ class Listener:
         """Close the listening socket; who has connected is still accepted."""
         if self._server is None:
             return
-        with suppress(OSError):
-            self.place.sock.listen(0)  # the kernel accepts nobody more for us, and what it has accepted can be taken
+        self.place.turn_away()
         await asyncio.sleep(_LAST_S)
         self._server.close()
+        self._server = None
 
     async def close_idle(self) -> None:
         """Close the connections on which nothing is asked."""
         await asyncio.sleep(0)  # what has come is read first
         for connection in self.connections:
-            connection.shutdown()
+            if not connection.is_busy:
+                connection.shutdown()
 
     async def close(self) -> None:
         """Close everything; answers that are just being sent get a moment."""
@@ -267,7 +268,7 @@ class Server:
             await self._unless_at_once(asyncio.sleep(self._notice_s))
         for listener in first:
             await listener.accept_no_more()
-        while any(one.is_answering for one in first) and time.monotonic() < deadline and not self._at_once.is_set():
+        while any(one.is_busy for one in first) and time.monotonic() < deadline and not self._at_once.is_set():
             await asyncio.sleep(_LOOK_S)
         for listener in first:
             await listener.close_idle()

@@ -110,6 +110,39 @@ def test_a_path_that_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
         bind(unix(tmp_path / ("s" * 120)), "x")
 
 
+@pytest.mark.parametrize("kind", ["http", "unix"])
+def test_who_has_connected_is_accepted_and_nobody_else_gets_in(short: Path, kind: str) -> None:
+    address = unix(short / "s") if kind == "unix" else Address(f"http://127.0.0.1:{free_port()}")
+    place = listening.Place(address, "x", bind(address, "x"))
+    place.sock.listen(10)
+
+    def connect(timeout_s: float = 30.0) -> socket.socket:
+        if kind == "http":
+            return socket.create_connection((address.host, address.port or 0), timeout_s)
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(short / "s"))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    with connect() as early:
+        place.turn_away()
+        with pytest.raises((TimeoutError, FileNotFoundError)):
+            connect(0.5)
+        early.sendall(b"hello")
+        place.sock.setblocking(True)
+        accepted, _ = place.sock.accept()
+        place.close()
+        with accepted:
+            assert accepted.recv(5) == b"hello"
+            accepted.sendall(b"bye")
+            assert early.recv(3) == b"bye"
+    with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+        connect()
+
+
 # ---- TLS -------------------------------------------------------------------------------------------------------------
 
 

@@ -201,6 +201,20 @@ def test_an_idle_connection_is_closed_when_all_is_answered(start: Start) -> None
     assert run.end() == 143
 
 
+@pytest.mark.parametrize("begun", [b"GET /x HT", b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nh"])
+def test_a_request_that_has_begun_to_come_is_answered(start: Start, begun: bytes) -> None:
+    whole = b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi" if b"POST" in begun else REQUEST % b""
+    run = start()
+    with run.connect() as sock:
+        sock.sendall(begun)
+        time.sleep(0.3)
+        run.signal()
+        assert wait_for(lambda: not run.is_open())
+        sock.sendall(whole[len(begun) :])
+        assert everything(sock).startswith(b"HTTP/1.1 200 ")
+    assert run.end() == 143
+
+
 def test_an_answer_that_takes_too_long_does_not_hold_it_up(start: Start) -> None:
     run = start(torchmar_drain_grace=1, torchmar_drain_notice=0)
     with run.connect() as slow:

@@ -36,7 +36,15 @@ calm_openmp()
 # Tests whose parts are real processes: frontends, workers, clients. A busy machine can starve any of them.
 _OF_PROCESSES = tuple(
     ROOT / "tests" / name
-    for name in ("integration", "serving/worker", "serving/check", "archive_tool/publishing", "test_docs.py")
+    for name in (
+        "integration",
+        "serving/worker",
+        "serving/check",
+        "serving/frontend/test_guard.py",
+        "serving/frontend/test_server.py",
+        "archive_tool/publishing",
+        "test_docs.py",
+    )
 )
 
 
@@ -59,6 +67,8 @@ _LONGEST_FIRST = tuple(
         "integration/test_wrong_input",
         "integration/test_async",
         "integration/test_shared",
+        "serving/frontend/test_server",
+        "serving/frontend/test_guard",
         "examples/test_mnist_train",
     )
 )

@@ -92,6 +92,11 @@ class Listener:
         self._watch = loop.create_task(watch(self._state.connections, self._patience, every_s))
 
     @property
+    def is_open(self) -> bool:
+        """Whether it accepts."""
+        return self._server is not None
+
+    @property
     def connections(self) -> list[Any]:
         """Those that are open."""
         return list(self._state.connections)
@@ -231,7 +236,7 @@ class Server:
         await asyncio.wait((beginning, self._ending), return_when=asyncio.FIRST_COMPLETED)
         if not beginning.done():
             beginning.cancel()
-            await asyncio.wait((beginning,))
+            await asyncio.wait((beginning,), timeout=_CLOSING_S)
             return False
         beginning.result()
         for listener, names in zip(self._listeners, self._names, strict=True):
@@ -263,7 +268,7 @@ class Server:
         deadline = time.monotonic() + self._grace_s
         for listener in first:
             listener.announce_end()
-        if self._always_told or any(listener.connections for listener in first):
+        if any(listener.connections or (self._always_told and listener.is_open) for listener in first):
             deadline += self._notice_s
             await self._unless_at_once(asyncio.sleep(self._notice_s))
         for listener in first:

@@ -161,6 +161,16 @@ def test_a_wrong_request_behind_a_good_one_does_not_cut_its_answer(patient: Reac
     assert b'"path": "/good"' in answer
 
 
+def test_a_broken_body_behind_a_good_request_does_not_cut_its_answer(app: App, parser: str) -> None:
+    broken = b"POST /bad HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+    with reached(app, QUICK, parser) as server:
+        answer = server.ask(b"GET /good?parts=5&pause=0.1 HTTP/1.1\r\nhost: x\r\n\r\n" + broken)
+    good, _, rest = answer.partition(b"0\r\n\r\n")
+    assert good.startswith(b"HTTP/1.1 200 ")
+    assert b'"path": "/good"' in good
+    assert error_of(rest)[0] in (400, 408)
+
+
 def test_requests_that_come_at_once_are_answered_in_order(patient: Reached) -> None:
     requests = [f"GET /{n}?s={0.2 if n == 0 else 0} HTTP/1.1\r\nhost: x\r\n\r\n".encode() for n in range(4)]
     requests.append(b"GET /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")

@@ -42,6 +42,9 @@ PACKAGES = [
     "serving.control.configuration",
     "serving.control.following",
     "serving.control.models",
+    "serving.frontend",
+    "serving.frontend.apps",
+    "serving.frontend.local",
     "serving.local",
     "serving.protocol",
     "serving.worker",
@@ -77,10 +80,18 @@ RUNTIME = [
     "packaging>=23",
     "picklescan>=1.0.4",
     "pillow>=10.3",
+    "prometheus-client>=0.20",
     "psutil>=5.9.8",
+    "python-multipart>=0.0.20",
     "pyyaml>=6.0.1",
     "rich>=13.7",
     "safetensors>=0.6.2",
+    "starlette>=0.46",
+    # Its protocol classes are extended (serving/frontend/guard.py), which a test holds to this range.
+    "uvicorn>=0.35,<0.60",
+    # Speed alone: the frontend does without either.
+    "httptools>=0.6.3; platform_python_implementation == 'CPython'",
+    "uvloop>=0.21; platform_python_implementation == 'CPython' and sys_platform != 'win32'",
 ]
 
 # To publish models as ONNX, and to serve them.

@@ -36,7 +36,15 @@ calm_openmp()
 # Tests whose parts are real processes: frontends, workers, clients. A busy machine can starve any of them.
 _OF_PROCESSES = tuple(
     ROOT / "tests" / name
-    for name in ("integration", "serving/worker", "serving/check", "archive_tool/publishing", "test_docs.py")
+    for name in (
+        "integration",
+        "serving/worker",
+        "serving/check",
+        "serving/frontend/test_guard.py",
+        "serving/frontend/test_server.py",
+        "archive_tool/publishing",
+        "test_docs.py",
+    )
 )
 
 
@@ -58,8 +66,9 @@ _LONGEST_FIRST = tuple(
         "test_docs",
         "integration/test_async",
         "integration/test_shared",
-        "serving/worker/modes/test_asynchronous",
-        "serving/worker/process/test_guardian",
+        "serving/frontend/test_server",
+        "serving/frontend/test_guard",
+        "examples/test_mnist_train",
     )
 )
 

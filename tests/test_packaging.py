@@ -116,5 +116,5 @@ def test_the_readme_names_the_oldest_versions(wheel: dict[str, bytes]) -> None:
 def minimums(wheel: dict[str, bytes]) -> dict[str, str]:
     """Return the oldest version of each package that the wheel needs, where it is a range."""
     (metadata,) = (text.decode() for name, text in wheel.items() if name.endswith(".dist-info/METADATA"))
-    needed = re.findall(r"^Requires-Dist: ([^\s>=;]+)>=([0-9.]+)(?!.*extra ==)", metadata, re.MULTILINE)
+    needed = re.findall(r"^Requires-Dist: ([^\s<>=;]+)(?:<[0-9.]+,)?>=([0-9.]+)(?!.*extra ==)", metadata, re.MULTILINE)
     return dict(needed)

@@ -47,6 +47,13 @@ if TYPE_CHECKING:
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers of each model.")
 @click.option("--port", type=PortType(), help="Use ports N to N+4, or free ones, instead of the configured ones.")
+@click.option(
+    "--frontend",
+    type=click.Choice(["java", "python"]),
+    help="TorchServe's frontend, or torchmar's own, which needs no Java; by default what TORCHMAR_FRONTEND or "
+    "torchmar_frontend in the configuration says, else java.",
+)
+@click.option("--single-port", is_flag=True, help="Everything on the port of the inference API (Python frontend).")
 @click.option("--stock-worker", is_flag=True, help="Use TorchServe's own Python worker in place of torchmar's.")
 @click.option(
     "--require-signature",
@@ -82,6 +89,8 @@ def start(
     ts_config: Path | None,
     workers: int | None,
     port: int | Literal["auto"] | None,
+    frontend: Literal["java", "python"] | None,
+    single_port: bool,
     stock_worker: bool,
     require_signature: Path | None,
     enable_model_api: bool,
@@ -109,6 +118,7 @@ def start(
       torchmar start --models all --model-store model_store --enable-model-api
       torchmar start --models all --model-store model_store --require-signature public.pem
       torchmar start --restore
+      torchmar start --models all --model-store model_store --frontend python
     """
     if as_json and foreground:
         raise click.UsageError("--json and --foreground do not go together: the logs are no JSON")
@@ -131,6 +141,8 @@ def start(
         disable_token_auth=disable_token_auth,
         restore=restore,
         snapshots=not no_snapshots,
+        frontend=frontend,
+        single_port=single_port,
     )
     state = StateFolder(server)
 
@@ -309,8 +321,10 @@ def status(as_json: bool, server: str) -> None:
         print_json(asdict(record) | {"healthy": healthy})
     else:
         click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} (pid {record.pid})")
-        for label in ("inference", "management", "metrics", "grpc_inference", "worker", "model_store", "log_folder"):
-            click.echo(f"  {label.replace('_', ' '):<15}{getattr(record, label)}")
+        labels = ("inference", "management", "metrics", "grpc_inference", "frontend", "worker")
+        for label in (*labels, "model_store", "log_folder"):
+            if value := getattr(record, label):
+                click.echo(f"  {label.replace('_', ' '):<15}{value}")
         if record.trusted_store:
             click.echo(f"  {'signed with':<15}{state.signature_key}")
     if not healthy:

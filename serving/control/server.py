@@ -18,7 +18,7 @@ import psutil
 from archive_tool import files
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
-from serving.control.configuration import access, few_cores, java, ports, settings, vmargs
+from serving.control.configuration import access, few_cores, frontends, java, ports, settings, vmargs
 from serving.control.configuration import config as configuration
 from serving.control.following.waiting import Progress, Waiting
 from serving.control.keys import current_key
@@ -56,6 +56,8 @@ class StartOptions:
         disable_token_auth: ask for no keys, with the model API neither.
         restore: serve the models of this server's last run, those that were registered later included.
         snapshots: have the frontend write down its models at each change, so that they can be restored.
+        frontend: ``java`` or ``python``; None for what the environment or the configuration says, else Java's.
+        single_port: all of HTTP at the address of the inference API; of the Python frontend.
     """
 
     name: str = "default"
@@ -72,6 +74,8 @@ class StartOptions:
     disable_token_auth: bool = False
     restore: bool = False
     snapshots: bool = True
+    frontend: Literal["java", "python"] | None = None
+    single_port: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Started:
 
     Attributes:
         seconds: from the command to the last model's being ready.
-        process: the Java process; the caller may wait for it.
+        process: the frontend's; the caller may wait for it.
         snapshot: name of the snapshot that its models were restored from; empty if they were not.
     """
 
@@ -126,7 +130,7 @@ def start(
     with state.locked():
         _clear_previous(state)
         prepared = _prepare(options, state, warn)
-        process = _spawn(prepared, state, options)
+        process = _spawn(prepared, state)
         try:
             record = _record(state, process, prepared)
             state.write(record)
@@ -185,13 +189,18 @@ def management_client(record: ServerRecord, state: StateFolder, *, timeout_s: fl
 
 @dataclass(frozen=True)
 class _Prepared:
-    properties: Mapping[str, str]
+    launch: frontends.Launch
     selection: Selection
-    runtime_folder: Path
-    home: Path
-    vm_options: tuple[str, ...]
     user_store: Path
     snapshot: str
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        return self.launch.properties
+
+    @property
+    def runtime_folder(self) -> Path:
+        return self.launch.runtime_folder
 
     @property
     def trusted_store(self) -> str:
@@ -214,19 +223,19 @@ def _clear_previous(state: StateFolder) -> None:
 def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], None]) -> _Prepared:
     """Check everything that can be checked before a process is started."""
     properties = _configured(options, warn)
+    frontend = properties[frontends.KEY]
     vm_arguments = vmargs.read(properties.pop("vmargs", ""))
-    home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""))
+    home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""), frontend)
     snapshot = snapshots.chosen(state, properties, named=bool(options.models), restore=options.restore, warn=warn)
     selection = _select(options, snapshot, properties)
     for text in selection.without_effect():
         warn(text)
-    if options.port == "auto":
-        host = configuration.listening_hosts(properties)[0] if configuration.listening_hosts(properties) else ""
-        properties |= configuration.port_settings(properties, ports.choose_free(host or "127.0.0.1", 5))
-    ports.check_free(configuration.listeners(properties))
+    properties |= _addresses(options, properties)
+    ports.check_free(configuration.listeners(properties, grpc=frontends.LAUNCHES[frontend].grpc))
     configuration.response_timeout(properties)  # read again for the workers' environment; refused here
     properties.pop("load_models", None)
-    java.java_home()
+    if frontend == "java":
+        java.java_home()
     runtime_folder = _make_runtime_folder()
     try:
         user_store = selection.store
@@ -240,19 +249,44 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
     except BaseException:
         shutil.rmtree(runtime_folder, ignore_errors=True)
         raise
-    name = snapshot.name if snapshot else ""
-    vm_options = few_cores.vm_options(vm_arguments.options)
-    return _Prepared(properties, selection, runtime_folder, home, vm_options, user_store, name)
+    launch = frontends.LAUNCHES[frontend](
+        config=state.config,
+        model_store=selection.store,
+        runtime_folder=runtime_folder,
+        home=home,
+        log_folder=state.logs,
+        properties=properties,
+        models=() if snapshot else selection.models,
+        load_all=selection.load_all,
+        snapshots=options.snapshots,
+        console=options.foreground,
+    )
+    if isinstance(launch, frontends.JavaLaunch):
+        launch = replace(launch, vm_options=few_cores.vm_options(vm_arguments.options))
+    return _Prepared(launch, selection, user_store, snapshot.name if snapshot else "")
+
+
+def _addresses(options: StartOptions, properties: dict[str, str]) -> dict[str, str]:
+    """Where the server listens, as far as the command line says it."""
+    found = {}
+    if options.port == "auto":
+        host = configuration.listening_hosts(properties)[0] if configuration.listening_hosts(properties) else ""
+        found = configuration.port_settings(properties, ports.choose_free(host or "127.0.0.1", 5))
+    if options.single_port:
+        inference = found.get("inference_address", properties["inference_address"])
+        found |= dict.fromkeys(configuration.HTTP_KEYS, inference)
+    return found
 
 
 def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str, str]:
-    """Return the settings of the defaults, the user's file and the command line."""
+    """The settings of the defaults, the user's file and the command line, the frontend that they choose among them."""
     config_file = options.ts_config
     if config_file is None and Path("config.properties").is_file():
         config_file = Path("config.properties")
     user = configuration.read_properties(config_file) if config_file else {}
     port = None if options.port == "auto" else options.port
     properties = configuration.effective(user, port=port, workers=options.workers)
+    properties[frontends.KEY] = frontends.chosen(options.frontend, properties)
     properties = access.settled(
         properties,
         enable_model_api=options.enable_model_api,
@@ -262,7 +296,14 @@ def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str,
     told = {key: properties[key] for key in user}
     for text in settings.warnings(told, config_file.name if config_file else ""):
         warn(text)
-    return few_cores.properties(properties)
+    if properties[frontends.KEY] == "java":
+        if options.single_port:
+            raise InputError("TorchServe's frontend needs more than a single port", hint="add --frontend python")
+        return few_cores.properties(properties)
+    frontends.refuse_plugins(properties)
+    for key in frontends.javas_own(told):
+        warn(f"{config_file}: {key} has no meaning for the Python frontend")
+    return properties
 
 
 def _select(options: StartOptions, snapshot: snapshots.Snapshot | None, properties: Mapping[str, str]) -> Selection:
@@ -287,16 +328,17 @@ def _trusted(key: Path, selection: Selection, state: StateFolder, runtime_folder
     return replace(selection, store=store)
 
 
-def _home(options: StartOptions, of_vmargs: str | None, of_key: str) -> Path:
-    """Return the frontend's worker: the command line's, that of vmargs, that of the key (Java's order), or ours.
+def _home(options: StartOptions, of_vmargs: str | None, of_key: str, frontend: str = "java") -> Path:
+    """Whose worker the frontend starts: the command line's, that of vmargs, that of the key (as Java ranks them), ours.
 
     Raises:
         StartError: TorchServe or our worker is not installed.
         InputError: the configuration names a folder without a worker.
     """
-    stock = java.torchserve_home()  # the frontend is in it, whichever worker is used
-    if options.stock_worker:
-        return stock
+    if frontend == "java" or options.stock_worker:
+        stock = java.torchserve_home()  # Java's frontend is in it, whoever's worker is used
+        if options.stock_worker:
+            return stock
     if of_vmargs:
         return vmargs.home_named(of_vmargs, "vmargs")
     return vmargs.home_named(of_key, "model_server_home") if of_key else java.worker_home()
@@ -321,29 +363,18 @@ def _make_runtime_folder() -> Path:
     raise StartError("no temporary folder with a path short enough for a socket", hint="set TMPDIR to a shorter one")
 
 
-def _spawn(prepared: _Prepared, state: StateFolder, options: StartOptions) -> subprocess.Popen[bytes]:
-    launch = java.Launch(
-        config=state.config,
-        model_store=prepared.selection.store,
-        runtime_folder=prepared.runtime_folder,
-        home=prepared.home,
-        models=() if prepared.snapshot else prepared.selection.models,
-        load_all=prepared.selection.load_all,
-        vm_options=prepared.vm_options,
-        plugins=prepared.properties.get("plugins_path", ""),
-        snapshots=options.snapshots,
-        console=options.foreground,
-    )
+def _spawn(prepared: _Prepared, state: StateFolder) -> subprocess.Popen[bytes]:
+    launch = prepared.launch
     # A foreground server is part of the command, however that ends; Linux alone has this.
-    together = options.foreground and sys.platform == "linux"
+    together = launch.console and sys.platform == "linux"
     try:
-        with (state.logs / "java.log").open("wb") as log:
+        with (state.logs / launch.output).open("wb") as log:
             return subprocess.Popen(
                 launch.command(),
                 cwd=state.path,
-                env=java.environment(state.logs, prepared.properties),
+                env=launch.environment(),
                 stdin=subprocess.DEVNULL,
-                stdout=None if options.foreground else log,
+                stdout=None if launch.console else log,
                 stderr=log,
                 # A session of its own: see processes.py; and Ctrl-C reaches us first.
                 start_new_session=True,
@@ -352,12 +383,16 @@ def _spawn(prepared: _Prepared, state: StateFolder, options: StartOptions) -> su
     except BaseException as error:
         shutil.rmtree(prepared.runtime_folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise StartError(f"Java cannot be started: {error}") from error
+            raise StartError(f"{launch.program} cannot be started: {error}") from error
         raise
 
 
 def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: _Prepared) -> ServerRecord:
-    properties = prepared.properties
+    properties, launch = prepared.properties, prepared.launch
+
+    def grpc(api: str) -> str:
+        return f"{properties[f'grpc_{api}_address']}:{properties[f'grpc_{api}_port']}" if launch.grpc else ""
+
     return ServerRecord(
         name=state.name,
         pid=process.pid,
@@ -365,13 +400,14 @@ def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: _Pre
         inference=properties["inference_address"],
         management=properties["management_address"],
         metrics=properties["metrics_address"],
-        grpc_inference=f"{properties['grpc_inference_address']}:{properties['grpc_inference_port']}",
-        grpc_management=f"{properties['grpc_management_address']}:{properties['grpc_management_port']}",
+        grpc_inference=grpc("inference"),
+        grpc_management=grpc("management"),
         model_store=str(prepared.user_store),
         runtime_folder=str(prepared.runtime_folder),
         log_folder=str(state.logs),
-        worker=java.worker_name(prepared.home),
+        worker=java.worker_name(launch.home),
         trusted_store=prepared.trusted_store,
+        frontend=launch.name,
     )
 
 

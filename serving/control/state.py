@@ -47,14 +47,16 @@ class ServerRecord:
     """A server that was started.
 
     Attributes:
-        pid: of the Java process, which leads the session that all its workers are in.
+        pid: of the frontend's process, which leads the session that all its workers are in.
         started: when that process was created, seconds since the epoch; tells it from a later one of the same pid.
         inference: address of the inference API; management and metrics likewise.
         model_store: absolute path.
         runtime_folder: sockets and extracted models; removed at the stop.
-        log_folder: ts_log.log, model_log.log, java.log.
+        log_folder: ts_log.log, model_log.log, and what the frontend prints itself.
+        grpc_inference: empty where the frontend has no gRPC; grpc_management likewise.
         worker: whose Python worker runs the models: ``torchmar``, ``torchserve``, or the path of another's home.
         trusted_store: the store that the frontend reads, of checked copies; empty where any archive is served.
+        frontend: ``java`` or ``python``.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ServerRecord:
     log_folder: str
     worker: str
     trusted_store: str = ""
+    frontend: str = "java"
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ServerRecord:
@@ -78,8 +81,8 @@ class ServerRecord:
         Raises:
             KeyError, TypeError, ValueError: it is not a record.
         """
-        # A record from before there was a choice does not say which worker, nor of signatures.
-        document = {"worker": "torchserve", "trusted_store": "", **document}
+        # A record from before there was a choice does not say which worker, nor of signatures, nor which frontend.
+        document = {"worker": "torchserve", "trusted_store": "", "frontend": "java", **document}
         texts = {key: str(document[key]) for key in cls.__annotations__ if key not in ("pid", "started")}
         return cls(pid=int(document["pid"]), started=float(document["started"]), **texts)
 

@@ -110,14 +110,19 @@ class _Guard:
         return self.is_answering or self._head > 0
 
     def refuse(self, error: FrontendError) -> None:
-        """End the connection, with an answer unless one of another request is on its way."""
+        """End the connection, with an answer unless another one is on its way."""
         if self.transport.is_closing():
             return
+        if getattr(self, "pipeline", None):
+            return  # answers of requests before this one are on their way; its turn comes, or its time is up
         if self.is_answering:
-            if self.cycle.response_started or not self.cycle.more_body:
+            if not self.cycle.more_body:
                 # The request before is a good one: it gets its answer, and nothing more is read.
                 self.cycle.keep_alive = False
                 self.flow.pause_reading()
+                return
+            if self.cycle.response_started:
+                self.transport.abort()
                 return
             self.cycle.disconnected = True  # the application is told, and what it still sends goes nowhere
             self.cycle.message_event.set()
@@ -141,7 +146,7 @@ class _Guard:
             self.refuse(RequestTimeoutError(f"The request's head did not come in {patience.head_s:g} s."))
         elif kind == "body" and waited > patience.body_s:
             if self.received - self.taken < patience.body_rate * waited:
-                self._cut(RequestTimeoutError("The request's body comes too slowly."))
+                self.refuse(RequestTimeoutError("The request's body comes too slowly."))
             self.since, self.taken = now, self.received
         elif kind == "reading" and waited > patience.reading_s:
             self.transport.abort()
@@ -157,13 +162,6 @@ class _Guard:
             return None if self.timeout_keep_alive_task is not None else ("head", id(self.cycle), 0)
         waits = self.flow.read_paused or self.cycle.waiting_for_100_continue
         return ("body", id(self.cycle), 0) if self.cycle.more_body and not waits else None
-
-    def _cut(self, error: FrontendError) -> None:
-        """End a request whose body does not come, whatever has been answered already."""
-        if self.cycle.response_started:
-            self.transport.abort()
-        else:
-            self.refuse(error)
 
 
 class _AsSent:

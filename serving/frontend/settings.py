@@ -17,6 +17,7 @@ from serving.control.configuration.config import (
     read_properties,
     token_authorization,
 )
+from serving.control.configuration.frontends import javas_own
 from serving.control.configuration.java import worker_home
 from serving.control.configuration.settings import is_true
 
@@ -25,21 +26,6 @@ MAX_SIZE: Final = 6_553_500
 SEQUENCE_ID: Final = "ts_request_sequence_id"
 SEQUENCE_START: Final = "ts_request_sequence_start"
 SEQUENCE_END: Final = "ts_request_sequence_end"
-
-#: Keys that steer Netty, the JVM or what stands on them; the start names those that a configuration sets.
-WITHOUT_MEANING: Final = frozenset(
-    {
-        "async_logging",
-        "cpp_log_config",
-        "io_ratio",
-        "netty_client_threads",
-        "number_of_netty_threads",
-        "plugins_path",
-        "prefer_direct_buffer",
-        "vmargs",
-        "workflow_store",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -120,7 +106,7 @@ class Settings:
     @property
     def without_meaning(self) -> tuple[str, ...]:
         """Keys that this frontend has no use for."""
-        return tuple(sorted(WITHOUT_MEANING & self.properties.keys()))
+        return javas_own(self.properties)
 
 
 def read(path: Path, place: Place, environ: Mapping[str, str] = os.environ) -> Settings:

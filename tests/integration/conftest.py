@@ -1,4 +1,8 @@
-"""The real Java frontend and real workers, each test in a folder of its own and on free ports."""
+"""A real frontend and real workers, each test in a folder of its own and on free ports.
+
+The frontend is Java's, or the one that TORCHMAR_TEST_FRONTEND names. A test that asks both has the mark
+``parametrize("frontend", FRONTENDS)``; if it uses ``shared_sandbox``, with ``scope="module"``.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ from .preloaded import CommandLine
 
 # Models can be registered, and no key is needed: for servers that only tests reach.
 OPEN = ("--enable-model-api", "--disable-token-auth")
+FRONTENDS = ("java", "python")
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
@@ -178,11 +183,19 @@ class Server:
         return sum(worker["status"] == "READY" for row in rows for worker in row["workers"])
 
 
-def make_sandbox(java_options: str, hidden: Iterable[str] = ()) -> Sandbox:
-    """Return a new sandbox.
+def usual_frontend() -> str:
+    """That of the tests that do not say which."""
+    name = os.environ.get("TORCHMAR_TEST_FRONTEND", "java")
+    assert name in FRONTENDS, f"TORCHMAR_TEST_FRONTEND={name} is none of {', '.join(FRONTENDS)}"
+    return name
+
+
+def make_sandbox(java_options: str, hidden: Iterable[str] = (), frontend: str | None = None) -> Sandbox:
+    """A new sandbox.
 
     Args:
         java_options: of the fixture of this name.
+        frontend: of the servers that are started in it, unless they say so; None for the usual one.
         hidden: modules that nothing in it can import. Each server imports torch, and torchvision when it has time,
             which takes seconds of the processor: too much where no handler needs it.
     """
@@ -199,6 +212,7 @@ def make_sandbox(java_options: str, hidden: Iterable[str] = ()) -> Sandbox:
         # A worker a core: two tests side by side on two cores.
         "OMP_NUM_THREADS": "1",
         "JAVA_TOOL_OPTIONS": java_options,
+        "TORCHMAR_FRONTEND": frontend or usual_frontend(),
     }
     box = Sandbox(root, env)
     for name in hidden:
@@ -225,18 +239,24 @@ def close(sandbox: Sandbox, *, failed: bool) -> None:
     assert not left, f"left behind: {left}"
 
 
+@pytest.fixture(scope="session")
+def frontend() -> str:
+    """Which frontend the servers of a sandbox have; tests are parametrised with it."""
+    return usual_frontend()
+
+
 @pytest.fixture
-def sandbox(request: pytest.FixtureRequest, java_options: str) -> Iterator[Sandbox]:
-    box = make_sandbox(java_options, hidden_from(request.node))
+def sandbox(request: pytest.FixtureRequest, java_options: str, frontend: str) -> Iterator[Sandbox]:
+    box = make_sandbox(java_options, hidden_from(request.node), frontend)
     before = request.session.testsfailed
     yield box
     close(box, failed=request.session.testsfailed > before)
 
 
 @pytest.fixture(scope="module")
-def shared_sandbox(request: pytest.FixtureRequest, java_options: str) -> Iterator[Sandbox]:
-    """Yield one sandbox for all tests of a module: for servers that several tests only ask."""
-    box = make_sandbox(java_options, hidden_from(request.node))
+def shared_sandbox(request: pytest.FixtureRequest, java_options: str, frontend: str) -> Iterator[Sandbox]:
+    """One sandbox for all tests of a module: for servers that several tests only ask."""
+    box = make_sandbox(java_options, hidden_from(request.node), frontend)
     before = request.session.testsfailed
     yield box
     close(box, failed=request.session.testsfailed > before)

@@ -178,8 +178,12 @@ def response_timeout(properties: Mapping[str, str]) -> int:
     return int(text)
 
 
-def listeners(properties: Mapping[str, str]) -> tuple[Listener, ...]:
-    """Return the TCP ports that the server will open.
+def listeners(properties: Mapping[str, str], *, grpc: bool = True) -> tuple[Listener, ...]:
+    """The TCP ports that the server will open.
+
+    Args:
+        properties: with every address.
+        grpc: whether it listens for gRPC.
 
     Raises:
         InputError: a port is not a number.
@@ -189,7 +193,7 @@ def listeners(properties: Mapping[str, str]) -> tuple[Listener, ...]:
         address = address_of(properties, key)
         if address.port is not None:
             found.append(Listener(key, address.host, address.port))
-    for key in GRPC_KEYS:
+    for key in GRPC_KEYS if grpc else ():
         text = properties[f"{key}_port"]
         if not text.strip().isdigit():
             raise InputError(f"not a port: {key}_port={text}")

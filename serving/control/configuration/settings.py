@@ -1,7 +1,8 @@
 """The keys of config.properties: what each holds, and what is wrong with a file's.
 
-TorchServe ignores a key that it does not know, takes a flag that it cannot read for false, and fails far from its
-cause on a number or a path. The keys are those of its ConfigManager (0.12.0) and of its command ``torchserve``.
+TorchServe passes over a key that it does not know, takes a flag that it cannot read for false, and fails far from its
+cause on a number or a path. The keys are those of its ConfigManager (0.12.0) and of its command ``torchserve``, and
+ours, which begin with ``torchmar_``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from archive_tool.config.entries import near_miss
 from archive_tool.config.safe_yaml import MAX_BYTES, NotYamlError, compose, construct
 from archive_tool.errors import InputError
 
+# Ours, which Java's frontend passes over.
+_OWN: Final = "torchmar_"
 #: Key to kind. "count" is an integer from 1, "amount" one from 0, "long" one of 64 bits; "file" and "folder" are paths,
 #: "plugins" is a folder of .jar files.
 KEYS: Final = {
@@ -85,6 +88,10 @@ KEYS: Final = {
     "service_envelope": "text",
     "system_metrics_cmd": "text",
     "token_expiration_min": "text",
+    "torchmar_access_log": "flag",
+    "torchmar_drain_grace": "amount",
+    "torchmar_drain_notice": "amount",
+    "torchmar_frontend": "frontend",
     "tsConfigFile": "text",  # in the files of its snapshots
     "ts_header_key_sequence_end": "text",
     "ts_header_key_sequence_id": "text",
@@ -129,6 +136,8 @@ _NOT_FROM_ENVIRONMENT: Final = frozenset(
         "vmargs",
     }
 )
+#: What ``torchmar_frontend`` may be.
+FRONTENDS: Final = ("java", "python")
 _MODES: Final = ("log", "prometheus", "legacy")
 _LIMITS: Final = {"count": (1, 2**31 - 1), "amount": (0, 2**31 - 1), "long": (0, 2**63 - 1)}
 # The frontend puts an environment variable in its place.
@@ -170,7 +179,7 @@ def from_environment(properties: Mapping[str, str], environ: Mapping[str, str] =
         for key in KEYS
         if (name := f"TS_{key.upper()}") in environ
         and key not in _NOT_FROM_ENVIRONMENT
-        and not key.startswith("ts_")
+        and not key.startswith(("ts_", _OWN))
         and (allowed or key != "allowed_urls")
     }
 
@@ -194,11 +203,28 @@ def checked(properties: Mapping[str, str], folder: Path) -> dict[str, str]:
                 raise InputError(
                     f"not an integer from {least} to {most}: {key}={value}", hint=f"correct or remove {key}"
                 )
+        elif kind == "frontend":
+            found[key] = frontend(value, f"{key}={value}")
         elif kind in ("file", "folder") and value != os.devnull:  # as a workflow store it is one that holds nothing
             found[key] = _path(key, value, kind, folder)
         elif kind == "plugins":
             found[key] = str(Path(_path(key, value.removesuffix("*") or ".", "folder", folder), "*"))
     models_of(found)
+    return found
+
+
+def frontend(name: str, told: str) -> str:
+    """The name of a frontend.
+
+    Args:
+        name: as somebody has written it.
+        told: where, for the message.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if (found := name.strip().lower()) not in FRONTENDS:
+        raise InputError(f"no such frontend: {told}", hint=f"write {' or '.join(FRONTENDS)}")
     return found
 
 

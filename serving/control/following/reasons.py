@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-# java.log has what ended the Java runtime, ts_log.log what the frontend itself has noticed.
-_LOGS: Final = ("java.log", "ts_log.log")
+# In the first two is what ended Java or the Python frontend, in ts_log.log what the frontend itself has noticed.
+_LOGS: Final = ("java.log", "frontend.log", "ts_log.log")
 _EXCEPTION: Final = re.compile(
     r'(?P<cause>Caused by: )?(?:Exception in thread "[^"]*" )?(?:[a-z_]\w*\.)+'
     r"(?P<text>[A-Z][\w$]*(?:Exception|Error|Failure)\b.*)"
 )
-_INVALID: Final = re.compile(r"(?P<text>Invalid configuration: .*)")
+# Of Java's frontend, and of ours.
+_INVALID: Final = re.compile(r"(?P<text>Invalid configuration: .*)|The frontend cannot start: (?P<ours>.*)")
 _FRAME: Final = re.compile(r"\tat (?:[\w.]+/)?org\.pytorch\.serve\.(?:\w+\.)*(?P<place>\w+(?:\$\w+)?\.[\w$<>]+)\(")
 _NOT_TAKEN: Final = "Failed to load model: "
 # What the Java runtime and the search for GPUs always say.
@@ -78,13 +79,16 @@ def reason(log_folder: Path, properties: Mapping[str, str], model: str | None = 
     lines = [line for log in logs for line in log]
     traces = [trace for log in reversed(logs) for trace in _traces(log)]
     if model is not None:
+        told = f"{_NOT_TAKEN}{model}: "  # the Python frontend says why in the same line
+        if ours := next((line.partition(told)[2] for line in reversed(lines) if told in line), ""):
+            return Reason(ours)
         traces = [trace for trace in traces if trace.before.endswith(f"{_NOT_TAKEN}{model}")] or traces
     if traces:
         # The last one: what ended Java comes after everything that it survived.
         text = traces[-1].text + _settings(traces[-1], properties)
     else:
-        told = [line for line in lines if line.strip() and not _NOISE.match(line)]
-        text = " | ".join(told[-_LINES:]) or "it said nothing"
+        last = [line for line in lines if line.strip() and not _NOISE.match(line)]
+        text = " | ".join(last[-_LINES:]) or "it said nothing"
     return Reason(text, next((hint for sign, hint in _HINTS.items() if sign in text), None))
 
 
@@ -111,7 +115,8 @@ def _traces(lines: Sequence[str]) -> Iterator[_Trace]:
         if head is None:
             index += 1
             continue
-        before, causes, places = lines[index - 1] if index else "", [head["text"]], []
+        said = head["text"] or head["ours"]
+        before, causes, places = lines[index - 1] if index else "", [said], []
         index += 1
         while index < len(lines) and (_NOISE.match(lines[index]) or lines[index].startswith("Caused by: ")):
             if cause := _EXCEPTION.match(lines[index]):

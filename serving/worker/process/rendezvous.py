@@ -33,6 +33,12 @@ EXITED = b"X"
 KEY = "TORCHMAR_RENDEZVOUS"
 """The variable in the environment of a server that holds its key, if it was started with one."""
 
+OWNER = "TORCHMAR_OWNER"
+"""The variable in the environment of a worker that holds the pid of its server, if that says so.
+
+It is no secret and grants nothing: whom a worker hands its work to is settled by the address and by the kernel.
+"""
+
 STATUS = struct.Struct("!i")
 _LENGTH = struct.Struct("!I")
 _MAX_MESSAGE = 64 * 1024 * 1024
@@ -51,13 +57,13 @@ supported = sys.platform == "linux" and hasattr(os, "fork") and hasattr(socket, 
 def address(owner: int, key: str | None = None) -> str:
     """Return the name of the socket of the prefork process.
 
-    One for each server and interpreter: a server is known by its Java process, and that by its pid and the pid's
-    namespace (containers that share a network would otherwise meet here). The name contains what no other user can read
-    of the Java process, so no other user can take it first.
+    One for each server and interpreter: a server is told by its frontend, and that by its pid and the namespace
+    which the pid is of (containers that share a network would otherwise meet here). What no other user can read of the
+    frontend's process makes it a name that no other user can take first.
 
     Args:
-        owner: pid of the Java process.
-        key: that the process will have in its environment when it is Java; None to look there.
+        owner: pid of the frontend.
+        key: that the process will have in its environment when it is the frontend; None to look there.
     """
     namespace = os.stat("/proc/self/ns/pid").st_ino
     secret = _secret(owner) if key is None else key.encode()
@@ -69,7 +75,7 @@ def address(owner: int, key: str | None = None) -> str:
 def _secret(owner: int) -> bytes:
     """Return the key in a process's environment, else the random places where the kernel has put its memory.
 
-    The places are other ones after each exec, so they are of use only once the process is Java.
+    The places are other ones after each exec, so they are of use only once the process is the frontend.
     """
     try:
         for entry in _read(owner, "environ").split(b"\0"):

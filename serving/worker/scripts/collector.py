@@ -144,18 +144,18 @@ def read_pids() -> list[int]:
     return []
 
 
-def memory(pids: Iterable[int], java_pid: int) -> list[str]:
-    """Return the ``pid:bytes`` lines."""
-    return [f"{pid}:{size}" for pid, size in sizes(pids, java_pid)]
+def memory(pids: Iterable[int], frontend: int) -> list[str]:
+    """The ``pid:bytes`` lines."""
+    return [f"{pid}:{size}" for pid, size in sizes(pids, frontend)]
 
 
-def sizes(pids: Iterable[int], java_pid: int) -> Iterator[tuple[int, int]]:
-    """Yield the memory of workers in bytes, with their pids in the order given.
+def sizes(pids: Iterable[int], frontend: int) -> Iterator[tuple[int, int]]:
+    """Bytes of memory of workers, with their pids in the order given.
 
     The pid that the frontend knows may be that of a thin process, with the model in a backend process behind it, which
     many may share: each has its own memory and its part of the backend's.
     """
-    behind = _backends(java_pid)
+    behind = _backends(frontend)
     known: dict[int, int] = {}
 
     def size(pid: int) -> int:
@@ -171,11 +171,11 @@ def sizes(pids: Iterable[int], java_pid: int) -> Iterator[tuple[int, int]]:
         yield pid, own + part
 
 
-def _backends(java_pid: int) -> Mapping[int, tuple[int, int]]:
+def _backends(frontend: int) -> Mapping[int, tuple[int, int]]:
     try:
         from serving.worker.scripts import registry
 
-        return {thin: (int(backend), int(sharers)) for thin, (backend, sharers) in registry.backends(java_pid).items()}
+        return {thin: (int(backend), int(sharers)) for thin, (backend, sharers) in registry.backends(frontend).items()}
     except Exception as error:
         _complain("the memory of shared processes is missing", error)
         return {}

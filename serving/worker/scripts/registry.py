@@ -9,7 +9,7 @@ def backends(owner: int) -> dict[int, tuple[int, int]]:
     """Ask the prefork process of a server which processes serve which workers.
 
     Args:
-        owner: pid of the Java process.
+        owner: pid of the frontend.
 
     Returns:
         For each thin process, by pid: the pid of the process that serves it, and how many that one serves. Empty if

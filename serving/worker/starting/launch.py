@@ -110,15 +110,26 @@ def _may_hand_over() -> bool:
     if not rendezvous.supported or os.environ.get("TORCHMAR_PREFORK") == "0" or "LOCAL_RANK" in os.environ:
         return False
     # A launcher between the frontend and us has set up this very process: bound it to cores, preloaded libraries.
-    try:
-        with open(f"/proc/{os.getppid()}/comm") as file:
-            if file.read().strip() != "java":
-                return False
-    except OSError:
+    if not _is_frontends_child():
         return False
     # The environment of a model lies beside its files; it has packages of its own.
     beside = os.path.dirname(os.path.realpath(sys.prefix))
     return all(beside != os.path.realpath(entry) for entry in (os.getcwd(), *_python_path()))
+
+
+def _is_frontends_child() -> bool:
+    """Whether the frontend itself has executed this process: it has said who it is, or is Java, which says nothing.
+
+    A pid of an outer server, whose environment has come down to this one, is not that of our parent.
+    """
+    parent = os.getppid()
+    if os.environ.get(rendezvous.OWNER) == str(parent):
+        return True
+    try:
+        with open(f"/proc/{parent}/comm") as file:
+            return file.read().strip() == "java"
+    except OSError:
+        return False
 
 
 def _python_path() -> list[str]:
@@ -158,12 +169,13 @@ def _hand_over(parsed: arguments.Arguments, listener: socket.socket, lifeline: s
 
 
 def _become_server(command: Sequence[str]) -> int:
-    """Let the prefork process import torch while Java starts; the server keeps this process's number."""
+    """Lets the prefork process import torch while the server starts, which keeps this process's number."""
+    os.environ[rendezvous.OWNER] = str(os.getpid())
     if rendezvous.supported and os.environ.get("TORCHMAR_PREFORK") != "0":
-        # Java keeps it in its environment, which no other user can read.
+        # The server keeps it in its environment, which no other user can read.
         key = os.environ[rendezvous.KEY] = os.urandom(16).hex()
         child = os.fork()
-        if child == 0:  # in between, so that Java has no child that it does not know of
+        if child == 0:  # in between, so that the server has no child that it does not know of
             _start_prefork(rendezvous.address(os.getppid(), key), os.getppid())
             os._exit(0)
         os.waitpid(child, 0)

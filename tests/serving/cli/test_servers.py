@@ -81,6 +81,35 @@ def test_what_start_is_asked_to_leave_open(monkeypatch: pytest.MonkeyPatch, flag
     assert done.output == "warning: it is open\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [([], None), (["--frontend", "python"], "python"), (["--frontend", "java"], "java")]
+)
+def test_which_frontend_start_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str | None
+) -> None:
+    begin = MagicMock()
+    monkeypatch.setattr("serving.control.start", begin)
+    assert CliRunner().invoke(start, ["-q", *arguments]).exit_code == 0
+    options = begin.call_args.args[0]
+    assert (options.frontend, options.single_port) == (expected, False)
+    assert CliRunner().invoke(start, ["--frontend", "rust"]).exit_code == 2
+
+
+def test_status_tells_which_frontend_it_is_and_nothing_that_it_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
+    state = StateFolder("default")
+    state.create()
+    state.write(record(frontend="python", grpc_inference=""))
+    healthy = MagicMock()
+    healthy.__enter__.return_value.ping.return_value = True
+    monkeypatch.setattr(servers, "inference_client", lambda *_: healthy)
+    shown = CliRunner().invoke(status).output
+    assert "  frontend       python\n" in shown
+    assert "grpc" not in shown
+
+
 def test_stopping_all_of_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
     done = CliRunner().invoke(stop, ["--all"])

@@ -45,8 +45,8 @@ def test_a_record_is_read_back_and_forgotten(tmp_path: Path) -> None:
 
 def test_a_record_of_before_there_was_a_choice_of_workers_is_read(tmp_path: Path) -> None:
     document = dataclasses.asdict(record())
-    del document["worker"]
-    assert ServerRecord.from_dict(document) == record(worker="torchserve")
+    del document["worker"], document["frontend"]
+    assert ServerRecord.from_dict(document) == record(worker="torchserve", frontend="java")
 
 
 @pytest.fixture(params=[0, 0o022, 0o277])

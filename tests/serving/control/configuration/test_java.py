@@ -1,19 +1,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from archive_tool.errors import InputError
 from serving.control.configuration import java
-from serving.control.configuration.config import ModelSpec
 from serving.control.configuration.java import (
     WORKER_SCRIPT,
-    Launch,
-    environment,
     java_home,
     log_config,
     torchserve_home,
@@ -70,50 +64,3 @@ def test_the_log_configuration_names_no_line_per_request() -> None:
     text = log_config().read_text()
     for logger in ("ACCESS_LOG", "MODEL_METRICS", "TS_METRICS"):
         assert f'<Logger name="{logger}" level="off"/>' in text
-
-
-def test_the_command_names_models_store_and_runtime_folder(tmp_path: Path) -> None:
-    command = Launch(
-        config=tmp_path / "c",
-        model_store=tmp_path,
-        runtime_folder=tmp_path / "r",
-        home=tmp_path / "h",
-        models=[ModelSpec("a", "b.mar")],
-    ).command()
-    assert command[-2:] == ["-m", "a=b.mar"]
-    assert f"-Dmodel_server_home={tmp_path / 'h'}" in command
-    assert command[command.index("-cp") + 1] == str(torchserve_home() / "ts" / "frontend" / "*")
-    assert f"-Djava.io.tmpdir={tmp_path / 'r'}" in command
-    assert "-ncs" not in command  # the frontend writes down its models; it reads none, for it has a configuration
-    assert command[command.index("-f") + 1] == str(tmp_path / "c")
-
-
-def test_snapshots_can_be_switched_off_and_plugins_are_found(tmp_path: Path) -> None:
-    launch = Launch(config=tmp_path, model_store=tmp_path, runtime_folder=tmp_path, home=tmp_path)
-    command = replace(launch, snapshots=False, plugins="/plugins/*").command()
-    assert "-ncs" in command
-    assert command[command.index("-cp") + 1] == f"{torchserve_home() / 'ts' / 'frontend' / '*'}:/plugins/*"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Java is started plainly elsewhere")
-def test_our_workers_script_starts_java_with_our_home_only(tmp_path: Path) -> None:
-    launch = Launch(config=tmp_path / "c", model_store=tmp_path, runtime_folder=tmp_path, home=worker_home())
-    command = launch.command()
-    script = str(worker_home() / "ts" / "model_service_worker.py")
-    assert command[:4] == [sys.executable, script, "--server", str(java_home() / "bin" / "java")]
-    stock = replace(launch, home=torchserve_home()).command()
-    assert stock[0] == str(java_home() / "bin" / "java")
-
-
-def test_what_would_override_the_command_line_is_dropped(tmp_path: Path) -> None:
-    environ = {"TS_MODEL_SERVER_HOME": "/x", "TS_CONFIG_FILE": "/y", "TS_METRICS_MODE": "log", "KEPT": "1"}
-    found = environment(tmp_path, {"metrics_mode": "log"}, environ)
-    logs = {"LOG_LOCATION": str(tmp_path), "METRICS_LOCATION": str(tmp_path)}
-    assert found == {"KEPT": "1", "PYTHONFAULTHANDLER": "1", "TORCHMAR_RESPONSE_TIMEOUT": "120", **logs}
-
-
-def test_the_workers_are_told_the_frontends_timeout(tmp_path: Path) -> None:
-    found = environment(tmp_path, {"default_response_timeout": "30"}, {"TORCHMAR_RESPONSE_TIMEOUT": "5"})
-    assert found["TORCHMAR_RESPONSE_TIMEOUT"] == "30"
-    with pytest.raises(InputError, match="not a number of seconds: default_response_timeout=-1"):
-        environment(tmp_path, {"default_response_timeout": "-1"}, {})

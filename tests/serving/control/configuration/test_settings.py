@@ -175,5 +175,5 @@ def test_models_as_the_frontend_reads_them() -> None:
 
 
 def test_every_kind_is_one_that_is_looked_at() -> None:
-    kinds = {"text", "flag", "mode", "file", "folder", "plugins", *settings._LIMITS}
+    kinds = {"text", "flag", "mode", "file", "folder", "frontend", "plugins", *settings._LIMITS}
     assert set(KEYS.values()) == kinds

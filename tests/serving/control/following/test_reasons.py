@@ -94,3 +94,16 @@ def test_without_an_exception_the_last_lines_are_shown(tmp_path: Path) -> None:
     assert reason(tmp_path, {}).text == "it said nothing"
     (tmp_path / "java.log").write_text(NOISE + "no disk\n\tat a.b.C\n")
     assert reason(tmp_path, {}).text == "no disk"
+
+
+def test_what_the_python_frontend_says_of_itself(logs: Path) -> None:
+    (logs / "frontend.log").write_text(
+        "a warning\nThe frontend cannot start: not a number: job_queue_size=x; correct it\n"
+    )
+    assert reason(logs, {}).text == "not a number: job_queue_size=x; correct it"
+
+
+def test_why_the_python_frontend_did_not_take_a_model(logs: Path) -> None:
+    line = "2026-01-01T00:00:00,000 [ERROR] main serving.frontend.local.engine - Failed to load model: {}: {}\n"
+    (logs / "ts_log.log").write_text(line.format("a.mar", "It holds no manifest.") + line.format("b.mar", "Another."))
+    assert reason(logs, {}, "a.mar").text == "It holds no manifest."

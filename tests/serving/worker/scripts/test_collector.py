@@ -248,7 +248,7 @@ def test_a_shared_backend_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(collector, "memory_of", memory_of)
     monkeypatch.setattr(collector, "_backends", lambda _: {1: (900, 2), 2: (900, 2), 3: (3, 1), 4: (900, 2)})
-    assert collector.memory([1, 2, 3, 4], java_pid=7) == ["1:60", "2:70", "3:30", "4:0"]
+    assert collector.memory([1, 2, 3, 4], frontend=7) == ["1:60", "2:70", "3:30", "4:0"]
     assert sorted(asked) == [1, 2, 3, 4, 900]
 
 
@@ -265,7 +265,7 @@ def test_a_registry_that_does_not_answer_costs_the_shares_only(
 
     monkeypatch.setattr(registry, "backends", backends)
     monkeypatch.setattr(collector, "memory_of", lambda _: 5)
-    assert collector.memory([1], java_pid=7) == ["1:5"]
+    assert collector.memory([1], frontend=7) == ["1:5"]
     assert capsys.readouterr().err.startswith("the memory of shared processes is missing: ")
 
 

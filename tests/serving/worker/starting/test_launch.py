@@ -289,12 +289,13 @@ def test_another_user_has_its_place(server_of_its_own: Callable[[], Server], tmp
 
 def test_a_server_that_is_started_with_it(tmp_path: Path) -> None:
     """The server has the number that this process had, no child, and the prefork process knows it."""
-    code = "import os, sys; print(os.getpid(), os.environ['A'], *sys.argv[1:], flush=True); input()"
+    code = "import os, sys; e = os.environ; print(os.getpid(), e['A'], e['TORCHMAR_OWNER'], *sys.argv[1:], flush=True)"
+    code += "; input()"
     command = [sys.executable, str(SCRIPT), "--server", sys.executable, "-c", code, "--server", "x"]
     environ = {**os.environ, "A": "b"}
     with subprocess.Popen(command, stdin=-1, stdout=-1, env=environ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"{process.pid} b --server x\n".encode()
+        assert process.stdout.readline() == f"{process.pid} b {process.pid} --server x\n".encode()
         (prefork,) = prefork_processes(process.pid)
         assert psutil.Process(process.pid).children() == []
         connection = rendezvous.connect(rendezvous.address(process.pid))
@@ -303,6 +304,31 @@ def test_a_server_that_is_started_with_it(tmp_path: Path) -> None:
         os.kill(prefork, signal.SIGKILL)
         process.kill()
     assert ends(prefork)
+
+
+@pytest.fixture
+def unnamed(without_torch: Path) -> Iterator[Server]:
+    """A frontend that is not called java."""
+    server = Server(b"python", path=(without_torch,))
+    yield server
+    server.end()
+
+
+def test_a_frontend_that_says_who_it_is(unnamed: Server, tmp_path: Path) -> None:
+    worker = unnamed.worker(archive(tmp_path / "model", PID), **{rendezvous.OWNER: str(unnamed.pid)})
+    assert worker.load(worker.folder).code == 200
+    served_by = int(worker.answer())
+    assert psutil.Process(served_by).ppid() == unnamed.prefork()
+    # The collector of metrics, a child of the frontend as well, finds who does the work.
+    assert registry.backends(unnamed.pid) == {worker.pid: (served_by, 1)}
+
+
+@pytest.mark.parametrize("said", ["", "1", "not a number"])
+def test_what_somebody_else_has_said_is_not_of_this_frontend(unnamed: Server, tmp_path: Path, said: str) -> None:
+    """An outer server's environment comes down to all that is started in it."""
+    worker = unnamed.worker(archive(tmp_path / "model", PID), **{rendezvous.OWNER: said})
+    assert worker.load(worker.folder).code == 200
+    assert int(worker.answer()) == worker.pid
 
 
 def test_a_server_without_it() -> None:

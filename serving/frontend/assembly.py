@@ -1,0 +1,86 @@
+"""The parts of a server on one machine, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from serving.control.configuration.config import ModelSpec
+from serving.errors import StartError
+from serving.frontend import logs
+from serving.frontend.engine import Engine
+from serving.frontend.entrance import App
+from serving.frontend.joined import Api
+from serving.frontend.settings import Settings
+
+
+@dataclass(frozen=True)
+class Startup:
+    """What a server begins with.
+
+    Attributes:
+        models: to register; empty leaves it to the configuration.
+        load_all: register every archive of the model store.
+        snapshots: write one of the models at each change.
+    """
+
+    models: Sequence[ModelSpec] = ()
+    load_all: bool = False
+    snapshots: bool = True
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a server consists of.
+
+    Attributes:
+        engine: that answers.
+        apps: by the API that each is.
+        begin: registers the models of the start.
+        beside: what runs as long as the server does.
+    """
+
+    engine: Engine
+    apps: dict[Api, App]
+    begin: Callable[[], Awaitable[None]]
+    beside: Sequence[Callable[[], Awaitable[None]]] = field(default=())
+
+
+def assemble(settings: Settings, startup: Startup) -> Parts:
+    """Put together an engine of this machine and TorchServe's three HTTP APIs.
+
+    Raises:
+        InputError: a setting that one of them cannot use.
+        StartError: the keys cannot be written down.
+    """
+    from serving.frontend.apps.inference import inference_app  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.apps.keys import Keys  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.apps.management import management_app  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.apps.metrics import metrics_app  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.local.engine import LocalEngine  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.local.gpus import Gpus  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.metering.server import ServerMeters  # type: ignore[import-not-found, unused-ignore]
+    from serving.frontend.metering.system import SystemMetrics  # type: ignore[import-not-found, unused-ignore]
+
+    def pids() -> Iterator[int]:
+        for name, _ in engine.names():
+            for state in engine.describe(name, "all"):
+                yield from (worker.pid for worker in state.workers if worker.pid > 0)
+
+    meters = ServerMeters(settings)
+    system = SystemMetrics(settings, meters.host_entry, pids, gpus=Gpus(settings).count)
+    engine = LocalEngine(settings, meters, logs.model_line, system.memory_of)
+    keys = None
+    if settings.token_authorization:
+        file = settings.place.keys / "key_file.json"
+        try:
+            keys = Keys(file, settings.token_expiration_min)
+        except OSError as error:
+            raise StartError(f"the keys cannot be written: {error.strerror or error}", where=str(file)) from error
+    apps: dict[Api, App] = {
+        "inference": inference_app(engine, settings, keys, meters),
+        "management": management_app(engine, settings, keys, meters),
+    }
+    if settings.enable_metrics_api:
+        apps["metrics"] = metrics_app(meters, settings)
+    return Parts(engine, apps, lambda: engine.start(startup.models, load_all=startup.load_all), (system.run,))

@@ -1,0 +1,86 @@
+"""What every request passes first: the drain's answers, and the lines of the access log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_DRAINING: Final = b'{\n  "status": "Draining"\n}\n'
+
+
+class Entrance:
+    """An application in the place of which another one can be put while it is asked.
+
+    It is no coroutine of its own: a request pays a call for it.
+
+    Attributes:
+        app: whom requests are passed to.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass on a request."""
+        return self.app(scope, receive, send)
+
+    def drain(self) -> None:
+        """From now on tell load balancers that this server is not ready; all else is answered as before."""
+        self.app = _draining(self.app)
+
+
+def _draining(app: App) -> App:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") != "/readyz":
+            await app(scope, receive, send)
+            return
+        length = str(len(_DRAINING)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope.get("method") == "HEAD" else _DRAINING})
+
+    return answer
+
+
+def logged(app: App, line: Callable[[str], None]) -> App:
+    """An application whose answers are each told in a line, as TorchServe writes them to access_log.log.
+
+    Args:
+        app: to be asked.
+        line: takes such as ``/127.0.0.1:36024 "GET /ping HTTP/1.1" 200 2``; the last is milliseconds.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        begun, status = time.monotonic(), 0
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, receive, told)
+        finally:
+            line(_line(scope, status, round(1000 * (time.monotonic() - begun))))
+
+    return answer
+
+
+def _line(scope: Scope, status: int, milliseconds: int) -> str:
+    client = scope.get("client")
+    who = f"{client[0]}:{client[1]}" if client else "unix"
+    # Bytes as the client has sent them: nothing in them can end the line.
+    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    shown = target.decode("ascii", "backslashreplace")
+    return f'/{who} "{scope["method"]} {shown} HTTP/{scope["http_version"]}" {status} {milliseconds}'

@@ -1,0 +1,199 @@
+"""The log files, and that what reads them finds in them what was logged."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.control.following import logs as reader
+from serving.control.following.diagnosis import MODEL_LINE, LogWatch
+from serving.control.following.reasons import reason
+from serving.frontend import logs
+from serving.frontend.logs import FILES_KEPT, LINE_CHARS, LINES_PER_SECOND, LogFiles
+
+WORKER = "W-9000-mnist_1.0"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[LogFiles]:
+    with logs.installed(LogFiles(tmp_path)) as files:
+        yield files
+
+
+def lines(folder: Path, name: str = "model_log") -> list[str]:
+    return (folder / f"{name}.log").read_text().split("\n")[:-1]
+
+
+def test_what_workers_print_is_found_by_model(tmp_path: Path) -> None:
+    with logs.installed(LogFiles(tmp_path)):
+        logs.model_line(WORKER, "stdout", "hello")
+        logs.model_line("W-9001-other_2.0", "stderr", "Zürich \udcff")
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} \[INFO \] W-9000-mnist_1\.0-stdout MODEL_LOG - hello", lines(tmp_path)[0]
+    )
+    assert [event.printed for event in reader.read(tmp_path, "mnist")] == ["hello"]
+    assert [event.pipe for event in reader.read(tmp_path, "other")] == ["stderr"]
+    assert reader.models(tmp_path) == ["mnist_1.0", "other_2.0"]
+    assert lines(tmp_path)[1].endswith("[WARN ] W-9001-other_2.0-stderr MODEL_LOG - Zürich \\udcff")
+
+
+def test_what_the_server_logs_stands_beside_it_with_its_traceback(tmp_path: Path) -> None:
+    with logs.installed(LogFiles(tmp_path)):
+        logging.getLogger("serving.frontend.server").info("Model server started.")
+        logging.getLogger("serving.frontend.local").info("not shown, as with Java")
+        logging.getLogger("uvicorn.error").warning("a client has sent nonsense")
+        try:
+            raise RuntimeError("broken")
+        except RuntimeError:
+            logging.getLogger("asyncio").exception("It failed")
+        logs.model_line(WORKER, "stdout", "after")
+    events = reader.read(tmp_path)
+    assert [event.text.split(" - ")[-1].splitlines()[0] for event in events] == [
+        "Model server started.",
+        "It failed",
+        "after",
+    ]
+    assert events[1].text.splitlines()[-1] == "RuntimeError: broken"
+    assert "[INFO ] main serving.frontend.server" in events[0].text
+
+
+def test_a_failed_load_is_explained(tmp_path: Path) -> None:
+    summary = [
+        "Failed to load model mnist: FileNotFoundError: no such file: labels.txt",
+        "  in h.py:12 (initialize)",
+        "",
+    ]
+    with logs.installed(LogFiles(tmp_path)):
+        for line in summary:
+            logs.model_line(WORKER, "stdout", line)
+        logging.getLogger("x").error("Load model failed: %s, error: %s", "mnist", "Worker died.")
+    watch = LogWatch(tmp_path, from_begin=True)
+    watch.poll()
+    failure = watch.failure("mnist")
+    assert failure is not None
+    assert (failure.cause, failure.file) == ("FileNotFoundError: no such file: labels.txt", "h.py")
+    assert watch.times_failed("mnist") == 1
+
+
+def test_why_a_model_was_not_taken_is_found(tmp_path: Path) -> None:
+    with logs.installed(LogFiles(tmp_path)):
+        logging.getLogger("x").error("Failed to load model: %s: %s", "a.mar", "It holds no manifest.")
+        logging.getLogger("x").error("Failed to load model: %s: %s", "b.mar", "Another reason.")
+    assert reason(tmp_path, {}, "a.mar").text == "It holds no manifest."
+
+
+@given(st.text(max_size=200))
+def test_no_text_of_a_worker_can_look_like_another_event(text: str) -> None:
+    """Whatever it prints, each line of the log begins with a time and the worker's name."""
+    with pytest.MonkeyPatch.context() as patch:
+        put: list[str] = []
+        log = object.__new__(LogFiles)
+        patch.setattr(log, "_put", lambda _, line: put.append(line), raising=False)
+        patch.setattr(log, "_seconds", {}, raising=False)
+        log.model_line(WORKER, "stdout", text)
+    found = [MODEL_LINE.match(line) for whole in put for line in whole.removesuffix("\n").splitlines()]
+    assert all(match and match["worker"] == WORKER for match in found)
+    assert len(found) == max(1, len(text.splitlines()))
+
+
+def test_a_long_line_is_cut_and_says_so(files: LogFiles, tmp_path: Path) -> None:
+    logs.model_line(WORKER, "stdout", "x" * (LINE_CHARS + 7))
+    files.close()
+    assert lines(tmp_path)[0].endswith("x (7 more characters left out)")
+    assert len(lines(tmp_path)[0]) < LINE_CHARS + 200
+
+
+def test_a_worker_that_floods_the_log_is_bounded_and_the_others_are_not(files: LogFiles, tmp_path: Path) -> None:
+    for _ in range(3 * LINES_PER_SECOND):
+        logs.model_line(WORKER, "stdout", "again")
+    logs.model_line("W-9001-other_1.0", "stdout", "heard")
+    logs.worker_ended(WORKER)
+    files.close()
+    found = lines(tmp_path)
+    assert any(line.endswith("heard") for line in found)
+    told = sum(int(match[1]) for line in found if (match := re.search(r"\((\d+) lines of this worker were left", line)))
+    assert sum(line.endswith("again") for line in found) + told == 3 * LINES_PER_SECOND
+    assert told > 0
+
+
+def test_full_files_are_packed_and_only_so_many_are_kept(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path, file_bytes=4000)
+    for number in range(40):
+        for _ in range(10):
+            files.model_line(WORKER, "stdout", f"{number:02d}{'x' * 80}")
+        while files._waiting_bytes:  # the size is looked at for what is written at once
+            threading.Event().wait(0.001)
+    files.close()
+    packed = sorted(path.name for path in tmp_path.glob("model_log.*.log.gz"))
+    assert len(packed) == FILES_KEPT
+    assert {path.name for path in tmp_path.iterdir()} == {*packed, "model_log.log"}
+    found = [event.printed[:2] for event in reader.read(tmp_path, "mnist")]
+    assert found == sorted(found)
+    assert found[-1] == "39"
+
+
+def test_metrics_have_files_of_their_own(files: LogFiles, tmp_path: Path) -> None:
+    logging.getLogger("TS_METRICS").info("CPUUtilization.Percent:0.0|#Level:Host|#hostname:x,timestamp:1")
+    logging.getLogger("MODEL_METRICS").info("HandlerTime.Milliseconds:1.0")
+    files.close()
+    assert lines(tmp_path, "ts_metrics")[0].endswith(
+        " - CPUUtilization.Percent:0.0|#Level:Host|#hostname:x,timestamp:1"
+    )
+    assert lines(tmp_path, "model_metrics")[0].endswith(" - HandlerTime.Milliseconds:1.0")
+    assert not (tmp_path / "ts_log.log").exists()
+
+
+def test_the_console_shows_them_and_may_go_away(tmp_path: Path) -> None:
+    console = io.StringIO()
+    files = LogFiles(tmp_path, console)
+    files.event("INFO", "main", "x", "one")
+    while "one" not in console.getvalue():
+        threading.Event().wait(0.001)
+    console.close()
+    files.event("INFO", "main", "x", "two")
+    files.close()
+    assert [line[-3:] for line in lines(tmp_path, "ts_log")] == ["one", "two"]
+
+
+def test_a_disk_that_cannot_be_written_to_ends_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = LogFiles(tmp_path)
+    (tmp_path / "model_log.log").mkdir()
+    files.model_line(WORKER, "stdout", "lost")
+    files.event("INFO", "main", "x", "kept")
+    files.close()
+    assert lines(tmp_path, "ts_log")[0].endswith("kept")
+    assert capfd.readouterr().err.count("cannot be written") == 1
+
+
+def test_lines_that_come_faster_than_they_are_written_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "WAITING_BYTES", 1000)
+    gate = threading.Event()
+    written = LogFiles._write
+    monkeypatch.setattr(LogFiles, "_write", lambda *given: (gate.wait(), written(*given)))
+    files = LogFiles(tmp_path)
+    for _ in range(100):
+        files.event("INFO", "main", "x", "y" * 100)
+    gate.set()
+    while files._waiting_bytes:
+        threading.Event().wait(0.001)
+    files.event("INFO", "main", "x", "last")
+    files.close()
+    found = lines(tmp_path, "ts_log")
+    told = sum(int(match[1]) for line in found if (match := re.search(r"(\d+) lines were left out", line)))
+    assert sum(line.endswith("y") for line in found) + told == 100
+    assert told > 50
+
+
+def test_nothing_is_logged_where_no_files_are_installed() -> None:
+    logs.model_line(WORKER, "stdout", "nowhere")
+    logs.worker_ended(WORKER)

@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from serving.control.configuration.config import ModelSpec
 from serving.errors import StartError
 from serving.frontend import logs
+from serving.frontend.apps.inference import inference_app
+from serving.frontend.apps.keys import Keys
+from serving.frontend.apps.management import management_app
+from serving.frontend.apps.metrics import metrics_app
 from serving.frontend.engine import Engine
 from serving.frontend.entrance import App
 from serving.frontend.joined import Api
+from serving.frontend.local.engine import LocalEngine
+from serving.frontend.local.gpus import Gpus
+from serving.frontend.metering.server import ServerMeters
+from serving.frontend.metering.system import SystemMetrics
 from serving.frontend.settings import Settings
 
 
@@ -53,15 +61,6 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         InputError: a setting that one of them cannot use.
         StartError: the keys cannot be written down.
     """
-    from serving.frontend.apps.inference import inference_app  # type: ignore[import-not-found, unused-ignore]
-    from serving.frontend.apps.keys import Keys  # type: ignore[import-not-found, unused-ignore]
-    from serving.frontend.apps.management import management_app  # type: ignore[import-not-found, unused-ignore]
-    from serving.frontend.apps.metrics import metrics_app  # type: ignore[import-not-found, unused-ignore]
-    from serving.frontend.local.engine import LocalEngine  # type: ignore[import-not-found, unused-ignore]
-    from serving.frontend.local.gpus import Gpus  # type: ignore[import-not-found, unused-ignore]
-    from serving.frontend.metering.server import ServerMeters  # type: ignore[import-not-found, unused-ignore]
-    from serving.frontend.metering.system import SystemMetrics  # type: ignore[import-not-found, unused-ignore]
-
     def pids() -> Iterator[int]:
         for name, _ in engine.names():
             for state in engine.describe(name, "all"):

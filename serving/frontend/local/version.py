@@ -266,6 +266,7 @@ class Version:
             FrontendError: a new worker could not load the model.
         """
         self.model = self.model.with_workers(least, most)
+        self._workers = [worker for worker in self._workers if not worker.ended]  # who gave up is replaced
         new = []
         while len(self._workers) < least:
             around = self._around

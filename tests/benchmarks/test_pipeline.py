@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import pytest
 import yaml
 
 from archive_tool.config.schema import validate
@@ -32,6 +33,7 @@ def test_the_handlers_are_such_as_the_second_thread_works_for() -> None:
         assert not handler.may_pipeline(False)
 
 
+@pytest.mark.slow  # makes weights of a form that others have
 def test_the_archive_of_its_own_workload(tmp_path: Path) -> None:
     made = pipeline.COMPARISON.workloads["mobilenet"](tmp_path)
     contender = pipeline.COMPARISON.contenders["alone"]

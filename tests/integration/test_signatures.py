@@ -74,6 +74,7 @@ def test_nothing_unsigned_is_served(sandbox: Sandbox, store: Path, keys: tuple[P
     assert [row["name"] for row in sandbox.torchmar("models", "--json").json()] == ["echo"]
 
 
+@pytest.mark.slow  # a server more
 def test_registering_what_is_signed_with_a_token(sandbox: Sandbox, store: Path, keys: tuple[Path, Path]) -> None:
     server = sandbox.start("echo.mar", options=("--require-signature", keys[1], "--enable-model-api"))
     refused = sandbox.torchmar("register", "plain.mar")

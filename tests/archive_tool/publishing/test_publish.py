@@ -246,6 +246,7 @@ for more in ({"format": "eager"}, {"source": Net}):
 """
 
 
+@pytest.mark.slow  # exports a model more, in a process of its own
 def test_a_class_without_source_is_exported(store):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_SOURCE, store], capture_output=True, text=True, check=True, cwd=ROOT

@@ -93,6 +93,7 @@ def _end(quarter, width, height):
     return (quarter % 2 + 1) * width, (quarter // 2 + 1) * height
 
 
+@pytest.mark.slow  # a large model, twice
 def test_the_answers_of_torchvisions_model_are_the_stocks(archives, make_context, picture, monkeypatch):
     torch.manual_seed(0)
     ssd = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4, detections_per_img=200)

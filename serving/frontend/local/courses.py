@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
@@ -73,7 +74,7 @@ class Course(ABC):
 
     def send(self, jobs: list[Job]) -> None:
         """Send requests, no more than there is `room` for."""
-        now = self._time()
+        now = time.monotonic()
         for job in jobs:
             job.sent, job.batch = now, len(jobs)
             job.forget_timer()
@@ -114,7 +115,7 @@ class Course(ABC):
             if not more:
                 job.parts.end()
             return more
-        timings = Timings(job.sent - job.arrived, self._time() - job.sent, job.batch)
+        timings = Timings(job.sent - job.arrived, time.monotonic() - job.sent, job.batch)
         self._seat.answered(job, timings, headers)
         if flag is not None:
             headers = {name: value for name, value in headers.items() if name != STREAM_NEXT}
@@ -196,7 +197,7 @@ class Continuous(Course):
 
     def send(self, jobs: list[Job]) -> None:
         """Send an iteration with further requests."""
-        now = self._time()
+        now = time.monotonic()
         for job in jobs:
             job.sent, job.batch = now, len(self.jobs) + len(jobs)
             job.forget_timer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -20,13 +21,13 @@ class Job:
     Attributes:
         request: what the worker is to see.
         size: bytes of its parameters.
-        arrived: on the loop's clock.
+        arrived: by the monotonic clock: uvloop's own counts whole milliseconds.
         deadline: of the client's, on the loop's clock; None without one.
         priority: among those that wait.
         answer: what the client gets.
         parts: of a streamed answer, once its first part was sent.
         batch: requests that were sent with it, itself included.
-        sent: when it was sent to a worker, on the loop's clock.
+        sent: when it was sent to a worker, by the monotonic clock.
         deaths: workers that died of it, or with it.
         timer: of the deadline.
     """
@@ -55,7 +56,7 @@ class Job:
     ) -> None:
         self.request = request
         self.size = sum(len(parameter.value) for parameter in request.parameters)
-        self.arrived = loop.time()
+        self.arrived = time.monotonic()
         self.deadline = deadline
         self.priority = priority
         self.answer: asyncio.Future[Answer] = loop.create_future()

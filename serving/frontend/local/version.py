@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -241,7 +242,7 @@ class Version:
             self.model.name,
             self.model.version,
             queue_s=timings.queue,
-            total_s=self._loop.time() - job.arrived,
+            total_s=time.monotonic() - job.arrived,
             batch=timings.batch,
         )
 

@@ -30,7 +30,12 @@ def loops() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return found
 
 
-@pytest.fixture(params=["httptools", "h11"])
+def usual_loop() -> str:
+    return list(loops())[-1]
+
+
+# Of two parsers and two loops the usual ones every time, the others in the slow tests.
+@pytest.fixture(params=["httptools", pytest.param("h11", marks=pytest.mark.slow)])
 def parser(request: pytest.FixtureRequest) -> str:
     if not importlib.util.find_spec(request.param):
         pytest.skip(f"{request.param} is not installed")
@@ -42,7 +47,7 @@ def app(tmp_path: Path) -> App:
     return played_app("inference", PlayedEngine(tmp_path))
 
 
-@pytest.fixture(params=loops())
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name != usual_loop())) for name in loops()])
 def impatient(request: pytest.FixtureRequest, app: App, parser: str) -> Iterator[Reached]:
     with reached(app, QUICK, parser, loops()[request.param]) as server:
         yield server

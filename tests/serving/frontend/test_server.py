@@ -184,6 +184,7 @@ def test_the_management_api_goes_last(start: Start) -> None:
     assert run.end() == 143
 
 
+@pytest.mark.slow  # waits
 def test_an_idle_connection_is_closed_when_all_is_answered(start: Start) -> None:
     run = start(played={"drain_s": 3.0})
     with run.connect() as idle, run.connect() as slow:
@@ -228,6 +229,7 @@ def test_an_answer_that_takes_too_long_does_not_hold_it_up(start: Start) -> None
     assert "drains, 0 s" in run.told()
 
 
+@pytest.mark.slow  # waits
 def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     run = start(played={"drain_s": 600.0})
     with run.connect() as slow:
@@ -240,6 +242,7 @@ def test_a_second_signal_ends_it_at_once(start: Start) -> None:
         assert time.monotonic() - begun < GRACE_S - NOTICE_S
 
 
+@pytest.mark.slow  # test_frontend.py of the integration tests does it with workers
 def test_no_request_is_cut_under_load(start: Start) -> None:
     """Clients that keep their connection, that pipeline, and that connect each time; refused may they be, not cut."""
     run = start()

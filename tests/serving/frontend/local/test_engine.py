@@ -203,6 +203,7 @@ def handle(data, context):
 """
 
 
+@pytest.mark.slow  # imports torch
 def test_a_streamed_answer_comes_in_parts(bench: Bench) -> None:
     bench.show_torch()  # which TorchServe's functions for streams import
     archive = bench.build("stream", _STREAM)
@@ -218,6 +219,7 @@ def test_a_streamed_answer_comes_in_parts(bench: Bench) -> None:
     bench.run(work)
 
 
+@pytest.mark.slow  # imports torch
 def test_a_stream_whose_worker_dies_ends_in_an_error_and_is_not_begun_again(bench: Bench) -> None:
     bench.show_torch()
     archive = bench.build("stream", _STREAM, _RETRY)

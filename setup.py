@@ -45,6 +45,7 @@ PACKAGES = [
     "serving.frontend",
     "serving.frontend.apps",
     "serving.frontend.local",
+    "serving.frontend.metering",
     "serving.local",
     "serving.protocol",
     "serving.worker",
@@ -86,7 +87,6 @@ RUNTIME = [
     "pyyaml>=6.0.1",
     "rich>=13.7",
     "safetensors>=0.6.2",
-    "starlette>=0.46",
     # Its protocol classes are extended (serving/frontend/guard.py), which a test holds to this range.
     "uvicorn>=0.35,<0.60",
     # Speed alone: the frontend does without either.

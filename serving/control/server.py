@@ -279,7 +279,7 @@ def _addresses(options: StartOptions, properties: dict[str, str]) -> dict[str, s
 
 
 def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str, str]:
-    """The settings of the defaults, the user's file and the command line, the frontend that they choose among them."""
+    """Return the settings of the defaults, the user's file and the command line, and the chosen frontend."""
     config_file = options.ts_config
     if config_file is None and Path("config.properties").is_file():
         config_file = Path("config.properties")

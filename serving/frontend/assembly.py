@@ -61,6 +61,7 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         InputError: a setting that one of them cannot use.
         StartError: the keys cannot be written down.
     """
+
     def pids() -> Iterator[int]:
         for name, _ in engine.names():
             for state in engine.describe(name, "all"):

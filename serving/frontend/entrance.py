@@ -6,13 +6,15 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+from serving.frontend.apps.answers import NO_CACHE, json_body, new_id, our_headers
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_DRAINING: Final = b'{\n  "status": "Draining"\n}\n'
+_DRAINING: Final = json_body({"status": "Draining"})
 
 
 class Entrance:
@@ -41,16 +43,15 @@ def _draining(app: App) -> App:
         if scope.get("path") != "/readyz":
             await app(scope, receive, send)
             return
-        length = str(len(_DRAINING)).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        headers = our_headers(new_id(), NO_CACHE, len(_DRAINING))
         await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope.get("method") == "HEAD" else _DRAINING})
+        await send({"type": "http.response.body", "body": _DRAINING})
 
     return answer
 
 
 def logged(app: App, line: Callable[[str], None]) -> App:
-    """An application whose answers are each told in a line, as TorchServe writes them to access_log.log.
+    """Make an application whose answers are each told in a line, as in TorchServe's access_log.log.
 
     Args:
         app: to be asked.

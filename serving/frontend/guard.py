@@ -12,16 +12,15 @@ real slow clients, and setup.py says which versions of uvicorn it was run with.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import import_module
 from typing import Any, Final
 
+from serving.frontend.apps.answers import NO_CACHE, error_body, new_id, our_headers
 from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError
 
 #: Bytes of a request's line and headers.
@@ -91,7 +90,7 @@ class _Guard:
         self.refuse(BadRequestError("Invalid HTTP message."))
 
     def _unsupported_upgrade_warning(self) -> None:
-        """A wish for another protocol that was not seen in time: httptools has read no body, and reads nothing more."""
+        """Refuse another protocol that was asked for unseen: httptools has read no body, and reads nothing more."""
         if self.cycle is None:
             return
         self.cycle.keep_alive = False
@@ -152,7 +151,7 @@ class _Guard:
             self.transport.abort()
 
     def _awaited(self) -> tuple[str, object, int] | None:
-        """What the client is to do next, and of which request; None if it is not its turn."""
+        """Return what the client is to do next, and of which request; None if it is not its turn."""
         if self.flow.write_paused or self.transport.is_closing():
             return "reading", id(self.cycle), self.transport.get_write_buffer_size()
         if not self.is_answering:
@@ -188,7 +187,7 @@ class _AsSent:
 
 
 def _without_upgrade(data: bytes) -> bytes:
-    """The same with the header of another name in which a client, such as Java's, asks for HTTP/2.
+    """Rename the header in which a client, such as Java's, asks for HTTP/2.
 
     A server may pass over it (RFC 9110, 7.8). httptools does not: it takes the body for that other protocol.
     """
@@ -197,14 +196,10 @@ def _without_upgrade(data: bytes) -> bytes:
 
 
 def _response(error: FrontendError) -> bytes:
-    document = {"code": error.status, "type": error.kind, "message": error.message}
-    body = json.dumps(document, indent=2).encode() + b"\n"
-    phrase = HTTPStatus(error.status).phrase
-    head = (
-        f"HTTP/1.1 {error.status} {phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nx-request-id: {uuid.uuid4()}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    body = error_body(error)
+    headers = [*our_headers(new_id(), NO_CACHE, len(body)), (b"connection", b"close")]
+    line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
+    return line + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n" + body
 
 
 def guarded(implementation: str | None = None) -> type[asyncio.Protocol]:

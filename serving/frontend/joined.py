@@ -19,7 +19,7 @@ _MANAGEMENT: Final = frozenset({"models", "token", "workflows"})
 
 
 def api_of(path: str) -> Api:
-    """The API that a path belongs to, where all of them are asked at one address."""
+    """Return the API that a path belongs to, where all of them are asked at one address."""
     segments = path.split("/")
     first = segments[1] if len(segments) > 1 else ""
     if first == "metrics" and len(segments) == 2:
@@ -33,7 +33,7 @@ def api_of(path: str) -> Api:
 
 
 def joined(apps: Mapping[Api, App]) -> App:
-    """An application that asks the one of several that a request is for.
+    """Make an application that asks the one of several that a request is for.
 
     Args:
         apps: that share an address; one of them is asked what belongs to none.

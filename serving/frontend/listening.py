@@ -112,12 +112,12 @@ def taken(settings: Settings, addresses: dict[str, Address]) -> Iterator[dict[st
 
 
 def _same(address: Address) -> str:
-    """What two addresses have in common that are one place."""
+    """Return what two addresses have in common that are one place."""
     return address.text if address.socket_path else f"{address.host.lower()}:{address.port}"
 
 
 def bind(address: Address, key: str) -> socket.socket:
-    """A socket that nobody can connect to yet.
+    """Bind a socket that nobody can connect to yet.
 
     Raises:
         PortInUseError: somebody listens there.
@@ -152,7 +152,7 @@ def _bind_port(address: Address) -> socket.socket:
 
 
 def _bind_file(path: Path) -> socket.socket:
-    """A unix socket that its owner alone can connect to, in a folder that is theirs if it has to be made."""
+    """Bind a unix socket that its owner alone can connect to, in a folder that is theirs if it has to be made."""
     for folder in reversed([parent for parent in path.parents if not parent.exists()]):
         folder.mkdir(mode=0o700)
     _remove_stale(path)

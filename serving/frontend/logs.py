@@ -231,7 +231,7 @@ class _Handler(logging.Handler):
 
 
 def _now() -> str:
-    """The time as log4j's ISO8601 has it."""
+    """Return the time as log4j's ISO8601 has it."""
     now = time.time()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.localtime(now))},{int(now * 1000) % 1000:03d}"
 

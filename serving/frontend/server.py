@@ -152,14 +152,14 @@ def addresses(settings: Settings) -> dict[Api, Address]:
 
 
 def on_single_port(settings: Settings) -> Settings:
-    """The same server with all APIs at the address of the inference API."""
+    """Move all APIs of a server to the address of the inference API."""
     one = settings.inference_address
     return replace(settings, management_address=one, metrics_address=one)
 
 
 @contextlib.contextmanager
 def places(settings: Settings) -> Iterator[dict[Api, listening.Place]]:
-    """The addresses of the APIs, taken; see `listening.taken`."""
+    """Take the addresses of the APIs; see `listening.taken`."""
     found = addresses(settings)
     with listening.taken(settings, {f"{api}_address": address for api, address in found.items()}) as taken:
         yield {api: taken[f"{api}_address"] for api in found}

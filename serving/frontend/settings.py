@@ -86,7 +86,7 @@ class Settings:
     sequence_end: str = SEQUENCE_END
 
     def text(self, key: str) -> str | None:
-        """A setting as it stands; None where it does not."""
+        """Return a setting as it stands; None where it does not."""
         value = self.properties.get(key, "").strip()
         return value or None
 
@@ -95,7 +95,7 @@ class Settings:
         return is_true(self.properties, key)
 
     def number(self, key: str, default: int) -> int:
-        """A setting's number."""
+        """Return a setting's number."""
         return _number(self.properties, key, default)
 
     @property
@@ -161,7 +161,7 @@ def of(properties: Mapping[str, str], place: Place, environ: Mapping[str, str] =
 
 
 def home_of(given: str | None) -> Path:
-    """The ``model_server_home``; ours unless another one is named."""
+    """Return the ``model_server_home``; ours unless another one is named."""
     return Path(given) if given else worker_home()
 
 

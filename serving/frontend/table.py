@@ -30,20 +30,20 @@ class Table(Generic[V]):
             yield from versions.by_version.values()
 
     def names(self) -> list[str]:
-        """The names of all models, sorted."""
+        """Return the names of all models, sorted."""
         return sorted(self._models)
 
     def default(self, name: str) -> str:
-        """The default version of a model that is there."""
+        """Return the default version of a model that is there."""
         return self._models[name].default
 
     def defaults(self) -> Iterator[V]:
-        """The default version of every model."""
+        """Yield the default version of every model."""
         for versions in self._models.values():
             yield versions.by_version[versions.default]
 
     def find(self, name: str, version: str | None) -> V:
-        """A version of a model; the default one if none is named.
+        """Return a version of a model; the default one if none is named.
 
         Raises:
             ModelNotFoundError, VersionNotFoundError: nothing of that name.

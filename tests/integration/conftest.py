@@ -184,14 +184,14 @@ class Server:
 
 
 def usual_frontend() -> str:
-    """That of the tests that do not say which."""
+    """Return the frontend of the tests that do not say which."""
     name = os.environ.get("TORCHMAR_TEST_FRONTEND", "java")
     assert name in FRONTENDS, f"TORCHMAR_TEST_FRONTEND={name} is none of {', '.join(FRONTENDS)}"
     return name
 
 
 def make_sandbox(java_options: str, hidden: Iterable[str] = (), frontend: str | None = None) -> Sandbox:
-    """A new sandbox.
+    """Make a new sandbox.
 
     Args:
         java_options: of the fixture of this name.

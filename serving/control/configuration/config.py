@@ -179,7 +179,7 @@ def response_timeout(properties: Mapping[str, str]) -> int:
 
 
 def listeners(properties: Mapping[str, str], *, grpc: bool = True) -> tuple[Listener, ...]:
-    """The TCP ports that the server will open.
+    """Return the TCP ports that the server will open.
 
     Args:
         properties: with every address.

@@ -89,14 +89,14 @@ class Launch(ABC):
 
     @abstractmethod
     def own_command(self) -> list[str]:
-        """The argument vector of the frontend itself.
+        """Return the argument vector of the frontend itself.
 
         Raises:
             StartError: it is not installed, or what it runs in is missing.
         """
 
     def command(self) -> list[str]:
-        """The argument vector.
+        """Return the argument vector.
 
         Raises:
             StartError: something is missing.
@@ -108,7 +108,7 @@ class Launch(ABC):
         return command
 
     def environment(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The server's environment: the caller's, with our log folder, without what would override our command line.
+        """Return the server's environment: the caller's, our log folder, and nothing that overrides our command line.
 
         Args:
             environ: the caller's environment; ``TS_<KEY>`` of the configuration has been taken into that already.
@@ -207,7 +207,7 @@ LAUNCHES: Final[dict[str, type[Launch]]] = {launch.name: launch for launch in (J
 
 
 def chosen(option: str | None, properties: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> str:
-    """The frontend that is asked for: by the command line, else by the environment, else by the configuration.
+    """Return the frontend that is asked for: by the command line, the environment, or the configuration.
 
     Args:
         option: of the command line; None without one.
@@ -225,7 +225,7 @@ def chosen(option: str | None, properties: Mapping[str, str], environ: Mapping[s
 
 
 def javas_own(properties: Mapping[str, str]) -> tuple[str, ...]:
-    """The keys of a configuration that mean nothing to any frontend but Java's."""
+    """Return the keys of a configuration that mean nothing to any frontend but Java's."""
     # A workflow store that holds nothing is how `torchmar start` switches workflows off.
     return tuple(sorted(key for key in JAVAS_OWN & properties.keys() if properties[key] != os.devnull))
 

@@ -214,7 +214,7 @@ def checked(properties: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def frontend(name: str, told: str) -> str:
-    """The name of a frontend.
+    """Read the name of a frontend.
 
     Args:
         name: as somebody has written it.

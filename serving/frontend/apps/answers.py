@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -16,8 +18,8 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 REQUEST_ID: Final = b"x-request-id"
 JSON: Final = "application/json"
 _SERVER_TIMING: Final = b"server-timing"
-_JSON_TYPE: Final = (b"content-type", JSON.encode())
-_NO_CACHE: Final = (
+#: Of every response.
+NO_CACHE: Final = (
     (b"pragma", b"no-cache"),
     (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
     (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
@@ -25,7 +27,7 @@ _NO_CACHE: Final = (
 # What belongs to the connection or is ours to say: a handler's header of that name is left out.
 _OURS: Final = frozenset(
     {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade", "x-request-id"}
-    | {name.decode() for name, _ in _NO_CACHE}
+    | {name.decode() for name, _ in NO_CACHE}
 )
 _CORS: Final = ("access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -33,6 +35,14 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # Statuses that have a body, and that uvicorn has a line for.
 _LOWEST, _HIGHEST = 200, 599
 BODILESS: Final = frozenset({204, 205, 304})
+# Of a process all ids begin the same, and then count: unlike a new UUID that costs nothing.
+_first = str(uuid.uuid4())
+_counted = itertools.count(int(_first[24:], 16))
+
+
+def new_id() -> str:
+    """Make a request's id, in the form that TorchServe gives it."""
+    return f"{_first[:24]}{next(_counted) & 0xFFFFFFFFFFFF:012x}"
 
 
 def json_body(document: Any) -> bytes:
@@ -47,26 +57,33 @@ def error_body(error: FrontendError) -> bytes:
 
 
 def constant_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
-    """The headers that every response has: CORS, where it is configured, and no caches."""
+    """Return the headers that every response has: CORS, where it is configured, and no caches."""
     cors = [
         (name.encode(), sendable(value))
         for name in _CORS
         if (value := settings.text("cors_allowed_" + name.rpartition("-")[2]))
     ]
-    return (*cors, *_NO_CACHE)
+    return (*cors, *NO_CACHE)
 
 
-def json_headers(request_id: bytes, constant: Iterable[tuple[bytes, bytes]], length: int) -> Headers:
-    """The headers of a response in JSON."""
-    return [_JSON_TYPE, (REQUEST_ID, request_id), *constant, (b"content-length", b"%d" % length)]
+def our_headers(
+    request_id: str, constant: Iterable[tuple[bytes, bytes]], length: int, content_type: str = JSON
+) -> Headers:
+    """Return the headers of a response of our own, in JSON unless it says otherwise."""
+    return [
+        (b"content-type", content_type.encode()),
+        (REQUEST_ID, request_id.encode()),
+        *constant,
+        (b"content-length", b"%d" % length),
+    ]
 
 
-def answer_headers(answer: Answer, request_id: bytes, constant: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers of a model's answer, without its length.
+def answer_headers(answer: Answer, request_id: str, constant: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return the headers of a model's answer, without its length.
 
     The handler's own CORS headers win; what belongs to the connection or is ours to say does not.
     """
-    headers: Headers = [(REQUEST_ID, request_id)]
+    headers: Headers = [(REQUEST_ID, request_id.encode())]
     if answer.content_type:
         headers.append((b"content-type", sendable(answer.content_type)))
     if answer.timings is not None:
@@ -89,18 +106,18 @@ def server_timing(timings: Timings) -> bytes:
 
 
 def status_of(status: int) -> int:
-    """The status as it can be sent: what is none becomes 500."""
+    """Return the status as it can be sent: what is none becomes 500."""
     return status if _LOWEST <= status <= _HIGHEST else 500
 
 
 def sendable(value: str) -> bytes:
-    """A header's value as it can be sent: in Latin-1, as Netty writes it, and in one line."""
+    """Return a header's value as it can be sent: in Latin-1, as Netty writes it, and in one line."""
     if not value.isprintable():
         value = _CONTROL.sub(" ", value)
     return value.strip().encode("latin-1", "replace")
 
 
 def _own(headers: Mapping[str, str]) -> dict[str, str]:
-    """A handler's headers that are sent, by their names in small letters; of equal ones the last."""
+    """Return a handler's headers that are sent, by their names in small letters; of equal ones the last."""
     lowered = {name.lower(): value for name, value in headers.items()}
     return {name: value for name, value in lowered.items() if name not in _OURS and _TOKEN.fullmatch(name)}

@@ -46,7 +46,7 @@ async def read_body(http: Exchange, most: int) -> bytes:
 
 
 def packing_of(http: Exchange) -> str:
-    """The content encoding that `read_body` undoes; empty for none."""
+    """Return the content encoding that `read_body` undoes; empty for none."""
     encoding = http.headers.get(b"content-encoding")
     name = "" if encoding is None else encoding.decode("latin-1").strip().lower()
     return name if name in _PACKED else ""

@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import uuid
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Mapping,
-    MutableMapping,
-)
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from serving.frontend.apps.answers import (
     BODILESS,
+    JSON,
     Headers,
     answer_headers,
     error_body,
     json_body,
-    json_headers,
+    new_id,
+    our_headers,
     sendable,
     status_of,
 )
-from serving.frontend.apps.routing import segments_of
+from serving.frontend.apps.routing import NO_METHOD, segments_of
 from serving.frontend.engine import Answer
-from serving.frontend.errors import FrontendError, InternalError
+from serving.frontend.entrance import Receive, Scope, Send
+from serving.frontend.errors import FrontendError, InternalError, MethodNotAllowedError
 from serving.frontend.guard import NAMES
 from serving.frontend.meters import Meters
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-_access = logging.getLogger("ACCESS_LOG")
 
 _ID_MOST = 128
 # Most answers are there before it pays to look for a client that has gone.
@@ -115,11 +102,11 @@ class Exchange:
         return bytes(self.scope["query_string"])
 
     def header(self, name: bytes) -> str:
-        """A header; empty where it is not there."""
+        """Return a header; empty where it is not there."""
         return self.headers.get(name, b"").decode("latin-1")
 
     def named_headers(self) -> dict[str, str]:
-        """The headers with the names that the client gave them; of equal ones the last."""
+        """Return the headers with the names that the client gave them; of equal ones the last."""
         pairs = self.scope["headers"]
         names = self.scope.get(NAMES)
         if names is None:
@@ -132,7 +119,7 @@ class Exchange:
         return self._read
 
     async def part(self) -> bytes:
-        """The next part of the body; to be asked until it is complete.
+        """Read the next part of the body; to be asked until it is complete.
 
         Raises:
             ClientGoneError: it ends early.
@@ -159,6 +146,10 @@ class Exchange:
         """Answer with a document."""
         await self._whole(status, json_body(document))
 
+    async def text(self, body: bytes, content_type: str) -> None:
+        """Answer with a text."""
+        await self._whole(200, body, content_type=content_type)
+
     async def empty(self) -> None:
         """Answer with a line's end, as TorchServe does where it has nothing to say."""
         await self._whole(200, b"\n")
@@ -176,7 +167,7 @@ class Exchange:
             most: bytes of a streamed answer that are kept for a client of HTTP/1.0, which knows no chunks.
         """
         status = status_of(answer.status)
-        headers = answer_headers(answer, self.request_id.encode("latin-1"), self._constant)
+        headers = answer_headers(answer, self.request_id, self._constant)
         body: bytes | bytearray
         if answer.rest is None or status in BODILESS:
             if answer.rest is not None:
@@ -209,8 +200,10 @@ class Exchange:
         if part:
             await self._send({"type": "http.response.body", "body": part, "more_body": True})
 
-    async def _whole(self, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
-        headers = json_headers(self.request_id.encode("latin-1"), self._constant, len(body))
+    async def _whole(
+        self, status: int, body: bytes, extra: Mapping[str, str] | None = None, content_type: str = JSON
+    ) -> None:
+        headers = our_headers(self.request_id, self._constant, len(body), content_type)
         headers += [(name.lower().encode(), sendable(value)) for name, value in (extra or {}).items()]
         if not self._read:
             await self._drop_rest()
@@ -223,24 +216,7 @@ class Exchange:
     async def _start(self, status: int, headers: Headers) -> None:
         self._begun = True
         self._meters.responded(status)
-        if _access.isEnabledFor(logging.INFO):
-            self._tell(status)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    def _tell(self, status: int) -> None:
-        client = self.scope.get("client")
-        target = self.scope.get("raw_path", b"").decode("latin-1") + (
-            "?" + self.query.decode("latin-1") if self.query else ""
-        )
-        _access.info(
-            '/%s "%s %s HTTP/%s" %d %d',
-            f"{client[0]}:{client[1]}" if client else "127.0.0.1",
-            self.method,
-            target,
-            self.scope["http_version"],
-            status,
-            (self.loop.time() - self.arrived) * 1000,
-        )
 
     async def _drop_rest(self) -> None:
         if not self._asked and self.headers.get(b"expect", b"").lower() == b"100-continue":
@@ -272,6 +248,17 @@ class App:
             FrontendError: what is then the answer.
         """
         raise NotImplementedError
+
+    @staticmethod
+    async def describe_api(http: Exchange, document: dict[str, Any]) -> None:
+        """Answer what asks for the API's description: ``/api-description``, or ``OPTIONS /`` and nothing else of it.
+
+        Raises:
+            MethodNotAllowedError: something else is asked of ``/``.
+        """
+        if not http.segments and (http.method != "OPTIONS" or http.scope["path"] != "/"):
+            raise MethodNotAllowedError(NO_METHOD)
+        await http.json(document)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens.
@@ -326,16 +313,6 @@ class _Watch:
             self._watcher.cancel()
         if self._gone and kind is asyncio.CancelledError:
             raise ClientGoneError from None
-
-
-# Of a process all ids begin the same, and then count: unlike a new UUID that costs nothing.
-_first = str(uuid.uuid4())
-_counted = itertools.count(int(_first[24:], 16))
-
-
-def new_id() -> str:
-    """A request's id, in the form that TorchServe gives it."""
-    return f"{_first[:24]}{next(_counted) & 0xFFFFFFFFFFFF:012x}"
 
 
 async def _close(parts: AsyncIterator[bytes | bytearray]) -> None:

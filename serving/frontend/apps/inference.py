@@ -7,20 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serving.frontend.apps import openinference
-from serving.frontend.apps.answers import constant_headers
+from serving.frontend.apps.answers import constant_headers, new_id
 from serving.frontend.apps.bodies import read_body
-from serving.frontend.apps.exchange import App, Exchange, new_id
+from serving.frontend.apps.exchange import App, Exchange
 from serving.frontend.apps.inputs import fields, headers_of, inputs_of
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.openapi import inference_document, model_document
-from serving.frontend.apps.routing import NO_METHOD, NO_ROUTE, NO_WORKFLOWS
+from serving.frontend.apps.routing import NO_ROUTE, NO_WORKFLOWS
 from serving.frontend.engine import Call, Engine, Priority
-from serving.frontend.errors import (
-    BadRequestError,
-    MethodNotAllowedError,
-    NotImplementedHereError,
-    ResourceNotFoundError,
-)
+from serving.frontend.errors import BadRequestError, NotImplementedHereError, ResourceNotFoundError
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings
 from serving.protocol import Parameter, Request
@@ -130,9 +125,7 @@ class InferenceApp(App):
         raise NotImplementedHereError(NO_WORKFLOWS)
 
     async def _api(self, http: Exchange) -> None:
-        if not http.segments and (http.method != "OPTIONS" or http.scope["path"] != "/"):
-            raise MethodNotAllowedError(NO_METHOD)
-        await http.json(inference_document(self._version))
+        await self.describe_api(http, inference_document(self._version))
 
     async def _alive(self, http: Exchange) -> None:
         await http.json({"status": "Alive"})
@@ -177,13 +170,13 @@ class InferenceApp(App):
                 self._under_way.discard(request.request_id)
 
     def _begin(self, http: Exchange) -> str:
-        """The id that a worker knows a request by: the client's, unless another request under way has the same."""
+        """Return the id that a worker knows a request by: the client's, unless another one under way has the same."""
         request_id = new_id() if http.request_id in self._under_way else http.request_id
         self._under_way.add(request_id)
         return request_id
 
     def _only_model(self) -> str | None:
-        """The model that the server began with, if it is one."""
+        """Return the model that the server began with, if it is one."""
         found = [name for name, _ in self._engine.names() if self._engine.describe(name, None)[0].loaded_at_startup]
         return found[0] if len(found) == 1 else None
 

@@ -36,7 +36,7 @@ _MOST_HEADER: Final = 8_192
 
 
 def headers_of(http: Exchange, length: int) -> dict[str, str]:
-    """The headers as a worker sees them: with the client's names, and of a body as it is now.
+    """Return the headers as a worker sees them: with the client's names, and of a body as it is now.
 
     Args:
         length: bytes of the body, read and unpacked.
@@ -55,7 +55,7 @@ def headers_of(http: Exchange, length: int) -> dict[str, str]:
 
 
 def inputs_of(content_type: str, body: bytes) -> tuple[Parameter, ...]:
-    """The parameters in a body: the fields of a form, or the body itself.
+    """Find the parameters in a body: the fields of a form, or the body itself.
 
     Raises:
         BadRequestError: the body is not the form that its content type names.
@@ -70,7 +70,7 @@ def inputs_of(content_type: str, body: bytes) -> tuple[Parameter, ...]:
 
 
 def fields(text: bytes, what: str) -> tuple[Parameter, ...]:
-    """The fields of an urlencoded form, or of a query.
+    """Find the fields of an urlencoded form, or of a query.
 
     Values are bytes, whatever they mean; names are UTF-8.
 
@@ -96,7 +96,7 @@ def fields(text: bytes, what: str) -> tuple[Parameter, ...]:
 
 
 def multipart(content_type: str, body: bytes) -> tuple[Parameter, ...]:
-    """The parts of a multipart form: a file has its content type, a field has none.
+    """Find the parts of a multipart form: a file has its content type, a field has none.
 
     Raises:
         BadRequestError: it is none, or is cut, or has too many parts.

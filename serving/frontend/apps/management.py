@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from serving.frontend.apps import openinference
-from serving.frontend.apps.answers import JSON, constant_headers, json_body, status_of
+from serving.frontend.apps.answers import JSON, constant_headers, json_body, new_id, status_of
 from serving.frontend.apps.bodies import read_body
-from serving.frontend.apps.exchange import App, Exchange, new_id, whole_body
+from serving.frontend.apps.exchange import App, Exchange, whole_body
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.openapi import management_document, model_management_document
 from serving.frontend.apps.parameters import Parameters, registration_of
@@ -50,9 +50,7 @@ class ManagementApp(App):
         refuse_pages(http.scope, http.headers, self._origins, keyed=self._keys is not None)
         match http.segments:
             case [] | ["api-description"]:
-                if not http.segments and (http.method != "OPTIONS" or http.scope["path"] != "/"):
-                    raise MethodNotAllowedError(NO_METHOD)
-                await http.json(management_document(self._version))
+                await self.describe_api(http, management_document(self._version))
                 return
             case ["token"] if self._keys is not None:
                 await self._renew(http, self._keys)
@@ -204,7 +202,7 @@ def _worker(worker: WorkerState) -> dict[str, Any]:
 
 
 def _metadata(body: bytes) -> dict[str, Any] | None:
-    """What a handler says of its model; as in TorchServe empty where it is no JSON object."""
+    """Read what a handler says of its model; as in TorchServe empty where it is no JSON object."""
     try:
         document = json.loads(body) if body else None
         if document is None:

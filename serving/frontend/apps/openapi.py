@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+#: Prometheus' text format.
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT: Final = {"type": "string"}
 _NUMBER: Final = {"type": "integer"}
 _FLAG: Final = {"type": "boolean"}
 
 
 def inference_document(version: str) -> dict[str, Any]:
-    """The inference API.
+    """Describe the inference API.
 
     Args:
         version: of the server.
@@ -64,7 +66,7 @@ def inference_document(version: str) -> dict[str, Any]:
 
 
 def management_document(version: str) -> dict[str, Any]:
-    """The management API.
+    """Describe the management API.
 
     Args:
         version: of the server.
@@ -87,6 +89,23 @@ def management_document(version: str) -> dict[str, Any]:
                 ),
             )
         },
+    }
+    return _document("TorchServe APIs", version, paths)
+
+
+def metrics_document(version: str) -> dict[str, Any]:
+    """Describe the metrics API.
+
+    Args:
+        version: of the server.
+    """
+    names = _query("name[]", _TEXT, "A sample that is wanted; may be repeated. Without it all are given.")
+    metrics = _operation("metrics", "The metrics, in Prometheus' text format.", {400: "Error"}, names)
+    metrics["responses"]["200"] = {"description": "OK", "content": {METRICS_TYPE: {"schema": _TEXT}}}
+    paths = {
+        "/": {"options": _described("apiDescription")},
+        "/api-description": {"get": _described("api-description")},
+        "/metrics": {"get": metrics},
     }
     return _document("TorchServe APIs", version, paths)
 
@@ -221,7 +240,7 @@ def _document(title: str, version: str, paths: dict[str, Any]) -> dict[str, Any]
 
 
 def _operation(id_: str, description: str, responses: dict[int, str], *query: dict[str, Any]) -> dict[str, Any]:
-    """An operation; of each response the schema's name, empty for no body."""
+    """Describe an operation; of each response by its schema's name, empty for no body."""
     found = {}
     for status, schema in responses.items():
         response: dict[str, Any] = {"description": "OK" if status < 400 else "Refused or failed"}

@@ -28,7 +28,7 @@ class Target:
 
 
 def target_of(segments: Sequence[str]) -> Target | None:
-    """What a path asks; None where it is none of the protocol's.
+    """Understand what a path asks; None where it is none of the protocol's.
 
     Args:
         segments: behind ``v2``.
@@ -54,7 +54,7 @@ def target_of(segments: Sequence[str]) -> Target | None:
 
 
 def document_of(engine: Engine, target: Target, server_version: str) -> tuple[dict[str, Any], int]:
-    """What is answered, and the status.
+    """Return what is answered, and the status.
 
     Raises:
         ModelNotFoundError, VersionNotFoundError: nothing of that name.
@@ -77,7 +77,7 @@ def document_of(engine: Engine, target: Target, server_version: str) -> tuple[di
 
 
 def version_of(settings: Settings) -> str:
-    """The version that the server says it has: that of TorchServe whose APIs these are."""
+    """Return the version that the server says it has: that of TorchServe whose APIs these are."""
     try:
         return (settings.place.home / "ts" / "version.txt").read_text(encoding="utf-8").strip()
     except OSError:

@@ -51,7 +51,7 @@ class Parameters:
         return cls({name: value for name, value in document.items() if value is not None})
 
     def text(self, name: str) -> str | None:
-        """A text.
+        """Return a text; None where it is not there.
 
         Raises:
             BadRequestError: it is none.
@@ -62,7 +62,7 @@ class Parameters:
         return value
 
     def number(self, name: str, least: int = 0) -> int | None:
-        """A whole number.
+        """Return a whole number; None where it is not there.
 
         Raises:
             BadRequestError: it is none, or below the least.
@@ -95,7 +95,7 @@ class Parameters:
 
 
 def registration_of(given: Parameters) -> Registration:
-    """What is to be registered.
+    """Understand what is to be registered.
 
     Raises:
         BadRequestError: a parameter is missing, or is not what it must be; the message names it.

@@ -83,7 +83,7 @@ def _file_name(url: str) -> str:
 
 
 def _only_child(folder: Path) -> Path:
-    """A folder whose one entry is a folder stands for that, as in TorchServe."""
+    """Enter a folder's one entry if that is a folder, as TorchServe does."""
     children = list(folder.iterdir())
     return children[0] if len(children) == 1 and children[0].is_dir() else folder
 

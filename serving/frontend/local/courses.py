@@ -47,7 +47,7 @@ class Seat(Protocol):
 
 
 def course_of(seat: Seat, model: Model) -> Course:
-    """The course of a model's workers."""
+    """Return the course of a model's workers."""
     if model.asynchronous:
         return Asynchronous(seat)
     return Continuous(seat) if model.continuous else Batches(seat)

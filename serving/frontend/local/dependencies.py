@@ -20,7 +20,7 @@ _SHOWN: Final = 4000
 
 
 def python_of(model: Model) -> str:
-    """The interpreter of a model's workers: that of its environment, ``python3`` of PATH, or the server's own."""
+    """Return the interpreter of a model's workers: its environment's, ``python3`` of PATH, or the server's own."""
     venv = _venv(model)
     if venv is not None and (venv / "bin" / "python").exists():
         return str(venv / "bin" / "python")

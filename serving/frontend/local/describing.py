@@ -8,7 +8,7 @@ from serving.frontend.local.model import Model
 
 
 def settings_of(model: Model) -> dict[str, Any]:
-    """What ``GET /models/{name}`` says between the runtime and the workers."""
+    """Return what ``GET /models/{name}`` says between the runtime and the workers."""
     values = model.values
     stateful = bool(values.get("sequenceMaxIdleMSec"))
     return {

@@ -27,7 +27,7 @@ class Gpus:
         self._next: dict[str, int] = {}
 
     def next(self, model: Model) -> int | None:
-        """The (first) GPU of the next worker of a model; None for the processor."""
+        """Return the (first) GPU of the next worker of a model; None for the processor."""
         if not self.count or model.values.get("deviceType") == "cpu":
             return None
         ids = [int(one) for one in model.values.get("deviceIds") or ()]

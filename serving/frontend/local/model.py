@@ -97,7 +97,7 @@ class Model:
         return self.values.get("parallelType") in _BROADCAST
 
     def load(self, settings: Settings, gpu: int | None) -> Load:
-        """The first message to a worker."""
+        """Make the first message to a worker."""
         return Load(
             self.name,
             str(self.unpacked.folder),
@@ -109,7 +109,7 @@ class Model:
         )
 
     def with_workers(self, least: int, most: int) -> Model:
-        """The same with other numbers of workers."""
+        """Return the same with other numbers of workers."""
         return replace(self, least=least, most=most)
 
 
@@ -139,7 +139,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
     own = settings_of_properties(settings, name, version)
 
     def first(key: str, asked: int | None, default: int) -> int:
-        """The archive's own value wins, then the request's, then that of `models={...}`."""
+        """Choose a value: the archive's own wins, then the request's, then that of `models={...}`."""
         source = next((setting.source for setting in config.settings if setting.key == key), effective.SERVER)
         if source == effective.FILE or (source == effective.DEFAULT and key.endswith("Timeout")):
             return int(values[key])
@@ -173,7 +173,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
 
 
 def settings_of_properties(settings: Settings, name: str, version: str) -> Mapping[str, Any]:
-    """What ``models={...}`` of config.properties says of a version."""
+    """Return what ``models={...}`` of config.properties says of a version."""
     from serving.control.configuration.settings import models_of
 
     return models_of(settings.properties).get(name, {}).get(version, {})

@@ -97,7 +97,7 @@ def _torchrun(model: Model, settings: Settings, number: int) -> list[str]:
 
 
 def environment(model: Model, settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of a worker: the server's, and where its modules are (EnvironmentUtils.java)."""
+    """Return the environment of a worker: the server's, and where its modules are (EnvironmentUtils.java)."""
     blacklist = settings.text("blacklist_env_vars")
     pattern = re.compile(blacklist) if blacklist else None
     kept = {name: value for name, value in environ.items() if not (pattern and pattern.fullmatch(name))}
@@ -168,7 +168,7 @@ class Process:
         self._heard(pipe, line)
 
     def _ended(self) -> None:
-        """A pipe has ended; before the worker listens that is a failure."""
+        """Note that a pipe has ended; before the worker listens that is a failure."""
         if not self.started.done():
             self.started.set_result(False)
 

@@ -337,7 +337,7 @@ class Version:
 
 
 def no_worker(model: Model) -> str:
-    """What a request gets that nobody can answer, in TorchServe's words."""
+    """Return what a request gets that nobody can answer, in TorchServe's words."""
     return (
         f'Model "{model.name}" Version {model.version} has no worker to serve inference request. '
         "Please use scale workers API to add workers. If this is a sequence inference, please check if it is closed, "

@@ -239,7 +239,7 @@ class Worker:
         self._owner.heard(self, pipe, line)
 
     async def _explained(self, error: FrontendError) -> FrontendError:
-        """The error of a failed load, in the worker's own words if it printed any."""
+        """Return the error of a failed load, in the worker's own words if it printed any."""
         if error.message != "Worker died.":
             return error
         if self._process is not None:

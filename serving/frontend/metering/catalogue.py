@@ -53,7 +53,7 @@ class Catalogue:
 
 
 def path_of(settings: Settings) -> Path:
-    """The metrics.yaml of a server, which its workers are given, too."""
+    """Return the metrics.yaml of a server, which its workers are given, too."""
     named = settings.text("metrics_config")
     return Path(named) if named else settings.place.home / "ts" / "configs" / "metrics.yaml"
 

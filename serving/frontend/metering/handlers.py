@@ -160,7 +160,7 @@ def _entry(pieces: Pieces) -> Entry:
 
 
 def _specification(entry: Entry) -> Specification:
-    """What a line says of its metric.
+    """Return what a line says of its metric.
 
     Raises:
         ValueError: a type that there is not.

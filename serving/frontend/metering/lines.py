@@ -63,7 +63,7 @@ class Entry:
 
 
 def entry_of(line: str) -> str | None:
-    """What follows the mark of a worker's metric; None of another line."""
+    """Return what follows the mark of a worker's metric; None of another line."""
     for mark in _MARKS:
         if line.startswith(mark):
             return line[len(mark) :]
@@ -108,7 +108,7 @@ def parse(text: str) -> Entry | None:
 
 
 def number(text: str) -> float | None:
-    """The value of an entry; None of text such as ``1,2`` that the grammar lets pass, and of what is not finite."""
+    """Read an entry's value; None of text such as ``1,2`` that the grammar lets pass, and of what is not finite."""
     try:
         value = float(text)
     except ValueError:

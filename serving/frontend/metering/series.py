@@ -112,7 +112,7 @@ class Family(Collector):
         return values in self._series
 
     def series(self, *values: str) -> Counter | Gauge | Histogram:
-        """The series with these values of the labels; a new one if there was none.
+        """Return the series with these values of the labels; a new one if there was none.
 
         Raises:
             ValueError: there are more or fewer labels.

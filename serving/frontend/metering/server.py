@@ -258,7 +258,7 @@ class ServerMeters:
         return self._series(family, *values)
 
     def _frontend(self, name: str, *values: str) -> Series:
-        """A series of a metric of metrics.yaml: by Prometheus, in the log, or nowhere."""
+        """Make a series of a metric of metrics.yaml: by Prometheus, in the log, or nowhere."""
         one = self._catalogue.frontend.get(name)
         if one is None:
             return Silent()

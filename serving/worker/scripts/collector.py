@@ -145,7 +145,7 @@ def read_pids() -> list[int]:
 
 
 def memory(pids: Iterable[int], frontend: int) -> list[str]:
-    """The ``pid:bytes`` lines."""
+    """Return the ``pid:bytes`` lines."""
     return [f"{pid}:{size}" for pid, size in sizes(pids, frontend)]
 
 

@@ -59,7 +59,7 @@ _YIELDING = frozenset({"serving", "archive_tool", "handlers"})
 
 
 def main(listener_fd: int, owner: int) -> int:
-    """Runs until the owner, the frontend, has ended; in a forked process, until its work is done."""
+    """Run until the owner, the frontend, has ended; in a forked process, until its work is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(listener_fd, False)
     system.allow_descriptors()

@@ -60,7 +60,7 @@ def test_the_python_frontend_needs_torchserve_for_its_worker_alone(
 
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., _Prepared]]:
-    """Prepares a start, with a configuration, in a state folder; nothing is started."""
+    """Return what prepares a start, with a configuration, in a state folder; nothing is started."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TORCHMAR_FRONTEND", raising=False)
     folders: list[Path] = []

@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def settings(folder: Path, **properties: str) -> Settings:
-    """Settings with free ports."""
+    """Make settings with free ports."""
     addresses = {f"{api}_address": f"http://127.0.0.1:{free_port()}" for api in ("inference", "management", "metrics")}
     return of(addresses | properties, Folders(folder, folder, folder, folder, folder), {})
 
@@ -52,14 +52,14 @@ class Reached:
         return socket.create_connection(("127.0.0.1", self.port), TIMEOUT_S)
 
     def ask(self, data: bytes) -> bytes:
-        """What comes until the server closes the connection."""
+        """Send bytes, and read what comes until the server closes the connection."""
         with self.connect() as sock:
             sock.sendall(data)
             return everything(sock)
 
 
 def everything(sock: socket.socket) -> bytes:
-    """What comes until the connection ends."""
+    """Read what comes until the connection ends."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while data := sock.recv(65536):
@@ -68,7 +68,7 @@ def everything(sock: socket.socket) -> bytes:
 
 
 def until(sock: socket.socket, end: bytes) -> bytes:
-    """What comes until this has come."""
+    """Read what comes until this has come."""
     received = b""
     while end not in received:
         data = sock.recv(65536)
@@ -84,7 +84,7 @@ def reached(
     parser: str | None = None,
     loop_of: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
 ) -> Iterator[Reached]:
-    """An application that can be asked."""
+    """Serve an application, so that it can be asked."""
     address = Address(f"http://127.0.0.1:{free_port()}")
     loop = loop_of()
     listener = Listener(Place(address, "inference_address", bind(address, "x")), app, patience or Patience(), parser)

@@ -46,7 +46,7 @@ class PlayedEngine:
 
 
 def played_app(name: str, engine: PlayedEngine) -> App:
-    """An application that takes as long as a request says, ``?s=0.5``, and answers with what it got.
+    """Make an application that takes as long as a request says, ``?s=0.5``, and answers with what it got.
 
     With ``?parts=N`` it streams, with ``?unread`` it answers at once.
     """
@@ -77,7 +77,7 @@ def played_app(name: str, engine: PlayedEngine) -> App:
 
 
 def played_parts(settings: Settings, startup: Startup) -> Parts:
-    """The parts of a server, none of them real."""
+    """Make the parts of a server, none of them real."""
     engine = PlayedEngine(settings.place.runtime)
     names: Any = ["inference", "management", *(["metrics"] if settings.enable_metrics_api else [])]
     apps = {name: played_app(name, engine) for name in names}

@@ -25,7 +25,7 @@ from .played import PlayedEngine, played_app
 
 @pytest.fixture
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose path is short enough for a socket."""
+    """Make a folder whose path is short enough for a socket."""
     folder = Path(f"/tmp/tmedge-{os.getpid()}-{free_port()}")
     folder.mkdir(mode=0o755)
     yield folder  # type: ignore[misc]
@@ -147,7 +147,7 @@ def test_who_has_connected_is_accepted_and_nobody_else_gets_in(short: Path, kind
 
 
 def certificate(folder: Path, name: str = "a", *options: str) -> dict[str, str]:
-    """The settings for a new certificate of localhost."""
+    """Make a new certificate of localhost, and the settings for it."""
     key, pem = folder / f"{name}.key", folder / f"{name}.pem"
     subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", *(options or ("-nodes",)), "-days", "2", *subject]

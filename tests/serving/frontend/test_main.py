@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def line(folder: Path, *options: str, **keys: object) -> list[str]:
-    """A command line with a configuration of free ports."""
+    """Make a command line with a configuration of free ports."""
     lines = {f"{api}_address": f"http://127.0.0.1:{free_port()}" for api in ("inference", "management", "metrics")}
     text = "\n".join(f"{key}={value}" for key, value in {**lines, **keys}.items())
     (folder / "config.properties").write_text(text)

@@ -17,11 +17,11 @@ import httpx
 import pytest
 import uvicorn
 
-from serving.frontend.apps.exchange import AsgiApp
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.management import management_app
 from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Timings, WorkerState
+from serving.frontend.entrance import App
 from serving.frontend.errors import (
     BadRequestError,
     ConflictError,
@@ -51,7 +51,7 @@ _SETTINGS |= {"maxNumSequence": 0, "maxSequenceJobQueueSize": 0}
 
 
 def model(name: str, version: str, url: str, workers: int, *, default: bool, startup: bool = False) -> ModelState:
-    """A version of a model."""
+    """Make a version of a model."""
     found = tuple(WorkerState(str(9000 + n), 1.5e9 + n / 8, True, 100 + n, 0, None) for n in range(workers))
     settings = _SETTINGS | {"minWorkers": workers, "maxWorkers": workers}
     return ModelState(name, version, url, "python", settings, found, 0, 100, default, startup)
@@ -231,7 +231,7 @@ class PlayedMeters:
 
 
 def played_engine() -> PlayedEngine:
-    """The models of `questions.py`."""
+    """Make an engine with the models of `questions.py`."""
     engine = PlayedEngine()
     engine.add(model("echo", "1.0", "echo1.0.mar", 1, default=True))
     engine.add(model("echo", "2.0", "echo2.0.mar", 1, default=False))
@@ -241,7 +241,7 @@ def played_engine() -> PlayedEngine:
 
 
 def settings_of(folder: Path, **properties: str) -> Settings:
-    """The settings of a configuration."""
+    """Understand a configuration."""
     (folder / "ts").mkdir(exist_ok=True)
     (folder / "ts" / "version.txt").write_text("0.12.0")
     addresses = {f"{api}_address": "http://127.0.0.1:0" for api in ("inference", "management", "metrics")}
@@ -267,7 +267,7 @@ def _run(server: uvicorn.Server, listener: socket.socket, patience: Patience) ->
 
 
 @contextlib.contextmanager
-def listening(app: AsgiApp, patience: Patience | None = None) -> Iterator[int]:
+def listening(app: App, patience: Patience | None = None) -> Iterator[int]:
     """Serve an application on a free port of the loopback interface, in a thread; gives the port."""
     given = {"http": guarded(), "lifespan": "off", "ws": "none", "access_log": False, "log_config": None}
     given |= {"server_header": False, "date_header": False, "timeout_graceful_shutdown": 1}
@@ -329,6 +329,6 @@ def served(
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Served]:
-    """A server that lets models be registered and asks for no key."""
+    """Serve what lets models be registered and asks for no key."""
     with served(tmp_path) as found:
         yield found

@@ -65,7 +65,7 @@ def _whole(answer: bytes, method: str) -> bool:
 
 
 def parsed(answer: bytes) -> dict[str, Any]:
-    """An answer as it is written down: ids, dates and numbers that differ each time are masked."""
+    """Parse an answer as it is written down: ids, dates and numbers that differ each time are masked."""
     if answer.startswith(b"HTTP/1.1 100"):
         answer = answer.partition(b"\r\n\r\n")[2]
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -88,7 +88,7 @@ def parsed(answer: bytes) -> dict[str, Any]:
 
 
 def masked(text: str) -> str:
-    """A text without what differs each time."""
+    """Mask what differs each time in a text."""
     text = _DATE.sub("<date>", _UUID.sub("<id>", text))
     return _VARIES.sub(r'"\1": 0', text)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.frontend.apps.answers import answer_headers, constant_headers, json_body, sendable
+from serving.frontend.apps.answers import answer_headers, constant_headers, json_body, new_id, sendable
 from serving.frontend.engine import Answer, Timings
 
 from .conftest import settings_of
@@ -17,9 +18,15 @@ _CONSTANT = ((b"access-control-allow-origin", b"https://site.example"), (b"pragm
 
 
 def _headers(answer: Answer) -> dict[bytes, bytes]:
-    found = answer_headers(answer, b"id", _CONSTANT)
+    found = answer_headers(answer, "id", _CONSTANT)
     assert len(dict(found)) == len(found), "a name stands twice"
     return dict(found)
+
+
+def test_an_id_has_the_form_of_torchserves() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", one) for one in ids)
 
 
 def test_json_is_written_as_torchserve_writes_it() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any
 
 import pytest
 
-from serving.frontend.apps.exchange import App, ClientGoneError, Exchange, new_id, whole_body
+from serving.frontend.apps.exchange import App, ClientGoneError, Exchange, whole_body
 from serving.frontend.engine import Answer
 from serving.frontend.errors import InternalError
 
@@ -24,12 +23,6 @@ def _scope(**more: Any) -> dict[str, Any]:
         "http_version": "1.1",
         "headers": [(b"content-length", b"3")],
     } | more
-
-
-def test_an_id_has_the_form_of_torchserves() -> None:
-    ids = {new_id() for _ in range(1000)}
-    assert len(ids) == 1000
-    assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", one) for one in ids)
 
 
 def test_a_body_that_ends_early_is_a_client_that_has_gone() -> None:

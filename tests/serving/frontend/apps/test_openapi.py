@@ -13,6 +13,7 @@ from .conftest import Served
 _DOCUMENTS = {
     "inference": openapi.inference_document("1"),
     "management": openapi.management_document("1"),
+    "metrics": openapi.metrics_document("1"),
     "model": openapi.model_document("echo"),
     "model's management": openapi.model_management_document("echo", "1"),
 }

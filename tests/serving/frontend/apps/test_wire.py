@@ -116,7 +116,7 @@ def test_played_engine_does_not_see_what_stands_behind_a_body(server: Served) ->
 
 @pytest.fixture
 def hasty(tmp_path: Path) -> Iterator[Served]:
-    """A server with times that a test can wait for."""
+    """Serve with times that a test can wait for."""
     with served(tmp_path, patience=Patience(0.3, 0.3, 0.3, 1024, 0.3)) as found:
         yield found
 

@@ -13,7 +13,7 @@ from serving.frontend.settings import Place, Settings, home_of, of
 
 @pytest.fixture
 def settings_of(tmp_path: Path) -> Callable[..., Settings]:
-    """Makes settings: the defaults, and what a test says otherwise."""
+    """Return what makes settings: the defaults, and what a test says otherwise."""
 
     def make(home: Path | None = None, **properties: str) -> Settings:
         place = Place(tmp_path, home or home_of(None), tmp_path, tmp_path, tmp_path)

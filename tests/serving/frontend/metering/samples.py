@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def samples(text: bytes) -> dict[str, float]:
-    """Samples by name and labels."""
+    """Return samples by name and labels."""
     # The parser would call all counters "..._total", as its library does.
     untyped = re.sub(r"(?m)^# TYPE .*\n", "", text.decode())
     return {

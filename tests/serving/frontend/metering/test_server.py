@@ -26,7 +26,7 @@ SettingsOf = Callable[..., Settings]
 
 
 def use(meters: Meters) -> None:
-    """What happens in a server."""
+    """Tell what happens in a server."""
     meters.loaded("mnist", "1.0", "9000", 1.25)
     meters.answered("mnist", "1.0", queue_s=0.25, total_s=1.0, batch=3)
     meters.answered("mnist", "1.0", queue_s=0.0078, total_s=0.5, batch=1)

@@ -28,14 +28,14 @@ CPU = "CPUUtilization.Percent:{}|#Level:Host|#hostname:h,1"
 
 
 def script(folder: Path, text: str) -> str:
-    """A command that runs a program in place of the collector."""
+    """Write a program that is run in place of the collector."""
     path = folder / "collector.py"
     path.write_text(text)
     return str(path)
 
 
 async def until(done: Callable[[], object], metrics: SystemMetrics) -> None:
-    """Collects until something is so."""
+    """Collect until something is so."""
     running = asyncio.create_task(metrics.run())
     try:
         for _ in range(1200):

@@ -308,7 +308,7 @@ def test_a_server_that_is_started_with_it(tmp_path: Path) -> None:
 
 @pytest.fixture
 def unnamed(without_torch: Path) -> Iterator[Server]:
-    """A frontend that is not called java."""
+    """Start a frontend that is not called java."""
     server = Server(b"python", path=(without_torch,))
     yield server
     server.end()

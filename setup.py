@@ -45,6 +45,7 @@ PACKAGES = [
     "serving.frontend",
     "serving.frontend.apps",
     "serving.frontend.local",
+    "serving.frontend.local.models",
     "serving.frontend.metering",
     "serving.local",
     "serving.protocol",

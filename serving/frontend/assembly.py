@@ -16,7 +16,7 @@ from serving.frontend.engine import Engine
 from serving.frontend.entrance import App
 from serving.frontend.joined import Api
 from serving.frontend.local.engine import LocalEngine
-from serving.frontend.local.gpus import Gpus
+from serving.frontend.local.models.gpus import Gpus
 from serving.frontend.metering.server import ServerMeters
 from serving.frontend.metering.system import SystemMetrics
 from serving.frontend.settings import Settings

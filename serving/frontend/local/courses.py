@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from serving.frontend.engine import Answer, Timings
 from serving.frontend.errors import InternalError
 from serving.frontend.local.job import Job, Parts
-from serving.frontend.local.model import Model
+from serving.frontend.local.models.model import Model
 from serving.protocol import Inference, PredictionItem, Reply, Request, encode_inference
 
 STREAM_NEXT: Final = "ts_stream_next"

@@ -14,9 +14,9 @@ from serving.control.configuration.config import ModelSpec
 from serving.control.models.store import all_archives
 from serving.frontend.engine import Answer, Call, Done, ModelState, Registration
 from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError, UnavailableError
-from serving.frontend.local import archives, dependencies
-from serving.frontend.local.gpus import Gpus
-from serving.frontend.local.model import Model, model_of, settings_of_properties
+from serving.frontend.local.models import archives, dependencies
+from serving.frontend.local.models.gpus import Gpus
+from serving.frontend.local.models.model import Model, model_of, settings_of_properties
 from serving.frontend.local.version import Surroundings, Version
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings

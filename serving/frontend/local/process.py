@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from serving.control.configuration.java import WORKER_SCRIPT
-from serving.frontend.local.model import Model
+from serving.frontend.local.models.model import Model
 from serving.frontend.settings import Settings
 
 #: Seconds from the start of a process until it listens; heavy imports belong to the load of the model.

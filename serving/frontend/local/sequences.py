@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from serving.frontend.local.job import Job
-from serving.frontend.local.model import Model
+from serving.frontend.local.models.model import Model
 from serving.frontend.settings import Settings
 
 

@@ -15,9 +15,9 @@ from typing import Final
 
 from serving.frontend.engine import Answer, Call, ModelState, Timings
 from serving.frontend.errors import DeadlineError, FrontendError, UnavailableError
-from serving.frontend.local import describing
+from serving.frontend.local.models import describing
 from serving.frontend.local.job import Job
-from serving.frontend.local.model import Model
+from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import Launch, launch_of
 from serving.frontend.local.sequences import Sequences
 from serving.frontend.local.waiting import Waiting

@@ -25,7 +25,7 @@ from serving.frontend.errors import FrontendError, InternalError, OutOfResources
 from serving.frontend.local.courses import course_of
 from serving.frontend.local.job import Job
 from serving.frontend.local.link import Link
-from serving.frontend.local.model import Model
+from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import START_S, Launch, Process
 from serving.protocol import Load, Reply, encode_load
 

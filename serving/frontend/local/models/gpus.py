@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from typing import Final
 
-from serving.frontend.local.model import Model
+from serving.frontend.local.models.model import Model
 from serving.frontend.settings import Settings
 
 _ASK: Final = ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader")

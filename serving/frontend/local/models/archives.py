@@ -21,7 +21,7 @@ from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, TorchmarError
 from archive_tool.reading.archive import Archive, open_archive
 from serving.frontend.errors import BadRequestError, FrontendError, InternalError, ModelError, ModelNotFoundError
-from serving.frontend.local.model import Unpacked
+from serving.frontend.local.models.model import Unpacked
 from serving.frontend.settings import Settings
 
 _CHUNK: Final = 1 << 20

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.frontend.errors import ModelError
-from serving.frontend.local.model import Model
+from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import environment
 from serving.frontend.settings import Settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.frontend.local.model import Model
+from serving.frontend.local.models.model import Model
 
 
 def settings_of(model: Model) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from serving.frontend.entrance import App
 from serving.frontend.joined import Api
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.local.models.gpus import Gpus
+from serving.frontend.local.models.snapshots import Snapshots
 from serving.frontend.metering.server import ServerMeters
 from serving.frontend.metering.system import SystemMetrics
 from serving.frontend.settings import Settings
@@ -69,7 +70,8 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
 
     meters = ServerMeters(settings)
     system = SystemMetrics(settings, meters.host_entry, pids, gpus=Gpus(settings).count)
-    engine = LocalEngine(settings, meters, logs.model_line, system.memory_of)
+    written = Snapshots(settings) if startup.snapshots else None
+    engine = LocalEngine(settings, meters, logs.model_line, system.memory_of, logs.worker_ended, written)
     keys = None
     if settings.token_authorization:
         file = settings.place.keys / "key_file.json"

@@ -1,4 +1,4 @@
-"""Snapshots of a server's models, which TorchServe's frontend writes and restores.
+"""Snapshots of a server's models, which the frontends write and restore: TorchServe's, and torchmar's in its format.
 
 It writes one when it is ready, after each change and at its end, as ``config/<time>-<kind>.cfg`` in the folder of its
 logs: its configuration and, as ``model_snapshot``, every version of every model with its workers, batches and timeouts.
@@ -32,6 +32,8 @@ _SETTINGS: Final = {
     "batchSize": int,
     "maxBatchDelay": int,
 }
+# What it reads where it is there.
+_FURTHER: Final = {"responseTimeout": int, "startupTimeout": int, "runtimeType": str, "handler": str}
 # A model's version where its manifest names none.
 _FIRST: Final = "1.0"
 
@@ -45,6 +47,7 @@ class Snapshot:
         text: JSON, as the frontend reads it.
         models: every version, by its model's name and its archive.
         versions: theirs, in the same order.
+        settings: what is said of each, by the frontend's names, in the same order.
         store: the model store that it was made with; None if it is not known, or there no more.
     """
 
@@ -52,6 +55,7 @@ class Snapshot:
     text: str
     models: tuple[ModelSpec, ...]
     versions: tuple[str, ...]
+    settings: tuple[Mapping[str, Any], ...]
     store: Path | None = None
 
     @classmethod
@@ -64,7 +68,7 @@ class Snapshot:
         try:
             document = json.loads(text)
             entries = [
-                (ModelSpec(str(name), _settings(settings)["marName"]), str(version))
+                (ModelSpec(str(name), _settings(settings)["marName"]), str(version), settings)
                 for name, versions in document["models"].items()
                 for version, settings in versions.items()
             ]
@@ -75,7 +79,8 @@ class Snapshot:
                 hint=f"remove {KEY} from the configuration, or name the models at the start",
             ) from error
         folder = Path(store) if store and Path(store).is_dir() else None
-        return cls(name, text, tuple(spec for spec, _ in entries), tuple(version for _, version in entries), folder)
+        models, versions = tuple(entry[0] for entry in entries), tuple(entry[1] for entry in entries)
+        return cls(name, text, models, versions, tuple(entry[2] for entry in entries), folder)
 
     def check(self, store: Path) -> None:
         """Make sure that the archives are still those of the snapshot; the frontend would stop at the first other one.
@@ -98,6 +103,9 @@ class Snapshot:
 def _settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     for key, kind in _SETTINGS.items():
         if type(settings[key]) is not kind:
+            raise TypeError(f"{key} is {settings[key]!r}")
+    for key, kind in _FURTHER.items():
+        if key in settings and type(settings[key]) is not kind:
             raise TypeError(f"{key} is {settings[key]!r}")
     return settings
 

@@ -89,8 +89,7 @@ def select(
     named = [text for given in wanted for text in split_list(given)]
     if not named:
         named = split_list(properties.get("load_models", ""))
-    load_all = [text.lower() for text in named] == [LOAD_ALL]
-    specs = [] if load_all or [text.lower() for text in named] == ["none"] else [ModelSpec.parse(t) for t in named]
+    specs, load_all = asked(named)
     store = _store(specs, model_store, properties, config_folder)
     if load_all:
         for path in all_archives(store):
@@ -106,6 +105,16 @@ def select(
         if spec.name and not is_url(archive):
             check_archive(store / archive)
     return Selection(store, tuple(models), load_all)
+
+
+def asked(named: Sequence[str]) -> tuple[list[ModelSpec], bool]:
+    """Understand a list of models: which, and whether it is every archive of the store.
+
+    Raises:
+        InputError: one is not a model.
+    """
+    words = [text.lower() for text in named]
+    return [] if words in ([LOAD_ALL], ["none"]) else [ModelSpec.parse(text) for text in named], words == [LOAD_ALL]
 
 
 def split_list(text: str) -> list[str]:

@@ -7,14 +7,16 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
 
 from serving.control.configuration.config import ModelSpec
-from serving.control.models.store import all_archives
+from serving.control.models.snapshots import KEY, Snapshot
+from serving.control.models.store import all_archives, asked, split_list
+from serving.errors import StartError
 from serving.frontend.engine import Answer, Call, Done, ModelState, Registration
 from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError, UnavailableError
-from serving.frontend.local.models import archives, dependencies
+from serving.frontend.local.models import archives, dependencies, snapshots
 from serving.frontend.local.models.gpus import Gpus
 from serving.frontend.local.models.model import Model, model_of, settings_of_properties
 from serving.frontend.local.version import Surroundings, Version
@@ -32,6 +34,10 @@ def _nobody(pid: int) -> int:  # noqa: ARG001
     return 0
 
 
+def _silent(worker: str) -> None:  # noqa: ARG001
+    return
+
+
 class LocalEngine:
     """Models on this machine; see `serving.frontend.engine.Engine`.
 
@@ -40,7 +46,8 @@ class LocalEngine:
         meters: take what happens.
         printed: takes a line of a worker that is no metric: worker, pipe, text.
         memory: resident bytes of a process, as of the last collection.
-        changed: called after each change of what is registered: to write it down.
+        ended: told of a worker that is started no more.
+        written: writes down what is registered; None for nowhere.
     """
 
     def __init__(
@@ -49,20 +56,21 @@ class LocalEngine:
         meters: Meters,
         printed: Callable[[str, str, str], None],
         memory: Callable[[int], int] = _nobody,
-        changed: Callable[[], None] = lambda: None,
+        ended: Callable[[str], None] = _silent,
+        written: snapshots.Snapshots | None = None,
     ) -> None:
         self._settings = settings
         self._table: Table[Version] = Table()
         self._number = settings.initial_worker_port
         self._around = Surroundings(
-            settings, meters, self._next_number, Gpus(settings).next, dependencies.python_of, printed, memory
+            settings, meters, self._next_number, Gpus(settings).next, dependencies.python_of, printed, memory, ended
         )
-        self._changed = changed
+        self._snapshots = written
+        self._unproven: set[Version] = set()
         self._changing: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         self._draining = False
         self._ticker: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
 
     def _next_number(self, processes: int) -> int:
         number = self._number
@@ -70,25 +78,73 @@ class LocalEngine:
         return number
 
     async def start(self, models: Sequence[ModelSpec], *, load_all: bool) -> None:
-        """Take the models that the server begins with and start their workers; one that cannot be taken is logged."""
+        """Take the models that the server begins with and start their workers.
+
+        Those of ``model_snapshot`` alone, if the configuration has it; else those that are named; else those of its
+        ``load_models``. One that cannot be taken is logged, but all of a snapshot must be.
+
+        Raises:
+            StartError: a version cannot be restored.
+            InputError: the configuration cannot be understood.
+        """
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        if text := self._settings.text(KEY):
+            await self._restore(Snapshot.parse(text))
+        else:
+            for spec in self._asked(models, load_all=load_all):
+                try:
+                    await self._take_at_startup(spec)
+                except FrontendError as error:
+                    logger.error("Failed to load model: %s: %s", spec.archive, error.message)
+        await self._write_down("startup")
+
+    def _asked(self, models: Sequence[ModelSpec], *, load_all: bool) -> Sequence[ModelSpec]:
+        if not models and not load_all:
+            models, load_all = asked(split_list(self._settings.text("load_models") or ""))
         if load_all:
-            models = [ModelSpec("", path.name) for path in all_archives(self._settings.place.model_store)]
-        for spec in models:
-            try:
-                await self._take_at_startup(spec)
-            except FrontendError as error:
-                logger.error("Failed to load model: %s: %s", spec.archive, error.message)
+            return [ModelSpec("", path.name) for path in all_archives(self._settings.place.model_store)]
+        return models
 
     async def _take_at_startup(self, spec: ModelSpec) -> None:
         workers = self._settings.default_workers_per_model or os.cpu_count() or 1
         wanted = Registration(spec.archive, spec.name or None, initial_workers=workers)
         model = await self._unpacked(wanted, startup_name=ModelSpec.stem(spec.archive))
         own = settings_of_properties(self._settings, model.name, model.version)
+        await self._begun_with(model, default=bool(own.get("defaultVersion")))
+
+    async def _restore(self, snapshot: Snapshot) -> None:
+        for spec, version, told in zip(snapshot.models, snapshot.versions, snapshot.settings, strict=True):
+            try:
+                await self._take_again(spec, version, told)
+            except FrontendError as error:
+                raise StartError(
+                    f"version {version} of {spec.name} cannot be restored: {error.message}",
+                    where=snapshot.name,
+                    hint="put that version's archive back, or name the models at the start",
+                ) from error
+
+    async def _take_again(self, spec: ModelSpec, version: str, told: Mapping[str, Any]) -> None:
+        wanted = Registration(spec.archive, spec.name, told.get("handler"), told.get("runtimeType"), initial_workers=0)
+        model = await self._unpacked(wanted, settled=lambda found: snapshots.as_written(found, version, told))
+        await self._begun_with(model, default=told["defaultVersion"])
+
+    async def _begun_with(self, model: Model, *, default: bool) -> None:
         version = await self._added(model, at_startup=True)
-        if own.get("defaultVersion"):
+        if default:
             self._table.set_default(model.name, model.version)
         await version.scale(model.least, model.most, wait=False)
+
+    async def _write_down(self, kind: snapshots.Kind = "snapshot") -> None:
+        """Write down what is served now: who is told that a change is done finds it again after a crash."""
+        if self._snapshots is None:
+            return
+        served: dict[str, dict[str, dict[str, Any]]] = {}
+        for version in self._table:
+            if version not in self._unproven:
+                model = version.model
+                default = self._table.default(model.name) == model.version
+                served.setdefault(model.name, {})[model.version] = snapshots.settings_of(model, default=default)
+        await self._snapshots.write(kind, served)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -122,26 +178,26 @@ class LocalEngine:
         """Take a model and start its workers."""
         model = await self._unpacked(wanted)
         version = await self._added(model)
-        workers = model.least
-        known = f'Model "{model.name}" Version: {model.version} registered with'
-        if workers <= 0:
-            self._changed()
-            return Done(200, f"{known} 0 initial workers. Use scale workers API to add workers for the model.")
-        if not wanted.synchronous:
-            self._later(version.scale(workers, model.most, wait=False))
-            return Done(202, "Processing worker updates...")
+        self._unproven.add(version)
         try:
-            await version.scale(workers, model.most, wait=True)
+            await version.scale(model.least, model.most, wait=wanted.synchronous)
         except BaseException:
             await self._removed(version, grace_s=0.0)
             raise
-        self._changed()
-        return Done(200, f"{known} {workers} initial workers")
+        finally:
+            self._unproven.discard(version)
+        await self._write_down()
+        if model.least and not wanted.synchronous:
+            return Done(202, "Processing worker updates...")
+        done = f'Model "{model.name}" Version: {model.version} registered with {model.least} initial workers'
+        return Done(200, done if model.least else f"{done}. Use scale workers API to add workers for the model.")
 
-    async def _unpacked(self, wanted: Registration, startup_name: str = "") -> Model:
+    async def _unpacked(
+        self, wanted: Registration, startup_name: str = "", settled: Callable[[Model], Model] = lambda model: model
+    ) -> Model:
         unpacked = await asyncio.to_thread(archives.unpack, wanted.url, self._settings)
         try:
-            model = model_of(unpacked, wanted, self._settings, startup_name=startup_name)
+            model = settled(model_of(unpacked, wanted, self._settings, startup_name=startup_name))
             self._table.check_free(model.name, model.version)
             await asyncio.to_thread(dependencies.install, model, self._settings)
         except BaseException:
@@ -165,18 +221,17 @@ class LocalEngine:
         if most < least:
             raise BadRequestError("max_worker cannot be less than min_worker.")
         async with self._lock(name):
-            if not synchronous:
-                self._later(found.scale(least, most, wait=False))
-                return Done(202, "Processing worker updates...")
-            await found.scale(least, most, wait=True)
-        self._changed()
+            await found.scale(least, most, wait=synchronous)
+        await self._write_down()
+        if not synchronous:
+            return Done(202, "Processing worker updates...")
         text = f"Workers scaled to {least} for model: {name}"
         return Done(200, text if version is None else f"{text}, version: {version}")
 
     async def set_default(self, name: str, version: str) -> Done:
         """Send requests that name no version to this one."""
         self._table.set_default(name, version)
-        self._changed()
+        await self._write_down()
         return Done(200, f'Default version successfully updated for model "{name}" to "{version}"')
 
     async def unregister(self, name: str, version: str | None) -> Done:
@@ -184,7 +239,7 @@ class LocalEngine:
         async with self._lock(name):
             found = self._table.removable(name, version)
             in_time = await self._removed(found, grace_s=float(self._settings.unregister_model_timeout))
-        self._changed()
+        await self._write_down()
         if not in_time:
             raise RequestTimeoutError(f"Timed out while cleaning resources: {name}")
         return Done(200, f'Model "{name}" unregistered')
@@ -210,15 +265,6 @@ class LocalEngine:
             if not self._waiting[name]:
                 del self._waiting[name], self._changing[name]
 
-    def _later(self, change: Coroutine[None, None, None]) -> None:
-        async def run() -> None:
-            await change
-            self._changed()
-
-        task = asyncio.get_running_loop().create_task(run())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
     # ---- the whole -------------------------------------------------------------------------------------------------
 
     @property
@@ -234,8 +280,9 @@ class LocalEngine:
     async def drain(self, grace_s: float) -> None:
         """Take no more, answer what was taken for as long as the grace lasts, end every worker."""
         self._draining = True
-        await asyncio.gather(*(version.close(grace_s) for version in list(self._table)))
+        versions = list(self._table)
+        await asyncio.gather(self._write_down("shutdown"), *(version.close(grace_s) for version in versions))
         if self._ticker is not None:
             self._ticker.cancel()
-        for version in list(self._table):
-            await asyncio.to_thread(archives.remove, version.model.unpacked, self._settings)
+        for version in versions:
+            await asyncio.to_thread(archives.clean, version.model.unpacked)

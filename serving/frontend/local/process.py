@@ -204,6 +204,7 @@ class Process:
         await asyncio.sleep(0)  # what it printed last may lie in the pipes
         for pipe in self._pipes:
             pipe.close()
+        await asyncio.sleep(0)  # a last line without its end comes now, and nothing after it
         stdin: IO[bytes] | None = self._popen.stdin
         if stdin is not None:
             stdin.close()

@@ -15,8 +15,8 @@ from typing import Final
 
 from serving.frontend.engine import Answer, Call, ModelState, Timings
 from serving.frontend.errors import DeadlineError, FrontendError, UnavailableError
-from serving.frontend.local.models import describing
 from serving.frontend.local.job import Job
+from serving.frontend.local.models import describing
 from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import Launch, launch_of
 from serving.frontend.local.sequences import Sequences
@@ -42,6 +42,7 @@ class Surroundings:
         python: gives the interpreter of a model's workers.
         printed: takes a line of a worker that is no metric: worker, pipe, text.
         memory: resident bytes of a process, as of the last collection; 0 if it is not known.
+        ended: told of a worker that is started no more.
     """
 
     settings: Settings
@@ -51,6 +52,7 @@ class Surroundings:
     python: Callable[[Model], str]
     printed: Callable[[str, str, str], None]
     memory: Callable[[int], int]
+    ended: Callable[[str], None]
 
 
 class Version:
@@ -192,6 +194,8 @@ class Version:
 
     def died(self, worker: Worker, jobs: list[Job], error: FrontendError) -> None:
         """Send the requests of a dead worker to another one, once; the others fail."""
+        if worker.ended:
+            self._around.ended(worker.name)
         again = []
         for job in jobs:
             job.deaths += 1

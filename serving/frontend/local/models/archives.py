@@ -54,13 +54,18 @@ def unpack(url: str, settings: Settings) -> Unpacked:
         raise InternalError(f"Failed to save model: {url}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def remove(unpacked: Unpacked, settings: Settings) -> None:
-    """Remove what `unpack` has made, and the archive itself if it was fetched."""
+def clean(unpacked: Unpacked) -> None:
+    """Remove what `unpack` has made of an archive that stays registered: its server ends."""
     if unpacked.owned is not None:
         shutil.rmtree(unpacked.owned, ignore_errors=True)
+
+
+def remove(unpacked: Unpacked, settings: Settings) -> None:
+    """Remove what `unpack` has made, and the archive itself if it was fetched."""
+    clean(unpacked)
     if _URL.match(unpacked.url):
         with contextlib.suppress(OSError):
-            (settings.place.model_store / _file_name(unpacked.url)).unlink()
+            (settings.place.model_store / file_name(unpacked.url)).unlink()
 
 
 def _find(url: str, settings: Settings) -> Path:
@@ -68,8 +73,8 @@ def _find(url: str, settings: Settings) -> Path:
         raise ModelNotFoundError(f"Relative path is not allowed in url: {url}" if url else "empty url")
     store = settings.place.model_store
     if _URL.match(url):
-        return _fetched(url, store / _file_name(url), settings)
-    name = _file_name(url)
+        return _fetched(url, store / file_name(url), settings)
+    name = file_name(url)
     if (store / name).is_file():
         return store / name
     for folder in (Path(url), store / name):
@@ -78,7 +83,8 @@ def _find(url: str, settings: Settings) -> Path:
     raise ModelNotFoundError(f"Model not found at: {url}")
 
 
-def _file_name(url: str) -> str:
+def file_name(url: str) -> str:
+    """Tell what an archive is called in the model store."""
     return url.rstrip("/").rpartition("/")[2].partition("?")[0]
 
 

@@ -77,6 +77,11 @@ class Model:
         return f"{self.name}_{self.version}"
 
     @property
+    def archives_handler(self) -> str | None:
+        """Handler that its archive names."""
+        return self.unpacked.manifest.model.handler if self.unpacked.manifest else None
+
+    @property
     def asynchronous(self) -> bool:
         """Whether its workers take requests while others run."""
         return bool(self.values.get("asyncCommunication"))

@@ -18,6 +18,7 @@ from serving.control.configuration import config
 from serving.frontend import settings
 from serving.frontend.engine import Answer, Call, Priority, Registration
 from serving.frontend.local.engine import LocalEngine
+from serving.frontend.local.models.snapshots import Snapshots
 from serving.frontend.settings import Place, Settings
 from serving.protocol import Parameter, Request
 
@@ -61,6 +62,7 @@ class Bench:
     root: Path
     counts: Counts = field(default_factory=Counts)
     lines: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
     engine: LocalEngine = field(init=False)
 
     @property
@@ -112,13 +114,16 @@ class Bench:
         """Run a test's coroutine with an engine; whatever happens, no process of it is left."""
 
         async def main() -> None:
+            settings = self.settings(**properties)
             self.engine = LocalEngine(
-                self.settings(**properties),
+                settings,
                 self.counts,
                 lambda worker, pipe, text: self.lines.append(f"{worker} {pipe} {text}"),
+                ended=self.ended.append,
+                written=Snapshots(settings),
             )
-            await self.engine.start([], load_all=False)
             try:
+                await self.engine.start([], load_all=False)
                 await asyncio.wait_for(work(), 120)
             finally:
                 await self.engine.drain(2.0)

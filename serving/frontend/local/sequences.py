@@ -57,6 +57,16 @@ class Sequences:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def oldest(self) -> float | None:
+        """When the job came that waits longest for any worker, on the loop's clock; the others wait for their own."""
+        new = (one for one in self._sequences.values() if one.worker is None and one.jobs)
+        return min((one.jobs[0].arrived for one in new), default=None)
+
+    def has(self, worker: Hashable) -> bool:
+        """Return whether sequences belong to a worker."""
+        return any(one.worker == worker for one in self._sequences.values())
+
     def put(self, job: Job) -> bool:
         """Take a job; False when its sequence, or the model, has no room. One that names no sequence begins its own."""
         name = self._name_of(job)

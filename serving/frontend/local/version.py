@@ -19,6 +19,7 @@ from serving.frontend.local.job import Job
 from serving.frontend.local.models import describing
 from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import Launch, launch_of
+from serving.frontend.local.scaling import Scaling, Seen
 from serving.frontend.local.sequences import Sequences
 from serving.frontend.local.waiting import Waiting
 from serving.frontend.local.worker import Worker
@@ -77,6 +78,7 @@ class Version:
         self._free: dict[Worker, None] = {}
         self._scheduled = False
         self._shared = _is_shared(model)
+        self._scaling = Scaling(self._loop.time())
         self._empty = asyncio.Event()
 
     # ---- requests --------------------------------------------------------------------------------------------------
@@ -263,6 +265,33 @@ class Version:
             worker.check(now)
         if self._sequences is not None:
             self._end_all(self._sequences.expire(now), "it lasted too long")
+        if self.model.least < self.model.most and not self.closing:
+            self._adapt(now)
+
+    def _adapt(self, now: float) -> None:
+        """Have as many workers as what waits asks for."""
+        model = self.model
+        surplus = max(0, len(self._workers) - model.least)
+        for worker in [worker for worker in self._workers if worker.ended][:surplus]:
+            self._workers.remove(worker)  # who gave up, and need not be there
+        idle = [worker for worker in self._workers if self._is_idle(worker)]
+        oldest, ready = self._waiting.oldest, sum(worker.ready for worker in self._workers)
+        seen = Seen(
+            len(self._workers),
+            ready,
+            len(idle),
+            now - oldest if oldest is not None else 0.0,
+            -(-len(self._waiting) // model.batch_size),
+        )
+        wanted = self._scaling.look(seen, model.least, model.most, now)
+        if wanted != seen.workers:
+            logger.info("%s gets %d workers; it had %d", model.label, wanted, seen.workers)
+        self._grow(wanted)
+        self._release(idle[len(idle) - max(0, seen.workers - wanted) :])
+
+    def _is_idle(self, worker: Worker) -> bool:
+        keeps = self._sequences is not None and self._sequences.has(worker)
+        return worker.ready and not worker.running and not keeps
 
     async def scale(self, least: int, most: int, *, wait: bool) -> None:
         """Have at least and at most as many workers.
@@ -271,22 +300,31 @@ class Version:
             FrontendError: a new worker could not load the model.
         """
         self.model = self.model.with_workers(least, most)
+        self._scaling = Scaling(self._loop.time())
         self._workers = [worker for worker in self._workers if not worker.ended]  # who gave up is replaced
-        new = []
-        while len(self._workers) < least:
-            around = self._around
-            worker = Worker(self, around.numbers(self.model.levels), around.gpus(self.model))
-            self._workers.append(worker)
-            new.append(worker)
-        grace_s = float(self._around.settings.unregister_model_timeout)
-        surplus = [self._workers.pop() for _ in range(max(0, len(self._workers) - most))]
-        for worker in surplus:
-            self.left(worker)
-            self._leaving.add(worker)
-        ends = [asyncio.ensure_future(self._retire(worker, grace_s)) for worker in surplus]
+        new = self._grow(least)
+        ends = self._release(self._workers[most:])
         if wait:
             await asyncio.gather(*ends)
             await asyncio.gather(*(asyncio.shield(worker.loaded) for worker in new))
+
+    def _grow(self, count: int) -> list[Worker]:
+        """Start workers until there are as many; returns the new ones."""
+        around = self._around
+        new = []
+        while len(self._workers) < count:
+            new.append(Worker(self, around.numbers(self.model.levels), around.gpus(self.model)))
+            self._workers.append(new[-1])
+        return new
+
+    def _release(self, workers: list[Worker]) -> list[asyncio.Future[bool]]:
+        """Give workers nothing more and let them end when they have answered what they have."""
+        for worker in workers:
+            self._workers.remove(worker)
+            self.left(worker)
+            self._leaving.add(worker)
+        grace_s = float(self._around.settings.unregister_model_timeout)
+        return [asyncio.ensure_future(self._retire(worker, grace_s)) for worker in workers]
 
     async def _retire(self, worker: Worker, grace_s: float) -> bool:
         try:

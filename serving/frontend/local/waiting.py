@@ -32,6 +32,12 @@ class Waiting:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def oldest(self) -> float | None:
+        """When the job came that waits longest, on the loop's clock; None if none does."""
+        first = [line[0].arrived for line in (self._again, *self._lines.values()) if line]
+        return min(first, default=None)
+
     def put(self, job: Job) -> bool:
         """Take a job; False when there is no room."""
         if self._count >= self.capacity or (self._count and self._bytes + job.size > MAX_BYTES):

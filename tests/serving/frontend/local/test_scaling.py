@@ -1,0 +1,134 @@
+"""How many workers there are: the rule by itself, and an engine with real workers that follows it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.frontend.local import scaling
+from serving.frontend.local.scaling import QUIET_S, WAITED_S, Scaling, Seen, decide
+
+from .conftest import Bench
+
+_BUSY = Seen(workers=2, ready=2, idle=0, waited_s=WAITED_S, batches=1)
+_QUIET = Seen(workers=4, ready=4, idle=1)
+
+
+@pytest.mark.parametrize(
+    ("seen", "bounds", "quiet_s", "wanted"),
+    [
+        (_BUSY, (1, 8), 0.0, 3),
+        (replace(_BUSY, batches=2), (1, 8), 0.0, 4),
+        (replace(_BUSY, batches=50), (1, 8), 0.0, 4),  # twice as many at the most
+        (replace(_BUSY, batches=50), (1, 3), 0.0, 3),
+        (_BUSY, (1, 2), 0.0, 2),
+        (replace(_BUSY, waited_s=WAITED_S / 2), (1, 8), 0.0, 2),  # all servers let one wait for a moment
+        (replace(_BUSY, ready=1), (1, 8), 0.0, 2),  # the next one loads already, or cannot load
+        (replace(_BUSY, idle=1), (1, 8), 0.0, 2),  # it is about to be taken
+        (_QUIET, (1, 8), QUIET_S, 3),
+        (_QUIET, (1, 8), QUIET_S / 2, 4),
+        (_QUIET, (4, 8), QUIET_S, 4),
+        (replace(_QUIET, batches=1), (1, 8), QUIET_S, 4),
+        (replace(_QUIET, idle=0), (1, 8), QUIET_S, 4),
+        (replace(_QUIET, ready=3), (1, 8), QUIET_S, 4),
+        (Seen(workers=1, ready=1, idle=1), (0, 8), QUIET_S, 1),  # the last one: nothing would wait without it
+        (Seen(workers=0, ready=0, idle=0), (0, 8), QUIET_S, 0),
+    ],
+)
+def test_the_rule(seen: Seen, bounds: tuple[int, int], quiet_s: float, wanted: int) -> None:
+    assert decide(seen, *bounds, quiet_s) == wanted
+
+
+@st.composite
+def _seen(draw: st.DrawFn) -> tuple[Seen, int, int]:
+    least = draw(st.integers(0, 8))
+    most = draw(st.integers(least, 16))
+    workers = draw(st.integers(least, most))
+    ready = draw(st.integers(0, workers))
+    waited_s = draw(st.one_of(st.just(0.0), st.floats(0.0, 10.0)))
+    batches = draw(st.integers(1, 100)) if waited_s else 0
+    return Seen(workers, ready, draw(st.integers(0, ready)), waited_s, batches), least, most
+
+
+@given(_seen(), st.floats(0.0, 1000.0))
+def test_the_bounds_hold_and_only_idle_workers_go(given: tuple[Seen, int, int], quiet_s: float) -> None:
+    seen, least, most = given
+    wanted = decide(seen, least, most, quiet_s)
+    assert least <= wanted <= most
+    assert seen.workers - wanted <= min(1, seen.idle)
+    assert wanted <= max(2 * seen.workers, least)
+    if wanted > seen.workers:
+        assert not seen.idle
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300))
+def test_nobody_goes_before_it_was_quiet_for_long(needed: list[bool]) -> None:
+    watch, last, workers = Scaling(0.0), 0.0, 4
+    for now, all_needed in enumerate(needed, start=1):
+        seen = Seen(workers, workers, 0 if all_needed else 1)
+        wanted = watch.look(seen, 1, 4, float(now))
+        last = float(now) if all_needed else last
+        assert wanted == workers or now - last >= QUIET_S
+        workers, last = wanted, last if wanted == workers else float(now)
+
+
+_SLOW = """
+import os, time
+
+def handle(data, context):
+    if data is None:
+        return None
+    time.sleep(0.4)
+    return [str(os.getpid()) for row in data]
+"""
+
+
+def test_workers_come_with_requests_and_go_without(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = bench.build("slow", _SLOW, "minWorkers: 1\nmaxWorkers: 3\n")
+    monkeypatch.setattr(scaling, "WAITED_S", 0.2)
+    monkeypatch.setattr(scaling, "QUIET_S", 1.0)
+
+    async def work() -> None:
+        await bench.register(archive)
+        assert len(bench.pids("slow")) == 1
+        answered: set[bytes] = set()
+        most = 0
+
+        async def client() -> None:
+            while len(answered) < 3:
+                answered.add(bytes((await bench.ask("slow")).body))  # none fails
+
+        clients = [asyncio.ensure_future(client()) for _ in range(6)]
+        while not all(one.done() for one in clients):
+            most = max(most, len(bench.pids("slow")))
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*clients)
+        assert most == 3
+        # A worker that is taken away cuts no request.
+        while len(bench.pids("slow")) > 1:
+            await asyncio.gather(*(bench.ask("slow") for _ in range(2)))
+            await asyncio.sleep(0.5)
+        assert (await bench.ask("slow")).status == 200
+        assert len(bench.ended) == 2
+        assert bench.counts.drops == []
+
+    bench.run(work)
+
+
+def test_equal_bounds_and_an_idle_model_stay_as_they_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = bench.build("slow", _SLOW, "minWorkers: 2\nmaxWorkers: 2\n")
+    monkeypatch.setattr(scaling, "WAITED_S", 0.0)
+    monkeypatch.setattr(scaling, "QUIET_S", 0.1)
+
+    async def work() -> None:
+        await bench.register(archive)
+        pids = bench.pids("slow")
+        await asyncio.gather(*(bench.ask("slow") for _ in range(5)))
+        await asyncio.sleep(0.5)
+        assert bench.pids("slow") == pids
+
+    bench.run(work)

@@ -232,6 +232,7 @@ def scale(
     Examples:
       torchmar scale mnist --min-workers 2
       torchmar scale mnist --min-workers 1 --version 2.0
+      torchmar scale mnist --min-workers 1 --max-workers 4
     """
     if max_workers is not None and max_workers < min_workers:
         raise click.UsageError(f"--max-workers {max_workers} is less than --min-workers {min_workers}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Sandbox
+from .conftest import FRONTENDS, Sandbox
 from .support import ask, describe, predict, wait_until
 
 pytestmark = pytest.mark.hides("torch")
@@ -75,3 +75,25 @@ def test_a_snapshot_as_the_configuration_unless_the_command_line_says_otherwise(
     assert "restored from the snapshot " in started.out
     assert describe(box.server(), "first")["minWorkers"] == 2
     assert "second" not in started.out
+
+
+@pytest.mark.slow  # four servers
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_each_frontend_restores_what_the_other_has_written(sandbox: Sandbox, echo: str, frontend: str) -> None:
+    box, (other,) = sandbox, set(FRONTENDS) - {frontend}
+    config = box.file("c.yaml", "batchSize: 2\nresponseTimeout: 77\n")
+    for number in ("1.0", "2.0"):
+        box.build("iris", echo, "-v", number, "--config-file", config)
+        (box.store / "iris.mar").rename(box.store / f"iris-{number}.mar")
+    box.start("iris-1.0.mar", "iris-2.0.mar")
+    box.torchmar("scale", "iris", "--min-workers", "2", "--version", "1.0").ok()
+    box.torchmar("set-default", "iris", "1.0").ok()
+    keys = ("version", "default", "batch_size", "max_batch_delay_ms", "response_timeout_s", "min_workers")
+    before = sorted([row[key] for key in keys] for row in box.torchmar("models", "iris", "--json").json())
+    box.torchmar("stop").ok()
+
+    started = box.torchmar("start", "--restore", "--port", "auto", "--frontend", other).ok()
+    assert "restored from the snapshot " in started.out
+    assert box.server().record["frontend"] == other
+    assert before == sorted([row[key] for key in keys] for row in box.torchmar("models", "iris", "--json").json())
+    assert predict(box.server(), "iris").json()["version"] == "1.0"

@@ -41,6 +41,7 @@ def test_a_snapshot_names_every_version() -> None:
     found = Snapshot.parse(text_of(**{"1.0": ENTRY, "2.0": ENTRY | {"marName": "m-2.mar"}}))
     assert found.models == (ModelSpec("m", "m.mar"), ModelSpec("m", "m-2.mar"))
     assert found.versions == ("1.0", "2.0")
+    assert found.settings == (ENTRY, ENTRY | {"marName": "m-2.mar"})
     assert found.name == "20260729043028607-snapshot.cfg"
     assert found.store is None
     assert Snapshot.parse('{"models": {}}').models == ()
@@ -59,6 +60,7 @@ def test_a_snapshot_names_every_version() -> None:
         '{"models": {"m": {"1.0": {}}}}',
         text_of(**{"1.0": ENTRY | {"minWorkers": "1"}}),
         text_of(**{"1.0": ENTRY | {"defaultVersion": None}}),
+        text_of(**{"1.0": ENTRY | {"responseTimeout": "120"}}),
         "[" * 100_000,
     ],
 )

@@ -132,3 +132,43 @@ def test_equal_bounds_and_an_idle_model_stay_as_they_are(bench: Bench, monkeypat
         assert bench.pids("slow") == pids
 
     bench.run(work)
+
+
+_COUNTING = """
+import os
+
+def handle(data, context):
+    if data is None:
+        return None
+    for at, row in enumerate(data):
+        if bytes(row["body"]) == b"end":
+            context.set_response_header(at, "ts_request_sequence_end", context.get_sequence_id(at))
+    return [str(os.getpid()) for row in data]
+"""
+_SEQUENCES = "minWorkers: 1\nmaxWorkers: 2\nsequenceMaxIdleMSec: 60000\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 4\n"
+
+
+def test_a_worker_that_keeps_a_sequence_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = bench.build("counting", _COUNTING, _SEQUENCES)
+    monkeypatch.setattr(scaling, "WAITED_S", 0.1)
+    monkeypatch.setattr(scaling, "QUIET_S", 0.3)
+
+    async def work() -> None:
+        await bench.register(archive)
+
+        async def ask(name: str, body: str = "on") -> bytes:
+            answer = await bench.ask("counting", body, headers={"ts_request_sequence_id": name})
+            return bytes(answer.body)
+
+        one = await ask("one")
+        two = await ask("two")  # waits for a worker of its own
+        assert one != two
+        await asyncio.sleep(1.0)
+        assert len(bench.pids("counting")) == 2
+        assert [await ask("one"), await ask("two")] == [one, two]
+        await ask("one", "end")
+        while len(bench.pids("counting")) > 1:
+            await asyncio.sleep(0.05)
+        assert await ask("two") == two
+
+    bench.run(work)

@@ -40,6 +40,21 @@ def test_who_came_first_goes_first(loop: asyncio.AbstractEventLoop) -> None:
     assert len(line) == 0
 
 
+def test_who_waits_longest_is_known(loop: asyncio.AbstractEventLoop) -> None:
+    assert Waiting(10).oldest is None
+    line = Waiting(10)
+    again, low, first = job(loop, at=3.0), job(loop, priority=Priority.LOW, at=2.0), job(loop, at=4.0)
+    assert line.put(first)
+    assert line.oldest == 4.0
+    line.put_back([again])
+    assert line.oldest == 3.0
+    assert line.put(low)
+    assert line.oldest == 2.0
+    line.drop(low)
+    assert line.take(2) == [again]
+    assert line.oldest == 4.0
+
+
 def test_a_full_line_takes_nobody(loop: asyncio.AbstractEventLoop) -> None:
     line = Waiting(2)
     assert [line.put(job(loop)) for _ in range(3)] == [True, True, False]

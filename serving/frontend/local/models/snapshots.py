@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,8 @@ Kind = Literal["startup", "snapshot", "shutdown"]
 Served = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """What is served: the settings of each version, by its model's name and its own."""
 
+#: Files of one server: the newest.
+KEPT: Final = 100
 _FOLDER: Final = "config"
 
 
@@ -88,10 +91,11 @@ class Snapshots:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._served: Served = {}
+        self._stored: Served | None = None
+        self._names: deque[str] = deque()
         self._lock = asyncio.Lock()
         self._writing: set[asyncio.Task[None]] = set()
         self._begun = False
-        self._changes = self._written = 0
         self._stamp = 0
 
     async def write(self, kind: Kind, served: Served) -> None:
@@ -103,17 +107,16 @@ class Snapshots:
         if not self._begun:
             return  # a server that ends while it begins has not taken all of its models
         self._served = served
-        self._changes += 1
-        task = asyncio.get_running_loop().create_task(self._write(kind, self._changes))
+        task = asyncio.get_running_loop().create_task(self._write(kind))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
         await asyncio.shield(task)
 
-    async def _write(self, kind: Kind, change: int) -> None:
+    async def _write(self, kind: Kind) -> None:
         async with self._lock:
-            if change <= self._written and kind == "snapshot":
-                return  # with a later one
-            self._written = self._changes
+            served = self._served  # later changes included, which then find nothing to do
+            if kind == "snapshot" and served == self._stored:
+                return
             # They are read by their order: it is kept even if the clock is set back.
             now = time.time()
             stamp = int(time.strftime("%Y%m%d%H%M%S", time.localtime(now))) * 1000 + int(now * 1000) % 1000
@@ -121,12 +124,13 @@ class Snapshots:
             name = f"{self._stamp}-{kind}.cfg"
             document = {
                 "name": name,
-                "modelCount": sum(map(len, self._served.values())),
+                "modelCount": sum(map(len, served.values())),
                 "created": int(now * 1000),
-                "models": self._served,
+                "models": served,
             }
             try:
                 await asyncio.to_thread(self._store, name, json.dumps(document, indent=2))
+                self._stored = served
             except (OSError, ValueError) as error:
                 logger.error("Error while saving snapshot to file %s: %s", name, error)
 
@@ -145,3 +149,6 @@ class Snapshots:
         except BaseException:
             Path(temporary).unlink()
             raise
+        self._names.append(name)
+        if len(self._names) > KEPT:
+            (folder / self._names.popleft()).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from serving.errors import StartError
 from serving.frontend.engine import Registration
 from serving.frontend.errors import FrontendError
 from serving.frontend.local.engine import LocalEngine
+from serving.frontend.local.models import snapshots
 from serving.frontend.local.models.snapshots import Snapshots
 from tests.serving.frontend.local.conftest import Bench
 
@@ -187,6 +188,21 @@ def test_many_changes_at_once_are_few_files_and_the_last_one_has_all(bench: Benc
         await asyncio.gather(*(written.write("snapshot", change) for change in changes))
         assert _last(bench) == changes[-1]
         assert len(_files(bench)) - before <= 4
+
+    bench.run(work)
+
+
+def test_what_changes_nothing_writes_nothing_and_old_files_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "KEPT", 3)
+
+    async def work() -> None:
+        written = Snapshots(bench.settings())
+        before = set(_files(bench))
+        await written.write("startup", {})
+        for number in (1, 1, 2, 2, 1, 3):
+            await written.write("snapshot", {f"m{number}": {}})
+        left = [path for path in _files(bench) if path not in before]
+        assert [list(json.loads(read_properties(path)[KEY])["models"]) for path in left] == [["m2"], ["m1"], ["m3"]]
 
     bench.run(work)
 

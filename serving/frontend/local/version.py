@@ -72,7 +72,8 @@ class Version:
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._sequences = Sequences(model, around.settings) if model.stateful else None
-        self._waiting: Waiting | Sequences = self._sequences or Waiting(model.queue_size)
+        self._waiting: Waiting | Sequences
+        self._waiting = Waiting(model.queue_size) if self._sequences is None else self._sequences
         self._workers: list[Worker] = []
         self._leaving: set[Worker] = set()
         self._free: dict[Worker, None] = {}
@@ -265,6 +266,7 @@ class Version:
             worker.check(now)
         if self._sequences is not None:
             self._end_all(self._sequences.expire(now), "it lasted too long")
+            self._look()  # a worker may have room for a new one
         if self.model.least < self.model.most and not self.closing:
             self._adapt(now)
 

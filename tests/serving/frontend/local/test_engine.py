@@ -306,6 +306,27 @@ def test_models_come_and_go(bench: Bench) -> None:
     bench.run(work)
 
 
+def test_a_worker_that_is_gone_for_good_is_told_of_after_its_last_line(bench: Bench) -> None:
+    late = "threading.Timer(0.3, lambda: print('last words', end='', flush=True)).start()"
+    archive = bench.build("echo", "import threading\n" + _ECHO.replace("answers = []", f"answers = {late} or []"))
+    bench.ended = bench.lines
+
+    async def work() -> None:
+        await bench.register(archive)
+        first = bench.pids("echo")
+        os.kill(first[0], signal.SIGKILL)
+        while bench.pids("echo") in (first, [-1]):
+            await asyncio.sleep(0.01)
+        await bench.ask("echo", "hello")
+        await asyncio.sleep(1.0)
+        assert "W-9000-echo_1.0" not in bench.lines  # it was started again
+        await bench.engine.unregister("echo", None)
+        assert bench.lines[-2:] == ["W-9000-echo_1.0 stdout last words", "W-9000-echo_1.0"]
+
+    bench.run(work)
+    assert bench.lines.count("W-9000-echo_1.0") == 1
+
+
 def test_fewer_workers_and_none_cut_no_request(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, "minWorkers: 2\nmaxWorkers: 2\n")
 

@@ -1,4 +1,4 @@
-"""Snapshots of a server's models, which the frontends write and restore: TorchServe's, and torchmar's in its format.
+"""Snapshots of a server's models, which TorchServe's frontend writes and restores, and torchmar's own in its format.
 
 It writes one when it is ready, after each change and at its end, as ``config/<time>-<kind>.cfg`` in the folder of its
 logs: its configuration and, as ``model_snapshot``, every version of every model with its workers, batches and timeouts.

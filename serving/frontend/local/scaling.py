@@ -1,8 +1,8 @@
 """How many workers a version has between minWorkers and maxWorkers: by what waits. Where both are equal, that many.
 
 One is added when requests have waited for a moment while every worker was busy, and several when several batches wait;
-never while another one still loads its model, so one that cannot be loaded is not tried in numbers. One that had
-nothing to do is taken away after a quiet time.
+never while another one still loads its model, and not soon after one could not: what cannot be loaded is not tried
+again and again. One that had nothing to do is taken away after a quiet time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Final
 WAITED_S: Final = 0.5
 #: Seconds in which a worker was never needed, before it ends: a model takes long to load, and may soon be wanted again.
 QUIET_S: Final = 60.0
+#: Seconds without a new worker after one gave up.
+PAUSE_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,19 @@ class Scaling:
 
     def __init__(self, now: float) -> None:
         self._needed = now
+        self._paused_until = now
+
+    def pause(self, now: float) -> None:
+        """Take note that a worker could not load the model, and gave up."""
+        self._paused_until = now + PAUSE_S
 
     def look(self, seen: Seen, least: int, most: int, now: float) -> int:
         """Say how many workers it should have now; called some times a second."""
         if seen.needs_all:
             self._needed = now
         wanted = decide(seen, least, most, now - self._needed)
+        if now < self._paused_until:
+            wanted = min(wanted, seen.workers)
         if wanted != seen.workers:
             self._needed = now
         return wanted

@@ -275,7 +275,8 @@ class Version:
         model = self.model
         surplus = max(0, len(self._workers) - model.least)
         for worker in [worker for worker in self._workers if worker.ended][:surplus]:
-            self._workers.remove(worker)  # who gave up, and need not be there
+            self._workers.remove(worker)  # it gave up, and need not be there
+            self._scaling.pause(now)
         idle = [worker for worker in self._workers if self._is_idle(worker)]
         oldest, ready = self._waiting.oldest, sum(worker.ready for worker in self._workers)
         seen = Seen(

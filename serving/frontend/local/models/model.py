@@ -77,7 +77,7 @@ class Model:
         return f"{self.name}_{self.version}"
 
     @property
-    def archives_handler(self) -> str | None:
+    def handler_of_archive(self) -> str | None:
         """Handler that its archive names."""
         return self.unpacked.manifest.model.handler if self.unpacked.manifest else None
 

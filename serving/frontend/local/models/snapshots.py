@@ -50,7 +50,7 @@ def settings_of(model: Model, *, default: bool) -> dict[str, Any]:
     }
     if model.values.get("parallelType") and model.values.get("parallelLevel"):
         found["parallelLevel"] = model.values["parallelLevel"]
-    if model.handler and model.handler != model.archives_handler:
+    if model.handler and model.handler != model.handler_of_archive:
         found["handler"] = model.handler  # ours: TorchServe forgets it
     return found
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.frontend.local import scaling
-from serving.frontend.local.scaling import QUIET_S, WAITED_S, Scaling, Seen, decide
+from serving.frontend.local.scaling import PAUSE_S, QUIET_S, WAITED_S, Scaling, Seen, decide
 
 from .conftest import Bench
 
@@ -76,6 +76,13 @@ def test_nobody_goes_before_it_was_quiet_for_long(needed: list[bool]) -> None:
         workers, last = wanted, last if wanted == workers else float(now)
 
 
+def test_after_one_that_gave_up_none_is_tried_for_a_while() -> None:
+    watch = Scaling(0.0)
+    watch.pause(1.0)
+    assert watch.look(_BUSY, 1, 8, PAUSE_S) == _BUSY.workers
+    assert watch.look(_BUSY, 1, 8, PAUSE_S + 1.0) > _BUSY.workers
+
+
 _SLOW = """
 import os, time
 
@@ -130,6 +137,44 @@ def test_equal_bounds_and_an_idle_model_stay_as_they_are(bench: Bench, monkeypat
         await asyncio.gather(*(bench.ask("slow") for _ in range(5)))
         await asyncio.sleep(0.5)
         assert bench.pids("slow") == pids
+
+    bench.run(work)
+
+
+_ONCE = """
+import pathlib, time
+
+there = pathlib.Path(__file__).with_name("loaded")
+
+def handle(data, context):
+    if data is None:
+        if there.exists():
+            raise OSError("no memory for another")
+        there.touch()
+        return None
+    time.sleep(0.3)
+    return ["x" for row in data]
+"""
+
+
+def test_one_more_that_cannot_load_costs_nothing_and_is_not_tried_again_and_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = bench.build("once", _ONCE, "minWorkers: 1\nmaxWorkers: 3\nmaxRetryTimeoutInSec: 1\n")
+    monkeypatch.setattr(scaling, "WAITED_S", 0.1)
+
+    async def work() -> None:
+        await bench.register(archive)
+        pids = bench.pids("once")
+        for _ in range(4):
+            answers = await asyncio.gather(*(bench.ask("once") for _ in range(5)))
+            assert all(answer.status == 200 for answer in answers)
+        while not bench.ended:
+            await bench.ask("once")
+        await asyncio.gather(*(bench.ask("once") for _ in range(5)))
+        assert bench.ended == ["W-9001-once_1.0"]
+        assert bench.pids("once") == pids
+        assert bench.engine.healthy
 
     bench.run(work)
 

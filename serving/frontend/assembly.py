@@ -12,6 +12,7 @@ from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.management import management_app
 from serving.frontend.apps.metrics import metrics_app
+from serving.frontend.apps.routing import RESERVED
 from serving.frontend.engine import Engine
 from serving.frontend.entrance import App
 from serving.frontend.joined import Api
@@ -71,7 +72,17 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
     meters = ServerMeters(settings)
     system = SystemMetrics(settings, meters.host_entry, pids, gpus=Gpus(settings).count)
     written = Snapshots(settings) if startup.snapshots else None
-    engine = LocalEngine(settings, meters, logs.model_line, system.memory_of, logs.worker_ended, written)
+    # Where management is elsewhere, its routes are in nobody's way.
+    single_port = settings.management_address.text == settings.inference_address.text
+    engine = LocalEngine(
+        settings,
+        meters,
+        logs.model_line,
+        system.memory_of,
+        logs.worker_ended,
+        written,
+        reserved=RESERVED if single_port else (),
+    )
     keys = None
     if settings.token_authorization:
         file = settings.place.keys / "key_file.json"

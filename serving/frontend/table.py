@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from serving.frontend.errors import ConflictError, ModelNotFoundError, NotAllowedError, VersionNotFoundError
+from serving.frontend.errors import (
+    ConflictError,
+    ModelError,
+    ModelNotFoundError,
+    NotAllowedError,
+    VersionNotFoundError,
+)
 
 V = TypeVar("V")
 
@@ -20,9 +26,14 @@ class _Versions(Generic[V]):
 
 
 class Table(Generic[V]):
-    """What is registered. Knows nothing of what a version is."""
+    """What is registered. Knows nothing of what a version is.
 
-    def __init__(self) -> None:
+    Args:
+        reserved: names that no model can have, since routes begin with them.
+    """
+
+    def __init__(self, reserved: Collection[str] = ()) -> None:
+        self._reserved = reserved
         self._models: dict[str, _Versions[V]] = {}
 
     def __iter__(self) -> Iterator[V]:
@@ -69,8 +80,14 @@ class Table(Generic[V]):
         """Find that a version could be added.
 
         Raises:
+            ModelError: no model can have this name.
             ConflictError: it is there already.
         """
+        if name in self._reserved:
+            raise ModelError(
+                f"no model can be named {name} where all APIs share one port: routes begin with it; "
+                "give another model_name, or start the server without --single-port"
+            )
         if name in self._models and version in self._models[name].by_version:
             raise ConflictError(f"Model version {version} is already registered for model {name}")
 
@@ -78,6 +95,7 @@ class Table(Generic[V]):
         """Add a version; the first one of a model is its default.
 
         Raises:
+            ModelError: no model can have this name.
             ConflictError: it is there already.
         """
         self.check_free(name, version)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from serving.control.configuration.config import ModelSpec
@@ -48,6 +48,7 @@ class LocalEngine:
         memory: resident bytes of a process, as of the last collection.
         ended: told of a worker that is started no more.
         written: writes down what is registered; None for nowhere.
+        reserved: names that no model can have.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class LocalEngine:
         memory: Callable[[int], int] = _nobody,
         ended: Callable[[str], None] = _silent,
         written: snapshots.Snapshots | None = None,
+        reserved: Collection[str] = (),
     ) -> None:
         self._settings = settings
-        self._table: Table[Version] = Table()
+        self._table: Table[Version] = Table(reserved)
         self._number = settings.initial_worker_port
         self._around = Surroundings(
             settings, meters, self._next_number, Gpus(settings).next, dependencies.python_of, printed, memory, ended

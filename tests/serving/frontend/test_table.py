@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from serving.frontend.errors import (
     ConflictError,
     FrontendError,
+    ModelError,
     ModelNotFoundError,
     NotAllowedError,
     VersionNotFoundError,
@@ -70,3 +71,12 @@ def test_every_model_has_one_default_version_whatever_happens(steps: list[tuple[
         assert set(table) == there
         assert table.names() == sorted({name for name, _ in there})
         assert all(table.find(name, None) in there for name in table.names())
+
+
+def test_names_that_routes_begin_with_are_refused() -> None:
+    table: Table[str] = Table({"ping"})
+    for refuse in (lambda: table.check_free("ping", "1.0"), lambda: table.add("ping", "1.0", "one")):
+        with pytest.raises(ModelError, match=r"no model can be named ping .* without --single-port"):
+            refuse()
+    table.add("pings", "1.0", "one")
+    assert table.names() == ["pings"]

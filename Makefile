@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both make .venv by themselves.
 #   make demo PORT=auto     free ports instead of 8080, 8081, ...
+#   make demo FRONTEND=python   without Java
 # Other versions have an environment of their own beside it, .venv-python3.12-torch2.14.1:
 #   make test PYTHON=python3.12 TORCH=2.14.1      and TORCHVISION, NUMPY, PILLOW; pip chooses what is not named
 #   make test-oldest PYTHON=python3.10            the oldest of everything that setup.py allows
@@ -44,7 +45,7 @@ help:
 	@echo 'make clean   remove the environment and the caches'
 
 demo: $(VENV)/.installed
-	@$(BIN)/python examples/mnist/demo.py --port $(PORT)
+	@$(FRONTEND:%=TORCHMAR_FRONTEND=%) $(BIN)/python examples/mnist/demo.py --port $(PORT)
 
 # Every check runs, whatever the others found; pytest comes last, so that its summary ends the output. The tests start
 # hundreds of processes: what is compiled once is not compiled by each, also where the environment forbids to keep it.

@@ -24,6 +24,7 @@ PORT ?= 8080
 WORKERS ?= 2
 MINUTES ?= 10
 ROUNDS ?= 200
+FRONTEND ?= java
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -39,7 +40,7 @@ help:
 	@echo 'make lint    the checks without pytest'
 	@echo 'make format  rewrite the sources in the project style'
 	@echo 'make release-check  build wheel and sdist, install each, run the tutorial from it'
-	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold?'
+	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold? FRONTEND=python'
 	@echo 'make churn   register and remove models at once for ROUNDS ($(ROUNDS)): is every one answered?'
 	@echo 'make clean   remove the environment and the caches'
 
@@ -106,7 +107,7 @@ $(VENV)/constraints.txt: setup.py | $(VENV)/bin/python
 	@{ printf '%s\n' $(CHOSEN); $(if $(OLDEST),$(MINIMUMS);) } > $@
 
 soak: $(VENV)/.installed
-	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
+	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --frontend $(FRONTEND)
 
 churn: $(VENV)/.installed
 	@$(BIN)/python benchmarks/churn.py --rounds $(ROUNDS)

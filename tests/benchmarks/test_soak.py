@@ -30,9 +30,8 @@ Num       RefCount Protocol Flags    Type St Inode Path
 0000000000000000: 00000002 00000000 00010000 0001 01 504 /run/other
 0000000000000000: 00000003 00000000 00000000 0001 03 505
 """
-FLAT = Footprint(
-    EXPECTED, {"prefork": 10**8, "thin": 10**7}, 2 * 10**8, 70, {"frontend": 97, "prefork": 19, "shared": 39}
-)
+FILES = {"frontend": 97, "prefork": 19, "shared": 39}
+FLAT = Footprint(EXPECTED, {"prefork": 10**8, "thin": 10**7}, 2 * 10**8, 70, FILES)
 
 
 @pytest.mark.parametrize(

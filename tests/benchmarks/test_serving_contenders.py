@@ -28,7 +28,7 @@ from serving.client import ManagementClient
         ("shared:1:32:2", Contender("shared", 1, 32, 2), "shared, batchSize 32 after 2 ms"),
         ("python-dedicated", Contender("python-dedicated", 1, 32), "python dedicated, batchSize 32"),
         ("python-dedicated:1:1", Contender("python-dedicated", 1, 1), "python dedicated"),
-        ("python-shared", Contender("python-shared", 2, 32), "python shared, 2 workers, batchSize 32"),
+        ("python-shared", Contender("python-shared", 16, 32), "python shared, 16 workers, batchSize 32"),
     ],
 )
 def test_a_contender_is_a_kind_with_the_frontends_numbers(text: str, contender: Contender, label: str) -> None:

@@ -24,7 +24,6 @@ PORT ?= 8080
 WORKERS ?= 2
 MINUTES ?= 10
 ROUNDS ?= 200
-FRONTEND ?= java
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -107,7 +106,7 @@ $(VENV)/constraints.txt: setup.py | $(VENV)/bin/python
 	@{ printf '%s\n' $(CHOSEN); $(if $(OLDEST),$(MINIMUMS);) } > $@
 
 soak: $(VENV)/.installed
-	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --frontend $(FRONTEND)
+	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(FRONTEND:%=--frontend %)
 
 churn: $(VENV)/.installed
 	@$(BIN)/python benchmarks/churn.py --rounds $(ROUNDS)

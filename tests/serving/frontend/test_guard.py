@@ -270,7 +270,7 @@ def test_a_body_that_nobody_wants_any_more_comes_to_an_end(parser: str) -> None:
 
 
 class PlayedTransport:
-    """Takes down what is written, each system call by itself."""
+    """Take down what is written, each system call by itself."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -296,7 +296,7 @@ class PlayedTransport:
 
 
 def sent_for(app: App, parser: str, data: bytes) -> list[bytes]:
-    """What is written to a played transport when this comes."""
+    """Return what is written to a played transport when this comes."""
     transport = PlayedTransport()
 
     async def answer() -> None:

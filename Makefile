@@ -40,7 +40,7 @@ help:
 	@echo 'make lint    the checks without pytest'
 	@echo 'make format  rewrite the sources in the project style'
 	@echo 'make release-check  build wheel and sdist, install each, run the tutorial from it'
-	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold?'
+	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold? FRONTEND=python'
 	@echo 'make churn   register and remove models at once for ROUNDS ($(ROUNDS)): is every one answered?'
 	@echo 'make clean   remove the environment and the caches'
 
@@ -110,7 +110,7 @@ $(VENV)/constraints.txt: setup.py | $(VENV)/bin/python
 	@{ printf '%s\n' $(CHOSEN); $(if $(OLDEST),$(MINIMUMS);) } > $@
 
 soak: $(VENV)/.installed
-	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
+	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(FRONTEND:%=--frontend %)
 
 churn: $(VENV)/.installed
 	@$(BIN)/python benchmarks/churn.py --rounds $(ROUNDS)

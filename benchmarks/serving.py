@@ -11,7 +11,9 @@ It starts every contender itself, drives it with load, ends it, and writes ``ser
     python benchmarks/serving.py --contenders stock,shared,shared:4:32:1,dedicated:2
 
 A contender is KIND[:WORKERS[:BATCH_SIZE[:BATCH_DELAY_MS]]]; the numbers are the frontend's. The kinds are stock,
-stock-quiet, dedicated and shared; see ``serving_bench/contenders.py``. Ratios are to the first contender.
+stock-quiet, dedicated, shared, python-dedicated and python-shared; see ``serving_bench/contenders.py``. Ratios are to
+the first contender. Beside requests a second and their latency stands the processor time that all processes of the
+server took for a request, and the frontend's share of it.
 
 wrk drives the load where it is installed. The generator that stands in for it is Python and takes more of the
 processor from the server: compare figures of one driver only.
@@ -41,7 +43,7 @@ from benchmarks import machine  # noqa: E402
 from benchmarks.serving_bench import bare, chart, driver, report  # noqa: E402
 from benchmarks.serving_bench.contenders import Contender  # noqa: E402
 from benchmarks.serving_bench.results import Bare, Life, Load, Results  # noqa: E402
-from benchmarks.serving_bench.servers import BenchmarkError, Server, serving  # noqa: E402
+from benchmarks.serving_bench.servers import BenchmarkError, Memory, Server, serving  # noqa: E402
 from benchmarks.serving_bench.targets import SCALED  # noqa: E402
 from benchmarks.serving_bench.workloads import WORKLOADS, Workload  # noqa: E402
 
@@ -49,7 +51,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PARTS = ("bare", "load", "life")
 BATCHES = (1, 8, 32)
 THREADS = (0, 1)  # torch's default, and one
-CONTENDERS = "stock,stock-quiet,dedicated,shared"
+CONTENDERS = "stock,stock-quiet,dedicated,shared,python-dedicated,python-shared"
 _SETTLE_S = 1.0  # before memory is read
 _WARM_CONNECTIONS = 16
 _LOOK_S = 2.0
@@ -149,14 +151,22 @@ class Run:
             self._send(workload, server, _WARM_CONNECTIONS, 2 * self.warm_up)
             for connections in self.results.connections:
                 self._send(workload, server, connections, self.warm_up)
-                figures = self._send(workload, server, connections, self.seconds)
-                self.results.loads.append(Load(number, workload.name, contender, connections, figures))
+                self.results.loads.append(self._measured(number, workload, contender, server, connections))
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _send(self, workload: Workload, server: Server, connections: int, seconds: float) -> driver.Figures:
-        figures = driver.send(self.drive, server.url, workload.bodies, connections, seconds)
+    def _measured(
+        self, number: int, workload: Workload, contender: Contender, server: Server, connections: int
+    ) -> Load:
+        before = server.processor()
+        figures = driver.send(self.drive, server.url, workload.bodies, connections, self.seconds)
+        taken = server.processor().since(before)
         server.drain(workload.bodies[0].read_bytes())
-        return figures
+        times = [1000 * seconds / max(1, figures.requests) for seconds in (taken.total_s, taken.frontend_s)]
+        return Load(number, workload.name, contender, connections, figures, *times)
+
+    def _send(self, workload: Workload, server: Server, connections: int, seconds: float) -> None:
+        driver.send(self.drive, server.url, workload.bodies, connections, seconds)
+        server.drain(workload.bodies[0].read_bytes())
 
     def _check_answers(self, workload: Workload, server: Server) -> None:
         """Check that all contenders give the same answers."""
@@ -169,17 +179,29 @@ class Run:
     def _life(self, number: int, workload: Workload, contender: Contender) -> None:
         folder = self._server_folder()
         with serving(contender, workload, folder, 1, self.results.problems) as server:
-            one, _ = self._memory(workload, server, 1)
+            one = self._memory(workload, server, 1)
             seconds = server.scale(self.results.scale_to)
-            many, processes = self._memory(workload, server, self.results.scale_to)
-            self.results.lives.append(Life(number, contender, server.ready_s, seconds, one, many, processes))
+            many = self._memory(workload, server, self.results.scale_to)
+            self.results.lives.append(
+                Life(
+                    number,
+                    contender,
+                    server.ready_s,
+                    seconds,
+                    one.backend_mb,
+                    many.backend_mb,
+                    many.processes,
+                    server.start_processor_s,
+                    one.frontend_mb,
+                )
+            )
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _memory(self, workload: Workload, server: Server, workers: int) -> tuple[float, int]:
+    def _memory(self, workload: Workload, server: Server, workers: int) -> Memory:
         """Measure the memory after every worker had something to do."""
         self._send(workload, server, 2 * workers, 2.0)
         time.sleep(_SETTLE_S)
-        return server.backend_memory()
+        return server.memory()
 
 
 def settings(options: argparse.Namespace, chosen: driver.Driver) -> dict[str, str]:

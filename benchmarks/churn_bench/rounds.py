@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from benchmarks.churn_bench.models import SETS
-from benchmarks.soak_bench.processes import JAVA, OTHER, PREFORK, members
+from benchmarks.soak_bench.processes import FRONTEND, OTHER, PREFORK, members
 from serving.control.state import ServerRecord
 
 ANSWER_S: Final = 60.0
@@ -128,7 +128,7 @@ class Rounds:
         """Kill a process that works for a model, and seldom the one that all are forked from."""
         time.sleep(after_s)
         with_prefork = self._random.random() < _PREFORK_SHARE
-        found = [member for member in members(self._record.pid) if member.role not in (JAVA, OTHER)]
+        found = [member for member in members(self._record.pid) if member.role not in (FRONTEND, OTHER)]
         victims = [member for member in found if (member.role == PREFORK) == with_prefork]
         if not victims:
             return 0

@@ -7,16 +7,28 @@ from typing import Literal
 
 import yaml
 
-Kind = Literal["stock", "stock-quiet", "dedicated", "shared"]
+Kind = Literal["stock", "stock-quiet", "dedicated", "shared", "python-dedicated", "python-shared"]
 
 KINDS: dict[Kind, str] = {
     "stock": "TorchServe as it comes: `torchserve --start`, its own worker, its default log and metrics mode",
     "stock-quiet": "the same worker with a quiet log and prometheus metrics: `torchmar start --stock-worker`",
     "dedicated": "our worker, a process each: `torchmar start`",
     "shared": "our worker, one process behind all connections: `backend: {mode: shared}` in model-config.yaml",
+    "python-dedicated": "our worker, a process each, batchSize 32: `torchmar start --frontend python`",
+    "python-shared": "our worker, one process behind all connections, batchSize 32: the same with `mode: shared`",
 }
 SHARED_WORKERS = 16
 SHARED_BATCH = 32
+# Workers and batchSize. In Java's frontend a batch waits to be filled; in the Python one nothing does.
+# With 2 connections in place of 16 a shared process got MNIST's second batch too early: 0.82 of the requests/s at 8.
+_USUAL: dict[Kind, tuple[int, int]] = {
+    "stock": (1, 1),
+    "stock-quiet": (1, 1),
+    "dedicated": (1, 1),
+    "shared": (SHARED_WORKERS, 1),
+    "python-dedicated": (1, 32),
+    "python-shared": (SHARED_WORKERS, 32),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Contender:
     Attributes:
         workers: of the frontend, while the load is measured.
         batch_size: of the frontend; 1 leaves batching to the worker.
-        batch_delay_ms: how long the frontend waits for such a batch to fill.
+        batch_delay_ms: how long Java's frontend waits for such a batch to fill.
         settings: further lines of its config.properties.
         pipeline: what a shared one says of preparing the next batch while one runs; None leaves it to the handler.
     """
@@ -49,9 +61,18 @@ class Contender:
         kind = next((known for known in KINDS if known == name), None)
         if kind is None or len(numbers) > 3 or not all(number.isdigit() and int(number) > 0 for number in numbers):
             raise ValueError(f"not a contender: {text!r}; write {', '.join(KINDS)} or KIND:WORKERS:BATCH:DELAY_MS")
-        default = SHARED_WORKERS if kind == "shared" else 1
-        workers, batch_size, delay = [*map(int, numbers), *(default, 1, 1)[len(numbers) :]]
+        workers, batch_size, delay = [*map(int, numbers), *(*_USUAL[kind], 1)[len(numbers) :]]
         return cls(kind, workers, batch_size, delay)
+
+    @property
+    def is_python(self) -> bool:
+        """Whether its frontend is the Python one."""
+        return self.kind in ("python-dedicated", "python-shared")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether one process has the model for all workers."""
+        return self.kind in ("shared", "python-shared")
 
     @property
     def label(self) -> str:
@@ -60,7 +81,8 @@ class Contender:
         if self.workers > 1:
             text += f", {self.workers} workers"
         if self.batch_size > 1:
-            text += f", batchSize {self.batch_size} after {self.batch_delay_ms} ms"
+            text += f", batchSize {self.batch_size}"
+            text += "" if self.is_python else f" after {self.batch_delay_ms} ms"
         return text
 
     def model_config(self, workers: int) -> str:
@@ -68,7 +90,7 @@ class Contender:
         document: dict[str, object] = {"minWorkers": workers, "maxWorkers": workers, "batchSize": self.batch_size}
         if self.batch_size > 1:
             document["maxBatchDelay"] = self.batch_delay_ms
-        if self.kind == "shared":
+        if self.is_shared:
             backend: dict[str, object] = {"mode": "shared", "max_batch_size": SHARED_BATCH}
             if self.pipeline is not None:
                 backend["pipeline"] = self.pipeline

@@ -81,12 +81,16 @@ def workload_tables(results: Results, workload: str) -> list[str]:
             for count in results.connections
         ]
 
-    def latency(contender: Contender, count: int) -> str:
-        found = [results.load(workload, contender, count, name) for name in ("p50_ms", "p99_ms")]
-        return NOTHING if None in found else " / ".join(map(number, found))
+    def pair(contender: Contender, count: int, names: tuple[str, str]) -> str:
+        found = [results.load(workload, contender, count, name) for name in names]
+        bases = [results.load(workload, base, count, name) for name in names]
+        return NOTHING if None in found else " / ".join(map(compared, found, bases))
 
     def latencies(contender: Contender) -> list[str]:
-        return [latency(contender, count) for count in results.connections]
+        return [pair(contender, count, ("p50_ms", "p99_ms")) for count in results.connections]
+
+    def processor(contender: Contender) -> list[str]:
+        return [pair(contender, count, ("processor_ms", "frontend_ms")) for count in results.connections]
 
     def rows(cells: Callable[[Contender], list[str]]) -> list[list[str]]:
         return [[contender.label, *cells(contender)] for contender in results.contenders]
@@ -98,8 +102,11 @@ def workload_tables(results: Results, workload: str) -> list[str]:
     if results.loads:
         parts += ["Requests per second:", table(("", *head, "errors"), rate_rows)]
         parts += ["Latency, p50 / p99 in ms:", table(("", *head), rows(latencies))]
+        title = "Processor time that the server took for a request, all processes / the frontend's own, in ms:"
+        parts += [title, table(("", *head), rows(processor))]
     if results.batches:
-        parts += ["The same handler without a server, items per second:", _bare(results, workload)]
+        title = "The same handler in a loop without a server, decoding the bodies included, items per second:"
+        parts += [title, _bare(results, workload)]
     return parts
 
 
@@ -116,7 +123,7 @@ def _bare(results: Results, workload: str) -> str:
 
 def _lives(results: Results) -> str:
     base = results.contenders[0]
-    names = ("ready_s", "scale_s", "memory_one_mb", "memory_many_mb")
+    names = ("ready_s", "processor_s", "scale_s", "memory_one_mb", "memory_many_mb", "frontend_mb")
     rows = [
         (
             contender.kind.replace("-", " "),
@@ -129,9 +136,11 @@ def _lives(results: Results) -> str:
     head = (
         "",
         "start to READY, s",
+        "processor time of the start, s",
         f"1 to {many} workers, s",
         "PSS of 1 worker, MB",
         f"PSS of {many} workers, MB",
+        "PSS of the frontend, MB",
         f"processes with {many}",
     )
     return table(head, rows)

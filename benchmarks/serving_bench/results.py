@@ -13,13 +13,25 @@ from benchmarks.serving_bench.driver import Figures
 
 @dataclass(frozen=True)
 class Load:
-    """One measurement of one contender under load."""
+    """One measurement of one contender under load.
+
+    Attributes:
+        processor_ms: that all processes of the server took for a request, in user and system mode.
+        frontend_ms: the frontend's share of it.
+    """
 
     round: int
     workload: str
     contender: Contender
     connections: int
     figures: Figures
+    processor_ms: float = 0.0
+    frontend_ms: float = 0.0
+
+    def value(self, name: str) -> float:
+        """Return one of these, or of the figures, by its name."""
+        found: float = getattr(self.figures if hasattr(self.figures, name) else self, name)
+        return found
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,11 @@ class Life:
     Attributes:
         ready_s: from the start command until one worker was READY.
         scale_s: from then to more workers, all of them READY.
-        memory_one_mb: PSS of all processes but Java's with one worker; 0 where the system does not tell.
+        memory_one_mb: PSS of all processes but the frontend's with one worker; 0 where the system does not tell.
         memory_many_mb: the same with the more workers.
         processes_many: how many processes these are.
+        processor_s: of the start, the start command's included.
+        frontend_mb: PSS of the frontend's process, with one worker.
     """
 
     round: int
@@ -56,6 +70,8 @@ class Life:
     memory_one_mb: float
     memory_many_mb: float
     processes_many: int
+    processor_s: float = 0.0
+    frontend_mb: float = 0.0
 
 
 @dataclass
@@ -84,7 +100,7 @@ class Results:
 
     def load(self, workload: str, contender: Contender | None, connections: int, name: str) -> float | None:
         """Return the median of a figure, such as ``rps``; None if it was not measured."""
-        return median(getattr(figures, name) for figures in self._figures(workload, contender, connections))
+        return median(load.value(name) for load in self._loads(workload, contender, connections))
 
     def errors(self, workload: str, contender: Contender) -> int:
         """Count the errors of all rounds and all numbers of connections."""
@@ -122,14 +138,14 @@ class Results:
         keys = {(load.workload, load.contender, load.connections) for load in self.loads}
         found = []
         for key in keys:
-            rates = [figures.rps for figures in self._figures(*key)]
+            rates = [load.figures.rps for load in self._loads(*key)]
             if middle := statistics.median(rates):
                 found.append((max(rates) - min(rates)) / middle)
         return median(found) or 0.0
 
-    def _figures(self, workload: str, contender: Contender | None, connections: int) -> list[Figures]:
+    def _loads(self, workload: str, contender: Contender | None, connections: int) -> list[Load]:
         wanted = (workload, contender, connections)
-        return [load.figures for load in self.loads if (load.workload, load.contender, load.connections) == wanted]
+        return [load for load in self.loads if (load.workload, load.contender, load.connections) == wanted]
 
     def document(self) -> dict[str, Any]:
         """Return all results for JSON; contenders by their labels."""

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -53,6 +53,7 @@ class Server:
     Attributes:
         mark: value of the environment variable that its processes carry.
         ready_s: seconds from the start command to the first moment that its workers were READY.
+        start_processor_s: seconds of the processor that this took, the start command's included.
     """
 
     contender: Contender
@@ -61,6 +62,7 @@ class Server:
     management: ManagementClient
     mark: str
     ready_s: float
+    start_processor_s: float = 0.0
 
     @property
     def url(self) -> str:
@@ -105,16 +107,73 @@ class Server:
             time.sleep(_POLL_S)
         return time.perf_counter() - begin
 
-    def backend_memory(self) -> tuple[float, int]:
-        """Return the memory (PSS) in MB of all processes but Java's, and how many these are; (0, 0) if unknown."""
-        total, count = 0, 0
+    def processor(self) -> Processor:
+        """Return what its processes have taken of the processor until now, those that have ended included."""
+        frontend = others = 0.0
         for process in marked_processes(self.mark):
             with suppress(psutil.Error, OSError):
-                if process.name() == "java" or "metric_collector" in " ".join(process.cmdline()):
-                    continue
-                total += proportional_kb(Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii"))
-                count += 1
-        return total * 1024 / 1e6, count
+                times = process.cpu_times()
+                if is_frontend(process):
+                    frontend += times.user + times.system
+                else:
+                    others += times.user + times.system
+                others += times.children_user + times.children_system
+        return Processor(frontend, others)
+
+    def memory(self) -> Memory:
+        """Return the memory of its processes now."""
+        frontend = backend = count = 0
+        for process in marked_processes(self.mark):
+            with suppress(psutil.Error, OSError):
+                kilobytes = proportional_kb(Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii"))
+                if is_frontend(process):
+                    frontend += kilobytes
+                elif "metric_collector" not in " ".join(process.cmdline()):
+                    backend += kilobytes
+                    count += 1
+        return Memory(frontend * 1024 / 1e6, backend * 1024 / 1e6, count)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Seconds of the processor.
+
+    Attributes:
+        frontend_s: of the frontend's process.
+        others_s: of all others.
+    """
+
+    frontend_s: float
+    others_s: float
+
+    def since(self, before: Processor) -> Processor:
+        """Return what was taken since then."""
+        return Processor(self.frontend_s - before.frontend_s, self.others_s - before.others_s)
+
+    @property
+    def total_s(self) -> float:
+        """Return the sum."""
+        return self.frontend_s + self.others_s
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory in MB, pages that several processes have counted once (PSS); 0 where the system does not tell.
+
+    Attributes:
+        frontend_mb: of the frontend's process.
+        backend_mb: of the workers' processes.
+        processes: how many these are.
+    """
+
+    frontend_mb: float
+    backend_mb: float
+    processes: int
+
+
+def is_frontend(process: psutil.Process) -> bool:
+    """Whether this is the frontend's process, whichever frontend it is."""
+    return process.name() == "java" or process.cmdline()[1:3] == ["-m", "serving.frontend"]
 
 
 def proportional_kb(text: str) -> int:
@@ -176,7 +235,7 @@ def serving_together(
     with ManagementClient.at(http[1], timeout_s=START_TIMEOUT_S) as management:
         launcher: subprocess.Popen[bytes] | None = None
         try:
-            begin = time.perf_counter()
+            begin, taken = time.perf_counter(), _taken_by_children()
             with (folder / "start.log").open("wb") as log:
                 # The stock server prints every line of its log: nowhere is the cheapest place for them.
                 launcher = subprocess.Popen(
@@ -187,14 +246,22 @@ def serving_together(
             ready_s = time.perf_counter() - begin
             if launcher.wait(START_TIMEOUT_S) != 0:
                 raise BenchmarkError(f"the start command failed: {_last_words(folder)}")
-            yield [
+            servers = [
                 Server(contender, workload.name, http[0], management, mark, ready_s)
                 for contender, workload, _ in models
             ]
+            started = servers[0].processor().total_s + _taken_by_children() - taken
+            yield [replace(server, start_processor_s=started) for server in servers]
         finally:
             if left := _end(first, launcher, folder, environ, mark):
                 names = ", ".join(workload.name for _, workload, _ in models)
                 problems.append(f"{first.label}, {names}: had to be killed in the end: {left}")
+
+
+def _taken_by_children() -> float:
+    """Return the seconds of the processor that our own children had taken, of those that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def properties(http: list[str], grpc: list[int]) -> str:
@@ -220,6 +287,8 @@ def start_command(contender: Contender, models: Sequence[str], folder: Path) -> 
     options = ["--quiet", "--timeout", str(int(START_TIMEOUT_S))]
     if contender.kind == "stock-quiet":
         options.append("--stock-worker")
+    if contender.is_python:
+        options += ["--frontend", "python"]
     return [_program("torchmar"), "start", *options, *common]
 
 

@@ -68,3 +68,46 @@ def targets(results: Results) -> Iterator[Target]:
     for workload in results.titles:
         text = f"{workload}, 32 connections, shared: p99 against stock"
         yield Target(text, "<=", 0.5, load(workload, shared, 32, "p99_ms"))
+    for each in ("python-dedicated", "python-shared"):
+        if (contender := results.first(each)) is not None:
+            yield from _python_targets(results, contender)
+
+
+def _python_targets(results: Results, python: Contender) -> Iterator[Target]:
+    """Yield the targets of the Python frontend, for one of its contenders."""
+    stock, quiet, java = results.first("stock"), results.first("stock-quiet"), results.first("shared")
+
+    def against(base: Contender | None, workload: str, connections: int, name: str) -> float | None:
+        mine = results.load(workload, python, connections, name)
+        return ratio(mine, results.load(workload, base, connections, name))
+
+    def rps(text: str, bound: float, measured: float | None) -> Target:
+        return Target(f"{python.kind}: {text}", ">=", bound, measured)
+
+    def at_most(text: str, bound: float, measured: float | None) -> Target:
+        return Target(f"{python.kind}: {text}", "<=", bound, measured)
+
+    for connections, of_stock, of_java in ((1, 1.5, 1.0), (32, 5.0, 1.3)):
+        text = f"no-op, {connections} connection{'s' if connections > 1 else ''}: requests/s against"
+        yield rps(f"{text} stock quiet", of_stock, against(quiet, "noop", connections, "rps"))
+        yield rps(f"{text} Java and shared", of_java, against(java, "noop", connections, "rps"))
+    yield rps("MNIST, 32 connections: requests/s against stock quiet", 4.0, against(quiet, "mnist", 32, "rps"))
+    for workload, connections, bound in (("mnist", 32, 0.85), ("resnet18", 8, 0.95)):
+        loop = results.bare(workload, 1, LIMIT_BATCH) if workload == "mnist" else results.limit(workload, connections)
+        threads = " with one thread" if workload == "mnist" else ""
+        text = f"{workload}, {connections} connections: requests/s against the loop without a server{threads}"
+        yield rps(text, bound, ratio(results.load(workload, python, connections, "rps"), loop))
+    one = ratio(1000.0, results.bare("mnist", 1, 1))
+    text = "MNIST, 1 connection: p50 against the loop's time for one, with one thread"
+    yield at_most(text, 1.5, ratio(results.load("mnist", python, 1, "p50_ms"), one))
+    for workload in ("noop", "mnist"):
+        for connections, bound in ((1, 0.3), (32, 0.6)):
+            text = f"{workload}, {connections} connection{'s' if connections > 1 else ''}: p99 against Java and shared"
+            yield at_most(text, bound, against(java, workload, connections, "p99_ms"))
+    for text, name, bound in (
+        ("start to READY", "ready_s", 0.4),
+        ("processor time of the start", "processor_s", 0.5),
+        ("PSS of the frontend's process", "frontend_mb", 0.3),
+    ):
+        measured = ratio(results.life(python, name), results.life(stock, name))
+        yield at_most(f"MNIST, {text} against stock", bound, measured)

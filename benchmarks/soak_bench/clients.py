@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from benchmarks.soak_bench.models import DEDICATED, RESPONSE_TIMEOUT_S, SHARED
 
-CLIENTS = {DEDICATED: 3, SHARED: 8}
+CLIENTS = 11
+_SHARES = {DEDICATED: 3 / 11, SHARED: 8 / 11}
 # Without a worker, requests wait until there is one: after an import of torch, while clients and kills go on.
 ANSWER_S = RESPONSE_TIMEOUT_S + 40.0
 _PAUSE_S = 0.04  # between two requests, at the most: two cores have to do
@@ -32,19 +33,23 @@ class Tally:
     Attributes:
         seconds: until the answer, whatever it was.
         failures: requests without an answer, or with a wrong one, in words.
+        refused: statuses of the answers that were errors, by the requests' names.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: array[float] = field(default_factory=lambda: array("d"))
     failures: list[str] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, status: int, seconds: float, failure: str) -> None:
+    def add(self, name: str, status: int, seconds: float, failure: str) -> None:
         """Note one request; status 0 for no answer."""
         with self._lock:
             if status:
                 self.statuses[status] += 1
                 self.seconds.append(seconds)
+            if status not in (0, 200):
+                self.refused[name] = status
             if failure:
                 self.failures.append(failure)
 
@@ -97,7 +102,8 @@ class Client(threading.Thread):
         begin = time.monotonic()
         status = pid = 0
         try:
-            self._connection.request("POST", self._path, body, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json", "X-Request-Id": name}
+            self._connection.request("POST", self._path, body, headers)
             response = self._connection.getresponse()
             content = response.read()
             status = response.status
@@ -105,7 +111,7 @@ class Client(threading.Thread):
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             failure = f"no answer after {time.monotonic() - begin:.1f} s: {type(error).__name__}: {error}"
-        self._tally.add(status, time.monotonic() - begin, f"{name}: {failure}" if failure else "")
+        self._tally.add(name, status, time.monotonic() - begin, f"{name}: {failure}" if failure else "")
         return name, pid
 
     def _close_if_ended(self) -> None:
@@ -131,12 +137,14 @@ def judge(name: str, status: int, content: bytes) -> tuple[str, int]:
 
 
 @contextmanager
-def load(address: str, seed: int, label: str, tallies: Mapping[str, Tally]) -> Iterator[None]:
+def load(
+    address: str, seed: int, label: str, tallies: Mapping[str, Tally], connections: int = CLIENTS
+) -> Iterator[None]:
     """Keep all clients busy meanwhile; when it ends, every request has been answered, or given up."""
     clients = [
         Client(address, model, f"{model}-{label}-{number}", seed, tallies[model])
-        for model, count in CLIENTS.items()
-        for number in range(count)
+        for model, share in _SHARES.items()
+        for number in range(max(1, round(share * connections)))
     ]
     for client in clients:
         client.start()

@@ -12,20 +12,22 @@ RESPONSE_TIMEOUT_S = 20
 METRICS_S = 10  # between two questions of the frontend for the workers' memory
 _HANDLER = Path(__file__).with_name("soak_handler.py")
 
-# The heap is bounded so that what Java takes is known after the first minutes, not after the first hours.
 CONFIG = f"""\
 default_response_timeout={RESPONSE_TIMEOUT_S}
 metric_time_interval={METRICS_S}
 job_queue_size=1000
-vmargs=-Xmx256m
 """
+# The heap is bounded so that what Java takes is known after the first minutes, not after the first hours.
+JAVAS_CONFIG = CONFIG + "vmargs=-Xmx256m\n"
 
 
 def model_config(model: str) -> str:
     """Return the model-config.yaml of a model."""
     workers = WORKERS[model]
     text = f"minWorkers: {workers}\nmaxWorkers: {workers}\nresponseTimeout: {RESPONSE_TIMEOUT_S}\n"
-    return text + ("backend:\n  mode: shared\n  max_batch_size: 16\n" if model == SHARED else "")
+    # The Python frontend sends a request again whose worker has died; Java's does not know how.
+    text += "backend:\n  retry: true\n"
+    return text + ("  mode: shared\n  max_batch_size: 16\n" if model == SHARED else "")
 
 
 def build(folder: Path) -> Path:

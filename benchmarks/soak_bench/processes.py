@@ -15,14 +15,20 @@ import psutil
 from benchmarks.soak_bench.models import DEDICATED, SHARED, WORKERS
 from serving.control.processes import session_members
 
-JAVA, PREFORK, THIN, DEDICATED_ROLE, SHARED_ROLE = "java", "prefork", "thin", "dedicated", "shared"
+FRONTEND, PREFORK, THIN, DEDICATED_ROLE, SHARED_ROLE = "frontend", "prefork", "thin", "dedicated", "shared"
 STARTING = "starting"
 """Just forked, and not yet at home in its model's folder."""
 OTHER = "other"
-"""The collector of metrics, or what Java starts processes with: comes and goes."""
+"""The collector of metrics, or what the frontend starts processes with: comes and goes."""
 WORKING = (THIN, DEDICATED_ROLE, SHARED_ROLE, STARTING)
 ROLE_OF_MODEL = {DEDICATED: DEDICATED_ROLE, SHARED: SHARED_ROLE}
-EXPECTED = {JAVA: 1, PREFORK: 1, THIN: sum(WORKERS.values()), DEDICATED_ROLE: WORKERS[DEDICATED], SHARED_ROLE: 1}
+EXPECTED = {
+    FRONTEND: 1,
+    PREFORK: 1,
+    THIN: sum(WORKERS.values()),
+    DEDICATED_ROLE: WORKERS[DEDICATED],
+    SHARED_ROLE: 1,
+}
 
 _SCRIPT = "model_service_worker.py"
 _UNIX_SOCKETS = Path("/proc/net/unix")
@@ -47,7 +53,7 @@ def role_of(argv: Sequence[str], *, leads: bool, listens: bool, model: str) -> s
         model: whose files are in its working folder; empty if none are.
     """
     if leads:
-        return JAVA
+        return FRONTEND
     if not any(argument.endswith(_SCRIPT) for argument in argv[:3]):
         return OTHER
     if "--prefork" not in argv:
@@ -63,7 +69,7 @@ def listening_sockets(table: str, owner: int) -> list[str]:
 
 
 def open_sockets(leader: int) -> list[str]:
-    """Return the same as `listening_sockets`, of a server by the pid of its Java process, now."""
+    """Return the same as `listening_sockets`, of a server by the pid of its frontend, now."""
     return listening_sockets(_UNIX_SOCKETS.read_text(), leader)
 
 
@@ -112,17 +118,17 @@ class Footprint:
 
     Attributes:
         processes: how many, by role.
-        memory: bytes by role that are no file's, pages that several processes share counted once (PSS), without Java
-            and others. The libraries' pages may be shared with programs that are not ours, which come and go.
-        java: resident bytes.
-        java_threads: how many.
+        memory: bytes by role that are no file's, pages that several processes share counted once (PSS), without the
+            frontend and others. The libraries' pages may be shared with programs that are not ours, which come and go.
+        frontend: resident bytes of its process.
+        frontend_threads: how many it has.
         descriptors: open files of the process of a role that has most of them.
     """
 
     processes: Mapping[str, int]
     memory: Mapping[str, int]
-    java: int
-    java_threads: int
+    frontend: int
+    frontend_threads: int
     descriptors: Mapping[str, int]
 
     @property
@@ -136,17 +142,17 @@ def footprint(leader: int) -> Footprint:
     numbers: Counter[str] = Counter()
     memory: Counter[str] = Counter()
     descriptors: dict[str, int] = {}
-    java = threads = 0
+    frontend = threads = 0
     for member in members(leader):
         process, role = member.process, member.role
         with suppress(psutil.Error, OSError):
-            if role == JAVA:
-                java, threads = process.memory_info().rss, process.num_threads()
+            if role == FRONTEND:
+                frontend, threads = process.memory_info().rss, process.num_threads()
             elif role != OTHER:
                 memory[role] += own_kb(Path(f"/proc/{process.pid}/smaps_rollup").read_text()) * 1024
             numbers[role] += 1
             descriptors[role] = max(descriptors.get(role, 0), process.num_fds())
-    return Footprint(without_others(numbers), memory, java, threads, descriptors)
+    return Footprint(without_others(numbers), memory, frontend, threads, descriptors)
 
 
 def own_kb(text: str) -> int:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.soak_bench.clients import Client, load
+from benchmarks.soak_bench.clients import CLIENTS, Client, load
 from benchmarks.soak_bench.models import METRICS_S, SHARED, WORKERS
 from benchmarks.soak_bench.processes import (
     DEDICATED_ROLE,
     EXPECTED,
-    JAVA,
+    FRONTEND,
     OTHER,
     PREFORK,
     ROLE_OF_MODEL,
@@ -48,7 +48,7 @@ _QUESTIONS = 25
 
 
 class ServerEndedError(Exception):
-    """Java has ended by itself."""
+    """The frontend has ended by itself."""
 
 
 class Run:
@@ -60,6 +60,7 @@ class Run:
         kill_every: seconds, on average.
         seed: of what is killed and when.
         say: called with what happens, as it happens.
+        connections: of the clients.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Run:
         kill_every: float,
         seed: int,
         say: Callable[[str], None],
+        connections: int = CLIENTS,
     ) -> None:
         self._started = started
         self._leader = started.record.pid
@@ -82,6 +84,7 @@ class Run:
         self._seed = seed
         self._random = random.Random(seed)  # noqa: S311 (a run that can be repeated is what is wanted)
         self._say = say
+        self._connections = connections
 
     def whole(self) -> None:
         """Run all parts.
@@ -132,7 +135,7 @@ class Run:
                     self._wait(min(kill_at, scale_at, end) - now)
 
     def _load(self, label: str) -> AbstractContextManager[None]:
-        return load(self._started.record.inference, self._seed, label, self._results.tallies)
+        return load(self._started.record.inference, self._seed, label, self._results.tallies, self._connections)
 
     def _gap(self) -> float:
         """Return the seconds to the next kill; some follow at once, and so meet workers that are just starting."""
@@ -237,9 +240,9 @@ class Run:
 
 
 def choose(found: Sequence[Member], kind: str, order: random.Random) -> list[Member]:
-    """Choose what to kill: one process of that role, or all but Java and those that are not of the backend."""
+    """Choose what to kill: one process of that role, or all but the frontend and those that are not of the backend."""
     if kind == EVERYTHING:
-        return [member for member in found if member.role not in (JAVA, OTHER)]
+        return [member for member in found if member.role not in (FRONTEND, OTHER)]
     candidates = [member for member in found if member.role == kind]
     return [order.choice(candidates)] if candidates else []
 

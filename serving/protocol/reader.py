@@ -17,7 +17,7 @@ from serving.protocol.limits import INT_MAX
 from serving.protocol.messages import Body
 
 INT: Final = Struct("!i")
-_int_at: Final = INT.unpack_from
+int_at: Final = INT.unpack_from
 
 END: Final = -1
 """In the place of a length: the end of a list."""
@@ -35,6 +35,10 @@ M = TypeVar("M")
 T = TypeVar("T")
 Steps: TypeAlias = Generator[None, None, T]
 """Yields whenever more bytes are needed; returns T."""
+
+
+class NotWholeError(Exception):
+    """A string has not come completely, or is not one."""
 
 
 class Reader(ABC, Generic[M]):
@@ -158,9 +162,25 @@ class Reader(ABC, Generic[M]):
         return self._ready_int()
 
     def _ready_int(self) -> int:
-        value: int = _int_at(self._data, self._pos)[0]
+        value: int = int_at(self._data, self._pos)[0]
         self._pos += 4
         return value
+
+    def _string_at(self, pos: int, limit: int) -> tuple[bytes, int]:
+        """Return a string that lies in this piece, its length at ``pos``, and the place of the int that follows it.
+
+        Raises:
+            NotWholeError: it does not, or the int does not, or it is longer than the limit.
+        """
+        data, whole = self._data, self._whole
+        if pos > whole:
+            raise NotWholeError
+        size: int = int_at(data, pos)[0]
+        start = pos + 4
+        stop = start + size
+        if not 0 <= size <= limit or stop > whole:
+            raise NotWholeError
+        return data[start:stop], stop
 
     def _strings(self, most: int, what: str, *, bodies: bool = False) -> Steps[list[bytes | bytearray]]:
         """Read a list of strings and its END; every string is followed by the length of the next one, or by END.
@@ -182,7 +202,7 @@ class Reader(ABC, Generic[M]):
             stop = pos + size
             if pos <= stop <= whole:
                 strings.append(data[pos:stop])
-                size = _int_at(data, stop)[0]
+                size = int_at(data, stop)[0]
                 pos = stop + 4
                 continue
             self._pos = pos

@@ -25,14 +25,14 @@ def results() -> Results:
         for workload in made.titles:
             made.loads += [
                 Load(number, workload, STOCK, 1, _figures(1000 * factor, p50=2.0)),
-                Load(number, workload, STOCK, 32, _figures(2000 * factor, p99=40.0)),
+                Load(number, workload, STOCK, 32, _figures(2000 * factor, p99=40.0), 1.0, 0.8),
                 Load(number, workload, SHARED, 1, _figures(1700 * factor, p50=1.0, errors=1)),
-                Load(number, workload, SHARED, 32, _figures(7000 * factor, p99=10.0)),
+                Load(number, workload, SHARED, 32, _figures(7000 * factor, p99=10.0), 0.25, 0.2),
             ]
         made.bares += [Bare(number, "mnist", threads, 32, rate) for threads, rate in ((0, 8000.0), (1, 10000.0))]
         made.lives += [
-            Life(number, STOCK, 5.0, 4.0, 250.0, 1300.0, 8),
-            Life(number, SHARED, 2.5, 0.1, 200.0, 290.0, 10),
+            Life(number, STOCK, 5.0, 4.0, 250.0, 1300.0, 8, 10.0, 400.0),
+            Life(number, SHARED, 2.5, 0.1, 200.0, 290.0, 10, 6.0, 300.0),
         ]
     return made
 
@@ -68,6 +68,24 @@ def test_targets_are_ratios_within_the_run(results: Results) -> None:
     assert found["noop, 32 connections, shared: p99 against stock"].measured == 0.25
 
 
+def test_the_python_frontend_has_targets_of_its_own(results: Results) -> None:
+    assert not any("python" in target.text for target in targets(results))
+    python = Contender("python-shared", 2, 32)
+    results.contenders = (STOCK, Contender("stock-quiet"), SHARED, python)
+    results.loads.append(Load(0, "noop", python, 32, _figures(14000, p99=5.0)))
+    results.lives.append(Life(0, python, 2.0, 0.1, 200.0, 290.0, 10, 3.0, 100.0))
+    found = {target.text: target for target in targets(results) if target.text.startswith("python-shared: ")}
+    measured = {text.partition(": ")[2]: target.measured for text, target in found.items() if target.measured}
+    assert measured == {
+        "no-op, 32 connections: requests/s against Java and shared": 2.0,
+        "noop, 32 connections: p99 against Java and shared": 0.5,
+        "MNIST, start to READY against stock": 0.4,
+        "MNIST, processor time of the start against stock": 0.3,
+        "MNIST, PSS of the frontend's process against stock": 0.25,
+    }
+    assert len(found) == 15
+
+
 @pytest.mark.parametrize(("measured", "met"), [(1.6, True), (1.59, False), (None, None)])
 def test_a_bound_belongs_to_what_meets_it(measured: float | None, met: bool | None) -> None:
     assert Target("t", ">=", 1.6, measured).met is met
@@ -80,9 +98,10 @@ def test_the_report_has_every_table_with_ratios(results: Results) -> None:
     assert "| shared, 16 workers | 1,700 (1.70) | 7,000 (3.50) | 3 |" in text
     assert "| dedicated | - | - | 0 |" in text
     assert "| dedicated | - | - |\n" in text
-    assert "| shared, 16 workers | 1.00 / 2.00 | 1.00 / 10.0 |" in text
+    assert "| shared, 16 workers | 1.00 (0.50) / 2.00 (1.00) | 1.00 (1.00) / 10.0 (0.25) |" in text
     assert "| 1 torch thread | 10,000 |" in text
-    assert "| shared | 2.50 (0.50) | 0.10 (0.025) | 200 (0.80) | 290 (0.22) | 10 |" in text
+    assert "| shared | 2.50 (0.50) | 6.00 (0.60) | 0.10 (0.025) | 200 (0.80) | 290 (0.22) | 300 (0.75) | 10 |" in text
+    assert "| shared, 16 workers | 0 / 0 | 0.25 (0.25) / 0.20 (0.25) |" in text
     assert "- it broke" in text
     assert "![" in text
     assert "| >= 1.6 | 1.70 | yes |" in text
@@ -121,6 +140,8 @@ def test_the_document_is_json_with_every_measurement(results: Results) -> None:
         "p99_ms": 2.0,
         "max_ms": 9.0,
         "errors": 1,
+        "processor_ms": 0.0,
+        "frontend_ms": 0.0,
     }
     assert document["lives"][1]["contender"] == "shared, 16 workers"
     assert document["bare"][0] == {"round": 0, "workload": "mnist", "threads": 0, "batch": 32, "rate": 8000.0}

@@ -15,7 +15,7 @@ from archive_tool import open_archive
 from archive_tool.config.schema import validate
 from benchmarks import soak
 from benchmarks.soak_bench import processes, results, run
-from benchmarks.soak_bench.clients import Client, Tally, judge
+from benchmarks.soak_bench.clients import Client, Tally, judge, load
 from benchmarks.soak_bench.models import DEDICATED, SHARED, WORKERS, build, model_config
 from benchmarks.soak_bench.processes import EXPECTED, Footprint, Member
 
@@ -30,7 +30,8 @@ Num       RefCount Protocol Flags    Type St Inode Path
 0000000000000000: 00000002 00000000 00010000 0001 01 504 /run/other
 0000000000000000: 00000003 00000000 00000000 0001 03 505
 """
-FLAT = Footprint(EXPECTED, {"prefork": 10**8, "thin": 10**7}, 2 * 10**8, 70, {"prefork": 19, "shared": 39})
+FILES = {"frontend": 97, "prefork": 19, "shared": 39}
+FLAT = Footprint(EXPECTED, {"prefork": 10**8, "thin": 10**7}, 2 * 10**8, 70, FILES)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +50,8 @@ def test_the_roles_of_processes(argv: list[str], listens: bool, model: str, role
     assert processes.role_of(argv, leads=False, listens=listens, model=model) == role
 
 
-def test_java_leads_whatever_its_arguments_say() -> None:
-    assert processes.role_of(FORKED, leads=True, listens=False, model="") == "java"
+def test_the_frontend_leads_whatever_its_arguments_say() -> None:
+    assert processes.role_of(FORKED, leads=True, listens=False, model="") == "frontend"
 
 
 def test_only_the_listening_sockets_of_that_server_are_found() -> None:
@@ -64,8 +65,8 @@ def test_memory_is_that_of_no_file_where_the_kernel_tells() -> None:
     assert processes.own_kb(head) == 7
 
 
-def test_what_is_killed_is_of_that_role_and_never_java() -> None:
-    roles = ("java", "other", "prefork", "thin", "thin", "shared")
+def test_what_is_killed_is_of_that_role_and_never_the_frontend() -> None:
+    roles = ("frontend", "other", "prefork", "thin", "thin", "shared")
     found = [Member(cast("psutil.Process", number), role) for number, role in enumerate(roles)]
     order = random.Random(1)
     assert {run.choose(found, "thin", order)[0].process for _ in range(50)} == {3, 4}
@@ -143,9 +144,16 @@ def test_a_server_that_takes_no_more_than_before_is_flat() -> None:
     [
         ({"processes": EXPECTED | {"thin": 11}}, "there are the processes that there should be"),
         ({"memory": {"prefork": 14 * 10**7}}, "memory of the backend is flat"),
-        ({"java": 3 * 10**8}, "memory of Java is flat"),
-        ({"descriptors": {"prefork": 22, "shared": 39}}, "open files of the prefork process do not grow"),
-        ({"descriptors": {"prefork": 19}}, "open files of the shared process do not grow"),
+        ({"frontend": 3 * 10**8}, "memory of the frontend is flat"),
+        (
+            {"descriptors": FILES | {"prefork": 22}},
+            "open files of the prefork process do not grow",
+        ),
+        (
+            {"descriptors": FILES | {"frontend": 100}},
+            "open files of the frontend process do not grow",
+        ),
+        ({"descriptors": {"frontend": 97, "prefork": 19}}, "open files of the shared process do not grow"),
     ],
 )
 def test_what_grows_is_named(late: dict[str, object], broken: str) -> None:
@@ -157,9 +165,9 @@ def test_one_request_without_an_answer_is_enough_to_fail() -> None:
     found = results.Results()
     for tally in found.tallies.values():
         for _ in range(9):
-            tally.add(200, 0.01, "")
+            tally.add("x", 200, 0.01, "")
     assert all(check.held for check in results.answered(found.tallies))
-    found.tallies[SHARED].add(0, 60.0, "x-1: no answer after 60.0 s: TimeoutError: timed out")
+    found.tallies[SHARED].add("x-1", 0, 60.0, "x-1: no answer after 60.0 s: TimeoutError: timed out")
     broken = [check for check in results.answered(found.tallies) if not check.held]
     assert [check.figures for check in broken] == ["1 of 10 were not"]
     found.checks += results.answered(found.tallies)
@@ -172,8 +180,32 @@ def test_one_request_without_an_answer_is_enough_to_fail() -> None:
 def test_many_bad_answers_are_too_many() -> None:
     tally = Tally()
     for number in range(10):
-        tally.add(200 if number < 7 else 503, 0.01, "")
+        tally.add(str(number), 200 if number < 7 else 503, 0.01, "")
     assert [check.held for check in results.answered({DEDICATED: tally})] == [True, False]
+
+
+def test_where_requests_are_sent_again_only_one_that_two_kills_met_may_fail() -> None:
+    log = "12:00 [ERROR] main x - request a-2 of soak-dedicated_1.0 fails: 2 workers died of it\n"
+    assert soak.met_by_two(log) == {"a-2"}
+    tally = Tally()
+    for name, status in (("a-1", 200), ("a-2", 500)):
+        tally.add(name, status, 0.01, "")
+    assert [check.held for check in results.answered({DEDICATED: tally}, soak.met_by_two(log))] == [True, True]
+    tally.add("a-3", 503, 0.01, "")
+    (broken,) = (check for check in results.answered({DEDICATED: tally}, soak.met_by_two(log)) if not check.held)
+    assert "not excused: a-3 (503)" in broken.figures
+
+
+@pytest.mark.parametrize(("connections", "clients"), [(1, 2), (11, 11), (32, 32)])
+def test_clients_are_shared_out_over_the_models(
+    connections: int, clients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(Client, "start", lambda client: begun.append(client.name))
+    monkeypatch.setattr(Client, "join", lambda *_: None)
+    with load("http://127.0.0.1:1", 1, "x", {DEDICATED: Tally(), SHARED: Tally()}, connections):
+        assert len(begun) == clients
+    assert {name.rpartition("-x-")[0] for name in begun} == {DEDICATED, SHARED}
 
 
 def test_a_run_without_checks_has_not_held() -> None:
@@ -198,7 +230,10 @@ def test_the_archives_are_what_the_frontend_and_the_worker_accept(tmp_path: Path
             assert ("mode: shared" in archive.read("model-config.yaml", 1000).decode()) == (model == SHARED)
 
 
-@pytest.mark.parametrize("arguments", [["--minutes", "0"], ["--kill-every", "nan"], ["--minutes", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--minutes", "0"], ["--kill-every", "nan"], ["--minutes", "x"], ["--frontend", "x"]],
+)
 def test_a_wrong_option_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         soak.parse(arguments)

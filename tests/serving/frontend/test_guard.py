@@ -6,10 +6,13 @@ import asyncio
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from serving.frontend.entrance import App, Receive, Scope, Send
 from serving.frontend.guard import HEAD_BYTES, NAMES, Patience, guarded
@@ -269,3 +272,88 @@ def test_a_body_that_nobody_wants_any_more_comes_to_an_end(parser: str) -> None:
                 refused = True
             time.sleep(0.05)
         assert refused
+
+
+class PlayedTransport:
+    """Take down what is written, each system call by itself."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(bytes(data))
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.sent.append(b"".join(parts))
+
+    def close(self) -> None:
+        self.closing = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def get_extra_info(self, name: str) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+def sent_for(app: App, parser: str, data: bytes) -> list[bytes]:
+    """Return what is written to a played transport when this comes."""
+    transport = PlayedTransport()
+
+    async def answer() -> None:
+        config = uvicorn.Config(app, http=guarded(parser), ws="none", lifespan="off", log_config=None)
+        config.load()
+        made: Any = config.http_protocol_class
+        state = ServerState()
+        protocol = made(config=config, server_state=state, app_state={}, _loop=asyncio.get_running_loop())
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+        await asyncio.gather(*state.tasks)
+        protocol.transport.close()
+
+    asyncio.run(answer())
+    return [part for part in transport.sent if part]
+
+
+async def one_piece(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a head and a body, or with three parts of one."""
+    if scope["method"] == "POST":
+        await receive()
+    parts = [b"a", b"b", b"c"] if scope["path"] == "/parts" else [b"abc"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+    for part in parts:
+        await send({"type": "http.response.body", "body": part, "more_body": part is not parts[-1]})
+
+
+def test_a_head_leaves_with_the_first_part_of_its_body_played_transport(parser: str) -> None:
+    (whole,) = sent_for(one_piece, parser, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert whole.endswith(b"\r\n\r\nabc")
+    first, *rest = sent_for(one_piece, parser, b"GET /parts HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert first.endswith(b"\r\n\r\na")
+    assert rest == [b"b", b"c"]
+
+
+def test_a_head_without_a_body_is_not_kept_played_transport(parser: str) -> None:
+    (head,) = sent_for(one_piece, parser, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert head.endswith(b"\r\n\r\n")
+
+
+def test_who_waits_for_a_sign_to_send_gets_it_at_once_played_transport(parser: str) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n"
+    sign, whole = sent_for(one_piece, parser, head)
+    assert sign.startswith(b"HTTP/1.1 100 ")
+    assert whole.endswith(b"\r\n\r\nabc")
+
+
+def test_two_answers_on_a_connection_are_two_writes_played_transport(parser: str) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def twice(scope: Scope, receive: Receive, send: Send) -> None:
+        await one_piece(scope, receive, send)
+        await asyncio.sleep(0.05)  # the one behind it is done as well before the connection ends
+
+    assert [part.endswith(b"\r\n\r\nabc") for part in sent_for(twice, parser, 2 * request)] == [True, True]

@@ -102,6 +102,15 @@ def test_it_starts_without_torch_and_without_java() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_what_is_there_for_good_is_not_collected_again_and_again() -> None:
+    code = (
+        "import gc; from serving.frontend import __main__ as program; program.collect_seldom(); "
+        "print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 100, gc.get_threshold()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"True True {program.YOUNG_OBJECTS}\n"
+
+
 @pytest.mark.parametrize("missing", ["uvloop", "httptools", "uvloop httptools"])
 def test_it_runs_without_the_fast_libraries(tmp_path: Path, missing: str) -> None:
     hidden = tmp_path / "hidden"

@@ -89,7 +89,9 @@ class Table(Generic[V]):
         Raises:
             ModelNotFoundError, VersionNotFoundError: nothing of that name.
         """
-        self.find(name, version)
+        self.find(name, None)
+        if version not in self._models[name].by_version:
+            raise VersionNotFoundError(f"Model version {version} does not exist for model {name}")
         self._models[name].default = version
 
     def removable(self, name: str, version: str | None) -> V:

@@ -33,6 +33,8 @@ def test_what_is_not_there_is_named() -> None:
     table.add("m", "1.0", "one")
     with pytest.raises(VersionNotFoundError, match=r"^Model version: 3\.0 does not exist for model: m$"):
         table.find("m", "3.0")
+    with pytest.raises(VersionNotFoundError, match=r"^Model version 3\.0 does not exist for model m$"):
+        table.set_default("m", "3.0")
     with pytest.raises(ConflictError, match=r"^Model version 1\.0 is already registered for model m$"):
         table.add("m", "1.0", "again")
 

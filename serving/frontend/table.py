@@ -115,3 +115,15 @@ class Table(Generic[V]):
         if not versions.by_version:
             del self._models[name]
         return found
+
+    def forget(self, name: str, version: str, value: V) -> bool:
+        """Remove what was added and has failed, the default version too; say whether it was still there."""
+        versions = self._models.get(name)
+        if versions is None or versions.by_version.get(version) is not value:
+            return False
+        del versions.by_version[version]
+        if not versions.by_version:
+            del self._models[name]
+        elif versions.default == version:
+            versions.default = next(reversed(versions.by_version))
+        return True

@@ -14,6 +14,7 @@ import pytest
 
 from tests.serving.frontend.apps.differences import ASKED, answer_of, assert_torchserves
 from tests.serving.frontend.apps.questions import QUESTIONS, Question
+
 from .conftest import OPEN, Sandbox, Server
 from .support import pack, register
 

@@ -130,7 +130,7 @@ class Sequences:
                 return
 
     def answered(self, headers: dict[str, str]) -> list[Job]:
-        """End the sequences that an answer names in a header, with semicolons between; returns what waited of theirs."""
+        """End the sequences that a header of an answer names, with semicolons between; returns what waited of theirs."""
         told = _header(headers, self._names[2])
         return [job for part in told.split(";") if (name := part.strip()) for job in self._end(name)]
 

@@ -51,6 +51,18 @@ def test_the_default_version_goes_last() -> None:
     assert table.names() == []
 
 
+def test_what_has_failed_is_forgotten_whatever_came_after_it() -> None:
+    table: Table[str] = Table()
+    table.add("m", "1.0", "one")
+    assert not table.forget("m", "1.0", "another")
+    assert not table.forget("n", "1.0", "one")
+    table.add("m", "2.0", "two")
+    assert table.forget("m", "1.0", "one")
+    assert (table.default("m"), table.find("m", None)) == ("2.0", "two")
+    assert table.forget("m", "2.0", "two")
+    assert table.names() == []
+
+
 _STEP = st.tuples(st.sampled_from(["add", "remove", "default"]), st.sampled_from("ab"), st.sampled_from("123"))
 
 

@@ -84,7 +84,7 @@ def test_the_name_of_the_header_may_be_written_in_any_way(tmp_path: Path, loop: 
     line = _sequences(tmp_path)
     line.put(_job(loop, "a"))
     assert len(line.take(1, 1)) == 1
-    line.put(_job(loop, **{"TS_Request_Sequence_ID": "a"}))
+    line.put(_job(loop, TS_Request_Sequence_ID="a"))
     assert line.take(1, 2) == []
     assert len(line.take(1, 1)) == 1
 

@@ -23,7 +23,7 @@ import pytest
 import archive_tool
 
 from .conftest import ECHO, Sandbox, Server, close, hidden_from, make_sandbox
-from .support import ask, grpc_field, wait_until
+from .support import ask, grpc_address, grpc_field, wait_until
 
 # Importing torch takes seconds, and no handler here needs it.
 pytestmark = pytest.mark.hides("torch")
@@ -52,7 +52,9 @@ def send(address: str, method: str, path: str, headers: dict[str, str] | None = 
 
 def call(server: Server, method: str, request: bytes) -> int:
     """Return the status of a stranger's call to the management API over gRPC."""
-    url = f"http://{server.record['grpc_management']}/org.pytorch.serve.grpc.management.ManagementAPIsService/{method}"
+    url = (
+        f"http://{grpc_address(server, 'management')}/org.pytorch.serve.grpc.management.ManagementAPIsService/{method}"
+    )
     command = ["curl", "-sS", "-m", "60", "--http2-prior-knowledge", "-D", "-", "-o", "/dev/null"]
     command += ["-H", "te: trailers", "-H", "content-type: application/grpc", "--data-binary", "@-", url]
     done = stranger(*command, data=b"\0" + struct.pack("!I", len(request)) + request)

@@ -166,10 +166,8 @@ class Version:
     def _level(self) -> None:
         running = sum(worker.running for worker in self._workers)
         self._around.meters.level(self.model.name, self.model.version, waiting=len(self._waiting), running=running)
-        if not running and not len(self._waiting):
+        if self.closing and not len(self._waiting) and not any(one.awaited for one in (*self._workers, *self._leaving)):
             self._empty.set()
-        else:
-            self._empty.clear()
 
     # ---- what its workers tell -------------------------------------------------------------------------------------
 

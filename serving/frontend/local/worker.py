@@ -135,6 +135,11 @@ class Worker:
         return len(self._course.jobs)
 
     @property
+    def awaited(self) -> bool:
+        """Whether it has a request whose client has not left."""
+        return any(not job.over for job in self._course.jobs.values())
+
+    @property
     def room(self) -> int:
         """How many requests it takes now."""
         return self._course.room if self.ready and not self._leaving else 0
@@ -369,7 +374,7 @@ class Worker:
         """Let it answer what it has, then end it; say whether the grace was enough."""
         self._leaving = True
         in_time = True
-        if self._course.jobs:
+        if self.awaited:
             try:
                 await asyncio.wait_for(self._quiet.wait(), grace_s)
             except asyncio.TimeoutError:

@@ -62,7 +62,7 @@ def pack(
 
 @dataclass(frozen=True)
 class Answer:
-    """The parts of an answer that a client sees, but its id."""
+    """The parts of an answer that a client sees, but its id and its times."""
 
     status: int
     phrase: str
@@ -97,7 +97,7 @@ def ask(
         content = reply.read()
     finally:
         connection.close()
-    kept = [(key, value) for key, value in reply.getheaders() if key.lower() != "x-request-id"]
+    kept = [(key, value) for key, value in reply.getheaders() if key.lower() not in ("x-request-id", "server-timing")]
     return Answer(reply.status, reply.reason, tuple(sorted(kept)), content)
 
 

@@ -175,6 +175,11 @@ class Asynchronous(Course):
         """Up to a bound, whatever is under way."""
         return _MAX_AT_ONCE - len(self.jobs)
 
+    def send(self, jobs: list[Job]) -> None:
+        """Send requests, each in a message of its own: TorchServe's worker takes the first of a message alone."""
+        for job in jobs:
+            super().send([job])
+
     def _wind_up(self) -> None:
         super()._wind_up()
         self.deadline += _GRACE_S

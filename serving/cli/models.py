@@ -118,13 +118,18 @@ def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
     """Return the memory of a local server's workers in bytes, by pid; the frontend's figures are a minute old."""
     import psutil
 
+    from serving.worker.process.rendezvous import OWNER
     from serving.worker.scripts import collector
 
     servers: dict[int, list[int]] = {}
     for pid in {worker.pid for version in found for worker in version.workers if worker.pid > 0}:
         with suppress(psutil.Error, OSError):
-            parent = psutil.Process(pid).parent()
-            if parent is not None and parent.name().startswith("java"):  # else it is of another machine
+            process = psutil.Process(pid)
+            parent = process.parent()
+            # Else it is of another machine.
+            if parent is not None and (
+                parent.name().startswith("java") or process.environ().get(OWNER) == f"{parent.pid}"
+            ):
                 servers.setdefault(parent.pid, []).append(pid)
     sizes = {pid: size for server, pids in servers.items() for pid, size in collector.sizes(pids, server)}
     return {pid: size for pid, size in sizes.items() if size}

@@ -107,7 +107,9 @@ class Table(Generic[V]):
         Raises:
             ModelNotFoundError, VersionNotFoundError: nothing of that name.
         """
-        self.find(name, version)
+        self.find(name, None)
+        if version not in self._models[name].by_version:
+            raise VersionNotFoundError(f"Model version {version} does not exist for model {name}")
         self._models[name].default = version
 
     def removable(self, name: str, version: str | None) -> V:
@@ -131,3 +133,15 @@ class Table(Generic[V]):
         if not versions.by_version:
             del self._models[name]
         return found
+
+    def forget(self, name: str, version: str, value: V) -> bool:
+        """Remove what was added and has failed, the default version too; say whether it was still there."""
+        versions = self._models.get(name)
+        if versions is None or versions.by_version.get(version) is not value:
+            return False
+        del versions.by_version[version]
+        if not versions.by_version:
+            del self._models[name]
+        elif versions.default == version:
+            versions.default = next(reversed(versions.by_version))
+        return True

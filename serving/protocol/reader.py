@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator
+from contextlib import suppress
 from struct import Struct
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -98,7 +99,8 @@ class Reader(ABC, Generic[M]):
         if offered is self._buffer:
             self.feed(offered[:count])
         else:
-            offered.release()
+            with suppress(BufferError):  # uvloop holds it until it is told; it lets go before it asks for the next
+                offered.release()
             self._filled += count
             self._missing -= count
 

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -263,20 +264,26 @@ def shared_sandbox(request: pytest.FixtureRequest, java_options: str, frontend: 
 
 
 @pytest.fixture(scope="session")
-def _light(java_options: str) -> Iterator[Server]:
-    box = make_sandbox(java_options, ["torch"])
-    config = box.file("light.properties", "default_response_timeout=77\n")
-    try:
-        yield box.start(options=("--ts-config", config, *OPEN))
-    finally:
-        close(box, failed=False)
+def _lights(java_options: str) -> Iterator[Callable[[str], Server]]:
+    """Yield what gives the server with a frontend; it is started when it is first wanted."""
+    with ExitStack() as boxes:
+
+        @cache
+        def light(frontend: str) -> Server:
+            box = make_sandbox(java_options, ["torch"], frontend)
+            boxes.callback(close, box, failed=False)
+            config = box.file("light.properties", "default_response_timeout=77\n")
+            return box.start(options=("--ts-config", config, *OPEN))
+
+        yield light
 
 
 @pytest.fixture
-def light_server(_light: Server) -> Iterator[Server]:
+def light_server(_lights: Callable[[str], Server], frontend: str) -> Iterator[Server]:
     """Yield a server for all modules that only register models, which need no torch; after a test it has none."""
-    yield _light
-    with ManagementClient.at(_light.management) as client:
+    server = _lights(frontend)
+    yield server
+    with ManagementClient.at(server.management) as client:
         for name in {row.name for row in client.models()}:
             for one in sorted(client.describe(name), key=lambda one: one.default):  # the default version at last
                 client.unregister(name, one.version)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import psutil
+import pytest
 
 from .conftest import Sandbox, Server
 
@@ -61,7 +62,7 @@ def pack(
 
 @dataclass(frozen=True)
 class Answer:
-    """The parts of an answer that a client sees, but its id."""
+    """The parts of an answer that a client sees, but its id and its times."""
 
     status: int
     phrase: str
@@ -96,7 +97,7 @@ def ask(
         content = reply.read()
     finally:
         connection.close()
-    kept = [(key, value) for key, value in reply.getheaders() if key.lower() != "x-request-id"]
+    kept = [(key, value) for key, value in reply.getheaders() if key.lower() not in ("x-request-id", "server-timing")]
     return Answer(reply.status, reply.reason, tuple(sorted(kept)), content)
 
 
@@ -147,9 +148,17 @@ class GrpcAnswer:
     messages: tuple[dict[int, list[Any]], ...] = field(default=(), compare=False)
 
 
+def grpc_address(server: Server, api: str = "inference") -> str:
+    """Return where a server has an API over gRPC; a test of one that has none is skipped."""
+    found = str(server.record[f"grpc_{api}"])
+    if not found:
+        pytest.skip(f"the {server.record['frontend']} frontend has no gRPC")
+    return found
+
+
 def grpc(server: Server, method: str, request: bytes, *, open_inference: bool = False) -> GrpcAnswer:
     """Call a method of the inference API, or of the protocol's, with curl: gRPC is HTTP/2, its messages few bytes."""
-    url = f"http://{server.record['grpc_inference']}{_OPEN_INFERENCE if open_inference else _INFERENCE}{method}"
+    url = f"http://{grpc_address(server)}{_OPEN_INFERENCE if open_inference else _INFERENCE}{method}"
     command = ["curl", "-sS", "--http2-prior-knowledge", "-m", "60", "-X", "POST", "-H", "te: trailers"]
     command += ["-H", "content-type: application/grpc", "--data-binary", "@-"]
     with tempfile.TemporaryDirectory(dir=server.sandbox.root) as folder:
@@ -173,7 +182,7 @@ def converse(server: Server, *requests: bytes) -> list[bytes]:
 
     curl does not send what it has before there is more, so this is HTTP/2 by hand, without a look at its headers.
     """
-    host, _, port = server.record["grpc_inference"].rpartition(":")
+    host, _, port = grpc_address(server).rpartition(":")
     names = {":method": "POST", ":scheme": "http", ":path": f"{_INFERENCE}StreamPredictions2", ":authority": host}
     names |= {"content-type": "application/grpc", "te": "trailers"}
     head = b"".join(b"\0" + _text(name) + _text(value) for name, value in names.items())

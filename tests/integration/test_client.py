@@ -6,7 +6,9 @@ import pytest
 
 from serving.client import InferenceClient, ManagementClient
 
-from .conftest import ECHO, Server
+from .conftest import ECHO, FRONTENDS, Server
+
+pytestmark = pytest.mark.parametrize("frontend", FRONTENDS)
 
 
 @pytest.fixture

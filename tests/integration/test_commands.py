@@ -10,7 +10,9 @@ import time
 import psutil
 import pytest
 
-from .conftest import Server
+from .conftest import FRONTENDS, Server
+
+pytestmark = pytest.mark.parametrize("frontend", FRONTENDS)
 
 SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
 

@@ -565,10 +565,10 @@ def test_a_batch(pair: Pair) -> None:
 
 
 def curl(server: Server, path: str, body: str) -> str:
-    """Return head and body of an answer as they come over the wire, in its chunks, without its id."""
+    """Return head and body of an answer as they come over the wire, in its chunks, without its id and its times."""
     command = ("curl", "-sS", "-N", "--raw", "-i", "-m", "60", "-d", body, "-H", "Content-Type: text/plain")
     done = server.sandbox.run(*command, server.inference + path, timeout=90.0).ok()
-    return re.sub(r"x-request-id: .*\n", "", done.out)
+    return re.sub(r"(x-request-id|server-timing): .*\n", "", done.out)
 
 
 @pytest.mark.parametrize("parts", [0, 1, 3])

@@ -9,7 +9,8 @@ import pytest
 from .conftest import Sandbox
 from .support import model_log
 
-pytestmark = pytest.mark.hides("torch")
+# Key stores are Java's alone; tests/serving/frontend/test_listening.py has the PEM files of the other frontend.
+pytestmark = [pytest.mark.hides("torch"), pytest.mark.parametrize("frontend", ["java"])]
 
 METRICS = """
 mode: prometheus

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
-from .conftest import Server
+import pytest
+
+from .conftest import FRONTENDS, Server
 from .support import model_log
+
+pytestmark = pytest.mark.parametrize("frontend", FRONTENDS)
 
 HANDLER = """
 class Handler:

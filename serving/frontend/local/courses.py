@@ -24,6 +24,8 @@ from serving.protocol import Inference, PredictionItem, Reply, Request, encode_i
 STREAM_NEXT: Final = "ts_stream_next"
 #: Requests that an asynchronous worker has at once.
 _MAX_AT_ONCE: Final = 1000
+#: Seconds in which an asynchronous worker can give up the one request that takes too long, before it is ended with all.
+_GRACE_S: Final = 5.0
 
 
 class Seat(Protocol):
@@ -94,8 +96,12 @@ class Course(ABC):
         self.jobs.clear()
         return jobs
 
-    def _transmit(self, requests: Iterable[Request]) -> None:
+    def _wind_up(self) -> None:
+        """Let the worker's time begin anew."""
         self.deadline = self._time() + self._seat.model.response_timeout_s
+
+    def _transmit(self, requests: Iterable[Request]) -> None:
+        self._wind_up()
         self._seat.transmit(encode_inference(Inference(tuple(requests))))
 
     def _fail_all(self, reply: Reply) -> None:
@@ -152,7 +158,7 @@ class Batches(Course):
                     return
                 more |= self._deliver(job, item)
             if more:
-                self.deadline = self._time() + self._seat.model.response_timeout_s
+                self._wind_up()
                 return
             for job in self.take_all():
                 if job.parts is not None:
@@ -170,6 +176,15 @@ class Asynchronous(Course):
         """Up to a bound, whatever is under way."""
         return _MAX_AT_ONCE - len(self.jobs)
 
+    def send(self, jobs: list[Job]) -> None:
+        """Send requests, each in a message of its own: TorchServe's worker takes the first of a message alone."""
+        for job in jobs:
+            super().send([job])
+
+    def _wind_up(self) -> None:
+        super()._wind_up()
+        self.deadline += _GRACE_S
+
     def replied(self, reply: Reply) -> None:
         """Take a frame."""
         if reply.code != 200:
@@ -179,7 +194,7 @@ class Asynchronous(Course):
             # None: the end mark of an answer that was whole, or a request that took too long.
             if (job := self.jobs.get(item.request_id)) and not self._deliver(job, item):
                 del self.jobs[item.request_id]
-        self.deadline = self._time() + self._seat.model.response_timeout_s
+        self._wind_up()
         self._seat.freed()
 
 

@@ -184,7 +184,9 @@ class LocalEngine:
         try:
             await version.scale(model.least, model.most, wait=wanted.synchronous)
         except BaseException:
-            await self._removed(version, grace_s=0.0)
+            # Somebody may have unregistered it meanwhile, and registered another one.
+            if self._table.forget(model.name, model.version, version):
+                await self._ended(version, grace_s=0.0)
             raise
         finally:
             self._unproven.discard(version)
@@ -247,8 +249,11 @@ class LocalEngine:
         return Done(200, f'Model "{name}" unregistered')
 
     async def _removed(self, version: Version, *, grace_s: float) -> bool:
+        self._table.remove(version.model.name, version.model.version)
+        return await self._ended(version, grace_s=grace_s)
+
+    async def _ended(self, version: Version, *, grace_s: float) -> bool:
         model = version.model
-        self._table.remove(model.name, model.version)
         in_time = await version.close(grace_s)
         await asyncio.to_thread(archives.remove, model.unpacked, self._settings)
         logger.info("Model %s version %s unregistered.", model.name, model.version)

@@ -28,11 +28,13 @@ class Job:
         parts: of a streamed answer, once its first part was sent.
         batch: requests that were sent with it, itself included.
         sent: when it was sent to a worker, by the monotonic clock.
-        deaths: workers that died of it, or with it.
+        deaths: workers that died of it, each counted twice, or with it and others, counted once.
+        alone: whether it shares no batch: a description, which handlers tell by the first request of a batch.
         timer: of the deadline.
     """
 
     __slots__ = (
+        "alone",
         "answer",
         "arrived",
         "batch",
@@ -64,6 +66,7 @@ class Job:
         self.batch = 1
         self.sent = 0.0
         self.deaths = 0
+        self.alone = request.headers.get("describe") == "True"
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -75,6 +78,11 @@ class Job:
     def begun(self) -> bool:
         """Whether a part of its answer has left."""
         return self.parts is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether all of its answer has come, or nobody waits for it any more."""
+        return self.answer.done() and (self.parts is None or self.parts.left)
 
     def fail(self, error: FrontendError) -> None:
         """End it with an error; a stream is cut."""

@@ -30,6 +30,8 @@ _PID: Final = re.compile(r"(?:INFO > )?\[PID\](\d+)")
 # Longer lines are cut: a worker that prints without end must not fill the memory of all.
 _MAX_LINE: Final = 64 * 1024
 _REAP_S: Final = 0.01
+#: Seconds in which what an ended process has printed is read.
+_LAST_S: Final = 0.2
 
 Heard = Callable[[str, str], None]
 """Takes a line that a worker has printed: ``stdout`` or ``stderr``, and the line."""
@@ -190,7 +192,7 @@ class Process:
             await asyncio.sleep(_REAP_S)
 
     async def end(self, grace_s: float = 0.0) -> int:
-        """End it, by force once the grace is over, and close its pipes; returns how it ended."""
+        """End it, by force once the grace is over; returns how it ended."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_s
         if grace_s > 0.0 and self._popen.poll() is None:
@@ -201,10 +203,8 @@ class Process:
             self._popen.kill()
             while self._popen.poll() is None:
                 await asyncio.sleep(_REAP_S)
-        await asyncio.sleep(0)  # what it printed last may lie in the pipes
-        for pipe in self._pipes:
-            pipe.close()
-        await asyncio.sleep(0)  # a last line without its end comes now, and nothing after it
+        # What it printed last may lie in the pipes. What it has started may hold them: it is heard until it ends.
+        await self.exited(_LAST_S)
         stdin: IO[bytes] | None = self._popen.stdin
         if stdin is not None:
             stdin.close()

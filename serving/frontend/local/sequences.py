@@ -2,14 +2,14 @@
 
 A sequence begins with its first request and belongs to the worker that took that one, until it ends: by a header of an
 answer, after some time without a request, after its whole time, or with its worker. A batch holds one request of a
-sequence at the most.
+sequence at the most. A description belongs to none.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
@@ -24,14 +24,16 @@ class _Sequence:
 
     Attributes:
         worker: that keeps its state; None before its first request was sent.
-        idle_since: when its last request came or was answered, on the loop's clock.
+        idle_since: when its last request came or was under way, on the loop's clock.
         ends: when it has lasted long enough, on the loop's clock.
+        last: the request that was sent last.
     """
 
     worker: Hashable | None
     idle_since: float
     ends: float
     jobs: deque[Job] = field(default_factory=deque)
+    last: Job | None = None
 
 
 class Sequences:
@@ -50,7 +52,9 @@ class Sequences:
         self._most_jobs = max(1, int(values.get("maxSequenceJobQueueSize") or 1))
         self._idle_s = int(values.get("sequenceMaxIdleMSec") or 0) / 1000
         self._whole_s = int(values.get("sequenceTimeoutMSec") or 0) / 1000 or inf
-        self._batch_size = model.batch_size
+        #: Sequences of one worker.
+        self._share = self._most
+        self._alone: deque[Job] = deque()
         self._sequences: dict[str, _Sequence] = {}
         self._count = 0
 
@@ -69,6 +73,10 @@ class Sequences:
 
     def put(self, job: Job) -> bool:
         """Take a job; False when its sequence, or the model, has no room. One that names no sequence begins its own."""
+        if job.alone:
+            self._alone.append(job)
+            self._count += 1
+            return True
         name = self._name_of(job)
         sequence = self._sequences.get(name)
         if sequence is None:
@@ -78,13 +86,18 @@ class Sequences:
         if len(sequence.jobs) >= self._most_jobs:
             return False
         sequence.jobs.append(job)
+        sequence.idle_since = job.arrived
         self._count += 1
         return True
+
+    def spread(self, workers: int) -> None:
+        """Share the sequences out over so many workers."""
+        self._share = -(-self._most // max(1, workers))
 
     def _name_of(self, job: Job) -> str:
         key, start, _ = self._names
         headers = job.request.headers
-        name = next((value for header, value in headers.items() if header.lower() == key.lower()), "")
+        name = _header(headers, key)
         if not name:
             name = headers[key] = f"ts-seq-{uuid.uuid4()}"
             headers[start] = "true"
@@ -92,18 +105,23 @@ class Sequences:
 
     def take(self, most: int, worker: Hashable) -> list[Job]:
         """Take the jobs of a worker's next batch: of its own sequences, and of new ones while it has room for them."""
-        kept = sum(sequence.worker == worker for sequence in self._sequences.values())
         batch: list[Job] = []
+        while self._alone:
+            self._count -= 1
+            if not (job := self._alone.popleft()).done:
+                return [job]
+        kept = sum(sequence.worker == worker for sequence in self._sequences.values())
         for sequence in self._sequences.values():
             if len(batch) >= most:
                 break
-            if sequence.worker is None and kept < self._batch_size and sequence.jobs:
+            if sequence.worker is None and kept < self._share and sequence.jobs:
                 sequence.worker, kept = worker, kept + 1
             if sequence.worker == worker and sequence.jobs:
                 job = sequence.jobs.popleft()
                 self._count -= 1
                 if not job.done:
                     batch.append(job)
+                    sequence.last = job
         return batch
 
     def put_back(self, jobs: list[Job]) -> None:
@@ -111,28 +129,29 @@ class Sequences:
 
     def drop(self, job: Job) -> None:
         """Remove a job whose client has left, or whose time is over."""
+        if job in self._alone:
+            self._alone.remove(job)
+            self._count -= 1
+            return
         for sequence in self._sequences.values():
             if job in sequence.jobs:
                 sequence.jobs.remove(job)
                 self._count -= 1
                 return
 
-    def answered(self, job: Job, headers: dict[str, str], now: float) -> None:
-        """Take note of an answer, which may end sequences: their ids stand in a header, with semicolons between."""
-        key, _, end = self._names
-        if sequence := self._sequences.get(job.request.headers.get(key, "")):
-            sequence.idle_since = now
-        told = next((value for header, value in headers.items() if header.lower() == end.lower()), "")
-        for name in filter(None, (part.strip() for part in told.split(";"))):
-            self._end(name)
+    def answered(self, headers: dict[str, str]) -> list[Job]:
+        """End the sequences that a header of an answer names, with semicolons between; returns what waited of theirs."""
+        told = _header(headers, self._names[2])
+        return [job for part in told.split(";") if (name := part.strip()) for job in self._end(name)]
 
     def expire(self, now: float) -> list[Job]:
         """End the sequences that are over; returns the requests of theirs that waited."""
-        over = [
-            name
-            for name, sequence in self._sequences.items()
-            if now >= sequence.ends or (not sequence.jobs and now - sequence.idle_since >= self._idle_s)
-        ]
+        over = []
+        for name, sequence in self._sequences.items():
+            if sequence.jobs or (sequence.last is not None and not sequence.last.over):
+                sequence.idle_since = now
+            if now >= sequence.ends or now - sequence.idle_since >= self._idle_s:
+                over.append(name)
         return [job for name in over for job in self._end(name)]
 
     def died(self, worker: Hashable) -> list[Job]:
@@ -149,4 +168,12 @@ class Sequences:
 
     def clear(self) -> list[Job]:
         """Take all of them."""
-        return [job for name in list(self._sequences) for job in self._end(name)]
+        alone = list(self._alone)
+        self._alone.clear()
+        self._count -= len(alone)
+        return [*alone, *(job for name in list(self._sequences) for job in self._end(name))]
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    """The value of a header, however it is written; empty where it is not there."""
+    return next((value for header, value in headers.items() if header.lower() == name.lower()), "")

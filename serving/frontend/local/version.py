@@ -29,8 +29,9 @@ from serving.protocol.messages import Load
 
 logger = logging.getLogger(__name__)
 
-# A request that two workers died of, or with, takes no third one down.
-_MAX_DEATHS: Final = 2
+# A request that two workers died of takes no third one down; nor does one that shared its end with others too often.
+_ALONE, _SHARED = 2, 1
+_MAX_DEATHS: Final = 2 * _ALONE
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Version:
     async def predict(self, call: Call) -> Answer:
         """Answer a request; see `Engine.predict`."""
         job = Job(call.request, self._loop, deadline=call.deadline, priority=call.priority)
-        self._submit(job)
+        self._submit(job, call.version)
         try:
             return await job.answer
         except asyncio.CancelledError:
@@ -95,11 +96,14 @@ class Version:
             self._drop(job, "client")
             raise
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: Job, named: str | None) -> None:
         model = self.model
         if self.closing or not self._can_serve():
             self._drop(job, "drain" if self.closing else "worker")
-            raise UnavailableError(no_worker(model))
+            raise UnavailableError(no_worker(model, named))
+        if model.ticketed and len(self._waiting) >= len(self._free):
+            self._drop(job, "queue")
+            raise UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
         if job.deadline is not None:
             if job.deadline <= self._loop.time():
                 self._drop(job, "deadline")
@@ -108,7 +112,10 @@ class Version:
         if not self._waiting.put(job):
             job.forget_timer()
             self._drop(job, "queue")
-            raise UnavailableError(no_worker(model), headers={"Retry-After": "1"})
+            raise UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
+        if model.client_timeout_s:
+            patience = self._loop.call_later(model.client_timeout_s, self._lose_patience, job)
+            job.answer.add_done_callback(lambda _: patience.cancel())
         self._look()
 
     def _can_serve(self) -> bool:
@@ -141,6 +148,15 @@ class Version:
         job.fail(_too_late())
         self._level()
 
+    def _lose_patience(self, job: Job) -> None:
+        """Answer in the worker's place: where it has the request already, its answer is read and dropped."""
+        if not job.sent:
+            self._waiting.drop(job)
+        self._drop(job, "deadline")
+        limit = self.model.values["clientTimeoutInMills"]
+        job.fail(DeadlineError(f"there was no answer within {limit} ms (clientTimeoutInMills)"))
+        self._level()
+
     def _forget(self, job: Job) -> None:
         """Drop a request whose client has left, if it has not begun; what runs is read to its end."""
         job.forget_timer()
@@ -156,10 +172,8 @@ class Version:
     def _level(self) -> None:
         running = sum(worker.running for worker in self._workers)
         self._around.meters.level(self.model.name, self.model.version, waiting=len(self._waiting), running=running)
-        if not running and not len(self._waiting):
+        if self.closing and not len(self._waiting) and not any(one.awaited for one in (*self._workers, *self._leaving)):
             self._empty.set()
-        else:
-            self._empty.clear()
 
     # ---- what its workers tell -------------------------------------------------------------------------------------
 
@@ -201,7 +215,8 @@ class Version:
             self._around.ended(worker.name)
         again = []
         for job in jobs:
-            job.deaths += 1
+            # Who died with others may have died of them: sent again, each goes alone.
+            job.deaths += _ALONE if len(jobs) == 1 else _SHARED
             if job.done and not job.begun:
                 continue
             if self._may_be_resent(job):
@@ -211,10 +226,7 @@ class Version:
                 continue
             if job.deaths >= _MAX_DEATHS:
                 logger.error(
-                    "request %s of %s fails: %d workers died of it",
-                    job.request.request_id,
-                    self.model.label,
-                    job.deaths,
+                    "request %s of %s fails: too many workers died of it", job.request.request_id, self.model.label
                 )
             self._drop(job, "worker")
             job.fail(error)
@@ -223,7 +235,7 @@ class Version:
             self._end_all(self._sequences.died(worker), "its worker died")
         if not self._can_serve():
             for job in self._waiting.clear():
-                job.fail(UnavailableError(no_worker(self.model)))
+                job.fail(UnavailableError(no_worker(self.model, None)))
         self._look()
         self._level()
 
@@ -244,7 +256,7 @@ class Version:
     def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
         """Count an answer."""
         if self._sequences is not None:
-            self._sequences.answered(job, headers, self._loop.time())
+            self._end_all(self._sequences.answered(headers), "an answer said so")
         self._around.meters.answered(
             self.model.name,
             self.model.version,
@@ -305,6 +317,8 @@ class Version:
         self.model = self.model.with_workers(least, most)
         self._scaling = Scaling(self._loop.time())
         self._workers = [worker for worker in self._workers if not worker.ended]  # who gave up is replaced
+        if self._sequences is not None:
+            self._sequences.spread(least)
         new = self._grow(least)
         ends = self._release(self._workers[most:])
         if wait:
@@ -381,10 +395,15 @@ class Version:
         )
 
 
-def no_worker(model: Model) -> str:
-    """Return what a request gets that nobody can answer, in TorchServe's words."""
+def no_worker(model: Model, version: str | None) -> str:
+    """Return what a request gets that nobody can answer, in TorchServe's words, with its quotation marks.
+
+    Args:
+        version: that the request named.
+    """
+    named = f'" Version {version}' if version is not None else ""
     return (
-        f'Model "{model.name}" Version {model.version} has no worker to serve inference request. '
+        f'Model "{model.name}{named}" has no worker to serve inference request. '
         "Please use scale workers API to add workers. If this is a sequence inference, please check if it is closed, "
         "or expired; or exceeds maxSequenceJobQueueSize"
     )

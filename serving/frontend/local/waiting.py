@@ -60,8 +60,13 @@ class Waiting:
             if not (job := self._removed(self._again)).done:
                 return [job]
         while len(batch) < most and (line := self._next()) is not None:
-            if not (job := self._removed(line)).done:
-                batch.append(job)
+            if line[0].alone and batch:
+                break
+            if (job := self._removed(line)).done:
+                continue
+            batch.append(job)
+            if job.alone:
+                break
         return batch
 
     def _next(self) -> deque[Job] | None:

@@ -88,7 +88,7 @@ class Worker:
         loaded: done when it has loaded its model for the first time, or failed to.
         ended: whether it is started no more.
         ready: whether it has its model.
-        failing: whether it could not load its model when it last tried.
+        failing: whether it could not load its model: never yet, or not when it last tried twice.
     """
 
     def __init__(self, owner: Owner, number: int, gpu: int | None) -> None:
@@ -133,6 +133,11 @@ class Worker:
     def running(self) -> int:
         """Requests that it has."""
         return len(self._course.jobs)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it has a request whose client has not left."""
+        return any(not job.over for job in self._course.jobs.values())
 
     @property
     def room(self) -> int:
@@ -203,22 +208,26 @@ class Worker:
     async def _live(self) -> None:
         pauses = _pauses()
         failing_since = 0.0
+        failures, served = 0, False
         while True:
             error: FrontendError
             try:
                 await self._start()
             except FrontendError as problem:
-                error, self.failing = await self._explained(problem), True
+                error, failures = await self._explained(problem), failures + 1
+                # One that has served may have been killed while it loaded: requests wait for it once more.
+                self.failing = failures > 1 or not served
                 failing_since = failing_since or self._loop.time()
                 logger.error("Load model failed: %s, error: %s", self.model.name, error.message)
             else:
-                pauses, failing_since, self.failing = _pauses(), 0.0, False
+                pauses, failing_since, failures = _pauses(), 0.0, 0
+                self.failing, served = False, True
                 if not self.loaded.done():
                     self.loaded.set_result(None)
                 self._owner.freed(self)
                 await self._gone.wait()
                 error = InternalError("Worker died.")
-            error = await self._end_process(error, was_ready=not self.failing)
+            error = await self._end_process(error, was_ready=not failures)
             self._gone.clear()
             if not self.loaded.done():
                 self.loaded.set_exception(error)
@@ -365,7 +374,7 @@ class Worker:
         """Let it answer what it has, then end it; say whether the grace was enough."""
         self._leaving = True
         in_time = True
-        if self._course.jobs:
+        if self.awaited:
             try:
                 await asyncio.wait_for(self._quiet.wait(), grace_s)
             except asyncio.TimeoutError:

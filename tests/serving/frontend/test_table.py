@@ -34,6 +34,8 @@ def test_what_is_not_there_is_named() -> None:
     table.add("m", "1.0", "one")
     with pytest.raises(VersionNotFoundError, match=r"^Model version: 3\.0 does not exist for model: m$"):
         table.find("m", "3.0")
+    with pytest.raises(VersionNotFoundError, match=r"^Model version 3\.0 does not exist for model m$"):
+        table.set_default("m", "3.0")
     with pytest.raises(ConflictError, match=r"^Model version 1\.0 is already registered for model m$"):
         table.add("m", "1.0", "again")
 
@@ -47,6 +49,18 @@ def test_the_default_version_goes_last() -> None:
             table.remove("m", version)
     assert table.remove("m", "2.0") == "two"
     assert table.remove("m", None) == "one"
+    assert table.names() == []
+
+
+def test_what_has_failed_is_forgotten_whatever_came_after_it() -> None:
+    table: Table[str] = Table()
+    table.add("m", "1.0", "one")
+    assert not table.forget("m", "1.0", "another")
+    assert not table.forget("n", "1.0", "one")
+    table.add("m", "2.0", "two")
+    assert table.forget("m", "1.0", "one")
+    assert (table.default("m"), table.find("m", None)) == ("2.0", "two")
+    assert table.forget("m", "2.0", "two")
     assert table.names() == []
 
 

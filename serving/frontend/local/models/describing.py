@@ -10,7 +10,8 @@ from serving.frontend.local.models.model import Model
 def settings_of(model: Model) -> dict[str, Any]:
     """Return what ``GET /models/{name}`` says between the runtime and the workers."""
     values = model.values
-    stateful = bool(values.get("sequenceMaxIdleMSec"))
+    # As in Java these stand for themselves, whether the model keeps sequences or not.
+    sequences = bool(values.get("sequenceMaxIdleMSec"))
     return {
         "minWorkers": model.least,
         "maxWorkers": model.most,
@@ -27,9 +28,9 @@ def settings_of(model: Model) -> dict[str, Any]:
         "continuousBatching": bool(values.get("continuousBatching")),
         "useJobTicket": bool(values.get("useJobTicket")),
         "useVenv": bool(values.get("useVenv")),
-        "stateful": stateful,
+        "stateful": model.stateful,
         "sequenceMaxIdleMSec": values.get("sequenceMaxIdleMSec", 0),
         "sequenceTimeoutMSec": values.get("sequenceTimeoutMSec", 0),
-        "maxNumSequence": values.get("maxNumSequence", 0) if stateful else 0,
-        "maxSequenceJobQueueSize": values.get("maxSequenceJobQueueSize", 0) if stateful else 0,
+        "maxNumSequence": values.get("maxNumSequence", 0) if sequences else 0,
+        "maxSequenceJobQueueSize": values.get("maxSequenceJobQueueSize", 0) if sequences else 0,
     }

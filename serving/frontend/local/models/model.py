@@ -89,7 +89,17 @@ class Model:
     @property
     def stateful(self) -> bool:
         """Whether its requests belong to sequences, each of which stays with one worker."""
-        return bool(self.values.get("sequenceMaxIdleMSec"))
+        return bool(self.values.get("sequenceBatching"))
+
+    @property
+    def ticketed(self) -> bool:
+        """Whether a request is only taken where a worker is free for it: nothing waits."""
+        return bool(self.values.get("useJobTicket"))
+
+    @property
+    def client_timeout_s(self) -> float:
+        """Seconds that clients wait for an answer; 0 for as long as it takes."""
+        return int(self.values.get("clientTimeoutInMills") or 0) / 1000
 
     @property
     def continuous(self) -> bool:
@@ -141,6 +151,8 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
         raise ModelError(f"model {name} wants the runtime {runtime}; this frontend starts Python workers only")
     config = effective.understand(unpacked.config)
     values = {setting.key: setting.value for setting in config.settings}
+    if values.get("sequenceBatching") and not values.get("sequenceMaxIdleMSec"):
+        raise ModelError(f"model {name}: sequenceBatching in its configuration needs sequenceMaxIdleMSec above 0")
     own = settings_of_properties(settings, name, version)
 
     def first(key: str, asked: int | None, default: int) -> int:

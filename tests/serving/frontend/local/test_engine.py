@@ -187,6 +187,86 @@ def test_a_full_queue_refuses_and_a_client_that_has_left_is_not_computed_for(ben
     bench.run(work)
 
 
+def test_with_job_tickets_nothing_waits(bench: Bench) -> None:
+    archive = bench.build("echo", _ECHO, "useJobTicket: true\nbatchSize: 4\n")
+
+    async def work() -> None:
+        await bench.register(archive, initial_workers=2)
+        busy = [asyncio.ensure_future(bench.ask("echo", "sleep 0.5")) for _ in range(2)]
+        await asyncio.sleep(0)
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="has no worker to serve inference request") as full:
+                await bench.ask("echo", "one too many")
+            assert full.value.headers["Retry-After"]
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*busy)
+        await bench.ask("echo", "free again")
+        assert bench.counts.batches == [1, 1, 1]
+        assert bench.counts.drops == ["queue", "queue"]
+
+    bench.run(work)
+
+
+def test_a_client_that_waits_for_a_time_only_gets_an_answer_then(bench: Bench) -> None:
+    archive = bench.build("echo", _ECHO, "clientTimeoutInMills: 300\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        slow = asyncio.ensure_future(bench.ask("echo", "sleep 1"))
+        await asyncio.sleep(0.1)
+        with pytest.raises(DeadlineError, match=r"within 300 ms \(clientTimeoutInMills\)"):
+            await bench.ask("echo", "waits")
+        with pytest.raises(DeadlineError):
+            await slow
+        assert loop.time() - begun < 0.9
+        await asyncio.sleep(0.7)
+        # The late answer went nowhere, and what waited was not computed.
+        assert bytes((await bench.ask("echo", "quick")).body).startswith(b"quick of 1")
+        assert len(bench.counts.batches) == 2
+        assert bench.counts.drops == ["deadline", "deadline"]
+
+    bench.run(work)
+
+
+def test_a_description_shares_no_batch(bench: Bench) -> None:
+    archive = bench.build("echo", _ECHO, "batchSize: 8\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        busy = asyncio.ensure_future(bench.ask("echo", "sleep 0.3"))
+        await asyncio.sleep(0.1)
+        described = {"describe": "True"}
+        asked = [bench.ask("echo", text, headers=described if text == "c" else None) for text in "abcde"]
+        answers = await asyncio.gather(busy, *asked)
+        sizes = [int(bytes(answer.body).split(b" in ")[0].split()[-1]) for answer in answers]
+        assert sizes == [1, 2, 2, 1, 2, 2]
+
+    bench.run(work)
+
+
+def test_who_dies_with_others_is_no_poison_and_lives_through_a_further_death(bench: Bench) -> None:
+    archive = bench.build("echo", _ECHO, _RETRY + "batchSize: 4\n")
+
+    async def work() -> None:
+        await bench.register(archive)
+        running = [asyncio.ensure_future(bench.ask("echo", f"sleep 0.{one}")) for one in range(5, 8)]
+        for _ in range(2):
+            await asyncio.sleep(0.3)
+            (pid,) = bench.pids("echo")
+            os.kill(pid, signal.SIGKILL)
+            while bench.pids("echo") in ([pid], [-1]) or bench.counts.levels[1] == 0:
+                await asyncio.sleep(0.02)
+        answers = await asyncio.gather(*running)
+        assert [bytes(answer.body).split(b" in ")[0] for answer in answers] == [
+            b"sleep 0.%d of 1" % n for n in (5, 6, 7)
+        ]
+        assert bench.counts.resends == 4
+
+    bench.run(work)
+
+
 _STREAM = """
 import time
 from ts.handler_utils.utils import send_intermediate_predict_response

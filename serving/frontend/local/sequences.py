@@ -140,7 +140,7 @@ class Sequences:
                 return
 
     def answered(self, headers: dict[str, str]) -> list[Job]:
-        """End the sequences that a header of an answer names, with semicolons between; returns what waited of theirs."""
+        """End the sequences that a header of an answer names, with semicolons between; return what waited of theirs."""
         told = _header(headers, self._names[2])
         return [job for part in told.split(";") if (name := part.strip()) for job in self._end(name)]
 
@@ -175,5 +175,5 @@ class Sequences:
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:
-    """The value of a header, however it is written; empty where it is not there."""
+    """Return the value of a header, however it is written; empty where it is not there."""
     return next((value for header, value in headers.items() if header.lower() == name.lower()), "")

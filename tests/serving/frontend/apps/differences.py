@@ -78,7 +78,7 @@ DIFFERENT: list[tuple[str, int | None, str, str]] = [
 
 
 def answer_of(address: str, question: Question, keys: dict[str, str]) -> dict[str, Any]:
-    """What a server answers, as it is compared."""
+    """Return what a server answers, as it is compared."""
     found = parsed(ask(address, question, keys))
     found["usual"] = {name: value for name, value in found["headers"].items() if name in USUAL}.keys() == USUAL.keys()
     return found

@@ -190,7 +190,7 @@ def handle(data, context):
             context.set_response_header(at, "ts_request_sequence_end", context.get_sequence_id(at))
     return [str(os.getpid()) for row in data]
 """
-_SEQUENCES = "minWorkers: 1\nmaxWorkers: 2\nsequenceMaxIdleMSec: 60000\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 4\n"
+_SEQUENCES = "sequenceBatching: true\nminWorkers: 2\nmaxWorkers: 2\nsequenceMaxIdleMSec: 60000\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 4\n"
 
 
 def test_a_worker_that_keeps_a_sequence_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +206,9 @@ def test_a_worker_that_keeps_a_sequence_stays(bench: Bench, monkeypatch: pytest.
             return bytes(answer.body)
 
         one = await ask("one")
-        two = await ask("two")  # waits for a worker of its own
+        two = await ask("two")  # the sequences are shared out over the workers
         assert one != two
+        await bench.engine.scale("counting", None, 1, 2, synchronous=True)
         await asyncio.sleep(1.0)
         assert len(bench.pids("counting")) == 2
         assert [await ask("one"), await ask("two")] == [one, two]

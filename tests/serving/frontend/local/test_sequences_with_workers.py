@@ -29,7 +29,9 @@ def handle(data, context):
             context.set_response_header(at, "ts_request_sequence_end", name)
     return answers
 """
-_CONFIG = "batchSize: 1\nsequenceMaxIdleMSec: {idle}\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 8\n"
+_CONFIG = (
+    "sequenceBatching: true\nbatchSize: 1\nsequenceMaxIdleMSec: {idle}\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 8\n"
+)
 
 
 async def _ask(bench: Bench, name: str, body: str) -> str:

@@ -10,8 +10,10 @@ import io
 import json
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from handlers.loading.load import load_eager
 from model_defs.mnist import MNISTNet
 from serving.control.configuration.java import WORKER_SCRIPT, torchserve_home, worker_home
 
-from .conftest import OPEN, ROOT, Sandbox, Server, close, make_sandbox
+from .conftest import OPEN, ROOT, Sandbox, Server, close, make_sandbox, usual_frontend
 from .support import (
     Answer,
     GrpcAnswer,
@@ -250,7 +252,9 @@ VALUES = {
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
 def test_values(pair: Pair, value: str) -> None:
     answer = pair.run(f"return [{value}]")
-    assert (answer.status, answer.phrase, answer.header("content-type")) == (200, "", None)
+    # Java sends the handler's phrase, which is empty, uvicorn the usual one.
+    phrase = "" if usual_frontend() == "java" else "OK"
+    assert (answer.status, answer.phrase, answer.header("content-type")) == (200, phrase, None)
     assert answer.header("content-length") == str(len(answer.body))
 
 
@@ -445,7 +449,7 @@ def test_custom_metrics(pair: Pair) -> None:
 def test_time_metrics_of_the_worker(pair: Pair) -> None:
     for server in (pair.stock, pair.ours):
         lines = wait_until(lambda server=server: metrics(server, "PredictionTime"), "PredictionTime")
-        assert any('ModelName="everything",Level="Model"' in line for line in lines)
+        assert any('ModelName="everything"' in line and 'Level="Model"' in line for line in lines)
 
 
 def logged(server: Server, mark: str) -> list[str]:
@@ -554,7 +558,7 @@ def test_a_batch(pair: Pair) -> None:
     ]
 
     def ask_all(server: Server) -> list[Answer]:
-        return at_once([lambda wish=wish: predict(server, "batch", json.dumps(wish), **JSON) for wish in wishes])
+        return batch(server, *wishes)
 
     answers = pair.same(ask_all)
     assert [answer.json() for answer in answers] == [{"batch": 4, "number": number} for number in range(4)]
@@ -726,7 +730,8 @@ def test_batches_in_envelopes(enveloped: tuple[str, Pair]) -> None:
     stock, ours = pair.both(ask_all)
     assert [answer.status for answer in ours] == [200, 200, 200]
     if envelope in ("kserve", "kservev2"):
-        assert [answer.status for answer in stock] == [503, 503, 503]
+        if usual_frontend() == "java":  # the other does not hold a batch open
+            assert [answer.status for answer in stock] == [503, 503, 503]
         texts = [answer.text() for answer in ours]
         if envelope == "kserve":
             assert [json.loads(text)["predictions"] for text in texts] == [[str(n)] * 2 for n in range(3)]
@@ -751,7 +756,20 @@ def test_differs_a_failure_has_an_id_that_the_log_repeats(pair: Pair, error: str
 
 
 def batch(server: Server, *wishes: dict[str, Any]) -> list[Answer]:
-    return at_once([lambda wish=wish: predict(server, "batch", json.dumps(wish), **JSON) for wish in wishes])
+    """Return the answers to requests that make one batch."""
+
+    def send(wish: dict[str, Any]) -> Answer:
+        return predict(server, "batch", json.dumps(wish), **JSON)
+
+    calls = [lambda wish=wish: send(wish) for wish in wishes]
+    if server.record["frontend"] == "java":  # it holds a batch open until it is full
+        return at_once(calls)
+    with ThreadPoolExecutor(1) as pool:  # what waits for a busy worker is one
+        busy = pool.submit(send, {"number": -1, "sleep": 1})
+        time.sleep(0.4)
+        answers = at_once(calls)
+    assert busy.result().status == 200
+    return answers
 
 
 def test_differs_a_request_that_fails_does_not_fail_its_neighbours(pair: Pair) -> None:

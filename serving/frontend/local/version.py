@@ -73,8 +73,8 @@ class Version:
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._sequences = Sequences(model, around.settings) if model.stateful else None
-        self._waiting: Waiting | Sequences
-        self._waiting = Waiting(model.queue_size) if self._sequences is None else self._sequences
+        # Not by "or": without requests both are empty, and so false.
+        self._waiting: Waiting | Sequences = Waiting(model.queue_size) if self._sequences is None else self._sequences
         self._workers: list[Worker] = []
         self._leaving: set[Worker] = set()
         self._free: dict[Worker, None] = {}

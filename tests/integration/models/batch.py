@@ -1,5 +1,7 @@
 """A batch at once; every request may have a status, headers and a content type of its own."""
 
+import time
+
 
 def handle(data, context):
     if data is None:
@@ -7,6 +9,7 @@ def handle(data, context):
     answers = []
     for index, row in enumerate(data):
         wish = row["body"]
+        time.sleep(wish.get("sleep", 0))
         if wish.get("status"):
             context.set_response_status(wish["status"], wish.get("phrase", ""), index)
         for name, value in wish.get("headers", {}).items():

@@ -190,7 +190,10 @@ def handle(data, context):
             context.set_response_header(at, "ts_request_sequence_end", context.get_sequence_id(at))
     return [str(os.getpid()) for row in data]
 """
-_SEQUENCES = "sequenceBatching: true\nminWorkers: 2\nmaxWorkers: 2\nsequenceMaxIdleMSec: 60000\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 4\n"
+_SEQUENCES = (
+    "sequenceBatching: true\nminWorkers: 2\nmaxWorkers: 2\n"
+    "sequenceMaxIdleMSec: 60000\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 4\n"
+)
 
 
 def test_a_worker_that_keeps_a_sequence_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ KINDS: dict[Kind, str] = {
 SHARED_WORKERS = 16
 SHARED_BATCH = 32
 # Workers and batchSize. In Java's frontend a batch waits to be filled; in the Python one nothing does.
-# With 2 connections in place of 16 a shared process got MNIST's second batch too early: 0.82 of the requests/s at 8.
+# With 2 connections in place of 16 a shared process would get its second batch too early, and small.
 _USUAL: dict[Kind, tuple[int, int]] = {
     "stock": (1, 1),
     "stock-quiet": (1, 1),

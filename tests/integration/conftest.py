@@ -30,6 +30,8 @@ from .preloaded import CommandLine
 # Models can be registered, and no key is needed: for servers that only tests reach.
 OPEN = ("--enable-model-api", "--disable-token-auth")
 FRONTENDS = ("java", "python")
+# For what hardly depends on the frontend.
+JAVA_FIRST = ("java", pytest.param("python", marks=pytest.mark.slow))
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 

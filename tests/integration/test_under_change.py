@@ -25,7 +25,7 @@ from .support import ask, describe, is_alive, pack, ready, register, session, wa
 # Only this frontend promises it.
 pytestmark = [pytest.mark.hides("torch"), pytest.mark.parametrize("frontend", ["python"], scope="module")]
 
-SECONDS = float(os.environ.get("TORCHMAR_CHANGE_S", "4"))
+SECONDS = float(os.environ.get("TORCHMAR_CHANGE_S", "3"))
 CLIENTS = 8
 ECHO = """
 import os

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from .conftest import FRONTENDS, Server
+from .conftest import JAVA_FIRST, Server
 from .support import model_log
 
-pytestmark = pytest.mark.parametrize("frontend", FRONTENDS)
+pytestmark = pytest.mark.parametrize("frontend", JAVA_FIRST)
 
 HANDLER = """
 class Handler:

@@ -91,7 +91,7 @@ class Registration:
         handler: in place of the manifest's.
         runtime: in place of the manifest's.
         batch_size: most requests of a batch.
-        max_batch_delay_ms: how long a batch is held open to fill; see `backend: {hold: true}`.
+        max_batch_delay_ms: how long TorchServe holds a batch open to fill; ours only describes it.
         initial_workers: to start; None for default_workers_per_model.
         response_timeout_s: seconds that a worker may take for a batch.
         startup_timeout_s: seconds that a worker may take to load the model.

@@ -264,7 +264,7 @@ def test_without_a_near_miss_the_settings_are_listed(key):
     assert problem.key.startswith("backend.")
     assert problem.hint == (
         "the settings are mode, max_batch_size, max_batch_delay_ms, processes, threads, isolate_errors, pipeline, "
-        "warm_up"
+        "warm_up, retry"
     )
 
 

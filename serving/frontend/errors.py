@@ -4,6 +4,7 @@
 
     FrontendError                      what is written as {"code", "type", "message"}
     ├── BadRequestError           400  BadRequestException
+    ├── ModelError                400  ModelException
     ├── InvalidKeyError           400  InvalidKeyException
     ├── NotAllowedError           403  InvalidModelVersionException
     ├── ForbiddenError            403  ForbiddenException: ours alone

@@ -112,8 +112,8 @@ class Table(Generic[V]):
             raise VersionNotFoundError(f"Model version {version} does not exist for model {name}")
         self._models[name].default = version
 
-    def removable(self, name: str, version: str | None) -> V:
-        """Find a version that could be removed; the default one if none is named.
+    def remove(self, name: str, version: str | None) -> V:
+        """Remove a version and return it; the default one if none is named.
 
         Raises:
             ModelNotFoundError, VersionNotFoundError: nothing of that name.
@@ -123,12 +123,6 @@ class Table(Generic[V]):
         versions = self._models[name]
         if version in (None, versions.default) and len(versions.by_version) > 1:
             raise NotAllowedError(f"Cannot remove default version for model {name}")
-        return found
-
-    def remove(self, name: str, version: str | None) -> V:
-        """Remove a version. Raises as `removable`."""
-        found = self.removable(name, version)
-        versions = self._models[name]
         del versions.by_version[version or versions.default]
         if not versions.by_version:
             del self._models[name]

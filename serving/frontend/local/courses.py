@@ -238,7 +238,9 @@ class Continuous(Course):
         self._under_way = False
         if reply.code != 200:
             self._fail_all(reply)
-        for item in reply.items if reply.code == 200 else ():
+            self._seat.freed()
+            return
+        for item in reply.items:
             job = self.jobs.get(item.request_id)
             if job is None:
                 self._seat.broken(f"it answered a request that it does not have, {item.request_id}")

@@ -241,16 +241,12 @@ class LocalEngine:
     async def unregister(self, name: str, version: str | None) -> Done:
         """Answer what was taken, end the workers, forget the version (None: the default one)."""
         async with self._lock(name):
-            found = self._table.removable(name, version)
-            in_time = await self._removed(found, grace_s=float(self._settings.unregister_model_timeout))
+            found = self._table.remove(name, version)
+            in_time = await self._ended(found, grace_s=float(self._settings.unregister_model_timeout))
         await self._write_down()
         if not in_time:
             raise RequestTimeoutError(f"Timed out while cleaning resources: {name}")
         return Done(200, f'Model "{name}" unregistered')
-
-    async def _removed(self, version: Version, *, grace_s: float) -> bool:
-        self._table.remove(version.model.name, version.model.version)
-        return await self._ended(version, grace_s=grace_s)
 
     async def _ended(self, version: Version, *, grace_s: float) -> bool:
         model = version.model

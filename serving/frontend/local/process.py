@@ -156,8 +156,8 @@ class Process:
         """Begin to read what it prints."""
         loop = asyncio.get_running_loop()
         for name, pipe in (("stdout", self._popen.stdout), ("stderr", self._popen.stderr)):
-            lines = _Lines(name, self._line, self._ended)
-            transport, _ = await loop.connect_read_pipe(functools.partial(_itself, lines), cast(IO[bytes], pipe))
+            lines = functools.partial(_Lines, name, self._line, self._ended)
+            transport, _ = await loop.connect_read_pipe(lines, cast(IO[bytes], pipe))
             self._pipes.append(transport)
 
     def _line(self, pipe: str, line: str) -> None:
@@ -213,10 +213,6 @@ class Process:
                 with contextlib.suppress(FileNotFoundError):
                     Path(socket).unlink()
         return int(self._popen.returncode)
-
-
-def _itself(lines: _Lines) -> _Lines:
-    return lines
 
 
 class _Lines(asyncio.Protocol):

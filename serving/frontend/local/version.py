@@ -29,8 +29,9 @@ from serving.protocol.messages import Load
 
 logger = logging.getLogger(__name__)
 
-# A request that two workers died of takes no third one down; nor does one that shared its end with others too often.
-_ALONE, _SHARED = 2, 1
+# A request ends when two workers died of it alone. A death with others proves nothing against it, and counts half.
+_ALONE: Final = 2
+_SHARED: Final = 1
 _MAX_DEATHS: Final = 2 * _ALONE
 
 
@@ -93,25 +94,25 @@ class Version:
             return await job.answer
         except asyncio.CancelledError:
             self._forget(job)
-            self._drop(job, "client")
+            self._drop("client")
             raise
 
     def _submit(self, job: Job, named: str | None) -> None:
         model = self.model
         if self.closing or not self._can_serve():
-            self._drop(job, "drain" if self.closing else "worker")
+            self._drop("drain" if self.closing else "worker")
             raise UnavailableError(no_worker(model, named))
         if model.ticketed and len(self._waiting) >= len(self._free):
-            self._drop(job, "queue")
+            self._drop("queue")
             raise UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
         if job.deadline is not None:
             if job.deadline <= self._loop.time():
-                self._drop(job, "deadline")
+                self._drop("deadline")
                 raise _too_late()
             job.timer = self._loop.call_at(job.deadline, self._expire, job)
         if not self._waiting.put(job):
             job.forget_timer()
-            self._drop(job, "queue")
+            self._drop("queue")
             raise UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
         if model.client_timeout_s:
             patience = self._loop.call_later(model.client_timeout_s, self._lose_patience, job)
@@ -144,7 +145,7 @@ class Version:
 
     def _expire(self, job: Job) -> None:
         self._waiting.drop(job)
-        self._drop(job, "deadline")
+        self._drop("deadline")
         job.fail(_too_late())
         self._level()
 
@@ -152,7 +153,7 @@ class Version:
         """Answer in the worker's place: where it has the request already, its answer is read and dropped."""
         if not job.sent:
             self._waiting.drop(job)
-        self._drop(job, "deadline")
+        self._drop("deadline")
         limit = self.model.values["clientTimeoutInMills"]
         job.fail(DeadlineError(f"there was no answer within {limit} ms (clientTimeoutInMills)"))
         self._level()
@@ -166,7 +167,7 @@ class Version:
             job.parts.end()
         self._level()
 
-    def _drop(self, job: Job, reason: str) -> None:  # noqa: ARG002
+    def _drop(self, reason: str) -> None:
         self._around.meters.dropped(self.model.name, self.model.version, reason)
 
     def _level(self) -> None:
@@ -228,7 +229,7 @@ class Version:
                 logger.error(
                     "request %s of %s fails: too many workers died of it", job.request.request_id, self.model.label
                 )
-            self._drop(job, "worker")
+            self._drop("worker")
             job.fail(error)
         self._waiting.put_back(again)
         if self._sequences is not None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from archive_tool.config import effective
 from archive_tool.metadata.manifest import Manifest
+from serving.control.configuration.settings import models_of
 from serving.frontend.engine import Registration
 from serving.frontend.errors import BadRequestError, ModelError
 from serving.frontend.settings import Settings
@@ -164,7 +165,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
             return asked
         return int(own.get(key, default))
 
-    workers = default_workers(settings) if wanted.initial_workers is None else wanted.initial_workers
+    workers = settings.default_workers_per_model if wanted.initial_workers is None else wanted.initial_workers
     least, most = values.get("minWorkers"), values.get("maxWorkers")
     if least is None or most is None:
         least, most = int(own.get("minWorkers", workers)), int(own.get("maxWorkers", workers))
@@ -191,14 +192,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
 
 def settings_of_properties(settings: Settings, name: str, version: str) -> Mapping[str, Any]:
     """Return what ``models={...}`` of config.properties says of a version."""
-    from serving.control.configuration.settings import models_of
-
     return models_of(settings.properties).get(name, {}).get(version, {})
-
-
-def default_workers(settings: Settings) -> int:
-    """Workers of a model that says nothing."""
-    return settings.default_workers_per_model
 
 
 def _may_run_twice(unpacked: Unpacked, document: Mapping[str, Any]) -> bool:

@@ -84,3 +84,46 @@ def test_a_sequence_dies_with_its_worker(bench: Bench) -> None:
         assert (await _ask(bench, "one", "b")).split()[0] == "b"
 
     bench.run(work)
+
+
+_SUMS = """
+import os
+
+SUMS = {}
+
+def handle(data, context):
+    if data is None:
+        return None
+    for index, row in enumerate(data):
+        name = context.get_sequence_id(index)
+        SUMS[name] = SUMS.get(name, 0) + int(bytes(row["body"]))
+        context.set_response_header(index, "ts_request_sequence_id", name)
+        if SUMS[name] > 99:
+            context.set_response_header(index, "ts_request_sequence_end", name)
+    return [str(SUMS[context.get_sequence_id(index)]) for index in range(len(data))]
+"""
+
+
+def test_sequences_keep_their_worker(bench: Bench) -> None:
+    config = "sequenceBatching: true\nsequenceMaxIdleMSec: 60000\nmaxNumSequence: 4\n"
+    archive = bench.build("sums", _SUMS, config)
+
+    async def work() -> None:
+        await bench.register(archive, initial_workers=2)
+
+        async def add(number: int, name: str) -> str:
+            headers = {"ts_request_sequence_id": name} if name else {}
+            answer = await bench.ask("sums", str(number), headers=headers)
+            assert name in ("", answer.headers["ts_request_sequence_id"])
+            return bytes(answer.body).decode()
+
+        for turn in range(1, 4):
+            sums = await asyncio.gather(*(add(number, name) for number, name in enumerate("abc", 1)))
+            assert sums == [str(turn), str(2 * turn), str(3 * turn)]
+        assert await add(100, "") == "100"  # a sequence of its own, which ends with its answer
+        assert await add(100, "") == "100"
+        assert await add(1, "d") == "1"
+        with pytest.raises(UnavailableError, match="exceeds maxSequenceJobQueueSize"):
+            await add(1, "e")
+
+    bench.run(work)

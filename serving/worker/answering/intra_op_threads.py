@@ -3,6 +3,9 @@
 Two threads halve the time of a large model and double that of a small one, whose operators are over before the second
 thread is awake, and which competes with the frontend for the cores. No property of a model tells which it is, so the
 first batches are run with either, as they come, and the faster setting is kept. Each size of batch has its own.
+
+Waiting threads spin. Where something else needs the cores, they spin through its time slices, and a batch takes many
+times the processor that it needs: what wastes it so is not kept, however fast it seemed.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import logging
 import statistics
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
@@ -28,10 +33,13 @@ _WARM_UP: Final = 3
 # of the setting before.
 _BLOCK: Final = 5
 _ROUNDS: Final = 2
-# Seconds; what takes longer gains from every core, and a trial of the other settings would cost its clients too much.
+# Seconds; of what takes longer, two batches are run with half the threads, which takes twice the time at the worst.
 _LONG_S: Final = 0.1
 # A core left to the frontend is worth more than this.
 _GAIN: Final = 0.9
+# A setting that takes so many times the processor of another one wastes it. A large model takes a quarter more with two
+# threads than with one.
+_WASTE: Final = 1.5
 # Seconds; what takes longer is likely to gain from every core, whatever else was busy during the trial.
 _LIKELY_S: Final = 0.02
 _MIDDLE: Final = 4
@@ -43,10 +51,13 @@ class Threads:
     Args:
         torch: the module.
         most: maximum number of threads, at least 2; what is set now.
+        processor: seconds of the processor that this process has taken.
     """
 
-    def __init__(self, torch: ModuleType, most: int) -> None:
+    def __init__(self, torch: ModuleType, most: int, processor: Callable[[], float] = time.process_time) -> None:
         self._torch = torch
+        self._processor = processor
+        self._begun = 0.0
         self._most = self._now = most
         self._counts = sorted({1, min(_MIDDLE, most), most}, reverse=True)
         self._trials: dict[int, _Trial] = {}
@@ -71,6 +82,7 @@ class Threads:
                 self._set(self._most)
                 return
             count = self._trials[bucket].count()
+            self._begun = self._processor()
         self._set(count)
 
     def after(self, size: int, seconds: float) -> None:
@@ -79,7 +91,7 @@ class Threads:
         trial = self._trials.get(bucket)
         if trial is None or self._over:
             return
-        trial.took(seconds)
+        trial.took(seconds, self._processor() - self._begun)
         if trial.is_over():
             count = self._chosen[bucket] = trial.best()
             del self._trials[bucket]
@@ -103,38 +115,43 @@ class _Trial:
         self._schedule = [count for count in counts * _ROUNDS for _ in range(_BLOCK)]
         self._step = -_WARM_UP
         self._seconds: dict[int, list[float]] = defaultdict(list)
+        self._processor: dict[int, list[float]] = defaultdict(list)
 
     def count(self) -> int:
         return self._schedule[max(0, self._step)]
 
-    def took(self, seconds: float) -> None:
+    def took(self, seconds: float, processor: float) -> None:
+        count = self.count()
         if self._step >= 0 and self._step % _BLOCK:
-            self._seconds[self.count()].append(seconds)
+            self._seconds[count].append(seconds)
+            self._processor[count].append(processor)
         self._step += 1
+        if self._step == _BLOCK and statistics.median(self._seconds[count]) > _LONG_S:
+            self._counts = [count, count // 2]
+            self._schedule[_BLOCK:] = [count // 2] * 2
 
     def is_over(self) -> bool:
-        first = self._seconds[self._counts[0]]
-        if len(first) == _BLOCK - 1 and statistics.median(first) > _LONG_S:
-            return True
         return self._step >= len(self._schedule)
 
     def best(self) -> int:
-        """Choose few threads, and more only if clearly faster. For long batches choose many."""
-        best = None
-        most = self._median(self._counts[0])
-        long = most is not None and most > _LIKELY_S
-        for count in self._counts if long else reversed(self._counts):
-            took = self._median(count)
-            if took is not None and (best is None or took < _GAIN * best[1]):
-                best = (count, took)
-        return best[0] if best else self._counts[0]
+        """Choose few threads, and more only if clearly faster. For long batches choose many. Waste nothing."""
+        took = {count: statistics.median(self._seconds[count]) for count in self._counts}
+        processor = {count: statistics.median(self._processor[count]) for count in self._counts}
+        bound = _WASTE * min(processor.values())
+        frugal = [count for count in self._counts if processor[count] <= bound]
+        best = 0
+        for count in frugal if took[self._counts[0]] > _LIKELY_S else reversed(frugal):
+            if not best or took[count] < _GAIN * took[best]:
+                best = count
+        return best
 
     def summary(self) -> str:
-        figures = [f"{count}: {took * 1000:.2f}" for count in self._counts if (took := self._median(count)) is not None]
-        return f" (median in ms, by threads: {', '.join(figures)})" if len(figures) > 1 else ""
-
-    def _median(self, count: int) -> float | None:
-        return statistics.median(self._seconds[count]) if self._seconds[count] else None
+        figures = (
+            f"{count}: {1000 * statistics.median(self._seconds[count]):.2f} / "
+            f"{1000 * statistics.median(self._processor[count]):.2f}"
+            for count in self._counts
+        )
+        return f" (median in ms, time / processor, by threads: {', '.join(figures)})"
 
 
 def threads_of(model: Model) -> Threads | None:

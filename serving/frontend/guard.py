@@ -3,7 +3,8 @@
 uvicorn waits without end for a request's head and body, httptools takes a head of any length, and what is not read of
 an answer stays in memory. Here a watch goes over all connections once a second and ends those of clients that are too
 slow, so that a request in time pays nothing but the addition of two numbers. What is refused gets TorchServe's form of
-an error. And a response's head leaves with its body, which uvicorn writes one after the other.
+an error. And a response's head leaves with its body, which uvicorn writes one after the other: with uvloop each write
+is a system call, and a packet for which the client may wake up.
 
 The attributes of uvicorn's protocols that are used here are not documented. tests/serving/frontend/test_guard.py sends
 real slow clients, and setup.py says which versions of uvicorn it was run with.
@@ -28,8 +29,10 @@ HEAD_BYTES: Final = 64 * 1024
 WATCH_S: Final = 1.0
 #: Key of a scope: the names of its headers as they were sent, in their order; not there with h11.
 NAMES: Final = "torchmar.names"
-# An answer before the answer: nothing follows it until the client has sent its body.
-_CONTINUE: Final = b"HTTP/1.1 100 "
+_LINES: Final = tuple(
+    f"HTTP/1.1 {status} {HTTPStatus(status).phrase if status in set(HTTPStatus) else ''}\r\n".encode()
+    for status in range(600)
+)
 _UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
@@ -59,47 +62,6 @@ class HeadTooLargeError(FrontendError):
     status, kind = 431, "RequestHeaderFieldsTooLargeException"
 
 
-class _Transport:
-    """A connection on which the head of a response leaves together with the first bytes of its body.
-
-    With uvloop each write is a system call, and a packet for which the client may wake up: half of what a short answer
-    costs there.
-    """
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-        self._begun = False
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes | bytearray) -> None:
-        """Write the next bytes of a response; the first ones are its head."""
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.writelines((head, data))
-        elif self._begun or data.startswith(_CONTINUE):
-            self._transport.write(data)
-        else:
-            self._begun, self._head = True, bytes(data)
-
-    def end_response(self) -> None:
-        """Take note that the next bytes are another response's."""
-        self._begun = False
-        self._flush()
-
-    def close(self) -> None:
-        """Close the connection when everything has left."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._head is not None and not self.is_closing():
-            self.write(b"")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
 class _Guard:
     """Beside one of uvicorn's protocols: counts what comes, and answers what cannot be read."""
 
@@ -114,13 +76,6 @@ class _Guard:
     waited_for: tuple[str, object, int] | None = None
     since = 0.0
     _head = 0
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(_Transport(transport))  # type: ignore[misc]
-
-    def on_response_complete(self) -> None:
-        self.transport.end_response()
-        super().on_response_complete()  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
@@ -213,12 +168,82 @@ class _Guard:
         return ("body", id(self.cycle), 0) if self.cycle.more_body and not waits else None
 
 
+class _InOnePiece:
+    """In place of httptools' way of a response: what is whole is put together once, and written once.
+
+    Two writes are two packets, for each of which the client may wake up; and two patterns go over every header there.
+    Everything else goes uvicorn's way: streams, answers without a body, what has a fault.
+    """
+
+    # Of uvicorn's.
+    scope: Any
+    transport: Any
+    flow: Any
+    default_headers: list[tuple[bytes, bytes]]
+    message_event: Any
+    on_response: Any
+    disconnected: bool
+    keep_alive: bool
+    waiting_for_100_continue: bool
+    response_started: bool
+    response_complete: bool
+
+    _start: Any = None
+
+    async def send(self, message: Any) -> None:
+        start, self._start = self._start, None
+        if start is None and not self.response_started and message["type"] == "http.response.start":
+            self.response_started, self.waiting_for_100_continue = True, False
+            self._start = message
+            return
+        if start is not None:
+            if (data := self._whole(start, message)) is not None:
+                self.transport.write(data)
+                self.response_complete = True
+                self.message_event.set()
+                if not self.keep_alive:
+                    self.transport.close()
+                self.on_response()
+                return
+            self.response_started = False
+            await super().send(start)  # type: ignore[misc]
+        await super().send(message)  # type: ignore[misc]
+
+    def _whole(self, start: Any, message: Any) -> bytes | None:
+        """Return the bytes of a response; None where it has no length, or is not whole, or cannot be sent so."""
+        if message.get("more_body") or self.flow.write_paused or self.disconnected or self.scope["method"] == "HEAD":
+            return None
+        headers = self.default_headers + start["headers"]
+        parts = [_LINES[start["status"]]]
+        lines, length, closes = len(headers) + 2, -1, False
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection":
+                closes = value == b"close"
+        body = message["body"]
+        if length != len(body):
+            return None
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+            lines += 1
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        # A line's end within a header would begin another one.
+        return head + body if head.count(b"\n") == lines else None
+
+
 class _AsSent:
     """Beside httptools' protocol: keeps the names of headers as the client wrote them, for handlers see them so.
 
     What stands behind a body is no header of the request, which the application has begun with already.
     """
 
+    cycle: Any
+    kind: type[Any]
     scope: Any
     _names: list[bytes] | None = None
 
@@ -233,7 +258,10 @@ class _AsSent:
 
     def on_headers_complete(self) -> None:
         self._names = None
+        before = self.cycle
         super().on_headers_complete()  # type: ignore[misc]
+        if self.cycle is not before:
+            self.cycle.__class__ = self.kind  # its task has not begun
 
 
 def _without_upgrade(data: bytes) -> bytes:
@@ -256,17 +284,22 @@ def guarded(implementation: str | None = None) -> type[asyncio.Protocol]:
     """uvicorn's HTTP protocol with limits.
 
     Args:
-        implementation: ``httptools`` or ``h11``; None for the first that is installed.
+        implementation: ``httptools`` or ``h11``; None for the first where it is installed, else the second.
+
+    Raises:
+        ImportError: it is not there.
     """
-    known = (("httptools", "HttpToolsProtocol", (_Guard, _AsSent)), ("h11", "H11Protocol", (_Guard,)))
-    for name, kind, beside in known:
-        if implementation in (None, name):
-            try:
-                base = getattr(import_module(f"uvicorn.protocols.http.{name}_impl"), kind)
-            except ImportError:
-                continue
-            return type(f"Guarded{kind}", (*beside, base), {})
-    raise ImportError(f"uvicorn has no HTTP protocol {implementation or 'that is installed'}")
+    if implementation in (None, "httptools"):
+        try:
+            module = import_module("uvicorn.protocols.http.httptools_impl")
+        except ImportError:
+            if implementation is not None:
+                raise
+        else:
+            kind = type("Cycle", (_InOnePiece, module.RequestResponseCycle), {})
+            return type("GuardedHttpToolsProtocol", (_Guard, _AsSent, module.HttpToolsProtocol), {"kind": kind})
+    module = import_module("uvicorn.protocols.http.h11_impl")
+    return type("GuardedH11Protocol", (_Guard, module.H11Protocol), {})
 
 
 async def watch(connections: Iterable[Any], patience: Patience, every_s: float = WATCH_S) -> None:

@@ -57,7 +57,9 @@ class Job:
         priority: Priority = Priority.NORMAL,
     ) -> None:
         self.request = request
-        self.size = sum(len(parameter.value) for parameter in request.parameters)
+        self.size = 0
+        for parameter in request.parameters:
+            self.size += len(parameter.value)
         self.arrived = time.monotonic()
         self.deadline = deadline
         self.priority = priority

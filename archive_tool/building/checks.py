@@ -40,6 +40,7 @@ def check(looked: Looked, report: Report) -> None:
         check_requirements(inputs.requirements_file, looked.contents, report)
     if inputs.config_file in found and inputs.config_file:
         check_config(inputs.config_file, looked.contents, report)
+        check_default_answer(inputs.config_file, looked, report)
     for member in looked.plan.members:
         if member.source != inputs.serialized_file and not isinstance(member.source, bytes):
             _check_lfs(member.source, looked.contents, report)
@@ -199,3 +200,22 @@ def check_config(path: Path, contents: Contents, report: Report) -> None:
         where = f"{path}:{problem.line}" if problem.line else str(path)
         note = report.error if problem.severity == "error" else report.warning
         note(problem.message, where=where, hint=problem.hint)
+
+
+def check_default_answer(path: Path, looked: Looked, report: Report) -> None:
+    """Check that the file of a default answer goes into the archive, and is small."""
+    from archive_tool.config import default_answer
+
+    answer = default_answer.read(looked.config.document) if looked.config else None
+    if answer is None:
+        return
+    try:
+        sizes = {
+            member.name: len(member.source) if isinstance(member.source, bytes) else member.source.stat().st_size
+            for member in looked.plan.members
+            if member.name == answer.file
+        }
+    except OSError:
+        return  # already reported
+    if problem := default_answer.file_problem(answer, sizes):
+        report.error(problem, where=str(path), hint=default_answer.HINT)

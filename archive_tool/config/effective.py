@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from archive_tool.config import backend_keys
+from archive_tool.config import backend_keys, default_answer
 from archive_tool.config.safe_yaml import NotYamlError, compose, construct
 from archive_tool.config.schema import JAVA_KEYS, validate
 
@@ -78,9 +78,9 @@ def understand(text: bytes | str | None) -> Effective:
         notes += [_problem_text(problem) for problem in validate(text)]
         document = _load(text)
     reader = _Reader(document, has_file=text is not None)
-    settings = [*reader.frontend(), *reader.backend()]
+    settings = [*reader.frontend(), *reader.default_answer(), *reader.backend()]
     notes += reader.notes
-    others = [key for key in document if key not in JAVA_KEYS and key != "backend"]
+    others = [key for key in document if key not in (*JAVA_KEYS, default_answer.KEY, "backend")]
     return Effective(tuple(settings), tuple(reader.ignored), tuple(others), tuple(dict.fromkeys(notes)), document)
 
 
@@ -119,6 +119,20 @@ class _Reader:
             *(self._flag(key) for key in _FLAGS),
             *self._sequences(),
         ]
+
+    def default_answer(self) -> list[Setting]:
+        """Return the setting of torchmar's own frontend."""
+        key = default_answer.KEY
+        if key not in self._document:
+            return []
+        if default_answer.read(self._document) is None:
+            self.ignored.append(Ignored(key, "it is neither the name of a file nor {file: ..., content_type: ...}"))
+            return []
+        for other in default_answer.WITHOUT:
+            if self._document.get(other) is True:
+                self.ignored.append(Ignored(key, f"it has no effect with {other}"))
+                return []
+        return [Setting(key, self._document[key], FILE)]
 
     def backend(self) -> list[Setting]:
         """Return the settings of our own worker."""

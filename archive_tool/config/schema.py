@@ -2,8 +2,8 @@
 
 Java logs a line and goes on when a value has a wrong type, so the setting silently has no effect; here that is an
 error. The names and types are those of ModelConfig.java (TorchServe 0.12.0). The sections ``backend:`` and
-``optimize:`` are ours alone: an unknown key in them is an error, too. Other keys belong to the handler (``handler:``)
-and are not checked.
+``optimize:`` are ours alone: an unknown key in them is an error, too. So is ``default_answer:``, which our own frontend
+reads. Other keys belong to the handler (``handler:``) and are not checked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from archive_tool.config import backend_keys, optimize
+from archive_tool.config import backend_keys, default_answer, optimize
 from archive_tool.config.entries import (
     ConfigProblem,
     Entry,
@@ -106,6 +106,7 @@ def validate(text: bytes | str) -> list[ConfigProblem]:
     problems += _check_together(entries)
     problems += _check_backend(root, entries)
     problems += optimize.check(root, entries)
+    problems += default_answer.check(entries)
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 

@@ -43,7 +43,7 @@ def static_issues(archive: Archive, *, complete: bool = True) -> Iterator[Issue]
     yield from _manifest_paths(manifest)
     if complete:
         yield from completeness.issues(archive, manifest)
-    yield from _config_issues(archive, manifest)
+    yield from _config_issues(archive, manifest, complete=complete)
     if record is not None:
         yield from _sample_paths(record)
     if record is None or not record.members:
@@ -158,7 +158,7 @@ def head_issues(archive: Archive, entry: Entry, head: bytes) -> Iterator[Issue]:
     yield from completeness.content_issues(manifest, entry.name, entry.size, head)
 
 
-def _config_issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
+def _config_issues(archive: Archive, manifest: Manifest, *, complete: bool) -> Iterator[Issue]:
     name = manifest.model.config_file
     if not name or not archive.has(name):
         return
@@ -181,6 +181,21 @@ def _config_issues(archive: Archive, manifest: Manifest) -> Iterator[Issue]:
         yield Issue(Kind.UNREADABLE, message, name)
     for path, value in safe_yaml.texts(root):
         yield from _config_path(name, path, value)
+    if complete:
+        yield from _default_answer(archive, name, root)
+
+
+def _default_answer(archive: Archive, name: str, root: Any) -> Iterator[Issue]:
+    from archive_tool.config import default_answer, safe_yaml
+
+    try:
+        document = safe_yaml.construct(root)
+    except ValueError:
+        return  # reported by its tags, or no default answer's fault
+    answer = default_answer.read(document) if isinstance(document, dict) else None
+    sizes = {member.name: member.size for member in archive.members}
+    if answer is not None and (problem := default_answer.file_problem(answer, sizes)):
+        yield Issue(Kind.UNREADABLE, f"{name!r}: {problem}", name)
 
 
 def _config_path(name: str, path: str, value: str) -> Iterator[Issue]:

@@ -31,6 +31,7 @@ class Call:
         request: what the worker is to see.
         deadline: of the client's, by the loop's clock; None without one. What has not begun by then is not begun.
         priority: among those that wait.
+        may_default: whether the model's default answer may be given where the deadline or the queue is over.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Call:
     request: Request
     deadline: float | None = None
     priority: Priority = Priority.NORMAL
+    may_default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Answer:
             closed (`aclose`): who leaves it stops the engine from waiting for a slow reader.
         version: that answered.
         timings: where the time went.
+        counted: status that it counts as: of a default answer, that of the error which it hides; 0 for its own.
     """
 
     status: int
@@ -79,6 +82,7 @@ class Answer:
     rest: AsyncIterator[bytes | bytearray] | None = None
     version: str = ""
     timings: Timings | None = None
+    counted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ class Meters(Protocol):
     def dropped(self, name: str, version: str, reason: str) -> None:
         """Count a request that no model answered: ``deadline``, ``queue``, ``client``, ``worker``, ``drain``."""
 
+    def defaulted(self, name: str, version: str, reason: str) -> None:
+        """Count a default answer, beside the drop that it hides: ``deadline``, ``queue``."""
+
     def resent(self, name: str, version: str) -> None:
         """Count a request that was sent to a second worker because the first one died."""
 

@@ -180,7 +180,7 @@ class Exchange:
             return
         if status not in BODILESS:
             headers.append((b"content-length", b"%d" % len(body)))
-        await self._start(status, headers)
+        await self._start(status, headers, answer.counted)
         await self._send({"type": "http.response.body", "body": body})
 
     async def _stream(
@@ -213,9 +213,9 @@ class Exchange:
         await self._start(status, headers)
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _start(self, status: int, headers: Headers) -> None:
+    async def _start(self, status: int, headers: Headers, counted: int = 0) -> None:
         self._begun = True
-        self._meters.responded(status)
+        self._meters.responded(counted or status)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _drop_rest(self) -> None:

@@ -72,8 +72,10 @@ class InferenceApp(App):
         kind, *names = http.segments
         if not names:
             raise ResourceNotFoundError(NO_ROUTE)
-        marks = {"url_path": "/".join(names[2:]), **_EXPLAINED[kind == "explanations"]}
-        await self._ask(http, names[0], names[1] if len(names) > 1 else None, marks)
+        explained = kind == "explanations"
+        marks = {"url_path": "/".join(names[2:]), **_EXPLAINED[explained]}
+        version = names[1] if len(names) > 1 else None
+        await self._ask(http, names[0], version, marks, may_default=not explained)
 
     async def _ping(self, http: Exchange) -> None:
         if self._engine.healthy:
@@ -139,7 +141,14 @@ class InferenceApp(App):
     # ---- the way of a request ----------------------------------------------------------------------------------------
 
     async def _ask(
-        self, http: Exchange, name: str | None, version: str | None, marks: dict[str, str], *, query: bool = False
+        self,
+        http: Exchange,
+        name: str | None,
+        version: str | None,
+        marks: dict[str, str],
+        *,
+        query: bool = False,
+        may_default: bool = False,
     ) -> None:
         """Give a request to a model.
 
@@ -147,6 +156,7 @@ class InferenceApp(App):
             name: None where an input, ``model_name``, is to say it.
             marks: headers that the worker sees beside the client's.
             query: whether the parameters of the query are inputs, too.
+            may_default: whether the model's default answer may be given.
         """
         deadline, priority = _deadline(http), _priority(http)
         body = await read_body(http, self._most)
@@ -163,7 +173,8 @@ class InferenceApp(App):
         headers.update(marks)
         request = Request(self._begin(http) if http.own_id else http.request_id, headers, inputs)
         try:
-            answer = await http.unless_gone(self._engine.predict(Call(name, version, request, deadline, priority)))
+            call = Call(name, version, request, deadline, priority, may_default)
+            answer = await http.unless_gone(self._engine.predict(call))
             await http.answer(answer, self._most_answer)
         finally:
             if http.own_id:

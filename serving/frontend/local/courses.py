@@ -78,8 +78,7 @@ class Course(ABC):
         """Send requests, no more than there is `room` for."""
         now = time.monotonic()
         for job in jobs:
-            job.sent, job.batch = now, len(jobs)
-            job.forget_timer()
+            job.begin(now, len(jobs))
             self.jobs[job.request.request_id] = job
         self._transmit(job.request for job in jobs)
 
@@ -214,8 +213,7 @@ class Continuous(Course):
         """Send an iteration with further requests."""
         now = time.monotonic()
         for job in jobs:
-            job.sent, job.batch = now, len(self.jobs) + len(jobs)
-            job.forget_timer()
+            job.begin(now, len(self.jobs) + len(jobs))
         self.jobs |= {job.request.request_id: job for job in jobs}
         self._iterate()
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from serving.frontend.engine import Answer, Priority
 from serving.frontend.errors import FrontendError, InternalError
+from serving.frontend.local.models.model import DefaultAnswer
 from serving.protocol import Request
 
 # Bytes of a streamed answer that its client has not taken. Who is that far behind does not read.
@@ -24,6 +25,7 @@ class Job:
         arrived: by the monotonic clock: uvloop's own counts whole milliseconds.
         deadline: of the client's, on the loop's clock; None without one.
         priority: among those that wait.
+        default: what is answered where the model is too late; None where that is an error.
         answer: what the client gets.
         parts: of a streamed answer, once its first part was sent.
         batch: requests that were sent with it, itself included.
@@ -40,6 +42,7 @@ class Job:
         "batch",
         "deadline",
         "deaths",
+        "default",
         "parts",
         "priority",
         "request",
@@ -55,6 +58,7 @@ class Job:
         *,
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
+        default: DefaultAnswer | None = None,
     ) -> None:
         self.request = request
         self.size = 0
@@ -63,6 +67,7 @@ class Job:
         self.arrived = time.monotonic()
         self.deadline = deadline
         self.priority = priority
+        self.default = default
         self.answer: asyncio.Future[Answer] = loop.create_future()
         self.parts: Parts | None = None
         self.batch = 1
@@ -85,6 +90,12 @@ class Job:
     def over(self) -> bool:
         """Whether all of its answer has come, or nobody waits for it any more."""
         return self.answer.done() and (self.parts is None or self.parts.left)
+
+    def begin(self, now: float, batch: int) -> None:
+        """Take note that a worker gets it, with so many others; only a default answer still has a deadline then."""
+        self.sent, self.batch = now, batch
+        if self.default is None:
+            self.forget_timer()
 
     def fail(self, error: FrontendError) -> None:
         """End it with an error; a stream is cut."""

@@ -88,7 +88,8 @@ class Version:
 
     async def predict(self, call: Call) -> Answer:
         """Answer a request; see `Engine.predict`."""
-        job = Job(call.request, self._loop, deadline=call.deadline, priority=call.priority)
+        default = self.model.default_answer if call.may_default else None
+        job = Job(call.request, self._loop, deadline=call.deadline, priority=call.priority, default=default)
         self._submit(job, call.version)
         try:
             return await job.answer
@@ -105,17 +106,14 @@ class Version:
         if model.ticketed and len(self._waiting) >= len(self._free):
             self._drop("queue")
             raise UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
-        if job.deadline is not None:
-            if job.deadline <= self._loop.time():
-                self._drop("deadline")
-                raise _too_late()
-            job.timer = self._loop.call_at(job.deadline, self._expire, job)
+        if not self._in_time(job):
+            return
         if not self._waiting.put(job):
             job.forget_timer()
-            self._drop("queue")
-            raise UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
+            self._refuse(job, "queue", UnavailableError(no_worker(model, named), headers={"Retry-After": "1"}))
+            return
         if model.client_timeout_s:
-            patience = self._loop.call_later(model.client_timeout_s, self._lose_patience, job)
+            patience = self._loop.call_later(model.client_timeout_s, self._overdue, job, self._too_slow)
             job.answer.add_done_callback(lambda _: patience.cancel())
         self._look()
 
@@ -143,20 +141,40 @@ class Version:
                     del self._free[worker]
         self._level()
 
-    def _expire(self, job: Job) -> None:
-        self._waiting.drop(job)
-        self._drop("deadline")
-        job.fail(_too_late())
-        self._level()
+    def _in_time(self, job: Job) -> bool:
+        """Start the clock of a request's deadline; False where it has passed, and the request is answered."""
+        if job.deadline is None or job.timer is not None:
+            return True
+        if job.deadline <= self._loop.time():
+            self._refuse(job, "deadline", _too_late())
+            return False
+        job.timer = self._loop.call_at(job.deadline, self._overdue, job, _too_late)
+        if job.default is not None:
+            job.answer.add_done_callback(lambda _: job.forget_timer())
+        return True
 
-    def _lose_patience(self, job: Job) -> None:
+    def _overdue(self, job: Job, error: Callable[[], DeadlineError]) -> None:
         """Answer in the worker's place: where it has the request already, its answer is read and dropped."""
+        if job.done:
+            return
         if not job.sent:
             self._waiting.drop(job)
-        self._drop("deadline")
-        limit = self.model.values["clientTimeoutInMills"]
-        job.fail(DeadlineError(f"there was no answer within {limit} ms (clientTimeoutInMills)"))
+        self._refuse(job, "deadline", error())
         self._level()
+
+    def _too_slow(self) -> DeadlineError:
+        limit = self.model.values["clientTimeoutInMills"]
+        return DeadlineError(f"there was no answer within {limit} ms (clientTimeoutInMills)")
+
+    def _refuse(self, job: Job, reason: str, error: FrontendError) -> None:
+        """Answer in the model's place: by the default answer, where the request may have it."""
+        self._drop(reason)
+        if job.default is None:
+            job.fail(error)
+            return
+        model = self.model
+        self._around.meters.defaulted(model.name, model.version, reason)
+        job.answer.set_result(job.default.answer(model.version, reason, error))
 
     def _forget(self, job: Job) -> None:
         """Drop a request whose client has left, if it has not begun; what runs is read to its end."""
@@ -222,8 +240,9 @@ class Version:
                 continue
             if self._may_be_resent(job):
                 job.sent = 0.0
-                again.append(job)
-                self._around.meters.resent(self.model.name, self.model.version)
+                if self._in_time(job):
+                    again.append(job)
+                    self._around.meters.resent(self.model.name, self.model.version)
                 continue
             if job.deaths >= _MAX_DEATHS:
                 logger.error(

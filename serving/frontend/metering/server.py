@@ -52,6 +52,13 @@ _OWN: Final = (
         (),
     ),
     (
+        "torchmar_default_answers_total",
+        Kind.COUNTER,
+        (*_MODEL, "reason"),
+        "Default answers in the place of the model's: deadline, queue",
+        (),
+    ),
+    (
         "torchmar_model_metrics_dropped_total",
         Kind.COUNTER,
         (*_MODEL, "reason"),
@@ -166,6 +173,11 @@ class ServerMeters:
         of = self._versions.get((name, version)) or self._version(name, version)
         of.requests.add(1.0)
         self._own(of, "torchmar_requests_dropped_total", name, version, reason).add(1.0)
+
+    def defaulted(self, name: str, version: str, reason: str) -> None:
+        """Count a default answer."""
+        of = self._versions.get((name, version)) or self._version(name, version)
+        self._own(of, "torchmar_default_answers_total", name, version, reason).add(1.0)
 
     def resent(self, name: str, version: str) -> None:
         """Count a request that was sent again."""

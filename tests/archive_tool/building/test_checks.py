@@ -11,6 +11,7 @@ from archive_tool.building.files import plan
 from archive_tool.building.inputs import Inputs
 from archive_tool.building.looked import Looked
 from archive_tool.building.report import Report
+from archive_tool.config import default_answer
 
 
 def check(**options):
@@ -228,6 +229,21 @@ def test_the_config_file_is_checked(work):
     report = check(config_file=Path("c.yaml"))
     assert [problem.where for problem in report.errors] == ["c.yaml:1"]
     assert [problem.where for problem in report.warnings] == ["c.yaml:2"]
+
+
+def test_the_file_of_a_default_answer_is_looked_for(work):
+    Path("c.yaml").write_text("default_answer: none.json\n")
+    (problem,) = errors(config_file=Path("c.yaml"))
+    assert problem.startswith(
+        "c.yaml: default_answer names 'none.json', which is no file of the archive (write the name"
+    )
+    Path("none.json").write_text("[]")
+    given = {"config_file": Path("c.yaml"), "extra_files": ("none.json",)}
+    assert errors(**given) == []
+    Path("none.json").write_bytes(bytes(default_answer.MAX_BYTES + 1))
+    assert "which has 1048577 bytes" in errors(**given)[0]
+    Path("c.yaml").write_text("default_answer: ../none.json\n")
+    assert "names '../none.json', which is no file of the archive" in errors(**given)[0]
 
 
 def test_all_mistakes_are_told_at_once(work):

@@ -210,7 +210,7 @@ def test_plain_values():
 
 @given(
     st.dictionaries(
-        st.sampled_from([*effective.JAVA_KEYS, "backend", "handler"]),
+        st.sampled_from([*effective.JAVA_KEYS, "backend", "default_answer", "handler"]),
         st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
         | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
         max_size=6,

@@ -317,6 +317,25 @@ def test_config_files_that_are_not_refused(put, text):
     assert told(path) == []
 
 
+def test_default_answers(put):
+    def archive_of(text, *more):
+        return put(archive(Member(b"c.yaml", text), *more, manifest=manifest(configFile="c.yaml")))
+
+    def problems(path):
+        return [(issue.kind, issue.message) for issue in verify(path).issues if "default_answer" in issue.message]
+
+    assert problems(archive_of(b"default_answer: none.json", Member(b"none.json", b"[]"))) == []
+    missing = "'c.yaml': default_answer names 'none.json', which is no file of the archive"
+    assert problems(archive_of(b"default_answer: none.json")) == [(Kind.UNREADABLE, missing)]
+    large = archive_of(b"default_answer: none.json", Member(b"none.json", bytes(range(256)) * 4097))
+    assert problems(large)[0][1].endswith("has 1048832 bytes; a server keeps at most 1048576 in memory")
+    assert problems(archive_of(b"default_answer: ../none.json"))[0][0] is Kind.UNSAFE
+    assert problems(archive_of(b"default_answer: !!int x")) == []
+    # An archive that lacks it can be unpacked, looked at and mended.
+    with open_archive(archive_of(b"default_answer: none.json")) as opened:
+        opened.extract(opened.path.parent / "out", complete=False)
+
+
 def test_a_config_file_that_is_too_long(put, monkeypatch):
     from archive_tool.config import safe_yaml
 

@@ -17,11 +17,13 @@ from typing import Final
 
 import httpx
 
+from archive_tool.building.samples import content_type_of
+from archive_tool.config import default_answer, effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, TorchmarError
 from archive_tool.reading.archive import Archive, open_archive
 from serving.frontend.errors import BadRequestError, FrontendError, InternalError, ModelError, ModelNotFoundError
-from serving.frontend.local.models.model import Unpacked
+from serving.frontend.local.models.model import DefaultAnswer, Unpacked
 from serving.frontend.settings import Settings
 
 _CHUNK: Final = 1 << 20
@@ -105,17 +107,40 @@ def _opened(path: Path, url: str, settings: Settings) -> Unpacked:
         if manifest is not None and (name := manifest.model.config_file):
             with contextlib.suppress(ArchiveError):  # the worker will say what is wrong with it
                 config = archive.read(name, MAX_BYTES)
+        default = _default_answer(archive, config)
         if path.is_dir():
             # Not copied: the user may change the files, and weights may be large.
             owned.mkdir(mode=0o700)
             (owned / path.name).symlink_to(path)
-            return Unpacked(owned / path.name, owned, url, manifest, config)
+            return Unpacked(owned / path.name, owned, url, manifest, config, default)
         try:
             _copy_members(archive, owned)
         except BaseException:
             shutil.rmtree(owned, ignore_errors=True)
             raise
-    return Unpacked(owned, owned, url, manifest, config)
+    return Unpacked(owned, owned, url, manifest, config, default)
+
+
+def _default_answer(archive: Archive, config: bytes | None) -> DefaultAnswer | None:
+    """Read the file that model-config.yaml names for answers that do not come in time.
+
+    Raises:
+        ModelError: it names none that can be sent. Without it, clients would see errors that were to be hidden.
+    """
+    understood = effective.understand(config)
+    key = default_answer.KEY
+    if key not in understood.document:
+        return None
+    asked = default_answer.read(understood.document)
+    if asked is None:
+        reason = next(one.reason for one in understood.ignored if one.key == key)
+        raise ModelError(f"{key} in the model's configuration is wrong: {reason}")
+    if problem := default_answer.file_problem(asked, {member.name: member.size for member in archive.members}):
+        raise ModelError(f"{problem}: {default_answer.HINT}")
+    if understood.value(key) is None:
+        return None
+    body = archive.read(asked.file, default_answer.MAX_BYTES)
+    return DefaultAnswer(body, asked.content_type or content_type_of(asked.file))
 
 
 def _copy_members(archive: Archive, folder: Path) -> None:

@@ -10,14 +10,33 @@ from typing import Any, Final
 from archive_tool.config import effective
 from archive_tool.metadata.manifest import Manifest
 from serving.control.configuration.settings import models_of
-from serving.frontend.engine import Registration
-from serving.frontend.errors import BadRequestError, ModelError
+from serving.frontend.engine import Answer, Registration
+from serving.frontend.errors import BadRequestError, FrontendError, ModelError
 from serving.frontend.settings import Settings
 from serving.protocol import Load
 
 #: The runtimes of a manifest that start a Python process.
 PYTHON: Final = ("python", "python3")
 _BROADCAST: Final = ("tp", "pptp", "custom")
+
+
+@dataclass(frozen=True)
+class DefaultAnswer:
+    """What is sent in place of a model's answer that does not come in time."""
+
+    body: bytes
+    content_type: str
+
+    def answer(self, version: str, reason: str, error: FrontendError) -> Answer:
+        """Make an answer of it, which says that it is none of the model's.
+
+        Args:
+            version: of the model.
+            reason: ``deadline`` or ``queue``.
+            error: that it hides.
+        """
+        headers = {"x-default-answer": reason}
+        return Answer(200, "", self.content_type, headers, self.body, version=version, counted=error.status)
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,7 @@ class Unpacked:
         url: as it was registered.
         manifest: of the archive; None without one.
         config: text of its model-config.yaml; None without one.
+        default_answer: of its model-config.yaml; None without one.
     """
 
     folder: Path
@@ -37,6 +57,7 @@ class Unpacked:
     url: str
     manifest: Manifest | None
     config: bytes | None = None
+    default_answer: DefaultAnswer | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +117,11 @@ class Model:
     def ticketed(self) -> bool:
         """Whether a request is only taken where a worker is free for it: nothing waits."""
         return bool(self.values.get("useJobTicket"))
+
+    @property
+    def default_answer(self) -> DefaultAnswer | None:
+        """What is answered where it is too late; None where that is an error."""
+        return self.unpacked.default_answer
 
     @property
     def client_timeout_s(self) -> float:

@@ -62,7 +62,7 @@ class PlayedEngine:
     """Plays an engine, in the words of TorchServe: models that echo what a worker would see, and one that streams.
 
     What a request wants beside that is in its header ``x-mode``:
-    ``status:N``, ``wait``, ``sleep:S``, ``fail``, ``large``, ``break``, ``endless``.
+    ``status:N``, ``wait``, ``sleep:S``, ``fail``, ``large``, ``break``, ``endless``, ``default``.
     """
 
     models: dict[tuple[str, str], ModelState] = field(default_factory=dict)
@@ -108,6 +108,8 @@ class PlayedEngine:
             return Answer(200, "", "", {"ts_stream_next": "true"}, b"part0", self._rest(mode), state.version)
         if mode == "large":
             return Answer(200, "", "", {}, bytearray(20_000_000))
+        if mode == "default":
+            return Answer(200, "", "text/plain", {"x-default-answer": "deadline"}, b"none", counted=504)
         status = int(mode[7:]) if mode.startswith("status:") else 200
         body = json.dumps(self._echo(call, state), indent=2).encode()
         return Answer(status, "", "", {}, body, None, state.version, Timings(0.001, 0.002, 3))
@@ -216,6 +218,9 @@ class PlayedMeters:
 
     def dropped(self, name: str, version: str, reason: str) -> None:
         raise AssertionError("the engine counts what it drops")
+
+    def defaulted(self, name: str, version: str, reason: str) -> None:
+        raise AssertionError("the engine gives default answers")
 
     def resent(self, name: str, version: str) -> None:
         raise AssertionError("the engine resends")

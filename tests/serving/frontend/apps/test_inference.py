@@ -33,6 +33,35 @@ def test_played_engine_is_told_the_clients_deadline(server: Served) -> None:
     assert 0 < first.deadline - time.monotonic() < 2.5
 
 
+@pytest.mark.parametrize(
+    ("path", "may"),
+    [
+        ("/predictions/echo", True),
+        ("/predictions/echo/1.0/further", True),
+        ("/explanations/echo", False),
+        ("/invocations?model_name=echo", False),
+        ("/models/echo/invoke", False),
+        ("/echo/predict", False),
+        ("/v1/models/echo:predict", False),
+        ("/v2/models/echo/infer", False),
+    ],
+)
+def test_played_engine_may_give_a_default_answer_to_plain_predictions_alone(
+    server: Served, path: str, may: bool
+) -> None:
+    with server.client() as client:
+        assert client.post(path, content=b"x").status_code == 200
+    assert [call.may_default for call in server.engine.calls] == [may]
+
+
+def test_played_engines_default_answer_counts_as_the_error_that_it_hides(server: Served) -> None:
+    with server.client() as client:
+        answer = client.get("/predictions/echo", headers={"x-mode": "default"})
+    assert (answer.status_code, answer.text, answer.headers["content-type"]) == (200, "none", "text/plain")
+    assert answer.headers["x-default-answer"] == "deadline"
+    assert server.meters.statuses == [504]
+
+
 def test_played_engine_is_told_the_priority(server: Served) -> None:
     with server.client() as client:
         for text in ("high", "normal", "LOW"):

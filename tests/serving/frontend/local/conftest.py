@@ -29,6 +29,7 @@ class Counts:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.drops: list[str] = []
+        self.defaults: list[str] = []
         self.resends = 0
         self.levels: tuple[int, int] = (0, 0)
 
@@ -40,6 +41,9 @@ class Counts:
 
     def dropped(self, name: str, version: str, reason: str) -> None:
         self.drops.append(reason)
+
+    def defaulted(self, name: str, version: str, reason: str) -> None:
+        self.defaults.append(reason)
 
     def resent(self, name: str, version: str) -> None:
         self.resends += 1
@@ -99,10 +103,11 @@ class Bench:
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         headers: dict[str, str] | None = None,
+        may_default: bool = False,
     ) -> Call:
         body = body.encode() if isinstance(body, str) else body
         request = Request(uuid.uuid4().hex, {"Host": "here", **(headers or {})}, (Parameter("body", bytearray(body)),))
-        return Call(name, version, request, deadline, priority)
+        return Call(name, version, request, deadline, priority, may_default)
 
     async def ask(self, name: str, body: bytes | str = b"", **options: Any) -> Answer:
         return await self.engine.predict(self.call(name, body, **options))

@@ -31,6 +31,7 @@ def use(meters: Meters) -> None:
     meters.answered("mnist", "1.0", queue_s=0.25, total_s=1.0, batch=3)
     meters.answered("mnist", "1.0", queue_s=0.0078, total_s=0.5, batch=1)
     meters.dropped("mnist", "1.0", "deadline")
+    meters.defaulted("mnist", "1.0", "deadline")
     meters.resent("mnist", "1.0")
     meters.level("mnist", "1.0", waiting=5, running=2)
     for status in (200, 299, 404, 503, 302):
@@ -67,6 +68,7 @@ def test_our_own_metrics(settings_of: SettingsOf) -> None:
     assert shown[f"torchmar_requests_resent_total{OUR}"] == 1
     reason = "{'model_name': 'mnist', 'model_version': '1.0', 'reason': 'deadline'}"
     assert shown[f"torchmar_requests_dropped_total{reason}"] == 1
+    assert shown[f"torchmar_default_answers_total{reason}"] == 1
 
 
 def test_every_family_has_its_type(settings_of: SettingsOf) -> None:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 class Context(Protocol):
     """The worker's context, TorchServe's or any other; `idx` counts the requests of the batch from 0.
 
-    A context may lack `model_yaml_config`, and any value may be None until the worker has set it.
+    A context may lack `model_yaml_config`, and any value may be None until the worker has set it. TorchServe's own
+    lacks `deadline`, `attempt` and their getters; with TorchServe's frontend these are None and 1.
     """
 
     manifest: dict[str, Any] | None
@@ -28,6 +29,20 @@ class Context(Protocol):
 
     request_processor: Any
     """A list with the headers and the reply's status of each request of the batch."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When nobody waits for the batch any more, on the clock of `time.monotonic`; None if somebody may for ever."""
+
+    @property
+    def attempt(self) -> int:
+        """The highest of its requests' attempts."""
+
+    def get_deadline(self, idx: int = 0) -> float | None:
+        """Return when the client of one request has given up; None if that is not known."""
+
+    def get_attempt(self, idx: int = 0) -> int:
+        """Return which try of one request it is: 1, and more where workers died that had it before."""
 
     @property
     def system_properties(self) -> Mapping[str, Any]:

@@ -17,10 +17,14 @@ class Request:
     """A request for a test: its parameters by name, and its headers.
 
     As from the worker, the value of a parameter is a bytearray, or a str or parsed JSON if a content type said so.
+    `deadline` is when its client has given up, on the clock of `time.monotonic`; `attempt` is more than 1 where workers
+    died that had it before.
     """
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+    attempt: int = 1
 
     @classmethod
     def of(cls, body: Any) -> Request:
@@ -47,9 +51,11 @@ def _copy(value: Any) -> Any:
 
 
 class FakeProcessor:
-    """The headers of one request, and the status and headers of its reply."""
+    """The headers of one request, its `deadline` and `attempt`, and the status and headers of its reply."""
 
-    def __init__(self, request_header: Mapping[str, Any]) -> None:
+    def __init__(self, request_header: Mapping[str, Any], deadline: float | None = None, attempt: int = 1) -> None:
+        self.deadline = deadline
+        self.attempt = attempt
         self._status: tuple[int, str | None] = (200, None)
         self._response: dict[str, str] = {}
         self._request = dict(request_header)
@@ -197,9 +203,30 @@ class FakeContext:
         """Show other requests, each a body or a `Request`; return the rows for `handle`."""
         found = [Request.of(request) for request in requests]
         self.request_ids = {index: f"request-{index}" for index in range(len(found))}
-        self.request_processor = [FakeProcessor(request.headers) for request in found]
+        self.request_processor = [FakeProcessor(one.headers, one.deadline, one.attempt) for one in found]
         self.metrics.request_ids = self.request_ids
         return [request.row() for request in found]
+
+    @property
+    def deadline(self) -> float | None:
+        """When nobody waits for the batch any more: the latest of its requests; None if one has none."""
+        found = [one.deadline for one in self.request_processor or ()]
+        return max(found) if found and None not in found else None
+
+    @property
+    def attempt(self) -> int:
+        """The highest of its requests' attempts."""
+        return max((one.attempt for one in self.request_processor or ()), default=1)
+
+    def get_deadline(self, idx: int = 0) -> float | None:
+        """Return when the client of a request has given up."""
+        deadline: float | None = self.request_processor[idx].deadline
+        return deadline
+
+    def get_attempt(self, idx: int = 0) -> int:
+        """Return which try of a request it is."""
+        attempt: int = self.request_processor[idx].attempt
+        return attempt
 
     @property
     def system_properties(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from handlers.batch.inputs import names_of_input
@@ -30,8 +31,8 @@ class RequestContext:
         parameters: the request's parameters by name, as the row of the batch holds them; `data` or `body`, or the only
             one, is the input.
         state: a dict of the request's own, empty at first: `postprocess_one` finds there what `preprocess_one` put in.
-        deadline: when the frontend stops waiting, on the clock of `time.monotonic`, counted from the moment the batch
-            reached the handler; None if it is not known.
+        deadline: when the client or the frontend stops waiting, whichever is first, on the clock of `time.monotonic`;
+            the frontend's time is counted from the moment the batch reached the handler. None if neither is known.
     """
 
     __slots__ = ("_context", "_processor", "deadline", "parameters", "state")
@@ -68,6 +69,11 @@ class RequestContext:
         parts = (found.get(name) for name in names_of_input(self.parameters))
         part = next((one for one in parts if isinstance(one, dict)), None)
         return self.headers.get("content-type", "") if part is None else str(part.get("content-type") or "")
+
+    @property
+    def attempt(self) -> int:
+        """Which try of the request it is: 1, and more where workers died that had it before."""
+        return getattr(self._processor, "attempt", 1)
 
     @property
     def request_id(self) -> str | None:
@@ -136,11 +142,18 @@ def requests_of(context: Context | None, rows: Sequence[Any]) -> list[RequestCon
     elif len(processors) != len(rows):
         processors = [None] * len(rows)
     timeout = _timeout(getattr(context, "model_yaml_config", None))
-    deadline = None if timeout is None else time.monotonic() + timeout
+    end = inf if timeout is None else time.monotonic() + timeout
     return [
-        RequestContext(context, processor, row if isinstance(row, dict) else None, deadline)
+        RequestContext(context, processor, row if isinstance(row, dict) else None, _deadline(processor, end))
         for row, processor in zip(rows, processors, strict=True)
     ]
+
+
+def _deadline(processor: Any, end: float) -> float | None:
+    """Return when nobody waits any more; only torchmar's own frontend tells of its client."""
+    of_client = getattr(processor, "deadline", None)
+    found = end if of_client is None else min(end, of_client)
+    return None if found == inf else found
 
 
 def _timeout(config: Any) -> float | None:

@@ -8,10 +8,21 @@ from serving.protocol.decode import Decoder, ReplyDecoder
 from serving.protocol.encode import encode_inference, encode_load, encode_load_reply, encode_reply
 from serving.protocol.errors import ProtocolError
 from serving.protocol.items import fit, sanitise
-from serving.protocol.messages import Inference, Load, Parameter, PredictionItem, Reply, Request
+from serving.protocol.messages import (
+    ATTEMPT,
+    DEADLINE,
+    Inference,
+    Load,
+    Parameter,
+    PredictionItem,
+    Reply,
+    Request,
+)
 from serving.protocol.values import decode_value, decoding_enabled
 
 __all__ = [
+    "ATTEMPT",
+    "DEADLINE",
     "Decoder",
     "Inference",
     "Load",

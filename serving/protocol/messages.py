@@ -12,9 +12,16 @@ or a description: headers do.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Body: TypeAlias = bytes | bytearray | memoryview
+
+#: Headers of a request from torchmar's own frontend to torchmar's own worker. HTTP has no names with a colon, so
+#: neither that frontend nor TorchServe's can have read them from a client.
+DEADLINE: Final = ":deadline"
+"""When the client has given up, seconds on the clock of `time.monotonic`, which all processes of a machine share."""
+ATTEMPT: Final = ":attempt"
+"""From 2 on: which try it is of a request whose workers died."""
 
 
 @dataclass(frozen=True, slots=True)

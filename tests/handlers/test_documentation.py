@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 import wave
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 import handlers
 from handlers.loading.signature import Signature, Tensor
+from handlers.testing import FakeContext, Request
 from handlers.text.tokenizer import TextTokenizer
 from handlers.text.vocabulary import Vocabulary
 
@@ -29,6 +31,22 @@ def section(name, text=TEXT):
 def sections():
     part = TEXT[TEXT.index("## Handlers that need no code") : TEXT.index("## Errors")]
     return re.findall(r"^\| `(\w+)` \| `(\w+)`", part, re.MULTILINE)
+
+
+def test_the_handler_that_stops_early():
+    (code,) = re.findall(r"^## Deadlines\n.*?^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(code, names)
+    names["MOST"] = 20_000
+    handler, context = names["Pi"](), FakeContext()
+    handler.initialize(context)
+    now = time.monotonic()
+    for deadline, darts in ((now - 1, {0}), (now + 60, {20_000}), (None, {20_000})):
+        rows = context.show([Request({"body": b""}, deadline=deadline)] * 2)
+        first, second = handler.handle(rows, context)
+        assert first == second
+        assert first["darts"] in darts
+        assert first["pi"] is None if deadline == now - 1 else 3 < first["pi"] < 3.3
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 from typing import Final, Protocol
 
 from serving.frontend.engine import Answer, Timings
@@ -78,7 +79,7 @@ class Course(ABC):
         """Send requests, no more than there is `room` for."""
         now = time.monotonic()
         for job in jobs:
-            job.begin(now, len(jobs))
+            job.begin(now, len(jobs), self._seat.model.response_timeout_s)
             self.jobs[job.request.request_id] = job
         self._transmit(job.request for job in jobs)
 
@@ -213,7 +214,7 @@ class Continuous(Course):
         """Send an iteration with further requests."""
         now = time.monotonic()
         for job in jobs:
-            job.begin(now, len(self.jobs) + len(jobs))
+            job.begin(now, len(self.jobs) + len(jobs), inf)  # the worker's time is that of one iteration
         self.jobs |= {job.request.request_id: job for job in jobs}
         self._iterate()
 

@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from serving.frontend.engine import Answer, Priority
 from serving.frontend.errors import FrontendError, InternalError
 from serving.frontend.local.models.model import DefaultAnswer
-from serving.protocol import Request
+from serving.protocol import ATTEMPT, DEADLINE, Request
 
 # Bytes of a streamed answer that its client has not taken. Who is that far behind does not read.
 _MAX_UNREAD = 16 * 1024 * 1024
@@ -30,6 +31,8 @@ class Job:
         parts: of a streamed answer, once its first part was sent.
         batch: requests that were sent with it, itself included.
         sent: when it was sent to a worker, by the monotonic clock.
+        attempt: which sending that was; 0 before the first.
+        until: when its client has given up, by the monotonic clock; None if that is not known.
         deaths: workers that died of it, each counted twice, or with it and others, counted once.
         alone: whether it shares no batch: a description, which handlers tell by the first request of a batch.
         timer: of the deadline.
@@ -39,6 +42,7 @@ class Job:
         "alone",
         "answer",
         "arrived",
+        "attempt",
         "batch",
         "deadline",
         "deaths",
@@ -49,6 +53,7 @@ class Job:
         "sent",
         "size",
         "timer",
+        "until",
     )
 
     def __init__(
@@ -72,6 +77,8 @@ class Job:
         self.parts: Parts | None = None
         self.batch = 1
         self.sent = 0.0
+        self.attempt = 0
+        self.until = None if deadline is None else self.arrived + deadline - loop.time()
         self.deaths = 0
         self.alone = request.headers.get("describe") == "True"
         self.timer: asyncio.TimerHandle | None = None
@@ -91,11 +98,33 @@ class Job:
         """Whether all of its answer has come, or nobody waits for it any more."""
         return self.answer.done() and (self.parts is None or self.parts.left)
 
-    def begin(self, now: float, batch: int) -> None:
-        """Take note that a worker gets it, with so many others; only a default answer still has a deadline then."""
+    def wait_until(self, end: float) -> None:
+        """Take note that its client waits no longer than that, by the monotonic clock."""
+        self.until = end if self.until is None else min(self.until, end)
+
+    def begin(self, now: float, batch: int, limit_s: float) -> None:
+        """Take note that a worker gets it; only a default answer still has a deadline then.
+
+        Args:
+            now: by the monotonic clock.
+            batch: requests that are sent with it, itself included.
+            limit_s: seconds that the worker may take.
+        """
         self.sent, self.batch = now, batch
+        self.attempt += 1
         if self.default is None:
             self.forget_timer()
+        if self.attempt > 1 or self.until is not None:
+            self._tell(now + limit_s)
+
+    def _tell(self, end: float) -> None:
+        """Let the worker know what is beside the usual."""
+        told = {}
+        if self.until is not None:
+            told[DEADLINE] = repr(min(self.until, end))
+        if self.attempt > 1:
+            told[ATTEMPT] = str(self.attempt)
+        self.request = replace(self.request, headers=self.request.headers | told)
 
     def fail(self, error: FrontendError) -> None:
         """End it with an error; a stream is cut."""

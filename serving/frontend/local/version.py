@@ -115,6 +115,7 @@ class Version:
         if model.client_timeout_s:
             patience = self._loop.call_later(model.client_timeout_s, self._overdue, job, self._too_slow)
             job.answer.add_done_callback(lambda _: patience.cancel())
+            job.wait_until(job.arrived + model.client_timeout_s)
         self._look()
 
     def _can_serve(self) -> bool:

@@ -10,7 +10,7 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,7 @@ class Service:
         self._context = model.context
         self._decode = decoding_enabled(os.environ.get("TS_DECODE_INPUT_REQUEST"))
         self._timer = Timer()
-        self._processor = type_of_processor()
+        self._processor_of = how_to_show()
         self._context.cl_socket = sink
         self._threads = intra_op_threads.threads_of(model)
 
@@ -216,7 +216,7 @@ class Service:
         for request in requests:
             row, headers = inputs_of(request, decode=self._decode)
             rows.append(row)
-            processors.append(self._processor(headers))
+            processors.append(self._processor_of(request, headers))
         ids = {index: request.request_id for index, request in enumerate(requests)}
         context.request_ids = ids
         context.request_processor = processors
@@ -273,11 +273,11 @@ def inputs_of(request: Request, *, decode: bool) -> tuple[dict[str, Any], dict[s
     return row, headers
 
 
-def type_of_processor() -> Any:
-    """Return TorchServe's class for what the context shows of a request."""
-    from ts.context import RequestProcessor
+def how_to_show() -> Callable[[Request, dict[str, Any]], Any]:
+    """Return what makes TorchServe's view of a request, of it and of its headers."""
+    from serving.worker.loading.context import processor_of  # TorchServe's package is only there with a model
 
-    return RequestProcessor
+    return processor_of
 
 
 def _is_special(request: Request) -> bool:

@@ -224,7 +224,8 @@ def _context(
 ) -> Any:
     try:
         import ts
-        from ts.context import Context
+
+        from serving.worker.loading.context import WorkerContext
     except ImportError as error:
         raise HandlerError(
             f"TorchServe's package ts cannot be imported by {sys.executable}: {error}",
@@ -233,7 +234,7 @@ def _context(
     cache = _metrics(metrics_config)
     cache.model_name = request.model_name
     cache.set_request_ids(str(uuid.uuid4()))  # there is no request yet
-    return Context(
+    return WorkerContext(
         request.model_name,
         request.model_path,
         manifest,

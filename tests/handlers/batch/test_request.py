@@ -9,6 +9,7 @@ from torch import nn
 
 from handlers import BadInputError, BaseHandler, ImageClassifier, RequestContext
 from handlers.batch.request import requests_of
+from handlers.testing import FakeContext, Request
 
 
 class Halves(BaseHandler):
@@ -442,6 +443,26 @@ def test_the_deadline(make_context, monkeypatch, config, variable, seconds):
         assert one.deadline is None
     else:
         assert before + seconds <= one.deadline <= time.monotonic() + seconds
+
+
+def test_the_clients_deadline_counts_where_it_is_sooner():
+    context = FakeContext(config={"responseTimeout": 7})
+    now = time.monotonic()
+    rows = context.show(
+        [Request({"body": 1}, deadline=now + 1, attempt=2), Request({"body": 2}, deadline=now + 60), b""]
+    )
+    first, second, third = requests_of(context, rows)
+    assert (first.deadline, first.attempt) == (now + 1, 2)
+    for other in (second, third):
+        assert now + 6.9 <= other.deadline <= time.monotonic() + 7
+        assert other.attempt == 1
+    context = FakeContext(config=None, requests=[Request({"body": 1}, deadline=now + 60)])
+    assert requests_of(context, [{}])[0].deadline == now + 60
+
+
+def test_torchserves_own_worker_knows_of_no_client(make_context):
+    (one,) = requests_of(make_context(requests=1, config=None), [{}])
+    assert (one.deadline, one.attempt, RequestContext().attempt) == (None, 1, 1)
 
 
 def test_a_context_of_another_kind_has_no_requests():

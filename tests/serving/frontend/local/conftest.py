@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -114,6 +116,13 @@ class Bench:
 
     def pids(self, name: str) -> list[int]:
         return [worker.pid for worker in self.engine.describe(name, None)[0].workers]
+
+    def kill(self, name: str) -> int:
+        """Kill the first worker of a model, and return its process id."""
+        pid = self.pids(name)[0]
+        assert pid > 0, "it has not told its process id; -1 would be every process of this user"
+        os.kill(pid, signal.SIGKILL)
+        return pid
 
     def run(self, work: Callable[[], Awaitable[None]], **properties: str) -> None:
         """Run a test's coroutine with an engine; whatever happens, no process of it is left."""

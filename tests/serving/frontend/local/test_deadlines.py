@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 from typing import Any
 
 import pytest
@@ -104,7 +102,7 @@ def test_a_request_that_is_sent_again_says_so(bench: Bench) -> None:
         await bench.register(archive)
         running = asyncio.ensure_future(_ask(bench, within=60, body="0.3"))
         await asyncio.sleep(0.1)
-        os.kill(bench.pids("tell")[0], signal.SIGKILL)
+        bench.kill("tell")
         again = await running
         assert (again["attempts"], again["attempt"]) == ([2], 2)
         assert 30 < again["whole"] < 59.9  # the same moment, and not as long again

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from typing import Any
 
 import pytest
@@ -118,7 +116,7 @@ def test_no_worker_is_no_reason(bench: Bench) -> None:
         await bench.register(archive)
         running = asyncio.ensure_future(_ask(bench, 60))
         await asyncio.sleep(0.2)
-        os.kill(bench.pids("sleep")[0], signal.SIGKILL)
+        bench.kill("sleep")
         with pytest.raises(FrontendError, match="Worker died"):
             await running
         assert await _ask(bench, 0, within=0.05) == "deadline"
@@ -178,10 +176,9 @@ def test_a_request_that_is_sent_again_keeps_its_deadline(bench: Bench) -> None:
         await bench.register(archive)
         found: list[Any] = []
         for within in (0.3, 60.0):
-            pid = bench.pids("sleep")[0]
             running = asyncio.ensure_future(_ask(bench, 0.2, within=within))
             await asyncio.sleep(0.1)
-            os.kill(pid, signal.SIGKILL)
+            pid = bench.kill("sleep")
             found += await asyncio.gather(running, return_exceptions=True)
             while bench.pids("sleep")[0] in (pid, -1) or not bench.engine.ready:
                 await asyncio.sleep(0.02)

@@ -257,7 +257,11 @@ def _ask(id_: str, description: str, *query: dict[str, Any]) -> dict[str, Any]:
     binary = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
     headers = (
         ("x-request-id", _TEXT, "Names the request; it is echoed."),
-        ("x-request-timeout-seconds", {"type": "number"}, "What has not begun by then gets 504."),
+        (
+            "x-request-timeout-seconds",
+            {"type": "number"},
+            "What has not begun by then gets 504, or the model's default answer.",
+        ),
         ("x-request-priority", _TEXT | {"enum": ["high", "normal", "low"]}, "Who comes first of those that wait."),
     )
     errors = {400: "Error", 404: "Error", 413: "Error", 500: "Error", 503: "Error", 504: "Error", 507: "Error"}

@@ -11,9 +11,12 @@ It starts every contender itself, drives it with load, ends it, and writes ``ser
     python benchmarks/serving.py --contenders stock,shared,shared:4:32:1,dedicated:2
 
 A contender is KIND[:WORKERS[:BATCH_SIZE[:BATCH_DELAY_MS]]]; the numbers are the frontend's. The kinds are stock,
-stock-quiet, dedicated, shared, python-dedicated and python-shared; see ``serving_bench/contenders.py``. Ratios are to
-the first contender. Beside requests a second and their latency stands the processor time that all processes of the
-server took for a request, and the frontend's share of it.
+stock-quiet, dedicated, shared, python-dedicated, python-shared, mosec and fastapi; see ``serving_bench/contenders.py``.
+Ratios are to the first contender. Beside requests a second and their latency stands the processor time that all
+processes of the server took for a request, and the frontend's share of it.
+
+mosec and FastAPI run in an environment of their own below ``~/.cache/torchmar/benchmarks``, which the first run makes;
+it shows them our packages, and pip adds theirs, some megabytes. Where that fails the run goes on without them.
 
 wrk drives the load where it is installed. The generator that stands in for it is Python and takes more of the
 processor from the server: compare figures of one driver only.
@@ -42,6 +45,8 @@ from archive_tool.errors import TorchmarError  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from benchmarks.serving_bench import bare, chart, driver, report  # noqa: E402
 from benchmarks.serving_bench.contenders import Contender  # noqa: E402
+from benchmarks.serving_bench.peers import environment as peers_environment  # noqa: E402
+from benchmarks.serving_bench.peers.server import serving as serving_peer  # noqa: E402
 from benchmarks.serving_bench.results import Bare, Life, Load, Results  # noqa: E402
 from benchmarks.serving_bench.servers import BenchmarkError, Memory, Server, serving  # noqa: E402
 from benchmarks.serving_bench.targets import SCALED  # noqa: E402
@@ -51,7 +56,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PARTS = ("bare", "load", "life")
 BATCHES = (1, 8, 32)
 THREADS = (0, 1)  # torch's default, and one
-CONTENDERS = "stock,stock-quiet,dedicated,shared,python-dedicated,python-shared"
+CONTENDERS = (
+    "stock,stock-quiet,dedicated,shared,python-dedicated,python-dedicated:1:1,python-shared,"
+    "mosec:1:32:0,mosec:1:32:1,fastapi"
+)
 _SETTLE_S = 1.0  # before memory is read
 _WARM_CONNECTIONS = 16
 _LOOK_S = 2.0
@@ -107,7 +115,7 @@ class Run:
         scaled = next((workload for workload in self.workloads if workload.name == SCALED), None)
         if "life" in self.parts and scaled is not None:
             for contender in order:
-                if contender == self.results.first(contender.kind):
+                if contender == self.results.first(contender.kind) and not contender.is_peer:
                     with self._noted(contender, "start and scaling"):
                         self._life(number, scaled, contender)
 
@@ -145,7 +153,8 @@ class Run:
 
     def _load(self, number: int, workload: Workload, contender: Contender) -> None:
         folder = self._server_folder()
-        with serving(contender, workload, folder, contender.workers, self.results.problems) as server:
+        start = serving_peer if contender.is_peer else serving
+        with start(contender, workload, folder, contender.workers, self.results.problems) as server:
             self._check_answers(workload, server)
             # Java compiles what is called often: the first figures would be of another program.
             self._send(workload, server, _WARM_CONNECTIONS, 2 * self.warm_up)
@@ -257,14 +266,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Run:
-    """Return a run that has measured nothing yet."""
+    """Return a run that has measured nothing yet.
+
+    Raises:
+        BenchmarkError: there is nobody to measure.
+    """
+    contenders, problems = available(options.contenders) if "load" in options.parts else (options.contenders, [])
     prepared = [WORKLOADS[name](folder) for name in options.workloads]
+    about = settings(options, options.driver)
+    if peers := peers_environment.versions("mosec", "fastapi", "uvicorn", "uvloop", "httptools"):
+        about["peers"] = peers
     results = Results(
-        settings=settings(options, options.driver),
-        contenders=options.contenders,
+        settings=about,
+        contenders=contenders,
         titles={workload.name: workload.title for workload in prepared},
         connections=options.connections,
         scale_to=options.scale_to,
+        problems=problems,
     )
     return Run(
         results=results,
@@ -276,6 +294,27 @@ def prepare(options: argparse.Namespace, folder: Path) -> Run:
         parts=options.parts,
         logs=options.logs,
     )
+
+
+def available(chosen: tuple[Contender, ...]) -> tuple[tuple[Contender, ...], list[str]]:
+    """Return the contenders that can run here, and why the others cannot.
+
+    Raises:
+        BenchmarkError: none can.
+    """
+    if not any(contender.is_peer for contender in chosen):
+        return chosen, []
+    print(f"the environment of mosec and FastAPI: {peers_environment.folder()}", file=sys.stderr, flush=True)
+    try:
+        peers_environment.python()
+    except BenchmarkError as error:
+        problem = f"mosec and FastAPI are left out, their environment cannot be made; without a network? {error}"
+        ours = tuple(contender for contender in chosen if not contender.is_peer)
+        if not ours:
+            raise BenchmarkError(problem) from error
+        print(problem, file=sys.stderr, flush=True)
+        return ours, [problem]
+    return chosen, []
 
 
 def write(results: Results, folder: Path) -> str:
@@ -323,7 +362,11 @@ def main() -> int:
     machine.compile_packages()
     end_at_signals()
     with tempfile.TemporaryDirectory(prefix="tmbench-", ignore_cleanup_errors=True) as folder:
-        run = prepare(options, Path(folder))
+        try:
+            run = prepare(options, Path(folder))
+        except BenchmarkError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         return carry_out(
             run,
             options.rounds,

@@ -5,6 +5,7 @@
     contenders.py   who is compared: the command that starts each, and its model-config.yaml
     workloads.py    what is asked of them: archives and request bodies
     servers.py      starts and ends a contender's server; its processes and their memory
+    peers/          mosec and FastAPI: their environment, their programs, their start
     turns.py        a few contenders in turns: what frontend.py and pipeline.py share
     driver.py       sends the load: wrk, or generator.py where wrk is missing
     bare.py         the same handler without a server: the limit

@@ -45,8 +45,8 @@ def load(folder: Path) -> Any:
     return TsModelLoader().load(entry["modelName"], str(folder), entry["handler"], None, 1, None, True, None)
 
 
-def call(service: Any, bodies: Iterator[bytes], batch: int) -> None:
-    """Call the handler with one batch, with the request objects that a worker makes for it.
+def call(service: Any, bodies: Iterator[bytes], batch: int) -> list[Any]:
+    """Return the handler's answers to one batch, with the request objects that a worker makes for it.
 
     Raises:
         RuntimeError: the handler refused a request.
@@ -57,11 +57,12 @@ def call(service: Any, bodies: Iterator[bytes], batch: int) -> None:
     context = service.context
     context.request_ids = {number: str(number) for number in range(batch)}
     context.request_processor = [RequestProcessor({}) for _ in rows]
-    answers = service._entry_point(rows, context)
+    answers: list[Any] = service._entry_point(rows, context)
     if len(answers) != batch or any(
         processor.get_response_status_code() != 200 for processor in context.request_processor
     ):
         raise RuntimeError(f"the handler refused a request: {answers}")
+    return answers
 
 
 def rate(service: Any, bodies: Sequence[bytes], batch: int, seconds: float) -> float:

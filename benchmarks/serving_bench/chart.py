@@ -11,7 +11,7 @@ from benchmarks.serving_bench.report import number
 from benchmarks.serving_bench.results import Results
 from benchmarks.serving_bench.targets import LIMIT_BATCH, SCALED
 
-PALETTE = ("#9aa0a6", "#4f6d8f", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7b5ea7")
+PALETTE = ("#9aa0a6", "#4f6d8f", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7b5ea7", "#332288", "#999933")
 _FONT = "font-family='system-ui, sans-serif'"
 _WIDTH, _HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 34

@@ -51,6 +51,7 @@ class Server:
     """A running server with one model.
 
     Attributes:
+        management: None of a peer, whose workers stay as they are.
         mark: value of the environment variable that its processes carry.
         ready_s: seconds from the start command to the first moment that its workers were READY.
         start_processor_s: seconds of the processor that this took, the start command's included.
@@ -59,7 +60,7 @@ class Server:
     contender: Contender
     model: str
     inference: str
-    management: ManagementClient
+    management: ManagementClient | None
     mark: str
     ready_s: float
     start_processor_s: float = 0.0
@@ -97,8 +98,10 @@ class Server:
         """Set the number of workers; return the seconds until all were READY.
 
         Raises:
-            BenchmarkError: the workers were not READY in time.
+            BenchmarkError: the workers were not READY in time, or it cannot be told.
         """
+        if self.management is None:
+            raise BenchmarkError(f"{self.contender.label} cannot be scaled")
         begin = time.perf_counter()
         self.management.scale(self.model, min_workers=workers)
         while self.management.default_version(self.model).ready_workers != workers:
@@ -172,8 +175,8 @@ class Memory:
 
 
 def is_frontend(process: psutil.Process) -> bool:
-    """Whether this is the frontend's process, whichever frontend it is."""
-    return process.name() == "java" or process.cmdline()[1:3] == ["-m", "serving.frontend"]
+    """Whether this is the frontend's process, whichever frontend it is; FastAPI has none beside the model's."""
+    return process.name() in ("java", "mosec") or process.cmdline()[1:3] == ["-m", "serving.frontend"]
 
 
 def proportional_kb(text: str) -> int:
@@ -230,7 +233,7 @@ def serving_together(
     config = folder / "config.properties"
     first = models[0][0]
     config.write_text(properties(http, ports[3:]) + first.settings, encoding="utf-8")
-    environ = _environment(folder, temporary, mark)
+    environ = environment(folder, temporary, mark)
     command = start_command(first, archives, folder)
     with ManagementClient.at(http[1], timeout_s=START_TIMEOUT_S) as management:
         launcher: subprocess.Popen[bytes] | None = None
@@ -245,7 +248,7 @@ def serving_together(
                 _until_ready(management, workload.name, workers, launcher, mark, folder)
             ready_s = time.perf_counter() - begin
             if launcher.wait(START_TIMEOUT_S) != 0:
-                raise BenchmarkError(f"the start command failed: {_last_words(folder)}")
+                raise BenchmarkError(f"the start command failed: {last_words(folder)}")
             servers = [
                 Server(contender, workload.name, http[0], management, mark, ready_s)
                 for contender, workload, _ in models
@@ -297,7 +300,8 @@ def _program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _environment(folder: Path, temporary: Path, mark: str) -> dict[str, str]:
+def environment(folder: Path, temporary: Path, mark: str) -> dict[str, str]:
+    """Return the environment of a server's processes."""
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -326,14 +330,14 @@ def _until_ready(
         # The stock command returns at once and Java goes on by itself. Searching for it costs: not at every turn.
         if launcher.poll() is not None and now > look + 1.0:
             if not marked_processes(mark):
-                raise BenchmarkError(f"the server ended: {_last_words(folder)}")
+                raise BenchmarkError(f"the server ended: {last_words(folder)}")
             look = now
         if now > begin + START_TIMEOUT_S:
-            raise BenchmarkError(f"not ready after {START_TIMEOUT_S:.0f} s: {_last_words(folder)}")
+            raise BenchmarkError(f"not ready after {START_TIMEOUT_S:.0f} s: {last_words(folder)}")
         time.sleep(_POLL_S)
 
 
-def _last_words(folder: Path) -> str:
+def last_words(folder: Path) -> str:
     """Return the error of the start command; if it gave none, the ends of all that was written."""
     start, *logs = [folder / "start.log", *sorted(folder.rglob("model_log.log"))]
     lines = start.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -349,13 +353,26 @@ def _end(
 ) -> str:
     """End the server as its user would, then kill what is left, and report what that was."""
     if launcher is not None and launcher.poll() is None:
-        launcher.send_signal(signal.SIGTERM)  # `torchmar start` takes back what it has begun
-        with suppress(subprocess.TimeoutExpired):
-            launcher.wait(_GRACE_S)
+        terminate(launcher)  # `torchmar start` takes back what it has begun
     elif contender.kind != "stock":
         with suppress(subprocess.TimeoutExpired):
             command = [_program("torchmar"), "stop", "--quiet"]
             subprocess.run(command, cwd=folder, env=environ, capture_output=True, timeout=3 * _GRACE_S, check=False)
+    left = kill_left(mark)
+    if launcher is not None:
+        launcher.wait()
+    return left
+
+
+def terminate(launcher: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and wait for a while."""
+    launcher.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        launcher.wait(_GRACE_S)
+
+
+def kill_left(mark: str) -> str:
+    """Wait for a server's processes to end, kill those that do not, and report which these were."""
     for process in marked_processes(mark):
         with suppress(psutil.Error):
             if process.name() == "java":
@@ -369,6 +386,4 @@ def _end(
             names.append(" ".join(process.cmdline())[-80:])
             process.kill()
     psutil.wait_procs(left, timeout=5.0)
-    if launcher is not None:
-        launcher.wait()
     return "; ".join(names)

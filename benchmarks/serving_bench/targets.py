@@ -1,4 +1,4 @@
-"""The targets, as ratios within one run."""
+"""The targets, as ratios within one run; one is a difference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCALED = "mnist"  # the model that is started and scaled
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on a ratio.
+    """A bound on a ratio, or on what the text names.
 
     Attributes:
         measured: None if the run did not measure it.
@@ -71,6 +71,8 @@ def targets(results: Results) -> Iterator[Target]:
     for each in ("python-dedicated", "python-shared"):
         if (contender := results.first(each)) is not None:
             yield from _python_targets(results, contender)
+            yield from _peer_targets(results, contender)
+    yield from _batch_targets(results)
 
 
 def _python_targets(results: Results, python: Contender) -> Iterator[Target]:
@@ -111,3 +113,39 @@ def _python_targets(results: Results, python: Contender) -> Iterator[Target]:
     ):
         measured = ratio(results.life(python, name), results.life(stock, name))
         yield at_most(f"MNIST, {text} against stock", bound, measured)
+
+
+def _peer_targets(results: Results, python: Contender) -> Iterator[Target]:
+    """Yield the targets against mosec, the better of its waits, and FastAPI, for a contender of the Python frontend."""
+    fastapi = results.first("fastapi")
+    peers = [contender for contender in results.contenders if contender.kind == "mosec"]
+    if peers:
+        for connections, bound in ((1, 1.5), (8, 1.3), (32, 1.3), (64, 1.3)):
+            rates = (results.load("mnist", peer, connections, "rps") for peer in peers)
+            best = max((rate for rate in rates if rate is not None), default=None)
+            text = f"MNIST, {connections} connection{'s' if connections > 1 else ''}: requests/s against mosec"
+            measured = ratio(results.load("mnist", python, connections, "rps"), best)
+            yield Target(f"{python.kind}: {text}", ">=", bound, measured)
+    if fastapi is not None:
+        mine, its = (results.load("mnist", each, 1, "p50_ms") for each in (python, fastapi))
+        measured = None if mine is None or its is None else mine - its
+        yield Target(f"{python.kind}: MNIST, 1 connection: p50 less FastAPI's, in ms", "<=", 0.3, measured)
+
+
+def _batch_targets(results: Results) -> Iterator[Target]:
+    """Yield what batches may cost and must bring to a dedicated worker behind the Python frontend."""
+    dedicated = [contender for contender in results.contenders if contender.kind == "python-dedicated"]
+    one, many = (
+        next((each for each in dedicated if (each.workers, each.batch_size) == (1, size)), None)
+        for size in (1, LIMIT_BATCH)
+    )
+    if one is None or many is None:
+        return
+    name = f"python-dedicated, batchSize {LIMIT_BATCH}"
+    for workload in ("noop", "mnist"):
+        text = f"{name}: {workload}, 1 connection: p50 against batchSize 1"
+        cost = ratio(results.load(workload, many, 1, "p50_ms"), results.load(workload, one, 1, "p50_ms"))
+        yield Target(text, "<=", 1.05, cost)
+    java = results.load("mnist", results.first("shared"), 32, "rps")
+    text = f"{name}: MNIST, 32 connections: requests/s against Java and shared"
+    yield Target(text, ">=", 1.0, ratio(results.load("mnist", many, 32, "rps"), java))

@@ -39,6 +39,7 @@ class Comparison:
         at: those of single workloads, where they have others.
         together: whether one server has a model for each contender. Then turns take seconds, and what the machine does
             beside it changes less between them; else each contender has a server of its own, round after round.
+        python: what ``--frontend python`` puts in the place of `contenders`, by the same names; none: no such option.
     """
 
     about: str
@@ -48,6 +49,7 @@ class Comparison:
     connections: str
     at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     together: bool = False
+    python: Mapping[str, Contender] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,8 @@ def parse(comparison: Comparison, arguments: list[str] | None = None) -> argpars
     parser.add_argument("--workloads", default=",".join(comparison.workloads), help="of %(default)s")
     names = ",".join(comparison.contenders)
     parser.add_argument("--contenders", default=comparison.chosen, help=f"of {names} (%(default)s)")
+    if comparison.python:
+        parser.add_argument("--frontend", choices=["java", "python"], default="java", help="(%(default)s)")
     parser.add_argument("--cores", type=int, default=2, help="to run on, of those of this machine (%(default)s)")
     parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
     parser.add_argument("--quick", action="store_true", help="does it run? One round of half a second at 1 and 8")
@@ -215,6 +219,9 @@ def measure(comparison: Comparison, options: argparse.Namespace) -> int:
         print(f"error: --cores {options.cores}: this process may use {len(own)}", file=sys.stderr)
         return 2
     os.sched_setaffinity(0, own[: options.cores])  # the servers' and the load's, too
+    frontend = getattr(options, "frontend", "java")
+    if frontend == "python":
+        comparison = replace(comparison, contenders=comparison.python)
     machine.compile_packages()
     begun, busy = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="tmbench-", ignore_cleanup_errors=True) as folder:
@@ -222,7 +229,8 @@ def measure(comparison: Comparison, options: argparse.Namespace) -> int:
         run = Run(comparison, options, Path(folder), workloads)
         run.all()
     took = f"took {(time.monotonic() - begun) / 60:.1f} minutes"
-    print(f"{machine.describe()}; {options.cores} cores used; {options.driver}; {options.rounds} rounds; {took}")
+    where = f"{frontend} frontend; {machine.describe()}; {options.cores} cores used"
+    print(f"{where}; {options.driver}; {options.rounds} rounds; {took}")
     print(f"load average {busy:.2f} before, {os.getloadavg()[0]:.2f} after\n")
     print(report(run.figures, options.contenders))
     print("\n".join(["", *run.problems]) if run.problems else "")

@@ -5,7 +5,7 @@ It starts every contender itself, drives it with load, ends it, and writes ``ser
 
 ::
 
-    python benchmarks/serving.py                                    # everything: more than an hour
+    python benchmarks/serving.py                                    # everything: about two hours
     python benchmarks/serving.py --quick                            # does it run? a few minutes, rough figures
     python benchmarks/serving.py --workloads mnist --parts load
     python benchmarks/serving.py --contenders stock,shared,shared:4:32:1,dedicated:2

@@ -8,14 +8,20 @@ import yaml
 
 from archive_tool.config.schema import validate
 from benchmarks import pipeline
+from benchmarks.serving_bench.contenders import Contender
 from benchmarks.serving_bench.workloads import MNIST
 from handlers import ImageClassifier
 
 
-def test_contenders_differ_in_the_second_thread_only() -> None:
+@pytest.mark.parametrize(
+    ("contenders", "kind"),
+    [(pipeline.COMPARISON.contenders, "shared"), (pipeline.COMPARISON.python, "python-shared")],
+)
+def test_contenders_differ_in_the_second_thread_only(contenders: dict[str, Contender], kind: str) -> None:
     assert pipeline.COMPARISON.together
-    assert pipeline.COMPARISON.chosen == "alone,ahead"
-    alone, ahead = (contender.model_config(2) for contender in pipeline.COMPARISON.contenders.values())
+    assert ",".join(contenders) == pipeline.COMPARISON.chosen == "alone,ahead"
+    assert {contender.kind for contender in contenders.values()} == {kind}
+    alone, ahead = (contender.model_config(2) for contender in contenders.values())
     assert not list(validate(alone))
     documents = [yaml.safe_load(text) for text in (alone, ahead)]
     assert documents[0]["backend"].pop("pipeline") is False

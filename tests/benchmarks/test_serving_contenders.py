@@ -29,6 +29,9 @@ from serving.client import ManagementClient
         ("python-dedicated", Contender("python-dedicated", 1, 32), "python dedicated, batchSize 32"),
         ("python-dedicated:1:1", Contender("python-dedicated", 1, 1), "python dedicated"),
         ("python-shared", Contender("python-shared", 16, 32), "python shared, 16 workers, batchSize 32"),
+        ("mosec", Contender("mosec", 1, 32, 0), "mosec, batchSize 32 after 0 ms"),
+        ("mosec:1:32:1", Contender("mosec", 1, 32, 1), "mosec, batchSize 32 after 1 ms"),
+        ("fastapi", Contender("fastapi"), "fastapi"),
     ],
 )
 def test_a_contender_is_a_kind_with_the_frontends_numbers(text: str, contender: Contender, label: str) -> None:
@@ -36,7 +39,9 @@ def test_a_contender_is_a_kind_with_the_frontends_numbers(text: str, contender: 
     assert contender.label == label
 
 
-@pytest.mark.parametrize("text", ["", "stok", "shared:0", "shared:x", "shared:1:2:3:4", "shared:"])
+@pytest.mark.parametrize(
+    "text", ["", "stok", "shared:0", "shared:x", "shared:1:2:3:4", "shared:", "shared:1:2:0", "mosec:0", "fastapi:1"]
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a contender"):
         Contender.parse(text)
@@ -120,6 +125,8 @@ def test_processor_and_memory_of_a_server_are_those_of_all_its_processes(monkeyp
         ("python", ["python", "-m", "serving.frontend", "--config", "x"], True),
         ("python", ["python", "model_service_worker.py", "--prefork", "3", "serving.frontend"], False),
         ("python", [], False),
+        ("mosec", ["/e/bin/mosec", "/t/config.json"], True),
+        ("python", ["python", "-m", "benchmarks.serving_bench.peers.fastapi_app"], False),
     ],
 )
 def test_the_frontend_is_known_by_its_program(name: str, argv: list[str], is_it: bool) -> None:

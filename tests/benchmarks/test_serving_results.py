@@ -86,6 +86,46 @@ def test_the_python_frontend_has_targets_of_its_own(results: Results) -> None:
     assert len(found) == 15
 
 
+def test_the_better_of_mosecs_waits_is_the_one_to_beat(results: Results) -> None:
+    python, fastapi = Contender("python-shared", 2, 32), Contender("fastapi")
+    waits = [Contender("mosec", 1, 32, wait) for wait in (0, 1)]
+    results.contenders = (python, *waits, fastapi)
+    for contender, rates, p50 in (
+        (python, (600, 3000), 1.0),
+        (waits[0], (400, 1000), 9.0),
+        (waits[1], (300, 1500), 9.0),
+    ):
+        for connections, rps in zip((1, 32), rates, strict=True):
+            results.loads.append(Load(0, "mnist", contender, connections, _figures(rps, p50=p50)))
+    results.loads.append(Load(0, "mnist", fastapi, 1, _figures(900, p50=0.75)))
+    found = {target.text: target for target in targets(results) if "mosec" in target.text or "FastAPI" in target.text}
+    assert {text.partition(": ")[2]: (one.bound, one.measured, one.met) for text, one in found.items()} == {
+        "MNIST, 1 connection: requests/s against mosec": (1.5, 1.5, True),
+        "MNIST, 8 connections: requests/s against mosec": (1.3, None, None),
+        "MNIST, 32 connections: requests/s against mosec": (1.3, 2.0, True),
+        "MNIST, 64 connections: requests/s against mosec": (1.3, None, None),
+        "MNIST, 1 connection: p50 less FastAPI's, in ms": (0.3, 0.25, True),
+    }
+
+
+def test_batches_of_a_dedicated_worker_are_compared_with_none(results: Results) -> None:
+    many, one = Contender("python-dedicated", 1, 32), Contender("python-dedicated", 1, 1)
+    results.contenders = (STOCK, SHARED, many)
+    assert not any("batchSize 1" in target.text for target in targets(results))
+    results.contenders = (STOCK, SHARED, many, one)
+    for workload in results.titles:
+        results.loads.append(Load(0, workload, many, 1, _figures(1000, p50=1.2)))
+        results.loads.append(Load(0, workload, one, 1, _figures(1000, p50=1.0)))
+    results.loads.append(Load(0, "mnist", many, 32, _figures(14000)))
+    name = "python-dedicated, batchSize 32: "
+    found = {target.text.removeprefix(name): target for target in targets(results) if target.text.startswith(name)}
+    assert {text: (target.sign, target.bound, target.measured) for text, target in found.items()} == {
+        "noop, 1 connection: p50 against batchSize 1": ("<=", 1.05, 1.2),
+        "mnist, 1 connection: p50 against batchSize 1": ("<=", 1.05, 1.2),
+        "MNIST, 32 connections: requests/s against Java and shared": (">=", 1.0, 2.0),
+    }
+
+
 @pytest.mark.parametrize(("measured", "met"), [(1.6, True), (1.59, False), (None, None)])
 def test_a_bound_belongs_to_what_meets_it(measured: float | None, met: bool | None) -> None:
     assert Target("t", ">=", 1.6, measured).met is met

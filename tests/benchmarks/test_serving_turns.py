@@ -22,6 +22,8 @@ def test_quick_is_one_round_at_few_connections() -> None:
     options = turns.parse(frontend.COMPARISON, ["--quick", "--driver", "bundled"])
     assert (options.rounds, options.connections) == (1, (1, 8))
     usual = turns.parse(frontend.COMPARISON, ["--driver", "bundled"])
+    assert "frontend" not in usual
+    assert turns.parse(pipeline.COMPARISON, ["--driver", "bundled"]).frontend == "java"
     assert (usual.rounds, usual.connections, usual.contenders) == (3, (1, 8, 32, 64), ["usual", "few"])
 
 

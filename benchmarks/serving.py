@@ -274,8 +274,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> Run:
     contenders, problems = available(options.contenders) if "load" in options.parts else (options.contenders, [])
     prepared = [WORKLOADS[name](folder) for name in options.workloads]
     about = settings(options, options.driver)
-    if peers := peers_environment.versions("mosec", "fastapi", "uvicorn", "uvloop", "httptools"):
-        about["peers"] = peers
+    if "load" in options.parts and any(contender.is_peer for contender in contenders):
+        about["peers"] = peers_environment.versions("mosec", "fastapi", "uvicorn", "uvloop", "httptools")
     results = Results(
         settings=about,
         contenders=contenders,

@@ -129,7 +129,7 @@ def _peer_targets(results: Results, python: Contender) -> Iterator[Target]:
     if fastapi is not None:
         mine, its = (results.load("mnist", each, 1, "p50_ms") for each in (python, fastapi))
         measured = None if mine is None or its is None else mine - its
-        yield Target(f"{python.kind}: MNIST, 1 connection: p50 less FastAPI's, in ms", "<=", 0.3, measured)
+        yield Target(f"{python.kind}: MNIST, 1 connection: p50 minus FastAPI's, in ms", "<=", 0.3, measured)
 
 
 def _batch_targets(results: Results) -> Iterator[Target]:

@@ -104,7 +104,7 @@ def test_the_better_of_mosecs_waits_is_the_one_to_beat(results: Results) -> None
         "MNIST, 8 connections: requests/s against mosec": (1.3, None, None),
         "MNIST, 32 connections: requests/s against mosec": (1.3, 2.0, True),
         "MNIST, 64 connections: requests/s against mosec": (1.3, None, None),
-        "MNIST, 1 connection: p50 less FastAPI's, in ms": (0.3, 0.25, True),
+        "MNIST, 1 connection: p50 minus FastAPI's, in ms": (0.3, 0.25, True),
     }
 
 

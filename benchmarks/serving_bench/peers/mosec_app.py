@@ -7,7 +7,7 @@ from mosec import Server, Worker
 from benchmarks.serving_bench.peers.model import Model, options
 
 
-class Predictor(Worker):  # type: ignore[misc]
+class Predictor(Worker):
     """The model in a process of its own; bodies and answers are passed as they are."""
 
     def __init__(self) -> None:

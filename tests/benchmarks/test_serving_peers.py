@@ -138,8 +138,10 @@ def test_a_peer_answers_and_leaves_no_process(
         monkeypatch.setattr(workloads, "_train", lambda folder: shutil.copy(weights, folder))
     workload = workloads.WORKLOADS[name](tmp_path)
     problems: list[str] = []
-    folder = Path(tempfile.mkdtemp(prefix="tmbench-"))  # short, for sockets
-    with server.serving(Contender.parse(kind), workload, folder / "s", 1, problems) as started:
+    with (
+        tempfile.TemporaryDirectory(prefix="tmbench-") as short,  # for sockets
+        server.serving(Contender.parse(kind), workload, Path(short, "s"), 1, problems) as started,
+    ):
         asked = [path.read_bytes() for path in workload.bodies]
         answers = [workload.essence(started.ask(body)) for body in asked]
         memory = started.memory()
@@ -151,7 +153,6 @@ def test_a_peer_answers_and_leaves_no_process(
     assert (memory.frontend_mb > 0, memory.backend_mb > 0) == (kind.startswith("mosec"), True)
     assert min(started.ready_s, started.start_processor_s) > 0
     assert (problems, servers.marked_processes(started.mark)) == ([], [])
-    shutil.rmtree(folder)
 
 
 @pytest.mark.slow

@@ -11,19 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from archive_tool.errors import InputError
+from serving.control.configuration.java import worker_home
+from serving.control.configuration.workers import command_of, environment_of
 from serving.errors import StartError
 from serving.protocol import Inference, Load, Reply, ReplyDecoder, Request, encode_inference, encode_load
-from serving.worker import __file__ as worker_file
 from serving.worker.answering.warm_up import VARIABLE as WARM_UP
 from serving.worker.scripts.collector import memory_of
 
-_HOME = Path(worker_file).resolve().parent / "home"
-_SCRIPT = _HOME / "ts" / "model_service_worker.py"
-_METRICS = _HOME / "ts" / "configs" / "metrics.yaml"
 # The frontend gives up on a worker that has not reported its start after this many seconds.
 _START_S = 120.0
 _LEAVE_S = 2.0
@@ -58,7 +56,7 @@ class Worker:
         folder: of the extracted archive.
         scratch: an empty folder, for the socket and for what the handler puts into its temporary folder.
         python: interpreter.
-        module_folder: a further folder of modules, as the frontend takes it from the handler's name.
+        handler: of the model, as its manifest names it.
         asynchronous: whether to speak the frontend's asynchronous mode.
         tell: gets each line as it is printed, and whether it is of standard error; called by other threads.
     """
@@ -69,23 +67,29 @@ class Worker:
         scratch: Path,
         *,
         python: str,
-        module_folder: str = "",
+        handler: str | None = None,
         asynchronous: bool = False,
         tell: Callable[[str, bool], None] | None = None,
     ) -> None:
         self._decoder = ReplyDecoder()
         self._sock: socket.socket | None = None
         self._address: str | tuple[str, int] = str(scratch / ".ts.sock.9000")
-        where = ["--sock-type", "unix", "--sock-name", str(self._address)]
         if len(os.fsencode(str(self._address))) > _UNIX_PATH_MAX:
             self._address = ("127.0.0.1", _free_port())
-            where = ["--sock-type", "tcp", "--port", str(self._address[1])]
-        command = [python, str(_SCRIPT), *where, "--metrics-config", str(_METRICS)]
+        home = worker_home()
+        listens_at = self._address if isinstance(self._address, str) else self._address[1]
         try:
             self._process = subprocess.Popen(
-                [*command, "--async"] if asynchronous else command,
+                [python, *command_of(home, listens_at, asynchronous=asynchronous)],
                 cwd=folder,
-                env=_environment(folder, scratch, module_folder),
+                env={
+                    **environment_of(home, folder, handler),
+                    "TMPDIR": str(scratch),
+                    # The samples are sent as requests here, and timed.
+                    WARM_UP: "0",
+                    # SIGABRT makes it print where a handler hangs.
+                    "PYTHONFAULTHANDLER": "1",
+                },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -317,27 +321,6 @@ class _Pipe:
         with self._changed:
             while not self.ended and time.monotonic() < deadline and self._changed.wait(_QUIET_S):
                 pass
-
-
-def _environment(folder: Path, scratch: Path, module_folder: str) -> Mapping[str, str]:
-    """Return the environment that the frontend gives a worker, with a temporary folder of its own."""
-    path = [module_folder] if module_folder else []
-    path += [entry for entry in (os.environ.get("PYTHONPATH"),) if entry]
-    path.append(str(folder))
-    if not {"site-packages", "dist-packages"} & set(_HOME.parts):
-        path.append(str(_HOME))
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path),
-        "TS_DECODE_INPUT_REQUEST": "true",
-        "TS_IPEX_ENABLE": "false",
-        "TS_IPEX_GPU_ENABLE": "false",
-        "TMPDIR": str(scratch),
-        # The samples are sent as requests here, and timed.
-        WARM_UP: "0",
-        # SIGABRT makes it print where a handler hangs.
-        "PYTHONFAULTHANDLER": "1",
-    }
 
 
 def _free_port() -> int:

@@ -182,12 +182,11 @@ class _Run:
         self._name = manifest.model.model_name
 
     def go(self, scratch: Path, inputs: Sequence[Input], result: Result) -> None:
-        handler = self._manifest.model.handler or ""
         worker = Worker(
             self._folder,
             scratch,
             python=interpreter(self._manifest.runtime),
-            module_folder=handler.partition(":")[0].rpartition("/")[0] if ":" in handler else "",
+            handler=self._manifest.model.handler,
             asynchronous=self._config.value("asyncCommunication") is True,
         )
         with worker:

@@ -157,7 +157,7 @@ class Reloading:
             self._folder,
             scratch,
             python=interpreter(manifest.runtime),
-            module_folder=handler.partition(":")[0].rpartition("/")[0] if ":" in handler else "",
+            handler=handler,
             tell=self._hear,
         )
         if self._closed:

@@ -18,6 +18,7 @@ from serving.answers import decode
 from serving.check import Input
 from serving.check.answers import Answer, Answers
 from serving.check.run import device_index, read_config, refuse_unservable
+from serving.control.configuration.workers import module_folder
 from serving.errors import CheckError
 from serving.local.debugger import debugger
 from serving.local.model import LocalModel
@@ -115,10 +116,8 @@ def run(options: RunOptions, tell: Callable[[Answered], None]) -> list[Timing]:
     if options.trace is not None:
         check_trace(options.trace)
     with opened(options.archive, options.allow_pickles) as (folder, manifest, config):
-        handler = manifest.model.handler or ""
-        module_folder = handler.partition(":")[0].rpartition("/")[0] if ":" in handler else ""
         stopwatch = Stopwatch()
-        with surroundings(folder, module_folder), debugger():
+        with surroundings(folder, module_folder(manifest.model.handler)), debugger():
             load = Load(
                 model_name=manifest.model.model_name,
                 model_path=str(folder),

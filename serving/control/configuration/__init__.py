@@ -1,1 +1,1 @@
-"""The settings that a server is started with, and the Java that runs it."""
+"""The settings that a server is started with, the Java that runs it, and how a worker is started."""

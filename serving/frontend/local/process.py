@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, cast
 
-from serving.control.configuration.java import WORKER_SCRIPT
+from serving.control.configuration.workers import command_of, environment_of
 from serving.frontend.local.models.model import Model
 from serving.frontend.settings import Settings
 
@@ -59,20 +59,15 @@ def launch_of(model: Model, settings: Settings, number: int, gpu: int | None, py
         gpu: the first of the GPUs that it gets; None for the processor.
         python: interpreter of it.
     """
-    home = settings.place.home
-    script = [str(home / WORKER_SCRIPT)]
     sockets: tuple[str | int, ...]
     if settings.use_native_io and sys.platform != "win32":
         stem = settings.place.runtime / ".ts.sock"
         sockets = tuple(f"{stem}.{number + rank}" for rank in range(model.levels))
-        script += ["--sock-type", "unix", "--sock-name", str(sockets[0])]
     else:
         sockets = tuple(number + rank for rank in range(model.levels))
-        script += ["--sock-type", "tcp", "--port", str(number)]
-    metrics = settings.text("metrics_config") or str(home / "ts" / "configs" / "metrics.yaml")
-    script += ["--metrics-config", metrics]
-    if model.asynchronous:
-        script.append("--async")
+    script = command_of(
+        settings.place.home, sockets[0], settings.text("metrics_config"), asynchronous=model.asynchronous
+    )
     environ = environment(model, settings)
     parallel = str(model.values.get("parallelType") or "")
     if parallel and gpu is not None:
@@ -99,24 +94,18 @@ def _torchrun(model: Model, settings: Settings, number: int) -> list[str]:
 
 
 def environment(model: Model, settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment of a worker: the server's, and where its modules are (EnvironmentUtils.java)."""
+    """Return the environment of a worker: the server's, as far as it is passed on, and where its modules are."""
     blacklist = settings.text("blacklist_env_vars")
     pattern = re.compile(blacklist) if blacklist else None
-    kept = {name: value for name, value in environ.items() if not (pattern and pattern.fullmatch(name))}
-    folder, home = model.unpacked.folder, settings.place.home
-    path = []
-    if model.handler and ":" in model.handler:
-        path.append(model.handler.partition(":")[0].rpartition("/")[0] or model.handler.partition(":")[0])
-    path += [kept.get("PYTHONPATH", ""), str(folder.resolve())]
-    if folder.is_symlink():
-        path.append(str(folder.parent))
-    if not any(name in str(home) for name in ("site-packages", "dist-packages")):
-        path.append(str(home))
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-    kept["TS_DECODE_INPUT_REQUEST"] = str(settings.decode_input_request).lower()
-    kept["TS_IPEX_ENABLE"] = str(settings.on("ipex_enable")).lower()
-    kept["TS_IPEX_GPU_ENABLE"] = str(settings.on("ipex_gpu_enable")).lower()
-    return kept
+    return environment_of(
+        settings.place.home,
+        model.unpacked.folder,
+        model.handler,
+        {name: value for name, value in environ.items() if not (pattern and pattern.fullmatch(name))},
+        decode=settings.decode_input_request,
+        ipex=settings.on("ipex_enable"),
+        ipex_gpu=settings.on("ipex_gpu_enable"),
+    )
 
 
 class Process:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.check.process import EndedError, NoAnswerError, Worker, _environment, interpreter
+from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
 from serving.protocol import Load
 from serving.worker.answering.warm_up import request_of
 
@@ -114,17 +114,19 @@ def test_output_is_bounded(folders: tuple[Path, Path], monkeypatch: pytest.Monke
         assert len(made.stdout) <= 70_000
 
 
-def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/server")
-    found = _environment(Path("/m"), Path("/s"), "folder")
-    folders = found["PYTHONPATH"].split(os.pathsep)
-    assert folders[:3] == ["folder", "/server", "/m"]
-    assert folders[3].endswith(f"worker{os.sep}home")
-    expected = {"TS_DECODE_INPUT_REQUEST": "true", "TS_IPEX_ENABLE": "false", "TS_IPEX_GPU_ENABLE": "false"}
-    expected |= {"TMPDIR": "/s", "TORCHMAR_WARM_UP": "0", "PYTHONFAULTHANDLER": "1"}
+def test_the_environment(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    model, scratch = folders
+    told = tmp_path / "python"
+    told.write_text("#!/bin/sh\nenv\n")
+    told.chmod(0o755)
+    with Worker(model, scratch, python=str(told), handler="folder/h.py:f") as made:
+        made.wait(60)
+        found = dict(line.partition("=")[::2] for line in made.lines())
+    path = found["PYTHONPATH"].split(os.pathsep)
+    assert (path[0], path[-2]) == ("folder", str(model))
+    expected = {"TS_DECODE_INPUT_REQUEST": "true", "TORCHMAR_WARM_UP": "0", "PYTHONFAULTHANDLER": "1"}
+    expected |= {"TMPDIR": str(scratch)}
     assert {key: found[key] for key in expected} == expected
-    monkeypatch.delenv("PYTHONPATH")
-    assert _environment(Path("/m"), Path("/s"), "")["PYTHONPATH"].startswith("/m")
 
 
 def test_interpreters() -> None:

@@ -56,7 +56,8 @@ class Address:
         if self.socket_path:
             return None
         parts = urlsplit(self.text)
-        return parts.port or (443 if parts.scheme == "https" else 80)
+        default = 443 if parts.scheme == "https" else 80
+        return default if parts.port is None else parts.port
 
 
 def segment(text: str, what: str) -> str:

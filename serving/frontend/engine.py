@@ -175,7 +175,7 @@ class ModelState:
     loaded_at_startup: bool
 
 
-class Engine(Protocol):
+class Answering(Protocol):
     """Models and who answers for them."""
 
     async def predict(self, call: Call) -> Answer:
@@ -199,6 +199,21 @@ class Engine(Protocol):
         Raises:
             ModelNotFoundError, VersionNotFoundError: nothing of that name.
         """
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every default version has as many workers as it wants, ready or on their way: TorchServe's ping."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has a ready worker, and requests are taken."""
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more, answer what was taken for as long as the grace lasts, end every worker."""
+
+
+class Engine(Answering, Protocol):
+    """Models that can be changed."""
 
     async def register(self, wanted: Registration) -> Done:
         """Take a model and start its workers.
@@ -232,14 +247,3 @@ class Engine(Protocol):
             NotAllowedError: the default version, while there are others.
             RequestTimeoutError: workers did not end in time.
         """
-
-    @property
-    def healthy(self) -> bool:
-        """Whether every default version has as many workers as it wants, ready or on their way: TorchServe's ping."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether every model has a ready worker, and requests are taken."""
-
-    async def drain(self, grace_s: float) -> None:
-        """Take no more, answer what was taken for as long as the grace lasts, end every worker."""

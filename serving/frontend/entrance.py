@@ -50,12 +50,24 @@ def _draining(app: App) -> App:
     return answer
 
 
-def logged(app: App, line: Callable[[str], None]) -> App:
-    """Make an application whose answers are each told in a line, as in TorchServe's access_log.log.
+def access_line(scope: Scope, status: int, seconds: float) -> str:
+    """Tell a request and its answer as in TorchServe's access_log.log; the last number is milliseconds.
+
+    Such as ``/127.0.0.1:36024 "GET /ping HTTP/1.1" 200 2``.
+    """
+    client = scope.get("client")
+    who = f"{client[0]}:{client[1]}" if client else "unix"
+    asked = f"{scope['method']} {shown_target(scope)} HTTP/{scope['http_version']}"
+    return f'/{who} "{asked}" {status} {round(1000 * seconds)}'
+
+
+def logged(app: App, line: Callable[[str], None], form: Callable[[Scope, int, float], str] = access_line) -> App:
+    """Make an application whose answers are each told in a line.
 
     Args:
         app: to be asked.
-        line: takes such as ``/127.0.0.1:36024 "GET /ping HTTP/1.1" 200 2``; the last is milliseconds.
+        line: takes it.
+        form: makes it, of the request, the status (0 where there is no answer) and the seconds that it took.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,15 +85,12 @@ def logged(app: App, line: Callable[[str], None]) -> App:
         try:
             await app(scope, receive, told)
         finally:
-            line(_line(scope, status, round(1000 * (time.monotonic() - begun))))
+            line(form(scope, status, time.monotonic() - begun))
 
     return answer
 
 
-def _line(scope: Scope, status: int, milliseconds: int) -> str:
-    client = scope.get("client")
-    who = f"{client[0]}:{client[1]}" if client else "unix"
-    # Bytes as the client has sent them: nothing in them can end the line.
+def shown_target(scope: Scope) -> str:
+    """Return what a request asks, in ASCII, as the client has sent it: nothing in it can end a line."""
     target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-    shown = target.decode("ascii", "backslashreplace")
-    return f'/{who} "{scope["method"]} {shown} HTTP/{scope["http_version"]}" {status} {milliseconds}'
+    return str(target.decode("ascii", "backslashreplace"))

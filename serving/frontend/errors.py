@@ -24,7 +24,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class FrontendError(Exception):
@@ -44,6 +44,11 @@ class FrontendError(Exception):
         super().__init__(message)
         self.message = message
         self.headers = headers or {}
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The body of the response, in JSON."""
+        return {"code": self.status, "type": self.kind, "message": self.message}
 
 
 class BadRequestError(FrontendError):

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Meters(Protocol):
+class Responses(Protocol):
+    """Takes what the applications do."""
+
+    def responded(self, status: int) -> None:
+        """Count an HTTP response of any of the APIs, by its class."""
+
+
+class Meters(Responses, Protocol):
     """Takes what happens; called in the event loop, so it must not wait for anything."""
 
     def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
@@ -18,9 +25,6 @@ class Meters(Protocol):
             total_s: seconds from its arrival to its (first part of an) answer.
             batch: requests that ran with it, itself included.
         """
-
-    def responded(self, status: int) -> None:
-        """Count an HTTP response of any of the APIs, by its class."""
 
     def dropped(self, name: str, version: str, reason: str) -> None:
         """Count a request that no model answered: ``deadline``, ``queue``, ``client``, ``worker``, ``drain``."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from uvicorn.server import ServerState
@@ -23,11 +23,13 @@ from uvicorn.server import ServerState
 from archive_tool.errors import InputError
 from serving.client.transport import Address
 from serving.frontend import listening
-from serving.frontend.assembly import Parts
 from serving.frontend.entrance import App, Entrance, logged
 from serving.frontend.guard import WATCH_S, Patience, guarded, watch
 from serving.frontend.joined import Api, joined
 from serving.frontend.settings import Settings
+
+if TYPE_CHECKING:
+    from serving.frontend.assembly import Parts  # with all that a server of many models needs
 
 #: Seconds that answers may take when the server ends: less than `torchmar stop` waits.
 GRACE_S: Final = 20

@@ -1,1 +1,1 @@
-"""Handlers without a server: run once in this process, or for development behind a small HTTP server."""
+"""Handlers without a server: run once in this process, or for development behind the inference API alone."""

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+import signal
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from archive_tool.errors import TorchmarError
 from serving.check.run import device_index
+from serving.client.transport import Address
+from serving.control.configuration.java import worker_home
+from serving.errors import PortInUseError, StartError
+from serving.frontend import listening, settings
+from serving.frontend.apps.exchange import Exchange
+from serving.frontend.apps.inference import InferenceApp
+from serving.frontend.apps.routing import refuse_pages
+from serving.frontend.entrance import Scope, logged, shown_target
+from serving.frontend.errors import ForbiddenError, FrontendError
+from serving.frontend.guard import Patience
+from serving.frontend.server import Listener
+from serving.local.engine import ReloadingEngine
 from serving.local.reloading import Reloading, Tell
 from serving.local.sources import Sources
-from serving.local.web import listening
 
-_POLL_S = 0.3
-_POLL_SHARE = 10
+HOST: Final = "127.0.0.1"
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class DevOptions:
 
 
 def serve(options: DevOptions, tell: Tell, ready: Callable[[str, str], None] = lambda *_: None) -> None:
-    """Serve until an exception ends it, such as the one of a signal; then nothing of it is left.
+    """Serve until a signal comes; when nothing of it is left, that is raised anew for whoever else handles it.
 
     Args:
         options: what to serve.
@@ -48,23 +61,136 @@ def serve(options: DevOptions, tell: Tell, ready: Callable[[str, str], None] = l
     Raises:
         InputError: there is nothing to serve.
         PortInUseError: the port is taken.
+        StartError: the port cannot be opened.
     """
     sources = Sources(options.target, options.given)
     gpu = device_index(options.device)
     with (
+        contextlib.closing(taken(options.port)) as place,
         tempfile.TemporaryDirectory(prefix="torchmar-dev-", ignore_cleanup_errors=True) as root,
-        Reloading(sources, Path(root), gpu=gpu, tell=tell) as model,
-        listening(model, options.port, tell) as address,
     ):
-        ready(address, _name(sources))
-        while True:
-            model.refresh()
-            # With very many files the looking must not keep a core busy; a request looks by itself.
-            time.sleep(max(_POLL_S, _POLL_SHARE * model.look_s))
+        model = Reloading(sources, Path(root), gpu=gpu, tell=tell)
+
+        async def run() -> int:
+            with _signalled() as signalled:
+                async with answering(model, place, tell) as engine:
+                    # What is wrong with a model without a name is reported when it is loaded.
+                    ready(f"http://{HOST}:{place.sock.getsockname()[1]}", model.name or "NAME")
+                    following = asyncio.ensure_future(engine.follow())
+                    await asyncio.wait((following, signalled), return_when=asyncio.FIRST_COMPLETED)
+                    if not signalled.done():
+                        following.result()
+                    following.cancel()
+                return await signalled
+
+        number = asyncio.run(run())
+    signal.raise_signal(number)
 
 
-def _name(sources: Sources) -> str:
+def taken(port: int) -> listening.Place:
+    """Take a port of the loopback interface, at which clients wait from now on; 0 for a free one.
+
+    Raises:
+        PortInUseError: somebody has it.
+        StartError: it cannot be had.
+    """
+    address = Address(f"http://{HOST}:{port}")
     try:
-        return sources.model_name()
-    except (TorchmarError, OSError, ValueError):
-        return "NAME"  # what is wrong is reported when it is loaded
+        sock = listening.bind(address, "--port")
+        try:
+            sock.listen(listening.BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+    except (PortInUseError, OSError) as error:
+        raise PortInUseError(f"port {port} is in use", hint="choose another one: --port N, or --port auto") from error
+    except StartError as error:
+        reason = getattr(error.__cause__, "strerror", error.message)
+        raise StartError(f"cannot listen on port {port}: {reason}", hint="choose one above 1023") from error
+    return listening.Place(address, "--port", sock)
+
+
+@contextlib.asynccontextmanager
+async def answering(model: Reloading, place: listening.Place, tell: Tell) -> AsyncIterator[ReloadingEngine]:
+    """Answer requests for a model at a place, meanwhile; then nothing of it is left."""
+    here = settings.of(
+        dict.fromkeys(("inference_address", "management_address", "metrics_address"), place.address.text),
+        settings.Place(model.place, worker_home(), model.place, model.place, model.place),
+        {},
+    )
+    engine = ReloadingEngine(model, here, tell)
+    app = logged(_DevApp(engine, here, None, _Uncounted()), lambda line: tell(line, False), _line)
+    listener = Listener(place, app, Patience())
+    await listener.open()
+    try:
+        with _cut_streams_untold():
+            yield engine
+    finally:
+        listener.announce_end()
+        await engine.drain(0.0)
+        await listener.close()
+
+
+class _DevApp(InferenceApp):
+    """The inference API, for this machine alone: who is asked runs the code of whoever saves a file here."""
+
+    async def route(self, http: Exchange) -> None:
+        """Answer a request.
+
+        Raises:
+            FrontendError: what is then the answer.
+        """
+        try:
+            refuse_pages(http.scope, http.headers, None, keyed=False)
+        except ForbiddenError:
+            found = http.header(b"origin") or http.header(b"host")
+            raise ForbiddenError(f"{found} is not this machine; ask {HOST} yourself") from None
+        await super().route(http)
+
+
+class _Uncounted:
+    """Takes what the application does; each request is told in a line."""
+
+    def responded(self, status: int) -> None:
+        """Count nothing."""
+
+
+def _line(scope: Scope, status: int, seconds: float) -> str:
+    return f"{scope['method']} {shown_target(scope)} {status or 'left'} {seconds * 1000:.1f} ms"
+
+
+@contextlib.contextmanager
+def _signalled() -> Iterator[asyncio.Future[int]]:
+    """Meanwhile signals that end a command go to the event loop; the future has the number of the first one."""
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[int] = loop.create_future()
+
+    def note(number: int) -> None:
+        if not came.done():
+            came.set_result(number)
+
+    # An ignored signal stays ignored: nohup relies on it.
+    before = {number: found for number in _SIGNALS if (found := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in before:
+        loop.add_signal_handler(number, note, number)
+    try:
+        yield came
+    finally:
+        for number, found in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, found or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _cut_streams_untold() -> Iterator[None]:
+    """Meanwhile uvicorn does not tell of streams that were cut, which is how they end whose model failed."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], FrontendError))
+
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)

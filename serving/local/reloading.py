@@ -2,12 +2,12 @@
 
 ::
 
-    request thread --ask----+                                    the worker's process, which
-                            +--> lock, look for changes, load --> a further change replaces
-    main thread ---refresh--+
+    a request -----+                                       the worker's process, which
+                   +--> look for changes --> load, ask --> a further change replaces
+    now and then --+
 
-Requests go one after the other. One that comes while the model is loaded waits, and its answer follows the files as
-they are at the moment when it came.
+One thread does all of it, so requests go one after the other. One that comes while the model is loaded waits, and its
+answer follows the files as they are at the moment when its turn comes.
 """
 
 from __future__ import annotations
@@ -15,55 +15,52 @@ from __future__ import annotations
 import functools
 import secrets
 import shutil
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http import HTTPStatus
+from math import inf
 from pathlib import Path
-from typing import Protocol
 
 from archive_tool import files
 from archive_tool.config import effective
 from archive_tool.errors import InputError, TorchmarError
 from serving.check import failures
-from serving.check.answers import Answer, Answers
 from serving.check.process import EndedError, NoAnswerError, Worker, interpreter
 from serving.check.run import DEFAULT_TIMEOUT_S, refuse_unservable
 from serving.control.following.diagnosis import hint_for, read_traceback
-from serving.errors import CheckError
+from serving.errors import CheckError, StartError
+from serving.frontend.local.courses import refusal_of
+from serving.frontend.local.job import STREAM_NEXT
 from serving.local.sources import Sources
-from serving.protocol import Load, Reply, Request
+from serving.protocol import Load, PredictionItem, ProtocolError, Reply, Request
 
 # A handler that is still busy after so many seconds, when its files change, is not waited for.
 _PATIENCE_S = 2.0
 _SLICE_S = 0.25
 _ENDED_S = 10.0
-_CLOSE_S = 10.0
 _KEPT_LINES = 10_000
 
 #: Gets a line, and whether it belongs to an error.
 Tell = Callable[[str, bool], None]
-#: Gets an answer, its body or the next part of it, and whether more will come.
-Part = Callable[[Answer, bytes, bool], None]
 
 
-class MakeRequest(Protocol):
-    """A maker of requests; the model's configuration says whether each belongs to a sequence."""
-
-    def __call__(self, *, sequences: bool) -> Request:
-        """Make a request."""
-
-
-class UnknownModelError(Exception):
-    """The request is for a model of another name; the text is the name of this one."""
+class _NotAskedError(Exception):
+    """The worker answered what it was not asked."""
 
 
 class Reloading:
-    """The model, as its files are now; a context manager that leaves nothing of it behind.
+    """The model, as its files are now. All but `close` is for one thread; what it says of itself is for any.
 
     Attributes:
-        name: of the model, once it is known.
+        name: of the model; empty until it is known.
+        version: of it, once it has been loaded.
+        place: of its files, for messages.
+        gpu: number of its device; None for the CPU.
+        stateful: whether its requests belong to sequences.
+        error: why the model is not loaded; None if it is, or has not been tried.
+        started: when its worker was started, seconds since the epoch.
         look_s: seconds that the last look at the files took.
 
     Args:
@@ -74,46 +71,54 @@ class Reloading:
     """
 
     def __init__(self, sources: Sources, root: Path, *, gpu: int | None, tell: Tell) -> None:
-        self.name = ""
+        self.name, self.version = _name_of(sources), ""
+        self.place = sources.target
+        self.gpu = gpu
+        self.stateful = False
+        self.error: TorchmarError | None = None
+        self.started = 0.0
         self.look_s = 0.0
         self._sources = sources
         self._root = root.resolve()
-        self._gpu = gpu
         self._tell = tell
-        self._lock = threading.Lock()
         self._fingerprint: object = None
         self._worker: Worker | None = None
         self._folder = self._root
         self._config = effective.understand(None)
-        self._error: TorchmarError | None = None
         self._lost = True
         self._closed = False
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._asked = self._looked = 0.0
 
     @property
     def healthy(self) -> bool:
         """Whether the model is loaded, as its files were when they were looked at last."""
-        return self._worker is not None and self._error is None and not self._lost
+        return self._worker is not None and self.error is None and not self._lost
 
-    def __enter__(self) -> Reloading:
-        return self
+    @property
+    def pid(self) -> int:
+        """Process id of its worker; -1 without one."""
+        worker = self._worker
+        return worker.pid if worker is not None else -1
 
-    def __exit__(self, *_: object) -> None:
+    @property
+    def limit_s(self) -> float:
+        """Seconds that its worker may take for an answer; in continuous batching that is for each part."""
+        return inf if self._config.value("continuousBatching") is True else self._timeout("responseTimeout")
+
+    def close(self) -> None:
+        """End the worker, and with it what waits for that; no other one is started. For any thread."""
         self._closed = True
-        # The holder of the lock waits for the worker: it ends first.
-        self._end_worker()
-        if self._lock.acquire(timeout=_CLOSE_S):
-            self._lock.release()
         self._end_worker()
 
     # ---- loading ---------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Load the model if it is not loaded, or if its files have changed. An error is kept for the next request."""
-        with self._lock:
-            self._refresh()
+        """Load the model if it is not loaded, or if its files have changed. What is wrong with it is in `error`.
 
-    def _refresh(self) -> None:
+        Raises:
+            CheckError: it has been closed.
+        """
         if self._closed:
             raise CheckError("the server is being stopped")
         begin = time.monotonic()
@@ -122,15 +127,23 @@ class Reloading:
         if fingerprint == self._fingerprint and not self._lost:
             return
         again = self._fingerprint is not None
-        self._fingerprint, self._lost, self._error = fingerprint, True, None
+        told, self.error = self.error, None
+        self._fingerprint, self._lost = fingerprint, True
         self._end_worker()
         begin = time.monotonic()
         try:
             self._load()
-        except TorchmarError as error:
-            self._error = error
+        except OSError as error:
+            # No fault of the model: a full disk, for example. It is tried again, and told once.
+            self.error = StartError(f"the model's files cannot be prepared: {error}")
             self._end_worker()
-            self._tell(_shown(error), True)
+            if told is None or told.message != self.error.message:
+                self._tell(shown(self.error), True)
+            return
+        except TorchmarError as error:
+            self.error = error
+            self._end_worker()
+            self._tell(shown(error), True)
         else:
             word = "reloaded" if again else "loaded"
             self._tell(f"{word} {self.name} in {time.monotonic() - begin:.1f} s", False)
@@ -147,12 +160,14 @@ class Reloading:
         manifest, warnings = self._sources.lay_out(self._folder)
         for warning in warnings:
             self._tell(f"warning: {warning}", True)
-        self.name = manifest.model.model_name
+        self.name, self.version = manifest.model.model_name, manifest.model.model_version or "1.0"
         self._config = effective.understand(self._read_config(manifest.model.config_file))
+        self.stateful = bool(self._config.value("sequenceBatching"))
         refuse_unservable(manifest, self._config)
         if self._config.value("asyncCommunication") is True:
             raise InputError(f"{self.name} answers in the asynchronous mode, which dev does not have")
         handler = manifest.model.handler or ""
+        self.started = time.time()
         worker = self._worker = Worker(
             self._folder,
             scratch,
@@ -162,7 +177,7 @@ class Reloading:
         )
         if self._closed:
             raise CheckError("the server is being stopped")
-        message = Load(self.name, str(self._folder), int(self._config.value("batchSize") or 1), handler, self._gpu)
+        message = Load(self.name, str(self._folder), int(self._config.value("batchSize") or 1), handler, self.gpu)
         timeout = self._timeout("startupTimeout")
         try:
             worker.connect()
@@ -196,60 +211,59 @@ class Reloading:
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
-    def ask(self, name: str, make: MakeRequest, part: Part) -> None:
-        """Answer a request with the model as its files are now.
+    def ask(self, request: Request) -> Iterator[tuple[PredictionItem, bool]]:
+        """Have the model answer a request.
 
-        Args:
-            name: of the model, as the client has it.
-            make: makes the request.
-            part: gets the answer, or each part of it.
+        Yields:
+            The answer, or each part of it, and whether more will come.
 
         Raises:
-            Exception: what ``make`` raises.
-            UnknownModelError: the model has another name.
-            TorchmarError: the model cannot be loaded, or fails; with the handler's traceback if there is one.
+            FrontendError: the worker refuses the request.
+            TorchmarError: the model is not loaded, or fails; with the handler's traceback if there is one.
         """
-        with self._lock:
-            self._refresh()
-            if self._error is not None:
-                raise self._error
-            if name != self.name:
-                raise UnknownModelError(self.name)
-            worker = self._worker
-            if worker is None:
-                raise CheckError("the server is being stopped")
-            request = make(sequences=bool(self._config.value("sequenceMaxIdleMSec")))
-            try:
-                self._answer(worker, request, part)
-            except EndedError:
-                self._lost = True
-                raise failures.death("the worker failed", worker, self._folder, worker.wait(_ENDED_S)) from None
-            except NoAnswerError:
-                self._lost = True
-                text = f"no answer after {self._timeout('responseTimeout'):g} s"
-                raise failures.hang(text, worker.dump(), self._folder) from None
+        worker = self._worker
+        if self.error is not None:
+            raise self.error
+        if worker is None:
+            raise CheckError("the server is being stopped")
+        try:
+            yield from self._parts(worker, request)
+        except EndedError:
+            self._lost = True
+            raise failures.death("the worker failed", worker, self._folder, worker.wait(_ENDED_S)) from None
+        except NoAnswerError:
+            self._lost = True
+            text = f"no answer after {self._timeout('responseTimeout'):g} s"
+            raise failures.hang(text, worker.dump(), self._folder) from None
+        except (ProtocolError, _NotAskedError) as error:
+            self._lost = True  # as the frontend ends such a worker
+            raise CheckError(f"the worker's answer cannot be read: {error}") from error
 
-    def _answer(self, worker: Worker, request: Request, part: Part) -> None:
+    def _parts(self, worker: Worker, request: Request) -> Iterator[tuple[PredictionItem, bool]]:
         self._lines.clear()
-        answers = Answers([request.request_id])
-        answer = answers[request.request_id]
-        sent = 0
+        self._asked = self._looked = time.monotonic()
+        # The frontend sends a request of continuous batching again, without its content, for each further part.
+        further = functools.partial(worker.ask, replace(request, parameters=()))
+        receive = further if self._config.value("continuousBatching") is True else worker.receive
         reply = self._wait(worker, functools.partial(worker.ask, request))
-        while answers.take(reply):
-            part(answer, bytes(answer.body[sent:]), True)
-            sent = len(answer.body)
-            if self._config.value("continuousBatching") is True:
-                # The frontend then sends the request again, without its content.
-                further = replace(request, parameters=())
-                reply = self._wait(worker, functools.partial(worker.ask, further))
-            else:
-                reply = self._wait(worker, worker.receive)
-        if answer.status >= 500 and not sent and (error := self._traceback(worker)):
-            raise error
-        part(answer, bytes(answer.body[sent:]), False)
+        begun = False
+        while True:
+            item = _item(reply, request)
+            status = reply.code if item is None else item.status
+            more = item is not None and item.headers.get(STREAM_NEXT) == "true"
+            is_failure = status >= HTTPStatus.INTERNAL_SERVER_ERROR and not begun and not more
+            if is_failure and (error := self._traceback(worker)):
+                raise error
+            if item is None:
+                raise refusal_of(reply)
+            yield item, more
+            if not more:
+                return
+            begun = True
+            self._check_files()
+            reply = self._wait(worker, receive)
 
     def _wait(self, worker: Worker, receive: Callable[[float], Reply]) -> Reply:
-        """Wait for a frame; not for one of a handler whose files have changed."""
         begin = time.monotonic()
         timeout = self._timeout("responseTimeout")
         while True:
@@ -257,12 +271,19 @@ class Reloading:
             try:
                 return receive(min(_SLICE_S, max(0.001, timeout - passed)))
             except NoAnswerError:
-                passed = time.monotonic() - begin
-                if passed >= timeout:
+                if time.monotonic() - begin >= timeout:
                     raise
-                if passed >= _PATIENCE_S and self._sources.fingerprint() != self._fingerprint:
-                    raise CheckError("the handler was still busy when its files changed; it is replaced") from None
+                self._check_files()
                 receive = worker.receive
+
+    def _check_files(self) -> None:
+        """Do not wait for a handler whose files have changed."""
+        now = time.monotonic()
+        if now - self._asked < _PATIENCE_S or now - self._looked < _SLICE_S:
+            return
+        self._looked = now
+        if self._sources.fingerprint() != self._fingerprint:
+            raise CheckError("the handler was still busy when its files changed; it is replaced")
 
     def _traceback(self, worker: Worker) -> CheckError | None:
         worker.settle()
@@ -273,7 +294,27 @@ class Reloading:
         return CheckError(found.cause, traceback=found.traceback, where=where, hint=hint_for(found.cause) or None)
 
 
-def _shown(error: TorchmarError) -> str:
+def _name_of(sources: Sources) -> str:
+    try:
+        return sources.model_name()
+    except (TorchmarError, OSError, ValueError):
+        return ""  # what is wrong is told when it is loaded
+
+
+def _item(reply: Reply, request: Request) -> PredictionItem | None:
+    """Return what a reply answers to its request; None if it refuses it.
+
+    Raises:
+        _NotAskedError: it answers another one.
+    """
+    if reply.code != HTTPStatus.OK:
+        return None
+    if len(reply.items) != 1 or reply.items[0].request_id != request.request_id:
+        raise _NotAskedError("it is for another request than the one that was sent")
+    return reply.items[0]
+
+
+def shown(error: TorchmarError) -> str:
     """Shorten the error to a few lines: the worker's own output has the traceback."""
     lines = [f"error: {error.message}"]
     if error.where and error.where not in error.message:

@@ -41,18 +41,21 @@ class Sources:
         target: a handler's file, a project file, a folder with one, or a folder that is a model's (with a manifest).
         given: options of `archive_tool.build` that are given apart; they win over those of a project file.
 
+    Attributes:
+        target: the same, absolute.
+
     Raises:
         InputError: the target is none of these.
     """
 
     def __init__(self, target: Path, given: Mapping[str, Any] | None = None) -> None:
-        self._target = target.absolute()
+        self.target = target.absolute()
         self._given = dict(given or {})
         self._is_model = False
         self._project: Path | None = None
         if target.is_dir():
             if (target / project_file.NAME).is_file():
-                self._project = self._target / project_file.NAME
+                self._project = self.target / project_file.NAME
             elif (target / MANIFEST_NAME).is_file():
                 self._is_model = True
             else:
@@ -61,7 +64,7 @@ class Sources:
                     hint=f"torchmar init {target} writes one; or name the handler's file",
                 )
         elif target.suffix in (".yaml", ".yml") and target.is_file():
-            self._project = self._target
+            self._project = self.target
         elif target.suffix != ".py" or not target.is_file():
             what = "is no handler's file and no folder" if target.exists() else "does not exist"
             raise InputError(f"{target} {what}", hint=f"name a Python file, or a folder with a {project_file.NAME}")
@@ -111,7 +114,7 @@ class Sources:
 
     def _options(self) -> BuildOptions:
         if self._project is None:
-            return BuildOptions(**{"model_name": self._target.stem, "handler": self._target, **self._given})
+            return BuildOptions(**{"model_name": self.target.stem, "handler": self.target, **self._given})
         options = {name: value for name, value in project_file.read(self._project).items() if name in _FILES}
         options = {"model_name": self._project.parent.name} | options | self._given
         if "handler" not in options:
@@ -119,14 +122,14 @@ class Sources:
         return BuildOptions(**options)
 
     def _plan_of_model(self) -> Plan:
-        with open_archive(self._target) as archive:
+        with open_archive(self.target) as archive:
             manifest = archive.manifest
         if manifest is None:
-            raise InputError(f"{self._target} has no manifest any more")
+            raise InputError(f"{self.target} has no manifest any more")
         members = [
-            Member(path.relative_to(self._target).as_posix(), path)
-            for path in _walk(self._target)
-            if path != self._target / MANIFEST_NAME
+            Member(path.relative_to(self.target).as_posix(), path)
+            for path in _walk(self.target)
+            if path != self.target / MANIFEST_NAME
         ]
         # The manifest is compared as it is read: it is what the worker gets.
         return Plan.of(members, manifest, 0)

@@ -53,7 +53,7 @@ def json_body(document: Any) -> bytes:
 
 def error_body(error: FrontendError) -> bytes:
     """Write an error as TorchServe does."""
-    return json_body({"code": error.status, "type": error.kind, "message": error.message})
+    return json_body(error.document)
 
 
 def constant_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:

@@ -25,7 +25,7 @@ from serving.frontend.engine import Answer
 from serving.frontend.entrance import Receive, Scope, Send
 from serving.frontend.errors import FrontendError, InternalError, MethodNotAllowedError
 from serving.frontend.guard import NAMES
-from serving.frontend.meters import Meters
+from serving.frontend.meters import Responses
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Exchange:
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, constant: tuple[tuple[bytes, bytes], ...], meters: Meters
+        self, scope: Scope, receive: Receive, send: Send, constant: tuple[tuple[bytes, bytes], ...], meters: Responses
     ) -> None:
         self.scope = scope
         self._receive, self._send = receive, send
@@ -238,7 +238,7 @@ class App:
         meters: what counts the responses.
     """
 
-    def __init__(self, constant: tuple[tuple[bytes, bytes], ...], meters: Meters) -> None:
+    def __init__(self, constant: tuple[tuple[bytes, bytes], ...], meters: Responses) -> None:
         self._constant, self._meters = constant, meters
 
     async def route(self, http: Exchange) -> None:

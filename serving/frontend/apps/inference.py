@@ -14,9 +14,9 @@ from serving.frontend.apps.inputs import fields, headers_of, inputs_of
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.openapi import inference_document, model_document
 from serving.frontend.apps.routing import NO_ROUTE, NO_WORKFLOWS
-from serving.frontend.engine import Call, Engine, Priority
+from serving.frontend.engine import Answering, Call, Priority
 from serving.frontend.errors import BadRequestError, NotImplementedHereError, ResourceNotFoundError
-from serving.frontend.meters import Meters
+from serving.frontend.meters import Responses
 from serving.frontend.settings import Settings
 from serving.protocol import Parameter, Request
 
@@ -28,7 +28,7 @@ _EXPLAINED: Final = {False: {"explain": "False"}, True: {"explain": "True"}}
 class InferenceApp(App):
     """The inference API over an engine."""
 
-    def __init__(self, engine: Engine, settings: Settings, keys: Keys | None, meters: Meters) -> None:
+    def __init__(self, engine: Answering, settings: Settings, keys: Keys | None, meters: Responses) -> None:
         super().__init__(constant_headers(settings), meters)
         self._engine, self._keys = engine, keys
         self._most, self._most_answer = settings.max_request_size, settings.max_response_size
@@ -192,7 +192,7 @@ class InferenceApp(App):
         return found[0] if len(found) == 1 else None
 
 
-def inference_app(engine: Engine, settings: Settings, keys: Keys | None, meters: Meters) -> InferenceApp:
+def inference_app(engine: Answering, settings: Settings, keys: Keys | None, meters: Responses) -> InferenceApp:
     """Make the inference API.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from serving.frontend.engine import Engine
+from serving.frontend.engine import Answering
 from serving.frontend.settings import Settings
 
 _EXTENSIONS: Final = ["kserve", "kubeflow"]
@@ -53,7 +53,7 @@ def target_of(segments: Sequence[str]) -> Target | None:
     return None
 
 
-def document_of(engine: Engine, target: Target, server_version: str) -> tuple[dict[str, Any], int]:
+def document_of(engine: Answering, target: Target, server_version: str) -> tuple[dict[str, Any], int]:
     """Return what is answered, and the status.
 
     Raises:

@@ -16,13 +16,12 @@ from dataclasses import replace
 from math import inf
 from typing import Final, Protocol
 
-from serving.frontend.engine import Answer, Timings
+from serving.frontend.engine import Timings
 from serving.frontend.errors import InternalError
-from serving.frontend.local.job import Job, Parts
+from serving.frontend.local.job import Job
 from serving.frontend.local.models.model import Model
 from serving.protocol import Inference, PredictionItem, Reply, Request, encode_inference
 
-STREAM_NEXT: Final = "ts_stream_next"
 #: Requests that an asynchronous worker has at once.
 _MAX_AT_ONCE: Final = 1000
 #: Seconds in which an asynchronous worker can give up the one request that takes too long, before it is ended with all.
@@ -105,36 +104,22 @@ class Course(ABC):
         self._seat.transmit(encode_inference(Inference(tuple(requests))))
 
     def _fail_all(self, reply: Reply) -> None:
-        """Answer every request with the error of the whole message; 413 stands for a lack of memory there."""
-        status = 507 if reply.code == 413 else reply.code
+        """Answer every request with the error of the whole message."""
         for job in self.take_all():
-            job.fail(InternalError(reply.message, status=status))
+            job.fail(refusal_of(reply))
 
     def _deliver(self, job: Job, item: PredictionItem) -> bool:
         """Give a part of an answer to who waits for it; say whether more will come."""
-        headers = item.headers
-        flag = headers.get(STREAM_NEXT)
-        more = flag == "true"
-        body = item.body if isinstance(item.body, (bytes, bytearray)) else bytes(item.body)
         if job.parts is not None:
-            job.parts.feed(body)
-            if not more:
-                job.parts.end()
-            return more
-        timings = Timings(job.sent - job.arrived, time.monotonic() - job.sent, job.batch)
-        self._seat.answered(job, timings, headers)
-        if flag is not None:
-            headers = {name: value for name, value in headers.items() if name != STREAM_NEXT}
-        if more:
-            job.parts = Parts()
-        if not job.answer.done():
-            version = self._seat.model.version
-            job.answer.set_result(
-                Answer(item.status, item.phrase, item.content_type, headers, body, job.parts, version, timings)
-            )
-        elif job.parts is not None:
-            job.parts.end()  # the client has left
-        return more
+            return job.take(item)
+        timings = job.timings
+        self._seat.answered(job, timings, item.headers)
+        return job.take(item, self._seat.model.version, timings)
+
+
+def refusal_of(reply: Reply) -> InternalError:
+    """Return the error of a message that a worker refuses as a whole; 413 stands for a lack of memory there."""
+    return InternalError(reply.message, status=507 if reply.code == 413 else reply.code)
 
 
 class Batches(Course):

@@ -7,12 +7,15 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Final
 
-from serving.frontend.engine import Answer, Priority
+from serving.frontend.engine import Answer, Priority, Timings
 from serving.frontend.errors import FrontendError, InternalError
 from serving.frontend.local.models.model import DefaultAnswer
-from serving.protocol import ATTEMPT, DEADLINE, Request
+from serving.protocol import ATTEMPT, DEADLINE, PredictionItem, Request
 
+#: Header of an item: ``true`` if the worker sends a further part of its answer, which no client sees.
+STREAM_NEXT: Final = "ts_stream_next"
 # Bytes of a streamed answer that its client has not taken. Who is that far behind does not read.
 _MAX_UNREAD = 16 * 1024 * 1024
 
@@ -125,6 +128,40 @@ class Job:
         if self.attempt > 1:
             told[ATTEMPT] = str(self.attempt)
         self.request = replace(self.request, headers=self.request.headers | told)
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went until now, when (a part of) the answer has come."""
+        return Timings(self.sent - self.arrived, time.monotonic() - self.sent, self.batch)
+
+    def take(self, item: PredictionItem, version: str = "", timings: Timings | None = None) -> bool:
+        """Give an answer, or a part of one, to who waits for it; say whether more will come.
+
+        Args:
+            item: of the worker's reply.
+            version: that answers; of the first part.
+            timings: of the first part.
+        """
+        headers = item.headers
+        flag = headers.get(STREAM_NEXT)
+        more = flag == "true"
+        body = item.body if isinstance(item.body, (bytes, bytearray)) else bytes(item.body)
+        if self.parts is not None:
+            self.parts.feed(body)
+            if not more:
+                self.parts.end()
+            return more
+        if flag is not None:
+            headers = {name: value for name, value in headers.items() if name != STREAM_NEXT}
+        if more:
+            self.parts = Parts()
+        if not self.answer.done():
+            self.answer.set_result(
+                Answer(item.status, item.phrase, item.content_type, headers, body, self.parts, version, timings)
+            )
+        elif self.parts is not None:
+            self.parts.end()  # the client has left
+        return more
 
     def fail(self, error: FrontendError) -> None:
         """End it with an error; a stream is cut."""

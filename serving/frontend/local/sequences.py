@@ -77,7 +77,7 @@ class Sequences:
             self._alone.append(job)
             self._count += 1
             return True
-        name = self._name_of(job)
+        name = name_of(job.request.headers, *self._names[:2])
         sequence = self._sequences.get(name)
         if sequence is None:
             if len(self._sequences) >= self._most:
@@ -93,15 +93,6 @@ class Sequences:
     def spread(self, workers: int) -> None:
         """Share the sequences out over so many workers."""
         self._share = -(-self._most // max(1, workers))
-
-    def _name_of(self, job: Job) -> str:
-        key, start, _ = self._names
-        headers = job.request.headers
-        name = _header(headers, key)
-        if not name:
-            name = headers[key] = f"ts-seq-{uuid.uuid4()}"
-            headers[start] = "true"
-        return name
 
     def take(self, most: int, worker: Hashable) -> list[Job]:
         """Take the jobs of a worker's next batch: of its own sequences, and of new ones while it has room for them."""
@@ -172,6 +163,21 @@ class Sequences:
         self._alone.clear()
         self._count -= len(alone)
         return [*alone, *(job for name in list(self._sequences) for job in self._end(name))]
+
+
+def name_of(headers: dict[str, str], key: str, start: str) -> str:
+    """Return the name of a request's sequence; one that has none begins its own.
+
+    Args:
+        headers: of the request, which are completed then.
+        key: header that names the sequence.
+        start: header that says that the request is the first one.
+    """
+    name = _header(headers, key)
+    if not name:
+        name = headers[key] = f"ts-seq-{uuid.uuid4()}"
+        headers[start] = "true"
+    return name
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:

@@ -118,6 +118,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_parts_of_an_address() -> None:
     assert (Address("http://[::1]:80").host, Address("http://[::1]:80").port) == ("::1", 80)
     assert Address("https://h").port == 443
+    assert Address("http://127.0.0.1:0").port == 0  # a free one
     assert Address("unix:/x").port is None
 
 

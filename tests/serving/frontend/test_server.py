@@ -124,7 +124,7 @@ def test_it_listens_when_its_models_are_registered_and_not_before(start: Start) 
     assert wait_for(run.told)
     assert not run.is_open()
     assert wait_for(run.is_open)
-    assert "Model server started." in run.logged()
+    assert wait_for(lambda: "Model server started." in run.logged())  # after the last API, and by the log's own thread
 
 
 def test_a_signal_while_it_begins_ends_it(start: Start) -> None:

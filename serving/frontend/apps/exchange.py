@@ -171,7 +171,7 @@ class Exchange:
         body: bytes | bytearray
         if answer.rest is None or status in BODILESS:
             if answer.rest is not None:
-                await _close(answer.rest)
+                await close_parts(answer.rest)
             body = b"" if status in BODILESS else answer.body
         elif self.scope["http_version"] == "1.0":
             body = await whole_body(answer, most)
@@ -194,7 +194,7 @@ class Exchange:
                     await self._part(part)
                 await self._send({"type": "http.response.body", "body": b""})
         finally:
-            await _close(rest)
+            await close_parts(rest)
 
     async def _part(self, part: bytes | bytearray) -> None:
         if part:
@@ -315,7 +315,8 @@ class _Watch:
             raise ClientGoneError from None
 
 
-async def _close(parts: AsyncIterator[bytes | bytearray]) -> None:
+async def close_parts(parts: AsyncIterator[bytes | bytearray]) -> None:
+    """Take no more of a streamed answer."""
     if isinstance(parts, AsyncGenerator) or hasattr(parts, "aclose"):
         await parts.aclose()
 
@@ -335,5 +336,5 @@ async def whole_body(answer: Answer, most: int) -> bytes:
             if len(body) > most:
                 raise InternalError(f"the streamed answer has more than {most} bytes, which is too much for one piece")
     finally:
-        await _close(answer.rest)
+        await close_parts(answer.rest)
     return bytes(body)

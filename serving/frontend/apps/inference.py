@@ -222,7 +222,16 @@ def _priority(http: Exchange) -> Priority:
     given = http.headers.get(b"x-request-priority")
     if given is None:
         return Priority.NORMAL
-    text = given.decode("latin-1").strip().lower()
+    return priority_of(given.decode("latin-1"))
+
+
+def priority_of(given: str) -> Priority:
+    """Read a client's ``x-request-priority``.
+
+    Raises:
+        BadRequestError: there is none of that name.
+    """
+    text = given.strip().lower()
     if text not in _PRIORITIES:
         raise BadRequestError(f"the header x-request-priority must be {', '.join(_PRIORITIES)}, not {text!r}")
     return _PRIORITIES[text]

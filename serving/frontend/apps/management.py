@@ -86,33 +86,18 @@ class ManagementApp(App):
 
     async def _list(self, http: Exchange) -> None:
         given = Parameters.of_query(http.query)
-        limit = given.number("limit")
-        limit = _PAGE if limit is None else min(limit, _PAGE)
-        first = given.number("next_page_token") or 0
-        models = self._engine.names()
-        last = first + limit
-        document: dict[str, Any] = {"nextPageToken": f"{last}"} if last <= len(models) else {}
-        document["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[first:last]]
-        await http.json(document)
+        await http.json(page_of(self._engine, given.number("limit"), given.number("next_page_token") or 0))
 
     async def _describe(self, http: Exchange) -> None:
         name, version = _model(http)
         states = self._engine.describe(name, version)
         if version == "all" or not Parameters.of_query(http.query).flag("customized", False):
-            await http.json([_described(state) for state in states])
+            await http.json([described(state) for state in states])
             return
-        if not states[0].workers:
-            raise UnavailableError(
-                f'Model "{name}" has no worker to serve describe request. Please use scale workers API to add workers.'
-            )
         # Never the client's own id: another request that the same worker has may have it, too.
-        request = Request(new_id(), {**http.named_headers(), "describe": "True"})
-        answer = await http.unless_gone(self._engine.predict(Call(name, version, request)))
-        body = await whole_body(answer, self._most_answer)
-        document = _described(self._engine.describe(name, version)[0])
-        if (metadata := _metadata(body)) is not None:
-            document["customizedMetadata"] = metadata
-        await http.json([document], status_of(answer.status))
+        call = Call(name, version, Request(new_id(), {**http.named_headers(), "describe": "True"}))
+        document, status = await http.unless_gone(customized(self._engine, call, self._most_answer))
+        await http.json([document], status_of(status))
 
     async def _is_ready(self, http: Exchange) -> None:
         name = http.segments[2].partition(":")[0]
@@ -175,7 +160,45 @@ async def _done(http: Exchange, done: Done) -> None:
     await http.json({"status": done.message}, done.status)
 
 
-def _described(state: ModelState) -> dict[str, Any]:
+def page_of(engine: Engine, limit: int | None, first: int) -> dict[str, Any]:
+    """List models.
+
+    Args:
+        limit: at most 100, which None stands for.
+        first: number of the first one.
+    """
+    limit = _PAGE if limit is None else min(limit, _PAGE)
+    models = engine.names()
+    last = first + limit
+    document: dict[str, Any] = {"nextPageToken": f"{last}"} if last <= len(models) else {}
+    document["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[first:last]]
+    return document
+
+
+async def customized(engine: Engine, call: Call, most: int) -> tuple[dict[str, Any], int]:
+    """Describe a version with what its handler says of itself; return the handler's status, too.
+
+    Args:
+        call: that asks the handler.
+        most: bytes of its answer.
+
+    Raises:
+        FrontendError: it cannot be asked, or has failed.
+    """
+    if not engine.describe(call.name, call.version)[0].workers:
+        raise UnavailableError(
+            f'Model "{call.name}" has no worker to serve describe request. Please use scale workers API to add workers.'
+        )
+    answer = await engine.predict(call)
+    body = await whole_body(answer, most)
+    document = described(engine.describe(call.name, call.version)[0])
+    if (metadata := _metadata(body)) is not None:
+        document["customizedMetadata"] = metadata
+    return document, answer.status
+
+
+def described(state: ModelState) -> dict[str, Any]:
+    """Describe a version as TorchServe's JSON does."""
     return {
         "modelName": state.name,
         "modelVersion": state.version,

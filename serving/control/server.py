@@ -231,7 +231,7 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
     for text in selection.without_effect():
         warn(text)
     properties |= _addresses(options, properties)
-    ports.check_free(configuration.listeners(properties, grpc=frontends.LAUNCHES[frontend].grpc))
+    ports.check_free(configuration.listeners(properties, grpc=frontends.LAUNCHES[frontend].serves_grpc(properties)))
     configuration.response_timeout(properties)  # read again for the workers' environment; refused here
     properties.pop("load_models", None)
     if frontend == "java":
@@ -389,9 +389,10 @@ def _spawn(prepared: _Prepared, state: StateFolder) -> subprocess.Popen[bytes]:
 
 def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: _Prepared) -> ServerRecord:
     properties, launch = prepared.properties, prepared.launch
+    has_grpc = launch.serves_grpc(properties)
 
     def grpc(api: str) -> str:
-        return f"{properties[f'grpc_{api}_address']}:{properties[f'grpc_{api}_port']}" if launch.grpc else ""
+        return f"{properties[f'grpc_{api}_address']}:{properties[f'grpc_{api}_port']}" if has_grpc else ""
 
     return ServerRecord(
         name=state.name,

@@ -167,7 +167,7 @@ def home_of(given: str | None) -> Path:
 
 def _number(properties: Mapping[str, str], key: str, default: int) -> int:
     text = properties.get(key, str(default)).strip()
-    if not re.fullmatch(r"\+?[0-9]{1,18}", text):
+    if not re.fullmatch(r"\+?[0-9]{1,19}", text):
         raise InputError(f"not a number: {key}={text}", hint=f"correct or remove {key}")
     return int(text)
 

@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -31,6 +32,11 @@ QUIET_OPTIONS: Final = (
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
 )
+#: Key of config.properties that switches gRPC off for the Python frontend, or demands it.
+GRPC: Final = "torchmar_grpc"
+INSTALL_GRPC: Final = "pip install 'torchmar[grpc]'"
+# The packages of the extra `grpc`.
+_GRPC_PACKAGES: Final = ("grpc", "google.protobuf")
 #: Keys that steer Netty, the JVM or what stands on them.
 JAVAS_OWN: Final = frozenset(
     {
@@ -82,10 +88,17 @@ class Launch(ABC):
     name: ClassVar[str]
     #: What it runs in.
     program: ClassVar[str]
-    #: Whether it listens for gRPC.
-    grpc: ClassVar[bool]
     #: The file, beside the logs, of what it prints itself.
     output: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def serves_grpc(cls, properties: Mapping[str, str]) -> bool:
+        """Return whether it listens for gRPC.
+
+        Raises:
+            InputError: it is told to, and cannot.
+        """
 
     @abstractmethod
     def own_command(self) -> list[str]:
@@ -140,8 +153,11 @@ class JavaLaunch(Launch):
 
     name = "java"
     program = "Java"
-    grpc = True
     output = "java.log"
+
+    @classmethod
+    def serves_grpc(cls, properties: Mapping[str, str]) -> bool:  # noqa: ARG003, D102
+        return True
 
     def own_command(self) -> list[str]:  # noqa: D102
         frontend = torchserve_home() / "ts" / "frontend"
@@ -179,8 +195,11 @@ class PythonLaunch(Launch):
 
     name = "python"
     program = "Python"
-    grpc = False
     output = "frontend.log"
+
+    @classmethod
+    def serves_grpc(cls, properties: Mapping[str, str]) -> bool:  # noqa: D102
+        return serves_grpc(properties)
 
     def own_command(self) -> list[str]:  # noqa: D102
         options = {
@@ -228,6 +247,35 @@ def javas_own(properties: Mapping[str, str]) -> tuple[str, ...]:
     """Return the keys of a configuration that mean nothing to any frontend but Java's."""
     # A workflow store that holds nothing is how `torchmar start` switches workflows off.
     return tuple(sorted(key for key in JAVAS_OWN & properties.keys() if properties[key] != os.devnull))
+
+
+def grpc_is_off(properties: Mapping[str, str]) -> bool:
+    """Return whether gRPC is switched off for the Python frontend."""
+    return GRPC in properties and not settings.is_true(properties, GRPC)
+
+
+def serves_grpc(properties: Mapping[str, str]) -> bool:
+    """Return whether the Python frontend serves gRPC: the extra is installed, and it is not switched off.
+
+    Raises:
+        InputError: it is demanded, and the extra is not installed.
+    """
+    if grpc_is_off(properties):
+        return False
+    if all(map(_is_installed, _GRPC_PACKAGES)):
+        return True
+    if GRPC in properties:
+        raise InputError(
+            f"{GRPC}={properties[GRPC]}: the packages that gRPC takes are not installed", hint=INSTALL_GRPC
+        )
+    return False
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package above it
+        return False
 
 
 def refuse_plugins(properties: Mapping[str, str]) -> None:

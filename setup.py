@@ -44,6 +44,7 @@ PACKAGES = [
     "serving.control.models",
     "serving.frontend",
     "serving.frontend.apps",
+    "serving.frontend.grpc",
     "serving.frontend.local",
     "serving.frontend.local.models",
     "serving.frontend.metering",
@@ -61,6 +62,7 @@ PACKAGES = [
 # What is not a package's Python.
 DATA = {
     "serving.control": ["*.xml", "*.properties"],
+    "serving.frontend.grpc": ["*.binpb", "protos/*.proto"],
     # The folder that the frontend starts the worker in: scripts that it runs by their path, modules of nothing.
     "serving.worker": [
         f"home/ts/{pattern}" for pattern in ("*.py", "version.txt", "configs/*.yaml", "metrics/*.py", "utils/*.py")
@@ -102,6 +104,12 @@ ONNX = [
     "onnxscript>=0.1",
 ]
 
+# gRPC on the Python frontend.
+GRPC = [
+    "grpcio>=1.62",
+    "protobuf>=4.25",
+]
+
 # model-signing imports pyOpenSSL and does not depend on it.
 SIGN = [
     "model-signing>=1.1",
@@ -114,10 +122,14 @@ TEXT = [
 ]
 
 DEV = [
+    *GRPC,
     *SIGN,
     *TEXT,
     "coverage>=7.10",
     "filelock>=3.13",
+    # Google's compiler of .proto files, and those of google.rpc.
+    "googleapis-common-protos>=1.60",
+    "grpcio-tools>=1.62",
     "hypothesis>=6.100",
     "import-linter>=2.1",
     "ipython>=8.18",
@@ -145,7 +157,7 @@ setup(
     packages=PACKAGES,
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
-    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX, "sign": SIGN, "text": TEXT},
+    extras_require={"dev": [*DEV, *ONNX], "grpc": GRPC, "onnx": ONNX, "sign": SIGN, "text": TEXT},
     entry_points={
         "console_scripts": ["torchmar = archive_tool.__main__:main"],
         # The fixture torchmar_server, for the tests of those who write handlers.

@@ -18,7 +18,7 @@ from archive_tool.errors import TorchmarError
 from serving.control.configuration import frontends
 from serving.control.configuration import settings as keys
 from serving.control.configuration.config import ModelSpec
-from serving.frontend import logs, server
+from serving.frontend import listening, logs, server
 from serving.frontend.assembly import Parts, Startup, assemble
 from serving.frontend.settings import Place, Settings, home_of, read
 
@@ -103,6 +103,8 @@ def _tell(settings: Settings, file: str) -> None:
     """Say what the configuration says in vain."""
     for key in settings.without_meaning:
         server.log.warning("%s: %s has no meaning for the Python frontend", file, key)
+    if listening.lacks_grpc(settings):
+        server.log.warning("gRPC is not served: grpcio is not installed; %s", frontends.INSTALL_GRPC)
     for text in keys.warnings(settings.properties, file):
         server.log.warning("%s", text)
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from serving.control.configuration.config import ModelSpec
 from serving.errors import StartError
 from serving.frontend import logs
 from serving.frontend.apps.inference import inference_app
-from serving.frontend.apps.keys import Keys
+from serving.frontend.apps.keys import Keys, Kind
 from serving.frontend.apps.management import management_app
 from serving.frontend.apps.metrics import metrics_app
 from serving.frontend.apps.routing import RESERVED
 from serving.frontend.engine import Engine
 from serving.frontend.entrance import App
 from serving.frontend.joined import Api
+from serving.frontend.listening import Place
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.local.models.gpus import Gpus
 from serving.frontend.local.models.snapshots import Snapshots
@@ -39,6 +41,10 @@ class Startup:
     snapshots: bool = True
 
 
+#: Makes what listens for gRPC at a place (serving/frontend/grpc/server.py): its APIs, and who takes the access log.
+Grpc: TypeAlias = Callable[[Place, Sequence[Kind], Callable[[str], None] | None], Any]
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a server consists of.
@@ -48,16 +54,18 @@ class Parts:
         apps: by the API that each is.
         begin: registers the models of the start.
         beside: what runs as long as the server does.
+        grpc: makes its listeners for gRPC; None where it has none.
     """
 
     engine: Engine
     apps: dict[Api, App]
     begin: Callable[[], Awaitable[None]]
     beside: Sequence[Callable[[], Awaitable[None]]] = field(default=())
+    grpc: Grpc | None = None
 
 
 def assemble(settings: Settings, startup: Startup) -> Parts:
-    """Put together an engine of this machine and TorchServe's three HTTP APIs.
+    """Put together an engine of this machine and TorchServe's APIs.
 
     Raises:
         InputError: a setting that one of them cannot use.
@@ -96,4 +104,10 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
     }
     if settings.enable_metrics_api:
         apps["metrics"] = metrics_app(meters, settings)
-    return Parts(engine, apps, lambda: engine.start(startup.models, load_all=startup.load_all), (system.run,))
+
+    def grpc(place: Place, apis: Sequence[Kind], access: Callable[[str], None] | None) -> Any:
+        from serving.frontend.grpc.server import GrpcListener  # only where it is served
+
+        return GrpcListener(place, apis, engine, settings, keys, access)
+
+    return Parts(engine, apps, lambda: engine.start(startup.models, load_all=startup.load_all), (system.run,), grpc)

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from archive_tool.errors import InputError
 from serving.client.transport import Address
+from serving.control.configuration import frontends
 from serving.errors import PortInUseError, StartError
+from serving.frontend.apps.keys import Kind
 from serving.frontend.settings import Settings
 
 #: Connections that the system may hold for us; what is beyond them waits at the client.
@@ -109,6 +111,37 @@ def taken(settings: Settings, addresses: dict[str, Address]) -> Iterator[dict[st
                 stack.callback(found[name].close)
             places[key] = found[name]
         yield places
+
+
+def grpc_addresses(settings: Settings) -> dict[Kind, Address]:
+    """Where each API is over gRPC: those that the configuration names, where it is served.
+
+    Raises:
+        InputError: gRPC is demanded, and not installed; or an address is none.
+    """
+    named = _grpc_named(settings)
+    if not named or not frontends.serves_grpc(settings.properties):
+        return {}
+    scheme = "https" if settings.on("enable_grpc_ssl") else "http"
+    found: dict[Kind, Address] = {}
+    for api, usual in named.items():
+        host = settings.text(f"grpc_{api}_address") or "127.0.0.1"
+        port = settings.number(f"grpc_{api}_port", usual)
+        found[api] = Address(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+    return found
+
+
+def lacks_grpc(settings: Settings) -> bool:
+    """Return whether the configuration names gRPC's addresses in vain: what it takes is not installed."""
+    properties = settings.properties
+    wanted = _grpc_named(settings) and not frontends.grpc_is_off(properties)
+    return bool(wanted) and not frontends.serves_grpc(properties)
+
+
+def _grpc_named(settings: Settings) -> dict[Kind, int]:
+    usual: dict[Kind, int] = {"inference": 7070, "management": 7071}
+    keys = settings.properties.keys()
+    return {api: port for api, port in usual.items() if keys & {f"grpc_{api}_address", f"grpc_{api}_port"}}
 
 
 def _same(address: Address) -> str:

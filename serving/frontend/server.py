@@ -12,10 +12,10 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import uvicorn
 from uvicorn.server import ServerState
@@ -23,14 +23,18 @@ from uvicorn.server import ServerState
 from archive_tool.errors import InputError
 from serving.client.transport import Address
 from serving.frontend import listening
+from serving.frontend.apps.keys import Kind
 from serving.frontend.entrance import App, Entrance, logged
 from serving.frontend.guard import WATCH_S, Patience, guarded, watch
-from serving.frontend.joined import Api, joined
+from serving.frontend.joined import APIS, Api, joined
 from serving.frontend.settings import Settings
 
 if TYPE_CHECKING:
     from serving.frontend.assembly import Parts  # with all that a server of many models needs
 
+#: What the names of APIs over gRPC begin with.
+GRPC: Final = "grpc_"
+GRPC_APIS: Final[tuple[Kind, ...]] = ("inference", "management")
 #: Seconds that answers may take when the server ends: less than `torchmar stop` waits.
 GRACE_S: Final = 20
 #: Seconds in which clients are told to close their connections, if there are any.
@@ -42,6 +46,42 @@ _LAST_S: Final = 0.2
 _CLOSING_S: Final = 2.0
 
 log = logging.getLogger(__name__)
+
+
+class Ear(Protocol):
+    """What a server listens with at an address: `Listener` for HTTP, another one for gRPC."""
+
+    place: listening.Place
+
+    async def open(self) -> None:
+        """Begin to accept."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it accepts."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there are clients."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something has been asked that has not been answered."""
+
+    def renew_certificate(self) -> None:
+        """Take note that the place's certificate was read anew."""
+
+    def announce_end(self) -> None:
+        """Tell load balancers and clients of the end."""
+
+    async def accept_no_more(self) -> None:
+        """Close the listening socket."""
+
+    async def close_idle(self) -> None:
+        """Close the connections on which nothing is asked."""
+
+    async def close(self) -> None:
+        """Close everything."""
 
 
 class Listener:
@@ -104,6 +144,14 @@ class Listener:
         return list(self._state.connections)
 
     @property
+    def is_asked(self) -> bool:
+        """Whether there are connections."""
+        return bool(self._state.connections)
+
+    def renew_certificate(self) -> None:
+        """Nothing: the place's context has it."""
+
+    @property
     def is_busy(self) -> bool:
         """Whether a request has come, or begun to come, that has not been answered."""
         return any(connection.is_busy for connection in self.connections)
@@ -160,11 +208,25 @@ def on_single_port(settings: Settings) -> Settings:
 
 
 @contextlib.contextmanager
-def places(settings: Settings) -> Iterator[dict[Api, listening.Place]]:
-    """Take the addresses of the APIs; see `listening.taken`."""
-    found = addresses(settings)
-    with listening.taken(settings, {f"{api}_address": address for api, address in found.items()}) as taken:
-        yield {api: taken[f"{api}_address"] for api in found}
+def places(settings: Settings) -> Iterator[dict[str, listening.Place]]:
+    """Take the addresses of the APIs, those of gRPC under ``grpc_`` and their names; see `listening.taken`.
+
+    Raises:
+        InputError: HTTP and gRPC have the same address.
+    """
+    http: dict[str, Address] = dict(addresses(settings).items())
+    keys = {api: f"{api}_address" for api in http}
+    grpc = {f"{GRPC}{api}": address for api, address in listening.grpc_addresses(settings).items()}
+    keys |= {api: f"{api}_port" for api in grpc}
+    with listening.taken(settings, {keys[api]: address for api, address in {**http, **grpc}.items()}) as taken:
+        found = {api: taken[key] for api, key in keys.items()}
+        for api in grpc:
+            if found[api] in [found[other] for other in http]:
+                raise InputError(
+                    f"{found[api].key} and {keys[api]} are one address, {found[api].address.text}; gRPC needs its own",
+                    hint=f"change {keys[api]}",
+                )
+        yield found
 
 
 class Server:
@@ -182,18 +244,22 @@ class Server:
         self,
         settings: Settings,
         parts: Parts,
-        places: Mapping[Api, listening.Place],
+        places: Mapping[str, listening.Place],
         access: Callable[[str], None] | None = None,
         patience: Patience = Patience(),  # noqa: B008 (it is frozen)
     ) -> None:
         self._settings, self._engine, self._parts = settings, parts.engine, parts
-        self._listeners: list[Listener] = []
-        self._names: list[tuple[Api, ...]] = []
+        self._listeners: list[Ear] = []
+        self._names: list[list[str]] = []
         for place in {id(place): place for place in places.values()}.values():
-            here: dict[Api, App] = {api: parts.apps[api] for api in places if places[api] is place}
-            app = joined(here)
-            self._listeners.append(Listener(place, logged(app, access) if access else app, patience))
-            self._names.append(tuple(here))
+            names = [name for name in places if places[name] is place]
+            over_grpc: list[Kind] = [api for api in GRPC_APIS if f"{GRPC}{api}" in names]
+            if over_grpc and parts.grpc:
+                self._listeners.append(parts.grpc(place, over_grpc, access))
+            else:
+                app = joined({api: parts.apps[api] for api in APIS if api in names})
+                self._listeners.append(Listener(place, logged(app, access) if access else app, patience))
+            self._names.append(names)
         # Read now: at the end nobody would see that one is none.
         self._grace_s = settings.number("torchmar_drain_grace", GRACE_S)
         self._notice_s = settings.number("torchmar_drain_notice", NOTICE_S)
@@ -243,7 +309,7 @@ class Server:
         beginning.result()
         for listener, names in zip(self._listeners, self._names, strict=True):
             await listener.open()
-            log.info("%s API bind to: %s", ", ".join(names).capitalize(), listener.place.address.text)
+            log.info("%s API bind to: %s", _title(names), listener.place.address.text)
         log.info("Model server started.")
         return True
 
@@ -259,18 +325,22 @@ class Server:
         for context in tls:
             try:
                 listening.load_certificate(context, self._settings)
-                log.info("The certificate was read anew.")
             except InputError as error:
                 log.error("The certificate was not read anew: %s", error)
+                return
+        for listener in self._listeners:
+            listener.renew_certificate()
+        log.info("The certificate was read anew.")
 
     async def _drain(self) -> None:
         if self._at_once.is_set():
             return
-        first = [listener for listener, names in zip(self._listeners, self._names, strict=True) if "inference" in names]
+        asked = {"inference", f"{GRPC}inference"}
+        first = [one for one, names in zip(self._listeners, self._names, strict=True) if asked.intersection(names)]
         deadline = time.monotonic() + self._grace_s
         for listener in first:
             listener.announce_end()
-        if any(listener.connections or (self._always_told and listener.is_open) for listener in first):
+        if any(listener.is_asked or (self._always_told and listener.is_open) for listener in first):
             deadline += self._notice_s
             await self._unless_at_once(asyncio.sleep(self._notice_s))
         for listener in first:
@@ -293,6 +363,12 @@ class Server:
             task.cancel()
             with suppress(asyncio.CancelledError, asyncio.TimeoutError):
                 await asyncio.wait_for(task, _CLOSING_S)
+
+
+def _title(names: Sequence[str]) -> str:
+    """Name an address in the log, as ``Inference, management`` or ``gRPC inference``."""
+    text = ", ".join(names).replace(GRPC, "gRPC ")
+    return text if text.startswith("gRPC") else text.capitalize()
 
 
 async def _kept(run: Callable[[], Awaitable[None]]) -> None:

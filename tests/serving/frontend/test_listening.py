@@ -13,6 +13,7 @@ import pytest
 
 from archive_tool.errors import InputError
 from serving.client.transport import Address
+from serving.control.configuration import frontends
 from serving.errors import PortInUseError, StartError
 from serving.frontend import listening
 from serving.frontend.guard import Patience
@@ -200,3 +201,24 @@ def test_a_key_of_another_certificate_or_with_a_password_is_refused(tmp_path: Pa
     locked = certificate(tmp_path, "c", "-passout", "pass:secret")
     with pytest.raises(InputError, match="the private key is encrypted"):
         context(settings(tmp_path, **locked))
+
+
+# ---- gRPC ------------------------------------------------------------------------------------------------------------
+
+
+def test_grpc_is_where_the_configuration_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(**properties: str) -> dict[str, str]:
+        given = settings(tmp_path, **properties)
+        return {api: address.text for api, address in listening.grpc_addresses(given).items()}
+
+    assert found() == {}
+    assert found(grpc_inference_port="7") == {"inference": "http://127.0.0.1:7"}
+    both = {"grpc_inference_address": "0.0.0.0", "grpc_management_address": "::1", "enable_grpc_ssl": "true"}
+    assert found(**both) == {"inference": "https://0.0.0.0:7070", "management": "https://[::1]:7071"}
+    assert found(**both, torchmar_grpc="false") == {}
+    assert not listening.lacks_grpc(settings(tmp_path, **both))
+    monkeypatch.setattr(frontends, "_GRPC_PACKAGES", ("no_such_package",))
+    assert found(**both) == {}
+    assert listening.lacks_grpc(settings(tmp_path, **both))
+    assert not listening.lacks_grpc(settings(tmp_path, **both, torchmar_grpc="false"))
+    assert not listening.lacks_grpc(settings(tmp_path))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from archive_tool.errors import InputError
+from serving.control.configuration import frontends
 from serving.frontend import __main__ as program
 from serving.frontend.assembly import Parts, Startup
 from serving.frontend.settings import Settings
@@ -127,3 +128,30 @@ def test_it_runs_without_the_fast_libraries(tmp_path: Path, missing: str) -> Non
         process.terminate()
         process.communicate()
     assert process.returncode == 143
+
+
+def test_grpc_that_is_named_in_vain_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(frontends, "_GRPC_PACKAGES", ("no_such_package",))
+    program.main(line(tmp_path, grpc_inference_port=free_port()), Seen())
+    told = (tmp_path / "ts_log.log").read_text()
+    assert told.count("gRPC is not served: grpcio is not installed; pip install 'torchmar[grpc]'") == 1
+
+
+def test_http_and_grpc_have_addresses_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    port = free_port()
+    keys = {"inference_address": f"http://127.0.0.1:{port}", "grpc_management_port": port}
+    assert program.main(line(tmp_path, **keys), Seen()) != 0
+    assert (
+        f"inference_address and grpc_management_port are one address, http://127.0.0.1:{port}"
+        in capsys.readouterr().err
+    )
+
+
+def test_nothing_of_grpc_is_imported_where_it_is_off(tmp_path: Path) -> None:
+    code = "import sys; from serving.frontend import __main__; print('grpc' in sys.modules, 'google' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

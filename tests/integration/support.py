@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import psutil
-import pytest
 
 from .conftest import Sandbox, Server
 
@@ -149,10 +148,9 @@ class GrpcAnswer:
 
 
 def grpc_address(server: Server, api: str = "inference") -> str:
-    """Return where a server has an API over gRPC; a test of one that has none is skipped."""
+    """Return where a server has an API over gRPC."""
     found = str(server.record[f"grpc_{api}"])
-    if not found:
-        pytest.skip(f"the {server.record['frontend']} frontend has no gRPC")
+    assert found, "the extra grpc is not installed"
     return found
 
 

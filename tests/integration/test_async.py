@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .conftest import OPEN, Sandbox, Server
+from .conftest import OPEN, Sandbox, Server, usual_frontend
 from .support import (
     Answer,
     ask,
@@ -204,7 +204,10 @@ def test_a_request_fails_alone(ours: Server) -> None:
         lambda: error_id in model_log(ours) and "KeyError: 'secret'" in model_log(ours), "the log has the reason"
     )
     answer = grpc(ours, "Predictions", prediction_request("aside", {"body": b'{"name": "x", "raise": 418}'}))
-    assert json.loads(answer.predictions[0])["message"] == "as wished"
+    if usual_frontend() == "java":  # which passes on what an item holds as an answer
+        assert json.loads(answer.predictions[0])["message"] == "as wished"
+    else:
+        assert (answer.status, answer.message.split("%0A")[0]) == (9, "as wished")
     assert ready(ours, "aside") == pid
 
 

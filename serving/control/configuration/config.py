@@ -25,6 +25,7 @@ from serving.errors import ServingError
 # The settings that hold an address or a port, in the order in which --port numbers them.
 HTTP_KEYS = ("inference_address", "management_address", "metrics_address")
 GRPC_KEYS = ("grpc_inference", "grpc_management")
+_MOST_PORT = 65535
 # Seconds that a worker may take for a batch, unless the configuration or the model says otherwise.
 RESPONSE_TIMEOUT_S = 120
 
@@ -195,7 +196,7 @@ def listeners(properties: Mapping[str, str], *, grpc: bool = True) -> tuple[List
             found.append(Listener(key, address.host, address.port))
     for key in GRPC_KEYS if grpc else ():
         text = properties[f"{key}_port"]
-        if not text.strip().isdigit():
+        if not text.strip().isdigit() or int(text) > _MOST_PORT:
             raise InputError(f"not a port: {key}_port={text}")
         found.append(Listener(f"{key}_port", properties[f"{key}_address"], int(text)))
     # Metrics may share the management port, and so on: one check for each port.

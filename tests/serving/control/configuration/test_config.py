@@ -120,9 +120,10 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
         config.read_properties(tmp_path / "missing.properties")
 
 
-def test_a_port_that_is_no_number_is_named() -> None:
-    with pytest.raises(InputError, match="grpc_inference_port=many"):
-        config.listeners(config.default_properties() | {"grpc_inference_port": "many"})
+@pytest.mark.parametrize("text", ["many", "-1", "65536", ""])
+def test_a_port_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(InputError, match=f"not a port: grpc_inference_port={text}$"):
+        config.listeners(config.default_properties() | {"grpc_inference_port": text})
 
 
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1, max_size=10)

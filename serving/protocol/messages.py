@@ -22,6 +22,7 @@ DEADLINE: Final = ":deadline"
 """When the client has given up, seconds on the clock of `time.monotonic`, which all processes of a machine share."""
 ATTEMPT: Final = ":attempt"
 """From 2 on: which try it is of a request whose workers died."""
+_OWN: Final = frozenset({DEADLINE, ATTEMPT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class Request:
     request_id: str
     headers: dict[str, str] = field(default_factory=dict)
     parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether it came over gRPC, and is of no sequence: every other one has headers of its client."""
+        return self.headers.keys() <= _OWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ _KEYS = ("id", "model_name", "model_version", "outputs")
 
 def is_model_infer(request: Request) -> bool:
     """Return whether a request came so: no other without headers has a content type."""
-    if request.headers or len(request.parameters) != 1:
+    if not request.is_grpc or len(request.parameters) != 1:
         return False
     (parameter,) = request.parameters
     return parameter.name == "body" and parameter.content_type == "application/json"

@@ -145,7 +145,7 @@ def reply_to(requests: Sequence[Request], answers: Sequence[Answer], *, items_on
         if isinstance(only, Failure):
             if only.code != 200:
                 return Reply(only.code, only.message)
-        elif only.status >= 400 and not requests[0].headers:
+        elif only.status >= 400 and requests[0].is_grpc:
             return Reply(only.status, open_inference.message_of(only))
         elif text := open_inference.problem(requests[0], only):
             return Reply(500, text)
@@ -159,7 +159,7 @@ def _item_for(request: Request, answer: Answer) -> PredictionItem:
     if not isinstance(answer, Failure):
         return open_inference.readable(request, answer)
     item = failure_item(request.request_id, answer)
-    if request.headers:
+    if not request.is_grpc:
         return item
     # As gRPC wants it, see above.
     return open_inference.readable(request, replace(item, headers={STREAM_NEXT: "false"}))

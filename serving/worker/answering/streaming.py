@@ -66,7 +66,7 @@ class Streams:
         following = headers.get(STREAM_NEXT)
         if following == "true":
             self._open.add(request.request_id)
-        elif not request.headers:
+        elif request.is_grpc:
             headers[STREAM_NEXT] = "false"
         elif following is not None:
             if not self._is_begun(request):

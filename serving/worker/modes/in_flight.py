@@ -134,7 +134,7 @@ def last_items(request: Request, answer: Answer, *, streamed: bool) -> tuple[Pre
         item = open_inference.readable(request, item)
     headers = {name: text for name, text in item.headers.items() if name != STREAM_NEXT}
     end = {STREAM_NEXT: "false"}
-    if streamed or not request.headers or _is_description(request):
+    if streamed or request.is_grpc or _is_description(request):
         return (replace(item, headers=end | headers),)
     return replace(item, headers=headers), PredictionItem(request.request_id, b"", headers=end)
 

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from serving.protocol import Inference, Load, Parameter, PredictionItem, Reply, Request
+from serving.protocol import ATTEMPT, DEADLINE, Inference, Load, Parameter, PredictionItem, Reply, Request
 
 MESSAGES = [
     Load("m", "/p"),
@@ -29,3 +29,18 @@ def test_the_defaults_are_those_of_a_plain_model_and_a_plain_answer() -> None:
     assert Load("m", "/p") == Load("m", "/p", 1, None, None, None, True)
     assert PredictionItem("1", b"x") == PredictionItem("1", b"x", 200, "", "", {})
     assert Request("1").headers is not Request("1").headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, True),
+        ({DEADLINE: "1.5"}, True),
+        ({DEADLINE: "1.5", ATTEMPT: "2"}, True),
+        ({"host": "x"}, False),
+        ({"host": "x", DEADLINE: "1.5"}, False),
+        ({"describe": "True"}, False),
+    ],
+)
+def test_grpc_is_told_by_headers_that_are_not_there(headers: dict[str, str], expected: bool) -> None:
+    assert Request("1", headers).is_grpc is expected

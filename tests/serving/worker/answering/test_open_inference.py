@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.protocol import Parameter, PredictionItem, Request
+from serving.protocol import DEADLINE, Parameter, PredictionItem, Request
 from serving.worker.answering.open_inference import is_model_infer, problem, readable
 from serving.worker.answering.replies import Failure, reply_to
 from serving.worker.modes.in_flight import last_items
@@ -30,6 +30,7 @@ PLAIN = Parameter("body", b"{}")
     ("asked", "is_one"),
     [
         (request(), True),
+        (request(headers={DEADLINE: "1.5"}), True),
         (request(headers={"Host": "x"}), False),
         (request(parameters=()), False),
         (request(parameters=(PLAIN,)), False),  # gRPC's own Predictions

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.protocol import PredictionItem, Reply, Request
+from serving.protocol import DEADLINE, PredictionItem, Reply, Request
 from serving.worker.answering.replies import Answer, Failure, failure_item
 from tests.serving.worker.frontend import REST, grpc, rest
 from tests.serving.worker.handled import (
@@ -88,6 +88,7 @@ def test_an_error_status_reaches_grpc() -> None:
     """It has neither a status nor headers for items: only the code of the reply is an error there."""
     entry = with_context(lambda context: context.set_response_status(404, "No", 0), b'{"message": "not here"}')
     assert ask(entry, grpc("0")) == Reply(404, "not here")
+    assert ask(entry, Request("0", {DEADLINE: "1e9"})) == Reply(404, "not here")
     assert ask(entry, rest("0")).items[0].status == 404
     other = with_context(lambda context: context.set_response_status(500, "No", 0), b"\xffnot JSON")
     assert ask(other, grpc("0")) == Reply(500, "�not JSON")

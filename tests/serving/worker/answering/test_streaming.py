@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.protocol import Reply, Request
+from serving.protocol import DEADLINE, Reply, Request
 from tests.serving.worker.frontend import bodies, grpc, rest
 from tests.serving.worker.handled import (
     NEXT,
@@ -50,6 +50,7 @@ def streamed(text: str | None) -> Callable[[Any, Any], Any]:
 def test_the_end_of_an_answer(entry: Callable[[Any, Any], Any], over_http: str | None, over_grpc: str) -> None:
     assert only(entry).headers.get(NEXT) == over_http
     assert only(entry, grpc("0")).headers.get(NEXT) == over_grpc
+    assert only(entry, Request("0", {DEADLINE: "1e9"})).headers.get(NEXT) == over_grpc
 
 
 def test_all_of_grpc_have_it() -> None:

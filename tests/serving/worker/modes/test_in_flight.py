@@ -25,8 +25,14 @@ def test_what_the_handler_says_of_more_to_come_is_not_so() -> None:
 
 @pytest.mark.parametrize(
     ("request_", "streamed"),
-    [(rest("1"), True), (grpc("1"), False), (grpc("1"), True), (Request("1", {"describe": "True"}), False)],
-    ids=["stream", "grpc", "grpc stream", "description"],
+    [
+        (rest("1"), True),
+        (grpc("1"), False),
+        (grpc("1"), True),
+        (Request("1", {"describe": "True"}), False),
+        (Request("1", {":deadline": "1"}), False),
+    ],
+    ids=["stream", "grpc", "grpc stream", "description", "grpc with a deadline"],
 )
 def test_all_others_end_with_their_last_item(request_: Request, streamed: bool) -> None:
     (item,) = last_items(request_, ITEM, streamed=streamed)

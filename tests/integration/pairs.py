@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,12 +13,12 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.serving.worker.frontend import ONLY_TENSORS
+
 from .conftest import OPEN, Sandbox, Server, close, make_sandbox
 from .support import Answer, at_once, model_log, predict
 
 MODELS = Path(__file__).parent / "models"
-# All that TorchServe's worker wants of torch where no handler needs it: to know a tensor among the answers.
-_TENSORS = "class Tensor:\n    pass\n"
 
 
 def light_sandbox(java_options: str) -> Sandbox:
@@ -26,7 +27,8 @@ def light_sandbox(java_options: str) -> Sandbox:
     Our workers fork from a process that has imported it once.
     """
     box = make_sandbox(java_options, ["torchvision"])
-    box.file("tensors/torch.py", _TENSORS)
+    for name, text in ONLY_TENSORS.items():
+        box.file(f"tensors/{name}", textwrap.dedent(text))
     return box
 
 

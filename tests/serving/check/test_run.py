@@ -370,7 +370,7 @@ def test_a_long_path_for_the_socket(check: Check, tmp_path: Path, monkeypatch: p
     assert result.ok
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_nothing_is_left_after_a_signal(make: Callable[..., Path], tmp_path: Path, number: int) -> None:
     source = f"""
         import os, time

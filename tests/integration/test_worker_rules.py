@@ -263,6 +263,7 @@ def test_rule_7_a_registration_that_fails_leaves_nothing(server: Server, model: 
 # ---- 8: ranks ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # three imports of torch; tests/serving/worker has ranks without torchrun
 def test_rule_8_two_ranks_under_torchrun(server: Server) -> None:
     config = "minWorkers: 1\nmaxWorkers: 1\nparallelType: tp\ntorchrun: {nproc-per-node: 2}\nstartupTimeout: 300\n"
     archive = pack(server.sandbox, "ranks", "everything.py", source("everything"), config)

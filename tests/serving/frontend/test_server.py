@@ -85,6 +85,19 @@ Start = Callable[..., Run]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
+    with starter() as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Run]:
+    """One server for the tests that only ask."""
+    with starter() as begin:
+        yield begin()
+
+
+@contextlib.contextmanager
+def starter() -> Iterator[Start]:
     with tempfile.TemporaryDirectory(prefix="tmedge-", dir="/tmp") as root, contextlib.ExitStack() as stack:
 
         def begin(*options: str, awaited: bool = True, held: Sequence[str] = (), **keys: object) -> Run:
@@ -141,9 +154,8 @@ def test_a_signal_while_it_begins_ends_it(start: Start) -> None:
     assert run.told()[-1] == "drained"
 
 
-def test_each_api_is_at_its_address_and_on_a_single_port_all_are(start: Start) -> None:
-    run = start()
-    assert all(f'"app": "{api}"' in run.get("/x", api).body for api in run.ports)
+def test_each_api_is_at_its_address_and_on_a_single_port_all_are(start: Start, running: Run) -> None:
+    assert all(f'"app": "{api}"' in running.get("/x", api).body for api in running.ports)
     single = start("--single-port")
     paths = {"/models": "management", "/metrics": "metrics", "/predictions/x": "inference"}
     assert all(f'"app": "{api}"' in single.get(path).body for path, api in paths.items())
@@ -324,22 +336,20 @@ def test_unix_sockets_are_the_owners_alone_and_go_with_the_server(start: Start) 
         assert not path.exists()
 
 
-def test_an_application_that_fails_is_logged_and_fails_alone(start: Start) -> None:
-    run = start()
-    assert run.get("/crash").status == 500
-    assert run.get("/x").status == 200
-    assert wait_for(lambda: "this application has crashed" in run.logged())
+def test_an_application_that_fails_is_logged_and_fails_alone(running: Run) -> None:
+    assert running.get("/crash").status == 500
+    assert running.get("/x").status == 200
+    assert wait_for(lambda: "this application has crashed" in running.logged())
 
 
-def test_the_access_log_is_written_when_asked_for(start: Start) -> None:
+def test_the_access_log_is_written_when_asked_for(start: Start, running: Run) -> None:
     run = start(torchmar_access_log="true")
     run.get("/a%20b?c=%0Ad")
     file = run.folder / "access_log.log"
     assert wait_for(lambda: file.exists() and file.read_text().endswith("\n"))
     assert ' "GET /a%20b?c=%0Ad HTTP/1.1" 200 ' in file.read_text()
-    quiet = start()
-    quiet.get("/x")
-    assert not (quiet.folder / "access_log.log").exists()
+    running.get("/x")
+    assert not (running.folder / "access_log.log").exists()
 
 
 def test_what_has_no_meaning_here_is_said_once(start: Start) -> None:

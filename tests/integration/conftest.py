@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -146,7 +147,7 @@ class Sandbox:
 
     def leftovers(self) -> list[str]:
         """Return what a server must not leave behind."""
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 20.0
         while (running := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         files = [str(path) for path in self.temp.rglob("*") if path.name.startswith(("torchmar-", ".ts.sock"))]
@@ -229,7 +230,40 @@ def hidden_from(node: pytest.Item | pytest.Collector) -> set[str]:
     return {name for mark in node.iter_markers("hides") for name in mark.args}
 
 
+# Two seconds of each end of Java's frontend are idle: meanwhile the next test begins.
+_closer = ThreadPoolExecutor(2)
+_closing: list[Future[None]] = []
+_wrong: list[BaseException] = []
+
+
 def close(sandbox: Sandbox, *, failed: bool) -> None:
+    """Stop what runs in a sandbox, look for what it has left, and remove it: beside the next test, if none has failed.
+
+    What is wrong then is an error of a later test's end, which names the sandbox's folder; of its second try, too, for
+    that one would show nothing.
+    """
+    if failed:
+        _close(sandbox, failed=True)
+    else:
+        _closing.append(_closer.submit(_close, sandbox, failed=False))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Tell of sandboxes that were closed; before a test of another folder, which may look at all processes, of all."""
+    yield
+    last = nextitem is None or Path(__file__).parent not in nextitem.path.parents
+    if _wrong:
+        raise _wrong.pop()
+    for done in [one for one in _closing if last or one.done()]:
+        _closing.remove(done)
+        if error := done.exception():
+            _wrong.append(error)
+    if _wrong:
+        raise _wrong[-1]
+
+
+def _close(sandbox: Sandbox, *, failed: bool) -> None:
     if any((sandbox.root / "state").glob("servers/*/server.json")):
         sandbox.torchmar("stop", "--all", "-q")
     left = sandbox.leftovers()
@@ -239,7 +273,7 @@ def close(sandbox: Sandbox, *, failed: bool) -> None:
         for log in (sandbox.root / "state").rglob("*.log"):
             sys.stderr.write(f"--- {log}\n{log.read_text(errors='replace')[-4000:]}\n")
     shutil.rmtree(sandbox.root, ignore_errors=True)
-    assert not left, f"left behind: {left}"
+    assert not left, f"left behind in {sandbox.root}: {left}"
 
 
 @pytest.fixture(scope="session")
@@ -273,7 +307,7 @@ def _lights(java_options: str) -> Iterator[Callable[[str], Server]]:
         @cache
         def light(frontend: str) -> Server:
             box = make_sandbox(java_options, ["torch"], frontend)
-            boxes.callback(close, box, failed=False)
+            boxes.callback(_close, box, failed=False)  # the end of the run waits for it
             config = box.file("light.properties", "default_response_timeout=77\n")
             return box.start(options=("--ts-config", config, *OPEN))
 

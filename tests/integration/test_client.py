@@ -17,8 +17,9 @@ def server(light_server: Server) -> Server:
     return light_server
 
 
-def test_models_are_listed_over_several_pages(server: Server) -> None:
-    names = [f"m{number:03}" for number in range(103)]
+def test_models_are_listed_over_several_pages(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.client.management.PAGE", 5)
+    names = [f"m{number:03}" for number in range(13)]
     with ManagementClient.at(server.management) as client:
         for name in names:
             client.register("clients.mar", name=name, workers=0)

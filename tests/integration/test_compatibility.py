@@ -1,6 +1,7 @@
 """The same archives on TorchServe's worker and on ours, under the same frontend: the same answers, byte for byte.
 
-What differs on purpose is tested at the end, both sides of it; docs/compatibility.md lists it.
+What differs on purpose is tested at the end, both sides of it; docs/compatibility.md lists it. Batches, streams and
+sequences are in test_compatibility_modes.py, envelopes in test_compatibility_envelopes.py.
 """
 
 from __future__ import annotations
@@ -9,13 +10,7 @@ import base64
 import io
 import json
 import re
-import shutil
-import time
-import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,17 +19,14 @@ import pytest
 import torch
 from PIL import Image
 
-from handlers.loading.load import load_eager
 from model_defs.mnist import MNISTNet
 from serving.control.configuration.java import WORKER_SCRIPT, torchserve_home, worker_home
 
-from .conftest import OPEN, ROOT, Sandbox, Server, close, make_sandbox, usual_frontend
+from .conftest import ROOT, Sandbox, Server, make_sandbox, usual_frontend
+from .pairs import Pair, logged, run, servers, source, without_id
 from .support import (
-    Answer,
     GrpcAnswer,
     ask,
-    at_once,
-    converse,
     describe,
     grpc,
     model_log,
@@ -42,35 +34,15 @@ from .support import (
     predict,
     prediction_request,
     ready,
-    register,
     session,
     wait_until,
 )
 
-# Training, compiling and a dozen workers that import torch come first, on a busy machine.
+# Workers that import torch come first, on a busy machine.
 pytestmark = pytest.mark.timeout(1200)
 
-MODELS = Path(__file__).parent / "models"
 MNIST = ROOT / "examples" / "mnist"
 SAMPLES = sorted((MNIST / "samples").glob("*.png"))
-FORMS = {
-    "form_name": "forms",
-    "form_file": "forms.py",
-    "form_path": "some/where/forms.py",
-    "form_function": "forms:special",
-    "form_file_function": "forms.py:special",
-    "form_path_function": "where/forms.py:special",
-}
-# Each takes a worker of TorchServe's, which takes seconds: these have every kind of name, with and without a function.
-# A path alone has the handler that streams.
-USUAL_FORMS = ("form_file", "form_function")
-BATCHED = "batchSize: 4\nmaxBatchDelay: 2000\nminWorkers: 1\nmaxWorkers: 1\n"
-JSON = {"Content_Type": "application/json"}
-SEQUENCES = (
-    "sequenceBatching: true\nbatchSize: 2\nmaxBatchDelay: 20\n"
-    "sequenceMaxIdleMSec: 10000\nmaxNumSequence: 8\nmaxSequenceJobQueueSize: 8\n"
-)
-CONTINUOUS = "continuousBatching: true\nbatchSize: 2\nmaxBatchDelay: 20\n"
 METRICS = """
   counter:
     - {name: Asked, unit: Count, dimensions: [ModelName, Level]}
@@ -83,39 +55,6 @@ GAUGES = """
     - {name: Weighs, unit: MB, dimensions: [ModelName, Level]}
     - {name: Share, unit: percent, dimensions: [ModelName, Level]}
 """
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The two servers."""
-
-    stock: Server
-    ours: Server
-
-    def both(self, call: Any) -> tuple[Any, Any]:
-        """Return the result of a call on TorchServe's worker, and on ours."""
-        stock, ours = at_once([lambda: call(self.stock), lambda: call(self.ours)])
-        return stock, ours
-
-    def same(self, call: Any) -> Any:
-        """Return the result of a call, which must be the same on both."""
-        stock, ours = self.both(call)
-        assert ours == stock
-        return ours
-
-    def run(self, code: str) -> Answer:
-        """Return the answer of a handler that runs this code, the same on both."""
-        answer = self.same(lambda server: run(server, code))
-        assert isinstance(answer, Answer)
-        return answer
-
-
-def run(server: Server, code: str) -> Answer:
-    return predict(server, "everything", X_Do=quote(code))
-
-
-def source(name: str) -> dict[str, str]:
-    return {f"{name}.py": (MODELS / f"{name}.py").read_text()}
 
 
 def tutorial(box: Sandbox) -> str:
@@ -139,81 +78,19 @@ def built_in(box: Sandbox) -> str:
     return pack(box, "builtin", "image_classifier", files, serializedFile="small.pt")
 
 
-def ahead(box: Sandbox, folder: Path) -> list[str]:
-    """Return an archive with compiled code, and the same one with code that needs what no processor has."""
-    shutil.copy(folder / "store" / "ahead.mar", box.store)
-    with zipfile.ZipFile(box.store / "ahead.mar") as old, zipfile.ZipFile(box.store / "elsewhere.mar", "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name == "MAR-INF/MANIFEST.json":
-                manifest = json.loads(content)
-                manifest["model"]["modelName"] = "elsewhere"
-                manifest["torchmar"]["compiled"]["capability"].append("quantum")
-                content = json.dumps(manifest).encode()
-            new.writestr(name, content)
-    return ["ahead.mar", "elsewhere.mar"]
-
-
-@contextmanager
-def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], config: Path) -> Iterator[Pair]:
-    """Yield a server with each worker, over the same archives."""
-    before = request.session.testsfailed
-    command = (
-        "torchmar",
-        "start",
-        *archives,
-        "--model-store",
-        box.store,
-        "--port",
-        "auto",
-        "--timeout",
-        "400",
-        "-q",
-        *OPEN,
-    )
-    # With --stock-worker it is TorchServe's, whatever the configuration names.
-    other = box.file("other.properties", config.read_text() + "vmargs=-Dmodel_server_home=nowhere\n")
-    stocks = ("--name", "stock", "--stock-worker", "--ts-config", other)
-    try:
-        at_once(
-            [
-                lambda: box.run(*command, *stocks, timeout=420).ok(),
-                lambda: box.run(*command, "--name", "ours", "--ts-config", config, timeout=420).ok(),
-            ]
-        )
-        stock, ours = box.server("stock"), box.server("ours")
-        assert (stock.record["worker"], ours.record["worker"]) == ("torchserve", "torchmar")
-        yield Pair(stock, ours)
-        at_once([lambda name=name: box.torchmar("stop", "--name", name).ok() for name in ("stock", "ours")])
-    finally:
-        close(box, failed=request.session.testsfailed > before)
-
-
 @pytest.fixture(scope="module")
 def pair(request: pytest.FixtureRequest, java_options: str) -> Iterator[Pair]:
     box = make_sandbox(java_options)
     archives = [
         pack(box, "everything", "everything.py", source("everything")),
-        pack(box, "batch", "batch", source("batch"), BATCHED),
-        pack(box, "streaming", "some/where/streaming.py", source("streaming")),
-        pack(box, "sequence", "sequence.py", source("sequence"), SEQUENCES),
-        pack(box, "continuous", "continuous.py", source("continuous"), CONTINUOUS),
         tutorial(box),
         built_in(box),
     ]
-    archives += [pack(box, name, FORMS[name], source("forms")) for name in USUAL_FORMS]
     text = (torchserve_home() / "ts" / "configs" / "metrics.yaml").read_text()
     text = text.replace("model_metrics:\n", f"model_metrics:{METRICS}", 1)
     metrics = box.file("metrics.yaml", text + GAUGES)
     config = box.file("config.properties", f"metrics_config={metrics}\ndefault_response_timeout=60\n")
     with servers(box, request, archives, config) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def compiled_pair(request: pytest.FixtureRequest, compiled_ahead: Path, java_options: str) -> Iterator[Pair]:
-    box = make_sandbox(java_options)
-    with servers(box, request, ahead(box, compiled_ahead), box.file("config.properties", "")) as started:
         yield started
 
 
@@ -452,12 +329,6 @@ def test_time_metrics_of_the_worker(pair: Pair) -> None:
         assert any('ModelName="everything"' in line and 'Level="Model"' in line for line in lines)
 
 
-def logged(server: Server, mark: str) -> list[str]:
-    """Return the lines with a mark, without their time and the number of the worker."""
-    lines = [line for line in model_log(server).splitlines() if mark in line]
-    return [re.sub(r"W-\d+", "W", line.split(" ", 1)[1]) for line in lines]
-
-
 def test_what_a_handler_prints_and_logs(pair: Pair) -> None:
     code = (
         "print('mark print ü'); print('mark', 1, [2]); logging.info('mark info'); logging.debug('mark debug')\n"
@@ -473,7 +344,7 @@ def test_what_a_handler_prints_and_logs(pair: Pair) -> None:
     assert "WARN" in logged(pair.ours, "errmark")[0]
 
 
-# ---- kinds of handlers -------------------------------------------------------------------------------------------
+# ---- handlers with networks ----------------------------------------------------------------------------------------
 
 
 def test_the_tutorials_handler(pair: Pair) -> None:
@@ -489,31 +360,6 @@ def test_the_tutorials_handler(pair: Pair) -> None:
     )
     kind = {"Content-Type": "multipart/form-data; boundary=X"}
     assert pair.same(lambda server: ask(server.inference, "/predictions/tutorial", form, kind)).status == 200
-
-
-LOADED = "Loaded the model compiled ahead of time for cpu in float32"
-LEFT = "Not serving the model compiled ahead of time: it needs quantum, which this processor lacks"
-
-
-@pytest.mark.slow  # two servers and a C++ compiler; tests/handlers/test_compiled.py has all but the servers
-@pytest.mark.parametrize(("model", "said", "unsaid"), [("ahead", LOADED, LEFT), ("elsewhere", LEFT, LOADED)])
-def test_a_model_that_was_compiled_ahead_of_time(
-    compiled_pair: Pair, compiled_ahead: Path, model: str, said: str, unsaid: str
-) -> None:
-    """On either worker compiled code answers where it fits, and else the eager model; both as the model does here."""
-    net = load_eager(compiled_ahead / "net_ahead.py", compiled_ahead / "net.pt").eval()
-    inputs = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = net(inputs).tolist()
-    for row, wanted in zip(inputs.tolist(), expected, strict=True):
-        for answer in compiled_pair.both(lambda server, row=row: predict(server, model, json.dumps(row), **JSON)):
-            assert answer.status == 200, answer
-            assert answer.json() == pytest.approx(wanted, abs=1e-5)
-    for server in (compiled_pair.stock, compiled_pair.ours):
-        wait_until(lambda server=server: said in "".join(logged(server, f"-{model}_1.0")), said)  # type: ignore[misc]
-        lines = "".join(logged(server, f"-{model}_1.0"))
-        assert unsaid not in lines
-        assert ("Serving the model compiled ahead of time" in lines) is (model == "ahead")
 
 
 def test_the_tutorials_handler_explains(pair: Pair) -> None:
@@ -539,52 +385,6 @@ def picture(sample: Path, mode: str) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", [x if x in USUAL_FORMS else pytest.param(x, marks=pytest.mark.slow) for x in FORMS])
-def test_functions(pair: Pair, name: str) -> None:
-    if name not in USUAL_FORMS:
-        archive = pack(pair.ours.sandbox, name, FORMS[name], source("forms"))
-        assert pair.same(lambda server: register(server, archive, name).status) == 200
-    answer = pair.same(lambda server: predict(server, name, "x"))
-    function = "special" if ":" in FORMS[name] else "handle"
-    assert answer.json() == {"function": function, "loaded": function, "own": True}
-
-
-def test_a_batch(pair: Pair) -> None:
-    wishes = [
-        {"number": 0},
-        {"number": 1, "status": 404, "phrase": "None", "headers": {"x-a": "1"}},
-        {"number": 2, "type": "text/x-json"},
-        {"number": 3, "status": 201, "headers": {"x-a": "2", "x-b": "3"}},
-    ]
-
-    def ask_all(server: Server) -> list[Answer]:
-        return batch(server, *wishes)
-
-    answers = pair.same(ask_all)
-    assert [answer.json() for answer in answers] == [{"batch": 4, "number": number} for number in range(4)]
-    assert [answer.status for answer in answers] == [200, 404, 200, 201]
-
-
-# ---- streams and sequences ---------------------------------------------------------------------------------------
-
-
-def curl(server: Server, path: str, body: str) -> str:
-    """Return head and body of an answer as they come over the wire, in its chunks, without its id and its times."""
-    command = ("curl", "-sS", "-N", "--raw", "-i", "-m", "60", "-d", body, "-H", "Content-Type: text/plain")
-    done = server.sandbox.run(*command, server.inference + path, timeout=90.0).ok()
-    return re.sub(r"(x-request-id|server-timing): .*\n", "", done.out)
-
-
-@pytest.mark.parametrize("parts", [0, 1, 3])
-def test_a_stream(pair: Pair, parts: int) -> None:
-    text = pair.same(lambda server: curl(server, "/predictions/streaming", str(parts)))
-    head, _, body = text.partition("\n\n")
-    assert [line for line in body.splitlines() if "part " in line] == [f"part {number} ü" for number in range(parts)]
-    assert "the end" in body
-    assert f"x-parts: {parts}" in head
-    assert ("chunked" in head) == (parts > 0)
-
-
 def test_grpc(pair: Pair) -> None:
     def call(code: str) -> GrpcAnswer:
         request = prediction_request("everything", {"do": code.encode(), "b": b"2"})
@@ -603,144 +403,6 @@ def test_grpc(pair: Pair) -> None:
     assert pair.same(lambda server: grpc(server, "Predictions", request)).status != 0
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-def test_a_stream_over_grpc(pair: Pair, parts: int) -> None:
-    request = prediction_request("streaming", {"parts": str(parts).encode()})
-    answer = pair.same(lambda server: grpc(server, "StreamPredictions", request))
-    assert answer.status == 0
-    texts = [text.decode() for text in answer.predictions]
-    assert texts == [f"part {number} ü\n" for number in range(parts)] + ["the end\n"]
-
-
-def test_sequences(pair: Pair) -> None:
-    def add(server: Server, sequence: str, body: str) -> Answer:
-        headers = {"ts_request_sequence_id": sequence, "Content-Type": "text/plain"}
-        return ask(server.inference, "/predictions/sequence", body, headers)
-
-    def conversation(server: Server) -> list[Answer]:
-        turns = [("a", "1"), ("b", "10"), ("a", "2"), ("b", "bad"), ("b", "20"), ("a", "3")]
-        return [add(server, sequence, body) for sequence, body in turns]
-
-    answers = pair.same(conversation)
-    assert [answer.json()["sum"] for answer in answers if answer.status == 200] == [1, 10, 3, 30, 6]
-    assert [answer.status for answer in answers] == [200, 200, 200, 400, 200, 200]
-    assert answers[0].header("ts_request_sequence_id") == "a"
-
-
-def test_a_sequence_that_the_frontend_names(pair: Pair) -> None:
-    answers = pair.both(lambda server: predict(server, "sequence", "5", Content_Type="text/plain"))
-    for answer in answers:
-        assert answer.json() == {"sum": 5, "started": "true"}
-        assert (answer.header("ts_request_sequence_id") or "").startswith("ts-seq-")
-
-
-def test_a_sequence_over_grpc(pair: Pair) -> None:
-    requests = [prediction_request("sequence", {"data": text}, "over grpc") for text in (b"1", b"2", b"3")]
-    answers = pair.same(lambda server: converse(server, *requests))
-    assert [json.loads(text)["sum"] for text in answers] == [1, 3, 6]
-
-
-def test_continuous_batching(pair: Pair) -> None:
-    def count(server: Server) -> list[str]:
-        return at_once([lambda n=n: curl(server, "/predictions/continuous", str(n)) for n in (2, 5, 3)])
-
-    texts = pair.same(count)
-    for n, text in zip((2, 5, 3), texts, strict=True):
-        assert re.findall(r"\d of \d", text) == [f"{step} of {n}" for step in range(1, n + 1)]
-
-
-# ---- envelopes ---------------------------------------------------------------------------------------------------
-
-ENVELOPES = {
-    "body": [
-        ("/predictions/rows", "text", "text/plain"),
-        ("/predictions/rows", '{"data": 1}', "application/json"),
-        ("/predictions/rows", "raw", "application/octet-stream"),
-    ],
-    "json": [
-        ("/predictions/rows", '{"instances": [1, 2, 3]}', "application/json"),
-        ("/predictions/rows", '{"instances": [{"b64": "aGk="}, {"a": {"b64": "aGk="}, "b": [2]}]}', "application/json"),
-        ("/explanations/rows", '{"instances": ["x"]}', "application/json"),
-        ("/predictions/rows", '{"no": "instances"}', "application/json"),
-    ],
-    "kserve": [
-        ("/v1/models/rows:predict", '{"instances": [[1, 2], [3, 4]]}', "application/json"),
-        ("/v1/models/rows:explain", '{"instances": [[1, 2]]}', "application/json"),
-        ("/predictions/rows", '{"instances": ["raw"]}', "application/octet-stream"),
-        ("/v1/models/rows:predict", "no json", "application/json"),
-    ],
-    "kservev2": [
-        ("/v2/models/rows/infer", json.dumps({"id": "mine", "inputs": [
-            {"name": "a", "shape": [2, 2], "datatype": "FP32", "data": [1.5, 2, 3, 4]},
-            {"name": "b", "shape": [3], "datatype": "INT64", "data": [1, 2, 3]},
-        ]}), "application/json"),
-        ("/v2/models/rows/infer", json.dumps({"id": "text", "inputs": [
-            {"name": "a", "shape": [1], "datatype": "BYTES", "data": ["hello"]}]}), "application/octet-stream"),
-        ("/v2/models/rows/explain", json.dumps({"id": "why", "inputs": [
-            {"name": "a", "shape": [1], "datatype": "BOOL", "data": [True]}]}), "application/json"),
-        ("/v2/models/rows/infer", '{"inputs": 1}', "application/json"),
-    ],
-}  # fmt: skip
-
-
-# Two servers each: what differs from envelope to envelope is tested in tests/serving/worker, too.
-RARE = ("body", "json", "kserve")
-
-
-@pytest.fixture(scope="module", params=[pytest.param(e, marks=pytest.mark.slow) if e in RARE else e for e in ENVELOPES])
-def enveloped(request: pytest.FixtureRequest, java_options: str) -> Iterator[tuple[str, Pair]]:
-    """Yield two servers with the envelope; it is a setting of a whole server."""
-    box = make_sandbox(java_options, ["torchvision"])
-    archives = [pack(box, "rows", "rows.py", source("rows"), "batchSize: 3\nmaxBatchDelay: 300\n")]
-    config = box.file("config.properties", f"service_envelope={request.param}\n")
-    with servers(box, request, archives, config) as started:
-        yield request.param, started
-
-
-def without_id(answer: Answer) -> Answer:
-    """Return the answer without the id of an error, and what depends on it."""
-    if answer.status != 503:
-        return answer
-    body = re.sub(rb" The server's log has the reason under the id [0-9a-f]{8}\.", b"", answer.body)
-    kept = tuple(pair for pair in answer.headers if pair[0] != "content-length")
-    return replace(answer, body=body.replace(b"failed.", b"failed"), headers=kept)
-
-
-def test_envelopes(enveloped: tuple[str, Pair]) -> None:
-    envelope, pair = enveloped
-    for path, body, kind in ENVELOPES[envelope]:
-        stock, ours = pair.both(lambda server: ask(server.inference, path, body, {"Content-Type": kind}))  # noqa: B023
-        assert without_id(ours) == without_id(stock), path
-        assert ours.status == (503 if '"no"' in body or "no json" in body or ": 1}" in body[:13] else 200), body
-
-
-def test_batches_in_envelopes(enveloped: tuple[str, Pair]) -> None:
-    """Those of one request take but the first of a batch with TorchServe's worker."""
-    envelope, pair = enveloped
-    kind = {"Content-Type": "application/json"}
-    if envelope == "kservev2":
-        tensor = {"name": "a", "shape": [1], "datatype": "INT64"}
-        bodies = [json.dumps({"id": str(n), "inputs": [{**tensor, "data": [n]}]}) for n in range(3)]
-    else:
-        bodies = [json.dumps({"instances": [n, n]}) for n in range(3)]
-
-    def ask_all(server: Server) -> list[Answer]:
-        return at_once([lambda b=b: ask(server.inference, "/predictions/rows", b, kind) for b in bodies])
-
-    stock, ours = pair.both(ask_all)
-    assert [answer.status for answer in ours] == [200, 200, 200]
-    if envelope in ("kserve", "kservev2"):
-        if usual_frontend() == "java":  # the other does not hold a batch open
-            assert [answer.status for answer in stock] == [503, 503, 503]
-        texts = [answer.text() for answer in ours]
-        if envelope == "kserve":
-            assert [json.loads(text)["predictions"] for text in texts] == [[str(n)] * 2 for n in range(3)]
-        else:
-            assert [json.loads(text)["outputs"][0]["data"] for text in texts] == [[str(n)] for n in range(3)]
-    else:
-        assert ours == stock
-
-
 # ---- what differs on purpose -------------------------------------------------------------------------------------
 
 
@@ -753,44 +415,6 @@ def test_differs_a_failure_has_an_id_that_the_log_repeats(pair: Pair, error: str
     assert found
     wait_until(lambda: f"Error {found[1]}" in model_log(pair.ours), "the id in the log")
     wait_until(lambda: error.partition("(")[0] in model_log(pair.ours).partition(found[1])[2], "the error in the log")
-
-
-def batch(server: Server, *wishes: dict[str, Any]) -> list[Answer]:
-    """Return the answers to requests that make one batch."""
-
-    def send(wish: dict[str, Any]) -> Answer:
-        return predict(server, "batch", json.dumps(wish), **JSON)
-
-    calls = [lambda wish=wish: send(wish) for wish in wishes]
-    if server.record["frontend"] == "java":  # it holds a batch open until it is full
-        return at_once(calls)
-    with ThreadPoolExecutor(1) as pool:  # what waits for a busy worker is one
-        busy = pool.submit(send, {"number": -1, "sleep": 1})
-        time.sleep(0.4)
-        answers = at_once(calls)
-    assert busy.result().status == 200
-    return answers
-
-
-def test_differs_a_request_that_fails_does_not_fail_its_neighbours(pair: Pair) -> None:
-    wishes = ({"number": 0}, {"number": 1, "raise": "this one"}, {"number": 2}, {"number": 3})
-    stock, ours = pair.both(lambda server: batch(server, *wishes))
-    assert [answer.status for answer in stock] == [503] * 4
-    assert [answer.status for answer in ours] == [200, 503, 200, 200]
-    # They ran again, one by one.
-    assert ours[0].json() == {"batch": 1, "number": 0}
-    assert "running its requests one by one" in model_log(pair.ours)
-
-
-def test_differs_an_answer_that_cannot_be_sent_fails_alone_and_says_why(pair: Pair) -> None:
-    wishes = ({"number": 0}, {"number": 1, "object": True}, {"number": 2}, {"number": 3})
-    stock, ours = pair.both(lambda server: batch(server, *wishes))
-    assert [answer.status for answer in stock] == [503] * 4
-    assert stock[0].json()["message"] == "Unsupported model output data type."
-    assert [answer.status for answer in ours] == [200, 503, 200, 200]
-    assert ours[0].json() == {"batch": 4, "number": 0}
-    assert ours[1].json()["message"].startswith("Unsupported model output data type. ")
-    assert "object" in ours[1].json()["message"]
 
 
 NUMPY = {
@@ -879,19 +503,3 @@ def test_differs_no_line_in_the_log_for_every_request(pair: Pair) -> None:
     pair.run("return [1]")
     assert "Backend received inference at" in model_log(pair.stock)
     assert "Backend received inference at" not in model_log(pair.ours)
-
-
-def test_differs_a_load_failure_names_its_first_cause(pair: Pair) -> None:
-    code = "import no_such_module\ndef handle(data, context):\n    return data\n"
-    archive = pack(pair.ours.sandbox, "bad", "bad.py", {"bad.py": code})
-    stock, ours = pair.both(lambda server: register(server, archive, "bad"))
-    assert stock.status == ours.status == 500
-    wait_until(lambda: "No module named 'no_such_module'" in model_log(pair.stock), "the traceback")
-    wait_until(lambda: "hint: is no_such_module installed" in model_log(pair.ours), "the block")
-    log = model_log(pair.ours).partition("Failed to load model bad: ")[2]
-    assert log.startswith("ModuleNotFoundError: No module named 'no_such_module'")
-    assert "in bad.py:1 (<module>)" in log
-    assert "hint: is no_such_module installed" in log
-    # TorchServe's worker looks for a built-in handler of that name, and complains that there is none.
-    assert "ts.torch_handler.bad" in model_log(pair.stock)
-    assert "ts.torch_handler.bad" not in model_log(pair.ours)

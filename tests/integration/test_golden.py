@@ -48,7 +48,8 @@ def test_served(server: Server, name: str) -> None:
     assert difference(expected, answer.body) is None
 
 
-@pytest.mark.parametrize("name", ["eager", "tensor"])
+# A worker each, in which torch is imported: of the two all but the check itself is shown by `test_served`.
+@pytest.mark.parametrize("name", [pytest.param("eager", marks=pytest.mark.slow), "tensor"])
 def test_checked(sandbox: Sandbox, name: str) -> None:
     found = sandbox.torchmar("check", GOLDEN / f"{name}.mar", "--json", "--repeat", "0").json()
     assert [one["ok"] and one["expected"] for one in found["inputs"]] == [True], found

@@ -85,11 +85,11 @@ def held(server: Server, model: str, *wishes: dict[str, Any]) -> list[Answer]:
     """Return answers to requests that come while another one runs, and so make a batch."""
 
     def later(number: int, wish: dict[str, Any]) -> Answer:
-        time.sleep(0.5)
+        time.sleep(0.3)
         return send(server, model, number, **wish)
 
     calls = [lambda n=n, wish=wish: later(n, wish) for n, wish in enumerate(wishes)]
-    return at_once([lambda: send(server, model, 99, sleep=2), *calls])[1:]
+    return at_once([lambda: send(server, model, 99, sleep=1), *calls])[1:]
 
 
 def test_one_process_for_all_workers(server: Server) -> None:
@@ -138,7 +138,7 @@ def test_a_delay_lets_a_batch_fill(server: Server) -> None:
     """It ends as soon as the batch is full; the two come one after the other."""
 
     def later() -> Answer:
-        time.sleep(1)
+        time.sleep(0.5)
         return send(server, "patient", 2)
 
     answers = at_once([lambda: send(server, "patient", 1), later])
@@ -146,7 +146,7 @@ def test_a_delay_lets_a_batch_fill(server: Server) -> None:
 
 
 def test_several_processes(server: Server) -> None:
-    answers = at_once([lambda n=n: send(server, "twins", n, sleep=1) for n in range(4)])
+    answers = at_once([lambda n=n: send(server, "twins", n, sleep=0.4) for n in range(4)])
     assert len({answer.json()["pid"] for answer in answers}) == 2
     assert model_log(server).count("loaded twins") == 2
 

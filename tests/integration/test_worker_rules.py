@@ -1,45 +1,26 @@
 """The rules that TorchServe's frontend sets its workers, one after the other.
 
 Each breaks something that is hard to find: a client that hangs, a worker that is killed with all its requests, a log
-line that is lost. They are tested with the real frontend, and, what that cannot be made to show, by a test that plays
-the frontend and looks at the bytes. docs/compatibility.md says what handlers' owners notice of them.
+line that is lost. They are tested here with the real frontend, and, what that cannot be made to show, in
+test_worker_rules_played.py. docs/compatibility.md says what handlers' owners notice of them.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import select
-import socket
-import subprocess
-import sys
-import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 import torch
 
-from serving.control.configuration.java import WORKER_SCRIPT, worker_home
-from serving.control.configuration.ports import choose_free
-from serving.protocol import (
-    Inference,
-    Load,
-    Parameter,
-    Reply,
-    ReplyDecoder,
-    Request,
-    encode_inference,
-    encode_load,
-)
+from serving.control.configuration.java import worker_home
 
 from .conftest import OPEN, Sandbox, Server
+from .direct import PLAIN
+from .pairs import source
 from .support import (
     Answer,
     ask,
@@ -59,10 +40,7 @@ from .support import (
 )
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.hides("torchvision")]
-# Importing torch takes each worker that is started by a test itself seconds.
-light = pytest.mark.hides("torch")
 
-MODELS = Path(__file__).parent / "models"
 SHARED = "backend: {mode: shared}\n"
 # Beside those that the worker's own metrics.yaml has.
 METERS = {
@@ -75,16 +53,9 @@ METERS = {
 }
 
 
-def source(name: str) -> dict[str, str]:
-    return {f"{name}.py": (MODELS / f"{name}.py").read_text()}
-
-
 def code(text: str) -> dict[str, str]:
     """Return headers that make the handler `everything` run this."""
     return {"X-Do": quote(text)}
-
-
-# ---- the real frontend -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -112,154 +83,7 @@ def run(server: Server, model: str, text: str) -> Answer:
     return ask(server.inference, f"/predictions/{model}", "x", code(text))
 
 
-# ---- a test that plays the frontend ------------------------------------------------------------------------------
-
-
-class Worker:
-    """A worker that was started as the frontend starts it, and the frontend's side of its socket.
-
-    Attributes:
-        lines: of its standard output.
-    """
-
-    def __init__(
-        self,
-        box: Sandbox,
-        files: Mapping[str, str],
-        *,
-        handler: str | None = "handler.py",
-        port: int | None = None,
-        asynchronous: bool = False,
-        **environ: str,
-    ) -> None:
-        self.folder = Path(box.root, f"model-{time.monotonic_ns()}")
-        for name, text in files.items():
-            box.file(f"{self.folder.name}/{name}", text)
-        self.load = Load("direct", str(self.folder), 4, handler)
-        self.path = box.temp / f".ts.sock.{9000 + int(environ.get('LOCAL_RANK', '0'))}"
-        where = ("--port", str(port)) if port else ("--sock-name", box.temp / ".ts.sock.9000")
-        command = [sys.executable, worker_home() / WORKER_SCRIPT, "--sock-type", "tcp" if port else "unix", *where]
-        command += ["--metrics-config", worker_home() / "ts" / "configs" / "metrics.yaml"]
-        self.process = subprocess.Popen(
-            [*map(str, command), *(["--async"] if asynchronous else [])],
-            cwd=self.folder,
-            env=box.env | {"PYTHONPATH": os.pathsep.join([str(self.folder), box.env["PYTHONPATH"]]), **environ},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self.lines: list[str] = []
-        self._enough = threading.Event()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self._decoder = ReplyDecoder()
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        pipe, data = self.process.stdout.fileno(), b""
-        while not self._enough.is_set():
-            if not select.select([pipe], [], [], 0.05)[0]:
-                continue
-            if not (piece := os.read(pipe, 65536)):
-                break
-            *lines, data = (data + piece).split(b"\n")
-            self.lines += [line.decode() for line in lines]
-        self.process.stdout.close()
-
-    def is_read(self) -> bool:
-        """Return whether there may be more output."""
-        return self._reader.is_alive()
-
-    def stop_reading(self) -> None:
-        """Close the other end of its output."""
-        self._enough.set()
-        self._reader.join()
-
-    def connect(self) -> Worker:
-        wait_until(lambda: "Torch worker started." in self.lines, "the start")
-        self.sock.connect(str(self.path))
-        self.sock.settimeout(60)
-        return self
-
-    def send(self, message: Load | Inference) -> None:
-        self.sock.sendall(encode_load(message) if isinstance(message, Load) else encode_inference(message))
-
-    def receive(self) -> Reply | None:
-        """Return the next frame; None at the end of the stream."""
-        while (reply := self._decoder.next_message()) is None:
-            data = self.sock.recv(65536)
-            if not data:
-                return None
-            self._decoder.feed(data)
-        return reply
-
-    def ask(self, *requests: Request) -> Reply:
-        self.send(Inference(requests))
-        reply = self.receive()
-        assert reply is not None
-        return reply
-
-    def loaded(self) -> Worker:
-        self.connect().send(self.load)
-        reply = self.receive()
-        assert reply is not None
-        assert reply.code == 200, (reply, self.lines)
-        return self
-
-    def is_silent(self, seconds: float = 0.5) -> bool:
-        """Return whether nothing more comes for a while, and the connection stays."""
-        return not select.select([self.sock], [], [], seconds)[0]
-
-    def close(self) -> None:
-        self.sock.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.path.unlink(missing_ok=True)  # as the frontend does
-        self.stop_reading()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-
-@pytest.fixture
-def start(sandbox: Sandbox) -> Iterator[Callable[..., Worker]]:
-    started: list[Worker] = []
-
-    def begin(text: str, **more: Any) -> Worker:
-        started.append(Worker(sandbox, {"handler.py": text}, **more))
-        return started[-1]
-
-    yield begin
-    for worker in started:
-        worker.close()
-
-
-def request(number: int, value: bytes = b"", kind: str = "", **headers: str) -> Request:
-    return Request(f"id-{number}", headers or {"Host": "x"}, (Parameter("body", value, kind),))
-
-
-PLAIN = "def handle(data, context):\n    return None if data is None else [str(row) for row in data]\n"
-
-
 # ---- 1: listens, then prints its pid, then that it has started -----------------------------------------------------
-
-
-@light
-@pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_rule_1_listens_then_tells_its_pid_then_that_it_has_started(start: Callable[..., Worker], kind: str) -> None:
-    port = choose_free("127.0.0.1", 1)[0]
-    worker = start(PLAIN, port=port if kind == "tcp" else None)
-    wait_until(lambda: len(worker.lines) >= 2, "two lines")
-    assert re.fullmatch(r"\[PID\]\d+", worker.lines[0])
-    assert int(worker.lines[0][5:]) == worker.process.pid
-    assert worker.lines[1] == "Torch worker started."
-    if kind == "unix":
-        worker.loaded()
-    else:
-        socket.create_connection(("127.0.0.1", port), 10).close()
 
 
 def test_rule_1_output_is_never_held_back(server: Server, model: str) -> None:
@@ -280,35 +104,6 @@ def test_rule_1_output_is_never_held_back(server: Server, model: str) -> None:
 # ---- 2: ends with its connection ---------------------------------------------------------------------------------
 
 
-@light
-def test_rule_2_ends_when_the_connection_does(start: Callable[..., Worker]) -> None:
-    for before in (lambda worker: worker.connect(), lambda worker: worker.loaded()):
-        worker = start(PLAIN)
-        before(worker)
-        worker.sock.close()
-        assert worker.process.wait(60) == 0
-
-
-@light
-def test_rule_2_ends_with_the_frontend_while_the_handler_is_at_work(start: Callable[..., Worker]) -> None:
-    worker = start("import time\ndef handle(data, context):\n    time.sleep(600 if data else 0)\n").loaded()
-    worker.send(Inference((request(0),)))
-    time.sleep(0.5)
-    assert worker.process.stdin is not None
-    worker.process.stdin.close()  # as when Java is killed
-    worker.sock.close()
-    assert worker.process.wait(60) in (0, -9)  # it ends its process group, which it is in
-
-
-@light
-def test_rule_2_goes_on_when_nobody_reads_its_output(start: Callable[..., Worker]) -> None:
-    worker = start("def handle(data, context):\n    print('x' * 100_000)\n    return data and ['y']\n")
-    worker.loaded()
-    worker.stop_reading()
-    for number in range(3):
-        assert worker.ask(request(number)).items[0].body == b"y"
-
-
 def test_rule_2_nothing_is_left_of_a_worker_that_is_not_wanted(server: Server, model: str) -> None:
     assert scale(server, model, 2).status == 200
     pids = set(ready(server, model))
@@ -318,66 +113,6 @@ def test_rule_2_nothing_is_left_of_a_worker_that_is_not_wanted(server: Server, m
     (gone,) = pids - set(ready(server, model))
     wait_until(lambda: not is_alive(gone), "its end")
     assert run(server, model, "return ['here']").text() == "here"
-
-
-# ---- 3: one frame for each message, every id answered, never another -----------------------------------------------
-
-RESULTS = {
-    "as it should be": ("[1, 2, 3]", 200),
-    # Each alone is right.
-    "one for all": ("[1]", 200),
-    "too few": ("[]", 503),
-    "too many": ("[1, 2, 3, 4]", 503),
-    "no list": ("'abc'", 503),
-    "nothing": ("None", 503),
-    "one that is no json": ("[1, object(), 3]", 200),
-    "error": ("[][1]", 503),
-    "no memory": ("(_ for _ in ()).throw(MemoryError())", 507),
-}
-
-
-@pytest.fixture(scope="module")
-def obedient(shared_sandbox: Sandbox) -> Iterator[Worker]:
-    """Yield a worker whose handler returns what its first request asks for."""
-    handler = "def handle(data, context):\n    return None if data is None else eval(data[0]['body'])\n"
-    files = {"handler.py": handler, "torch.py": "raise ImportError('not needed here, and slow')\n"}
-    worker = Worker(shared_sandbox, files).loaded()
-    yield worker
-    worker.close()
-
-
-@pytest.mark.parametrize(("result", "status"), RESULTS.values(), ids=RESULTS.keys())
-def test_rule_3_every_request_is_answered_once(obedient: Worker, result: str, status: int) -> None:
-    worker, wish = obedient, (result.encode(), "text/plain")
-    reply = worker.ask(*(request(number, *wish) for number in range(3)))
-    assert reply.code == 200
-    assert [item.request_id for item in reply.items] == ["id-0", "id-1", "id-2"]
-    assert reply.items[0].status == reply.items[2].status == status
-    assert worker.is_silent()
-    alone = worker.ask(request(7, *wish))
-    assert alone.code != 200 or [item.request_id for item in alone.items] == ["id-7"]
-    assert worker.is_silent()
-
-
-def test_rule_3_parts_for_others_are_not_sent(start: Callable[..., Worker]) -> None:
-    """A handler that keeps the ids of an earlier batch and streams to them."""
-    worker = start(
-        "from ts.handler_utils.utils import send_intermediate_predict_response\n"
-        "def handle(data, context):\n"
-        "    if data is None:\n        return None\n"
-        "    ids = {**context.request_ids, **{0: 'id-of-yesterday'}} if len(data) == 1 else context.request_ids\n"
-        "    send_intermediate_predict_response(['part'] * len(data), ids, 'part', 200, context)\n"
-        "    return ['end'] * len(data)\n"
-    ).loaded()
-    worker.send(Inference((request(0), request(1))))
-    first, last = worker.receive(), worker.receive()
-    assert first is not None
-    assert last is not None
-    assert [item.request_id for item in (*first.items, *last.items)] == ["id-0", "id-1"] * 2
-    reply = worker.ask(request(2))
-    assert [item.request_id for item in reply.items] == ["id-2"]
-    assert "ts_stream_next" not in reply.items[0].headers
-    assert worker.is_silent()
 
 
 # ---- 4: bytes are counted, and nothing is sent that the frontend cannot ---------------------------------------------
@@ -422,23 +157,6 @@ def test_rule_4_what_the_frontend_cannot_send(server: Server, model: str, text: 
 
 def test_rule_4_an_answer_at_the_limit(server: Server, model: str) -> None:
     assert len(run(server, model, "return ['x' * 6_553_500]").body) == 6_553_500
-
-
-@light
-def test_rule_4_lengths_are_those_of_bytes(start: Callable[..., Worker]) -> None:
-    worker = start(
-        "def handle(data, context):\n"
-        "    if data is None:\n        return None\n"
-        "    context.set_response_status(200, 'größer', 0)\n"
-        "    context.set_response_content_type(0, 'text/größer')\n"
-        "    context.set_response_header(0, 'x-größe', 'ß')\n"
-        "    context.set_response_header(0, 'x-size', 'ß')\n"
-        "    return ['größer', 'next']\n"
-    ).loaded()
-    first, second = worker.ask(request(0), request(1)).items
-    assert (first.phrase, first.content_type, bytes(first.body).decode()) == ("größer", "text/größer", "größer")
-    assert dict(first.headers) == {"content-type": "text/größer", "x-size": "ß"}
-    assert (second.request_id, second.body) == ("id-1", b"next")
 
 
 # ---- 5: streams are ended, and never only ended ---------------------------------------------------------------------
@@ -532,60 +250,6 @@ def test_rule_6_an_error_in_a_sequence_ends_neither_the_worker_nor_the_others(se
 # ---- 7: loading --------------------------------------------------------------------------------------------------
 
 
-@light
-def test_rule_7_a_load_that_fails_is_told_in_the_log_then_the_worker_ends(start: Callable[..., Worker]) -> None:
-    """With an answer the frontend would not take back the registration: it would be interrupted in killing us."""
-    worker = start("import no_such_module\n")
-    worker.connect().send(worker.load)
-    assert worker.receive() is None
-    assert worker.process.wait(60) == 1
-    wait_until(lambda: not worker.is_read(), "the whole output")
-    text = "\n".join(worker.lines)
-    traceback, found, _ = text.partition(
-        "\nFailed to load model direct: ModuleNotFoundError: No module named 'no_such_module'\n"
-    )
-    assert found
-    assert "Traceback (most recent call last):" in traceback  # first, as readers of TorchServe's logs expect
-
-
-@light
-def test_rule_7_a_load_without_memory(start: Callable[..., Worker]) -> None:
-    """Clients see its status, so it has an answer."""
-    worker = start("def handle(data, context):\n    raise MemoryError('weights')\n")
-    worker.connect().send(worker.load)
-    reply = worker.receive()
-    assert reply is not None
-    assert reply.code == 507
-    worker.sock.close()
-    assert worker.process.wait(60) == 1
-
-
-@light
-def test_rule_7_asynchronous_workers_answer_late_and_stay(start: Callable[..., Worker]) -> None:
-    worker = start("async def handle(data, context):\n    return ['x']\n", asynchronous=True)
-    worker.connect()
-    begin = time.monotonic()
-    worker.send(worker.load)
-    reply = worker.receive()
-    assert reply is not None
-    assert reply.code == 200
-    assert time.monotonic() - begin >= 0.1
-    assert bytes(worker.ask(request(0)).items[0].body) == b"x"
-
-
-@light
-def test_rule_7_asynchronous_workers_stay_when_they_cannot_load(start: Callable[..., Worker]) -> None:
-    worker = start("import no_such_module\n", asynchronous=True)
-    worker.connect().send(worker.load)
-    reply = worker.receive()
-    assert reply is not None
-    assert reply.code == 500
-    assert worker.is_silent(6.0)
-    assert worker.process.poll() is None
-    worker.sock.close()
-    worker.process.wait(60)
-
-
 def test_rule_7_a_registration_that_fails_leaves_nothing(server: Server, model: str) -> None:
     before = {process.pid for process in session(server)}
     archive = pack(server.sandbox, f"bad_{model}", "bad.py", {"bad.py": "1 / 0\n"}, SHARED if model == "shared" else "")
@@ -599,23 +263,7 @@ def test_rule_7_a_registration_that_fails_leaves_nothing(server: Server, model: 
 # ---- 8: ranks ----------------------------------------------------------------------------------------------------
 
 
-def test_rule_8_another_rank_listens_elsewhere_and_never_answers(start: Callable[..., Worker]) -> None:
-    worker = start(
-        "from ts.handler_utils.utils import send_intermediate_predict_response as send\n"
-        "def handle(data, context):\n"
-        "    if data is None:\n        return None\n"
-        "    print('handled', data)\n"
-        "    send(['part'], context.request_ids, 'part', 200, context)\n"
-        "    return ['x']\n",
-        LOCAL_RANK="1",
-    )
-    assert worker.path.name == ".ts.sock.9001"
-    worker.loaded()
-    worker.send(Inference((request(0),)))
-    wait_until(lambda: any(line.startswith("handled") for line in worker.lines), "the handler's work")
-    assert worker.is_silent(1.0)
-
-
+@pytest.mark.slow  # three imports of torch; tests/serving/worker has ranks without torchrun
 def test_rule_8_two_ranks_under_torchrun(server: Server) -> None:
     config = "minWorkers: 1\nmaxWorkers: 1\nparallelType: tp\ntorchrun: {nproc-per-node: 2}\nstartupTimeout: 300\n"
     archive = pack(server.sandbox, "ranks", "everything.py", source("everything"), config)
@@ -648,12 +296,6 @@ def test_rule_9_values(server: Server, model: str, value: bytes, kind: str, expe
     assert answer.text() == expected
 
 
-@light
-def test_rule_9_without_decoding(start: Callable[..., Worker]) -> None:
-    worker = start(PLAIN, TS_DECODE_INPUT_REQUEST="false").loaded()
-    assert worker.ask(request(0, b"{}", "application/json")).items[0].body == b"{'body': bytearray(b'{}')}"
-
-
 def test_rule_9_answers(server: Server, model: str) -> None:
     assert run(server, model, "return [{'a': [1, {}]}]").body == json.dumps({"a": [1, {}]}, indent=2).encode()
     tensor = run(server, model, "return [torch.arange(3)]")
@@ -661,33 +303,6 @@ def test_rule_9_answers(server: Server, model: str) -> None:
 
 
 # ---- 10: what may be missing ---------------------------------------------------------------------------------------
-
-
-@light
-def test_rule_10_batches_and_requests_without_content(start: Callable[..., Worker]) -> None:
-    worker = start(PLAIN).loaded()
-    empty = worker.ask()
-    assert (empty.code, empty.items) == (200, ())
-    assert worker.ask(Request("bare")).items[0].body == b"{}"
-
-
-@light
-def test_rule_10_a_function_is_told_of_the_load_without_data_or_manifest(start: Callable[..., Worker]) -> None:
-    worker = start(
-        "def handle(data, context):\n"
-        "    if data is None:\n        context.seen = ['load']\n        return None\n"
-        "    return [context.seen + [context.manifest, context.model_yaml_config]]\n"
-    ).loaded()
-    assert json.loads(worker.ask(request(0)).items[0].body) == ["load", None, {}]
-
-
-@light
-def test_rule_10_a_handler_that_is_not_named(start: Callable[..., Worker]) -> None:
-    """The frontend then sends the path of the model in its place."""
-    worker = start(PLAIN, handler=None)
-    worker.connect().send(worker.load)
-    assert worker.receive() is None
-    wait_until(lambda: any("the manifest names no handler" in line for line in worker.lines), "the reason")
 
 
 def test_rule_10_workflows(server: Server) -> None:

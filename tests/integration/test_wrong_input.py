@@ -16,6 +16,7 @@ from PIL import Image
 from model_defs.mnist import MNISTNet
 
 from .conftest import OPEN, ROOT, Sandbox, Server, usual_frontend
+from .support import ready
 
 MNIST = ROOT / "examples" / "mnist"
 SAMPLE = MNIST / "samples"
@@ -126,7 +127,7 @@ def mnist(shared_sandbox: Sandbox) -> Server:
     box = shared_sandbox
     torch.manual_seed(0)
     torch.save(MNISTNet().state_dict(), box.root / "mnist_sd.pt")
-    config = box.file("model-config.yaml", "batchSize: 4\nmaxBatchDelay: 500\nminWorkers: 1\nmaxWorkers: 1\n")
+    config = box.file("model-config.yaml", "batchSize: 4\nmaxBatchDelay: 100\nminWorkers: 1\nmaxWorkers: 1\n")
     command = ("build", "--model-name", "mnist", "--handler", MNIST / "mnist_handler.py", "-c", config)
     model = ("--model-file", ROOT / "model_defs" / "mnist.py", "--serialized-file", box.root / "mnist_sd.pt")
     box.torchmar(*command, *model, "--export-path", box.store, "-q").ok()
@@ -140,11 +141,11 @@ def digit() -> Path:
 @pytest.fixture
 def alive(mnist: Server) -> Iterator[Server]:
     """Yield the server; after the test it must answer as before, from the same process."""
-    before = mnist.sandbox.torchmar("models", "mnist", "--json").json()[0]["workers"][0]["pid"]
+    before = ready(mnist, "mnist")
     yield mnist
     status, _ = mnist.curl("/predictions/mnist", "-T", digit())
     assert status == 200
-    assert mnist.sandbox.torchmar("models", "mnist", "--json").json()[0]["workers"][0]["pid"] == before
+    assert ready(mnist, "mnist") == before
 
 
 def png(size: int) -> bytes:

@@ -76,7 +76,8 @@ def load(
     folder = Path(request.model_path)
     manifest = settings.read_manifest(folder)
     config, backend = settings.read_config(folder, manifest)
-    package_paths.make_way(folder)
+    make_context = _context_class()
+    package_paths.make_way(folder)  # from here on the archive's own `serving` is found, if it has one
     _set_threads(backend, config, processes)
     if request.handler is None:
         raise HandlerError("the manifest names no handler", where=_MANIFEST, hint="build it with --handler")
@@ -88,7 +89,7 @@ def load(
             envelope = None
         if envelope:
             entry = _envelope(envelope)(entry).handle
-        context = _context(request, manifest, config, backend, metrics_config)
+        context = _context(make_context, request, manifest, config, backend, metrics_config)
         settle(initialize(context), handler is None)
     return Model(
         request.model_name,
@@ -219,22 +220,36 @@ def _envelope(name: str) -> Any:
     return classes[0]
 
 
-def _context(
-    request: Load, manifest: dict[str, Any] | None, config: dict[str, Any], backend: Backend, metrics_config: str
-) -> Any:
-    try:
-        import ts
+def _context_class() -> Callable[..., Any]:
+    """Return the class of contexts.
 
+    Raises:
+        HandlerError: TorchServe's package is not there.
+    """
+    try:
         from serving.worker.loading.context import WorkerContext
     except ImportError as error:
         raise HandlerError(
             f"TorchServe's package ts cannot be imported by {sys.executable}: {error}",
             hint="pip install torchserve==0.12.0 pyyaml, for this interpreter",
         ) from error
+    return WorkerContext
+
+
+def _context(
+    make: Callable[..., Any],
+    request: Load,
+    manifest: dict[str, Any] | None,
+    config: dict[str, Any],
+    backend: Backend,
+    metrics_config: str,
+) -> Any:
+    import ts
+
     cache = _metrics(metrics_config)
     cache.model_name = request.model_name
     cache.set_request_ids(str(uuid.uuid4()))  # there is no request yet
-    return WorkerContext(
+    return make(
         request.model_name,
         request.model_path,
         manifest,

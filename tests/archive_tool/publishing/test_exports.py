@@ -127,6 +127,20 @@ def test_torchscript_stays_what_it_is(nets, folder):
     assert torch.equal(torch.jit.load(files.serialized)(torch.ones(1, 3)), model(torch.ones(1, 3)))
 
 
+def test_a_package_is_compiled_from_a_program_and_told_to_be_native(nets, folder, monkeypatch):
+    """By a compiler that is played; tests/integration/test_publish.py has the real one."""
+    programs = []
+    monkeypatch.setattr(exports, "compile_program", lambda program, path: programs.append((program, path)))
+    model = nets.Net()
+    files = exports.write_aotinductor(model, studied(model), folder)
+    ((program, path),) = programs
+    assert path == files.serialized == folder / "model.pt2"
+    assert torch.equal(program.module()(torch.ones(7, 3)), model(torch.ones(7, 3)))
+    assert files.warnings == (
+        "the package is native code for this kind of cpu and this version of torch, and runs on no other",
+    )
+
+
 def test_a_program_of_torch_export_takes_any_number_of_rows(nets, folder):
     model = nets.Net()
     with warnings.catch_warnings():

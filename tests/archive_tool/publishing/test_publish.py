@@ -246,6 +246,27 @@ for more in ({"format": "eager"}, {"source": Net}):
 """
 
 
+def test_a_class_without_source_becomes_a_program_or_both_reasons_are_told(tmp_path, monkeypatch):
+    """Of its writing alone; the next test has all of it."""
+    spaces = {"__name__": "a_session"}  # of which no module is known
+    exec("from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x * 2\n", spaces)
+    model = spaces["Net"]()
+    example = live.study(model, torch.ones(2, 3))
+    chosen, files = publishing._write(None, model, example, tmp_path, None)
+    assert (chosen, files.serialized.name) == ("export", "model.pt2")
+    assert "the archive holds a program of torch.export" in files.warnings[0]
+    with pytest.raises(BuildError, match="Net was defined in"):
+        publishing._write("eager", model, example, tmp_path, None)
+
+    def fails(*_):
+        raise BuildError("it cannot be exported")
+
+    monkeypatch.setattr(publishing.exports, "write_exported", fails)
+    with pytest.raises(BuildError, match=r"Net was defined in .*; it cannot be exported") as both:
+        publishing._write(None, model, example, tmp_path, None)
+    assert "write it to a file of its own" in both.value.hint
+
+
 @pytest.mark.slow  # exports a model more, in a process of its own
 def test_a_class_without_source_is_exported(store):
     done = subprocess.run(

@@ -201,6 +201,19 @@ COMPILING = """
 """
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "save_cache_artifacts"), reason="this torch has no such files")
+def test_what_was_compiled_is_written_with_a_record_of_what_it_is_for(tmp_path, monkeypatch):
+    """By a compiler that is played; the next test has the real one."""
+    made = None
+    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: made)
+    assert compile_cache.save(tmp_path / "cache.bin") is None
+    assert not (tmp_path / "cache.bin").exists()
+    made = (b"compiled", None)
+    record = compile_cache.save(tmp_path / "cache.bin", torch.device("cpu"))
+    assert (tmp_path / "cache.bin").read_bytes() == b"compiled"
+    assert record == {"file": "cache.bin", "madeFor": compile_cache.machine(torch.device("cpu"))}
+
+
 @pytest.mark.slow  # three compilations
 @artifacts
 def test_compiled_code_is_found_again_in_the_folder_and_in_an_archive(tmp_path):

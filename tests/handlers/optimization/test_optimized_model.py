@@ -133,6 +133,23 @@ def test_a_compiler_is_used(net, picture):
     assert model.serving == "mine"
 
 
+def test_its_settings_hold_while_it_compiles(net, picture):
+    from torch._inductor import config
+
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append(config.max_autotune)
+        return graph.forward
+
+    model = optimize_model(net, Optimization(compile=Compile("eager")), None)
+    build = lambda: torch.compile(net, backend=backend)  # noqa: E731
+    model._runner._ways = [Way("mine", build, config=(("max_autotune", not config.max_autotune),))]
+    call(model, picture)
+    assert seen == [not config.max_autotune]
+    assert model.serving == "mine"
+
+
 # ---- what is wrong is not served -----------------------------------------------------------------------------------
 
 

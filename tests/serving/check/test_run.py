@@ -164,9 +164,9 @@ def test_a_handler_that_hangs_while_it_loads(check: Check) -> None:
 
 def test_a_handler_that_hangs(check: Check) -> None:
     source = "def handle(data, context):\n    while data:\n        pass\n"
-    result = check(source, ANY, options={"timeout_s": 4.0})  # which is for loading, too
+    result = check(source, ANY, options={"timeout_s": 2.5})  # which is for loading, too
     assert result.error is not None
-    assert result.error.message == "input in: no answer after 4 s"
+    assert result.error.message == "input in: no answer after 2.5 s"
     assert (result.error.where or "").startswith("handler.py:")
     assert "--timeout" in (result.error.hint or "")
     assert 'File "handler.py", line' in result.error.traceback  # type: ignore[attr-defined]
@@ -272,8 +272,9 @@ def test_the_asynchronous_mode(check: Check) -> None:
     assert "ValueError: no" in error.message
 
 
-def test_repetitions_end_after_two_seconds(check: Check) -> None:
-    source = "import time\ndef handle(data, context):\n    time.sleep(0.7)\n    return [1] * len(data or [])\n"
+def test_repetitions_end_in_time(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.check.run._REPEAT_S", 0.5)
+    source = "import time\ndef handle(data, context):\n    time.sleep(0.2)\n    return [1] * len(data or [])\n"
     (found,) = check(source, ANY, options={"repeat": 100}).inputs
     assert 2 <= len(found.seconds) <= 5
 
@@ -369,7 +370,7 @@ def test_a_long_path_for_the_socket(check: Check, tmp_path: Path, monkeypatch: p
     assert result.ok
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_nothing_is_left_after_a_signal(make: Callable[..., Path], tmp_path: Path, number: int) -> None:
     source = f"""
         import os, time

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from serving.client.transport import Address
 from serving.frontend.entrance import App
@@ -98,7 +99,8 @@ def reached(
     try:
         yield Reached(address.port or 0, listener, do)
     finally:
-        do(listener.close())
+        with mock.patch("serving.frontend.server._LAST_S", 0.0):  # nobody is about to connect
+            do(listener.close())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -20,7 +20,7 @@ from serving.frontend.settings import Settings
 
 
 class PlayedEngine:
-    """Writes down what it is told; its drain takes what the file ``drain_s`` says."""
+    """Writes down what it is told; beginning and draining take as long as a file is there, ``begin`` or ``drain``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,23 +32,24 @@ class PlayedEngine:
 
     async def begin(self, startup: Startup) -> None:
         self.tell(f"begins with {[str(model) for model in startup.models]} {startup.load_all} {startup.snapshots}")
-        await asyncio.sleep(self._number("begin_s"))
+        await self.while_there("begin")
 
     async def drain(self, grace_s: float) -> None:
         self.tell(f"drains, {grace_s:.0f} s")
         self.draining = True
-        await asyncio.sleep(self._number("drain_s"))
+        await self.while_there("drain")
         self.tell("drained")
 
-    def _number(self, name: str) -> float:
-        file = self._folder / name
-        return float(file.read_text()) if file.exists() else 0.0
+    async def while_there(self, name: str) -> None:
+        while (self._folder / name).exists():
+            await asyncio.sleep(0.02)
 
 
 def played_app(name: str, engine: PlayedEngine) -> App:
     """Make an application that takes as long as a request says, ``?s=0.5``, and answers with what it got.
 
-    With ``?parts=N`` it streams, with ``?unread`` it answers at once.
+    With ``?while=NAME`` it waits as long as the file is there, with ``?parts=N`` it streams, with ``?unread`` it
+    answers at once.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +64,8 @@ def played_app(name: str, engine: PlayedEngine) -> App:
             if not message["more_body"]:
                 break
         await asyncio.sleep(float(query.get("s", "0")))
+        if "while" in query:
+            await engine.while_there(query["while"])
         if scope["path"] == "/crash":
             raise RuntimeError("this application has crashed")
         headers = [(b"content-type", b"application/json")]

@@ -20,7 +20,7 @@ from serving.frontend.guard import HEAD_BYTES, NAMES, Patience, guarded
 from .listening_app import Reached, everything, reached, until, wait_for
 from .played import PlayedEngine, played_app
 
-QUICK = Patience(idle_s=1.0, head_s=1.0, body_s=1.0, body_rate=1000.0, reading_s=1.0)
+QUICK = Patience(idle_s=1.0, head_s=0.5, body_s=0.5, body_rate=1000.0, reading_s=0.5)
 ENOUGH_S = 15.0  # a busy machine
 
 
@@ -79,7 +79,7 @@ def test_a_request_in_time_is_answered(impatient: Reached) -> None:
 
 
 def test_a_long_answer_is_no_slow_client(impatient: Reached) -> None:
-    answer = impatient.ask(b"GET /x?s=2.5 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    answer = impatient.ask(b"GET /x?s=1.5 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
@@ -118,9 +118,9 @@ def test_a_body_that_does_not_come(impatient: Reached, tmp_path: Path) -> None:
 
 def test_a_body_that_trickles_but_is_in_time_is_taken(impatient: Reached) -> None:
     with impatient.connect() as sock:
-        sock.sendall(b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 6000\r\nconnection: close\r\n\r\n")
-        for _ in range(6):
-            time.sleep(0.4)
+        sock.sendall(b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 4000\r\nconnection: close\r\n\r\n")
+        for _ in range(4):
+            time.sleep(0.25)
             sock.sendall(b"x" * 1000)
         assert everything(sock).startswith(b"HTTP/1.1 200 ")
 
@@ -137,7 +137,7 @@ def test_a_head_without_an_end(patient: Reached) -> None:
     with patient.connect() as sock:
         sock.sendall(b"GET /x HTTP/1.1\r\nhost: x\r\n")
         sent, answer = 0, b""
-        sock.settimeout(0.05)
+        sock.settimeout(0.002)
         while not answer and sent < 100 * HEAD_BYTES:
             try:
                 sent += sock.send(b"a: " + b"b" * 1000 + b"\r\n")

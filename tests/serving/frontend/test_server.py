@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +68,10 @@ class Run:
         file = self.folder / "ts_log.log"
         return file.read_text() if file.exists() else ""
 
+    def go_on(self, what: str) -> None:
+        """Let go on what the played engine or an application waits with."""
+        (self.folder / what).unlink()
+
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)
         assert wait_for(lambda: f"{number.name}" in self.logged())
@@ -81,12 +85,25 @@ Start = Callable[..., Run]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
+    with starter() as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Run]:
+    """One server for the tests that only ask."""
+    with starter() as begin:
+        yield begin()
+
+
+@contextlib.contextmanager
+def starter() -> Iterator[Start]:
     with tempfile.TemporaryDirectory(prefix="tmedge-", dir="/tmp") as root, contextlib.ExitStack() as stack:
 
-        def begin(*options: str, awaited: bool = True, played: dict[str, float] | None = None, **keys: object) -> Run:
+        def begin(*options: str, awaited: bool = True, held: Sequence[str] = (), **keys: object) -> Run:
             folder = Path(tempfile.mkdtemp(dir=root))
-            for name, seconds in (played or {}).items():
-                (folder / name).write_text(str(seconds))
+            for name in held:
+                (folder / name).touch()
             ports = {api: free_port() for api in ("inference", "management", "metrics")}
             lines = {f"{api}_address": f"http://127.0.0.1:{port}" for api, port in ports.items()}
             text = "\n".join(f"{key}={value}" for key, value in {**lines, **keys}.items())
@@ -120,15 +137,16 @@ def test_it_ends_with_javas_exit_codes(start: Start, number: signal.Signals, cod
 
 
 def test_it_listens_when_its_models_are_registered_and_not_before(start: Start) -> None:
-    run = start(played={"begin_s": 2.0}, awaited=False)
+    run = start(held=["begin"], awaited=False)
     assert wait_for(run.told)
     assert not run.is_open()
+    run.go_on("begin")
     assert wait_for(run.is_open)
     assert wait_for(lambda: "Model server started." in run.logged())  # after the last API, and by the log's own thread
 
 
 def test_a_signal_while_it_begins_ends_it(start: Start) -> None:
-    run = start(played={"begin_s": 600.0}, awaited=False)
+    run = start(held=["begin"], awaited=False)
     assert wait_for(run.told)
     run.signal()
     assert run.end() == 143
@@ -136,9 +154,8 @@ def test_a_signal_while_it_begins_ends_it(start: Start) -> None:
     assert run.told()[-1] == "drained"
 
 
-def test_each_api_is_at_its_address_and_on_a_single_port_all_are(start: Start) -> None:
-    run = start()
-    assert all(f'"app": "{api}"' in run.get("/x", api).body for api in run.ports)
+def test_each_api_is_at_its_address_and_on_a_single_port_all_are(start: Start, running: Run) -> None:
+    assert all(f'"app": "{api}"' in running.get("/x", api).body for api in running.ports)
     single = start("--single-port")
     paths = {"/models": "management", "/metrics": "metrics", "/predictions/x": "inference"}
     assert all(f'"app": "{api}"' in single.get(path).body for path, api in paths.items())
@@ -150,13 +167,14 @@ def test_a_metrics_api_that_is_off_is_nowhere(start: Start) -> None:
 
 
 def test_what_was_asked_is_answered_and_nobody_is_accepted_any_more(start: Start) -> None:
-    run = start()
+    run = start(held=["answer"], torchmar_drain_notice=0)
     with run.connect() as slow:
-        slow.sendall(REQUEST % b"?s=4")
-        time.sleep(0.5)
+        slow.sendall(REQUEST % b"?while=answer")
+        time.sleep(0.3)
         run.signal()
         assert wait_for(lambda: not run.is_open())
         assert run.told()[1:] == []  # the engine goes on
+        run.go_on("answer")
         answer = everything(slow)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in answer
@@ -165,7 +183,7 @@ def test_what_was_asked_is_answered_and_nobody_is_accepted_any_more(start: Start
 
 
 def test_load_balancers_are_told_first(start: Start) -> None:
-    run = start(torchmar_drain_notice=4)
+    run = start(torchmar_drain_notice=2)
     run.signal()
     answer = run.get("/readyz")
     assert (answer.status, answer.connection) == (503, "close")
@@ -176,21 +194,21 @@ def test_load_balancers_are_told_first(start: Start) -> None:
 
 
 def test_the_management_api_goes_last(start: Start) -> None:
-    run = start(played={"drain_s": 4.0})
+    run = start(held=["drain"])
     run.signal()
     assert wait_for(lambda: not run.is_open())
     assert wait_for(lambda: "drains" in run.told()[-1])
     assert run.get("/models", "management").status == 503  # as the played application has it while it drains
+    run.go_on("drain")
     assert run.end() == 143
 
 
-@pytest.mark.slow  # waits
 def test_an_idle_connection_is_closed_when_all_is_answered(start: Start) -> None:
-    run = start(played={"drain_s": 3.0})
+    run = start(held=["answer", "drain"], torchmar_drain_notice=0)
     with run.connect() as idle, run.connect() as slow:
         idle.sendall(REQUEST % b"")
         until(idle, END)
-        slow.sendall(REQUEST % b"?s=3")
+        slow.sendall(REQUEST % b"?while=answer")
         time.sleep(0.3)
         run.signal()
         assert wait_for(lambda: not run.is_open())
@@ -198,14 +216,16 @@ def test_an_idle_connection_is_closed_when_all_is_answered(start: Start) -> None
         late = everything(idle)
         assert late.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in late
+        run.go_on("answer")
         assert everything(slow).startswith(b"HTTP/1.1 200 ")
+    run.go_on("drain")
     assert run.end() == 143
 
 
 @pytest.mark.parametrize("begun", [b"GET /x HT", b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nh"])
 def test_a_request_that_has_begun_to_come_is_answered(start: Start, begun: bytes) -> None:
     whole = b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi" if b"POST" in begun else REQUEST % b""
-    run = start()
+    run = start(torchmar_drain_notice=0)
     with run.connect() as sock:
         sock.sendall(begun)
         time.sleep(0.3)
@@ -231,7 +251,7 @@ def test_an_answer_that_takes_too_long_does_not_hold_it_up(start: Start) -> None
 
 @pytest.mark.slow  # waits
 def test_a_second_signal_ends_it_at_once(start: Start) -> None:
-    run = start(played={"drain_s": 600.0})
+    run = start(held=["drain"])
     with run.connect() as slow:
         slow.sendall(REQUEST % b"?s=600")
         time.sleep(0.3)
@@ -316,22 +336,20 @@ def test_unix_sockets_are_the_owners_alone_and_go_with_the_server(start: Start) 
         assert not path.exists()
 
 
-def test_an_application_that_fails_is_logged_and_fails_alone(start: Start) -> None:
-    run = start()
-    assert run.get("/crash").status == 500
-    assert run.get("/x").status == 200
-    assert wait_for(lambda: "this application has crashed" in run.logged())
+def test_an_application_that_fails_is_logged_and_fails_alone(running: Run) -> None:
+    assert running.get("/crash").status == 500
+    assert running.get("/x").status == 200
+    assert wait_for(lambda: "this application has crashed" in running.logged())
 
 
-def test_the_access_log_is_written_when_asked_for(start: Start) -> None:
+def test_the_access_log_is_written_when_asked_for(start: Start, running: Run) -> None:
     run = start(torchmar_access_log="true")
     run.get("/a%20b?c=%0Ad")
     file = run.folder / "access_log.log"
     assert wait_for(lambda: file.exists() and file.read_text().endswith("\n"))
     assert ' "GET /a%20b?c=%0Ad HTTP/1.1" 200 ' in file.read_text()
-    quiet = start()
-    quiet.get("/x")
-    assert not (quiet.folder / "access_log.log").exists()
+    running.get("/x")
+    assert not (running.folder / "access_log.log").exists()
 
 
 def test_what_has_no_meaning_here_is_said_once(start: Start) -> None:

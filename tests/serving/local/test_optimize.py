@@ -328,6 +328,28 @@ def test_names_of_new_archives(archive: Make, tmp_path: Path, output: str, messa
         optimize(options(archive(), output=tmp_path / output))
 
 
+def test_candidates_that_come_after_the_budget_are_named(
+    archive: Make, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(BFLOAT16, {"dtype": "float16"})
+    budgets: list[contest.Budget] = []
+
+    class Watched(contest.Budget):
+        def __init__(self, seconds: float) -> None:
+            super().__init__(seconds)
+            budgets.append(self)
+
+    def tell(line: str) -> None:
+        if line.startswith("1 of 2: "):
+            budgets[0]._end = time.monotonic()  # as if all before it had taken so long
+
+    monkeypatch.setattr("serving.local.optimize.Budget", Watched)
+    found = optimize(options(archive(), budget=60.0), tell)
+    assert [row.problem for row in found.rows[1:]] == ["not measured: the budget of 60 s was over"]
+    assert found.notes[-1] == "the budget of 60 s was over before these were tried: float16"
+    assert found.written is None
+
+
 @pytest.mark.slow  # waits
 def test_what_there_was_no_time_for_is_named(archive: Make, only: Callable[..., None], tmp_path: Path) -> None:
     only({"dtype": "bfloat16"}, {"dtype": "bfloat16", "compile": True}, {"dtype": "float16"})

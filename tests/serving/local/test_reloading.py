@@ -210,7 +210,8 @@ def test_a_handler_that_hangs(author: Author) -> None:
 REPLACED = "the handler was still busy when its files changed; it is replaced"
 
 
-def test_a_busy_handler_is_replaced_when_it_changes(author: Author) -> None:
+def test_a_busy_handler_is_replaced_when_it_changes(author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.local.reloading._PATIENCE_S", 0.5)
     author.write(BUSY)
     with ThreadPoolExecutor(1) as pool:
         busy = author.ask_in(pool)

@@ -45,6 +45,19 @@ STOCK_SCRIPT = Path(find_spec("ts").submodule_search_locations[0]) / "model_serv
 METRICS = SCRIPT.parent / "configs" / "metrics.yaml"
 WITHOUT_TORCH = {"torch.py": "raise ImportError('not here')"}
 """Files of an archive, or of another folder on the path, that save seconds where torch plays no part."""
+ONLY_TENSORS = {
+    "torch.py": """
+        class Tensor:
+            pass
+
+        def get_num_threads():
+            return 1
+
+        def set_num_threads(count):
+            pass
+    """
+}
+"""The same, where TorchServe's own modules are used, which must know a tensor among answers; and what ours ask then."""
 REST = {"Host": "here"}
 """Headers that tell a request over HTTP from one over gRPC, which has none."""
 

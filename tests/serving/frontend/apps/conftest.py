@@ -1,4 +1,4 @@
-"""The applications under a real uvicorn, in a thread, over an engine that is played."""
+"""The applications at real ports, each in a thread, over an engine that is played."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
@@ -31,9 +28,10 @@ from serving.frontend.errors import (
     UnavailableError,
     VersionNotFoundError,
 )
-from serving.frontend.guard import Patience, guarded, watch
+from serving.frontend.guard import Patience
 from serving.frontend.settings import Place, Settings, of
 from serving.protocol import decode_value
+from tests.serving.frontend.listening_app import reached
 
 try:
     import uvloop
@@ -253,44 +251,12 @@ def settings_of(folder: Path, **properties: str) -> Settings:
     return of(addresses | properties, Place(folder, folder, folder, folder, folder), {})
 
 
-def _run(server: uvicorn.Server, listener: socket.socket, patience: Patience) -> None:
-    """As the server does: in the fast loop where there is one, with a watch over slow clients."""
-
-    async def work() -> None:
-        watching = asyncio.create_task(watch(server.server_state.connections, patience, 0.05))
-        try:
-            await server.serve([listener])
-        finally:
-            watching.cancel()
-
-    loop = uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
-    try:
-        loop.run_until_complete(work())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
-
-
 @contextlib.contextmanager
 def listening(app: App, patience: Patience | None = None) -> Iterator[int]:
-    """Serve an application on a free port of the loopback interface, in a thread; gives the port."""
-    given = {"http": guarded(), "lifespan": "off", "ws": "none", "access_log": False, "log_config": None}
-    given |= {"server_header": False, "date_header": False, "timeout_graceful_shutdown": 1}
-    server = uvicorn.Server(uvicorn.Config(app, **given))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_run, args=(server, listener, patience or Patience()))
-        thread.start()
-        try:
-            deadline = time.monotonic() + 30
-            while not server.started:
-                assert thread.is_alive()
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join(30)
-            assert not thread.is_alive()
+    """Serve an application on a free port of the loopback interface, in the fast loop where there is one; its port."""
+    loop = uvloop.new_event_loop if uvloop is not None else asyncio.new_event_loop
+    with reached(app, patience, loop_of=loop) as found:
+        yield found.port
 
 
 @dataclass

@@ -182,9 +182,9 @@ def test_played_engine_requests_before_what_is_no_http_are_answered(server: Serv
     assert answer.endswith(b"}")
 
 
-def test_played_engine_another_protocol_is_not_offered(server: Served) -> None:
+def test_played_engine_another_protocol_is_not_offered(hasty: Served) -> None:
     asked = b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
-    assert _statuses(server.raw(asked)) == [200]
+    assert _statuses(hasty.raw(asked)) == [200]
 
 
 def test_played_engine_a_client_that_leaves_is_not_computed_for(server: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import archive_tool
 from serving.control.configuration import config
 from serving.frontend import settings
 from serving.frontend.engine import Answer, Call, Priority, Registration
+from serving.frontend.local import worker
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.local.models.snapshots import Snapshots
 from serving.frontend.settings import Place, Settings
@@ -156,5 +158,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     (root / "hidden" / "torch.py").write_text("raise ImportError('torch is hidden from this test')\n")
     monkeypatch.setenv("PYTHONPATH", str(root / "hidden"))
     monkeypatch.chdir(root)
+    # What died is started again at once; test_engine.py has the pauses as they are.
+    monkeypatch.setattr(worker, "_pauses", lambda: itertools.repeat(0.05))
     yield Bench(root)
     shutil.rmtree(root, ignore_errors=True)

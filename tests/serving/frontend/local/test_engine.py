@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 
@@ -20,6 +21,7 @@ from serving.frontend.errors import (
     UnavailableError,
     VersionNotFoundError,
 )
+from serving.frontend.local import worker
 
 from .conftest import Bench
 
@@ -117,6 +119,12 @@ def test_a_request_that_kills_takes_two_workers_down_and_no_third(bench: Bench) 
         assert bytes((await bench.ask("echo", "after")).body).startswith(b"after of 1")
 
     bench.run(work)
+
+
+def test_a_worker_that_fails_again_and_again_is_started_less_and_less_often() -> None:
+    found = list(itertools.islice(worker._pauses(), 20))
+    assert found[:6] == [1.0, 1.0, 2.0, 3.0, 5.0, 8.0]
+    assert found[-1] == 1597.0
 
 
 def test_without_leave_a_request_is_sent_once(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from serving.worker.process import rendezvous
-from tests.serving.worker.frontend import STOCK_SCRIPT, Server, Worker, archive
+from tests.serving.worker.frontend import ONLY_TENSORS, STOCK_SCRIPT, Server, Worker, archive
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
 
@@ -106,8 +107,10 @@ def test_what_a_handler_starts_has_what_it_has_under_torchserves_worker(
     server.do(changes)
     ours = _seen(server.worker(folder), folder)
     plain = _seen(server.worker(folder, TORCHMAR_PREFORK="0"), folder)
-    # It cannot do without torch, which ours do not find here.
-    stock = _seen(server.worker(folder, script=STOCK_SCRIPT, PYTHONPATH=str(folder)), folder)
+    # It cannot do without a tensor's class; ours find no torch here.
+    tensors = archive(tmp_path / "tensors", files=ONLY_TENSORS)
+    path = os.pathsep.join([str(tensors), str(folder)])
+    stock = _seen(server.worker(folder, script=STOCK_SCRIPT, PYTHONPATH=path), folder)
     assert ours.keys() == {"popen", "with_everything", "system", "spawned", "forked"}
     for way, look in stock.items():
         assert len(look) == 1 if way == "forked" else len(look) > 50

@@ -3,222 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import threading
-import time
-from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 from serving.protocol import Load, encode_load
-from serving.worker.process import inheritance, rendezvous
+from serving.worker.process import rendezvous
 from serving.worker.process.arguments import Arguments
 from serving.worker.starting.child import Guest
 from serving.worker.starting.prefork import _Prefork
 from serving.worker.starting.processes import Worker
 from tests.serving.worker.frontend import (
-    METRICS,
-    SCRIPT,
     TIMEOUT_S,
-    WITHOUT_TORCH,
-    Log,
-    Peer,
-    Server,
     archive,
     ends,
-    idle,
     rest,
     wait_for,
 )
+from tests.serving.worker.starting.thin import PID, Prefork, Thins
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
-
-PID = """
-    import os
-
-    def handle(data, context):
-        return [os.getpid()] * len(data or [])
-"""
-
-
-class Thins:
-    """Thin processes of a prefork process, as far as it can tell.
-
-    Args:
-        owner: pid of the server.
-        path: folders on the server's PYTHONPATH.
-    """
-
-    def __init__(self, owner: int, path: tuple[Path, ...] = ()) -> None:
-        self.name = rendezvous.address(owner)
-        self._path = [str(folder) for folder in path]
-        self._folder = tempfile.TemporaryDirectory()
-        self._numbers = itertools.count()
-        self.thins: list[Thin] = []
-
-    def connect(self) -> socket.socket:
-        connection = rendezvous.connect(self.name)
-        assert connection is not None
-        connection.settimeout(TIMEOUT_S)
-        return connection
-
-    def thin(self, folder: Path, **changes: Any) -> Thin:
-        """Do what a thin process does up to the answer."""
-        changes = {"path": [*self._path, str(folder), *filter(None, sys.path)], **changes}
-        thin = Thin(self.connect(), folder, f"{self._folder.name}/.ts.sock.{next(self._numbers)}", changes)
-        self.thins.append(thin)
-        return thin
-
-    def backends(self) -> dict[int, tuple[int, int]]:
-        with self.connect() as connection:
-            rendezvous.send(connection, {"query": "backends"})
-            received = rendezvous.receive(connection)
-        assert received is not None
-        return dict(received[0]["backends"])
-
-    def end(self) -> None:
-        for thin in self.thins:
-            thin.close()
-        self.thins.clear()
-
-    def close(self) -> None:
-        self.end()
-        self._folder.cleanup()
-
-
-class Prefork(Thins):
-    """A prefork process whose server is a process that does nothing."""
-
-    def __init__(self, path: tuple[Path, ...] = ()) -> None:
-        self.owner = idle()
-        super().__init__(self.owner.pid, path)
-        listener = rendezvous.listen(self.name)
-        assert listener is not None
-        command = [sys.executable, str(SCRIPT), "--prefork", str(listener.fileno()), str(self.owner.pid)]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(self._path)}
-        null = subprocess.DEVNULL
-        self.process = subprocess.Popen(
-            command, pass_fds=[listener.fileno()], stdin=null, stdout=null, stderr=null, env=environ
-        )
-        listener.close()
-
-    def children(self) -> set[int]:
-        return {child.pid for child in psutil.Process(self.process.pid).children()}
-
-    def close(self) -> None:
-        self.owner.kill()
-        self.owner.communicate()
-        found = self.children() if self.process.poll() is None else set()
-        self.process.kill()
-        self.process.wait()
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        super().close()
-
-
-class Thin:
-    """A stand-in for a thin process."""
-
-    def __init__(self, control: socket.socket, folder: Path, path: str, changes: dict[str, Any]) -> None:
-        self.control, self.path, self.folder = control, path, folder
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(path)
-        listener.listen(1)
-        self.lifeline, theirs = socket.socketpair()
-        self.lifeline.settimeout(TIMEOUT_S)
-        (out, stdout), (err, stderr) = os.pipe(), os.pipe()
-        message = {
-            "argv": [str(SCRIPT)],
-            "environ": {"PATH": os.environ["PATH"]},
-            "cwd": str(folder),
-            "arguments": tuple(Arguments(path, "", 0, str(METRICS), False, 0)),
-            "inherited": inheritance.take(),
-            **changes,
-        }
-        stdin, self._stdin = os.pipe()
-        rendezvous.send(control, message, (listener.fileno(), stdin, stdout, stderr, theirs.fileno()))
-        os.close(stdin)
-        listener.close()
-        theirs.close()
-        os.close(stdout)
-        os.close(stderr)
-        self.out, self.err = Log(out), Log(err)
-        self.peer: Peer | None = None
-
-    def answer(self) -> bytes:
-        return self.control.recv(1)
-
-    def connect(self) -> Peer:
-        """Connect as the frontend."""
-        self.peer = Peer(socket.socket(socket.AF_UNIX))
-        self.peer.sock.connect(self.path)
-        return self.peer
-
-    def load(self) -> Peer:
-        assert self.answer() == rendezvous.TAKEN
-        peer = self.connect()
-        reply = peer.load(self.folder)
-        assert reply.code == 200, self.out.text
-        return peer
-
-    def status(self) -> int:
-        """Return what the prefork process reports of the end."""
-        data = self.control.recv(5)
-        assert data[:1] == rendezvous.EXITED, data
-        code: int = rendezvous.STATUS.unpack(data[1:])[0]
-        return code
-
-    def is_told_of_the_end(self) -> bool:
-        return self.lifeline.recv(1) == b""
-
-    def die(self) -> None:
-        """Imitate the end of a process that is killed."""
-        self.control.close()
-        self.lifeline.close()
-        if self._stdin >= 0:
-            os.close(self._stdin)
-        self._stdin = -1
-
-    def close(self) -> None:
-        self.die()
-        if self.peer:
-            self.peer.close()
-
-
-@pytest.fixture(scope="module")
-def _prefork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefork]:
-    # Without torch, whose import takes seconds.
-    prefork = Prefork((archive(tmp_path_factory.mktemp("path") / "without torch", files=WITHOUT_TORCH),))
-    yield prefork
-    prefork.close()
-
-
-@pytest.fixture
-def prefork(_prefork: Prefork) -> Iterator[Prefork]:
-    yield _prefork
-    _prefork.end()
-    assert wait_for(lambda: not _prefork.children()), "processes have been left behind"
-
-
-@pytest.fixture
-def complete(server: Server) -> Iterator[Thins]:
-    """Yield one that has imported all that it will."""
-    thins = Thins(server.pid)
-    yield thins
-    thins.close()
 
 
 def test_a_worker_gets_a_process_of_its_own(prefork: Prefork, tmp_path: Path) -> None:
@@ -319,162 +130,6 @@ def test_what_was_imported_last_is_known_as_well(complete: Thins, tmp_path: Path
             wrong.append(name)
         complete.thins[-1].close()
     assert wrong == []
-
-
-# ---- messages that are none, and workers that come to nothing --------------------------------------------------------
-
-
-@pytest.mark.parametrize("data", [b"", b"\0\0\0\3abc", b"\xff\xff\xff\xff", b"nonsense"])
-def test_what_is_no_message(prefork: Prefork, data: bytes) -> None:
-    with prefork.connect() as connection:
-        connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):  # it did not read all of it
-            assert connection.recv(1) == b""
-    assert prefork.backends() == {}
-
-
-def test_a_message_that_lacks_something(prefork: Prefork) -> None:
-    messages: list[dict[str, Any]] = [{}, {"query": "other"}, {"argv": []}]
-    for message in messages:
-        with prefork.connect() as connection:
-            rendezvous.send(connection, message)
-            connection.shutdown(socket.SHUT_WR)
-            assert connection.recv(1) == b""
-    assert prefork.backends() == {}
-
-
-def test_no_descriptor_of_a_message_stays_open(prefork: Prefork, tmp_path: Path) -> None:
-    """Whatever is wrong with it, and however many come with it."""
-    ours, theirs = socket.socketpair()
-    pipe = os.pipe()
-    good: dict[str, Any] = {"argv": [], "environ": {}, "cwd": "/", "path": [], "inherited": {}}
-    good["arguments"] = tuple(Arguments("", "", 0, "", False, 0))
-    messages = [{}, good, {**good, "arguments": ()}, {**good, "path": 7}, {"query": "backends"}, {"query": "other"}]
-
-    def opened() -> int:
-        return len(list(Path(f"/proc/{prefork.process.pid}/fd").iterdir()))
-
-    assert wait_for(lambda: prefork.backends() == {})
-    before = opened()
-    try:
-        for message in messages:
-            for count in range(8):
-                fds = [pipe[0], pipe[1], *[theirs.fileno()] * 6] if count != 5 else [pipe[0]] * 5
-                with prefork.connect() as connection:
-                    rendezvous.send(connection, message, tuple(fds[:count]))
-                    connection.shutdown(socket.SHUT_WR)
-                    while connection.recv(4096):
-                        pass
-        with prefork.connect() as connection:  # a part of a message
-            connection.sendmsg([b"\0\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", pipe))])
-        assert prefork.backends() == {}
-        assert wait_for(lambda: opened() <= before)
-    finally:
-        for end in (ours, theirs):
-            end.close()
-        for fd in pipe:
-            os.close(fd)
-
-
-def test_who_says_nothing_holds_up_nobody(prefork: Prefork, tmp_path: Path) -> None:
-    """Neither processes that are silent from the beginning nor those that stop in the middle."""
-    silent = [prefork.connect() for _ in range(10)]
-    for connection in silent[5:]:
-        connection.sendall(b"\0\0\1\0abc")
-    begin = time.monotonic()
-    assert prefork.thin(archive(tmp_path / "model", PID)).load().answer()
-    assert time.monotonic() - begin < TIMEOUT_S / 2  # far less; but another one may be busy, too
-    for connection in silent:
-        connection.close()
-
-
-@pytest.mark.parametrize("data", [b"", b"nonsense", b"I\xff\xff\xff\xff", b"L\0\0"])
-def test_a_first_message_that_is_not_to_load_a_model(prefork: Prefork, tmp_path: Path, data: bytes) -> None:
-    thin = prefork.thin(archive(tmp_path / "model", PID))
-    assert thin.answer() == rendezvous.TAKEN
-    peer = thin.connect()
-    peer.sock.sendall(data)
-    peer.sock.shutdown(socket.SHUT_WR)
-    assert peer.is_closed()
-    assert thin.is_told_of_the_end()
-    thin.out.rest()
-
-
-def test_a_load_that_comes_in_pieces(prefork: Prefork, tmp_path: Path) -> None:
-    folder = archive(tmp_path / "model", PID)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        Peer(ours).send_load(folder)
-        data = theirs.recv(65536)
-    thin, other = prefork.thin(folder), prefork.thin(folder)
-    peer = thin.connect()
-    peer.sock.sendall(data[:10])
-    # Meanwhile there are others.
-    assert other.load().answer()
-    peer.sock.sendall(data[10:])
-    assert peer.reply().code == 200
-    assert peer.answer()
-
-
-def test_a_request_right_behind_the_load(prefork: Prefork, tmp_path: Path) -> None:
-    """What has been read beyond the first message goes to the process, too."""
-    folder = archive(tmp_path / "model", PID)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        peer = Peer(ours)
-        peer.send_load(folder)
-        peer.send(rest("1"))
-        data = theirs.recv(65536)
-    peer = prefork.thin(folder).connect()
-    peer.sock.sendall(data)
-    assert peer.reply().code == 200
-    assert peer.reply().items[0].request_id == "1"
-
-
-def test_a_worker_is_killed_before_the_frontend_has_connected(prefork: Prefork, tmp_path: Path) -> None:
-    thin = prefork.thin(archive(tmp_path / "model", PID))
-    assert thin.answer() == rendezvous.TAKEN
-    thin.die()
-    thin.out.rest()
-    with pytest.raises(ConnectionRefusedError):
-        thin.connect()
-
-
-def test_a_worker_is_killed_before_its_model_is_named(prefork: Prefork, tmp_path: Path) -> None:
-    thin = prefork.thin(archive(tmp_path / "model", PID))
-    peer = thin.connect()
-    assert thin.answer() == rendezvous.TAKEN
-    thin.die()
-    assert peer.is_closed()
-    thin.out.rest()
-    assert prefork.backends() == {}
-
-
-def test_many_workers_at_once(prefork: Prefork, tmp_path: Path) -> None:
-    """Some of which are killed at any time."""
-    folder = archive(tmp_path / "model", PID)
-    failed = []
-
-    def live(number: int) -> None:
-        try:
-            thin = prefork.thin(folder)
-            if number % 4 == 1:
-                return thin.die()
-            peer = thin.load()
-            if number % 4 == 2:
-                return thin.die()
-            assert peer.answer()
-        except Exception as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=live, args=(number,)) for number in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    assert wait_for(lambda: len(prefork.children()) == 6)
 
 
 # ---- ends ------------------------------------------------------------------------------------------------------------

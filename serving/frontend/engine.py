@@ -130,6 +130,23 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a version gets of the requests that name none.
+
+    Attributes:
+        percent: of them; 0 for nothing.
+        shadow: whether it gets copies of them, whose answers nobody sees. Else it answers them: it is a canary.
+        sticky: headers. Requests that have the same value of the first of these that they have go to the same version;
+            requests without them are shared out at random. It is one rule for all versions of the model: None leaves
+            it as it is.
+    """
+
+    percent: int
+    shadow: bool = False
+    sticky: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
     """A worker, as ``GET /models/{name}`` lists it.
 
@@ -161,6 +178,7 @@ class ModelState:
         remaining: requests that could wait beside them.
         default: whether requests without a version go here.
         loaded_at_startup: whether the server began with it.
+        share: what it gets of the requests without a version, if it is not the default one; None for nothing.
     """
 
     name: str
@@ -173,6 +191,7 @@ class ModelState:
     remaining: int
     default: bool
     loaded_at_startup: bool
+    share: Share | None = None
 
 
 class Answering(Protocol):
@@ -232,8 +251,18 @@ class Engine(Answering, Protocol):
             InternalError, OutOfResourcesError: a worker could not load the model.
         """
 
+    async def share(self, name: str, version: str, wanted: Share) -> Done:
+        """Give a version a share of the requests that name none, or copies of them.
+
+        The default version answers whatever no other one does: also for one that is down.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: nothing of that name.
+            BadRequestError: it cannot have that.
+        """
+
     async def set_default(self, name: str, version: str) -> Done:
-        """Send requests that name no version to this one.
+        """Send requests that name no version to this one, and end the share that it has.
 
         Raises:
             ModelNotFoundError, VersionNotFoundError: nothing of that name.

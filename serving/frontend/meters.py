@@ -35,6 +35,16 @@ class Meters(Responses, Protocol):
     def resent(self, name: str, version: str) -> None:
         """Count a request that was sent to a second worker because the first one died."""
 
+    def shadowed(self, name: str, version: str, outcome: str, seconds: float) -> None:
+        """Count a copy of a request that a shadow version was to get; it counts nowhere else.
+
+        Args:
+            name: of the model.
+            version: of it.
+            outcome: ``answered``; ``failed``, also with a status from 400 on; ``dropped`` where no worker was free.
+            seconds: that the worker took; 0 for one that was dropped.
+        """
+
     def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
         """Take how many requests wait and run now."""
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from serving.frontend.engine import Share
 from serving.frontend.errors import (
+    BadRequestError,
     ConflictError,
     ModelError,
     ModelNotFoundError,
     NotAllowedError,
     VersionNotFoundError,
 )
+from serving.frontend.traffic import Traffic
 
 V = TypeVar("V")
 
@@ -30,11 +33,15 @@ class Table(Generic[V]):
 
     Args:
         reserved: names that no model can have, since routes begin with them.
+
+    Attributes:
+        traffic: of each model some of whose versions have a share of the requests that name none.
     """
 
     def __init__(self, reserved: Collection[str] = ()) -> None:
         self._reserved = reserved
         self._models: dict[str, _Versions[V]] = {}
+        self.traffic: dict[str, Traffic] = {}
 
     def __iter__(self) -> Iterator[V]:
         for versions in self._models.values():
@@ -101,8 +108,46 @@ class Table(Generic[V]):
         self.check_free(name, version)
         self._models.setdefault(name, _Versions(version)).by_version[version] = value
 
+    def share(self, name: str, version: str, wanted: Share) -> None:
+        """Give a version a share of the requests that name none, or copies of them.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: nothing of that name.
+            BadRequestError: it is the default version, or there is not enough left.
+        """
+        self.find(name, version)
+        if version == self.default(name) and wanted.percent:
+            raise BadRequestError(
+                f"version {version} is the default one of model {name}: it answers what no other version does; "
+                "give another version a share, or make another one the default first"
+            )
+        traffic = self.traffic.get(name) or Traffic(name)
+        traffic.give(version, wanted)
+        self._note(name, traffic)
+
+    def restore_share(self, name: str, version: str, written: Mapping[str, Any]) -> None:
+        """Give a version the share that was written down.
+
+        Raises:
+            BadRequestError: nobody has written that.
+        """
+        traffic = self.traffic.get(name) or Traffic(name)
+        traffic.restore(version, written)
+        self._note(name, traffic)
+
+    def _end_share(self, name: str, version: str) -> None:
+        if name in self.traffic:
+            self.traffic[name].end(version)
+            self._note(name, self.traffic[name])
+
+    def _note(self, name: str, traffic: Traffic) -> None:
+        if traffic:
+            self.traffic[name] = traffic
+        else:
+            self.traffic.pop(name, None)
+
     def set_default(self, name: str, version: str) -> None:
-        """Make a version the default one.
+        """Make a version the default one; a share of its own ends.
 
         Raises:
             ModelNotFoundError, VersionNotFoundError: nothing of that name.
@@ -111,6 +156,7 @@ class Table(Generic[V]):
         if version not in self._models[name].by_version:
             raise VersionNotFoundError(f"Model version {version} does not exist for model {name}")
         self._models[name].default = version
+        self._end_share(name, version)
 
     def remove(self, name: str, version: str | None) -> V:
         """Remove a version and return it; the default one if none is named.
@@ -123,7 +169,9 @@ class Table(Generic[V]):
         versions = self._models[name]
         if version in (None, versions.default) and len(versions.by_version) > 1:
             raise NotAllowedError(f"Cannot remove default version for model {name}")
-        del versions.by_version[version or versions.default]
+        version = version or versions.default
+        del versions.by_version[version]
+        self._end_share(name, version)
         if not versions.by_version:
             del self._models[name]
         return found
@@ -134,8 +182,10 @@ class Table(Generic[V]):
         if versions is None or versions.by_version.get(version) is not value:
             return False
         del versions.by_version[version]
+        self._end_share(name, version)
         if not versions.by_version:
             del self._models[name]
         elif versions.default == version:
             versions.default = next(reversed(versions.by_version))
+            self._end_share(name, versions.default)
         return True

@@ -17,6 +17,7 @@ from serving.protocol.messages import (
     PredictionItem,
     Reply,
     Request,
+    header_of,
 )
 from serving.protocol.values import decode_value, decoding_enabled
 
@@ -39,5 +40,6 @@ __all__ = [
     "encode_load_reply",
     "encode_reply",
     "fit",
+    "header_of",
     "sanitise",
 ]

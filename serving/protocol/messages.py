@@ -11,6 +11,7 @@ or a description: headers do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -120,3 +121,8 @@ class Reply:
     code: int
     message: str
     items: tuple[PredictionItem, ...] = ()
+
+
+def header_of(headers: Mapping[str, str], name: str) -> str:
+    """Return a header of a request or an answer, however its name is written; empty where it is not there."""
+    return next((value for header, value in headers.items() if header.lower() == name.lower()), "")

@@ -33,7 +33,7 @@ _SETTINGS: Final = {
     "maxBatchDelay": int,
 }
 # What it reads where it is there.
-_FURTHER: Final = {"responseTimeout": int, "startupTimeout": int, "runtimeType": str, "handler": str}
+_FURTHER: Final = {"responseTimeout": int, "startupTimeout": int, "runtimeType": str, "handler": str, "traffic": dict}
 # A model's version where its manifest names none.
 _FIRST: Final = "1.0"
 

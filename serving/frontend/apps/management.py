@@ -14,9 +14,9 @@ from serving.frontend.apps.bodies import read_body
 from serving.frontend.apps.exchange import App, Exchange, whole_body
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.openapi import management_document, model_management_document
-from serving.frontend.apps.parameters import Parameters, registration_of
+from serving.frontend.apps.parameters import Parameters, registration_of, share_of
 from serving.frontend.apps.routing import NO_METHOD, NO_ROUTE, NO_WORKFLOWS, refuse_pages
-from serving.frontend.engine import Call, Done, Engine, ModelState, WorkerState
+from serving.frontend.engine import Call, Done, Engine, ModelState, Share, WorkerState
 from serving.frontend.errors import (
     MethodNotAllowedError,
     NotImplementedHereError,
@@ -72,6 +72,8 @@ class ManagementApp(App):
                     methods["DELETE"] = self._unregister
             case ["models", _, _, "set-default"]:
                 methods = {"PUT": self._set_default}
+            case ["models", _, _, "traffic"]:
+                methods = {"PUT": self._share}
             case ["v1", "models", _]:
                 methods = {"GET": self._is_ready}
             case ["workflows", *_]:
@@ -134,6 +136,10 @@ class ManagementApp(App):
     async def _set_default(self, http: Exchange) -> None:
         await _done(http, await self._engine.set_default(http.segments[1], http.segments[2]))
 
+    async def _share(self, http: Exchange) -> None:
+        wanted = share_of(Parameters.of_query(http.query))
+        await _done(http, await self._engine.share(http.segments[1], http.segments[2], wanted))
+
     async def _unregister(self, http: Exchange) -> None:
         await _done(http, await self._engine.unregister(*_model(http)))
 
@@ -171,8 +177,13 @@ def page_of(engine: Engine, limit: int | None, first: int) -> dict[str, Any]:
     models = engine.names()
     last = first + limit
     document: dict[str, Any] = {"nextPageToken": f"{last}"} if last <= len(models) else {}
-    document["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[first:last]]
+    document["models"] = [_listed(engine, name, url) for name, url in models[first:last]]
     return document
+
+
+def _listed(engine: Engine, name: str, url: str) -> dict[str, Any]:
+    shares = {state.version: _share(state.share) for state in engine.describe(name, "all") if state.share}
+    return {"modelName": name, "modelUrl": url, **({"traffic": shares} if shares else {})}
 
 
 async def customized(engine: Engine, call: Call, most: int) -> tuple[dict[str, Any], int]:
@@ -208,7 +219,12 @@ def described(state: ModelState) -> dict[str, Any]:
         "loadedAtStartup": state.loaded_at_startup,
         "workers": [_worker(worker) for worker in state.workers],
         "jobQueueStatus": {"remainingCapacity": state.remaining, "pendingRequests": state.waiting},
+        **({"traffic": _share(state.share)} if state.share else {}),
     }
+
+
+def _share(share: Share) -> dict[str, Any]:
+    return {"percent": share.percent, "shadow": share.shadow, "stickyHeaders": list(share.sticky or ())}
 
 
 def _worker(worker: WorkerState) -> dict[str, Any]:

@@ -144,6 +144,20 @@ def _paths_of_model() -> dict[str, Any]:
                 "setDefault", "Sends requests that name no version to this one.", {200: "Status", 404: "Error"}
             )
         },
+        "/models/{model_name}/{model_version}/traffic": {
+            "put": _operation(
+                "setTraffic",
+                "Gives a version a share of the requests that name none, or copies of them.",
+                {200: "Status", 400: "Error", 404: "Error"},
+                _query("percent", _NUMBER | {"minimum": 0, "maximum": 100}, "Of these requests.", needed=True),
+                _query("shadow", _FLAG | {"default": False}, "Whether it gets copies, whose answers nobody sees."),
+                _query(
+                    "sticky_header",
+                    _TEXT,
+                    "Headers, with commas between: the same value of the first that a request has, the same version.",
+                ),
+            )
+        },
     }
 
 

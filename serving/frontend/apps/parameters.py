@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from serving.frontend.apps.inputs import fields
-from serving.frontend.engine import Registration
+from serving.frontend.engine import Registration, Share
 from serving.frontend.errors import BadRequestError
 
 _INT_MAX: Final = 2**31 - 1
 _NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+# Each costs the requests of the model a look.
+_MOST_STICKY: Final = 8
 _FLAGS: Final = {"true": True, "false": False}
 _RUNTIMES: Final = frozenset({"python", "python3", "LSP"})
 
@@ -61,21 +64,21 @@ class Parameters:
             raise BadRequestError(f"the parameter {name} must be a text, not {_shown(value)}")
         return value
 
-    def number(self, name: str, least: int = 0) -> int | None:
+    def number(self, name: str, least: int = 0, most: int = _INT_MAX) -> int | None:
         """Return a whole number; None where it is not there.
 
         Raises:
-            BadRequestError: it is none, or below the least.
+            BadRequestError: it is none, or not from the least to the most.
         """
         value = self._values.get(name, "")
         if value == "":
             return None
         if isinstance(value, str | int) and not isinstance(value, bool) and _NUMBER.fullmatch(f"{value}"[:12]):
             found = int(value)
-            if least <= found <= _INT_MAX:
+            if least <= found <= most:
                 return found
         raise BadRequestError(
-            f"the parameter {name} must be a whole number from {least} to {_INT_MAX}, not {_shown(value)}"
+            f"the parameter {name} must be a whole number from {least} to {most}, not {_shown(value)}"
         )
 
     def flag(self, name: str, default: bool) -> bool:
@@ -119,6 +122,25 @@ def registration_of(given: Parameters) -> Registration:
         synchronous=given.flag("synchronous", True),
         s3_sse_kms=given.flag("s3_sse_kms", False),
     )
+
+
+def share_of(given: Parameters) -> Share:
+    """Understand what a version is to get of the requests that name none.
+
+    Raises:
+        BadRequestError: a parameter is missing, or is not what it must be; the message names it.
+    """
+    percent = given.number("percent", most=100)
+    if percent is None:
+        raise BadRequestError("Parameter percent is required.")
+    names = given.text("sticky_header")
+    sticky = None if names is None else tuple(name.strip().lower() for name in names.split(",") if name.strip())
+    for name in sticky or ():
+        if not _HEADER.fullmatch(name):
+            raise BadRequestError(f"the parameter sticky_header must name headers, not {_shown(name)}")
+    if len(sticky or ()) > _MOST_STICKY:
+        raise BadRequestError(f"the parameter sticky_header must name {_MOST_STICKY} headers at the most")
+    return Share(percent, given.flag("shadow", False), sticky)
 
 
 def _shown(value: Any) -> str:

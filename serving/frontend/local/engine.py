@@ -8,13 +8,15 @@ import logging
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from typing import Any, Final
 
 from serving.control.configuration.config import ModelSpec
 from serving.control.models.snapshots import KEY, Snapshot
 from serving.control.models.store import all_archives, asked, split_list
 from serving.errors import StartError
-from serving.frontend.engine import Answer, Call, Done, ModelState, Registration
+from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share
 from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError, UnavailableError
 from serving.frontend.local.models import archives, dependencies, snapshots
 from serving.frontend.local.models.gpus import Gpus
@@ -72,6 +74,7 @@ class LocalEngine:
         self._changing: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         self._draining = False
+        self._copies = count()
         self._ticker: asyncio.Task[None] | None = None
 
     def _next_number(self, processes: int) -> int:
@@ -129,6 +132,8 @@ class LocalEngine:
         wanted = Registration(spec.archive, spec.name, told.get("handler"), told.get("runtimeType"), initial_workers=0)
         model = await self._unpacked(wanted, settled=lambda found: snapshots.as_written(found, version, told))
         await self._begun_with(model, default=told["defaultVersion"])
+        if snapshots.TRAFFIC in told:
+            self._table.restore_share(model.name, model.version, told[snapshots.TRAFFIC])
 
     async def _begun_with(self, model: Model, *, default: bool) -> None:
         version = await self._added(model, at_startup=True)
@@ -145,7 +150,10 @@ class LocalEngine:
             if version not in self._unproven:
                 model = version.model
                 default = self._table.default(model.name) == model.version
-                served.setdefault(model.name, {})[model.version] = snapshots.settings_of(model, default=default)
+                traffic = self._table.traffic.get(model.name)
+                served.setdefault(model.name, {})[model.version] = snapshots.settings_of(
+                    model, default=default, traffic=traffic.written(model.version) if traffic else None
+                )
         await self._snapshots.write(kind, served)
 
     async def _tick(self) -> None:
@@ -162,7 +170,47 @@ class LocalEngine:
         """Answer a request; of a streamed answer the first part."""
         if self._draining:
             raise UnavailableError("the server is about to end", headers={"Retry-After": "5"})
-        return await self._table.find(call.name, call.version).predict(call)
+        found = self._table.find(call.name, call.version)
+        if call.version is None and (call.name in self._table.traffic or found.stateful):
+            return await self._shared_out(found, call)
+        return await found.predict(call)
+
+    async def _shared_out(self, default: Version, call: Call) -> Answer:
+        """Answer a request that names no version, of a model with shares or with sequences."""
+        request = call.request
+        if request.headers.get("describe") == "True":
+            return await default.predict(call)
+        if default.stateful:
+            for version in self._table.all(call.name):
+                if version.goes_on(request):
+                    return await version.predict(call)
+        if (traffic := self._table.traffic.get(call.name)) is None:
+            return await default.predict(call)
+        canary, shadows = traffic.route(request.headers)
+        answer = await self._canary_or_default(canary, default, call)
+        # A copy goes out when the answer is there: so it cannot delay it, and neither a stream nor a failure is copied.
+        if answer.rest is None and not answer.counted and not default.stateful:
+            for shadow in shadows:
+                asyncio.get_running_loop().call_soon(self._shadow, shadow, call)
+        return answer
+
+    async def _canary_or_default(self, canary: str | None, default: Version, call: Call) -> Answer:
+        version = default if canary is None else self._table.find(call.name, canary)
+        # That one keeps sequences and the other does not can be since another version became the default one.
+        if version is default or not version.takes or version.stateful != default.stateful:
+            return await default.predict(call)
+        if version.stateful:
+            return await version.predict(call)
+        try:
+            return await version.predict(call)
+        except UnavailableError:  # what is refused has not run, or may run twice
+            return await self._table.find(call.name, None).predict(call)
+
+    def _shadow(self, version: str, call: Call) -> None:
+        with contextlib.suppress(FrontendError):  # it may have been unregistered meanwhile
+            # Its id is in no other's way: the client may have used it again.
+            name = f"{call.request.request_id}.shadow-{next(self._copies)}"
+            self._table.find(call.name, version).shadow(replace(call.request, request_id=name))
 
     # ---- models ----------------------------------------------------------------------------------------------------
 
@@ -174,7 +222,11 @@ class LocalEngine:
         """One version (None: the default one) or ``all``, the default one first."""
         versions = self._table.all(name) if version == "all" else [self._table.find(name, version)]
         default = self._table.default(name)
-        return tuple(one.state(default=one.model.version == default) for one in versions)
+        traffic = self._table.traffic.get(name)
+        return tuple(
+            one.state(default=one.model.version == default, share=traffic.share(one.model.version) if traffic else None)
+            for one in versions
+        )
 
     async def register(self, wanted: Registration) -> Done:
         """Take a model and start its workers."""
@@ -231,6 +283,26 @@ class LocalEngine:
             return Done(202, "Processing worker updates...")
         text = f"Workers scaled to {least} for model: {name}"
         return Done(200, text if version is None else f"{text}, version: {version}")
+
+    async def share(self, name: str, version: str, wanted: Share) -> Done:
+        """Give a version a share of the requests that name none, or copies of them."""
+        model, default = self._table.find(name, version).model, self._table.find(name, None).model
+        if wanted.percent and model.stateful != default.stateful:
+            raise BadRequestError(
+                f"version {version} of model {name} can have no share: of it and of the default version, "
+                f"{default.version}, only one keeps sequences (sequenceBatching)"
+            )
+        if wanted.shadow and wanted.percent and (model.stateful or model.continuous):
+            kind = "sequences (sequenceBatching)" if model.stateful else "streams (continuousBatching)"
+            raise BadRequestError(f"version {version} of model {name} can have no copies: it answers {kind}")
+        self._table.share(name, version, wanted)
+        await self._write_down()
+        of = "the requests that name no version"
+        if not wanted.percent:
+            text = f'Version {version} of model "{name}" gets no share of {of}'
+        else:
+            text = f'Version {version} of model "{name}" gets {"copies of " * wanted.shadow}{wanted.percent} % of {of}'
+        return Done(200, text)
 
     async def set_default(self, name: str, version: str) -> Done:
         """Send requests that name no version to this one."""

@@ -38,6 +38,7 @@ class Job:
         until: when its client has given up, by the monotonic clock; None if that is not known.
         deaths: workers that died of it, each counted twice, or with it and others, counted once.
         alone: whether it shares no batch: a description, which handlers tell by the first request of a batch.
+        shadow: whether it is a copy, whose answer nobody sees.
         timer: of the deadline.
     """
 
@@ -54,6 +55,7 @@ class Job:
         "priority",
         "request",
         "sent",
+        "shadow",
         "size",
         "timer",
         "until",
@@ -67,6 +69,7 @@ class Job:
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         default: DefaultAnswer | None = None,
+        shadow: bool = False,
     ) -> None:
         self.request = request
         self.size = 0
@@ -83,6 +86,7 @@ class Job:
         self.attempt = 0
         self.until = None if deadline is None else self.arrived + deadline - loop.time()
         self.deaths = 0
+        self.shadow = shadow
         self.alone = request.headers.get("describe") == "True"
         self.timer: asyncio.TimerHandle | None = None
 
@@ -99,7 +103,7 @@ class Job:
     @property
     def over(self) -> bool:
         """Whether all of its answer has come, or nobody waits for it any more."""
-        return self.answer.done() and (self.parts is None or self.parts.left)
+        return self.shadow or (self.answer.done() and (self.parts is None or self.parts.left))
 
     def wait_until(self, end: float) -> None:
         """Take note that its client waits no longer than that, by the monotonic clock."""

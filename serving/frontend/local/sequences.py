@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import inf
 
 from serving.frontend.local.job import Job
 from serving.frontend.local.models.model import Model
 from serving.frontend.settings import Settings
+from serving.protocol import Request, header_of
 
 
 @dataclass(eq=False)
@@ -66,6 +67,15 @@ class Sequences:
         """When the job came that waits longest for any worker, on the loop's clock; the others wait for their own."""
         new = (one for one in self._sequences.values() if one.worker is None and one.jobs)
         return min((one.jobs[0].arrived for one in new), default=None)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a new one can begin."""
+        return len(self._sequences) < self._most
+
+    def is_open(self, request: Request) -> bool:
+        """Return whether a request goes on with a sequence."""
+        return header_of(request.headers, self._names[0]) in self._sequences
 
     def has(self, worker: Hashable) -> bool:
         """Return whether sequences belong to a worker."""
@@ -132,7 +142,7 @@ class Sequences:
 
     def answered(self, headers: dict[str, str]) -> list[Job]:
         """End the sequences that a header of an answer names, with semicolons between; return what waited of theirs."""
-        told = _header(headers, self._names[2])
+        told = header_of(headers, self._names[2])
         return [job for part in told.split(";") if (name := part.strip()) for job in self._end(name)]
 
     def expire(self, now: float) -> list[Job]:
@@ -173,13 +183,8 @@ def name_of(headers: dict[str, str], key: str, start: str) -> str:
         key: header that names the sequence.
         start: header that says that the request is the first one.
     """
-    name = _header(headers, key)
+    name = header_of(headers, key)
     if not name:
         name = headers[key] = f"ts-seq-{uuid.uuid4()}"
         headers[start] = "true"
     return name
-
-
-def _header(headers: Mapping[str, str], name: str) -> str:
-    """Return the value of a header, however it is written; empty where it is not there."""
-    return next((value for header, value in headers.items() if header.lower() == name.lower()), "")

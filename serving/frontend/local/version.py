@@ -11,9 +11,10 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from serving.frontend.engine import Answer, Call, ModelState, Timings
+from serving.frontend.engine import Answer, Call, ModelState, Share, Timings
 from serving.frontend.errors import DeadlineError, FrontendError, UnavailableError
 from serving.frontend.local.job import Job
 from serving.frontend.local.models import describing
@@ -21,11 +22,12 @@ from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import Launch, launch_of
 from serving.frontend.local.scaling import Scaling, Seen
 from serving.frontend.local.sequences import Sequences
+from serving.frontend.local.shadows import Shadows
 from serving.frontend.local.waiting import Waiting
 from serving.frontend.local.worker import Worker
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings
-from serving.protocol.messages import Load
+from serving.protocol import Load, Request
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +67,14 @@ class Version:
         model: what is served.
         at_startup: whether the server began with it.
         closing: whether it takes no more requests.
+        stateful: whether it keeps sequences.
     """
 
     def __init__(self, model: Model, around: Surroundings, *, at_startup: bool = False) -> None:
         self.model = model
         self.at_startup = at_startup
         self.closing = False
+        self.stateful = model.stateful
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._sequences = Sequences(model, around.settings) if model.stateful else None
@@ -79,6 +83,7 @@ class Version:
         self._workers: list[Worker] = []
         self._leaving: set[Worker] = set()
         self._free: dict[Worker, None] = {}
+        self._shadows = Shadows(partial(around.meters.shadowed, model.name, model.version))
         self._scheduled = False
         self._shared = _is_shared(model)
         self._scaling = Scaling(self._loop.time())
@@ -97,6 +102,16 @@ class Version:
             self._forget(job)
             self._drop("client")
             raise
+
+    def shadow(self, request: Request) -> None:
+        """Let a worker that is free answer a copy of a request, whose answer nobody sees."""
+        if self.closing:
+            return
+        if not self._free:
+            self._shadows.drop()
+            return
+        self._shadows.take(request)
+        self._look()
 
     def _submit(self, job: Job, named: str | None) -> None:
         model = self.model
@@ -117,6 +132,15 @@ class Version:
             job.answer.add_done_callback(lambda _: patience.cancel())
             job.wait_until(job.arrived + model.client_timeout_s)
         self._look()
+
+    @property
+    def takes(self) -> bool:
+        """Whether a request would be answered, as far as one can see: a worker is ready, and there is room."""
+        return not self.closing and any(worker.ready for worker in self._workers) and self._waiting.has_room
+
+    def goes_on(self, request: Request) -> bool:
+        """Return whether a request goes on with a sequence that began here."""
+        return self._sequences is not None and self._sequences.is_open(request)
 
     def _can_serve(self) -> bool:
         return any(not (worker.ended or worker.failing) for worker in self._workers)
@@ -140,6 +164,8 @@ class Version:
                     free.append(worker)
                 else:
                     del self._free[worker]
+        if self._shadows.jobs:
+            self._shadows.share_out(self._free)
         self._level()
 
     def _in_time(self, job: Job) -> bool:
@@ -235,6 +261,9 @@ class Version:
             self._around.ended(worker.name)
         again = []
         for job in jobs:
+            if job.shadow:
+                job.fail(error)
+                continue
             # Who died with others may have died of them: sent again, each goes alone.
             job.deaths += _ALONE if len(jobs) == 1 else _SHARED
             if job.done and not job.begun:
@@ -276,6 +305,8 @@ class Version:
 
     def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
         """Count an answer."""
+        if job.shadow:
+            return
         if self._sequences is not None:
             self._end_all(self._sequences.answered(headers), "an answer said so")
         self._around.meters.answered(
@@ -399,7 +430,7 @@ class Version:
         """Whether a worker is ready, if it wants any."""
         return self.model.least == 0 or any(worker.ready for worker in self._workers)
 
-    def state(self, *, default: bool) -> ModelState:
+    def state(self, *, default: bool, share: Share | None = None) -> ModelState:
         """Describe it."""
         workers = tuple(worker.state(self._around.memory(worker.pid)) for worker in self._workers)
         return ModelState(
@@ -413,6 +444,7 @@ class Version:
             max(0, self._waiting.capacity - len(self._waiting)),
             default,
             self.at_startup,
+            share,
         )
 
 

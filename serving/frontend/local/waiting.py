@@ -38,6 +38,11 @@ class Waiting:
         first = [line[0].arrived for line in (self._again, *self._lines.values()) if line]
         return min(first, default=None)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another one can wait."""
+        return self._count < self.capacity
+
     def put(self, job: Job) -> bool:
         """Take a job; False when there is no room."""
         if self._count >= self.capacity or (self._count and self._bytes + job.size > MAX_BYTES):

@@ -45,6 +45,14 @@ _OWN: Final = (
     ("torchmar_requests_in_flight", Kind.GAUGE, _MODEL, "Requests that a worker has", ()),
     ("torchmar_requests_resent_total", Kind.COUNTER, _MODEL, "Requests sent again because a worker died", ()),
     (
+        "torchmar_shadow_requests_total",
+        Kind.COUNTER,
+        (*_MODEL, "outcome"),
+        "Copies for a shadow version: answered, failed, dropped",
+        (),
+    ),
+    ("torchmar_shadow_seconds", Kind.HISTOGRAM, _MODEL, "Seconds from sending a copy to its answer", TIMES),
+    (
         "torchmar_requests_dropped_total",
         Kind.COUNTER,
         (*_MODEL, "reason"),
@@ -183,6 +191,13 @@ class ServerMeters:
         """Count a request that was sent again."""
         of = self._versions.get((name, version)) or self._version(name, version)
         of.resent.add(1.0)
+
+    def shadowed(self, name: str, version: str, outcome: str, seconds: float) -> None:
+        """Count a copy of a request; see `Meters.shadowed`."""
+        of = self._versions.get((name, version)) or self._version(name, version)
+        self._own(of, "torchmar_shadow_requests_total", name, version, outcome).add(1.0)
+        if outcome != "dropped":
+            self._own(of, "torchmar_shadow_seconds", name, version).add(seconds)
 
     def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
         """Take how many requests wait and run now."""

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.frontend.engine import Share
 from serving.frontend.errors import (
+    BadRequestError,
     ConflictError,
     FrontendError,
     ModelError,
@@ -64,7 +66,8 @@ def test_what_has_failed_is_forgotten_whatever_came_after_it() -> None:
     assert table.names() == []
 
 
-_STEP = st.tuples(st.sampled_from(["add", "remove", "default"]), st.sampled_from("ab"), st.sampled_from("123"))
+_WHAT = st.sampled_from(["add", "remove", "forget", "default", "share", "shadow"])
+_STEP = st.tuples(_WHAT, st.sampled_from("ab"), st.sampled_from("123"))
 
 
 @given(st.lists(_STEP, max_size=30))
@@ -78,13 +81,52 @@ def test_every_model_has_one_default_version_whatever_happens(steps: list[tuple[
                 there.add((name, version))
             elif what == "remove":
                 there.remove(table.remove(name, version))
-            else:
+            elif what == "forget":
+                there -= {(name, version)} if table.forget(name, version, (name, version)) else set()
+            elif what == "default":
                 table.set_default(name, version)
+            else:
+                table.share(name, version, Share(40, what == "shadow"))
         except FrontendError:
             pass
         assert set(table) == there
+        sharing = {(name, version) for name in "ab" for version in "123" if _share(table, name, version)}
+        assert sharing <= there - {(name, table.default(name)) for name in table.names()}
+        assert set(table.traffic) == {name for name, _ in sharing}
         assert table.names() == sorted({name for name, _ in there})
         assert all(table.find(name, None) in there for name in table.names())
+
+
+def _share(table: Table[tuple[str, str]], name: str, version: str) -> Share | None:
+    return table.traffic[name].share(version) if name in table.traffic else None
+
+
+def test_a_share_ends_with_the_promotion_or_removal_of_its_version() -> None:
+    table: Table[tuple[str, str]] = Table()
+    for version in "123":
+        table.add("m", version, ("m", version))
+    for version in "23":
+        table.share("m", version, Share(10, sticky=("x-user",)))
+    table.set_default("m", "2")  # promoted
+    assert (_share(table, "m", "2"), _share(table, "m", "3")) == (None, Share(10, sticky=("x-user",)))
+    table.set_default("m", "1")  # rolled back
+    assert table.find("m", None) == ("m", "1")
+    assert (_share(table, "m", "2"), _share(table, "m", "3")) == (None, Share(10, sticky=("x-user",)))
+    table.remove("m", "3")
+    assert table.traffic == {}
+
+
+def test_the_default_version_has_no_share_of_its_own() -> None:
+    table: Table[str] = Table()
+    table.add("m", "1.0", "one")
+    with pytest.raises(BadRequestError, match=r"^version 1\.0 is the default one of model m: it answers what no other"):
+        table.share("m", "1.0", Share(5))
+    table.share("m", "1.0", Share(0))
+    with pytest.raises(VersionNotFoundError):
+        table.share("m", "2.0", Share(0))
+    with pytest.raises(ModelNotFoundError):
+        table.share("n", "2.0", Share(5))
+    assert table.traffic == {}
 
 
 def test_names_that_routes_begin_with_are_refused() -> None:

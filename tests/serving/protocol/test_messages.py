@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from serving.protocol import ATTEMPT, DEADLINE, Inference, Load, Parameter, PredictionItem, Reply, Request
+from serving.protocol import ATTEMPT, DEADLINE, Inference, Load, Parameter, PredictionItem, Reply, Request, header_of
 
 MESSAGES = [
     Load("m", "/p"),
@@ -44,3 +44,8 @@ def test_the_defaults_are_those_of_a_plain_model_and_a_plain_answer() -> None:
 )
 def test_grpc_is_told_by_headers_that_are_not_there(headers: dict[str, str], expected: bool) -> None:
     assert Request("1", headers).is_grpc is expected
+
+
+def test_a_header_is_found_however_it_is_written() -> None:
+    headers = {"Host": "here", "X-User": "7", "x-empty": ""}
+    assert [header_of(headers, name) for name in ("x-user", "X-USER", "x-empty", "x-none")] == ["7", "7", "", ""]

@@ -30,13 +30,19 @@ Kind = Literal["startup", "snapshot", "shutdown"]
 Served = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """What is served: the settings of each version, by its model's name and its own."""
 
+#: What is written down of a version's share, by this name.
+TRAFFIC: Final = "traffic"
 #: Files of one server: the newest.
 KEPT: Final = 100
 _FOLDER: Final = "config"
 
 
-def settings_of(model: Model, *, default: bool) -> dict[str, Any]:
-    """Tell what is written down of a version."""
+def settings_of(model: Model, *, default: bool, traffic: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Tell what is written down of a version.
+
+    Args:
+        traffic: its share of the requests that name no version, as it is written down.
+    """
     found: dict[str, Any] = {
         "defaultVersion": default,
         "marName": file_name(model.unpacked.url),
@@ -52,6 +58,8 @@ def settings_of(model: Model, *, default: bool) -> dict[str, Any]:
         found["parallelLevel"] = model.values["parallelLevel"]
     if model.handler and model.handler != model.handler_of_archive:
         found["handler"] = model.handler  # ours: TorchServe forgets it
+    if traffic is not None:
+        found[TRAFFIC] = traffic  # the same
     return found
 
 

@@ -17,7 +17,7 @@ import pytest
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.management import management_app
-from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Timings, WorkerState
+from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share, Timings, WorkerState
 from serving.frontend.entrance import App
 from serving.frontend.errors import (
     BadRequestError,
@@ -180,6 +180,10 @@ class PlayedEngine:
             return Done(202, "Processing worker updates...")
         which = f", version: {version}" if version is not None else ""
         return Done(200, f"Workers scaled to {least} for model: {name}{which}")
+
+    async def share(self, name: str, version: str, wanted: Share) -> Done:
+        self.add(replace(self._find(name, version), share=wanted if wanted.percent else None))
+        return Done(200, f"{wanted.percent} %")
 
     async def set_default(self, name: str, version: str) -> Done:
         self._find(name, None)

@@ -113,3 +113,38 @@ def test_a_message_can_hold_any_text(server: Served) -> None:
         )
     assert answer.status_code == 404
     assert answer.json()["message"] == "Model not found at: \ud800\x00.mar"
+
+
+def test_played_engine_a_share_is_given_described_and_listed(server: Served) -> None:
+    with server.client("management") as client:
+        rows = client.get("/models").json()["models"]
+        answer = client.put("/models/echo/2.0/traffic?percent=5&sticky_header=X-User")
+        assert (answer.status_code, answer.json()) == (200, {"status": "5 %"})
+        told = {"percent": 5, "shadow": False, "stickyHeaders": ["x-user"]}
+        default, canary = client.get("/models/echo/all").json()
+        assert "traffic" not in default
+        assert canary["traffic"] == told
+        (echo,) = (row for row in client.get("/models").json()["models"] if row["modelName"] == "echo")
+        assert echo["traffic"] == {"2.0": told}
+        client.put("/models/echo/2.0/traffic?percent=0")
+        assert client.get("/models").json()["models"] == rows
+        assert server.engine.scaled == []
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("PUT", "/models/echo/2.0/traffic", 400),
+        ("PUT", "/models/echo/2.0/traffic?percent=101", 400),
+        ("PUT", "/models/echo/7.0/traffic?percent=1", 404),
+        ("PUT", "/models/nothing/2.0/traffic?percent=1", 404),
+        ("PUT", "/models/echo/traffic?percent=1", 404),  # a version of that name is to be scaled
+        ("PUT", "/models/echo/2.0/traffic/more?percent=1", 404),
+        ("GET", "/models/echo/2.0/traffic?percent=1", 405),
+        ("DELETE", "/models/echo/2.0/traffic", 405),
+    ],
+)
+def test_played_engine_a_share_that_cannot_be_is_refused(server: Served, method: str, target: str, status: int) -> None:
+    with server.client("management") as client:
+        assert client.request(method, target).status_code == status
+    assert all(state.share is None for state in server.engine.models.values())

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.frontend.apps.parameters import Parameters, registration_of
-from serving.frontend.engine import Registration
+from serving.frontend.apps.parameters import Parameters, registration_of, share_of
+from serving.frontend.engine import Registration, Share
 from serving.frontend.errors import BadRequestError
 
 _ALL = {
@@ -89,3 +89,36 @@ def test_whatever_comes_is_parameters_or_a_bad_request(body: bytes) -> None:
 def test_json_that_nests_too_deeply_is_refused() -> None:
     with pytest.raises(BadRequestError, match="not JSON"):
         Parameters.of_json(b"[" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("query", "share"),
+    [
+        (b"percent=5", Share(5)),
+        (b"percent=0&shadow=", Share(0)),
+        (b"percent=100&shadow=true", Share(100, shadow=True)),
+        (b"percent=5&sticky_header=X-User,%20x-session,", Share(5, sticky=("x-user", "x-session"))),
+        (b"percent=5&sticky_header=", Share(5, sticky=())),
+    ],
+)
+def test_a_share_is_understood(query: bytes, share: Share) -> None:
+    assert share_of(Parameters.of_query(query)) == share
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        (b"", "^Parameter percent is required"),
+        (b"percent=", "^Parameter percent is required"),
+        (b"percent=101", "the parameter percent must be a whole number from 0 to 100, not '101'"),
+        (b"percent=-1", "percent must be a whole number"),
+        (b"percent=0.5", "percent must be a whole number"),
+        (b"percent=5&shadow=1", "the parameter shadow must be true or false"),
+        (b"percent=5&sticky_header=a%20b", "the parameter sticky_header must name headers, not 'a b'"),
+        (b"percent=5&sticky_header=" + b"x" * 101, "sticky_header must name headers"),
+        (b"percent=5&sticky_header=" + b"x," * 9, "sticky_header must name 8 headers at the most"),
+    ],
+)
+def test_a_share_that_is_none_is_named(query: bytes, text: str) -> None:
+    with pytest.raises(BadRequestError, match=text):
+        share_of(Parameters.of_query(query))

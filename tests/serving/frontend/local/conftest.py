@@ -34,6 +34,7 @@ class Counts:
         self.batches: list[int] = []
         self.drops: list[str] = []
         self.defaults: list[str] = []
+        self.copies: list[str] = []
         self.resends = 0
         self.levels: tuple[int, int] = (0, 0)
 
@@ -54,6 +55,10 @@ class Counts:
 
     def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
         self.levels = (waiting, running)
+
+    def shadowed(self, name: str, version: str, outcome: str, seconds: float) -> None:
+        assert (seconds > 0) == (outcome != "dropped")
+        self.copies.append(outcome)
 
     def loaded(self, name: str, version: str, worker: str, seconds: float) -> None: ...
 

@@ -217,3 +217,20 @@ def test_a_metrics_yaml_that_prometheus_cannot_show_is_named(tmp_path: Path, set
         ServerMeters(settings_of(metrics_config=str(path)))
     assert caught.value.where == str(path)
     ServerMeters(settings_of(metrics_config=str(path), metrics_mode="log"))
+
+
+def test_copies_count_by_themselves(settings_of: SettingsOf) -> None:
+    meters = ServerMeters(settings_of())
+    before = samples(meters.text())
+    for outcome, seconds in (("answered", 0.5), ("answered", 0.25), ("failed", 1.0), ("dropped", 0.0)):
+        meters.shadowed("mnist", "1.0", outcome, seconds)
+    shown = samples(meters.text())
+    for outcome, times in (("answered", 2), ("failed", 1), ("dropped", 1)):
+        labels = f"{{'model_name': 'mnist', 'model_version': '1.0', 'outcome': '{outcome}'}}"
+        assert shown[f"torchmar_shadow_requests_total{labels}"] == times
+    assert shown[f"torchmar_shadow_seconds_count{OUR}"] == 3
+    assert shown[f"torchmar_shadow_seconds_sum{OUR}"] == pytest.approx(1.75)
+    assert shown[f"ts_inference_requests_total{OF}"] == 0
+    assert shown[f"torchmar_request_seconds_count{OUR}"] == 0
+    meters.forgotten("mnist", "1.0")
+    assert samples(meters.text()) == before

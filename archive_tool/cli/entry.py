@@ -67,6 +67,7 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "register": _Entry("serving.cli.models:register", "Register an archive with the running server."),
         "scale": _Entry("serving.cli.models:scale", "Set a model's number of workers."),
         "set-default": _Entry("serving.cli.models:set_default", "Make a version of a model the default one."),
+        "traffic": _Entry("serving.cli.models:traffic", "Give a version a share of the requests that name none."),
         "unregister": _Entry("serving.cli.models:unregister", "Remove a model, or one version of it."),
         "predict": _Entry("serving.cli.predict:predict", "Send files to a model and show the answers."),
     },

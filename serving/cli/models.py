@@ -1,4 +1,4 @@
-"""Commands: models, register, scale, set-default, unregister."""
+"""Commands: models, register, scale, set-default, traffic, unregister."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from archive_tool.cli.output import printable
 from serving.cli.options import (
     complete_archives,
     complete_models,
+    complete_versions,
     console,
     json_option,
     management_client,
@@ -77,7 +78,8 @@ def print_models(found: Sequence[ModelVersion]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("model", "version", "archive", "workers", "ready", "batch", "pids", "memory"):
+    shares = any(version.traffic for version in found)
+    for title in ("model", "version", "archive", "workers", "ready", "batch", "pids", "memory", *["share"] * shares):
         table.add_column(title, justify="right" if title in ("workers", "ready", "batch", "memory") else "left")
     names = [version.name for version in found]
     marked = {name for name in names if names.count(name) > 1}
@@ -92,10 +94,11 @@ def print_models(found: Sequence[ModelVersion]) -> None:
             str(version.batch_size),
             " ".join(str(worker.pid) for worker in version.workers if worker.pid > 0),
             f"{memory / 1e6:.0f} MB" if memory else "",
+            *[Text(str(version.traffic or ""))] * shares,
         )
     console().print(table if found else "no models")
     if marked:
-        click.echo("* is the version that requests without one reach")
+        click.echo("* is the version that requests without one reach" + ", but for the shares" * shares)
 
 
 def _with_memory(found: Sequence[ModelVersion]) -> list[ModelVersion]:
@@ -269,7 +272,7 @@ def scale(
 
 @click.command("set-default")
 @click.argument("model", shell_complete=complete_models)
-@click.argument("version")
+@click.argument("version", shell_complete=complete_versions)
 @management_option
 @token_file_option
 @name_option
@@ -282,6 +285,57 @@ def set_default(model: str, version: str, management: str | None, token_file: Pa
     """
     with management_client(server, management, 30.0, token_file) as client:
         click.echo(client.set_default(model, version))
+
+
+@click.command()
+@click.argument("model", shell_complete=complete_models)
+@click.argument("version", shell_complete=complete_versions)
+@click.option(
+    "--percent", type=click.IntRange(0, 100), required=True, metavar="N", help="Share of these requests; 0 ends it."
+)
+@click.option("--shadow", is_flag=True, help="Give it copies of them, whose answers nobody sees.")
+@click.option(
+    "--sticky-header",
+    "sticky",
+    multiple=True,
+    metavar="NAME",
+    help="Requests with the same value of this header go to the same version; of several the first that a request has "
+    "counts. By default as before, which is at random at first; '' for at random again.",
+)
+@json_option
+@management_option
+@token_file_option
+@name_option
+def traffic(
+    model: str,
+    version: str,
+    percent: int,
+    shadow: bool,
+    sticky: tuple[str, ...],
+    as_json: bool,
+    management: str | None,
+    token_file: Path | None,
+    server: str,
+) -> None:
+    """Give a version a share of the requests that name none.
+
+    The default version answers the others. With --shadow it answers all of them, and VERSION gets copies. A version
+    that has no ready worker gets nothing. set-default ends the share of the version that it makes the default one. The
+    server must have been started with --frontend python.
+
+    \b
+    Examples:
+      torchmar traffic mnist 2.0 --percent 5
+      torchmar traffic mnist 2.0 --percent 20 --sticky-header x-user-id
+      torchmar traffic mnist 2.0 --percent 100 --shadow
+      torchmar traffic mnist 2.0 --percent 0
+    """
+    with management_client(server, management, 30.0, token_file) as client:
+        message = client.share(model, version, percent=percent, shadow=shadow, sticky_headers=sticky or None)
+        if as_json:
+            _print_json(client.describe(model, version))
+        else:
+            click.echo(message)
 
 
 @click.command()

@@ -73,6 +73,19 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_versions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Complete the versions of the model that a command is typed for."""
+    from archive_tool.errors import TorchmarError
+
+    given = ctx.params
+    try:
+        with management_client(given.get("server") or "default", given.get("management"), 1.0) as client:
+            versions = [row.version for row in client.describe(given.get("model") or "")]
+    except (TorchmarError, OSError):
+        return []
+    return [version for version in versions if version.startswith(incomplete)]
+
+
 def complete_archives(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Complete the archives of the model store that a command is typed for, after ``NAME=`` too."""
     from archive_tool.errors import TorchmarError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from serving.cli.options import (
     complete_archives,
     inference_client,
     json_option,
+    management_client,
     name_option,
     print_json,
     timeout_option,
@@ -24,6 +25,7 @@ from serving.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from serving.client import TrafficShare
     from serving.control import StateFolder
     from serving.control.server import Started
 
@@ -317,8 +319,13 @@ def status(as_json: bool, server: str) -> None:
         )
     with inference_client(server, None, 10.0) as client:
         healthy = client.ping()
+    traffic: dict[str, Mapping[str, TrafficShare]] = {}
+    if record.frontend == "python":  # TorchServe's has none
+        with management_client(server, None, 10.0) as management:
+            traffic = {row.name: row.traffic for row in management.models() if row.traffic}
     if as_json:
-        print_json(asdict(record) | {"healthy": healthy})
+        shares = {name: {version: asdict(share) for version, share in of.items()} for name, of in traffic.items()}
+        print_json(asdict(record) | {"healthy": healthy, "traffic": shares})
     else:
         click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} (pid {record.pid})")
         labels = ("inference", "management", "metrics", "grpc_inference", "frontend", "worker")
@@ -327,6 +334,9 @@ def status(as_json: bool, server: str) -> None:
                 click.echo(f"  {label.replace('_', ' '):<15}{value}")
         if record.trusted_store:
             click.echo(f"  {'signed with':<15}{state.signature_key}")
+        for name, of in traffic.items():
+            for version, share in of.items():
+                click.echo(f"  {'share':<15}{printable(f'{name} {version}')}: {share}")
     if not healthy:
         raise ServingError(
             f"server {server!r} is not healthy: a model has fewer workers than it wants",

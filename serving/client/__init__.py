@@ -2,7 +2,7 @@
 
 from serving.client.inference import InferenceClient, Prediction
 from serving.client.management import ManagementClient
-from serving.client.models import ModelSummary, ModelVersion, WorkerInfo
+from serving.client.models import ModelSummary, ModelVersion, TrafficShare, WorkerInfo
 from serving.client.transport import Address, Transport
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ModelSummary",
     "ModelVersion",
     "Prediction",
+    "TrafficShare",
     "Transport",
     "WorkerInfo",
 ]

@@ -1,7 +1,8 @@
-"""The management API (port 8081): list, describe, register, scale, set-default, unregister."""
+"""The management API (port 8081): list, describe, register, scale, set-default, traffic, unregister."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +12,7 @@ from serving.client.transport import Address, Transport, segment
 from serving.errors import ModelApiOffError, ReplyError
 
 PAGE = 100
+_TRAFFIC = "/models/{model_name}/{model_version}/traffic"
 
 
 class ManagementClient:
@@ -137,6 +139,46 @@ class ManagementClient:
     def set_default(self, name: str, version: str) -> str:
         """Make a version the one that requests without a version reach."""
         return self._status("PUT", _model_path(name, version) + "/set-default")
+
+    def share(
+        self,
+        name: str,
+        version: str,
+        *,
+        percent: int,
+        shadow: bool = False,
+        sticky_headers: Sequence[str] | None = None,
+    ) -> str:
+        """Give a version a share of the requests that name none, or copies of them.
+
+        Args:
+            name: name of the model.
+            version: version of it, not the default one.
+            percent: of these requests, 0 to 100; with 0 the share ends.
+            shadow: give it copies, whose answers nobody sees.
+            sticky_headers: requests with the same value of the first of these that they have go to the same version;
+                empty for none, None to leave them as they are.
+
+        Returns:
+            The server's status line.
+
+        Raises:
+            ReplyError: the frontend is one that knows no shares.
+        """
+        path = _model_path(name, version) + "/traffic"
+        # TorchServe's would take the call for that of scaling.
+        known = self._transport.checked("GET", "/api-description").json()
+        if not isinstance(known, dict) or _TRAFFIC not in (known.get("paths") or {}):
+            raise ReplyError(
+                "this server's frontend cannot share requests out between versions; torchmar's own can",
+                status=405,
+                where=path,
+                hint="start the server with torchmar start --frontend python",
+            )
+        params = {"percent": str(percent), "shadow": str(shadow).lower()}
+        if sticky_headers is not None:
+            params["sticky_header"] = ",".join(sticky_headers)
+        return self._status("PUT", path, params)
 
     def unregister(self, name: str, version: str | None = None) -> str:
         """Remove a version of a model (the default one if none is given) and end its workers.

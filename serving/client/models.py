@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 READY = "READY"
+
+
+@dataclass(frozen=True)
+class TrafficShare:
+    """What a version gets of the requests that name none.
+
+    Attributes:
+        percent: of them.
+        shadow: whether it gets copies, whose answers nobody sees.
+        sticky_headers: the same value of the first of these that requests have leads to the same version.
+    """
+
+    percent: int
+    shadow: bool
+    sticky_headers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        copies = " as copies" if self.shadow else ""
+        by = f" by {', '.join(self.sticky_headers)}" if self.sticky_headers else ""
+        return f"{self.percent} %{copies}{by}"
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> TrafficShare:
+        """Read ``traffic`` of a version."""
+        sticky = tuple(str(name) for name in row.get("stickyHeaders") or ())
+        return cls(int(row.get("percent", 0)), bool(row.get("shadow", False)), sticky)
 
 
 @dataclass(frozen=True)
@@ -16,15 +42,18 @@ class ModelSummary:
     Attributes:
         name: name of the model.
         url: archive that it was registered from.
+        traffic: shares of the requests that name no version, by version, of those that have one.
     """
 
     name: str
     url: str
+    traffic: Mapping[str, TrafficShare] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> ModelSummary:
         """Read one element of ``models``."""
-        return cls(name=str(row["modelName"]), url=str(row.get("modelUrl", "")))
+        traffic = {str(version): TrafficShare.from_dict(share) for version, share in (row.get("traffic") or {}).items()}
+        return cls(name=str(row["modelName"]), url=str(row.get("modelUrl", "")), traffic=traffic)
 
 
 @dataclass(frozen=True)
@@ -72,6 +101,7 @@ class ModelVersion:
         max_batch_delay_ms: milliseconds that it waits for a batch to fill.
         response_timeout_s: seconds that a worker may take for a batch.
         default: whether requests without a version go here.
+        traffic: its share of the requests without a version, if it is not the default one; None for none.
     """
 
     name: str
@@ -85,6 +115,7 @@ class ModelVersion:
     response_timeout_s: int
     default: bool
     workers: tuple[WorkerInfo, ...]
+    traffic: TrafficShare | None = None
 
     @property
     def ready_workers(self) -> int:
@@ -106,4 +137,5 @@ class ModelVersion:
             response_timeout_s=int(row.get("responseTimeout", 0)),
             default=default,
             workers=tuple(WorkerInfo.from_dict(worker) for worker in row.get("workers") or ()),
+            traffic=TrafficShare.from_dict(row["traffic"]) if row.get("traffic") else None,
         )

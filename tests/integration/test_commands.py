@@ -119,4 +119,5 @@ def test_what_programs_and_shells_ask_for(server: Server, echo: str) -> None:
     assert completed("torchmar", "register", "as") == ["asked.mar"]
     assert completed("torchmar", "start", "--models", "x=as") == ["x=asked.mar"]
     assert completed("torchmar", "build", "--handler", "image_c") == ["image_classifier"]
+    assert completed("torchmar", "traffic", "asked", "1") == ["1.0"]
     assert completed("torchmar", "unre") == ["unregister"]

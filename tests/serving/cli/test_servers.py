@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from serving.cli import servers
 from serving.cli.servers import env, home, start, status, stop
+from serving.client import ModelSummary, TrafficShare
 from serving.control import StateFolder
 from serving.control.configuration.java import WORKER_SCRIPT
 from tests.serving.control.test_state import record
@@ -105,7 +106,16 @@ def test_status_tells_which_frontend_it_is_and_nothing_that_it_has_not(
     healthy = MagicMock()
     healthy.__enter__.return_value.ping.return_value = True
     monkeypatch.setattr(servers, "inference_client", lambda *_: healthy)
+    managed = MagicMock()
+    share = TrafficShare(5, shadow=True, sticky_headers=())
+    rows = [ModelSummary("mnist", "mnist.mar", {"2.0": share}), ModelSummary("other", "other.mar")]
+    managed.__enter__.return_value.models.return_value = rows
+    monkeypatch.setattr(servers, "management_client", lambda *_: managed)
     shown = CliRunner().invoke(status).output
+    assert "  share          mnist 2.0: 5 % as copies\n" in shown
+    assert json.loads(CliRunner().invoke(status, ["--json"]).output)["traffic"] == {
+        "mnist": {"2.0": {"percent": 5, "shadow": True, "sticky_headers": []}}
+    }
     assert "  frontend       python\n" in shown
     assert "grpc" not in shown
 

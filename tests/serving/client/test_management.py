@@ -47,3 +47,40 @@ def test_other_refusals_stay_what_they_are() -> None:
 def test_a_wrong_key_says_where_to_name_it() -> None:
     reply = Refusing(400, "InvalidKeyException").request()
     assert "--token-file" in (error_of(reply, "x").hint or "")
+
+
+class Answering(Transport):
+    """A server that answers everything with one document."""
+
+    def __init__(self, document: Any) -> None:
+        super().__init__(Address("http://127.0.0.1:1"))
+        self.asked: list[tuple[Any, ...]] = []
+        self._body = json.dumps(document).encode()
+
+    def request(self, method: str, path: str, *, params: dict[str, str] | None = None, **_: Any) -> Reply:
+        self.asked.append((method, path, params))
+        return Reply(200, {}, self._body, 0.0)
+
+
+_TRAFFIC = "/models/{model_name}/{model_version}/traffic"
+
+
+def test_a_share_is_asked_for_where_the_frontend_knows_shares() -> None:
+    played = Answering({"paths": {_TRAFFIC: {}}, "status": "done"})
+    client = ManagementClient(played)
+    assert client.share("m", "2.0", percent=5, sticky_headers=("x-user", "x-session")) == "done"
+    client.share("m", "2.0", percent=0, shadow=True)
+    first, second = (asked for asked in played.asked if asked[0] == "PUT")
+    params = {"percent": "5", "shadow": "false", "sticky_header": "x-user,x-session"}
+    assert first == ("PUT", "/models/m/2.0/traffic", params)
+    assert second == ("PUT", "/models/m/2.0/traffic", {"percent": "0", "shadow": "true"})
+
+
+@pytest.mark.parametrize("document", [{"paths": {"/models": {}}}, {}, {"paths": None}, []])
+def test_a_frontend_that_knows_no_shares_is_asked_for_none(document: Any) -> None:
+    """TorchServe's would scale the model to one worker."""
+    played = Answering(document)
+    with pytest.raises(ReplyError, match="cannot share requests out") as caught:
+        ManagementClient(played).share("m", "2.0", percent=5)
+    assert "--frontend python" in (caught.value.hint or "")
+    assert [method for method, _, _ in played.asked] == ["GET"]

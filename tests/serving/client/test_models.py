@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from serving.client.models import ModelSummary, ModelVersion, WorkerInfo
+from serving.client.models import ModelSummary, ModelVersion, TrafficShare, WorkerInfo
 
 # As TorchServe 0.12 describes a model.
 ROW = {
@@ -33,3 +33,13 @@ def test_what_is_missing_has_a_default() -> None:
     assert found.workers == ()
     assert found.ready_workers == 0
     assert ModelSummary.from_dict({"modelName": "m"}).url == ""
+
+
+def test_shares_are_read() -> None:
+    told = {"percent": 5, "shadow": False, "stickyHeaders": ["x-user", "x-session"]}
+    share = TrafficShare(5, shadow=False, sticky_headers=("x-user", "x-session"))
+    assert ModelVersion.from_dict(ROW | {"traffic": told}).traffic == share
+    assert ModelVersion.from_dict(ROW).traffic is None
+    assert ModelSummary.from_dict({"modelName": "m", "traffic": {"2.0": told}}).traffic == {"2.0": share}
+    assert f"{share}" == "5 % by x-user, x-session"
+    assert f"{TrafficShare(100, shadow=True, sticky_headers=())}" == "100 % as copies"

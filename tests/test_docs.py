@@ -122,6 +122,9 @@ if $LIGHT && ! $BUILDS; then
   for name in mnist mnist_scripted; do
     torchmar build --model-name $name --handler stand_in.py --export-path model_store -q
   done
+  mkdir v2
+  torchmar build --model-name mnist --version 2.0 --handler stand_in.py --export-path v2 -q
+  mv v2/mnist.mar model_store/mnist_v2.mar
 else
   cp examples/mnist/build/*.py examples/mnist/build/*.pt .
   if $LIGHT; then

@@ -36,7 +36,7 @@ class Meters(Responses, Protocol):
         """Count a request that was sent to a second worker because the first one died."""
 
     def shadowed(self, name: str, version: str, outcome: str, seconds: float) -> None:
-        """Count a copy of a request that a shadow version was to get; it counts nowhere else.
+        """Count a copy of a request that a shadow version was to get; it is no request or answer of a client.
 
         Args:
             name: of the model.

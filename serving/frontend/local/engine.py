@@ -24,7 +24,7 @@ from serving.frontend.local.models.model import Model, model_of, settings_of_pro
 from serving.frontend.local.version import Surroundings, Version
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings
-from serving.frontend.table import Table
+from serving.frontend.versions.table import Table
 
 logger = logging.getLogger(__name__)
 

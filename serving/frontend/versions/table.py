@@ -15,7 +15,7 @@ from serving.frontend.errors import (
     NotAllowedError,
     VersionNotFoundError,
 )
-from serving.frontend.traffic import Traffic
+from serving.frontend.versions.traffic import Traffic
 
 V = TypeVar("V")
 

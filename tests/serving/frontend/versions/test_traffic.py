@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serving.frontend.engine import Share
 from serving.frontend.errors import BadRequestError
-from serving.frontend.traffic import Traffic
+from serving.frontend.versions.traffic import Traffic
 
 STICKY = ("x-user",)
 USERS = [f"user-{number}" for number in range(20_000)]
@@ -189,8 +189,8 @@ def test_not_the_same_clients_try_every_model_and_every_version() -> None:
 def test_every_process_shares_out_alike() -> None:
     """A hash of Python's own would differ."""
     code = (
-        "from serving.frontend.engine import Share; from serving.frontend.traffic import Traffic; t = Traffic('m');"
-        "t.give('a', Share(50, sticky=('x-user',)));"
+        "from serving.frontend.engine import Share; from serving.frontend.versions.traffic import Traffic;"
+        "t = Traffic('m'); t.give('a', Share(50, sticky=('x-user',)));"
         "print(''.join('a' if t.route({'x-user': str(n)})[0] else '-' for n in range(64)))"
     )
     said = {

@@ -16,7 +16,7 @@ from serving.frontend.errors import (
     NotAllowedError,
     VersionNotFoundError,
 )
-from serving.frontend.table import Table
+from serving.frontend.versions.table import Table
 
 
 def test_the_first_version_is_the_default_one_until_another_is_chosen() -> None:

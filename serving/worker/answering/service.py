@@ -10,7 +10,7 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,7 @@ class Service:
         self._context = model.context
         self._decode = decoding_enabled(os.environ.get("TS_DECODE_INPUT_REQUEST"))
         self._timer = Timer()
-        self._processor_of = how_to_show()
+        self._view = model.view
         self._context.cl_socket = sink
         self._threads = intra_op_threads.threads_of(model)
 
@@ -216,7 +216,7 @@ class Service:
         for request in requests:
             row, headers = inputs_of(request, decode=self._decode)
             rows.append(row)
-            processors.append(self._processor_of(request, headers))
+            processors.append(self._view(request, headers))
         ids = {index: request.request_id for index, request in enumerate(requests)}
         context.request_ids = ids
         context.request_processor = processors
@@ -271,13 +271,6 @@ def inputs_of(request: Request, *, decode: bool) -> tuple[dict[str, Any], dict[s
         headers[parameter.name] = {"content-type": parameter.content_type}
     headers.update(request.headers)
     return row, headers
-
-
-def how_to_show() -> Callable[[Request, dict[str, Any]], Any]:
-    """Return what makes TorchServe's view of a request, of it and of its headers."""
-    from serving.worker.loading.context import processor_of  # TorchServe's package is only there with a model
-
-    return processor_of
 
 
 def _is_special(request: Request) -> bool:

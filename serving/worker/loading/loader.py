@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from serving.protocol import Load
+from serving.protocol import Load, Request
 from serving.worker.loading import compilations, metrics_log, package_paths, settings
 from serving.worker.loading.failures import HandlerError, summary
 from serving.worker.loading.settings import Backend
@@ -27,9 +27,33 @@ logger = logging.getLogger(__name__)
 _MANIFEST = "MAR-INF/MANIFEST.json"
 
 Entry = Callable[[Any, Any], Any]
+View = Callable[[Request, dict[str, Any]], Any]
 
 # TorchServe's envelope answers one request of a batch with this.
 _ENVELOPES_OF_ONE = frozenset({"kserve", "kservev2"})
+
+
+def _context_module() -> ModuleType:
+    """Return the module of contexts.
+
+    Raises:
+        HandlerError: TorchServe's package, on which it stands, is not there.
+    """
+    try:
+        import ts  # noqa: F401
+
+        from serving.worker.loading import context
+    except ImportError as error:
+        raise HandlerError(
+            f"TorchServe's package ts cannot be imported by {sys.executable}: {error}",
+            hint="pip install torchserve==0.12.0 pyyaml, for this interpreter",
+        ) from error
+    return context
+
+
+def _view() -> View:
+    view: View = _context_module().processor_of
+    return view
 
 
 @dataclass
@@ -44,6 +68,7 @@ class Model:
         one_by_one: whether the entry takes but one request at a time.
         since: when loading it began, on the monotonic clock.
         compiled_before: what torch.compile had compiled in this process by then.
+        view: makes TorchServe's view of a request, of it and of the headers that the handler sees.
     """
 
     name: str
@@ -54,6 +79,7 @@ class Model:
     one_by_one: bool = False
     since: float = field(default_factory=time.monotonic)
     compiled_before: int = field(default_factory=compilations.count)
+    view: View = field(default_factory=_view)
 
 
 def load(
@@ -76,7 +102,7 @@ def load(
     folder = Path(request.model_path)
     manifest = settings.read_manifest(folder)
     config, backend = settings.read_config(folder, manifest)
-    make_context = _context_class()
+    contexts = _context_module()
     package_paths.make_way(folder)  # from here on the archive's own `serving` is found, if it has one
     _set_threads(backend, config, processes)
     if request.handler is None:
@@ -89,7 +115,7 @@ def load(
             envelope = None
         if envelope:
             entry = _envelope(envelope)(entry).handle
-        context = _context(make_context, request, manifest, config, backend, metrics_config)
+        context = _context(contexts.WorkerContext, request, manifest, config, backend, metrics_config)
         settle(initialize(context), handler is None)
     return Model(
         request.model_name,
@@ -100,6 +126,7 @@ def load(
         one_by_one=envelope in _ENVELOPES_OF_ONE,
         since=since,
         compiled_before=compiled_before,
+        view=contexts.processor_of,
     )
 
 
@@ -218,22 +245,6 @@ def _envelope(name: str) -> Any:
         ) from error
     classes = [value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__]
     return classes[0]
-
-
-def _context_class() -> Callable[..., Any]:
-    """Return the class of contexts.
-
-    Raises:
-        HandlerError: TorchServe's package is not there.
-    """
-    try:
-        from serving.worker.loading.context import WorkerContext
-    except ImportError as error:
-        raise HandlerError(
-            f"TorchServe's package ts cannot be imported by {sys.executable}: {error}",
-            hint="pip install torchserve==0.12.0 pyyaml, for this interpreter",
-        ) from error
-    return WorkerContext
 
 
 def _context(

@@ -31,7 +31,7 @@ from typing import Any
 from serving.protocol import Inference, Load, ProtocolError, Request, decoding_enabled
 from serving.worker.answering import warm_up
 from serving.worker.answering.replies import STREAM_NEXT, Answer, Failure, check, failure_of, item_of
-from serving.worker.answering.service import Timer, how_to_show, inputs_of
+from serving.worker.answering.service import Timer, inputs_of
 from serving.worker.loading.loader import Model, load
 from serving.worker.modes.connection import Connection, items_of
 from serving.worker.modes.dedicated import tell_failure
@@ -117,7 +117,7 @@ class _Server:
         self._model = model
         self._loop = loop
         self._decode = decoding_enabled(os.environ.get("TS_DECODE_INPUT_REQUEST"))
-        self._processor_of = how_to_show()
+        self._view = model.view
         self._timer = Timer()
         self._in_flight = InFlight(connection.sock, model.backend.response_timeout_s)
         self._timekeeper = Timekeeper(self._in_flight, loop, model.name, caller=__file__)
@@ -214,7 +214,7 @@ class _Server:
         """Return a context for one request, which shares with the others the attributes that the handler has set."""
         context = copy.copy(self._model.context)
         context.request_ids = {0: request.request_id}
-        context.request_processor = [self._processor_of(request, headers)]
+        context.request_processor = [self._view(request, headers)]
         context.metrics = copy.copy(context.metrics)
         context.metrics.request_ids = context.request_ids
         return context

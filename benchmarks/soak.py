@@ -42,6 +42,7 @@ from benchmarks.soak_bench.run import Run, ServerEndedError  # noqa: E402
 from serving.control import StartOptions, StateFolder, start, stop  # noqa: E402
 from serving.control.server import Started, management_client  # noqa: E402
 from serving.errors import ServingError  # noqa: E402
+from serving.frontend.local.version import POISONED  # noqa: E402
 
 
 def soak(options: argparse.Namespace, folder: Path) -> Results:
@@ -99,7 +100,7 @@ def soak(options: argparse.Namespace, folder: Path) -> Results:
 
 def met_by_two(log: str) -> set[str]:
     """Return the requests of which the Python frontend's log says that two workers died of them, or with them."""
-    return set(re.findall(r"request (\S+) of \S+ fails: \d+ workers died of it", log))
+    return set(re.findall(POISONED % (r"(\S+)", r"\S+"), log))
 
 
 def use_only(temp: Path) -> None:

@@ -18,6 +18,7 @@ from benchmarks.soak_bench import processes, results, run
 from benchmarks.soak_bench.clients import Client, Tally, judge, load
 from benchmarks.soak_bench.models import DEDICATED, SHARED, WORKERS, build, model_config
 from benchmarks.soak_bench.processes import EXPECTED, Footprint, Member
+from serving.frontend.local.version import POISONED
 
 SCRIPT = "/x/ts/model_service_worker.py"
 WORKER = ["python", SCRIPT, "--sock-type", "unix"]
@@ -185,7 +186,7 @@ def test_many_bad_answers_are_too_many() -> None:
 
 
 def test_where_requests_are_sent_again_only_one_that_two_kills_met_may_fail() -> None:
-    log = "12:00 [ERROR] main x - request a-2 of soak-dedicated_1.0 fails: 2 workers died of it\n"
+    log = f"12:00 [ERROR] main x - {POISONED % ('a-2', 'soak-dedicated_1.0')}\n"
     assert soak.met_by_two(log) == {"a-2"}
     tally = Tally()
     for name, status in (("a-1", 200), ("a-2", 500)):

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _ALONE: Final = 2
 _SHARED: Final = 1
 _MAX_DEATHS: Final = 2 * _ALONE
+#: What the log says of such a request: its id, and name and version of the model.
+POISONED: Final = "request %s of %s fails: too many workers died of it"
 
 
 @dataclass(frozen=True)
@@ -275,9 +277,7 @@ class Version:
                     self._around.meters.resent(self.model.name, self.model.version)
                 continue
             if job.deaths >= _MAX_DEATHS:
-                logger.error(
-                    "request %s of %s fails: too many workers died of it", job.request.request_id, self.model.label
-                )
+                logger.error(POISONED, job.request.request_id, self.model.label)
             self._drop("worker")
             job.fail(error)
         self._waiting.put_back(again)

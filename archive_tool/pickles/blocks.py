@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import IO, Final
 
+from archive_tool.reading.streams import go_to
+
 _LONGEST_LINE: Final = 1 << 16
 # Most streams show at once that they are not what the reader looks for, so the first block is small.
 _FIRST_BLOCK: Final = 1 << 9
@@ -66,7 +68,7 @@ class Blocks:
         if count > _BLOCK and self._stream.seekable():
             self._before += self.position + count
             self.buffer, self.position = b"", 0
-            self._stream.seek(count, 1)
+            go_to(self._stream, self._stream.tell() + count)
             return
         while count:
             count -= len(self.take(min(count, _BLOCK)))

@@ -88,6 +88,14 @@ def guarded(stream: IO[bytes], path: Path) -> IO[bytes]:
     return io.BufferedReader(_Guarded(stream, path))
 
 
+def go_to(stream: IO[bytes], position: int) -> None:
+    """Seek a position, or the end if that comes before it.
+
+    Numbers of foreign input may name any position, and the system refuses one that no file can have.
+    """
+    stream.seek(min(position, stream.seek(0, 2)))
+
+
 class _Window(io.RawIOBase):
     """A part of a file as a file of its own; closes the file, too, if asked to."""
 
@@ -105,6 +113,8 @@ class _Window(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
+        if self._position >= self._size:
+            return 0
         self._stream.seek(self._start + self._position)
         data = self._stream.read(max(0, min(len(buffer), self._size - self._position)))
         buffer[: len(data)] = data

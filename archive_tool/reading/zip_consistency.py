@@ -15,6 +15,7 @@ import zlib
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from archive_tool.issues import Issue, Kind
+from archive_tool.reading.streams import go_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,9 @@ def open_zip(stream: IO[bytes], most: int = MAX_ENTRIES) -> zipfile.ZipFile:
         zipfile.BadZipFile: it is not a zip; see `streams.DAMAGE` for other errors of a damaged one.
     """
     archive = zipfile.ZipFile(_Opening(stream, most))
+    size = stream.seek(0, 2)
+    if behind := next((info for info in archive.infolist() if info.header_offset > size), None):
+        raise zipfile.BadZipFile(f"the member {behind.orig_filename!r} begins behind the end of the file")
     archive.fp = stream
     return archive
 
@@ -128,7 +132,7 @@ def _gap(count: int, name: str, *, first: bool) -> Issue:
 
 
 def _read_local(stream: IO[bytes], offset: int) -> _Local | None:
-    stream.seek(offset)
+    go_to(stream, offset)
     header = stream.read(_LOCAL.size)
     if len(header) < _LOCAL.size:
         return None
@@ -218,7 +222,7 @@ def _shown(name: bytes) -> str:
 
 def _descriptor(stream: IO[bytes], offset: int, info: zipfile.ZipInfo) -> int:
     """Return the length of the data descriptor at an offset; 0 if none there agrees with the directory."""
-    stream.seek(offset)
+    go_to(stream, offset)
     found = stream.read(24)
     for signature in (b"PK\x07\x08", b""):
         for numbers in ("<3I", "<I2Q"):
@@ -257,7 +261,7 @@ def _check_end(stream: IO[bytes], archive: zipfile.ZipFile) -> Iterator[Issue]:
 
 
 def _read_at(stream: IO[bytes], position: int, count: int) -> bytes:
-    stream.seek(position)
+    go_to(stream, position)
     return stream.read(count)
 
 

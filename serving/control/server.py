@@ -18,6 +18,7 @@ import psutil
 from archive_tool import files
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
+from serving.client.transport import Address
 from serving.control.configuration import access, few_cores, frontends, java, ports, settings, vmargs
 from serving.control.configuration import config as configuration
 from serving.control.following.waiting import Progress, Waiting
@@ -142,7 +143,10 @@ def start(
     grace_s, ready = _STARTING_GRACE_S, False
     try:
         connect = partial(management_client, record, state, timeout_s=10.0)
-        waiting = Waiting(process, state.logs, prepared.selection, connect, begun, progress, prepared.properties)
+        stranger = partial(ports.is_anothers, Address(record.management).port, process.pid)
+        waiting = Waiting(
+            process, state.logs, prepared.selection, connect, begun, progress, prepared.properties, stranger
+        )
         models = waiting.until_ready(begun + options.timeout_s)
         models = _as_asked(options, prepared, models, record, state)
         started = Started(record, models, time.monotonic() - begun, process, prepared.snapshot)

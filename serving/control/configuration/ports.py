@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -57,13 +58,34 @@ def _is_free(entry: Listener) -> bool:
 
 def _owner(port: int) -> str:
     try:
-        for connection in psutil.net_connections("tcp"):
-            here = connection.laddr
-            if connection.status == psutil.CONN_LISTEN and here and here.port == port and connection.pid:
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+        for pid in _listening(port):
+            return f" by {psutil.Process(pid).name()} (pid {pid})"
     except (psutil.Error, OSError):
         pass  # other people's processes are not ours to see
     return ""
+
+
+def is_anothers(port: int | None, session: int) -> bool:
+    """Return whether processes listen at a port, none of which is of that session.
+
+    False where the system does not tell, and without a port: a unix socket is in a file.
+    """
+    if port is None:
+        return False
+    try:
+        sessions = [os.getsid(pid) for pid in _listening(port)]
+    except (psutil.Error, OSError):
+        return False
+    return bool(sessions) and session not in sessions
+
+
+def _listening(port: int) -> list[int]:
+    """Return the processes that listen at a port, as far as they are ours to see."""
+    return [
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
+    ]
 
 
 def choose_free(host: str, count: int) -> list[int]:

@@ -40,6 +40,8 @@ class Waiting:
         begun: when the start began, by the monotonic clock.
         progress: called with the seconds so far and what is being waited for.
         properties: what it was started with.
+        stranger: says whether another process answers in its place: its port was taken by another server after it had
+            been found free, which it will say when it comes to that.
     """
 
     process: subprocess.Popen[bytes]
@@ -49,6 +51,7 @@ class Waiting:
     begun: float
     progress: Progress
     properties: Mapping[str, str] = field(default_factory=dict)
+    stranger: Callable[[], bool] = lambda: False
 
     def until_ready(self, deadline: float) -> tuple[ModelVersion, ...]:
         """Wait until every expected model has a ready worker.
@@ -61,10 +64,13 @@ class Waiting:
             StartError: the frontend ended, refused a model, or the deadline has passed.
         """
         watch = LogWatch(self.log_folder, from_begin=True)
+        known = False
         while True:
             self._check_process()
             watch.poll()
             models = self._models()
+            known = known or models is not None and not self.stranger()
+            models = models if known else None
             names = self._expected(models or ())
             for name in names:
                 self._check_load(watch, name)

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from serving.control.configuration.config import Listener
-from serving.control.configuration.ports import check_free, choose_free
+from serving.control.configuration.ports import check_free, choose_free, is_anothers
 from serving.errors import PortInUseError, StartError
 
 
@@ -23,6 +23,15 @@ def test_a_taken_port_is_named_with_its_setting_and_its_owner() -> None:
             check_free([Listener("management_address", "127.0.0.1", port)])
     assert f"pid {os.getpid()}" in caught.value.message
     assert "--port auto" in (caught.value.hint or "")
+
+
+def test_whose_a_port_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert not is_anothers(port, os.getsid(0))
+        assert is_anothers(port, os.getpid() + 1)
+    assert not is_anothers(port, os.getpid() + 1)  # nobody listens: nobody can tell
+    assert not is_anothers(None, os.getpid() + 1)
 
 
 def test_a_host_of_another_machine_is_named() -> None:

@@ -162,3 +162,28 @@ def test_an_archive_behind_a_url_has_its_own_name(tmp_path: Path) -> None:
         waiting.until_ready(begun + 20.0)
     frontend.answers = [[loaded]]
     assert waiting.until_ready(begun + 20.0) == (loaded,)
+
+
+def test_what_another_server_answers_at_our_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """It listened there first, and has other models; ours says so, and ends, when it comes to listening."""
+    frontend = Frontend([[version("of-another", ready=1)]])
+    selection = Selection(tmp_path, (ModelSpec("a", "a.mar"),))
+    begun = time.monotonic()
+    looks = iter((True, True))
+
+    def stranger() -> bool:
+        if next(looks, None):
+            return True
+        frontend.code = 1
+        (tmp_path / "frontend.log").write_text("The frontend cannot start: somebody listens there already: x\n")
+        return True
+
+    process: Any = frontend
+    connect: Any = lambda: frontend  # noqa: E731
+    nobody = lambda _seconds, _text: None  # noqa: E731
+    waiting = Waiting(process, tmp_path, selection, connect, begun, nobody, stranger=stranger)
+    with pytest.raises(StartError, match="somebody listens there already"):
+        waiting.until_ready(begun + 20.0)
+    frontend.code, frontend.answers = None, [[version("a", ready=1)]]
+    waiting.stranger = lambda: False
+    assert waiting.until_ready(begun + 20.0)[0].name == "a"

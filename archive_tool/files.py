@@ -93,6 +93,14 @@ def read_text(path: StrPath, limit: int = MAX_TEXT, *, encoding: str = "utf-8", 
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def go_to(stream: IO[bytes], position: int) -> None:
+    """Seek a position, or the end if that comes before it.
+
+    Numbers of foreign input may name any position, and the system refuses one that no file can have.
+    """
+    stream.seek(min(position, stream.seek(0, 2)))
+
+
 def _not_regular(path: str, mode: int) -> OSError:
     if stat.S_ISDIR(mode):
         return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

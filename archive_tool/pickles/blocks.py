@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import IO, Final
 
-from archive_tool.reading.streams import go_to
+from archive_tool.files import go_to
 
 _LONGEST_LINE: Final = 1 << 16
 # Most streams show at once that they are not what the reader looks for, so the first block is small.

@@ -88,14 +88,6 @@ def guarded(stream: IO[bytes], path: Path) -> IO[bytes]:
     return io.BufferedReader(_Guarded(stream, path))
 
 
-def go_to(stream: IO[bytes], position: int) -> None:
-    """Seek a position, or the end if that comes before it.
-
-    Numbers of foreign input may name any position, and the system refuses one that no file can have.
-    """
-    stream.seek(min(position, stream.seek(0, 2)))
-
-
 class _Window(io.RawIOBase):
     """A part of a file as a file of its own; closes the file, too, if asked to."""
 

@@ -14,8 +14,8 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
+from archive_tool.files import go_to
 from archive_tool.issues import Issue, Kind
-from archive_tool.reading.streams import go_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -84,7 +84,8 @@ def _listening(port: int) -> list[int]:
     return [
         connection.pid
         for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        if connection.pid
     ]
 
 

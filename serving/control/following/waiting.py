@@ -69,7 +69,7 @@ class Waiting:
             self._check_process()
             watch.poll()
             models = self._models()
-            known = known or models is not None and not self.stranger()
+            known = known or (models is not None and not self.stranger())
             models = models if known else None
             names = self._expected(models or ())
             for name in names:

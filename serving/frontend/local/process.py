@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import re
 import subprocess
@@ -29,6 +28,7 @@ _STARTED: Final = "Torch worker started."
 _PID: Final = re.compile(r"(?:INFO > )?\[PID\](\d+)")
 # Longer lines are cut: a worker that prints without end must not fill the memory of all.
 _MAX_LINE: Final = 64 * 1024
+_CHUNK: Final = 64 * 1024
 _REAP_S: Final = 0.01
 #: Seconds in which what an ended process has printed is read.
 _LAST_S: Final = 0.2
@@ -130,7 +130,7 @@ class Process:
         self._heard = heard
         self._awaited = len(launch.sockets)
         self.started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pipes: list[asyncio.ReadTransport] = []
+        self._pipes: list[_Pipe] = []
         self._popen = subprocess.Popen(
             launch.argv,
             cwd=launch.folder,
@@ -140,14 +140,8 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-
-    async def listen(self) -> None:
-        """Begin to read what it prints."""
-        loop = asyncio.get_running_loop()
         for name, pipe in (("stdout", self._popen.stdout), ("stderr", self._popen.stderr)):
-            lines = functools.partial(_Lines, name, self._line, self._ended)
-            transport, _ = await loop.connect_read_pipe(lines, cast(IO[bytes], pipe))
-            self._pipes.append(transport)
+            self._pipes.append(_Pipe(name, cast(IO[bytes], pipe), self._line, self._ended))
 
     def _line(self, pipe: str, line: str) -> None:
         if not self.started.done() and line.endswith(_STARTED):
@@ -175,7 +169,7 @@ class Process:
     async def exited(self, patience_s: float) -> None:
         """Wait until it has ended by itself and all that it printed is read, no longer than the patience lasts."""
         deadline = asyncio.get_running_loop().time() + patience_s
-        while (self._popen.poll() is None or any(not pipe.is_closing() for pipe in self._pipes)) and (
+        while (self._popen.poll() is None or any(pipe.is_open for pipe in self._pipes)) and (
             asyncio.get_running_loop().time() < deadline
         ):
             await asyncio.sleep(_REAP_S)
@@ -204,27 +198,48 @@ class Process:
         return int(self._popen.returncode)
 
 
-class _Lines(asyncio.Protocol):
-    """Splits what comes from a pipe into lines, of a bounded length."""
+class _Pipe:
+    """Splits what comes from a pipe into lines, of a bounded length.
 
-    def __init__(self, name: str, line: Heard, ended: Callable[[], None]) -> None:
+    No transport: uvloop's closes the pipe's descriptor twice, and may so close what another thread has just opened.
+    """
+
+    def __init__(self, name: str, pipe: IO[bytes], line: Heard, ended: Callable[[], None]) -> None:
         self._name = name
+        self._pipe = pipe
         self._line = line
         self._ended = ended
         self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(pipe.fileno(), False)
+        self._loop.add_reader(pipe.fileno(), self._read)
 
-    def data_received(self, data: bytes) -> None:
-        """Take what was printed."""
+    @property
+    def is_open(self) -> bool:
+        """Whether more may come."""
+        return not self._pipe.closed
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._pipe.fileno(), _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(data)
+            return
+        self._loop.remove_reader(self._pipe.fileno())
+        self._pipe.close()
+        if self._rest:  # the last line may lack its end
+            self._line(self._name, self._rest.decode("utf-8", "replace"))
+            self._rest = b""
+        self._ended()
+
+    def _take(self, data: bytes) -> None:
         *lines, rest = re.split(rb"\r\n|\n|\r", self._rest + data)
         if len(rest) > _MAX_LINE:
             lines, rest = [*lines, rest], b""
         self._rest = rest
         for line in lines:
             self._line(self._name, line[:_MAX_LINE].decode("utf-8", "replace"))
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Take the last line, which may lack its end."""
-        if self._rest:
-            self._line(self._name, self._rest.decode("utf-8", "replace"))
-            self._rest = b""
-        self._ended()

@@ -40,6 +40,12 @@ _LEAVE_S: Final = 2.0
 _LAST_WORDS_S: Final = 1.0
 #: Lines that are kept of what a worker prints while it loads its model.
 _LAST_LINES: Final = 400
+_DIED: Final = "Worker died."
+_UNHEARD: Final = "the worker ended before it listened"
+#: Failed loads in a row after which requests wait no longer for a worker that had served: of those that said why, and
+#: of those that ended without a word. These were killed, as a rule, and for reasons outside the model.
+_TOLD: Final = 2
+_UNTOLD: Final = 5
 
 
 class Owner(Protocol):
@@ -88,7 +94,7 @@ class Worker:
         loaded: done when it has loaded its model for the first time, or failed to.
         ended: whether it is started no more.
         ready: whether it has its model.
-        failing: whether it could not load its model: never yet, or not when it last tried twice.
+        failing: whether it could not load its model: never yet, or not when it last tried several times.
     """
 
     def __init__(self, owner: Owner, number: int, gpu: int | None) -> None:
@@ -215,8 +221,8 @@ class Worker:
                 await self._start()
             except FrontendError as problem:
                 error, failures = await self._explained(problem), failures + 1
-                # One that has served may have been killed while it loaded: requests wait for it once more.
-                self.failing = failures > 1 or not served
+                patience = _UNTOLD if error.message in (_DIED, _UNHEARD) else _TOLD
+                self.failing = failures >= patience or not served
                 failing_since = failing_since or self._loop.time()
                 logger.error("Load model failed: %s, error: %s", self.model.name, error.message)
             else:
@@ -226,7 +232,7 @@ class Worker:
                     self.loaded.set_result(None)
                 self._owner.freed(self)
                 await self._gone.wait()
-                error = InternalError("Worker died.")
+                error = InternalError(_DIED)
             error = await self._end_process(error, was_ready=not failures)
             self._gone.clear()
             if not self.loaded.done():
@@ -234,13 +240,13 @@ class Worker:
                 self.loaded.exception()  # perhaps nobody waits for it
             if self._leaving:
                 break
-            patience = self.model.values.get("maxRetryTimeoutInSec", 300)
-            if failing_since and self._loop.time() - failing_since > patience:
-                logger.error("%s is started no more: it could not load its model for %s s", self.name, patience)
+            limit = self.model.values.get("maxRetryTimeoutInSec", 300)
+            if failing_since and self._loop.time() - failing_since > limit:
+                logger.error("%s is started no more: it could not load its model for %s s", self.name, limit)
                 break
             await self._pause(next(pauses))
         self.ended = True
-        self._owner.died(self, [], InternalError("Worker died."))
+        self._owner.died(self, [], InternalError(_DIED))
 
     def _heard(self, pipe: str, line: str) -> None:
         if not self.ready and pipe == "stdout":
@@ -249,7 +255,7 @@ class Worker:
 
     async def _explained(self, error: FrontendError) -> FrontendError:
         """Return the error of a failed load, in the worker's own words if it printed any."""
-        if error.message != "Worker died.":
+        if error.message != _DIED:
             return error
         if self._process is not None:
             await self._process.exited(_LAST_WORDS_S)
@@ -278,9 +284,8 @@ class Worker:
             launch = self._owner.launch(self)
             self._printed.clear()
             self._process = Process(launch, self._heard)
-            await self._process.listen()
             if not await self._unless_gone(self._process.started, begun + START_S):
-                raise InternalError("the worker ended before it listened")
+                raise InternalError(_UNHEARD)
             self._loading = self._loop.create_future()
             self._unloaded = len(launch.sockets)
             for socket in launch.sockets:
@@ -328,7 +333,7 @@ class Worker:
             if wanted.done():
                 return wanted.result()
             if gone.done():
-                raise InternalError("Worker died.")  # its own words are in the log
+                raise InternalError(_DIED)  # its own words are in the log
             raise asyncio.TimeoutError
         finally:
             gone.cancel()

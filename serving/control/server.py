@@ -27,7 +27,7 @@ from serving.control.models import snapshots, trust
 from serving.control.models.store import Selection, select
 from serving.control.models.versions import with_defaults
 from serving.control.processes import end_session, ends_with_parent
-from serving.control.state import ServerRecord, StateFolder, not_running
+from serving.control.state import ServerRecord, StateFolder, identity_of, not_running
 from serving.errors import AlreadyRunningError, NotRunningError, StartError
 
 # The system's limit for the path of a unix socket is 104 (macOS) to 108 bytes with its end mark.
@@ -413,6 +413,7 @@ def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: _Pre
         worker=java.worker_name(launch.home),
         trusted_store=prepared.trusted_store,
         frontend=launch.name,
+        identity=identity_of(process.pid),
     )
 
 

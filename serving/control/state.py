@@ -57,6 +57,7 @@ class ServerRecord:
         worker: whose Python worker runs the models: ``torchmar``, ``torchserve``, or the path of another's home.
         trusted_store: the store that the frontend reads, of checked copies; empty where any archive is served.
         frontend: ``java`` or ``python``.
+        identity: of that process, see `identity_of`; empty in a record of before it was written down.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ServerRecord:
     worker: str
     trusted_store: str = ""
     frontend: str = "java"
+    identity: str = ""
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ServerRecord:
@@ -82,7 +84,7 @@ class ServerRecord:
             KeyError, TypeError, ValueError: it is not a record.
         """
         # A record from before there was a choice does not say which worker, nor of signatures, nor which frontend.
-        document = {"worker": "torchserve", "trusted_store": "", "frontend": "java", **document}
+        document = {"worker": "torchserve", "trusted_store": "", "frontend": "java", "identity": "", **document}
         texts = {key: str(document[key]) for key in cls.__annotations__ if key not in ("pid", "started")}
         return cls(pid=int(document["pid"]), started=float(document["started"]), **texts)
 
@@ -91,11 +93,27 @@ class ServerRecord:
         """Return whether that very process still runs."""
         try:
             process = psutil.Process(self.pid)
-            return (
-                abs(process.create_time() - self.started) < _CLOCK_SLACK_S and process.status() != psutil.STATUS_ZOMBIE
-            )
+            if self.identity:
+                same = identity_of(self.pid) == self.identity
+            else:
+                same = abs(process.create_time() - self.started) < _CLOCK_SLACK_S
+            return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+
+def identity_of(pid: int) -> str:
+    """Return what tells a process from every other that has its number, then or later: the boot, and the ticks since.
+
+    Not a time: the system derives it from the clock, and a clock that is set would make another process of it. Empty
+    where the system does not tell.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+    return f"{boot} {ticks}"
 
 
 class StateFolder:

@@ -18,7 +18,7 @@ from pathlib import Path
 from archive_tool.errors import InputError
 from serving.client.transport import Address
 from serving.control.configuration import frontends
-from serving.errors import PortInUseError, StartError
+from serving.errors import PortInUseError, ServingError, StartError
 from serving.frontend.apps.keys import Kind
 from serving.frontend.settings import Settings
 
@@ -161,12 +161,18 @@ def bind(address: Address, key: str) -> socket.socket:
             return _bind_file(Path(address.socket_path))
         return _bind_port(address)
     except OSError as error:
-        where = f"{key}={address.text}"
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(
-                f"somebody listens there already: {where}", hint="stop it, or change the port"
-            ) from error
-        raise StartError(f"cannot listen: {where}: {error.strerror or error}", hint=f"correct {key}") from error
+        raise refusal(error, address, key) from error
+
+
+def refusal(error: OSError, address: Address, key: str) -> ServingError:
+    """Make the error for an address that the system refuses.
+
+    Two servers may have bound one port; the first that listens there has it, and the second is told only then.
+    """
+    where = f"{key}={address.text}"
+    if error.errno == errno.EADDRINUSE:
+        return PortInUseError(f"somebody listens there already: {where}", hint="stop it, or change the port")
+    return StartError(f"cannot listen: {where}: {error.strerror or error}", hint=f"correct {key}")
 
 
 def _bind_port(address: Address) -> socket.socket:

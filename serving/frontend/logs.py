@@ -50,8 +50,16 @@ class _RollingFile:
         if self._file is None:
             self._file = self._path.open("ab", buffering=0)
             self._size = self._file.tell()
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)  # the disk is full: no half line is left on it
+            self.close()
+            raise
         self._size += len(data)
-        self._file.write(data)
 
     def _roll(self) -> None:
         self.close()
@@ -59,9 +67,14 @@ class _RollingFile:
         full = self._path.with_name(f"{self._path.stem}.{max(numbers, default=0) + 1}.log")
         self._path.replace(full)
         packed = full.with_name(f"{full.name}.gz")
-        with full.open("rb") as source, gzip.open(f"{packed}.part", "wb", compresslevel=1) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        Path(f"{packed}.part").replace(packed)
+        part = Path(f"{packed}.part")
+        try:
+            with full.open("rb") as source, gzip.open(part, "wb", compresslevel=1) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            part.replace(packed)
+        except OSError:  # it stays as it is until the next one is full
+            part.unlink(missing_ok=True)
+            return
         full.unlink()
         for number in sorted(numbers)[: max(0, len(numbers) + 1 - self._kept)]:
             numbers[number].unlink(missing_ok=True)
@@ -167,28 +180,30 @@ class LogFiles:
         self._there_is_some.set()
 
     def _write_all(self) -> None:
-        complained = False
+        complained: set[File] = set()
         while not (self._ended and not self._waiting):
             self._there_is_some.wait()
             self._there_is_some.clear()
             with self._lock:
                 taken, self._waiting = self._waiting, {}
                 dropped, self._dropped = self._dropped, 0
-            size = sum(len(line) for lines in taken.values() for line in lines)
+            size, missed = sum(len(line) for lines in taken.values() for line in lines), 0
             if dropped:
-                text = (
-                    f"{_now()} [WARN ] log {__name__} - {dropped} lines were left out: they came faster than written\n"
-                )
+                text = f"{_now()} [WARN ] log {__name__} - {dropped} lines were left out: the disk was slow, or full\n"
                 taken.setdefault("ts_log", []).append(text)
             for file, lines in taken.items():
                 try:
                     self._write(file, "".join(lines))
+                    complained.discard(file)
                 except OSError as error:
-                    if not complained:
-                        sys.stderr.write(f"the log {file}.log in {self._folder} cannot be written: {error}\n")
-                    complained = True
+                    missed += len(lines)
+                    if file not in complained:
+                        complained.add(file)
+                        with contextlib.suppress(OSError, ValueError):  # it may lie on the same disk
+                            sys.stderr.write(f"the log {file}.log in {self._folder} cannot be written: {error}\n")
             with self._lock:  # only now is there room for more
                 self._waiting_bytes -= size
+                self._dropped += missed
         for one in self._files.values():
             one.close()
 

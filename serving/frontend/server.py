@@ -118,7 +118,11 @@ class Listener:
         self._watch: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Begin to accept."""
+        """Begin to accept.
+
+        Raises:
+            PortInUseError, StartError: somebody else listens there by now, or it cannot be had.
+        """
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"sock": self.place.sock, "ssl": self.place.tls, "backlog": listening.BACKLOG}
         if self.place.tls is not None:
@@ -129,7 +133,10 @@ class Listener:
             return made(config=self._config, server_state=self._state, app_state={}, _loop=loop)
 
         create = loop.create_unix_server if self.place.address.socket_path else loop.create_server
-        self._server = await create(protocol, **options)
+        try:
+            self._server = await create(protocol, **options)
+        except OSError as error:
+            raise listening.refusal(error, self.place.address, self.place.key) from error
         every_s = min(WATCH_S, self._patience.head_s / 4)
         self._watch = loop.create_task(watch(self._state.connections, self._patience, every_s))
 

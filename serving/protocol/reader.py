@@ -118,6 +118,10 @@ class Reader(ABC, Generic[M]):
             self._error = error
             raise
 
+    def close(self) -> None:
+        """Stop reading. A parser that waits holds its reader, with all buffers, until the garbage collector comes."""
+        self._parser.close()
+
     @abstractmethod
     def _message(self) -> Steps[M]:
         """Parse one message from the current place."""

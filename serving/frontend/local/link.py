@@ -55,6 +55,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that the worker has gone."""
         self._end(exc)
+        self._decoder.close()
 
     def _end(self, error: Exception | None) -> None:
         if self._transport is None:

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from serving.control.processes import ends_with_parent
 from serving.frontend.errors import ModelError
 from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import environment
@@ -62,6 +63,8 @@ def _run(command: list[str], model: Model, settings: Settings, what: str) -> Non
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # What nobody waits for any more would go on for minutes.
+            preexec_fn=ends_with_parent() if sys.platform == "linux" else None,
             check=False,
         )
         if done.returncode == 0:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,43 @@ def test_answers_of_any_size_come_whole(
         loop.run_until_complete(work())
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("new_loop", _LOOPS)
+def test_what_a_connection_held_goes_with_it(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Not only when the garbage collector comes, which is seldom, while workers may die all the time."""
+    path = _short(tmp_path_factory)
+    held: list[weakref.ref[object]] = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[Exception | None] = loop.create_future()
+
+        async def worker(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(encode_reply(Reply(200, "", (PredictionItem("id", b"x" * 1000),)))[:500])
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_unix_server(worker, str(path))
+        _, link = await loop.create_unix_connection(lambda: Link(6_553_500, print, lost.set_result), str(path))
+        held.append(weakref.ref(link._decoder))
+        assert await lost is None
+        server.close()
+        await server.wait_closed()
+
+    gc.disable()
+    try:
+        loop = new_loop()
+        loop.run_until_complete(work())
+        loop.close()
+        assert held[0]() is None
+    finally:
+        gc.enable()
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
 
 
 def _short(factory: pytest.TempPathFactory) -> Path:

@@ -305,6 +305,7 @@ def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str,
             raise InputError("TorchServe's frontend needs more than a single port", hint="add --frontend python")
         return few_cores.properties(properties)
     frontends.refuse_plugins(properties)
+    frontends.refuse_client_certificates(properties)
     for key in frontends.javas_own(told):
         warn(f"{config_file}: {key} has no meaning for the Python frontend")
     return properties

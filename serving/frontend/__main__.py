@@ -84,6 +84,7 @@ def _run(given: argparse.Namespace, assembled: Assemble) -> int:
     )
     settings = read(given.config, place)
     frontends.refuse_plugins(settings.properties)
+    frontends.refuse_client_certificates(settings.properties)
     settings = server.on_single_port(settings) if given.single_port else settings
     startup = Startup(tuple(map(ModelSpec.parse, given.models)), given.load_all, not given.no_snapshots)
     _allow_connections()

@@ -76,7 +76,8 @@ class Own:
         pass
 
     def handle(self, data, context):
-        return [{"prefix": sys.prefix, "package": torchmar_test_package.__file__, "torch": torch.__version__}] * len(data)
+        package = torchmar_test_package.__file__
+        return [{"prefix": sys.prefix, "package": package, "torch": torch.__version__}] * len(data)
 """
 
 
@@ -87,7 +88,7 @@ def wheel(folder: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("torchmar_test_package.py", "")
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: torchmar-test-package\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -289,3 +290,23 @@ def refuse_plugins(properties: Mapping[str, str]) -> None:
             f"plugins_path={plugins}: plugins are written in Java, and the Python frontend has none",
             hint="remove plugins_path, or use TorchServe's frontend: torchmar start --frontend java",
         )
+
+
+#: How keys are called that would have clients show a certificate, here or with other servers; TorchServe has none.
+_CLIENT_CERTIFICATES: Final = re.compile(
+    r"trust_?store|client_?(auth|cert|ca\b|ca_)|mutual|mtls|(^|_)ca_?(cert|file)", re.IGNORECASE
+)
+
+
+def refuse_client_certificates(properties: Mapping[str, str]) -> None:
+    """Make sure that nobody relies on mutual TLS, which is not there: the server would let in everybody.
+
+    Raises:
+        InputError: a key of the configuration asks for it.
+    """
+    for key, value in properties.items():
+        if key not in settings.KEYS and _CLIENT_CERTIFICATES.search(key):
+            raise InputError(
+                f"{key}={value}: the Python frontend asks no client for a certificate (mutual TLS)",
+                hint=f"remove {key}, and put a proxy in front that does, or have keys asked for: --enable-model-api",
+            )

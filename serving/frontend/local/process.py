@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,10 @@ _STARTED: Final = "Torch worker started."
 _PID: Final = re.compile(r"(?:INFO > )?\[PID\](\d+)")
 # Longer lines are cut: a worker that prints without end must not fill the memory of all.
 _MAX_LINE: Final = 64 * 1024
-_CHUNK: Final = 64 * 1024
+_CHUNK: Final = 16 * 1024
+#: A pipe whose lines took the loop longer than this, seconds, is left alone for so many times as long.
+_BUSY_S: Final = 0.002
+_PAUSES: Final = 4
 _REAP_S: Final = 0.01
 #: Seconds in which what an ended process has printed is read.
 _LAST_S: Final = 0.2
@@ -199,7 +203,7 @@ class Process:
 
 
 class _Pipe:
-    """Splits what comes from a pipe into lines, of a bounded length.
+    """Splits what comes from a pipe into lines, of a bounded length, in a bounded share of the loop's time.
 
     No transport: uvloop's closes the pipe's descriptor twice, and may so close what another thread has just opened.
     """
@@ -227,7 +231,11 @@ class _Pipe:
         except OSError:
             data = b""
         if data:
+            begun = time.perf_counter()
             self._take(data)
+            if (took := time.perf_counter() - begun) > _BUSY_S:
+                self._loop.remove_reader(self._pipe.fileno())
+                self._loop.call_later(_PAUSES * took, self._loop.add_reader, self._pipe.fileno(), self._read)
             return
         self._loop.remove_reader(self._pipe.fileno())
         self._pipe.close()

@@ -18,11 +18,20 @@ def end_of(pid: int) -> int | None:
 
 def is_alive(pid: int) -> bool:
     """Return whether there is such a process; a zombie does not count."""
+    return _state(pid) not in ("", "Z")
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether somebody has stopped the process (SIGSTOP); not by a debugger, which goes on with it."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    """Return a process's state as Linux has it, one letter; empty if there is no such process."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return state != "Z"
+        return ""
 
 
 def kill(pid: int) -> None:

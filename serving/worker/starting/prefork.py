@@ -287,12 +287,11 @@ class _Prefork:
         process = worker.process
         if process is None:
             self._drop(worker)
-        elif process.channel is None:
-            worker.deadline = time.monotonic() + _KILL_AFTER_S  # unless code that holds the GIL keeps it from seeing
+        elif process.workers == {worker}:
+            # Code that holds the GIL, or whoever has stopped it, may keep it from seeing that it is to end.
+            worker.deadline = time.monotonic() + _KILL_AFTER_S
         else:
-            process.workers.discard(worker)
-            self._workers.discard(worker)
-            worker.sock.close()
+            self._let_go(worker, process)
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
@@ -300,9 +299,16 @@ class _Prefork:
             worker.deadline = None
             if worker.process is None:
                 self._drop(worker)  # the frontend never connected
-            else:
+            elif worker.process.workers == {worker}:
                 system.kill(worker.process.pid)
+            else:  # a shared process that has got another one meanwhile
+                self._let_go(worker, worker.process)
         self._reception.check_deadlines()
+
+    def _let_go(self, worker: Worker, process: Process) -> None:
+        process.workers.discard(worker)
+        self._workers.discard(worker)
+        worker.sock.close()
 
     def _drop(self, worker: Worker) -> None:
         """Give up on a worker that no process serves; its thin process sees the lifeline end."""

@@ -105,6 +105,9 @@ class Processes:
         try:
             if process.channel is None:
                 raise BrokenPipeError
+            if system.is_stopped(process.pid):  # it would take the worker, and never serve it
+                system.kill(process.pid)
+                raise BrokenPipeError
             rendezvous.send(process.channel, {"arguments": tuple(guest.arguments)}, fds)
         except OSError:  # it is just ending, and takes no more
             self._retire(process)

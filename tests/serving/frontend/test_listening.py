@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -177,6 +178,42 @@ def test_https_by_pem_files_that_may_be_renewed(tmp_path: Path) -> None:
         finally:
             server.do(secured.close())
             secured.place.close()
+
+
+def test_who_does_not_shake_hands_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.frontend.server._HANDSHAKE_S", 0.5)
+    given = settings(tmp_path, **certificate(tmp_path))
+    app = played_app("inference", PlayedEngine(tmp_path))
+    with reached(app) as server:
+        address = Address(f"https://127.0.0.1:{free_port()}")
+        place = listening.Place(address, "x", bind(address, "x"), context(given))
+        secured = Listener(place, app, Patience())
+        server.do(secured.open())
+        try:
+            with socket.create_connection((address.host, address.port or 0), 30) as silent:
+                trusted = ssl.create_default_context(cafile=given.properties["certificate_file"])
+                assert httpx.get(f"{address.text}/x", verify=trusted).status_code == 200
+                with contextlib.suppress(ConnectionResetError):
+                    assert silent.recv(1) == b""  # a timeout would be an error
+        finally:
+            server.do(secured.close())
+            place.close()
+
+
+def test_two_servers_that_bound_one_port_are_told_when_the_second_listens(tmp_path: Path) -> None:
+    app = played_app("inference", PlayedEngine(tmp_path))
+    with reached(app) as server:
+        address = Address(f"http://127.0.0.1:{free_port()}")
+        places = [listening.Place(address, f"{name}_address", bind(address, name)) for name in ("first", "second")]
+        first, second = (Listener(place, app, Patience()) for place in places)
+        server.do(first.open())
+        try:
+            with pytest.raises(PortInUseError, match="somebody listens there already: second_address=http"):
+                server.do(second.open())
+        finally:
+            server.do(first.close())
+            for place in places:
+                place.close()
 
 
 @pytest.mark.parametrize(

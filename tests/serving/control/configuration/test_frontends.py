@@ -172,3 +172,15 @@ def test_grpc_that_is_demanded_must_be_installed(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError, match="torchmar_grpc=true: the packages that gRPC takes are not installed") as found:
         frontends.serves_grpc({"torchmar_grpc": "true"})
     assert found.value.hint == "pip install 'torchmar[grpc]'"
+
+
+@pytest.mark.parametrize(
+    "key", ["truststore", "trust_store_path", "ssl_client_auth", "client_ca_file", "ca_certificate"]
+)
+def test_mutual_tls_is_refused_by_a_message(key: str) -> None:
+    with pytest.raises(InputError, match=rf"{key}=x: the Python frontend asks no client for a certificate"):
+        frontends.refuse_client_certificates({"keystore": "k", key: "x"})
+
+
+def test_no_key_of_torchserve_is_taken_for_mutual_tls() -> None:
+    frontends.refuse_client_certificates(dict.fromkeys([*settings.KEYS, "torchmar_frontend"], "x"))

@@ -76,6 +76,12 @@ class _Guard:
     waited_for: tuple[str, object, int] | None = None
     since = 0.0
     _head = 0
+    _refusal: FrontendError | None = None
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()  # type: ignore[misc]
+        if self._refusal is not None and not self.is_answering:
+            self.refuse(self._refusal)
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
@@ -117,14 +123,12 @@ class _Guard:
         """End the connection, with an answer unless another one is on its way."""
         if self.transport.is_closing():
             return
-        if getattr(self, "pipeline", None):
-            return  # answers of requests before this one are on their way; its turn comes, or its time is up
+        if getattr(self, "pipeline", None) or (self.is_answering and not self.cycle.more_body):
+            # The requests before are good ones, and get their answers first; nothing more is read.
+            self._refusal = error
+            self.flow.pause_reading()
+            return
         if self.is_answering:
-            if not self.cycle.more_body:
-                # The request before is a good one: it gets its answer, and nothing more is read.
-                self.cycle.keep_alive = False
-                self.flow.pause_reading()
-                return
             if self.cycle.response_started:
                 self.transport.abort()
                 return

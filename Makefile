@@ -25,10 +25,11 @@ PORT ?= 8080
 WORKERS ?= 2
 MINUTES ?= 10
 ROUNDS ?= 200
+REQUESTS ?= 100000
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all coverage test-oldest test-versions lint format release-check soak churn clean help
+.PHONY: demo test test-all coverage test-oldest test-versions lint format release-check soak churn fuzz clean help
 
 help:
 	@echo 'make demo    train, archive, serve and query the MNIST example'
@@ -42,6 +43,7 @@ help:
 	@echo 'make release-check  build wheel and sdist, install each, run the tutorial from it'
 	@echo 'make soak    kill worker processes under load for MINUTES ($(MINUTES)): does the server hold? FRONTEND=python'
 	@echo 'make churn   register and remove models at once for ROUNDS ($(ROUNDS)): is every one answered?'
+	@echo 'make fuzz    send a Python frontend REQUESTS ($(REQUESTS)) that nobody should: is each answered, and none with a 500?'
 	@echo 'make clean   remove the environment and the caches'
 
 demo: $(VENV)/.installed
@@ -114,6 +116,9 @@ soak: $(VENV)/.installed
 
 churn: $(VENV)/.installed
 	@$(BIN)/python benchmarks/churn.py --rounds $(ROUNDS)
+
+fuzz: $(VENV)/.installed
+	@$(BIN)/python benchmarks/fuzz.py --requests $(REQUESTS)
 
 clean:
 	rm -rf .coverage* .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

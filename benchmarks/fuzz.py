@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import random
@@ -52,9 +53,8 @@ INFERENCE += (
     "/v2/models/{}/infer",
     "/v2/models/{}",
     "/v2",
-    "/v2/health/ready",
 )
-INFERENCE += ("/api-description", "/readyz", "/livez", "/{}", "/predictions", "/v2/models/{}/ready")
+INFERENCE += ("/v2/health/ready", "/api-description", "/readyz", "/livez", "/{}", "/predictions", "/v2/models/{}/ready")
 MANAGEMENT = ("/models/{}", "/models", "/models/{}/set-default", "/models/{}/1.0/set-default", "/models/{}/all", "/")
 MANAGEMENT += ("/token", "/workflows", "/workflows/{}", "/v1/models/{}", "/metrics", "/{}")
 KEYS = ("min_worker", "max_worker", "synchronous", "timeout", "url", "model_name", "handler", "runtime", "batch_size")
@@ -189,7 +189,7 @@ class Requests:
         if body and self.random.random() < 0.2:
             lines.append("transfer-encoding: chunked")
             cuts = sorted({0, len(body), *(self.random.randrange(len(body)) for _ in range(3))})
-            pieces = [body[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+            pieces = [body[start:end] for start, end in itertools.pairwise(cuts)]
             body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
         elif body or method in ("POST", "PUT", "PATCH"):
             lines.append(f"content-length: {len(body)}")

@@ -66,8 +66,9 @@ class LocalEngine:
         self._settings = settings
         self._table: Table[Version] = Table(reserved)
         self._number = settings.initial_worker_port
+        self._gpus = Gpus(settings)
         self._around = Surroundings(
-            settings, meters, self._next_number, Gpus(settings).next, dependencies.python_of, printed, memory, ended
+            settings, meters, self._next_number, self._gpus.next, dependencies.python_of, printed, memory, ended
         )
         self._snapshots = written
         self._unproven: set[Version] = set()
@@ -111,7 +112,7 @@ class LocalEngine:
         return models
 
     async def _take_at_startup(self, spec: ModelSpec) -> None:
-        workers = self._settings.default_workers_per_model or os.cpu_count() or 1
+        workers = self._settings.default_workers_per_model or self._gpus.count or os.cpu_count() or 1
         wanted = Registration(spec.archive, spec.name or None, initial_workers=workers)
         model = await self._unpacked(wanted, startup_name=ModelSpec.stem(spec.archive))
         own = settings_of_properties(self._settings, model.name, model.version)

@@ -177,9 +177,12 @@ def test_played_engine_what_is_no_http_is_told_so_in_json(server: Served, broken
 
 
 def test_played_engine_requests_before_what_is_no_http_are_answered(server: Served) -> None:
-    answer = server.raw(_HEAD + b"x-mode: sleep:0.2\r\n\r\n" + b"garbage\r\n\r\n")
-    assert _statuses(answer) == [200]
-    assert answer.endswith(b"}")
+    """And then that is told so, however many they are: the client would wait for an answer."""
+    slow = _HEAD + b"x-mode: sleep:0.2\r\n\r\n"
+    for before in (1, 3):
+        answer = server.raw(before * slow + b"garbage\r\n\r\n")
+        assert _statuses(answer) == [200] * before + [400]
+        assert answer.endswith(b"}\n")
 
 
 def test_played_engine_another_protocol_is_not_offered(hasty: Served) -> None:

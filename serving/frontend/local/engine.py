@@ -17,7 +17,7 @@ from serving.control.models.snapshots import KEY, Snapshot
 from serving.control.models.store import all_archives, asked, split_list
 from serving.errors import StartError
 from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share
-from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError, UnavailableError
+from serving.frontend.errors import BadRequestError, ConflictError, FrontendError, RequestTimeoutError, UnavailableError
 from serving.frontend.local.models import archives, dependencies, snapshots
 from serving.frontend.local.models.gpus import Gpus
 from serving.frontend.local.models.model import Model, model_of, settings_of_properties
@@ -236,10 +236,13 @@ class LocalEngine:
         self._unproven.add(version)
         try:
             await version.scale(model.least, model.most, wait=wanted.synchronous)
-        except BaseException:
+        except BaseException as error:
             # Somebody may have unregistered it meanwhile, and registered another one.
             if self._table.forget(model.name, model.version, version):
                 await self._ended(version, grace_s=0.0)
+            elif isinstance(error, FrontendError):
+                told = f"Model {model.name} version {model.version} was unregistered before its workers were ready"
+                raise ConflictError(told) from error
             raise
         finally:
             self._unproven.discard(version)

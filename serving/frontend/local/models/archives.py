@@ -77,12 +77,16 @@ def _find(url: str, settings: Settings) -> Path:
     if _URL.match(url):
         return _fetched(url, store / file_name(url), settings)
     name = file_name(url)
-    if (store / name).is_file():
-        return store / name
-    for folder in (Path(url), store / name):
-        if folder.is_absolute() and folder.is_dir():
-            return _only_child(folder)
-    raise ModelNotFoundError(f"Model not found at: {url}")
+    folders = [folder for folder in (Path(url), store / name) if folder.is_absolute()]
+    try:
+        if (store / name).is_file():
+            return store / name
+        found = next((folder for folder in folders if folder.is_dir()), None)
+    except OSError:  # no file can have that name
+        found = None
+    if found is None:
+        raise ModelNotFoundError(f"Model not found at: {url}")
+    return _only_child(found)
 
 
 def file_name(url: str) -> str:

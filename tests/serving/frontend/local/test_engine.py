@@ -404,3 +404,26 @@ def test_the_end_answers_what_was_taken(bench: Bench) -> None:
                 os.kill(pid, 0)
 
     bench.run(work)
+
+
+def test_a_registration_that_somebody_undoes_is_told_so(bench: Bench) -> None:
+    archive = bench.build("slow", "import time\ntime.sleep(30)\n\ndef handle(data, context):\n    return data\n")
+
+    async def work() -> None:
+        registering = asyncio.ensure_future(bench.register(archive, synchronous=True))
+        while "slow" not in dict(bench.engine.names()):
+            await asyncio.sleep(0.05)
+        await bench.engine.unregister("slow", None)
+        with pytest.raises(ConflictError, match="was unregistered before its workers were ready"):
+            await registering
+
+    bench.run(work)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "b" * 5000, "/" + "c" * 300, "d" * 300 + ".mar"])
+def test_a_name_that_no_file_can_have_is_not_found(bench: Bench, name: str) -> None:
+    async def work() -> None:
+        with pytest.raises(ModelNotFoundError, match="Model not found at"):
+            await bench.register(name)
+
+    bench.run(work)

@@ -10,7 +10,15 @@ import psutil
 import pytest
 
 from archive_tool.errors import InputError
-from serving.control.state import ServerRecord, StateFolder, known_servers, not_running, running_servers, state_home
+from serving.control.state import (
+    ServerRecord,
+    StateFolder,
+    identity_of,
+    known_servers,
+    not_running,
+    running_servers,
+    state_home,
+)
 
 
 def record(**changes: object) -> ServerRecord:
@@ -91,6 +99,16 @@ def test_alive_means_that_very_process() -> None:
     assert record().alive
     assert not record(started=psutil.Process().create_time() - 100).alive
     assert not record(pid=2**22 + 1).alive
+
+
+@pytest.mark.skipif(not identity_of(os.getpid()), reason="the system does not tell")
+def test_a_clock_that_is_set_makes_no_other_process_of_a_server() -> None:
+    """A process's time of start is derived from the clock, here played: it moves with it."""
+    moved = psutil.Process().create_time() - 3600
+    assert record(started=moved, identity=identity_of(os.getpid())).alive
+    assert not record(identity=identity_of(os.getppid())).alive
+    assert not record(identity="another boot 1").alive
+    assert identity_of(2**22 + 1) == ""
 
 
 @pytest.mark.parametrize("name", ["", "..", ".x", "a/b", "a b", "x" * 65])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,3 +199,27 @@ def test_lines_that_come_faster_than_they_are_written_are_counted(
 def test_nothing_is_logged_where_no_files_are_installed() -> None:
     logs.model_line(WORKER, "stdout", "nowhere")
     logs.worker_ended(WORKER)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_lines_that_a_full_disk_does_not_take_are_counted_and_the_next_ones_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standard error, which may lie on the same disk, is played."""
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    (tmp_path / "model_log.log").symlink_to("/dev/full")
+    files = LogFiles(tmp_path)
+    files.model_line("W-9000-m_1.0", "stdout", "lost")
+    deadline = time.monotonic() + 30
+    while not files._dropped and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (tmp_path / "model_log.log").unlink()
+    files.model_line("W-9000-m_1.0", "stdout", "kept")
+    files.close()
+    assert (tmp_path / "model_log.log").read_text().endswith("MODEL_LOG - kept\n")
+    assert "1 lines were left out: the disk was slow, or full" in (tmp_path / "ts_log.log").read_text()

@@ -48,6 +48,7 @@ PACKAGES = [
     "serving.frontend.local",
     "serving.frontend.local.models",
     "serving.frontend.metering",
+    "serving.frontend.versions",
     "serving.local",
     "serving.protocol",
     "serving.worker",

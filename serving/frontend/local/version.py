@@ -1,4 +1,4 @@
-"""A version of a model that is served: its workers, the requests that wait for them, and who gets which.
+"""A version of a model that is served: the requests that wait for its workers, and who gets which.
 
 A worker that becomes free takes what waits, up to the batch size, at once. Nobody waits while a worker is idle: what
 came in one turn of the event loop is one batch, shared out over the workers that are free.
@@ -16,11 +16,11 @@ from typing import Final
 
 from serving.frontend.engine import Answer, Call, ModelState, Share, Timings
 from serving.frontend.errors import DeadlineError, FrontendError, UnavailableError
+from serving.frontend.local.crew import Crew
 from serving.frontend.local.job import Job
 from serving.frontend.local.models import describing
 from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import Launch, launch_of
-from serving.frontend.local.scaling import Scaling, Seen
 from serving.frontend.local.sequences import Sequences
 from serving.frontend.local.shadows import Shadows
 from serving.frontend.local.waiting import Waiting
@@ -82,13 +82,12 @@ class Version:
         self._sequences = Sequences(model, around.settings) if model.stateful else None
         # Not by "or": without requests both are empty, and so false.
         self._waiting: Waiting | Sequences = Waiting(model.queue_size) if self._sequences is None else self._sequences
-        self._workers: list[Worker] = []
-        self._leaving: set[Worker] = set()
+        grace_s = float(around.settings.unregister_model_timeout)
+        self._workers = Crew(self, around.numbers, around.gpus, grace_s, self._keeps_sequences)
         self._free: dict[Worker, None] = {}
         self._shadows = Shadows(partial(around.meters.shadowed, model.name, model.version))
         self._scheduled = False
         self._shared = _is_shared(model)
-        self._scaling = Scaling(self._loop.time())
         self._empty = asyncio.Event()
 
     # ---- requests --------------------------------------------------------------------------------------------------
@@ -117,7 +116,7 @@ class Version:
 
     def _submit(self, job: Job, named: str | None) -> None:
         model = self.model
-        if self.closing or not self._can_serve():
+        if self.closing or not self._workers.can_serve:
             self._drop("drain" if self.closing else "worker")
             raise UnavailableError(no_worker(model, named))
         if model.ticketed and len(self._waiting) >= len(self._free):
@@ -138,14 +137,11 @@ class Version:
     @property
     def takes(self) -> bool:
         """Whether a request would be answered, as far as one can see: a worker is ready, and there is room."""
-        return not self.closing and any(worker.ready for worker in self._workers) and self._waiting.has_room
+        return not self.closing and self._workers.ready > 0 and self._waiting.has_room
 
     def goes_on(self, request: Request) -> bool:
         """Return whether a request goes on with a sequence that began here."""
         return self._sequences is not None and self._sequences.is_open(request)
-
-    def _can_serve(self) -> bool:
-        return any(not (worker.ended or worker.failing) for worker in self._workers)
 
     def _look(self) -> None:
         """Share out what waits, at the end of this turn of the event loop."""
@@ -218,9 +214,9 @@ class Version:
         self._around.meters.dropped(self.model.name, self.model.version, reason)
 
     def _level(self) -> None:
-        running = sum(worker.running for worker in self._workers)
-        self._around.meters.level(self.model.name, self.model.version, waiting=len(self._waiting), running=running)
-        if self.closing and not len(self._waiting) and not any(one.awaited for one in (*self._workers, *self._leaving)):
+        waiting, running = len(self._waiting), self._workers.running
+        self._around.meters.level(self.model.name, self.model.version, waiting=waiting, running=running)
+        if self.closing and not waiting and not self._workers.awaited:
             self._empty.set()
 
     # ---- what its workers tell -------------------------------------------------------------------------------------
@@ -283,7 +279,7 @@ class Version:
         self._waiting.put_back(again)
         if self._sequences is not None:
             self._end_all(self._sequences.died(worker), "its worker died")
-        if not self._can_serve():
+        if not self._workers.can_serve:
             for job in self._waiting.clear():
                 job.fail(UnavailableError(no_worker(self.model, None)))
         self._look()
@@ -300,7 +296,7 @@ class Version:
             and not self.model.stateful
             and not job.begun
             and job.deaths < _MAX_DEATHS
-            and self._can_serve()
+            and self._workers.can_serve
         )
 
     def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
@@ -326,39 +322,15 @@ class Version:
 
     def check(self, now: float) -> None:
         """Look at the clocks of all workers; called some times a second."""
-        for worker in (*self._workers, *self._leaving):
-            worker.check(now)
+        self._workers.check(now)
         if self._sequences is not None:
             self._end_all(self._sequences.expire(now), "it lasted too long")
             self._look()  # a worker may have room for a new one
         if self.model.least < self.model.most and not self.closing:
-            self._adapt(now)
+            self._workers.adapt(now, self._waiting)
 
-    def _adapt(self, now: float) -> None:
-        """Have as many workers as what waits asks for."""
-        model = self.model
-        surplus = max(0, len(self._workers) - model.least)
-        for worker in [worker for worker in self._workers if worker.ended][:surplus]:
-            self._workers.remove(worker)  # it gave up, and need not be there
-            self._scaling.pause(now)
-        idle = [worker for worker in self._workers if self._is_idle(worker)]
-        oldest, ready = self._waiting.oldest, sum(worker.ready for worker in self._workers)
-        seen = Seen(
-            len(self._workers),
-            ready,
-            len(idle),
-            now - oldest if oldest is not None else 0.0,
-            -(-len(self._waiting) // model.batch_size),
-        )
-        wanted = self._scaling.look(seen, model.least, model.most, now)
-        if wanted != seen.workers:
-            logger.info("%s gets %d workers; it had %d", model.label, wanted, seen.workers)
-        self._grow(wanted)
-        self._release(idle[len(idle) - max(0, seen.workers - wanted) :])
-
-    def _is_idle(self, worker: Worker) -> bool:
-        keeps = self._sequences is not None and self._sequences.has(worker)
-        return worker.ready and not worker.running and not keeps
+    def _keeps_sequences(self, worker: Worker) -> bool:
+        return self._sequences is not None and self._sequences.has(worker)
 
     async def scale(self, least: int, most: int, *, wait: bool) -> None:
         """Have at least and at most as many workers.
@@ -367,39 +339,9 @@ class Version:
             FrontendError: a new worker could not load the model.
         """
         self.model = self.model.with_workers(least, most)
-        self._scaling = Scaling(self._loop.time())
-        self._workers = [worker for worker in self._workers if not worker.ended]  # who gave up is replaced
         if self._sequences is not None:
             self._sequences.spread(least)
-        new = self._grow(least)
-        ends = self._release(self._workers[most:])
-        if wait:
-            await asyncio.gather(*ends)
-            await asyncio.gather(*(asyncio.shield(worker.loaded) for worker in new))
-
-    def _grow(self, count: int) -> list[Worker]:
-        """Start workers until there are as many; returns the new ones."""
-        around = self._around
-        new = []
-        while len(self._workers) < count:
-            new.append(Worker(self, around.numbers(self.model.levels), around.gpus(self.model)))
-            self._workers.append(new[-1])
-        return new
-
-    def _release(self, workers: list[Worker]) -> list[asyncio.Future[bool]]:
-        """Give workers nothing more and let them end when they have answered what they have."""
-        for worker in workers:
-            self._workers.remove(worker)
-            self.left(worker)
-            self._leaving.add(worker)
-        grace_s = float(self._around.settings.unregister_model_timeout)
-        return [asyncio.ensure_future(self._retire(worker, grace_s)) for worker in workers]
-
-    async def _retire(self, worker: Worker, grace_s: float) -> bool:
-        try:
-            return await worker.leave(grace_s)
-        finally:
-            self._leaving.discard(worker)
+        await self._workers.scale(wait=wait)
 
     async def close(self, grace_s: float) -> bool:
         """Take no more, answer what was taken, end the workers; say whether the grace was enough."""
@@ -412,9 +354,8 @@ class Version:
             in_time = False
             for job in self._waiting.clear():
                 job.fail(UnavailableError(f"{self.model.name} ends, and this request waited too long"))
-        workers, self._workers = self._workers, []
         self._free.clear()
-        await asyncio.gather(*(worker.leave(0.0 if not in_time else 1.0) for worker in (*workers, *self._leaving)))
+        await self._workers.end(1.0 if in_time else 0.0)
         self._around.meters.forgotten(self.model.name, self.model.version)
         return in_time
 
@@ -423,12 +364,12 @@ class Version:
     @property
     def healthy(self) -> bool:
         """Whether it has as many workers as it wants, ready or on their way."""
-        return sum(not worker.ended for worker in self._workers) >= self.model.least
+        return self._workers.alive >= self.model.least
 
     @property
     def ready(self) -> bool:
         """Whether a worker is ready, if it wants any."""
-        return self.model.least == 0 or any(worker.ready for worker in self._workers)
+        return self.model.least == 0 or self._workers.ready > 0
 
     def state(self, *, default: bool, share: Share | None = None) -> ModelState:
         """Describe it."""

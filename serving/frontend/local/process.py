@@ -122,6 +122,7 @@ class Process:
     Attributes:
         pid: that it has told; -1 before that.
         started: done when all of its processes listen; False if it ended before.
+        killed: whether it had to be.
     """
 
     def __init__(self, launch: Launch, heard: Heard) -> None:
@@ -131,6 +132,7 @@ class Process:
                     Path(socket).unlink()  # of a predecessor that was killed
         self.launch = launch
         self.pid = -1
+        self.killed = False
         self._heard = heard
         self._awaited = len(launch.sockets)
         self.started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -178,15 +180,21 @@ class Process:
         ):
             await asyncio.sleep(_REAP_S)
 
-    async def end(self, grace_s: float = 0.0) -> int:
-        """End it, by force once the grace is over; returns how it ended."""
+    async def end(self, grace_s: float = 0.0, *, ask: bool = True) -> int:
+        """End it, by force once the grace is over; returns how it ended.
+
+        Args:
+            ask: whether it is told to end, where there is a grace; else it is about to by itself.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_s
         if grace_s > 0.0 and self._popen.poll() is None:
-            self._popen.terminate()
+            if ask:
+                self._popen.terminate()
             while self._popen.poll() is None and loop.time() < deadline:
                 await asyncio.sleep(_REAP_S)
         if self._popen.poll() is None:
+            self.killed = True
             self._popen.kill()
             while self._popen.poll() is None:
                 await asyncio.sleep(_REAP_S)

@@ -36,7 +36,7 @@ T = TypeVar("T")
 _OUT_OF_MEMORY: Final = 137
 #: Seconds that a worker may take to end by itself, before it is killed.
 _LEAVE_S: Final = 2.0
-#: Seconds for a process that failed to load its model to end by itself, and what it printed last to be read.
+#: Seconds for a process that is dying to end by itself, and what it printed last to be read.
 _LAST_WORDS_S: Final = 1.0
 #: Lines that are kept of what a worker prints while it loads its model.
 _LAST_LINES: Final = 400
@@ -117,6 +117,7 @@ class Worker:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._late = False
+        self._why = ""
         self._leaving = False
         self._task = self._loop.create_task(self._live(), name=self.name)
 
@@ -185,6 +186,7 @@ class Worker:
     def broken(self, why: str) -> None:
         """End the worker: it said what it must not say."""
         logger.error("%s is ended: %s", self.name, why)
+        self._why = why
         self._give_up()
 
     def check(self, now: float) -> None:
@@ -224,7 +226,8 @@ class Worker:
                 patience = _UNTOLD if error.message in (_DIED, _UNHEARD) else _TOLD
                 self.failing = failures >= patience or not served
                 failing_since = failing_since or self._loop.time()
-                logger.error("Load model failed: %s, error: %s", self.model.name, error.message)
+                if not self._leaving:
+                    logger.error("Load model failed: %s, error: %s", self.model.name, error.message)
             else:
                 pauses, failing_since, failures = _pauses(), 0.0, 0
                 self.failing, served = False, True
@@ -278,7 +281,7 @@ class Worker:
             FrontendError: it did not.
         """
         model = self.model
-        self._late = False
+        self._late, self._why = False, ""
         begun = self._loop.time()
         try:
             launch = self._owner.launch(self)
@@ -359,7 +362,10 @@ class Worker:
         for link in links:
             link.close()
         if process is not None:
-            code = await process.end(_LEAVE_S if self._leaving else 0.0)
+            # One that dies closes its connections a moment before it is known how it ended.
+            dying = was_ready and not self._late and not self._why
+            patience = _LEAVE_S if self._leaving else _LAST_WORDS_S if dying else 0.0
+            code = await process.end(patience, ask=self._leaving)
             if self._late:
                 limit = self.model.response_timeout_s
                 error = InternalError(f"Worker died: it gave no answer within {limit} s (responseTimeout)")
@@ -369,8 +375,9 @@ class Worker:
             elif code == _OUT_OF_MEMORY and was_ready:
                 error = OutOfResourcesError("Worker died: it ran out of memory")
             elif was_ready and not self._leaving:
-                error = InternalError(f"Worker died: it {how_it_ended(code)}")
-                logger.error("%s died: it %s", self.name, how_it_ended(code))
+                why = self._why or ("its connection broke" if process.killed else f"it {how_it_ended(code)}")
+                error = InternalError(f"Worker died: {why}")
+                logger.error("%s died: %s", self.name, why)
         self._owner.died(self, jobs, error)
         self._quiet.set()
         return error

@@ -41,6 +41,18 @@ def handle(data, context):
         answers.append(f"{text} of {len(data)} in {os.getpid()}")
     return answers
 """
+_MORTAL = """
+import os, socket, stat, time
+
+def handle(data, context):
+    if not data:
+        return
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if os.path.exists(f"/proc/self/fd/{number}") and stat.S_ISSOCK(os.fstat(number).st_mode):
+            connection = socket.socket(fileno=os.dup(number))
+            if ".ts.sock" in str(connection.getsockname()):
+                connection.shutdown(socket.SHUT_RDWR)
+    """
 _RETRY = "backend:\n  retry: true\n"
 
 
@@ -136,6 +148,26 @@ def test_without_leave_a_request_is_sent_once(bench: Bench) -> None:
             await bench.ask("echo", "die")
         assert bench.counts.resends == 0
         assert bytes((await bench.ask("echo", "after")).body).startswith(b"after")
+
+    bench.run(work)
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("time.sleep(0.3); os._exit(3)", "it ended with the exit code 3"),
+        ("time.sleep(0.3); os.kill(os.getpid(), 11)", "it crashed: SIGSEGV"),
+        ("time.sleep(60)", "its connection broke"),
+    ],
+)
+def test_a_client_is_told_how_its_worker_died(bench: Bench, end: str, told: str) -> None:
+    """Its connections end before that is known, if the process that forked it is to tell."""
+    archive = bench.build("mortal", _MORTAL + end)
+
+    async def work() -> None:
+        await bench.register(archive)
+        with pytest.raises(InternalError, match=f"^Worker died: {told}$"):
+            await bench.ask("mortal", "x")
 
     bench.run(work)
 

@@ -50,8 +50,9 @@ def keys(only: Literal["inference", "management"] | None, as_json: bool, server:
         entries = {kind: {"key": key.text, "expires": key.expires or None} for kind, key in found.items()}
         click.echo(json.dumps(entries | {"file": str(state.keys)}, indent=2))
     else:
+        width = max(len(key.text) for key in found.values())
         for kind, key in found.items():
             # Java writes nanoseconds.
             use = f"until {key.expires[:16].replace('T', ' ')} UTC" if key.expires else "renews the others"
-            click.echo(f"{kind:<12}{key.text:<10}{use}")
+            click.echo(f"{kind:<12}{key.text:<{width}}  {use}")
         click.echo(f"{'file':<12}{state.keys}")

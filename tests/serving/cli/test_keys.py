@@ -44,6 +44,14 @@ def test_all_keys_are_shown_and_one_alone_for_a_shell(state: StateFolder) -> Non
     assert printed["file"] == str(state.keys)
 
 
+def test_a_long_key_stands_alone(state: StateFolder) -> None:
+    keys = {name: {**entry, "key": entry["key"].ljust(43, "k")} for name, entry in THREE.items()}
+    state.keys.write_text(json.dumps(keys))
+    lines = run().splitlines()
+    assert [line.split()[1] for line in lines[:3]] == [keys[line.split()[0]]["key"] for line in lines[:3]]
+    assert len({line.index(word) for line, word in zip(lines, ("until", "until", "renews"), strict=False)}) == 1
+
+
 def test_a_server_without_keys_and_none_at_all(state: StateFolder) -> None:
     with pytest.raises(InputError, match="asks for no keys"):
         run("--inference")

@@ -26,7 +26,7 @@ from serving.cli.options import (
 
 if TYPE_CHECKING:
     from serving.client import TrafficShare
-    from serving.control import StateFolder
+    from serving.control import ServerRecord, StateFolder
     from serving.control.server import Started
 
 
@@ -220,7 +220,7 @@ def _print_started(started: Started, state: StateFolder) -> None:
     click.echo(f"started in {started.seconds:.1f} s (pid {record.pid})")
     click.echo(f"  inference   {record.inference}")
     click.echo(f"  management  {record.management}")
-    click.echo(f"  metrics     {record.metrics}/metrics")
+    click.echo(f"  metrics     {_metrics_at(record)}")
     click.echo(f"  logs        {record.log_folder}")
     named = "" if record.name == "default" else f" --name {record.name}"
     header = ""
@@ -229,7 +229,24 @@ def _print_started(started: Started, state: StateFolder) -> None:
         # The command rather than the key: a terminal keeps what it has shown, and a key expires.
         header = f' -H "Authorization: Bearer $(torchmar keys --inference{named})"'
     if models:
-        click.echo(f"try: curl{header} {record.inference}/predictions/{models[0].name} -T FILE")
+        click.echo(f"try: curl{header} {_for_curl(record.inference)}/predictions/{models[0].name} -T FILE")
+    else:
+        click.echo("no model is served: name some with --models, or register some (--enable-model-api)")
+
+
+def _metrics_at(record: ServerRecord) -> str:
+    """Tell where the metrics are read: a browser can be given it, unless it is a socket."""
+    from serving.client import Address
+
+    return record.metrics if Address(record.metrics).socket_path else f"{record.metrics}/metrics"
+
+
+def _for_curl(address: str) -> str:
+    """Write an address as curl takes it, before a path."""
+    from serving.client import Address
+
+    at = Address(address)
+    return f"--unix-socket {shlex.quote(at.socket_path)} {at.base_url}" if at.socket_path else at.base_url
 
 
 def _stay(process: Any, state: StateFolder) -> None:
@@ -330,7 +347,7 @@ def status(as_json: bool, server: str) -> None:
         click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} (pid {record.pid})")
         labels = ("inference", "management", "metrics", "grpc_inference", "frontend", "worker")
         for label in (*labels, "model_store", "log_folder"):
-            if value := getattr(record, label):
+            if value := _metrics_at(record) if label == "metrics" else getattr(record, label):
                 click.echo(f"  {label.replace('_', ' '):<15}{value}")
         if record.trusted_store:
             click.echo(f"  {'signed with':<15}{state.signature_key}")

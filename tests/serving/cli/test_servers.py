@@ -14,6 +14,7 @@ from serving.cli.servers import env, home, start, status, stop
 from serving.client import ModelSummary, TrafficShare
 from serving.control import StateFolder
 from serving.control.configuration.java import WORKER_SCRIPT
+from serving.control.server import Started
 from tests.serving.control.test_state import record
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -118,6 +119,42 @@ def test_status_tells_which_frontend_it_is_and_nothing_that_it_has_not(
     }
     assert "  frontend       python\n" in shown
     assert "grpc" not in shown
+
+
+@pytest.mark.parametrize(
+    ("addresses", "metrics", "curl"),
+    [
+        ({}, "http://127.0.0.1:3/metrics", "curl http://127.0.0.1:1/predictions/m -T FILE"),
+        (
+            {"inference": "unix:/a b/in.sock", "metrics": "unix:/a b/metrics.sock"},
+            "unix:/a b/metrics.sock",
+            "curl --unix-socket '/a b/in.sock' http://localhost/predictions/m -T FILE",
+        ),
+    ],
+)
+def test_start_and_status_name_addresses_that_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: dict[str, str], metrics: str, curl: str
+) -> None:
+    monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
+    state = StateFolder("default")
+    state.create()
+    served = record(**addresses)
+    state.write(served)
+    model = MagicMock(version="1.0", ready_workers=1)
+    model.name = "m"
+    begin = MagicMock(return_value=Started(served, (model,), 1.0, MagicMock()))
+    monkeypatch.setattr("serving.control.start", begin)
+    shown = CliRunner().invoke(start).output.splitlines()
+    assert f"  metrics     {metrics}" in shown
+    assert shown[-1] == f"try: {curl}"
+    monkeypatch.setattr(servers, "inference_client", MagicMock())
+    assert f"  metrics        {metrics}" in CliRunner().invoke(status).output.splitlines()
+
+
+def test_a_start_without_models_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("serving.control.start", MagicMock(return_value=Started(record(), (), 1.0, MagicMock())))
+    assert CliRunner().invoke(start).output.splitlines()[-1].startswith("no model is served: ")
 
 
 def test_stopping_all_of_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# RFC 9110, 5.6.2: a token.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Where a server is looked for that torchmar did not start.
 USUAL_ADDRESSES = {"inference": "http://127.0.0.1:8080", "management": "http://127.0.0.1:8081"}
 
@@ -151,6 +154,27 @@ def token_file_option(command: F) -> F:
         metavar="FILE",
         help="File with the key, or TorchServe's key_file.json; by default the server's own key, else TORCHMAR_TOKEN.",
     )(command)
+
+
+def header_option(command: F) -> F:
+    """Add ``--header``: pairs of a name and a value, none of which HTTP could not carry."""
+    return click.option(
+        "--header",
+        "headers",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=lambda _context, _option, texts: tuple(_header(text) for text in texts),
+        help="A request header. May be repeated.",
+    )(command)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not _HEADER_NAME.fullmatch(name):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    if not (value.isascii() and (value.isprintable() or not value)):
+        raise click.BadParameter(f"the value of {name} has a character that a header cannot have: {value!r}")
+    return name, value
 
 
 def timeout_option(default: float) -> Callable[[F], F]:

@@ -15,6 +15,7 @@ from serving.answers import strict
 from serving.cli.options import (
     complete_models,
     console,
+    header_option,
     inference_client,
     json_option,
     name_option,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
 )
 @click.option("--version", metavar="V", help="Version of the model; by default the default one.")
+@header_option
 @click.option("--parallel", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at once.")
 @click.option("--inference", metavar="URL", help="Address of the inference API; by default that of the server NAME.")
 @token_file_option
@@ -49,6 +51,7 @@ def predict(
     model: str,
     inputs: tuple[Path, ...],
     version: str | None,
+    headers: tuple[tuple[str, str], ...],
     parallel: int,
     inference: str | None,
     token_file: Path | None,
@@ -65,13 +68,14 @@ def predict(
     Examples:
       torchmar predict mnist examples/mnist/samples/*.png
       torchmar predict mnist digit.png --json
+      torchmar predict mnist digit.png --header x-request-timeout-seconds=0.5
       torchmar predict mnist digit.png --inference http://127.0.0.1:8080
     """
     from serving.errors import ReplyError
 
     read_once(map(str, inputs))
     with inference_client(server, inference, timeout, token_file) as client:
-        answers = list(client.predict_files(model, inputs, version=version, parallel=parallel))
+        answers = list(client.predict_files(model, inputs, version=version, headers=dict(headers), parallel=parallel))
     if as_json:
         print_json([strict(prediction_to_dict(answer)) for answer in answers])
     else:

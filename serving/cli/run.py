@@ -14,7 +14,7 @@ import click
 
 from archive_tool.cli.options import allow_pickle_option
 from archive_tool.cli.output import printable
-from serving.cli.options import json_option, print_json, read_inputs, traceback_shown
+from serving.cli.options import header_option, json_option, print_json, read_inputs, traceback_shown
 
 if TYPE_CHECKING:
     from serving.local.run import Answered, Timing
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     help="Write a trace of one further run, for chrome://tracing or Perfetto: FILE.json or FILE.json.gz.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A request header. May be repeated.")
+@header_option
 @allow_pickle_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the answers, errors, and what --profile asks for.")
 @json_option
@@ -65,7 +65,7 @@ def run(
     profile: bool,
     trace: Path | None,
     device: str,
-    headers: tuple[str, ...],
+    headers: tuple[tuple[str, str], ...],
     allow_pickles: tuple[str, ...],
     quiet: bool,
     as_json: bool,
@@ -93,7 +93,7 @@ def run(
     options = RunOptions(
         archive,
         read_inputs(inputs),
-        tuple(_header(text) for text in headers),
+        headers,
         device,
         batch,
         repeat,
@@ -134,13 +134,6 @@ def _document(answer: Answered) -> dict[str, Any]:
         prediction_to_dict(Prediction(answer.name, answer.status, answer.seconds, value, error))
     )
     return found
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE", click.get_current_context(), param_hint="--header")
-    return name.strip(), value
 
 
 @contextmanager

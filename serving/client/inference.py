@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,15 +79,20 @@ class InferenceClient:
         version: str | None = None,
         content_type: str = "application/octet-stream",
         source: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> Prediction:
         """Send one input; an error of the model comes back in the result, not as an exception.
+
+        Args:
+            headers: further ones; a content type among them counts in place of `content_type`.
 
         Raises:
             NotRunningError: the server does not listen.
         """
         path = f"/predictions/{segment(name, 'model name')}" + (f"/{segment(version, 'version')}" if version else "")
+        named = {"content-type": content_type} | {key.lower(): value for key, value in (headers or {}).items()}
         try:
-            reply = self._transport.request("POST", path, body=body, headers={"Content-Type": content_type})
+            reply = self._transport.request("POST", path, body=body, headers=named)
         except ReplyError as error:
             return Prediction(source, error.status, 0.0, None, error.message, error.hint)
         if reply.status >= 400:
@@ -96,7 +101,13 @@ class InferenceClient:
         return Prediction(source, reply.status, reply.seconds, decode(reply.body, reply.content_type), None)
 
     def predict_files(
-        self, name: str, files: Sequence[Path], *, version: str | None = None, parallel: int = 8
+        self,
+        name: str,
+        files: Sequence[Path],
+        *,
+        version: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        parallel: int = 8,
     ) -> Iterator[Prediction]:
         """Send files side by side and yield the answers in the order of the files; ``-`` is standard input.
 
@@ -107,7 +118,8 @@ class InferenceClient:
 
         def one(file: Path) -> Prediction:
             body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-            return self.predict(name, body, version=version, content_type=content_type_of(file), source=str(file))
+            kind = content_type_of(file)
+            return self.predict(name, body, version=version, content_type=kind, source=str(file), headers=headers)
 
         yield from _side_by_side(one, files, max(1, min(parallel, len(files))))
 

@@ -444,20 +444,6 @@ def test_differs_grpc_learns_of_an_error_that_the_handler_sets(pair: Pair) -> No
     assert "there is none" in ours.message
 
 
-def test_differs_a_grpc_stream_of_a_handler_that_does_not_stream(pair: Pair) -> None:
-    """TorchServe's worker is killed by it, by TorchServe's frontend."""
-    request = prediction_request("form_file", {"data": b"x"})
-    (before,) = ready(pair.stock, "form_file")
-    stock, ours = pair.both(lambda server: grpc(server, "StreamPredictions", request))
-    assert ours.status == 0
-    assert len(ours.predictions) == 1
-    if usual_frontend() == "python":
-        assert (stock.status, len(stock.predictions), ready(pair.stock, "form_file")) == (0, 1, [before])
-        return
-    assert stock.status != 0
-    wait_until(lambda: ready(pair.stock, "form_file") not in ([], [before]), "TorchServe's worker again")
-
-
 UNSENDABLE = {
     "a phrase of two lines": "context.set_response_status(201, 'two\\r\\nlines', 0); return ['sent']",
     "a phrase beyond ascii": "context.set_response_status(201, 'grün', 0); return ['sent']",

@@ -1,6 +1,7 @@
 """TorchServe's context, and what torchmar's own frontend says of a request besides: its deadline, and which try it is.
 
 They come as headers of names that no HTTP request can have, so no client can say them: `serving.protocol.messages`.
+Importing this adds them to TorchServe's own classes. Subclasses would be other types, and handlers look at the type.
 """
 
 from __future__ import annotations
@@ -15,26 +16,14 @@ from serving.protocol import ATTEMPT, DEADLINE, Request
 T = TypeVar("T")
 
 
-class Processor(RequestProcessor):  # type: ignore[misc]
-    """TorchServe's view of a request.
-
-    Attributes:
-        deadline: when its client has given up, on the clock of `time.monotonic`; None if that is not known.
-        attempt: 1, and more where workers died that had the request before.
-    """
-
-    deadline: float | None = None
-    attempt: int = 1
-
-
-def processor_of(request: Request, headers: dict[str, Any]) -> Processor:
+def processor_of(request: Request, headers: dict[str, Any]) -> RequestProcessor:
     """Make the view of a request.
 
     Args:
         request: as it came.
         headers: that the handler is to see; those of the frontend are taken out.
     """
-    processor = Processor(headers)
+    processor = RequestProcessor(headers)
     given = request.headers
     if DEADLINE in given:
         processor.deadline = float(given[DEADLINE])
@@ -56,26 +45,30 @@ class _Shown(Generic[T]):
         return self._of(context)
 
 
-class WorkerContext(Context):  # type: ignore[misc]
-    """TorchServe's context, which shows the requests of a batch."""
+def _deadline(context: Any) -> float | None:
+    """When nobody waits for the batch any more, on the clock of `time.monotonic`; None if somebody may for ever."""
+    found = [one.deadline for one in context.request_processor or ()]
+    return max(found) if found and None not in found else None
 
-    @_Shown
-    def deadline(self) -> float | None:
-        """When nobody waits for the batch any more, on the clock of `time.monotonic`; None if somebody may for ever."""
-        found = [one.deadline for one in self.request_processor or ()]
-        return max(found) if found and None not in found else None
 
-    @_Shown
-    def attempt(self) -> int:
-        """Highest attempt of its requests."""
-        return max((one.attempt for one in self.request_processor or ()), default=1)
+def _attempt(context: Any) -> int:
+    """Highest attempt of its requests."""
+    return max((one.attempt for one in context.request_processor or ()), default=1)
 
-    def get_deadline(self, idx: int = 0) -> float | None:
-        """Return when the client of a request has given up; None if that is not known."""
-        found: float | None = self.request_processor[idx].deadline
-        return found
 
-    def get_attempt(self, idx: int = 0) -> int:
-        """Return which try of a request it is: 1, and more where workers died that had it before."""
-        found: int = self.request_processor[idx].attempt
-        return found
+def get_deadline(self: Any, idx: int = 0) -> float | None:
+    """Return when the client of a request has given up; None if that is not known."""
+    found: float | None = self.request_processor[idx].deadline
+    return found
+
+
+def get_attempt(self: Any, idx: int = 0) -> int:
+    """Return which try of a request it is: 1, and more where workers died that had it before."""
+    found: int = self.request_processor[idx].attempt
+    return found
+
+
+# Of a request of which nothing is said.
+RequestProcessor.deadline, RequestProcessor.attempt = None, 1
+Context.deadline, Context.attempt = _Shown(_deadline), _Shown(_attempt)
+Context.get_deadline, Context.get_attempt = get_deadline, get_attempt

@@ -115,7 +115,7 @@ def load(
             envelope = None
         if envelope:
             entry = _envelope(envelope)(entry).handle
-        context = _context(contexts.WorkerContext, request, manifest, config, backend, metrics_config)
+        context = _context(contexts.Context, request, manifest, config, backend, metrics_config)
         settle(initialize(context), handler is None)
     return Model(
         request.model_name,

@@ -11,7 +11,8 @@ from handlers import Context
 from handlers.testing import FakeContext
 from handlers.testing import Request as Fake
 from serving.protocol import ATTEMPT, DEADLINE, Request
-from serving.worker.loading.context import WorkerContext, processor_of
+from serving.worker.loading.context import Context as WorkerContext
+from serving.worker.loading.context import processor_of
 
 
 def context_of(*headers: dict[str, str]) -> Any:

@@ -45,6 +45,11 @@ def new_id() -> str:
     return f"{_first[:24]}{next(_counted) & 0xFFFFFFFFFFFF:012x}"
 
 
+def is_ours(request_id: str) -> bool:
+    """Whether an id is one that `new_id` has made or may still make: who has seen one can tell the next."""
+    return request_id.startswith(_first[:24])
+
+
 def json_body(document: Any) -> bytes:
     """Write a document as TorchServe does: two blanks of indentation, UTF-8, a line's end."""
     # A lone surrogate has no UTF-8; the escape of it is JSON's own.

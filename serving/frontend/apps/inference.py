@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serving.frontend.apps import openinference
-from serving.frontend.apps.answers import constant_headers, new_id
+from serving.frontend.apps.answers import constant_headers, is_ours, new_id
 from serving.frontend.apps.bodies import read_body
 from serving.frontend.apps.exchange import App, Exchange
 from serving.frontend.apps.inputs import fields, headers_of, inputs_of
@@ -181,8 +181,12 @@ class InferenceApp(App):
                 self._under_way.discard(request.request_id)
 
     def _begin(self, http: Exchange) -> str:
-        """Return the id that a worker knows a request by: the client's, unless another one under way has the same."""
-        request_id = new_id() if http.request_id in self._under_way else http.request_id
+        """Return the id that a worker knows a request by: the client's, unless another one has the same, or may get it.
+
+        Answers are given out by it. Two of one id in a batch would be one's answer for the other.
+        """
+        taken = http.request_id in self._under_way or is_ours(http.request_id)
+        request_id = new_id() if taken else http.request_id
         self._under_way.add(request_id)
         return request_id
 

@@ -123,6 +123,18 @@ def test_played_engine_never_sees_an_id_twice_at_a_time(server: Served) -> None:
     assert "same" in ids
 
 
+def test_played_engine_no_client_has_the_id_that_another_request_gets(server: Served) -> None:
+    """Ours count up: who sends the next one would get the answer of whom it is made for."""
+    with server.client() as client:
+        mine = client.get("/predictions/echo").headers["x-request-id"]
+        following = f"{mine[:24]}{int(mine[24:], 16) + 1:012x}"
+        answer = client.get("/predictions/echo", headers={"x-request-id": following})
+        assert answer.headers["x-request-id"] == following
+        client.get("/predictions/echo")
+    ids = [call.request.request_id for call in server.engine.calls]
+    assert len(set(ids)) == 3
+
+
 @pytest.mark.parametrize(("status", "sent"), [(200, 200), (599, 599), (600, 500), (100, 500), (-1, 500), (10**9, 500)])
 def test_played_engine_every_status_can_be_sent(server: Served, status: int, sent: int) -> None:
     with server.client() as client:

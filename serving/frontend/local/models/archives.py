@@ -6,6 +6,7 @@ Everything here may wait for disks and networks: it runs in a thread, not in the
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -14,9 +15,11 @@ import uuid
 import zipfile
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 import httpx
 
+from archive_tool import files
 from archive_tool.building.samples import content_type_of
 from archive_tool.config import default_answer, effective
 from archive_tool.config.safe_yaml import MAX_BYTES
@@ -28,9 +31,13 @@ from serving.frontend.settings import Settings
 
 _CHUNK: Final = 1 << 20
 _TIMEOUT_S: Final = 60.0
+# Characters of a URL that no file can have.
+_SHOWN: Final = 100
 #: Bytes that are fetched for one archive.
 _MAX_FETCHED: Final = 64 * 1024**3
 _URL: Final = re.compile(r"(file|https?)://", re.IGNORECASE)
+# Files that are being fetched: a server that ends waits for no one's download, and leaves no half file.
+_unfinished: set[Path] = set()
 
 
 def unpack(url: str, settings: Settings) -> Unpacked:
@@ -47,12 +54,18 @@ def unpack(url: str, settings: Settings) -> Unpacked:
     """
     try:
         found = _find(url, settings)
-        return _opened(found, url, settings)
+        try:
+            return _opened(found, url, settings)
+        except BaseException:
+            _remove_fetched(url, settings)
+            raise
     except ArchiveError as error:
         raise ModelError(f"{url}: {error.message}") from error
     except TorchmarError as error:
         raise BadRequestError(f"{url}: {error.message}") from error
     except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise ModelNotFoundError(f"Model not found at: {url[:_SHOWN]}..., a name that no file can have") from error
         raise InternalError(f"Failed to save model: {url}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -62,16 +75,27 @@ def clean(unpacked: Unpacked) -> None:
         shutil.rmtree(unpacked.owned, ignore_errors=True)
 
 
+def forget_unfinished() -> None:
+    """Remove what is being fetched; who still fetches it fails."""
+    for path in tuple(_unfinished):
+        path.unlink(missing_ok=True)
+
+
 def remove(unpacked: Unpacked, settings: Settings) -> None:
     """Remove what `unpack` has made, and the archive itself if it was fetched."""
     clean(unpacked)
-    if _URL.match(unpacked.url):
+    _remove_fetched(unpacked.url, settings)
+
+
+def _remove_fetched(url: str, settings: Settings) -> None:
+    if _URL.match(url):
         with contextlib.suppress(OSError):
-            (settings.place.model_store / file_name(unpacked.url)).unlink()
+            (settings.place.model_store / file_name(url)).unlink()
 
 
 def _find(url: str, settings: Settings) -> Path:
-    if not url or ".." in url:
+    # Decoded, too: a path is read so, and must not lead out of what allowed_urls allows.
+    if not url or ".." in unquote(url):
         raise ModelNotFoundError(f"Relative path is not allowed in url: {url}" if url else "empty url")
     store = settings.place.model_store
     if _URL.match(url):
@@ -171,9 +195,11 @@ def _fetched(url: str, target: Path, settings: Settings) -> Path:
     if target.exists():
         raise InternalError(f"Model file already exists {target.name}")
     temporary = target.with_name(f".torchmar-{uuid.uuid4().hex}.tmp")
+    _unfinished.add(temporary)
     try:
         if url.lower().startswith("file://"):
-            shutil.copyfile(httpx.URL(url).path, temporary)
+            with files.open_regular(httpx.URL(url).path) as source, temporary.open("wb") as sink:
+                shutil.copyfileobj(source, sink, _CHUNK)
         else:
             _download(url, temporary)
         os.link(temporary, target)  # fails where somebody else has put one meanwhile
@@ -181,11 +207,12 @@ def _fetched(url: str, target: Path, settings: Settings) -> Path:
         raise
     except FileExistsError:
         raise InternalError(f"Model file already exists {target.name}") from None
-    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:  # ValueError: no UTF-8, or a null
         raise BadRequestError(f"Failed to download archive from: {url}: {error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        _unfinished.discard(temporary)
     return target
 
 

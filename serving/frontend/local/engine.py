@@ -8,6 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from typing import Any, Final
@@ -20,7 +21,7 @@ from serving.frontend.engine import Answer, Call, Done, ModelState, Registration
 from serving.frontend.errors import BadRequestError, ConflictError, FrontendError, RequestTimeoutError, UnavailableError
 from serving.frontend.local.models import archives, dependencies, snapshots
 from serving.frontend.local.models.gpus import Gpus
-from serving.frontend.local.models.model import Model, model_of, settings_of_properties
+from serving.frontend.local.models.model import Model, check_workers, model_of, settings_of_properties
 from serving.frontend.local.version import Surroundings, Version
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings
@@ -28,6 +29,8 @@ from serving.frontend.versions.table import Table
 
 logger = logging.getLogger(__name__)
 
+#: Registrations that fetch, unpack and install at a time.
+_AT_ONCE: Final = 16
 #: Seconds between two looks at the clocks of the workers: how late a response timeout may be noticed.
 _TICK_S: Final = 0.1
 
@@ -72,6 +75,9 @@ class LocalEngine:
         )
         self._snapshots = written
         self._unproven: set[Version] = set()
+        # Downloads and installers take as long as others let them. The loop's own threads unpack bodies and write
+        # metrics and snapshots: those must find one.
+        self._slow = ThreadPoolExecutor(_AT_ONCE, "models")
         self._changing: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         self._draining = False
@@ -170,7 +176,7 @@ class LocalEngine:
     async def predict(self, call: Call) -> Answer:
         """Answer a request; of a streamed answer the first part."""
         if self._draining:
-            raise UnavailableError("the server is about to end", headers={"Retry-After": "5"})
+            self._refuse_at_the_end()
         found = self._table.find(call.name, call.version)
         if call.version is None and (call.name in self._table.traffic or found.stateful):
             return await self._shared_out(found, call)
@@ -213,6 +219,10 @@ class LocalEngine:
             name = f"{call.request.request_id}.shadow-{next(self._copies)}"
             self._table.find(call.name, version).shadow(replace(call.request, request_id=name))
 
+    def _refuse_at_the_end(self) -> None:
+        if self._draining:
+            raise UnavailableError("the server is about to end", headers={"Retry-After": "5"})
+
     # ---- models ----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[tuple[str, str]]:
@@ -231,6 +241,7 @@ class LocalEngine:
 
     async def register(self, wanted: Registration) -> Done:
         """Take a model and start its workers."""
+        self._refuse_at_the_end()
         model = await self._unpacked(wanted)
         version = await self._added(model)
         self._unproven.add(version)
@@ -255,19 +266,21 @@ class LocalEngine:
     async def _unpacked(
         self, wanted: Registration, startup_name: str = "", settled: Callable[[Model], Model] = lambda model: model
     ) -> Model:
-        unpacked = await asyncio.to_thread(archives.unpack, wanted.url, self._settings)
+        slowly = asyncio.get_running_loop().run_in_executor
+        unpacked = await slowly(self._slow, archives.unpack, wanted.url, self._settings)
         try:
             model = settled(model_of(unpacked, wanted, self._settings, startup_name=startup_name))
             self._table.check_free(model.name, model.version)
-            await asyncio.to_thread(dependencies.install, model, self._settings)
+            await slowly(self._slow, dependencies.install, model, self._settings)
         except BaseException:
             await asyncio.to_thread(archives.remove, unpacked, self._settings)
             raise
         return model
 
     async def _added(self, model: Model, *, at_startup: bool = False) -> Version:
-        version = Version(model, self._around, at_startup=at_startup)
         try:
+            self._refuse_at_the_end()
+            version = Version(model, self._around, at_startup=at_startup)
             self._table.add(model.name, model.version, version)
         except BaseException:
             await asyncio.to_thread(archives.remove, model.unpacked, self._settings)
@@ -276,12 +289,14 @@ class LocalEngine:
 
     async def scale(self, name: str, version: str | None, least: int, most: int | None, *, synchronous: bool) -> Done:
         """Give a version as many workers."""
-        found = self._table.find(name, version)
+        check_workers(self._table.find(name, version).model, least)
         most = least if most is None else most
         if most < least:
             raise BadRequestError("max_worker cannot be less than min_worker.")
         async with self._lock(name):
-            await found.scale(least, most, wait=synchronous)
+            self._refuse_at_the_end()
+            # Now: it may have been unregistered while this waited.
+            await self._table.find(name, version).scale(least, most, wait=synchronous)
         await self._write_down()
         if not synchronous:
             return Done(202, "Processing worker updates...")
@@ -363,5 +378,7 @@ class LocalEngine:
         await asyncio.gather(self._write_down("shutdown"), *(version.close(grace_s) for version in versions))
         if self._ticker is not None:
             self._ticker.cancel()
+        self._slow.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(archives.forget_unfinished)
         for version in versions:
             await asyncio.to_thread(archives.clean, version.model.unpacked)

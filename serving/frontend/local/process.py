@@ -26,7 +26,7 @@ from serving.frontend.settings import Settings
 #: Seconds from the start of a process until it listens; heavy imports belong to the load of the model.
 START_S: Final = 120.0
 _STARTED: Final = "Torch worker started."
-_PID: Final = re.compile(r"(?:INFO > )?\[PID\](\d+)")
+_PID: Final = re.compile(r"(?:INFO > )?\[PID\]([0-9]{1,10})")
 # Longer lines are cut: a worker that prints without end must not fill the memory of all.
 _MAX_LINE: Final = 64 * 1024
 _CHUNK: Final = 16 * 1024

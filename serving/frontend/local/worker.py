@@ -304,7 +304,10 @@ class Worker:
             raise InternalError(
                 f"the model was not loaded within {model.startup_timeout_s} s (startupTimeout)"
             ) from None
-        except OSError as error:
+        except FrontendError:
+            raise
+        except Exception as error:
+            # Such as ValueError of a handler's name that no environment can hold. Whoever waits is told of any.
             raise InternalError(f"the worker cannot be started: {error}") from error
         finally:
             self._loading = None

@@ -17,6 +17,10 @@ from serving.protocol import Load
 
 #: The runtimes of a manifest that start a Python process.
 PYTHON: Final = ("python", "python3")
+#: Characters of a name or a version.
+MOST_NAME: Final = 256
+#: Processes of a version's workers: more than large machines have processors.
+MOST_PROCESSES: Final = 1000
 _BROADCAST: Final = ("tp", "pptp", "custom")
 
 
@@ -173,6 +177,8 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
     if not name:
         raise BadRequestError("the archive has no manifest, so the parameter model_name is required")
     version = (described and described.model_version) or "1.0"
+    _check_name("name", name)
+    _check_name("version", version)
     runtime = wanted.runtime or (unpacked.manifest.runtime if unpacked.manifest else PYTHON[0])
     if runtime not in PYTHON:
         raise ModelError(f"model {name} wants the runtime {runtime}; this frontend starts Python workers only")
@@ -196,7 +202,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
     if least is None or most is None:
         least, most = int(own.get("minWorkers", workers)), int(own.get("maxWorkers", workers))
     parallel = values.get("parallelType")
-    return Model(
+    made = Model(
         name=name,
         version=version,
         unpacked=unpacked,
@@ -214,6 +220,34 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
         document=config.document,
         values=values,
     )
+    check_workers(made, least)
+    return made
+
+
+def _check_name(what: str, text: str) -> None:
+    """Refuse what lines of logs cannot hold, in which names and versions stand.
+
+    Raises:
+        ModelError: it is such a name.
+    """
+    if not text.isprintable() or len(text) > MOST_NAME:
+        raise ModelError(
+            f"the {what} {text[:80]!r} of the model cannot stand in a log: give it at most {MOST_NAME} characters, "
+            "none of them a control character"
+        )
+
+
+def check_workers(model: Model, least: int) -> None:
+    """Refuse so many workers that their processes would take the machine, and this one first.
+
+    Raises:
+        BadRequestError: they are too many.
+    """
+    if max(1, least) * model.levels > MOST_PROCESSES:
+        each = f" of {model.levels} processes each" if model.levels > 1 else ""
+        raise BadRequestError(
+            f"model {model.name}: {least} workers{each} are more than the {MOST_PROCESSES} processes that one may have"
+        )
 
 
 def settings_of_properties(settings: Settings, name: str, version: str) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,6 +178,36 @@ def test_a_broken_body_behind_a_good_request_does_not_cut_its_answer(app: App, p
     assert good.startswith(b"HTTP/1.1 200 ")
     assert b'"path": "/good"' in good
     assert error_of(rest)[0] in (400, 408)
+
+
+@pytest.mark.parametrize("parts", [[b"a: " + b"b" * 70_000], [b"a:\r\n" * 30_000 + b"a: b"]])
+def test_a_long_head_that_comes_at_once(patient: Reached, parts: list[bytes]) -> None:
+    answer = patient.ask(b"GET /x HTTP/1.1\r\nhost: x\r\n" + b"".join(parts) + b"\r\n\r\n")
+    assert error_of(answer)[0] in (431, 400)
+
+
+def test_no_more_is_read_while_requests_wait_for_their_turn(patient: Reached, parser: str) -> None:
+    """Each that is read is an object of two kilobytes, each that is not has the bytes of its shortest form."""
+    count = 20_000
+    first, last = b"GET /?s=1 HTTP/1.1\r\n\r\n", b"GET /last HTTP/1.1\r\nconnection: close\r\n\r\n"
+    with patient.connect() as sock:
+        one = b"POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx"
+        answers: list[bytes] = []
+        sender = threading.Thread(target=sock.sendall, args=(first + one * count + last,))
+        sender.start()
+        assert wait_for(lambda: patient.listener.connections)
+        (connection,) = patient.listener.connections
+        time.sleep(0.5)
+        most = 0
+        while data := sock.recv(1 << 20):
+            answers.append(data)
+            most = max(
+                most, len(getattr(connection, "pipeline", ())) * len(one) + len(getattr(connection, "_unread", b""))
+            )
+        sender.join()
+    assert most < 8 * HEAD_BYTES  # uvloop reads four at once
+    assert b"".join(answers).count(b"HTTP/1.1 200 ") == count + 2
+    assert b'"path": "/last"' in answers[-1]
 
 
 def test_requests_that_come_at_once_are_answered_in_order(patient: Reached) -> None:

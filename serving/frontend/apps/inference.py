@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -10,7 +11,7 @@ from serving.frontend.apps import openinference
 from serving.frontend.apps.answers import constant_headers, is_ours, new_id
 from serving.frontend.apps.bodies import read_body
 from serving.frontend.apps.exchange import App, Exchange
-from serving.frontend.apps.inputs import fields, headers_of, inputs_of
+from serving.frontend.apps.inputs import fields, headers_of, inputs_of, takes_long
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.openapi import inference_document, model_document
 from serving.frontend.apps.routing import NO_ROUTE, NO_WORKFLOWS
@@ -160,7 +161,11 @@ class InferenceApp(App):
         """
         deadline, priority = _deadline(http), _priority(http)
         body = await read_body(http, self._most)
-        inputs = inputs_of(http.header(b"content-type"), body)
+        kind = http.header(b"content-type")
+        if takes_long(kind, body):
+            inputs = await asyncio.to_thread(inputs_of, kind, body)
+        else:
+            inputs = inputs_of(kind, body)
         if query:
             inputs = fields(http.query, "query") + inputs
         if name is None:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 #: Fields of a form, and parameters of a query.
 MOST_FIELDS: Final = 10_000
+# A form that is read in some milliseconds, whatever is in it: bytes, or else escapes, fields and parts.
+_SHORT: Final = 16 * 1024
+_MOST_PIECES: Final = 1000
+# Semicolons in a header that has parameters; names of files can hold some.
+_MOST_OPTIONS: Final = 64
 # What is not so any more when the body has been read.
 _UNPACKED: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
 # The parser tells a log what it tells its caller; clients must not fill one.
@@ -52,6 +57,16 @@ def headers_of(http: Exchange, length: int) -> dict[str, str]:
     if b"content-length" not in http.headers or "content-length" in gone:
         headers["content-length"] = str(length)
     return headers
+
+
+def takes_long(content_type: str, body: bytes) -> bool:
+    """Whether `inputs_of` would hold up everybody else: each escape, field and part takes its time, bytes do not."""
+    if len(body) <= _SHORT:
+        return False
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == _FORM:
+        return body.count(b"%") + body.count(b"&") > _MOST_PIECES
+    return kind == _MULTIPART and body.count(b"\r\n--") > _MOST_PIECES
 
 
 def inputs_of(content_type: str, body: bytes) -> tuple[Parameter, ...]:
@@ -101,7 +116,7 @@ def multipart(content_type: str, body: bytes) -> tuple[Parameter, ...]:
     Raises:
         BadRequestError: it is none, or is cut, or has too many parts.
     """
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    boundary = _options(content_type).get(b"boundary")
     if not boundary:
         raise BadRequestError(
             "the form has no boundary: its content type must name one, as in multipart/form-data; boundary=..."
@@ -159,7 +174,7 @@ class _Parts:
         self._header_name, self._header = b"", b""
 
     def _part_end(self) -> None:
-        options = parse_options_header(self._headers.get("content-disposition"))[1]
+        options = _options(self._headers.get("content-disposition", ""))
         name = _name(options.get(b"name", b""), "form")
         encoding = self._headers.get("content-transfer-encoding", "").strip().lower()
         if encoding not in _PLAIN:
@@ -171,6 +186,17 @@ class _Parts:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def _options(header: str) -> dict[bytes, bytes]:
+    """Return the parameters of a header.
+
+    Raises:
+        BadRequestError: it has more than anybody's: they take the square of their number.
+    """
+    if header.count(";") > _MOST_OPTIONS:
+        raise BadRequestError(f"a header of the form has more than {_MOST_OPTIONS} parameters: {header[:80]!r}...")
+    return parse_options_header(header)[1]
 
 
 def _name(name: bytes, what: str) -> str:

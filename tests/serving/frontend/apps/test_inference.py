@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import threading
@@ -121,6 +122,26 @@ def test_played_engine_never_sees_an_id_twice_at_a_time(server: Served) -> None:
     ids = [call.request.request_id for call in server.engine.calls]
     assert len(set(ids)) == 5
     assert "same" in ids
+
+
+def test_played_engine_a_form_of_escapes_holds_up_nobody(server: Served) -> None:
+    """Read in the event loop two million of them would take seconds of everybody's."""
+    slowest = 0.0
+    with server.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        form = pool.submit(
+            httpx.post,
+            f"http://127.0.0.1:{server.inference}/predictions/echo",
+            content=b"a=" + b"%41" * 2_000_000,
+            headers=headers,
+            timeout=60,
+        )
+        while not form.done():
+            began = time.monotonic()
+            client.get("/livez")
+            slowest = max(slowest, time.monotonic() - began)
+        assert form.result().status_code == 200
+    assert slowest < 1.0
 
 
 def test_played_engine_no_client_has_the_id_that_another_request_gets(server: Served) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.frontend.apps.inputs import MOST_FIELDS, fields, inputs_of, multipart
+from serving.frontend.apps.inputs import MOST_FIELDS, fields, inputs_of, multipart, takes_long
 from serving.frontend.errors import BadRequestError
 
 _NAMES = st.text(min_size=1).filter(lambda text: text.isprintable())
@@ -77,6 +77,35 @@ def test_a_form_of_line_ends_takes_no_time() -> None:
     before = time.process_time()
     assert len(inputs_of("application/x-www-form-urlencoded", b"a=" + b"\n" * 6_000_000 + b"x")) == 1
     assert time.process_time() - before < 10  # quadratic, it would be hours
+
+
+def test_a_header_has_so_many_parameters() -> None:
+    """What reads them takes the square of their number: 800 such parts took ten seconds."""
+    part = b"--b\r\ncontent-disposition: form-data; " + b";" * 7000 + b'name="a"\r\n\r\nx\r\n'
+    for kind, body in (
+        ("multipart/form-data; boundary=b", part * 800 + b"--b--"),
+        ("multipart/form-data; " + ";" * 60_000 + "boundary=b", b"--b--"),
+    ):
+        began = time.monotonic()
+        with pytest.raises(BadRequestError, match="parameters"):
+            inputs_of(kind, body)
+        assert time.monotonic() - began < 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        ("application/x-www-form-urlencoded", b"a=" + b"%41" * 10_000, True),
+        ("application/x-www-form-urlencoded; charset=utf-8", b"a=b&" * 9000, True),
+        ("Multipart/Form-Data; boundary=b", b"\r\n--b\r\n\r\n" * 5000, True),
+        ("application/x-www-form-urlencoded", b"a=" + b"b" * 5_000_000, False),
+        ("multipart/form-data; boundary=b", b"\r\n--b\r\n\r\n" + bytes(5_000_000), False),
+        ("application/octet-stream", b"%" * 5_000_000, False),
+        ("application/x-www-form-urlencoded", b"a=%41", False),
+    ],
+)
+def test_what_takes_long_is_known_before(kind: str, body: bytes, expected: bool) -> None:
+    assert takes_long(kind, body) == expected
 
 
 def test_a_form_has_so_many_fields() -> None:

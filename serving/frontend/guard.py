@@ -301,6 +301,19 @@ class _AsSent:
     kind: type[Any]
     scope: Any
     _names: list[bytes] | None = None
+    _running: Any = None
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)  # type: ignore[misc]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # type: ignore[misc]
+        # uvicorn tells the request that came last, which may still wait for its turn.
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()  # type: ignore[misc]

@@ -180,6 +180,17 @@ def test_a_broken_body_behind_a_good_request_does_not_cut_its_answer(app: App, p
     assert error_of(rest)[0] in (400, 408)
 
 
+def test_who_leaves_while_requests_wait_leaves_no_line_in_a_log(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    with reached(app, parser="httptools") as server:
+        with server.connect() as sock:
+            sock.sendall(b"GET /first?s=0.5 HTTP/1.1\r\n\r\n" + b"GET /second HTTP/1.1\r\n\r\n")
+            assert wait_for(lambda: any(one.pipeline for one in server.listener.connections))
+            running = server.listener.connections[0]._running
+        assert wait_for(lambda: running.disconnected)
+        time.sleep(0.7)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 @pytest.mark.parametrize("parts", [[b"a: " + b"b" * 70_000], [b"a:\r\n" * 30_000 + b"a: b"]])
 def test_a_long_head_that_comes_at_once(patient: Reached, parts: list[bytes]) -> None:
     answer = patient.ask(b"GET /x HTTP/1.1\r\nhost: x\r\n" + b"".join(parts) + b"\r\n\r\n")

@@ -158,7 +158,9 @@ class Exchange:
         """Answer with an error; where a part of another answer has left, end the connection."""
         if self._begun:
             raise error
-        await self._whole(error.status, error_body(error), error.headers)
+        # A worker's own status may be none, or one that has no body.
+        status = status_of(error.status)
+        await self._whole(500 if status in BODILESS else status, error_body(error), error.headers)
 
     async def answer(self, answer: Answer, most: int) -> None:
         """Give a model's answer.

@@ -41,6 +41,30 @@ def test_a_body_that_ends_early_is_a_client_that_has_gone() -> None:
         asyncio.run(work())
 
 
+@pytest.mark.parametrize(("status", "sent"), [(507, 507), (413, 413), (100, 500), (204, 500), (999, 500), (-5, 500)])
+def test_a_workers_own_status_of_an_error_is_sent_as_http_has_it(status: int, sent: int) -> None:
+    """An 1xx or a 204 with a body would be one answer and the beginning of another."""
+
+    class Failing(App):
+        async def route(self, http: Exchange) -> None:
+            raise InternalError("why", status=status)
+
+    async def ask() -> None:
+        async def nothing() -> Any:
+            return {"type": "http.request"}
+
+        await Failing((), PlayedMeters())(_scope(), nothing, take)
+
+    messages: list[Any] = []
+
+    async def take(message: Any) -> None:
+        messages.append(message)
+
+    asyncio.run(ask())
+    assert messages[0]["status"] == sent
+    assert b"why" in messages[1]["body"]
+
+
 def test_only_http_is_served() -> None:
     async def nobody(*_: Any) -> Any:
         raise AssertionError

@@ -215,8 +215,8 @@ class LocalEngine:
 
     def _shadow(self, version: str, call: Call) -> None:
         with contextlib.suppress(FrontendError):  # it may have been unregistered meanwhile
-            # Its id is in no other's way: the client may have used it again.
-            name = f"{call.request.request_id}.shadow-{next(self._copies)}"
+            # Its id is in no other's way: the client may have used it again, and none can send one that is not ASCII.
+            name = f"{call.request.request_id}\N{MIDDLE DOT}shadow-{next(self._copies)}"
             self._table.find(call.name, version).shadow(replace(call.request, request_id=name))
 
     def _refuse_at_the_end(self) -> None:

@@ -22,7 +22,8 @@ PAIRED := $(if $(TORCH),0.$(shell expr $(word 2,$(subst ., ,$(TORCH))) + 15).*)
 CHOSEN := $(TORCH:%='torch==%') $(patsubst %,'torchvision==%',$(or $(TORCHVISION),$(PAIRED))) \
 	$(NUMPY:%='numpy==%') $(PILLOW:%='pillow==%')
 PORT ?= 8080
-WORKERS ?= 2
+# On two cores: four tenths of its time a test waits for a process or a clock.
+WORKERS ?= 3
 MINUTES ?= 10
 ROUNDS ?= 200
 REQUESTS ?= 100000

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -342,3 +343,9 @@ def is_alive(pid: int) -> bool:
     with suppress(psutil.Error):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def kill(pid: int) -> None:
+    """Kill a process, and wait until the kernel has ended it: until then its server is running."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "its end")

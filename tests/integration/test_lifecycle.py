@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -14,8 +13,8 @@ import pytest
 
 from serving.control.configuration.ports import choose_free
 
-from .conftest import Sandbox, Server
-from .support import is_alive, wait_until
+from .conftest import Sandbox
+from .support import is_alive, kill, wait_until
 
 # Importing torch takes seconds, and no handler here needs it.
 pytestmark = pytest.mark.hides("torch")
@@ -184,7 +183,7 @@ def test_a_closed_terminal_leaves_nothing(sandbox: Sandbox) -> None:
 @pytest.mark.slow
 def test_a_killed_server_is_cleaned_up_by_stop(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)
-    os.kill(sandbox.start("echo.mar").pid, signal.SIGKILL)
+    kill(sandbox.start("echo.mar").pid)
     stopped = sandbox.torchmar("stop")
     assert stopped.code == 7
     assert "ended by itself" in stopped.err
@@ -205,7 +204,7 @@ def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
     assert (first.ready_workers("echo"), first.ready_workers("more")) == (2, 2)  # not the models' own number
     second = sandbox.start("echo.mar", name="bbb")
     assert first.curl("/predictions/echo")[0] == second.curl("/predictions/echo")[0] == 200
-    kill(first)
+    kill(first.pid)
     assert second.curl("/ping")[0] == 200
     dead = sandbox.torchmar("status", "--name", "aaa")
     assert dead.code == 7
@@ -218,11 +217,6 @@ def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
     assert "'aaa' had ended by itself" in done.err
     assert done.out == "stopped bbb\n"
     assert sandbox.leftovers() == []
-
-
-def kill(server: Server) -> None:
-    os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(server.pid), "its end")
 
 
 def test_keys_are_asked_for_and_given_when_authorization_is_on(sandbox: Sandbox, echo: str) -> None:

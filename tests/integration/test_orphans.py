@@ -21,6 +21,7 @@ from .support import (
     ask,
     at_once,
     is_alive,
+    kill,
     model_log,
     pack,
     ready,
@@ -82,11 +83,6 @@ def run(server: Server, model: str, code: str) -> Answer:
 def backend(server: Server, model: str) -> int:
     """Return the pid of the process that answers."""
     return int(run(server, model, "return [os.getpid()]").text())
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), "its end")
 
 
 # ---- the frontend ------------------------------------------------------------------------------------------------

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
 from .conftest import FRONTENDS, Sandbox
-from .support import ask, describe, predict, wait_until
+from .support import ask, describe, kill, predict, wait_until
 
 pytestmark = pytest.mark.hides("torch")
 
@@ -40,7 +38,7 @@ def test_what_was_registered_survives_kill_9(sandbox: Sandbox, echo: str) -> Non
     assert "responseTimeout" in refused.err
     assert box.torchmar("register", f"file://{elsewhere}", "--model-name", "fetched").ok()
     ask(server.management, "/models/late?min_worker=3&max_worker=3&synchronous=true", method="PUT", timeout=150.0)
-    os.kill(server.pid, signal.SIGKILL)
+    kill(server.pid)
 
     restored = box.torchmar("start", "--restore", "--port", "auto").ok()
     assert "restored from the snapshot " in restored.out

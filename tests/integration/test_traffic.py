@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from .conftest import OPEN, Sandbox, Server
-from .support import ask, describe, pack, predict, ready, register, scale, wait_until
+from .support import ask, describe, kill, pack, predict, ready, register, scale, wait_until
 
 pytestmark = pytest.mark.hides("torch")
 
@@ -168,7 +168,7 @@ def test_a_header_sticks_through_kill_9_and_is_shown(sandbox: Sandbox) -> None:
     told = {"percent": 30, "shadow": False, "stickyHeaders": ["x-user"]}
     assert ask(server.management, "/models").json()["models"][0]["traffic"] == {"2.0": told}
 
-    os.kill(server.pid, signal.SIGKILL)
+    kill(server.pid)
     box.torchmar("start", "--restore", "--port", "auto", "--frontend", "python", *OPEN).ok()
     server = box.server()
     wait_until(lambda: ready(server, "m/2.0"), "the canary")

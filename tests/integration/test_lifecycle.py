@@ -212,7 +212,7 @@ def test_two_servers_side_by_side(sandbox: Sandbox, echo: str) -> None:
     again = sandbox.start("echo.mar", name="aaa")
     assert again.pid != first.pid
     assert len([path for path in sandbox.temp.iterdir() if path.name.startswith("torchmar-")]) == 2
-    kill(again)
+    kill(again.pid)
     done = sandbox.torchmar("stop", "--all").ok()
     assert "'aaa' had ended by itself" in done.err
     assert done.out == "stopped bbb\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# RFC 9110, 5.6.2: a token.
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Where a server is looked for that torchmar did not start.
 USUAL_ADDRESSES = {"inference": "http://127.0.0.1:8080", "management": "http://127.0.0.1:8081"}
 
@@ -169,8 +166,10 @@ def header_option(command: F) -> F:
 
 
 def _header(text: str) -> tuple[str, str]:
+    from serving.client.transport import HEADER_NAME
+
     name, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not _HEADER_NAME.fullmatch(name):
+    if not equals or not HEADER_NAME.fullmatch(name):
         raise click.BadParameter(f"{text!r} is not NAME=VALUE")
     if not (value.isascii() and (value.isprintable() or not value)):
         raise click.BadParameter(f"the value of {name} has a character that a header cannot have: {value!r}")

@@ -6,9 +6,10 @@ The APIs are pure functions around it; a test that needs a fake replaces only th
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -18,6 +19,8 @@ from archive_tool.metadata.names import MODEL_NAME_HINT, shown_name
 from serving.errors import NotRunningError, ReplyError, ServingError
 
 CONNECT_TIMEOUT_S = 5.0
+#: Names of headers: a token (RFC 9110, 5.6.2).
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEY_HINT = "name the key in TORCHMAR_TOKEN or with --token-file; torchmar keys shows those of a server that it started"
 _TOO_LARGE = 413
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
+from serving.client.transport import HEADER_NAME
 from serving.frontend.engine import Answer, Timings
 from serving.frontend.errors import FrontendError
 from serving.frontend.settings import Settings
@@ -30,7 +31,6 @@ _OURS: Final = frozenset(
     | {name.decode() for name, _ in NO_CACHE}
 )
 _CORS: Final = ("access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # Statuses that have a body, and that uvicorn has a line for.
 _LOWEST, _HIGHEST = 200, 599
@@ -125,4 +125,4 @@ def sendable(value: str) -> bytes:
 def _own(headers: Mapping[str, str]) -> dict[str, str]:
     """Return a handler's headers that are sent, by their names in small letters; of equal ones the last."""
     lowered = {name.lower(): value for name, value in headers.items()}
-    return {name: value for name, value in lowered.items() if name not in _OURS and _TOKEN.fullmatch(name)}
+    return {name: value for name, value in lowered.items() if name not in _OURS and HEADER_NAME.fullmatch(name)}

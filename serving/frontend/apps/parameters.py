@@ -7,13 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from serving.client.transport import HEADER_NAME
 from serving.frontend.apps.inputs import fields
 from serving.frontend.engine import Registration, Share
 from serving.frontend.errors import BadRequestError
 
 _INT_MAX: Final = 2**31 - 1
 _NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+# Characters of a header's name.
+_MOST_HEADER: Final = 100
 # Each costs the requests of the model a look.
 _MOST_STICKY: Final = 8
 _FLAGS: Final = {"true": True, "false": False}
@@ -136,7 +138,7 @@ def share_of(given: Parameters) -> Share:
     names = given.text("sticky_header")
     sticky = None if names is None else tuple(name.strip().lower() for name in names.split(",") if name.strip())
     for name in sticky or ():
-        if not _HEADER.fullmatch(name):
+        if len(name) > _MOST_HEADER or not HEADER_NAME.fullmatch(name):
             raise BadRequestError(f"the parameter sticky_header must name headers, not {_shown(name)}")
     if len(sticky or ()) > _MOST_STICKY:
         raise BadRequestError(f"the parameter sticky_header must name {_MOST_STICKY} headers at the most")

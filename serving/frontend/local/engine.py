@@ -175,8 +175,7 @@ class LocalEngine:
 
     async def predict(self, call: Call) -> Answer:
         """Answer a request; of a streamed answer the first part."""
-        if self._draining:
-            self._refuse_at_the_end()
+        self._refuse_at_the_end()
         found = self._table.find(call.name, call.version)
         if call.version is None and (call.name in self._table.traffic or found.stateful):
             return await self._shared_out(found, call)

@@ -135,23 +135,26 @@ class _Trial:
 
     def best(self) -> int:
         """Choose few threads, and more only if clearly faster. For long batches choose many. Waste nothing."""
-        took = {count: statistics.median(self._seconds[count]) for count in self._counts}
-        processor = {count: statistics.median(self._processor[count]) for count in self._counts}
-        bound = _WASTE * min(processor.values())
-        frugal = [count for count in self._counts if processor[count] <= bound]
+        medians = self._medians()
+        bound = _WASTE * min(processor for _, processor in medians.values())
+        frugal = [count for count in self._counts if medians[count][1] <= bound]
         best = 0
-        for count in frugal if took[self._counts[0]] > _LIKELY_S else reversed(frugal):
-            if not best or took[count] < _GAIN * took[best]:
+        for count in frugal if medians[self._counts[0]][0] > _LIKELY_S else reversed(frugal):
+            if not best or medians[count][0] < _GAIN * medians[best][0]:
                 best = count
         return best
 
     def summary(self) -> str:
         figures = (
-            f"{count}: {1000 * statistics.median(self._seconds[count]):.2f} / "
-            f"{1000 * statistics.median(self._processor[count]):.2f}"
-            for count in self._counts
+            f"{count}: {1000 * seconds:.2f} / {1000 * processor:.2f}"
+            for count, (seconds, processor) in self._medians().items()
         )
         return f" (median in ms, time / processor, by threads: {', '.join(figures)})"
+
+    def _medians(self) -> dict[int, tuple[float, float]]:
+        """Seconds of a batch, and those of the processor, by threads."""
+        median = statistics.median
+        return {count: (median(self._seconds[count]), median(self._processor[count])) for count in self._counts}
 
 
 def threads_of(model: Model) -> Threads | None:

@@ -49,6 +49,7 @@ PACKAGES = [
     "serving.frontend.local.models",
     "serving.frontend.metering",
     "serving.frontend.versions",
+    "serving.image",
     "serving.local",
     "serving.protocol",
     "serving.worker",

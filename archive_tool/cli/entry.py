@@ -62,6 +62,10 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "env": _Entry("serving.cli.servers:env", "Print the shell lines that the stock torchserve command needs."),
         "home": _Entry("serving.cli.servers:home", "Print the folder that holds torchmar's worker."),
     },
+    "Beyond one machine": {
+        "image": _Entry("serving.cli.image:image", "Write an image of archives for docker, podman or buildah."),
+        "serve": _Entry("serving.cli.serve:serve", "Serve what a container holds: the entry point of images."),
+    },
     "Models": {
         "models": _Entry("serving.cli.models:models", "List the models, versions and workers of the server."),
         "register": _Entry("serving.cli.models:register", "Register an archive with the running server."),

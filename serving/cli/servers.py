@@ -26,7 +26,7 @@ from serving.cli.options import (
 
 if TYPE_CHECKING:
     from serving.client import TrafficShare
-    from serving.control import ServerRecord, StateFolder
+    from serving.control import ServerRecord, StartOptions, StateFolder
     from serving.control.server import Started
 
 
@@ -147,16 +147,26 @@ def start(
         single_port=single_port,
     )
     state = StateFolder(server)
+    if foreground:
+        in_foreground(options, state, quiet=quiet)
+        return
+    with traceback_shown(), _waiting(quiet or as_json) as progress:
+        started = begin(options, state, progress, warn=warn)
+    if as_json or not quiet:
+        _report(started, state, as_json=as_json)
+
+
+def in_foreground(options: StartOptions, state: StateFolder, *, quiet: bool = False) -> None:
+    """Run a server until it ends, or a signal ends it."""
+    from serving.control import start as begin
 
     def stay(started: Started) -> None:
         if not quiet:
             _report(started, state)
         _stay(started.process, state)
 
-    with traceback_shown(), _waiting(quiet or foreground or as_json) as progress:
-        started = begin(options, state, progress, stay if foreground else None, _warn)
-    if not foreground and (as_json or not quiet):
-        _report(started, state, as_json=as_json)
+    with traceback_shown():
+        begin(options, state, meanwhile=stay, warn=warn)
 
 
 def _report(started: Started, state: StateFolder, *, as_json: bool = False) -> None:
@@ -173,10 +183,11 @@ def _report(started: Started, state: StateFolder, *, as_json: bool = False) -> N
     except OSError as error:
         discard_output()
         reason = error.strerror or str(error)
-        _warn(f"the server runs, but standard output takes nothing: {reason}")
+        warn(f"the server runs, but standard output takes nothing: {reason}")
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Show a warning."""
     click.echo(f"warning: {printable(text)}", err=True)
 
 

@@ -1,9 +1,14 @@
-"""Keys of TorchServe's token authorization: read from the frontend's key file, renewed when they have expired."""
+"""Keys of TorchServe's token authorization: read from the frontend's key file, renewed when they have expired.
+
+And those of the user's own, which the environment gives to a server of the Python frontend: they never expire.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,6 +26,10 @@ _SLACK = timedelta(seconds=30)
 # Characters that can go into a header; TorchServe's own keys are a few letters of base64.
 _KEY = re.compile(r"[!-~]{1,4096}")
 _MAX_FILE: Final = 65536
+#: Variables that give a server its keys, or with ``_FILE`` behind them the files that hold them.
+VARIABLES: Final[dict[Api, str]] = {api: f"TORCHMAR_{api.upper()}_KEY" for api in _APIS}
+# Shorter ones are tried out.
+_LEAST_LETTERS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,40 @@ def key_in_file(file: Path, kind: Api, management: str | None) -> str:
     if (found := _key_of(_parsed(text), file, kind, management)) is None:
         raise InputError(f"no key for the {kind} API in {file}")
     return found
+
+
+def given_keys(environ: Mapping[str, str] = os.environ) -> dict[Api, str]:
+    """Return the keys that the environment gives: ``TORCHMAR_INFERENCE_KEY``, or its file, and so on.
+
+    Raises:
+        InputError: one cannot be read, or is no key that can be trusted.
+    """
+    found: dict[Api, str] = {}
+    for api, variable in VARIABLES.items():
+        if variable in environ and f"{variable}_FILE" in environ:
+            raise InputError(f"{variable} and {variable}_FILE are both set", hint="set one of the two")
+        if variable in environ:
+            found[api] = checked_key(environ[variable], variable)
+        elif path := environ.get(f"{variable}_FILE"):
+            found[api] = key_in_file(Path(path), api, None)
+        if api in found and len(found[api]) < _LEAST_LETTERS:
+            raise InputError(
+                f"the key of {variable} has less than {_LEAST_LETTERS} letters, and can be guessed",
+                hint="""python -c 'import secrets; print(secrets.token_urlsafe())' makes one""",
+            )
+    return found
+
+
+def without_given(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the keys that it gives: handlers and what they start see it."""
+    ours = {name for variable in VARIABLES.values() for name in (variable, f"{variable}_FILE")}
+    return {name: value for name, value in environ.items() if name not in ours}
+
+
+def write_given(path: Path, keys: Mapping[Api, str]) -> None:
+    """Write keys for the frontend to read, for their owner alone."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(dict(keys), file)
 
 
 def checked_key(text: str, origin: str) -> str:

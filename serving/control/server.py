@@ -22,7 +22,7 @@ from serving.client.transport import Address
 from serving.control.configuration import access, few_cores, frontends, java, ports, settings, vmargs
 from serving.control.configuration import config as configuration
 from serving.control.following.waiting import Progress, Waiting
-from serving.control.keys import current_key
+from serving.control.keys import current_key, given_keys, without_given, write_given
 from serving.control.models import snapshots, trust
 from serving.control.models.store import Selection, select
 from serving.control.models.versions import with_defaults
@@ -58,7 +58,10 @@ class StartOptions:
         restore: serve the models of this server's last run, those that were registered later included.
         snapshots: have the frontend write down its models at each change, so that they can be restored.
         frontend: ``java`` or ``python``; None for what the environment or the configuration says, else Java's.
-        single_port: all of HTTP at the address of the inference API; of the Python frontend.
+        single_port: all of HTTP at the address of the inference API; of the Python frontend, as what follows.
+        trusted_network: ask for no key wherever it listens; see `access.settled`.
+        platforms: answer what KServe and SageMaker ask beyond TorchServe's calls.
+        multi_model: folder below which SageMaker may load models; only in a trusted network, as it has no keys.
     """
 
     name: str = "default"
@@ -77,6 +80,9 @@ class StartOptions:
     snapshots: bool = True
     frontend: Literal["java", "python"] | None = None
     single_port: bool = False
+    trusted_network: bool = False
+    platforms: bool = False
+    multi_model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,8 @@ def _clear_previous(state: StateFolder) -> None:
 
 def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], None]) -> _Prepared:
     """Check everything that can be checked before a process is started."""
-    properties = _configured(options, warn)
+    keys = given_keys()
+    properties = _configured(options, warn, given_keys=bool(keys))
     frontend = properties[frontends.KEY]
     vm_arguments = vmargs.read(properties.pop("vmargs", ""))
     home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""), frontend)
@@ -250,6 +257,9 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
         snapshots.keep(state)
         _rotate_logs(state)
         configuration.write_properties(state.config, properties)
+        given = runtime_folder / "given_keys.json" if keys else None
+        if given:
+            write_given(given, keys)
     except BaseException:
         shutil.rmtree(runtime_folder, ignore_errors=True)
         raise
@@ -264,6 +274,9 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
         load_all=selection.load_all,
         snapshots=options.snapshots,
         console=options.foreground,
+        given_keys=given,
+        platforms=options.platforms,
+        multi_model=options.multi_model,
     )
     if isinstance(launch, frontends.JavaLaunch):
         launch = replace(launch, vm_options=few_cores.vm_options(vm_arguments.options))
@@ -282,7 +295,7 @@ def _addresses(options: StartOptions, properties: dict[str, str]) -> dict[str, s
     return found
 
 
-def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str, str]:
+def _configured(options: StartOptions, warn: Callable[[str], None], *, given_keys: bool) -> dict[str, str]:
     """Return the settings of the defaults, the user's file and the command line, and the chosen frontend."""
     config_file = options.ts_config
     if config_file is None and Path("config.properties").is_file():
@@ -296,7 +309,11 @@ def _configured(options: StartOptions, warn: Callable[[str], None]) -> dict[str,
         enable_model_api=options.enable_model_api,
         disable_token_auth=options.disable_token_auth,
         warn=warn,
+        given_keys=given_keys,
+        trusted_network=options.trusted_network,
     )
+    if properties[frontends.KEY] == "java" and given_keys:
+        raise InputError("TorchServe's frontend makes its own keys, and takes none", hint="add --frontend python")
     told = {key: properties[key] for key in user}
     for text in settings.warnings(told, config_file.name if config_file else ""):
         warn(text)
@@ -377,7 +394,7 @@ def _spawn(prepared: _Prepared, state: StateFolder) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 launch.command(),
                 cwd=state.path,
-                env=launch.environment(),
+                env=without_given(launch.environment()),
                 stdin=subprocess.DEVNULL,
                 stdout=None if launch.console else log,
                 stderr=log,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from serving.control.configuration.config import ModelSpec
@@ -13,6 +15,7 @@ from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys, Kind
 from serving.frontend.apps.management import management_app
 from serving.frontend.apps.metrics import metrics_app
+from serving.frontend.apps.platforms import PlatformsApp, with_platforms
 from serving.frontend.apps.routing import RESERVED
 from serving.frontend.engine import Engine
 from serving.frontend.entrance import App
@@ -34,11 +37,17 @@ class Startup:
         models: to register; empty leaves it to the configuration.
         load_all: register every archive of the model store.
         snapshots: write one of the models at each change.
+        given_keys: file of keys to ask for; None to make them all.
+        platforms: answer what KServe and SageMaker ask at the inference API.
+        multi_model: folder below which SageMaker may load models; None where it may not.
     """
 
     models: Sequence[ModelSpec] = ()
     load_all: bool = False
     snapshots: bool = True
+    given_keys: Path | None = None
+    platforms: bool = False
+    multi_model: Path | None = None
 
 
 #: Makes what listens for gRPC at a place (serving/frontend/grpc/server.py): its APIs, and who takes the access log.
@@ -95,13 +104,16 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
     if settings.token_authorization:
         file = settings.place.keys / "key_file.json"
         try:
-            keys = Keys(file, settings.token_expiration_min)
+            keys = Keys(file, settings.token_expiration_min, _given(startup.given_keys))
         except OSError as error:
             raise StartError(f"the keys cannot be written: {error.strerror or error}", where=str(file)) from error
     apps: dict[Api, App] = {
         "inference": inference_app(engine, settings, keys, meters),
         "management": management_app(engine, settings, keys, meters),
     }
+    if startup.platforms:
+        own = PlatformsApp(engine, settings, keys, meters, startup.multi_model)
+        apps["inference"] = with_platforms(apps["inference"], own)
     if settings.enable_metrics_api:
         apps["metrics"] = metrics_app(meters, settings)
 
@@ -111,3 +123,15 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         return GrpcListener(place, apis, engine, settings, keys, access)
 
     return Parts(engine, apps, lambda: engine.start(startup.models, load_all=startup.load_all), (system.run,), grpc)
+
+
+def _given(file: Path | None) -> dict[str, str] | None:
+    """Read the keys that `torchmar start` was given.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if file is None:
+        return None
+    found: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    return found

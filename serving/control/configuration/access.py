@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from archive_tool.errors import InputError
 from serving.control.configuration.config import is_loopback, listening_hosts, token_authorization
 from serving.control.configuration.settings import is_true
 from serving.errors import StartError
@@ -26,7 +27,13 @@ def model_api(properties: Mapping[str, str]) -> bool:
 
 
 def settled(
-    properties: Mapping[str, str], *, enable_model_api: bool, disable_token_auth: bool, warn: Callable[[str], None]
+    properties: Mapping[str, str],
+    *,
+    enable_model_api: bool,
+    disable_token_auth: bool,
+    warn: Callable[[str], None],
+    given_keys: bool = False,
+    trusted_network: bool = False,
 ) -> dict[str, str]:
     """Return a configuration that says who may do what.
 
@@ -35,18 +42,28 @@ def settled(
         enable_model_api: of the command line: turns the API on, and keys with it.
         disable_token_auth: of the command line: turns keys off, whatever else says that they are on.
         warn: gets what leaves the server open, and what has no effect.
+        given_keys: the environment gives keys: they are asked for, on loopback, too.
+        trusted_network: others see to who reaches it, so it may listen anywhere without keys, and takes no model.
 
     Raises:
         StartError: it would listen beyond loopback without token authorization.
+        InputError: keys are given, and are to be asked for by nobody.
     """
+    if trusted_network:
+        return _trusted(properties, given_keys=given_keys, warn=warn)
     api = enable_model_api or model_api(properties)
     beyond = [host for host in listening_hosts(properties) if not is_loopback(host)]
+    if given_keys and (disable_token_auth or not token_authorization(properties)):
+        raise InputError(
+            "the environment gives keys, and keys are off: disable_token_authorization=true or --disable-token-auth",
+            hint="have one of the two",
+        )
     if disable_token_auth or enable_model_api:
         keys = not disable_token_auth
     elif "disable_token_authorization" in properties:
         keys = token_authorization(properties)
     else:
-        keys = api or bool(beyond)
+        keys = api or given_keys or bool(beyond)
     if beyond and not keys:
         raise StartError(
             f"refusing to listen on {', '.join(sorted(set(beyond)))} without token authorization: "
@@ -64,3 +81,19 @@ def settled(
         warn(f"workflow_store={store} is not used: workflows load code, which needs the model API (--enable-model-api)")
     decided = {"enable_model_api": str(api).lower(), "disable_token_authorization": str(not keys).lower()}
     return {**properties, **decided} if api else {**properties, **decided, "workflow_store": NO_WORKFLOWS}
+
+
+def _trusted(properties: Mapping[str, str], *, given_keys: bool, warn: Callable[[str], None]) -> dict[str, str]:
+    """Return a configuration without keys and without the model API, whatever the user's says."""
+    if given_keys:
+        raise InputError(
+            "the environment gives keys, and says that the network is trusted, where none is asked for",
+            hint="have one of the two",
+        )
+    off = " (enable_model_api=true of the configuration is not used)" if model_api(properties) else ""
+    warn(
+        "the network is trusted: no request needs a key, and whoever reaches this server can use its models; "
+        f"the model API is off{off}"
+    )
+    decided = {"enable_model_api": "false", "disable_token_authorization": "true", "workflow_store": NO_WORKFLOWS}
+    return {**properties, **decided}

@@ -12,6 +12,7 @@ from pathlib import Path
 from archive_tool.config import effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, InputError
+from archive_tool.metadata.names import MANIFEST_NAME
 from archive_tool.reading.archive import open_archive
 from serving.control.configuration.config import ModelSpec, is_url
 
@@ -68,6 +69,23 @@ def all_archives(store: Path) -> list[Path]:
     """
     found = sorted(path for path in store.iterdir() if not path.name.startswith("."))
     return [path for path in found if path.is_dir() or path.name.endswith(ARCHIVE_SUFFIXES)]
+
+
+def archives_in(folder: Path) -> list[Path]:
+    """Return the archives that a folder holds, by their names; the folder itself, if it is an unpacked one.
+
+    Other folders and files beside them are none: weights, code, what a platform has put there.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if _is_unpacked(folder):
+        return [folder]
+    return [path for path in all_archives(folder) if not path.is_dir() or _is_unpacked(path)]
+
+
+def _is_unpacked(folder: Path) -> bool:
+    return (folder / MANIFEST_NAME).is_file()
 
 
 def select(

@@ -12,11 +12,12 @@ import re
 import secrets
 import tempfile
 import threading
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from serving.frontend.errors import InternalError, InvalidKeyError
+from serving.frontend.errors import ConflictError, InternalError, InvalidKeyError
 
 Kind: TypeAlias = Literal["inference", "management", "API"]
 
@@ -24,17 +25,19 @@ FAILED: Final = "Token Authorization failed. Token either incorrect, expired, or
 RENEWAL_FAILED: Final = "Token Authentication failed. Token either incorrect, expired, or not provided correctly"
 _BEARER = re.compile(r"Bearer\s+(\S+)")
 _BYTES: Final = 32
+_NEVER: Final = datetime.max.replace(tzinfo=timezone.utc)
 
 
 class Keys:
     """The keys of a server: one for each API that expires, and one that renews those."""
 
-    def __init__(self, file: Path, minutes: float) -> None:
+    def __init__(self, file: Path, minutes: float, given: Mapping[str, str] | None = None) -> None:
         """Make them, and write them down.
 
         Args:
             file: of the keys; for its owner alone.
             minutes: that those of the APIs are good for.
+            given: keys of the user's own by their APIs, which never expire.
 
         Raises:
             OSError: the file cannot be written.
@@ -43,8 +46,10 @@ class Keys:
         self._lock = threading.Lock()
         self._keys = {"API": _new()}
         self._expires: dict[str, datetime] = {}
+        self._given = given or {}
         for kind in ("management", "inference"):
-            self._keys[kind], self._expires[kind] = _new(), self._expiration()
+            own = self._given.get(kind)
+            self._keys[kind], self._expires[kind] = (own, _NEVER) if own else (_new(), self._expiration())
         self._write(self._keys, self._expires)
 
     def check(self, kind: Kind, authorization: str) -> None:
@@ -68,10 +73,13 @@ class Keys:
 
         Raises:
             InvalidKeyError: the API key is not there, or there is no such kind.
+            ConflictError: it was given to the server.
             InternalError: the file cannot be written.
         """
         if not self._is_good("API", authorization) or kind not in self._expires:
             raise InvalidKeyError(RENEWAL_FAILED)
+        if kind in self._given:
+            raise ConflictError(f"the {kind} key was given to the server at its start; only who gave it can change it")
         with self._lock:
             keys = self._keys | {kind: _new()}
             expires = self._expires | {kind: self._expiration()}
@@ -92,7 +100,7 @@ class Keys:
         try:
             return datetime.now(timezone.utc) + self._lifetime
         except OverflowError:
-            return datetime.max.replace(tzinfo=timezone.utc)
+            return _NEVER
 
     def _write(self, keys: dict[str, str], expires: dict[str, datetime]) -> None:
         document = {

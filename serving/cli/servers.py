@@ -151,7 +151,7 @@ def start(
         in_foreground(options, state, quiet=quiet)
         return
     with traceback_shown(), _waiting(quiet or as_json) as progress:
-        started = begin(options, state, progress, warn=warn)
+        started = begin(options, state, progress, None, warn)
     if as_json or not quiet:
         _report(started, state, as_json=as_json)
 

@@ -311,6 +311,7 @@ def _configured(options: StartOptions, warn: Callable[[str], None], *, given_key
         warn=warn,
         given_keys=given_keys,
         trusted_network=options.trusted_network,
+        multi_model=options.multi_model,
     )
     if properties[frontends.KEY] == "java" and given_keys:
         raise InputError("TorchServe's frontend makes its own keys, and takes none", hint="add --frontend python")

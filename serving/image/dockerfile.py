@@ -88,7 +88,11 @@ def _installing(wanted: Wanted) -> Iterator[str]:
     yield f"FROM {wanted.base or 'python:{}.{}-slim'.format(*sys.version_info)}"
     yield "ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore"
     yield f"RUN useradd --system --uid {USER} --no-create-home --home-dir /tmp --shell /usr/sbin/nologin torchmar"
-    index = f"--index-url {_CPU_INDEX} " if wanted.device == "cpu" else ""
+    # For mirrors: docker build --build-arg PIP_INDEX_URL=...
+    yield "ARG PIP_INDEX_URL"
+    if wanted.device == "cpu":
+        yield f"ARG TORCH_INDEX_URL={_CPU_INDEX}"
+    index = "--index-url ${TORCH_INDEX_URL} " if wanted.device == "cpu" else ""
     packages = " ".join(f"{name}=={number}" for name, number in wanted.pinned.items())
     yield f"RUN pip install {index}{packages}"
     yield f"COPY {CONSTRAINTS} {wanted.wheel} /opt/torchmar/"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from archive_tool.errors import InputError
@@ -34,6 +35,7 @@ def settled(
     warn: Callable[[str], None],
     given_keys: bool = False,
     trusted_network: bool = False,
+    multi_model: Path | None = None,
 ) -> dict[str, str]:
     """Return a configuration that says who may do what.
 
@@ -44,13 +46,14 @@ def settled(
         warn: gets what leaves the server open, and what has no effect.
         given_keys: the environment gives keys: they are asked for, on loopback, too.
         trusted_network: others see to who reaches it, so it may listen anywhere without keys, and takes no model.
+        multi_model: folder from which it takes models all the same.
 
     Raises:
         StartError: it would listen beyond loopback without token authorization.
         InputError: keys are given, and are to be asked for by nobody.
     """
     if trusted_network:
-        return _trusted(properties, given_keys=given_keys, warn=warn)
+        return _trusted(properties, given_keys=given_keys, multi_model=multi_model, warn=warn)
     api = enable_model_api or model_api(properties)
     beyond = [host for host in listening_hosts(properties) if not is_loopback(host)]
     if given_keys and (disable_token_auth or not token_authorization(properties)):
@@ -83,7 +86,9 @@ def settled(
     return {**properties, **decided} if api else {**properties, **decided, "workflow_store": NO_WORKFLOWS}
 
 
-def _trusted(properties: Mapping[str, str], *, given_keys: bool, warn: Callable[[str], None]) -> dict[str, str]:
+def _trusted(
+    properties: Mapping[str, str], *, given_keys: bool, multi_model: Path | None, warn: Callable[[str], None]
+) -> dict[str, str]:
     """Return a configuration without keys and without the model API, whatever the user's says."""
     if given_keys:
         raise InputError(
@@ -93,7 +98,7 @@ def _trusted(properties: Mapping[str, str], *, given_keys: bool, warn: Callable[
     off = " (enable_model_api=true of the configuration is not used)" if model_api(properties) else ""
     warn(
         "the network is trusted: no request needs a key, and whoever reaches this server can use its models; "
-        f"the model API is off{off}"
+        f"the model API is off{off}{f', but SageMaker may load what lies below {multi_model}' if multi_model else ''}"
     )
     decided = {"enable_model_api": "false", "disable_token_authorization": "true", "workflow_store": NO_WORKFLOWS}
     return {**properties, **decided}

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from archive_tool.errors import InputError
-from serving.control.keys import Key, _expired, current_key, current_keys, key_in_file
+from serving.control.keys import (
+    Key,
+    _expired,
+    current_key,
+    current_keys,
+    given_keys,
+    key_in_file,
+    without_given,
+    write_given,
+)
 from serving.control.state import StateFolder
 
 from .test_state import record
@@ -92,3 +101,32 @@ def test_what_is_no_key_is_not_sent_and_not_shown(tmp_path: Path, content: bytes
 def test_a_file_without_an_end_is_no_key() -> None:
     with pytest.raises(InputError, match="not a key"):
         key_in_file(Path("/dev/zero"), "inference", None)
+
+
+def test_keys_are_given_by_the_environment_or_by_files_that_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("management-0123456789\n")
+    given = {"TORCHMAR_INFERENCE_KEY": "inference-0123456789", "TORCHMAR_MANAGEMENT_KEY_FILE": str(file)}
+    found = given_keys({**given, "TORCHMAR_INFERENCE": "http://elsewhere"})
+    assert found == {"inference": "inference-0123456789", "management": "management-0123456789"}
+    assert given_keys({}) == {}
+    assert without_given({**given, "HOME": "/"}) == {"HOME": "/"}
+    write_given(tmp_path / "keys", found)
+    assert json.loads((tmp_path / "keys").read_text()) == found
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"TORCHMAR_INFERENCE_KEY": "short"}, "can be guessed"),
+        ({"TORCHMAR_INFERENCE_KEY": ""}, "holds nothing"),
+        ({"TORCHMAR_MANAGEMENT_KEY": "two words that are long"}, "more than one word"),
+        ({"TORCHMAR_INFERENCE_KEY_FILE": "/nowhere/at/all"}, "cannot be read"),
+        ({"TORCHMAR_INFERENCE_KEY": "x" * 20, "TORCHMAR_INFERENCE_KEY_FILE": "x"}, "both set"),
+    ],
+)
+def test_a_given_key_that_protects_nothing_is_refused_and_not_shown(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        given_keys(environ)
+    assert "short" not in str(error.value)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from archive_tool.errors import InputError
 from serving.control.configuration import access, config
 from serving.control.configuration.access import NO_WORKFLOWS, settled
 from serving.errors import StartError
@@ -21,6 +22,8 @@ def settle(user: dict[str, str], *flags: str) -> tuple[dict[str, str], list[str]
         enable_model_api="--enable-model-api" in flags,
         disable_token_auth="--disable-token-auth" in flags,
         warn=warned.append,
+        given_keys="given" in flags,
+        trusted_network="trusted" in flags,
     )
     return found, warned
 
@@ -87,3 +90,24 @@ def test_workflows_need_the_model_api(tmp_path: Path) -> None:
     assert settle({"workflow_store": NO_WORKFLOWS})[1] == []
     assert settle({"workflow_store": store}, MAPI)[0]["workflow_store"] == store
     assert "workflow_store" not in settle({}, MAPI)[0]  # then it is the model store, as in TorchServe
+
+
+@pytest.mark.parametrize("user", [{}, API, KEYS, API | KEYS, {"workflow_store": "."}])
+def test_a_trusted_network_needs_no_keys_and_takes_no_models(user: dict[str, str]) -> None:
+    found, (warning,) = settle({**user, "inference_address": WILD}, "trusted")
+    assert (access.model_api(found), config.token_authorization(found)) == (False, False)
+    assert found["workflow_store"] == NO_WORKFLOWS
+    assert warning.startswith("the network is trusted: no request needs a key")
+    assert ("enable_model_api=true of the configuration is not used" in warning) == ("enable_model_api" in user)
+
+
+def test_given_keys_are_asked_for() -> None:
+    found, warned = settle({}, "given")
+    assert (access.model_api(found), config.token_authorization(found), warned) == (False, True, [])
+
+
+@pytest.mark.parametrize(("user", "flags"), [({}, (DT,)), (NO_KEYS, ()), ({}, ("trusted",))])
+def test_given_keys_that_nobody_asks_for_are_refused(user: dict[str, str], flags: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="the environment gives keys") as error:
+        settle(user, "given", *flags)
+    assert error.value.hint == "have one of the two"

@@ -12,7 +12,7 @@ import pytest
 
 from serving.control.keys import key_in_file
 from serving.frontend.apps.keys import Keys, Kind
-from serving.frontend.errors import InternalError, InvalidKeyError
+from serving.frontend.errors import ConflictError, InternalError, InvalidKeyError
 
 from .conftest import served
 
@@ -107,6 +107,22 @@ def test_a_key_that_cannot_be_written_does_not_count(tmp_path: Path) -> None:
 def test_a_life_without_end(tmp_path: Path) -> None:
     Keys(_file(tmp_path), 9e8)
     assert json.loads(_file(tmp_path).read_text())["inference"]["expiration time"].startswith("3")
+
+
+def test_a_given_key_never_expires_and_is_not_renewed(tmp_path: Path) -> None:
+    keys = Keys(_file(tmp_path), 1e-9, {"inference": "given"})
+    keys.check("inference", "Bearer given")
+    assert key_in_file(_file(tmp_path), "inference", "unix:/nobody/listens") == "given"  # it is not expired
+    with pytest.raises(InvalidKeyError):
+        keys.check("management", "Bearer given")
+    with pytest.raises(InvalidKeyError):
+        keys.check("management", f"Bearer {_key(tmp_path, 'management')}")  # made here: it has expired
+    with pytest.raises(ConflictError, match="inference key was given"):
+        keys.renew(f"Bearer {_key(tmp_path, 'API')}", "inference")
+    with pytest.raises(InvalidKeyError):
+        keys.renew("Bearer wrong", "inference")
+    keys.renew(f"Bearer {_key(tmp_path, 'API')}", "management")
+    keys.check("inference", "Bearer given")
 
 
 def test_played_engine_is_not_asked_without_a_key(tmp_path: Path) -> None:

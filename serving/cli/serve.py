@@ -124,8 +124,8 @@ def _tell(found: Layout, *, trusted: bool, model_name: str | None) -> None:
             f"{layouts.MULTI_MODEL_VARIABLE}=true, but the network is not said to be trusted, and SageMaker has no key",
             hint=f"take an image of torchmar image --for sagemaker, which has {told}",
         )
-    if model_name and not any("=" in model or model_name in model for model in found.models):
-        warn(f"--model-name {model_name} is not used: the configuration of {found.folder} names the models")
+    if model_name and not any("=" in model for model in found.models):
+        warn(f"--model-name {model_name} is not used: the models of {found.folder} have names of their own")
     if found.platform and not trusted:
         warn(f"requests need a key, which {found.platform} does not send; where its network is guarded, set {told}")
 

@@ -114,15 +114,13 @@ def _layout_of(folder: Path, config: Path | None, model_name: str | None) -> Lay
             f"{folder} holds no archive: neither a .mar nor an unpacked one, nor TorchServe's {_STORE}",
             hint=f"it holds {', '.join(names[:12]) or 'nothing'}; torchmar build makes an archive",
         )
-    store = found[0].parent
-    if model_name is None:
-        return Layout(folder, store, tuple(map(str, found)), config)
-    if len(found) == 1:
-        return Layout(folder, store, (f"{model_name}={found[0]}",), config)
     names = [default_name(path) for path in found]
-    if model_name not in names:
+    if model_name and len(found) == 1:
+        names = [model_name]
+    if model_name and model_name not in names:
         raise InputError(
             f"{folder} holds no model {model_name}: it holds {', '.join(names)}",
             hint="name one of them, or put one archive alone there, which can have any name",
         )
-    return Layout(folder, store, tuple(map(str, found)), config)
+    models = tuple(f"{name}={path}" for name, path in zip(names, found, strict=True))
+    return Layout(folder, found[0].parent, models, config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.metadata import version
 from itertools import product
 from typing import Any
 
@@ -95,8 +97,6 @@ def test_the_bill_of_materials_is_written_when_all_is_installed() -> None:
 
 
 def test_the_base_can_be_chosen_and_is_the_running_python_by_default() -> None:
-    import sys
-
     assert of("FROM", instructions()) == [f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"]
     named = "registry.example:5000/team/python@sha256:" + "0" * 64
     assert of("FROM", instructions(base=named)) == [named]
@@ -109,8 +109,6 @@ def test_what_is_no_name_of_an_image_is_refused(base: str) -> None:
 
 
 def test_torch_is_pinned_as_it_is_here_without_the_part_of_its_index() -> None:
-    from importlib.metadata import version
-
     usual = {name: value for name, value in USUAL.items() if name != "pinned"}
     assert constraints(Wanted(**usual)).splitlines() == [
         f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "torchvision")

@@ -122,5 +122,5 @@ def _layout_of(folder: Path, config: Path | None, model_name: str | None) -> Lay
             f"{folder} holds no model {model_name}: it holds {', '.join(names)}",
             hint="name one of them, or put one archive alone there, which can have any name",
         )
-    models = tuple(f"{name}={path}" for name, path in zip(names, found, strict=True))
-    return Layout(folder, found[0].parent, models, config)
+    named = tuple(f"{name}={path}" for name, path in zip(names, found, strict=True))
+    return Layout(folder, found[0].parent, named, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def test_what_is_mounted_comes_before_what_the_image_holds(built: Path, tmp_path
 
 
 def test_an_unpacked_archive_is_the_folder_itself(built: Path, tmp_path: Path) -> None:
-    folder = put(tmp_path / layout.KSERVE, *(built / "c").iterdir())
+    folder = tmp_path / layout.KSERVE
+    shutil.copytree(built / "c", folder)
     found = find(tmp_path, {}, model_name="named")
     assert (found.store, found.models) == (folder.parent, (f"named={folder}",))
 

@@ -87,7 +87,7 @@ def _installing(wanted: Wanted) -> Iterator[str]:
     yield f"{MARK} {__version__}; write it again with the same command rather than change it."
     yield f"FROM {wanted.base or 'python:{}.{}-slim'.format(*sys.version_info)}"
     yield "ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore"
-    yield f"RUN useradd --system --uid {USER} --no-create-home --home-dir /tmp --shell /usr/sbin/nologin torchmar"
+    yield f"RUN useradd --uid {USER} --no-create-home --home-dir /tmp --shell /usr/sbin/nologin torchmar"
     # For mirrors: docker build --build-arg PIP_INDEX_URL=...
     yield "ARG PIP_INDEX_URL"
     if wanted.device == "cpu":

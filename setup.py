@@ -35,6 +35,7 @@ PACKAGES = [
     "handlers.vision",
     "model_defs",
     "serving",
+    "serving.batch",
     "serving.check",
     "serving.cli",
     "serving.client",
@@ -123,8 +124,14 @@ TEXT = [
     "tokenizers>=0.15",
 ]
 
+# Parquet as an input of batch jobs.
+PARQUET = [
+    "pyarrow>=14",
+]
+
 DEV = [
     *GRPC,
+    *PARQUET,
     *SIGN,
     *TEXT,
     "coverage>=7.10",
@@ -159,7 +166,7 @@ setup(
     packages=PACKAGES,
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
-    extras_require={"dev": [*DEV, *ONNX], "grpc": GRPC, "onnx": ONNX, "sign": SIGN, "text": TEXT},
+    extras_require={"dev": [*DEV, *ONNX], "grpc": GRPC, "onnx": ONNX, "parquet": PARQUET, "sign": SIGN, "text": TEXT},
     entry_points={
         "console_scripts": ["torchmar = archive_tool.__main__:main"],
         # The fixture torchmar_server, for the tests of those who write handlers.

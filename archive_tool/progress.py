@@ -56,6 +56,31 @@ def progress_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int,
         yield progress
 
 
+@contextlib.contextmanager
+def row_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, float], None] | None]:
+    """Show how far a job has come that takes rows; the bar disappears when it is done.
+
+    Yields:
+        a function to call with the rows that are done, those of them that failed, and the part of the inputs that they
+        are, from 0 to 1; None if no one would see the bar.
+    """
+    if hidden or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    rows = TextColumn("{task.fields[rows]:,} rows, {task.fields[failed]:,} failed")
+    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), rows, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=1.0, rows=0, failed=0)
+
+        def show(rows: int, failed: int, part: float) -> None:
+            bar.update(task, completed=part, rows=rows, failed=failed)
+
+        yield show
+
+
 def _bar(stack: contextlib.ExitStack, label: str) -> Callable[[int, int], None]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
         "extract": _Entry("archive_tool.cli.extract:extract", "Unpack an archive into a new folder."),
         "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
         "run": _Entry("serving.cli.run:run", "Predict in this process, without a server."),
+        "batch": _Entry("serving.cli.batch:batch", "Predict every row of files, as a job that can be interrupted."),
         "optimize": _Entry(
             "serving.cli.optimize:optimize", "Find the settings that make a model fast on this machine."
         ),

@@ -247,7 +247,7 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
     properties.pop("load_models", None)
     if frontend == "java":
         java.java_home()
-    runtime_folder = _make_runtime_folder()
+    runtime_folder = make_runtime_folder()
     try:
         user_store = selection.store
         if options.require_signature is not None:
@@ -375,8 +375,12 @@ def _rotate_logs(state: StateFolder) -> None:
     state.logs.mkdir(parents=True)
 
 
-def _make_runtime_folder() -> Path:
-    """Make a folder of our own for sockets and extracted models, with a path short enough for a socket."""
+def make_runtime_folder() -> Path:
+    """Make a folder of our own for sockets and extracted models, with a path short enough for a socket.
+
+    Raises:
+        StartError: there is no place for one.
+    """
     candidates = [tempfile.gettempdir(), "/tmp"]  # noqa: S108 (mkdtemp makes a private folder in it)
     for parent in candidates:
         folder = Path(tempfile.mkdtemp(prefix="torchmar-", dir=parent)).resolve()
@@ -442,7 +446,7 @@ def _end(record: ServerRecord, state: StateFolder, process: subprocess.Popen[byt
     killed = end_session(record.pid, leader_is_ours=ours, grace_s=grace_s)
     if process is not None:
         process.wait()
-    # Only a folder that _make_runtime_folder can have made: the record is a file that could be altered.
+    # Only a folder that make_runtime_folder can have made: the record is a file that could be altered.
     if Path(record.runtime_folder).name.startswith("torchmar-"):
         shutil.rmtree(record.runtime_folder, ignore_errors=True)
     current = state.record()

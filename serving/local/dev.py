@@ -27,9 +27,9 @@ from serving.frontend.server import Listener
 from serving.local.engine import ReloadingEngine
 from serving.local.reloading import Reloading, Tell
 from serving.local.sources import Sources
+from serving.signals import signalled
 
 HOST: Final = "127.0.0.1"
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,16 @@ def serve(options: DevOptions, tell: Tell, ready: Callable[[str, str], None] = l
         model = Reloading(sources, Path(root), gpu=gpu, tell=tell)
 
         async def run() -> int:
-            with _signalled() as signalled:
+            with signalled() as came:
                 async with answering(model, place, tell) as engine:
                     # What is wrong with a model without a name is reported when it is loaded.
                     ready(f"http://{HOST}:{place.sock.getsockname()[1]}", model.name or "NAME")
                     following = asyncio.ensure_future(engine.follow())
-                    await asyncio.wait((following, signalled), return_when=asyncio.FIRST_COMPLETED)
-                    if not signalled.done():
+                    await asyncio.wait((following, came), return_when=asyncio.FIRST_COMPLETED)
+                    if not came.done():
                         following.result()
                     following.cancel()
-                return await signalled
+                return await came
 
         number = asyncio.run(run())
     signal.raise_signal(number)
@@ -157,28 +157,6 @@ class _Uncounted:
 
 def _line(scope: Scope, status: int, seconds: float) -> str:
     return f"{scope['method']} {shown_target(scope)} {status or 'left'} {seconds * 1000:.1f} ms"
-
-
-@contextlib.contextmanager
-def _signalled() -> Iterator[asyncio.Future[int]]:
-    """Meanwhile signals that end a command go to the event loop; the future has the number of the first one."""
-    loop = asyncio.get_running_loop()
-    came: asyncio.Future[int] = loop.create_future()
-
-    def note(number: int) -> None:
-        if not came.done():
-            came.set_result(number)
-
-    # An ignored signal stays ignored: nohup relies on it.
-    before = {number: found for number in _SIGNALS if (found := signal.getsignal(number)) is not signal.SIG_IGN}
-    for number in before:
-        loop.add_signal_handler(number, note, number)
-    try:
-        yield came
-    finally:
-        for number, found in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, found or signal.SIG_DFL)
 
 
 @contextlib.contextmanager

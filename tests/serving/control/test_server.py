@@ -14,7 +14,7 @@ from archive_tool.errors import InputError
 from serving.control import StartOptions, StateFolder, start, stop
 from serving.control.configuration.java import torchserve_home, worker_home
 from serving.control.configuration.vmargs import STOCK_HOME
-from serving.control.server import _home, _make_runtime_folder, _prepare, _Prepared
+from serving.control.server import _home, make_runtime_folder, _prepare, _Prepared
 from serving.errors import NotRunningError, StartError
 
 from .configuration.test_vmargs import make_home
@@ -147,7 +147,7 @@ def test_a_temporary_folder_that_is_too_long_for_sockets_is_avoided(
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    folder = _make_runtime_folder()
+    folder = make_runtime_folder()
     try:
         assert len(str(folder)) < 90
         assert folder.stat().st_mode & 0o077 == 0

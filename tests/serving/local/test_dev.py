@@ -23,7 +23,7 @@ import pytest
 from serving.errors import PortInUseError, StartError
 from serving.frontend import listening
 from serving.frontend.settings import MAX_SIZE
-from serving.local.dev import HOST, DevOptions, _signalled, answering, serve, taken
+from serving.local.dev import HOST, DevOptions, answering, serve, taken
 from serving.local.reloading import Reloading
 from serving.local.sources import Sources
 from tests.serving.frontend.listening_app import everything, wait_for
@@ -279,29 +279,6 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
                 taken(port)
     with closing(taken(port)):
         pass  # it is free again at once
-
-
-def test_signals_that_end_a_command_are_waited_for_and_ignored_ones_stay_so() -> None:
-    async def run(number: int) -> int:
-        with _signalled() as came:
-            for one in (number, signal.SIGTERM):
-                signal.raise_signal(one)
-            return await came
-
-    def handle(*_: object) -> None:
-        raise AssertionError("the loop takes it")
-
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        for found in (handle, signal.SIG_IGN):
-            signal.signal(signal.SIGTERM, handle)
-            signal.signal(signal.SIGHUP, found)
-            expected = signal.SIGTERM if found is signal.SIG_IGN else signal.SIGHUP
-            assert asyncio.run(run(signal.SIGHUP)) == expected
-            assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == (handle, found)
-    finally:
-        for one, found in before.items():
-            signal.signal(one, found)
 
 
 def test_a_signal_ends_it_and_is_raised_anew(tmp_path: Path) -> None:

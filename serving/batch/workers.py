@@ -1,0 +1,244 @@
+"""An archive's workers on this machine, behind the engine of the Python frontend, without its APIs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from archive_tool.building.samples import MAX_REQUEST
+from archive_tool.config import effective
+from archive_tool.errors import InputError
+from archive_tool.reading.archive import open_archive
+from archive_tool.verification.extraction import extract
+from serving.check.process import is_protocol
+from serving.check.run import read_config
+from serving.control.configuration.config import RESPONSE_TIMEOUT_S
+from serving.control.configuration.java import worker_home
+from serving.control.server import make_runtime_folder
+from serving.cores import available
+from serving.errors import ModelLoadError
+from serving.frontend.engine import Answer, Call, Registration
+from serving.frontend.errors import FrontendError
+from serving.frontend.local.engine import LocalEngine
+from serving.frontend.local.models import gpus
+from serving.frontend.settings import Place, of
+from serving.protocol import Request
+from serving.worker.process.rendezvous import OWNER
+
+#: Rows of a batch, of an archive that does not say it and whose handlers are the SDK's: with more hardly any model is
+#: faster, see docs/batch.md.
+BATCH: Final = 32
+#: Batches for each worker that are under way: one runs, the others wait for it, or for rows before them.
+_AHEAD: Final = 4
+#: Lines of what the workers print that are shown when they cannot load the model.
+_SHOWN: Final = 60
+_SDK: Final = "handlers/__init__.py"
+# Nothing listens there: an engine has no address, but settings have.
+_NOWHERE: Final = "http://127.0.0.1:8080"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What answers.
+
+    Attributes:
+        archive: a .mar, a .tar.gz or a folder.
+        workers: None for as many as the archive says, else one for each GPU, else for each core.
+        batch: rows of a batch; None for what the archive says, else what suits its handler.
+        most: bytes of a row, and of an answer.
+        allow_pickles: names of members that may run code when they are loaded.
+        log: takes each line that a worker prints.
+        uses: told of the folder in which the archive is unpacked.
+    """
+
+    archive: Path
+    workers: int | None = None
+    batch: int | None = None
+    most: int = MAX_REQUEST
+    allow_pickles: tuple[str, ...] = ()
+    log: Callable[[str], None] = field(default=lambda _: None)
+    uses: Callable[[Path], None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Who answers the rows of a job.
+
+    Attributes:
+        ask: answers a request; raises a `FrontendError`.
+        workers: how many there are.
+        batch: rows of a batch.
+        width: requests that may be under way.
+        alive: whether somebody can still answer.
+    """
+
+    ask: Callable[[Request], Awaitable[Answer]]
+    workers: int
+    batch: int
+    width: int
+    alive: Callable[[], bool]
+
+
+@contextlib.asynccontextmanager
+async def local_workers(wanted: Wanted) -> AsyncIterator[Answerer]:
+    """Start the workers of an archive; at the end nothing of them is left.
+
+    Raises:
+        ArchiveError: the archive cannot be read, or is not safe to unpack.
+        InputError: its rows cannot be asked one by one.
+        ModelLoadError: a worker cannot load it.
+        StartError: there is no place for its files.
+    """
+    runtime = make_runtime_folder()
+    before = os.environ.get(OWNER)
+    # Workers inherit it, and end with us however we end.
+    os.environ[OWNER] = str(os.getpid())
+    try:
+        wanted.uses(runtime)
+        unpacked = await asyncio.to_thread(_unpacked, wanted, runtime)
+        async with _served(wanted, runtime, unpacked) as answerer:
+            yield answerer
+    finally:
+        if before is None:
+            del os.environ[OWNER]
+        else:
+            os.environ[OWNER] = before
+        await asyncio.to_thread(shutil.rmtree, runtime, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Unpacked:
+    """An archive that is to be served.
+
+    Attributes:
+        batch: rows of a batch.
+        own: whether the archive says so.
+    """
+
+    folder: Path
+    name: str
+    batch: int
+    own: bool
+
+
+def _unpacked(wanted: Wanted, runtime: Path) -> _Unpacked:
+    with open_archive(wanted.archive) as archive:
+        manifest = archive.manifest
+        if manifest is None or not manifest.model.handler:
+            raise InputError(f"{wanted.archive} names no handler, so there is nothing to load")
+        config = effective.understand(read_config(archive, manifest))
+        if config.value("sequenceBatching"):
+            raise InputError(f"{wanted.archive} answers sequences of requests; the rows of a batch job are none")
+        own = next((one.value for one in config.settings if one.key == "batchSize" and one.source == effective.FILE), 0)
+        if own and wanted.batch not in (None, own):
+            raise InputError(f"{wanted.archive} has batchSize: {own} in its configuration, which holds, as on a server")
+        if wanted.archive.is_dir():
+            folder = wanted.archive.resolve()  # as the frontend does it
+        else:
+            folder = runtime / "archive" / "model"
+            folder.parent.mkdir()
+            extract(archive, folder, allow_pickles=wanted.allow_pickles)
+        batch = own or wanted.batch or (BATCH if archive.has(_SDK) else 1)
+        return _Unpacked(folder, manifest.model.model_name or folder.name, batch, bool(own))
+
+
+@contextlib.asynccontextmanager
+async def _served(wanted: Wanted, runtime: Path, unpacked: _Unpacked) -> AsyncIterator[Answerer]:
+    workers = wanted.workers or await asyncio.to_thread(gpus.count) or available()
+    addresses = dict.fromkeys(("inference_address", "management_address", "metrics_address"), _NOWHERE)
+    bounds = dict.fromkeys(("max_request_size", "max_response_size"), str(wanted.most))
+    settings = of(
+        {**addresses, **bounds, "job_queue_size": str(_AHEAD * workers * unpacked.batch)},
+        Place(runtime, worker_home(), runtime, runtime, runtime),
+        {},
+    )
+    printed: deque[str] = deque(maxlen=_SHOWN)
+
+    def heard(worker: str, pipe: str, line: str) -> None:  # noqa: ARG001
+        if not is_protocol(line):
+            printed.append(line)
+            wanted.log(line)
+
+    engine = LocalEngine(settings, _Uncounted(), heard)
+    name = unpacked.name
+    try:
+        await engine.start((), load_all=False)
+        try:
+            await _register(engine, unpacked, workers, wanted.workers)
+        except FrontendError as error:
+            message = f"the model {name} cannot be loaded: {error.message}"
+            traceback = "\n".join(printed)
+            raise ModelLoadError(message, model=name, traceback=traceback, hint="torchmar check says more") from error
+        (state,) = engine.describe(name, None)
+
+        async def ask(request: Request) -> Answer:
+            return await engine.predict(Call(name, None, request))
+
+        count = len(state.workers)
+        width = max(1, min(state.remaining, _AHEAD * count * unpacked.batch))
+        yield Answerer(ask, count, unpacked.batch, width, lambda: engine.healthy)
+    finally:
+        await engine.drain(0.0)
+
+
+async def _register(engine: LocalEngine, unpacked: _Unpacked, workers: int, asked: int | None) -> None:
+    """Register the model and start its workers.
+
+    Raises:
+        FrontendError: one cannot load it.
+    """
+    # A server's patience is for a batch of its own size.
+    patience = None if unpacked.own else RESPONSE_TIMEOUT_S * unpacked.batch
+    wanted = Registration(
+        str(unpacked.folder),
+        unpacked.name,
+        batch_size=unpacked.batch,
+        initial_workers=workers,
+        response_timeout_s=patience,
+    )
+    await engine.register(wanted)
+    # The archive's minWorkers and maxWorkers win over a registration, and who types a number wins over these.
+    if asked is not None:
+        await engine.scale(unpacked.name, None, asked, asked, synchronous=True)
+
+
+class _Uncounted:
+    """Takes what the engine does, and counts nothing: nobody could ask."""
+
+    def responded(self, status: int) -> None:
+        """Count nothing."""
+
+    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
+        """Count nothing."""
+
+    def dropped(self, name: str, version: str, reason: str) -> None:
+        """Count nothing."""
+
+    def defaulted(self, name: str, version: str, reason: str) -> None:
+        """Count nothing."""
+
+    def resent(self, name: str, version: str) -> None:
+        """Count nothing."""
+
+    def shadowed(self, name: str, version: str, outcome: str, seconds: float) -> None:
+        """Count nothing."""
+
+    def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
+        """Count nothing."""
+
+    def loaded(self, name: str, version: str, worker: str, seconds: float) -> None:
+        """Count nothing."""
+
+    def forgotten(self, name: str, version: str) -> None:
+        """Count nothing."""
+
+    def worker_line(self, name: str, version: str, line: str) -> bool:  # noqa: ARG002
+        """Leave every line to who hears it."""
+        return False

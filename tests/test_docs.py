@@ -99,7 +99,7 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
 # torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
-_ABOUT_ARCHIVES = ("archives.md", "containers.md", "security.md", "serving.md", "testing-handlers.md")
+_ABOUT_ARCHIVES = ("archives.md", "batch.md", "containers.md", "security.md", "serving.md", "testing-handlers.md")
 WHATEVER_IT_HOLDS = {ROOT / "docs" / name for name in _ABOUT_ARCHIVES}
 STAND_IN = "def handle(data, context):\n    return [7] * len(data or [])\n"
 
@@ -158,7 +158,7 @@ REPEATED = {
     # Servers, archives and checks that the tests of the commands have, too.
     *(
         ROOT / "docs" / name
-        for name in ("archives.md", "migrating.md", "security.md", "serving.md", "testing-handlers.md")
+        for name in ("archives.md", "batch.md", "migrating.md", "security.md", "serving.md", "testing-handlers.md")
     ),
 }
 

@@ -75,7 +75,7 @@ def identity_of(archive: Path, reading: Reading) -> dict[str, Any]:
         labels = [str(reading.labels.resolve()), found.st_size, found.st_mtime_ns]
     return {
         "archive": [str(archive.resolve()), *stamp],
-        "inputs": [str(path) for path in reading.paths],
+        "inputs": [[str(path), str(path.resolve())] for path in reading.paths],
         "format": reading.format,
         "column": reading.columns.input,
         "labels": [reading.columns.label, labels],

@@ -37,6 +37,8 @@ from serving.worker.process.rendezvous import OWNER
 BATCH: Final = 32
 #: Batches for each worker that are under way: one runs, the others wait for it, or for rows before them.
 _AHEAD: Final = 4
+# Requests that may wait: more than there ever are. An archive's own jobQueueSize holds.
+_QUEUE: Final = 1_000_000
 #: Lines of what the workers print that are shown when they cannot load the model.
 _SHOWN: Final = 60
 _SDK: Final = "handlers/__init__.py"
@@ -120,12 +122,14 @@ class _Unpacked:
     Attributes:
         batch: rows of a batch.
         own: whether the archive says so.
+        ahead: batches for each worker that are under way.
     """
 
     folder: Path
     name: str
     batch: int
     own: bool
+    ahead: int
 
 
 def _unpacked(wanted: Wanted, runtime: Path) -> _Unpacked:
@@ -145,8 +149,11 @@ def _unpacked(wanted: Wanted, runtime: Path) -> _Unpacked:
             folder = runtime / "archive" / "model"
             folder.parent.mkdir()
             extract(archive, folder, allow_pickles=wanted.allow_pickles)
-        batch = own or wanted.batch or (BATCH if archive.has(_SDK) else 1)
-        return _Unpacked(folder, manifest.model.model_name or folder.name, batch, bool(own))
+        takes_many = archive.has(_SDK) or config.value("asyncCommunication")
+        batch = own or wanted.batch or (BATCH if takes_many else 1)
+        # A row that waits where clients have a time limit would be too late for that alone.
+        ahead = 1 if config.value("clientTimeoutInMills") else _AHEAD
+        return _Unpacked(folder, manifest.model.model_name or folder.name, batch, bool(own), ahead)
 
 
 @contextlib.asynccontextmanager
@@ -155,7 +162,7 @@ async def _served(wanted: Wanted, runtime: Path, unpacked: _Unpacked) -> AsyncIt
     addresses = dict.fromkeys(("inference_address", "management_address", "metrics_address"), _NOWHERE)
     bounds = dict.fromkeys(("max_request_size", "max_response_size"), str(wanted.most))
     settings = of(
-        {**addresses, **bounds, "job_queue_size": str(_AHEAD * workers * unpacked.batch)},
+        {**addresses, **bounds, "job_queue_size": str(_QUEUE)},
         Place(runtime, worker_home(), runtime, runtime, runtime),
         {},
     )
@@ -182,7 +189,7 @@ async def _served(wanted: Wanted, runtime: Path, unpacked: _Unpacked) -> AsyncIt
             return await engine.predict(Call(name, None, request))
 
         count = len(state.workers)
-        width = max(1, min(state.remaining, _AHEAD * count * unpacked.batch))
+        width = max(1, min(state.remaining, unpacked.ahead * count * unpacked.batch))
         yield Answerer(ask, count, unpacked.batch, width, lambda: engine.healthy)
     finally:
         await engine.drain(0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from archive_tool.progress import FROM, progress_bar
+from archive_tool.progress import FROM, progress_bar, row_bar
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """\
@@ -21,13 +21,24 @@ print("rich.progress" in sys.modules)
 """
 
 
+ROWS = """\
+from archive_tool.progress import row_bar
+with row_bar("predicting") as show:
+    show(1234, 5, 0.25)
+"""
+
+
 def on_a_terminal(total, hidden=False):
     """Return what a child writes to a terminal, and what to a pipe."""
+    return run_on_a_terminal(PROGRAM.format(total=total, hidden=hidden))
+
+
+def run_on_a_terminal(program):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM.format(total=total, hidden=hidden)],
+            [sys.executable, "-c", program],
             stdout=subprocess.PIPE,
             stderr=theirs,
             text=True,
@@ -54,9 +65,17 @@ def test_none_for_little_and_none_if_not_wanted(total, hidden):
     assert on_a_terminal(total, hidden) == ("end", "False\n")
 
 
+def test_rows_of_a_job_on_a_terminal():
+    shown, _ = run_on_a_terminal(ROWS)
+    assert "predicting" in shown
+    assert "25%" in shown
+    assert "1,234 rows, 5 failed" in shown
+
+
 def test_none_in_a_pipe(capsys):
-    with progress_bar("writing") as progress:
+    with progress_bar("writing") as progress, row_bar("predicting") as show:
         assert progress is None
+        assert show is None
     assert capsys.readouterr() == ("", "")
 
 

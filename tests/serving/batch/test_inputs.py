@@ -50,7 +50,9 @@ def test_a_folder_is_read_by_name_and_each_file_by_its_ending(tmp_path: Path) ->
         (b"2", "application/json"),
         (b"{}", "application/json"),
     ]
-    assert [one.row.position for one in found] == [4, 5, 9, 11, 13, 15] == [4, 5, 9, 11, 13, Reading((tmp_path,)).size()]
+    assert (
+        [one.row.position for one in found] == [4, 5, 9, 11, 13, 15] == [4, 5, 9, 11, 13, Reading((tmp_path,)).size()]
+    )
 
 
 def test_a_format_for_all(tmp_path: Path) -> None:

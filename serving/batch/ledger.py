@@ -66,6 +66,7 @@ class Ledger:
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._certain = -1
+        self._sizes = {"answers": 0, "failures": 0}
 
     def __enter__(self) -> Ledger:
         try:
@@ -81,15 +82,14 @@ class Ledger:
         self._stack.close()
 
     def _enter(self) -> None:
-        sizes = {"answers": 0, "failures": 0}
         self._take_folder()
         found = None if self._restart else self._read()
         if found is not None:
-            sizes = self._restore(found)
+            self._sizes = self._restore(found)
         if self.finished and not (self.partial / "answers").exists() and (self._force or not self.target.exists()):
             # All of that job was moved, and this is a new one.
             self.rows, self.failed, self.scores, self.finished = 0, 0, Scores(), False
-            found, sizes = None, dict.fromkeys(sizes, 0)
+            found, self._sizes = None, dict.fromkeys(self._sizes, 0)
         if self.target.exists() and not self._force and not self.finished:
             if found is None:
                 shutil.rmtree(self.partial, ignore_errors=True)
@@ -97,10 +97,10 @@ class Ledger:
         if self.finished:
             self._put()
             return
-        self._answers = self._open("answers", sizes["answers"])
-        self._failures = self._open("failures", sizes["failures"])
-        if self._csv and not sizes["answers"]:
-            self._answers.write(_csv_line(_COLUMNS))
+        self._answers = self._open("answers")
+        self._failures = self._open("failures")
+        if self._csv and not self._sizes["answers"]:
+            self._write(self._answers, "answers", _csv_line(_COLUMNS))
         if found is None:
             self.checkpoint("")
 
@@ -112,8 +112,8 @@ class Ledger:
         except BlockingIOError:
             raise InputError(f"another job writes {self.target}", hint="choose another --output") from None
 
-    def _open(self, name: str, size: int) -> IO[bytes]:
-        path = self.partial / name
+    def _open(self, name: str) -> IO[bytes]:
+        path, size = self.partial / name, self._sizes[name]
         path.touch()
         if path.stat().st_size < size:
             raise InputError(f"{path} is shorter than its job has left it", hint=_AGAIN)
@@ -173,7 +173,7 @@ class Ledger:
                 "digest": digest,
                 "finished": finished,
                 "scores": self.scores.state,
-                "sizes": {"answers": self._answers.tell(), "failures": self._failures.tell()},
+                "sizes": self._sizes,
             }
             temporary = self.partial / "checkpoint.new"
             with temporary.open("wb") as stream:
@@ -213,7 +213,7 @@ class Ledger:
                 line = _csv_line((source, "" if number is None else number, status, text))
             else:
                 line = _json_line({"source": source, "row": number, "status": status, **answer})
-            self._answers.write(line)
+            self._write(self._answers, "answers", line)
             self.rows += 1
 
     def failure(self, source: str, number: int | None, status: int | None, error: str, sent: Any) -> None:
@@ -224,11 +224,14 @@ class Ledger:
             sent: the input, as far as it is shown.
         """
         with self._lock:
-            self._failures.write(
-                _json_line({"source": source, "row": number, "status": status, "error": error, "input": sent})
-            )
+            line = _json_line({"source": source, "row": number, "status": status, "error": error, "input": sent})
+            self._write(self._failures, "failures", line)
             self.rows += 1
             self.failed += 1
+
+    def _write(self, stream: IO[bytes], name: str, line: bytes) -> None:
+        stream.write(line)
+        self._sizes[name] += len(line)  # of a line that a full disk has cut nothing counts
 
     # ---- what a kill leaves ----------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 import tempfile
@@ -194,6 +195,38 @@ def test_a_file_that_lost_what_was_certain(tmp_path: Path) -> None:
     (ledger.partial / "answers").write_text("")
     with pytest.raises(InputError, match="is shorter than"):
         Ledger(tmp_path / "out.jsonl", JOB).__enter__()
+
+
+class Full:
+    """A file on a disk that is full in the middle of a line, and has room again later."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.full = True
+
+    def write(self, line: bytes) -> int:
+        if self.full:
+            self._stream.write(line[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return int(self._stream.write(line))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def test_a_line_that_a_full_disk_has_cut_is_none(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    with Ledger(target, JOB) as ledger:
+        write(ledger, 1)
+        ledger._answers = Full(ledger._answers)  # type: ignore[assignment]
+        with pytest.raises(OSError, match="No space"):
+            write(ledger, 2)
+        ledger.checkpoint("d")
+    with Ledger(target, JOB) as ledger:
+        assert ledger.rows == 1
+        write(ledger, 2)
+        ledger.finish("d")
+    assert [row["row"] for row in lines(target)] == [1, 2]
 
 
 def test_a_job_that_wrote_no_row_leaves_nothing(tmp_path: Path) -> None:

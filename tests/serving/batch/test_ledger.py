@@ -248,5 +248,5 @@ def test_the_folder_of_a_job_that_was_killed_is_removed_and_no_other(tmp_path: P
 
 @pytest.mark.parametrize("name", ["out", "out.txt", "out.parquet"])
 def test_forms_of_answers(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="written as .jsonl or .ndjson or .csv"):
+    with pytest.raises(InputError, match=r"written as \.jsonl or \.ndjson or \.csv"):
         Ledger(tmp_path / name, JOB)

@@ -14,7 +14,7 @@ from archive_tool.errors import InputError
 from serving.control import StartOptions, StateFolder, start, stop
 from serving.control.configuration.java import torchserve_home, worker_home
 from serving.control.configuration.vmargs import STOCK_HOME
-from serving.control.server import _home, make_runtime_folder, _prepare, _Prepared
+from serving.control.server import _home, _prepare, _Prepared, make_runtime_folder
 from serving.errors import NotRunningError, StartError
 
 from .configuration.test_vmargs import make_home

@@ -32,8 +32,7 @@ from serving.frontend.settings import Place, of
 from serving.protocol import Request
 from serving.worker.process.rendezvous import OWNER
 
-#: Rows of a batch, of an archive that does not say it and whose handlers are the SDK's: with more hardly any model is
-#: faster, see docs/batch.md.
+#: Rows of a batch, of an archive that does not say it and whose handlers are the SDK's; docs/batch.md has what it buys.
 BATCH: Final = 32
 #: Batches for each worker that are under way: one runs, the others wait for it, or for rows before them.
 _AHEAD: Final = 4

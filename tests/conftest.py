@@ -25,10 +25,12 @@ _PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 settings.register_profile("torchmar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("torchmar")
 
-# A shell without job control starts what it puts into the background with SIGINT ignored, and that is inherited: none
-# of the processes that the tests interrupt would end.
+# A shell without job control starts what it puts into the background with SIGINT ignored, nohup and some services with
+# SIGHUP, and that is inherited: none of the processes that the tests interrupt would end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before anything imports torch, and for all processes that the tests start: several of them share the cores.
 calm_openmp()

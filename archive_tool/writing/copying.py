@@ -131,8 +131,11 @@ class Copier:
     def __init__(self, advance: Callable[[int], None] | None = None) -> None:
         self._advance = advance
         self._waiting: SimpleQueue[tuple[Sums, memoryview] | None] = SimpleQueue()
-        # The number of free buffers. They are used in turn and hashed in turn, so the next one is free if any is.
-        self._free = threading.Semaphore(_RING)
+        # One entry for each free buffer. They are used in turn and hashed in turn, so the next one is free if any is.
+        # Not a semaphore: a signal whose handler raises can leave the lock inside it held, and the thread waits for it.
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(_RING):
+            self._free.put(None)
         # Page-aligned: on an AMD processor the kernel copies at a third of the speed to an address a few bytes behind
         # the beginning of a page, which is where malloc puts large blocks.
         pages = memoryview(mmap.mmap(-1, _RING * BLOCK))
@@ -158,7 +161,7 @@ class Copier:
                 sums.sha256.update(block)  # releases the GIL meanwhile
             except BaseException as error:  # raised again by `settle`, in the other thread
                 self._failure = error
-            self._free.release()
+            self._free.put(None)
 
     def copy(self, source: Source, sink: io.FileIO, offset: int = 0) -> Sums:
         """Copy a source to an offset in a file that is open for reading and writing.
@@ -211,14 +214,15 @@ class Copier:
             BaseException: what failed in the thread that hashes.
         """
         for _ in range(_RING):
-            self._free.acquire()
-        self._free.release(_RING)
+            self._free.get()
+        for _ in range(_RING):
+            self._free.put(None)
         if self._failure is not None:
             raise self._failure
 
     def _buffer(self) -> memoryview:
         """Return the next buffer of the ring; each is hashed before it is used again."""
-        self._free.acquire()
+        self._free.get()
         self._turn = (self._turn + 1) % _RING
         return self._ring[self._turn]
 

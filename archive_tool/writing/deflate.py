@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
 from collections import deque
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from archive_tool.writing.copying import BLOCK, crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
 
 _LEVEL: Final = 6  # torch-model-archiver's, and zlib's own default
@@ -29,13 +30,17 @@ _MAX_THREADS: Final = 16
 class Compressor:
     """The threads that deflate; a context manager. One stream at a time.
 
+    Plain threads and queues, not an executor: a signal whose handler raises can leave a lock inside one held, for which
+    its threads, and so the end of the build, would wait for ever.
+
     Attributes:
         threads: their largest number.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = min(_MAX_THREADS, threads or _cores())
-        self._pool: ThreadPoolExecutor | None = None
+        self._waiting: SimpleQueue[_Task | None] = SimpleQueue()
+        self._started: list[threading.Thread] = []
 
     def __enter__(self) -> Compressor:
         return self
@@ -43,21 +48,54 @@ class Compressor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        for _ in self._started:
+            self._waiting.put(None)
+        for thread in self._started:
+            thread.join()
 
     def stream(self, write: Callable[[bytes], object]) -> DeflateStream:
         """Begin a stream whose deflated bytes are passed to ``write``, in order."""
         return DeflateStream(self, write)
 
-    def submit(self, block: bytes, before: bytes, last: bool) -> Future[bytes]:
+    def submit(self, block: bytes, before: bytes, last: bool) -> _Task:
         """Deflate a block in a thread; ``before`` is the end of the block before it."""
-        if self._pool is None:
-            # Most archives have no text that is long enough, and avoid the cost of this import.
-            from concurrent.futures import ThreadPoolExecutor
+        while len(self._started) < self.threads:
+            thread = threading.Thread(target=self._work, name="deflate", daemon=True)
+            thread.start()
+            self._started.append(thread)  # not before: who is interrupted in the start of one must not wait for it
+        task = _Task(block, before, last)
+        self._waiting.put(task)
+        return task
 
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="deflate")
-        return self._pool.submit(_deflate, block, before, last)
+    def _work(self) -> None:
+        while (task := self._waiting.get()) is not None:
+            task.run()
+
+
+class _Task:
+    """A block that a thread deflates."""
+
+    def __init__(self, block: bytes, before: bytes, last: bool) -> None:
+        self._arguments = block, before, last
+        self._done: SimpleQueue[bytes | BaseException] = SimpleQueue()
+
+    def run(self) -> None:
+        """Deflate it."""
+        try:
+            self._done.put(_deflate(*self._arguments))
+        except BaseException as error:  # raised again by `result`, in the other thread
+            self._done.put(error)
+
+    def result(self) -> bytes:
+        """Wait for what it is deflated to; once.
+
+        Raises:
+            BaseException: what failed in the thread.
+        """
+        found = self._done.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
 
 class DeflateStream:
@@ -67,7 +105,7 @@ class DeflateStream:
         self._compressor = compressor
         self._write = write
         self._before = b""
-        self._under_way: deque[Future[bytes]] = deque()
+        self._under_way: deque[_Task] = deque()
 
     def add(self, block: bytes, *, last: bool) -> None:
         """Deflate the next block: `BLOCK` bytes, or fewer if it is the last one. After the last one all is written."""

@@ -45,8 +45,9 @@ def _members(found: Distribution, info: str) -> Iterator[tuple[str, bytes]]:
         for path in sorted((root / package).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield path.relative_to(root).as_posix(), path.read_bytes()
-    for name in ("METADATA", "entry_points.txt"):
-        yield f"{info}/{name}", (found.read_text(name) or "").encode()
+    # The second name is that of a folder beside a checkout, which is found first where that is the working folder.
+    yield f"{info}/METADATA", (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").encode()
+    yield f"{info}/entry_points.txt", (found.read_text("entry_points.txt") or "").encode()
     yield f"{info}/WHEEL", _WHEEL.encode()
 
 

@@ -4,8 +4,12 @@ import errno
 import hashlib
 import io
 import os
+import sys
+import threading
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 from archive_tool.errors import BuildError
 from archive_tool.writing import copying
 from archive_tool.writing.copying import BLOCK, Copier, Sums, open_source, write_all
+from archive_tool.writing.deflate import Compressor
 
 SIZES = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, (12 << 20) + 5]  # the last one: more than all buffers, and two steps
 
@@ -227,3 +232,81 @@ def test_isal_and_zlib_agree():
     """Whichever of them is there: the fallback gives the same sums."""
     data = os.urandom(1000)
     assert copying.crc32(data, 7) == zlib.crc32(data, 7)
+
+
+class _Interrupt(BaseException):
+    """What a handler of a signal raises."""
+
+
+# How a thread is started is Python's own; it is asked to end once; and what a weak set's callback raises is ignored.
+_NOT_IN = ("start", "__exit__", "_remove")
+
+
+def _callers(frame: FrameType | None) -> Iterator[str]:
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
+
+
+def _run_interrupted(work: Callable[[], None], after: int) -> bool:
+    """Run something in a thread, and raise when its functions in C have returned so many times; say whether it was.
+
+    A handler of a signal runs there, too: also between a lock that was taken and the statement that gives it back.
+    """
+    left = after
+    raised = False
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal left, raised
+        if event == "c_return" and not any(name in _NOT_IN for name in _callers(frame)):
+            left -= 1
+            if left == 0:
+                raised = True
+                sys.setprofile(None)
+                raise _Interrupt
+
+    def run() -> None:
+        try:
+            sys.setprofile(count)
+            work()
+        except _Interrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), f"it hangs when it is interrupted after {after} calls"
+    return raised
+
+
+def test_wherever_it_is_interrupted_it_ends(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "BLOCK", 4096)
+    source = work / "source"
+    source.write_bytes(bytes(20 * 4096))
+
+    def copy() -> None:
+        with open_source(source) as opened, io.FileIO(work / "sink", "w+") as sink, Copier() as copier:
+            copier.copy(opened, sink)
+            copier.settle()
+
+    after = 1
+    while _run_interrupted(copy, after):
+        after += 1
+    assert after > 100
+
+
+def test_wherever_deflating_is_interrupted_it_ends() -> None:
+    block = bytes(1000)
+
+    def deflate() -> None:
+        with Compressor(2) as compressor:
+            stream = compressor.stream(lambda _: None)
+            for number in range(12):
+                stream.add(block, last=number == 11)
+
+    after = 1
+    while _run_interrupted(deflate, after):
+        after += 1
+    assert after > 50

@@ -21,9 +21,16 @@ ROOT = Path(__file__).resolve().parents[1]
 _PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 
 
-# A busy machine is no fault of what is tested: nothing here has a time limit but the test as a whole.
-settings.register_profile("torchmar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("torchmar")
+# A busy machine is no fault of what is tested: nothing here has a time limit but the test as a whole. Each run draws
+# other examples: a quarter of them a run of `make test` finds as much in four, and all are drawn beside the slow tests.
+_ANY_TIME = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", _ANY_TIME, max_examples=25)
+settings.register_profile("thorough", _ANY_TIME, max_examples=100)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("quick" if config.getoption("markexpr") == "not slow" else "thorough")
+
 
 # A shell without job control starts what it puts into the background with SIGINT ignored, nohup and some services with
 # SIGHUP, and that is inherited: none of the processes that the tests interrupt would end.

@@ -21,8 +21,9 @@ from handlers.loading import programs, unpacking
 from handlers.loading.load import describe, load_program
 from handlers.optimization import aot
 
-# A compiler on a busy machine may take minutes.
-pytestmark = pytest.mark.timeout(1200)
+# A compiler on a busy machine may take minutes. What can be shown without it is in optimization/test_aot.py and
+# loading/test_unpacking.py.
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 
 

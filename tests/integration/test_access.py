@@ -22,11 +22,11 @@ import pytest
 
 import archive_tool
 
-from .conftest import ECHO, FRONTENDS, Sandbox, Server, close, hidden_from, make_sandbox
+from .conftest import ECHO, JAVA_FIRST, Sandbox, Server, close, hidden_from, make_sandbox
 from .support import ask, grpc_field, wait_until
 
 # Importing torch takes seconds, and no handler here needs it.
-pytestmark = [pytest.mark.hides("torch"), pytest.mark.parametrize("frontend", FRONTENDS, scope="module")]
+pytestmark = [pytest.mark.hides("torch"), pytest.mark.parametrize("frontend", JAVA_FIRST, scope="module")]
 
 NOBODY = 65534
 AS_ROOT = os.geteuid() == 0

@@ -38,6 +38,7 @@ PACKAGES = [
     "serving.batch",
     "serving.check",
     "serving.cli",
+    "serving.cli.deploy",
     "serving.client",
     "serving.control",
     "serving.control.configuration",

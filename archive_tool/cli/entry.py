@@ -20,7 +20,7 @@ from archive_tool.errors import TorchmarError
 from archive_tool.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from _typeshed import ReadableBuffer
@@ -30,51 +30,54 @@ _SIGNALLED: Final = 128
 _SIGPIPE: Final = 13
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """A command: where it is, and the first line of its help."""
+
     target: str
     help: str
 
 
 #: Section, then command: its module, and the first line of its help (a test compares the two).
-COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
+COMMANDS: Final[dict[str, dict[str, Entry]]] = {
     "Archives": {
-        "build": _Entry("archive_tool.cli.build:build", "Build an archive that TorchServe can serve."),
-        "init": _Entry("archive_tool.cli.init:init", "Write a project file for the model in a folder."),
-        "inspect": _Entry("archive_tool.cli.inspect:inspect", "Show what an archive holds."),
-        "convert": _Entry("archive_tool.cli.convert:convert", "Turn an older archive into one for TorchServe."),
-        "extract": _Entry("archive_tool.cli.extract:extract", "Unpack an archive into a new folder."),
-        "check": _Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
-        "run": _Entry("serving.cli.run:run", "Predict in this process, without a server."),
-        "batch": _Entry("serving.cli.batch:batch", "Predict every row of files, as a job that can be interrupted."),
-        "optimize": _Entry(
+        "build": Entry("archive_tool.cli.build:build", "Build an archive that TorchServe can serve."),
+        "init": Entry("archive_tool.cli.init:init", "Write a project file for the model in a folder."),
+        "inspect": Entry("archive_tool.cli.inspect:inspect", "Show what an archive holds."),
+        "convert": Entry("archive_tool.cli.convert:convert", "Turn an older archive into one for TorchServe."),
+        "extract": Entry("archive_tool.cli.extract:extract", "Unpack an archive into a new folder."),
+        "check": Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
+        "run": Entry("serving.cli.run:run", "Predict in this process, without a server."),
+        "batch": Entry("serving.cli.batch:batch", "Predict every row of files, as a job that can be interrupted."),
+        "optimize": Entry(
             "serving.cli.optimize:optimize", "Find the settings that make a model fast on this machine."
         ),
-        "dev": _Entry("serving.cli.dev:dev", "Serve a model while you write it."),
-        "verify": _Entry("archive_tool.cli.verify:verify", "Find everything that is wrong with archives."),
-        "sign": _Entry("archive_tool.cli.sign:sign", "Sign an archive."),
-        "diff": _Entry("archive_tool.cli.diff:diff", "Show in what two archives differ."),
+        "dev": Entry("serving.cli.dev:dev", "Serve a model while you write it."),
+        "verify": Entry("archive_tool.cli.verify:verify", "Find everything that is wrong with archives."),
+        "sign": Entry("archive_tool.cli.sign:sign", "Sign an archive."),
+        "diff": Entry("archive_tool.cli.diff:diff", "Show in what two archives differ."),
     },
     "Server": {
-        "start": _Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),
-        "stop": _Entry("serving.cli.servers:stop", "Stop the server that start began."),
-        "status": _Entry("serving.cli.servers:status", "Show whether the server runs, where, and how it is."),
-        "keys": _Entry("serving.cli.keys:keys", "Show the keys that the server asks for."),
-        "logs": _Entry("serving.cli.logs:logs", "Show what a server and its models have logged."),
-        "env": _Entry("serving.cli.servers:env", "Print the shell lines that the stock torchserve command needs."),
-        "home": _Entry("serving.cli.servers:home", "Print the folder that holds torchmar's worker."),
+        "start": Entry("serving.cli.servers:start", "Start a server and wait until its models are ready."),
+        "stop": Entry("serving.cli.servers:stop", "Stop the server that start began."),
+        "status": Entry("serving.cli.servers:status", "Show whether the server runs, where, and how it is."),
+        "keys": Entry("serving.cli.keys:keys", "Show the keys that the server asks for."),
+        "logs": Entry("serving.cli.logs:logs", "Show what a server and its models have logged."),
+        "env": Entry("serving.cli.servers:env", "Print the shell lines that the stock torchserve command needs."),
+        "home": Entry("serving.cli.servers:home", "Print the folder that holds torchmar's worker."),
     },
     "Beyond one machine": {
-        "image": _Entry("serving.cli.image:image", "Write an image of archives for docker, podman or buildah."),
-        "serve": _Entry("serving.cli.serve:serve", "Serve what a container holds: the entry point of images."),
+        "image": Entry("serving.cli.image:image", "Write an image of archives for docker, podman or buildah."),
+        "serve": Entry("serving.cli.serve:serve", "Serve what a container holds: the entry point of images."),
+        "deploy": Entry("serving.cli.deploy.group:deploy", "Serve archives on a cluster."),
     },
     "Models": {
-        "models": _Entry("serving.cli.models:models", "List the models, versions and workers of the server."),
-        "register": _Entry("serving.cli.models:register", "Register an archive with the running server."),
-        "scale": _Entry("serving.cli.models:scale", "Set a model's number of workers."),
-        "set-default": _Entry("serving.cli.models:set_default", "Make a version of a model the default one."),
-        "traffic": _Entry("serving.cli.models:traffic", "Give a version a share of the requests that name none."),
-        "unregister": _Entry("serving.cli.models:unregister", "Remove a model, or one version of it."),
-        "predict": _Entry("serving.cli.predict:predict", "Send files to a model and show the answers."),
+        "models": Entry("serving.cli.models:models", "List the models, versions and workers of the server."),
+        "register": Entry("serving.cli.models:register", "Register an archive with the running server."),
+        "scale": Entry("serving.cli.models:scale", "Set a model's number of workers."),
+        "set-default": Entry("serving.cli.models:set_default", "Make a version of a model the default one."),
+        "traffic": Entry("serving.cli.models:traffic", "Give a version a share of the requests that name none."),
+        "unregister": Entry("serving.cli.models:unregister", "Remove a model, or one version of it."),
+        "predict": Entry("serving.cli.predict:predict", "Send files to a model and show the answers."),
     },
 }
 
@@ -82,14 +85,22 @@ COMMANDS: Final[dict[str, dict[str, _Entry]]] = {
 HOOKS: Final[dict[str, str]] = {"check-built": "serving.cli.check:check_built"}
 
 
-class _LazyGroup(click.Group):
-    """A group whose commands are imported when they are run, not when they are listed."""
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run, not when they are listed.
+
+    Args:
+        sections: of its help, and the commands of each.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Mapping[str, Entry]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections = sections
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return [name for section in COMMANDS.values() for name in section]
+        return [name for section in self._sections.values() for name in section]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        for section in COMMANDS.values():
+        for section in self._sections.values():
             if cmd_name in section:
                 return _load(cmd_name, section[cmd_name].target)
         return None
@@ -107,7 +118,7 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         # click's own would load each command for its short help.
-        for title, section in COMMANDS.items():
+        for title, section in self._sections.items():
             with formatter.section(title):
                 formatter.write_dl([(name, entry.help) for name, entry in section.items()])
 
@@ -140,7 +151,7 @@ def _resolve(what: str, target: str) -> Any:
         ) from error
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, sections=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="torchmar")
 def cli() -> None:
     """Build model archives and serve them with TorchServe.

@@ -83,15 +83,15 @@ def test_each_command_has_help_with_an_example(torchmar, name):
 
 def test_commands_of_the_server_are_named_and_not_loaded():
     names = [name for section in cli.COMMANDS.values() for name, entry in section.items() if "serving" in entry.target]
-    expected = "batch check run optimize dev start stop status keys logs env home image serve "
+    expected = "batch check run optimize dev start stop status keys logs env home image serve deploy "
     expected += "models register scale set-default traffic unregister predict"
     assert sorted(names) == sorted(expected.split())
 
 
 def test_a_command_that_cannot_be_loaded(monkeypatch, capsys):
     section = {
-        "gone": cli._Entry("no_such_module:gone", "Help."),
-        "odd": cli._Entry("archive_tool.cli.entry:odd", "Help."),
+        "gone": cli.Entry("no_such_module:gone", "Help."),
+        "odd": cli.Entry("archive_tool.cli.entry:odd", "Help."),
     }
     monkeypatch.setitem(cli.COMMANDS, "More", section)
     assert cli.main(["gone"]) == 1

@@ -1,0 +1,1 @@
+"""The commands of ``torchmar deploy``: archives on a cluster."""

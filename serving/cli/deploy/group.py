@@ -1,0 +1,20 @@
+"""Command: deploy, and the commands below it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from archive_tool.cli.entry import Entry, LazyGroup
+
+#: Section, then command: its module, and the first line of its help (a test compares the two).
+COMMANDS: Final[dict[str, dict[str, Entry]]] = {}
+
+
+@click.group(cls=LazyGroup, sections=COMMANDS)
+def deploy() -> None:
+    """Serve archives on a cluster.
+
+    Every command explains itself: torchmar deploy COMMAND --help
+    """

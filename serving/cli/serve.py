@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,7 +104,13 @@ def serve(
         multi_model=found.multi_model,
     )
     click.echo(f"serving {found.folder}")
-    in_foreground(options, state)
+    in_foreground(options, state, empty=_where_models_come_from(found))
+
+
+def _where_models_come_from(found: Layout) -> str:
+    if found.multi_model:
+        return f"no model is served yet: SageMaker loads what lies below {found.multi_model}"
+    return f"no model is served: {found.folder} holds none"
 
 
 def _tell(found: Layout, *, trusted: bool, model_name: str | None) -> None:
@@ -140,9 +145,10 @@ def _empty_store(folder: Path) -> Path:
 
 def _configured(found: Layout, port: int, folder: Path) -> Path:
     """Write the layout's configuration with a container's addresses in place of its own."""
-    from serving.control.configuration.config import read_properties, write_properties
+    from serving.control.configuration.config import write_properties
+    from serving.image.layout import configuration
 
-    told: Mapping[str, str] = read_properties(found.config) if found.config else {}
+    told = configuration(found.config, os.environ)
     address = f"http://{_HOST}:{port}"
     own = {
         "inference_address": address,

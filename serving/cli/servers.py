@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from serving.control import ServerRecord, StartOptions, StateFolder
     from serving.control.server import Started
 
+_EMPTY = "no model is served: name some with --models, or register some (--enable-model-api)"
+
 
 @click.command()
 @click.argument("archives", nargs=-1, metavar="[NAME=ARCHIVE]...", shell_complete=complete_archives)
@@ -156,20 +158,27 @@ def start(
         _report(started, state, as_json=as_json)
 
 
-def in_foreground(options: StartOptions, state: StateFolder, *, quiet: bool = False) -> None:
-    """Run a server until it ends, or a signal ends it."""
+def in_foreground(options: StartOptions, state: StateFolder, *, quiet: bool = False, empty: str = _EMPTY) -> None:
+    """Run a server until it ends, or a signal ends it.
+
+    Args:
+        options: what to start.
+        state: where to remember it.
+        quiet: do not say what was started.
+        empty: what to say where it serves no model.
+    """
     from serving.control import start as begin
 
     def stay(started: Started) -> None:
         if not quiet:
-            _report(started, state)
+            _report(started, state, empty=empty)
         _stay(started.process, state)
 
     with traceback_shown():
         begin(options, state, meanwhile=stay, warn=warn)
 
 
-def _report(started: Started, state: StateFolder, *, as_json: bool = False) -> None:
+def _report(started: Started, state: StateFolder, *, as_json: bool = False, empty: str = _EMPTY) -> None:
     """Print what was started; the server runs, whether or not the output can be read."""
     from dataclasses import asdict
 
@@ -178,7 +187,7 @@ def _report(started: Started, state: StateFolder, *, as_json: bool = False) -> N
             models = [asdict(model) for model in started.models]
             print_json(asdict(started.record) | {"models": models, "seconds": round(started.seconds, 3)})
         else:
-            _print_started(started, state)
+            _print_started(started, state, empty)
         sys.stdout.flush()
     except OSError as error:
         discard_output()
@@ -217,7 +226,7 @@ def _spinner() -> Iterator[Callable[[float, str], None]]:
         yield lambda seconds, text: shown.update(Text(f"{text} ").append(f"{seconds:.0f} s", style="dim"))
 
 
-def _print_started(started: Started, state: StateFolder) -> None:
+def _print_started(started: Started, state: StateFolder, empty: str) -> None:
     from serving.control.keys import current_key
 
     record, models = started.record, started.models
@@ -242,7 +251,7 @@ def _print_started(started: Started, state: StateFolder) -> None:
     if models:
         click.echo(f"try: curl{header} {_for_curl(record.inference)}/predictions/{models[0].name} -T FILE")
     else:
-        click.echo("no model is served: name some with --models, or register some (--enable-model-api)")
+        click.echo(empty)
 
 
 def _metrics_at(record: ServerRecord) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from archive_tool.errors import InputError
+from serving.control.configuration import settings
 from serving.control.configuration.config import read_properties
 from serving.control.models.store import LOAD_ALL, archives_in, default_name
 
@@ -79,7 +80,20 @@ def find(
             f"there is no model: {', '.join(map(str, usual))} hold nothing",
             hint="put archives (.mar) into one of them, or name archives to torchmar image",
         )
-    return replace(_layout_of(folder, own, model_name), platform=usual.get(folder, ""))
+    return replace(_layout_of(folder, own, model_name, environ), platform=usual.get(folder, ""))
+
+
+def configuration(file: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a config.properties says, with what it takes from the environment (``enable_envvars_config``).
+
+    Nothing is left that the environment could change: what a container puts into its place stays.
+
+    Raises:
+        InputError: it cannot be read, or names a variable that is not set.
+    """
+    told = read_properties(file) if file else {}
+    taken = settings.from_environment(settings.expanded(told, environ), environ)
+    return {**told, **taken, "enable_envvars_config": "false"}
 
 
 def is_trusted(environ: Mapping[str, str]) -> bool:
@@ -98,13 +112,13 @@ def _holds_something(folder: Path) -> bool:
     return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
-def _layout_of(folder: Path, config: Path | None, model_name: str | None) -> Layout:
+def _layout_of(folder: Path, config: Path | None, model_name: str | None, environ: Mapping[str, str]) -> Layout:
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}", hint="name the folder that holds the archives")
     if (folder / _STORE).is_dir():
         own = folder / _CONFIG
         config = own if own.is_file() else config
-        told = read_properties(config) if config else {}
+        told = configuration(config, environ)
         models = () if any(told.get(key, "").strip() for key in _MODELS) else (LOAD_ALL,)
         return Layout(folder, folder / _STORE, models, config)
     found = [path.absolute() for path in archives_in(folder)]

@@ -117,6 +117,7 @@ def test_sagemaker_loads_models_itself(sandbox: Sandbox, echo: str) -> None:
         assert box.ask("GET", "/ping")[0] == 200
         assert box.ask("GET", "/readyz")[0] == 200
         assert "SageMaker may load what lies below" in box.log.read_text()
+        assert "no model is served yet: SageMaker loads" in box.log.read_text()
         assert [load(box, name) for name in ("one", "two", "one")] == [200, 200, 409]
         assert box.ask("POST", "/models/two/invoke", b"x")[0] == 200
         assert load(box, "broken") == 500
@@ -135,7 +136,12 @@ def test_kserve_in_torchserves_layout(sandbox: Sandbox, echo: str) -> None:
     snapshot = {"name": "startup.cfg", "modelCount": 1, "models": {"named": {"1.0": SETTINGS}}}
     (models / "config").mkdir()
     (models / "config" / "config.properties").write_text(CONFIG + f"model_snapshot={json.dumps(snapshot)}\n")
-    with container(sandbox, "--model_name=named", "--model_dir", str(models), **TRUSTED) as box:
+    # What would open the management API to everybody, and move the one port that KServe asks.
+    (elsewhere,) = choose_free("127.0.0.1", 1)
+    moved = {f"TS_{api}_ADDRESS": f"http://127.0.0.1:{elsewhere}" for api in ("MANAGEMENT", "INFERENCE", "METRICS")}
+    with container(sandbox, "--model_name=named", "--model_dir", str(models), **TRUSTED, **moved) as box:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{elsewhere}/models")
         assert box.ask("GET", "/v1/models/named") == (200, '{\n  "name": "named",\n  "ready": true\n}\n')
         assert box.ask("GET", "/v2/models/named/ready")[0] == 200
         body = json.dumps({"instances": [{"data": 1}]}).encode()

@@ -8,6 +8,8 @@ import pytest
 
 import archive_tool
 from archive_tool.cli import entry
+from serving.control import StartOptions
+from serving.control.configuration.config import HTTP_KEYS, effective, read_properties
 
 
 @pytest.fixture
@@ -59,6 +61,54 @@ def test_a_trusted_network_and_keys_do_not_go_together(
     told = failed(capsys, "--root", str(root))
     assert "requests need a key, which KServe does not send" in told
     assert "can be guessed" in told
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StartOptions, str]]:
+    """Return what a server would be started with, and what would be said if it served no model."""
+    found: list[tuple[StartOptions, str]] = []
+
+    def in_foreground(options: StartOptions, state: object, *, empty: str) -> None:
+        found.append((options, empty))
+
+    monkeypatch.setattr("serving.cli.servers.in_foreground", in_foreground)
+    return found
+
+
+def test_the_environment_moves_no_address_of_a_container(
+    root: Path, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[StartOptions, str]]
+) -> None:
+    models = root / "mnt" / "models"
+    (models / "model-store").mkdir()
+    (models / "config").mkdir()
+    (models / "config" / "config.properties").write_text("enable_envvars_config=$$YES$$\njob_queue_size=7\n")
+    monkeypatch.setenv("YES", "true")
+    for key in (*HTTP_KEYS, "grpc_inference_address"):
+        monkeypatch.setenv(f"TS_{key.upper()}", "http://0.0.0.0:9999")
+    monkeypatch.setenv("TS_JOB_QUEUE_SIZE", "9")
+    monkeypatch.setenv("TS_LOAD_MODELS", "x.mar")
+    assert entry.main(["serve", "--root", str(root), "--http-port", "8085"]) == 0
+    ((options, _),) = asked
+    assert options.ts_config is not None
+    properties = effective(read_properties(options.ts_config), port=None, workers=None)
+    assert properties["inference_address"] == properties["metrics_address"] == "http://0.0.0.0:8085"
+    assert properties["management_address"].startswith("unix:")
+    assert properties["job_queue_size"] == "9"  # all else may come from it, as in TorchServe
+    assert properties["load_models"] == "x.mar"
+    assert options.models == ()
+
+
+def test_a_container_without_models_says_where_they_come_from(
+    root: Path, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[StartOptions, str]]
+) -> None:
+    (root / "mnt" / "models" / "model-store").mkdir()
+    assert entry.main(["serve", "--root", str(root)]) == 0
+    monkeypatch.setenv("SAGEMAKER_MULTI_MODEL", "true")
+    monkeypatch.setenv("TORCHMAR_TRUSTED_NETWORK", "1")
+    assert entry.main(["serve", "--root", str(root)]) == 0
+    (_, mounted), (_, later) = asked
+    assert mounted == f"no model is served: {root / 'mnt' / 'models'} holds none"
+    assert later == f"no model is served yet: SageMaker loads what lies below {root / 'opt' / 'ml' / 'models'}"
 
 
 def test_the_check_of_a_container_without_a_server(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

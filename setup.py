@@ -44,6 +44,7 @@ PACKAGES = [
     "serving.control.configuration",
     "serving.control.following",
     "serving.control.models",
+    "serving.deploy",
     "serving.frontend",
     "serving.frontend.apps",
     "serving.frontend.grpc",

@@ -84,17 +84,27 @@ def _check_target(target: Path, *, force: bool) -> None:
         raise TargetExistsError(f"{target} exists already", hint="give --force (-f) to replace it")
 
 
+def check_archive(path: Path) -> None:
+    """Make sure that an archive can be one of an image.
+
+    Raises:
+        InputError: there is none of that name.
+        archive_tool.errors.ArchiveError: it cannot be read, is not safe to unpack, or has no manifest.
+    """
+    if not path.exists():
+        raise InputError(f"no such archive: {path}", hint="torchmar build makes one")
+    if path.is_file() and not path.name.endswith(ARCHIVE_SUFFIXES):
+        raise InputError(f"{path} is no archive by its name", hint=f"they end in {', '.join(ARCHIVE_SUFFIXES)}")
+    with open_archive(path) as archive:
+        if archive.manifest is None:
+            raise UnreadableArchiveError(
+                f"{path} has no manifest", where=str(path), hint="torchmar convert makes an archive of an older one"
+            )
+
+
 def _copy_archives(archives: Sequence[Path], store: Path) -> None:
     for path in archives:
-        if not path.exists():
-            raise InputError(f"no such archive: {path}", hint="torchmar build makes one")
-        if path.is_file() and not path.name.endswith(ARCHIVE_SUFFIXES):
-            raise InputError(f"{path} is no archive by its name", hint=f"they end in {', '.join(ARCHIVE_SUFFIXES)}")
-        with open_archive(path) as archive:
-            if archive.manifest is None:
-                raise UnreadableArchiveError(
-                    f"{path} has no manifest", where=str(path), hint="torchmar convert makes an archive of an older one"
-                )
+        check_archive(path)
         target = store / path.resolve().name
         if target.exists():
             raise InputError(f"two archives are called {target.name}", hint="rename one of them")

@@ -27,7 +27,7 @@ USER: Final = 10001
 #: Packages that the base of both, torch's own index for processors, has.
 _TORCH: Final = ("torch", "torchvision")
 _CPU_INDEX: Final = "https://download.pytorch.org/whl/cpu"
-_BASE: Final = re.compile(r"[a-z0-9][\w.:/@-]{0,254}", re.IGNORECASE | re.ASCII)
+_IMAGE: Final = re.compile(r"[a-z0-9][\w.:/@-]{0,254}", re.IGNORECASE | re.ASCII)
 # SageMaker tells by these what it may ask.
 _LABELS: Final = {
     "com.amazonaws.sagemaker.capabilities.accept-bind-to-port": "true",
@@ -67,10 +67,18 @@ class Wanted:
     pinned: dict[str, str] = field(default_factory=lambda: {name: _public(version(name)) for name in _TORCH})
 
     def __post_init__(self) -> None:
-        if self.base is not None and not _BASE.fullmatch(self.base):
-            raise InputError(
-                f"not the name of an image: {self.base!r}", hint="write NAME:TAG, such as python:3.12-slim"
-            )
+        if self.base is not None:
+            check_image(self.base)
+
+
+def check_image(name: str) -> None:
+    """Make sure that an image can have a name.
+
+    Raises:
+        InputError: none can.
+    """
+    if not _IMAGE.fullmatch(name):
+        raise InputError(f"not the name of an image: {name!r}", hint="write NAME:TAG, such as python:3.12-slim")
 
 
 def constraints(wanted: Wanted) -> str:

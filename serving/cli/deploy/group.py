@@ -9,7 +9,14 @@ import click
 from archive_tool.cli.entry import Entry, LazyGroup
 
 #: Section, then command: its module, and the first line of its help (a test compares the two).
-COMMANDS: Final[dict[str, dict[str, Entry]]] = {}
+COMMANDS: Final[dict[str, dict[str, Entry]]] = {
+    "Clusters": {
+        "kubernetes": Entry(
+            "serving.cli.deploy.kubernetes:kubernetes", "Print what Kubernetes needs to serve an image's archives."
+        ),
+        "kserve": Entry("serving.cli.deploy.kserve:kserve", "Print what KServe needs to serve archives of a storage."),
+    },
+}
 
 
 @click.group(cls=LazyGroup, sections=COMMANDS)
@@ -17,4 +24,8 @@ def deploy() -> None:
     """Serve archives on a cluster.
 
     Every command explains itself: torchmar deploy COMMAND --help
+
+    \b
+    Examples:
+      torchmar deploy kubernetes model_store/mnist.mar --image registry.example.com/mnist:1.0
     """

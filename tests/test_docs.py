@@ -15,10 +15,11 @@ from pathlib import Path
 import click
 import pytest
 
-from archive_tool.cli.entry import COMMANDS, cli
+from archive_tool.cli.entry import COMMANDS, Entry, cli
 from archive_tool.errors import TorchmarError
 from examples import downloads
 from serving import errors as serving_errors
+from serving.cli.deploy import group as deploy
 from serving.control.configuration.ports import choose_free
 
 from .integration.preloaded import CommandLine
@@ -99,8 +100,8 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
 # torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
-_ABOUT_ARCHIVES = ("archives.md", "batch.md", "containers.md", "security.md", "serving.md", "testing-handlers.md")
-WHATEVER_IT_HOLDS = {ROOT / "docs" / name for name in _ABOUT_ARCHIVES}
+_ABOUT_ARCHIVES = ("archives", "batch", "containers", "kubernetes", "security", "serving", "testing-handlers")
+WHATEVER_IT_HOLDS = {ROOT / "docs" / f"{name}.md" for name in _ABOUT_ARCHIVES}
 STAND_IN = "def handle(data, context):\n    return [7] * len(data or [])\n"
 
 # Weights and files of the tutorials, and for documents that build no archives those of `make demo`.
@@ -158,7 +159,15 @@ REPEATED = {
     # Servers, archives and checks that the tests of the commands have, too.
     *(
         ROOT / "docs" / name
-        for name in ("archives.md", "batch.md", "migrating.md", "security.md", "serving.md", "testing-handlers.md")
+        for name in (
+            "archives.md",
+            "batch.md",
+            "kubernetes.md",
+            "migrating.md",
+            "security.md",
+            "serving.md",
+            "testing-handlers.md",
+        )
     ),
 }
 
@@ -170,12 +179,14 @@ def test_commands_that_are_not_run_are_at_least_understood(path: Path, monkeypat
     typed = [line for line in commands(path) if line.startswith("torchmar ")]
     found = [shlex.split(line.partition(" > ")[0]) for line in typed]  # the shell takes the rest
     assert found
-    for _, name, *words in found:
+    for _, *words in found:
         # What a shell takes for itself begins at a sign of its own.
         arguments = list(itertools.takewhile(lambda word: word[0] not in "|&<>;", words))
-        command = cli.get_command(click.Context(cli), name)
+        command: click.Command | None = cli
+        while isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), arguments.pop(0))
         assert command is not None
-        command.make_context(name, arguments)
+        command.make_context(words[0], arguments)
 
 
 @pytest.fixture(scope="module")
@@ -247,13 +258,29 @@ def test_python_blocks_compile(path: Path) -> None:
         compile(block, str(path), "exec")
 
 
-ALL = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
+def listed() -> Iterator[tuple[str, Entry]]:
+    """Yield every command by what is typed for it, those of groups too."""
+    for sections, before in ((COMMANDS, ""), (deploy.COMMANDS, "deploy ")):
+        for section in sections.values():
+            for name, entry in section.items():
+                yield before + name, entry
+
+
+def command_of(typed: str) -> click.Command:
+    command: click.Command | None = cli
+    for name in typed.split():
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), name)
+    assert command is not None
+    return command
+
+
+ALL = dict(listed())
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_command_has_help_with_an_example(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
+    command = command_of(name)
     assert command.help
     assert command.help.splitlines()[0] == ALL[name].help
     assert "Examples:" in command.help
@@ -271,8 +298,9 @@ def test_every_command_is_documented(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_example_options_exist(name: str) -> None:
     """Options in the examples of a command's help are options of that command."""
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
+    command = command_of(name)
+    if isinstance(command, click.Group):
+        return  # its commands are asked one by one
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for line in re.findall(rf"torchmar {name} (.*)", (command.help or "").replace("\\\n", " ")):
         for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line):

@@ -104,7 +104,7 @@ def _gpus(kind: Any, ids: Any, levels: int) -> int:
     if kind == "cpu":
         return 0
     if ids:
-        return max(0, *ids) + 1  # of a pod's own, which are counted from 0
+        return 1 + max(0, *map(int, ids))  # of a pod's own, which are counted from 0
     return levels if kind == "gpu" or levels > 1 else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,13 @@ def test_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     for option, said in bad.items():
         assert said in failed(capsys, "kubernetes", "mnist", *IMAGE, option, "A b"), option
         assert said in failed(capsys, "kubernetes", "mnist", *IMAGE, option, ""), option
+
+
+def test_the_document_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(entry.__file__).parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0]
+    assert run("kubernetes", "mnist", "--image", "registry.example.com/mnist:1.0", "--quiet") == 0
+    assert shown in capsys.readouterr().out
 
 
 def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:

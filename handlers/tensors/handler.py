@@ -143,8 +143,10 @@ class TensorHandler(BaseHandler):
         context: RequestContext,
     ) -> Any:
         entry = (self.manifest or {}).get("model") or {}
+        # As it was asked: what is registered may have another name than its archive.
+        name = getattr(self.context, "model_name", None) or entry.get("modelName")
         head = {
-            "model_name": str(entry.get("modelName") or ""),
+            "model_name": str(name or ""),
             "model_version": str(entry.get("modelVersion") or "1.0"),  # as the frontend has it without a version
             "id": request.id or context.request_id or "",
         }

@@ -420,6 +420,9 @@ def test_the_open_inference_protocol(serve, ask):
     assert parsed.json() == text.json() == IN_PROTOCOL
     assert parsed.content_type == "application/json"
     assert other.json() == IN_PROTOCOL | {"id": "request-2"}
+    worker.service.context.model_name = "registered"  # whatever its archive calls it
+    (item,) = worker.predict(document).items
+    assert item.json() == IN_PROTOCOL | {"model_name": "registered"}
     (item,) = worker.predict(document | {"outputs": [{"name": "z"}]}).items
     assert (item.status, item.json()["message"]) == (400, "the model has no output 'z'; it gives 'y'")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from serving.control.keys import VARIABLES
 from serving.deploy.demands import Demand, Size
 from serving.deploy.documents import Document
 from serving.deploy.names import label_value
@@ -92,7 +93,7 @@ def _pod(wanted: Wanted) -> dict[str, Any]:
     key = {"secretKeyRef": {"name": wanted.secret, "key": KEY}}
     own = {
         "ports": [{"name": PORT_NAME, "containerPort": PORT}],
-        "env": [{"name": "TORCHMAR_INFERENCE_KEY", "valueFrom": key}],
+        "env": [{"name": VARIABLES["inference"], "valueFrom": key}],
         "resources": wanted.size.resources(),
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(NOTICE_S)]}}},
     }

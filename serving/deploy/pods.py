@@ -78,7 +78,7 @@ def container(name: str, deployed: Deployed, arguments: Sequence[str], own: Mapp
         "image": deployed.image,
         "args": list(arguments),
         **own,
-        # It listens when its models are loaded; until then nobody asks whether it lives.
+        # Until its models are loaded nobody asks whether it lives.
         "startupProbe": _probe("/readyz", _PROBE_S, -(-deployed.timeout_s // _PROBE_S) + _MORE),
         "readinessProbe": _probe("/readyz", _PROBE_S, 2),
         "livenessProbe": _probe("/livez", 2 * _PROBE_S, 3),

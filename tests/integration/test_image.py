@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from serving.control.configuration.ports import choose_free
 
@@ -188,6 +189,29 @@ def test_an_image_of_ones_own_asks_for_the_key_of_its_environment(sandbox: Sandb
         assert sandbox.torchmar("keys", "--inference").ok().out == f"{KEY}\n"
         assert sandbox.torchmar("models").ok().out.count("told") == 2
         assert "warning" not in box.log.read_text()
+
+
+@pytest.mark.slow  # a server more
+def test_a_pod_is_what_torchmar_deploy_says(sandbox: Sandbox, echo: str) -> None:
+    sandbox.build("echo", echo)
+    shutil.copytree(sandbox.store, sandbox.root / "root" / "srv" / "model_store")
+    words = ("--image", "r.example.com/echo:1", "--workers", "2", "--timeout", "120", "--quiet")
+    printed = sandbox.torchmar("deploy", "kubernetes", sandbox.store / "echo.mar", *words).ok().out
+    objects = {one["kind"]: one["spec"] for one in yaml.safe_load_all(printed)}
+    pod = objects["Deployment"]["template"]["spec"]
+    (made,) = pod["containers"]
+    given = {one["name"]: KEY for one in made["env"]}
+    with container(sandbox, *made["args"], **given) as box:
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert box.ask("GET", made[probe]["httpGet"]["path"])[0] == 200, probe
+        assert box.ask("POST", "/predictions/echo", b"x", Authorization=f"Bearer {KEY}")[0] == 200
+        assert len(sandbox.torchmar("models", "echo", "--json").json()[0]["workers"]) == 2
+        status, text = box.ask("GET", objects["ServiceMonitor"]["endpoints"][0]["path"])
+        assert status == 200
+        for one in objects["HorizontalPodAutoscaler"]["metrics"]:
+            assert f"\n{one['pods']['metric']['name']}{{" in text
+        begun = time.monotonic()
+    assert time.monotonic() - begun < pod["terminationGracePeriodSeconds"]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_container(sandbox: Sandbox) -> None:

@@ -57,8 +57,8 @@ def test_every_document_is_valid(sandbox: Sandbox, python: Path) -> None:
     gpus = sandbox.file("gpus.yaml", "minWorkers: 2\nmaxWorkers: 2\nbatchSize: 4\ndeviceType: gpu\n")
     handler = "def handle(data, context):\n    return data\n"
     sandbox.build("mnist", handler)
-    sandbox.build("Big_Model.2", handler, "--version", "1e3", "--config-file", gpus)
-    both = (sandbox.store / "mnist.mar", sandbox.store / "Big_Model.2.mar")
+    sandbox.build("Big_Model", handler, "--version", "1e3", "--config-file", gpus)
+    both = (sandbox.store / "mnist.mar", sandbox.store / "Big_Model.mar")
     storage = ("--storage-uri", "s3://b/{name}")
     more = ("--namespace", "team", "--pull-secret", "reg", "--label", "release=prometheus", "--workers", "3")
     more += ("--cpu", "500m", "--memory", "2Gi")
@@ -77,7 +77,7 @@ def test_every_document_is_valid(sandbox: Sandbox, python: Path) -> None:
     assert said["usual"] == [*(f"{kind} mnist: good" for kind in objects), "ServiceMonitor mnist: not checked"]
     assert [line.split()[0] for line in said["more"]] == [*objects[:3], "ServiceMonitor"]
     assert said["both"] == [f"{kind} both: good" for kind in objects]
-    services = ["ServingRuntime torchmar: good", "InferenceService mnist: good", "InferenceService big-model-2: good"]
+    services = ["ServingRuntime torchmar: good", "InferenceService mnist: good", "InferenceService big-model: good"]
     assert said["kserve"] == said["kserve, more"] == services
 
 

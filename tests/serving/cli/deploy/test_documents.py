@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from archive_tool.cli import entry
+from serving.cli.serve import serve
 from tests.serving.deploy.archives import unpacked
 
 IMAGE = ("--image", "registry.example.com/m:1.0")
@@ -88,6 +89,25 @@ def test_kserve_gets_what_the_options_say(capsys: pytest.CaptureFixture[str]) ->
     assert predictor["serviceAccountName"] == "reader"
     assert predictor["model"]["args"] == ["--model_name=mnist"]
     assert said == ""
+
+
+@pytest.mark.parametrize(
+    "words", [("kubernetes",), ("kserve", *STORAGE), ("kserve", *STORAGE, "--name", "x", "--workers", "3")]
+)
+def test_the_image_understands_its_arguments(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    kind, *options = words
+    found, _ = printed(capsys, kind, "mnist", *IMAGE, *options, "--timeout", "60")
+    (first, *services) = found.values()
+    spec = first["spec"]["template"]["spec"] if kind == "kubernetes" else first["spec"]
+    arguments = [*spec["containers"][0]["args"]]
+    if kind == "kserve":
+        (service,) = (one for one in services if one["kind"] == "InferenceService")
+        arguments += service["spec"]["predictor"]["model"].get("args", [])
+        arguments = [one.replace("{{.Name}}", service["metadata"]["name"]) for one in arguments]
+    params = serve.make_context("serve", arguments).params
+    assert params["timeout"] == 60
+    assert params["model_name"] == (None if kind == "kubernetes" else "mnist")
+    assert params["workers"] == (3 if "--workers" in options else None)
 
 
 def test_the_documents_go_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,7 @@ _LONGEST_FIRST = tuple(
         "integration/test_lifecycle",
         "integration/test_handlers",
         "integration/test_golden",
+        "integration/test_kserve",
         "integration/test_access",
         "test_docs",
         "integration/test_async",

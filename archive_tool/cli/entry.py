@@ -48,9 +48,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "check": Entry("serving.cli.check:check", "Load an archive as a worker would, and try it."),
         "run": Entry("serving.cli.run:run", "Predict in this process, without a server."),
         "batch": Entry("serving.cli.batch:batch", "Predict every row of files, as a job that can be interrupted."),
-        "optimize": Entry(
-            "serving.cli.optimize:optimize", "Find the settings that make a model fast on this machine."
-        ),
+        "optimize": Entry("serving.cli.optimize:optimize", "Find the settings that make a model fast on this machine."),
         "dev": Entry("serving.cli.dev:dev", "Serve a model while you write it."),
         "verify": Entry("archive_tool.cli.verify:verify", "Find everything that is wrong with archives."),
         "sign": Entry("archive_tool.cli.sign:sign", "Sign an archive."),
@@ -97,9 +95,11 @@ class LazyGroup(click.Group):
         self._sections = sections
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names of all commands."""
         return [name for section in self._sections.values() for name in section]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command; None where there is none of that name."""
         for section in self._sections.values():
             if cmd_name in section:
                 return _load(cmd_name, section[cmd_name].target)
@@ -108,6 +108,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, or propose one that is spelt alike."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
             from difflib import get_close_matches
@@ -117,6 +118,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the help by sections."""
         # click's own would load each command for its short help.
         for title, section in self._sections.items():
             with formatter.section(title):

@@ -98,7 +98,7 @@ def storage_of(storage: str, demands: Sequence[Demand]) -> str:
 def _runtime(wanted: Wanted) -> Document:
     deployed = wanted.deployed
     own = {"ports": [{"containerPort": PORT, "protocol": "TCP"}]}  # Knative takes no name of ours
-    made = container("kserve-container", deployed, [f"--model_name={_NAME}", *deployed.arguments()], own)
+    made = container("kserve-container", deployed, [f"--model_name={_NAME}", *deployed.of_pods()], own)
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "ServingRuntime",
@@ -116,13 +116,15 @@ def _runtime(wanted: Wanted) -> Document:
 
 def _service(wanted: Wanted, name: str, demand: Demand, size: Size) -> Document:
     deployed = wanted.deployed
+    # KServe adds them to the runtime's; of two the last one counts. So clients call the model as they always have.
+    renamed = [] if name == demand.name else [f"--model_name={demand.name}"]
+    arguments = [*renamed, *deployed.of_models()]
     model: Mapping[str, Any] = {
         "modelFormat": {"name": "mar"},
         "runtime": wanted.runtime,
         "protocolVersion": wanted.protocol,
         "storageUri": wanted.storage.replace(PLACE, demand.name),
-        # KServe adds them to the runtime's; the last one counts. So clients call the model as they always have.
-        **({} if name == demand.name else {"args": [f"--model_name={demand.name}"]}),
+        **({"args": arguments} if arguments else {}),
     }
     account = {"serviceAccountName": wanted.service_account} if wanted.service_account else {}
     return {

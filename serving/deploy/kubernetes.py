@@ -103,6 +103,7 @@ def _pod(wanted: Wanted) -> dict[str, Any]:
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": _labels(wanted)},
     }
+    arguments = [*deployed.of_models(), *deployed.of_pods()]
     return {
         "terminationGracePeriodSeconds": NOTICE_S + END_S,
         # Handlers have no business with the cluster, nor with the addresses of its services in their environment.
@@ -110,7 +111,7 @@ def _pod(wanted: Wanted) -> dict[str, Any]:
         "enableServiceLinks": False,
         "topologySpreadConstraints": [spread],
         **deployed.pull_secrets(),
-        "containers": [container("torchmar", deployed, deployed.arguments(), own)],
+        "containers": [container("torchmar", deployed, arguments, own)],
         "volumes": [dict(SCRATCH)],
     }
 

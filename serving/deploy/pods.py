@@ -43,10 +43,13 @@ class Deployed:
     pull_secret: str | None
     labels: Mapping[str, str] = field(default_factory=dict)
 
-    def arguments(self) -> list[str]:
-        """Return the arguments of `torchmar serve`."""
-        workers = [] if self.workers is None else [f"--workers={self.workers}"]
-        return [*workers, f"--timeout={self.timeout_s}"]
+    def of_models(self) -> list[str]:
+        """Return the arguments of `torchmar serve` about models."""
+        return [] if self.workers is None else [f"--workers={self.workers}"]
+
+    def of_pods(self) -> list[str]:
+        """Return its arguments that the probes of `container` rely on."""
+        return [f"--timeout={self.timeout_s}"]
 
     def metadata(self, name: str, **more: str) -> dict[str, Any]:
         """Return the metadata of an object.

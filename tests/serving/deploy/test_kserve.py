@@ -31,7 +31,7 @@ def test_a_runtime_serves_the_formats_by_the_name_that_kserve_fills_in() -> None
     assert [one.get("autoSelect", False) for one in spec["supportedModelFormats"]] == [True, True, False]
     (container,) = spec["containers"]
     assert container["name"] == "kserve-container"  # KServe puts a model's settings into the one of this name
-    assert container["args"] == ["--model_name={{.Name}}", "--workers=2", "--timeout=600"]
+    assert container["args"] == ["--model_name={{.Name}}", "--timeout=600"]
     assert "name" not in container["ports"][0]
     assert "env" not in container  # no keys: the image is one that trusts its network
     assert spec["imagePullSecrets"] == [{"name": "reg"}]
@@ -48,7 +48,13 @@ def test_a_service_each() -> None:
     assert model["storageUri"] == "s3://b/Bert_Base"
     assert model["resources"]["limits"] == {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"}
     # The model keeps its name, which the service cannot have.
-    assert model["args"] == ["--model_name=Bert_Base"]
+    assert model["args"] == ["--model_name=Bert_Base", "--workers=2"]
+    assert mnist["spec"]["predictor"]["model"]["args"] == ["--workers=2"]
+
+
+def test_a_service_that_needs_no_arguments_has_none() -> None:
+    wanted = replace(WANTED, deployed=replace(DEPLOYED, workers=None), sizes=WANTED.sizes[:1])
+    _, mnist = documents(wanted, ["mnist"], [MNIST])
     assert "args" not in mnist["spec"]["predictor"]["model"]
 
 

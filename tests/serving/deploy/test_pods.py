@@ -47,10 +47,11 @@ def test_it_is_what_the_image_says() -> None:
 
 
 def test_what_is_not_said_is_left_out() -> None:
-    assert DEPLOYED.arguments() == ["--timeout=601"]
+    assert DEPLOYED.of_models() == []
+    assert DEPLOYED.of_pods() == ["--timeout=601"]
     assert DEPLOYED.metadata("x") == {"name": "x"}
     assert DEPLOYED.pull_secrets() == {}
     more = Deployed("r/m:1", "ns", 1, 1, 3, 60, "reg", {"team": "a"})
-    assert more.arguments() == ["--workers=3", "--timeout=60"]
+    assert more.of_models() == ["--workers=3"]
     assert more.metadata("x", own="b") == {"name": "x", "namespace": "ns", "labels": {"own": "b", "team": "a"}}
     assert more.pull_secrets() == {"imagePullSecrets": [{"name": "reg"}]}

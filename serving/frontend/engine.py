@@ -5,7 +5,7 @@ An engine lives in one event loop and is called in its thread. Every method that
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
@@ -234,6 +234,9 @@ class Answering(Protocol):
 class Engine(Answering, Protocol):
     """Models that can be changed."""
 
+    def shares(self, name: str) -> Mapping[str, Share]:
+        """Which versions of a model have a share of the requests that name none; empty where there is no model."""
+
     async def register(self, wanted: Registration) -> Done:
         """Take a model and start its workers.
 
@@ -247,7 +250,8 @@ class Engine(Answering, Protocol):
 
         Raises:
             ModelNotFoundError, VersionNotFoundError: nothing of that name.
-            BadRequestError: most is below least.
+            BadRequestError: most is below least, or they are too many.
+            NoGpusError: a worker needs more GPUs than there are.
             InternalError, OutOfResourcesError: a worker could not load the model.
         """
 

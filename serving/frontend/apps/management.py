@@ -18,6 +18,7 @@ from serving.frontend.apps.parameters import Parameters, registration_of, share_
 from serving.frontend.apps.routing import NO_METHOD, NO_ROUTE, NO_WORKFLOWS, refuse_pages
 from serving.frontend.engine import Call, Done, Engine, ModelState, Share, WorkerState
 from serving.frontend.errors import (
+    BadRequestError,
     MethodNotAllowedError,
     NotImplementedHereError,
     ResourceNotFoundError,
@@ -28,6 +29,15 @@ from serving.frontend.settings import Settings
 from serving.protocol import Request
 
 _PAGE: Final = 100
+# Characters of a header in a message.
+_SHOWN: Final = 100
+_SCALE: Final = ("min_worker", "max_worker", "synchronous", "model_version")
+# TorchServe's documents and its description of the API have these, and it reads none of them.
+_IDLE_OF_SCALE: Final = ("timeout", "number_gpu")
+_IDLE_OF_UNREGISTER: Final = ("synchronous", "timeout")
+# Bodies that some clients send with every PUT and POST.
+_NO_BODY: Final = (b"", b"{}", b"null")
+_IN_QUERY: Final = "write the parameters into the query"
 
 
 class ManagementApp(App):
@@ -87,13 +97,14 @@ class ManagementApp(App):
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     async def _list(self, http: Exchange) -> None:
-        given = Parameters.of_query(http.query)
+        given = Parameters.of_query(http.query).only(("limit", "next_page_token"))
         await http.json(page_of(self._engine, given.number("limit"), given.number("next_page_token") or 0))
 
     async def _describe(self, http: Exchange) -> None:
         name, version = _model(http)
+        given = Parameters.of_query(http.query).only(("customized",))
         states = self._engine.describe(name, version)
-        if version == "all" or not Parameters.of_query(http.query).flag("customized", False):
+        if version == "all" or not given.flag("customized", False):
             await http.json([described(state) for state in states])
             return
         # Never the client's own id: another request that the same worker has may have it, too.
@@ -114,15 +125,19 @@ class ManagementApp(App):
 
     async def _register(self, http: Exchange) -> None:
         body = await read_body(http, self._most)
-        if http.header(b"content-type").partition(";")[0].strip().lower() == JSON:
+        kind = http.header(b"content-type").partition(";")[0].strip().lower()
+        if kind == JSON and not (http.query and body.strip() in _NO_BODY):
+            if http.query:
+                raise BadRequestError(f"there are a query and a body of JSON: {_IN_QUERY}, or all into the body")
             given = Parameters.of_json(body)
         else:
-            given = Parameters.of_query(http.query)
+            given = _of_query(http, body, f"{_IN_QUERY} (/models?url=model.mar), or send JSON as content-type: {JSON}")
         await _done(http, await self._engine.register(registration_of(given)))
 
     async def _scale(self, http: Exchange) -> None:
         name, version = _model(http)
-        given = Parameters.of_query(http.query)
+        body = await read_body(http, self._most)
+        given = _of_query(http, body, f"{_IN_QUERY} (?min_worker=2)").only(_SCALE, _IDLE_OF_SCALE)
         least = given.number("min_worker")
         done = await self._engine.scale(
             name,
@@ -134,17 +149,20 @@ class ManagementApp(App):
         await _done(http, done)
 
     async def _set_default(self, http: Exchange) -> None:
+        Parameters.of_query(http.query).only(())
         await _done(http, await self._engine.set_default(http.segments[1], http.segments[2]))
 
     async def _share(self, http: Exchange) -> None:
-        wanted = share_of(Parameters.of_query(http.query))
+        body = await read_body(http, self._most)
+        wanted = share_of(_of_query(http, body, f"{_IN_QUERY} (?percent=5)"))
         await _done(http, await self._engine.share(http.segments[1], http.segments[2], wanted))
 
     async def _unregister(self, http: Exchange) -> None:
+        Parameters.of_query(http.query).only((), _IDLE_OF_UNREGISTER)
         await _done(http, await self._engine.unregister(*_model(http)))
 
     async def _renew(self, http: Exchange, keys: Keys) -> None:
-        kind = Parameters.of_query(http.query).text("type") or ""
+        kind = Parameters.of_query(http.query).only(("type",)).text("type") or ""
         await asyncio.to_thread(keys.renew, http.header(b"authorization"), kind)
         await http.empty()
 
@@ -160,6 +178,18 @@ def management_app(engine: Engine, settings: Settings, keys: Keys | None, meters
 
 def _model(http: Exchange) -> tuple[str, str | None]:
     return http.segments[1], http.segments[2] if len(http.segments) > 2 else None
+
+
+def _of_query(http: Exchange, body: bytes, hint: str) -> Parameters:
+    """Return the parameters of a query, which are all: those of a body would be lost without a word.
+
+    Raises:
+        BadRequestError: there is something in the body.
+    """
+    if body.strip() not in _NO_BODY:
+        kind = http.header(b"content-type") or "of no content type"
+        raise BadRequestError(f"the body is not read here, which is {kind[:_SHOWN]}: {hint}")
+    return Parameters.of_query(http.query)
 
 
 async def _done(http: Exchange, done: Done) -> None:
@@ -182,7 +212,7 @@ def page_of(engine: Engine, limit: int | None, first: int) -> dict[str, Any]:
 
 
 def _listed(engine: Engine, name: str, url: str) -> dict[str, Any]:
-    shares = {state.version: _share(state.share) for state in engine.describe(name, "all") if state.share}
+    shares = {version: _share(share) for version, share in engine.shares(name).items()}
     return {"modelName": name, "modelUrl": url, **({"traffic": shares} if shares else {})}
 
 

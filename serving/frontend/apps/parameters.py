@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from serving.client.transport import HEADER_NAME
@@ -20,6 +21,12 @@ _MOST_HEADER: Final = 100
 _MOST_STICKY: Final = 8
 _FLAGS: Final = {"true": True, "false": False}
 _RUNTIMES: Final = frozenset({"python", "python3", "LSP"})
+_REGISTRATION: Final = (
+    *("url", "model_name", "handler", "runtime", "batch_size", "max_batch_delay", "initial_workers"),
+    *("response_timeout", "startup_timeout", "synchronous", "s3_sse_kms"),
+)
+_SHARE: Final = ("percent", "shadow", "sticky_header")
+_MOST_SHOWN: Final = 80
 
 
 class Parameters:
@@ -54,6 +61,24 @@ class Parameters:
         if not isinstance(document, dict):
             raise BadRequestError('the body must be a JSON object, such as {"url": "model.mar"}')
         return cls({name: value for name, value in document.items() if value is not None})
+
+    def only(self, known: Collection[str], idle: Collection[str] = ()) -> Parameters:
+        """Return these, if the call knows all of them: one that is misspelt must not mean another one's default.
+
+        Args:
+            known: that say something.
+            idle: that TorchServe documents, and nobody reads.
+
+        Raises:
+            BadRequestError: one is unknown.
+        """
+        for name in self._values:
+            if name not in known and name not in idle:
+                near = difflib.get_close_matches(name[:_MOST_SHOWN], known, n=1)
+                meant = f": did you mean {near[0]}?" if near else ";"
+                told = f"this call knows {', '.join(known)}" if known else "this call knows none"
+                raise BadRequestError(f"there is no parameter {_shown(name)}{meant} {told}")
+        return self
 
     def text(self, name: str) -> str | None:
         """Return a text; None where it is not there.
@@ -103,8 +128,9 @@ def registration_of(given: Parameters) -> Registration:
     """Understand what is to be registered.
 
     Raises:
-        BadRequestError: a parameter is missing, or is not what it must be; the message names it.
+        BadRequestError: a parameter is missing, unknown, or not what it must be; the message names it.
     """
+    given.only(_REGISTRATION)
     url = given.text("url")
     if url is None:
         raise BadRequestError("Parameter url is required.")
@@ -130,8 +156,9 @@ def share_of(given: Parameters) -> Share:
     """Understand what a version is to get of the requests that name none.
 
     Raises:
-        BadRequestError: a parameter is missing, or is not what it must be; the message names it.
+        BadRequestError: a parameter is missing, unknown, or not what it must be; the message names it.
     """
+    given.only(_SHARE)
     percent = given.number("percent", most=100)
     if percent is None:
         raise BadRequestError("Parameter percent is required.")
@@ -147,4 +174,4 @@ def share_of(given: Parameters) -> Share:
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -60,10 +60,13 @@ class Traffic:
                 return _hashed(self._name, value) % SLOTS
         return random.randrange(SLOTS)  # noqa: S311 (nothing is kept secret by it)
 
+    def shares(self) -> dict[str, Share]:
+        """Return what the versions have that have something."""
+        return {one: Share(len(taken.slots), taken.shadow, self._sticky) for one, taken in self._taken.items()}
+
     def share(self, version: str) -> Share | None:
         """Return what a version has; None for nothing."""
-        taken = self._taken.get(version)
-        return Share(len(taken.slots), taken.shadow, self._sticky) if taken else None
+        return self.shares().get(version)
 
     def give(self, version: str, wanted: Share) -> None:
         """Give a version what is wanted, in the place of what it has.

@@ -152,6 +152,9 @@ class PlayedEngine:
         first = self._find(name, None)
         return (first, *(s for s in self.models.values() if s.name == name and s is not first))
 
+    def shares(self, name: str) -> dict[str, Share]:
+        return {s.version: s.share for s in self.models.values() if s.name == name and s.share}
+
     async def register(self, wanted: Registration) -> Done:
         self.registered.append(wanted)
         if wanted.url == "":

@@ -54,6 +54,9 @@ DIFFERENT: list[tuple[str, int | None, str, str]] = [
     ),
     (r".*customized=x", 400, "customized must be true or false", "bad parameters are named"),
     (r".*get /models/echo/1.0/set-default", 405, "MethodNotAllowed", "it is no description, and no removal either"),
+    (r".*register by form", 400, "the body is not read here", "it says what was sent, and what to send"),
+    (r".*register json with what is unknown", 400, "no parameter 'wonder'", "unknown parameters are named"),
+    (r".*unregister j", 404, "Model not found: j", "it was not registered, see above"),
     (r".*register json with a wrong number", 400, "batch_size must be", "Java says 500"),
     (r".*register json with a list", 400, "url must be a text", "Java says 500"),
     (r".*register json (that.*|null|list|text)", 400, "the body (is not JSON|must be a JSON object)", "Java says 500"),
@@ -71,7 +74,7 @@ DIFFERENT: list[tuple[str, int | None, str, str]] = [
         "Authorization failed",
         "only /token is /token; Java looks for it anywhere",
     ),
-    (r"keys.*x=/token management", 200, "models", "only /token is /token; Java looks for it anywhere"),
+    (r"keys.*x=/token management", 400, "no parameter 'x'", "only /token is /token; Java looks for it anywhere"),
     (r"keys.*token/more.* management", 404, "ResourceNotFound", "only /token is /token; Java looks for it anywhere"),
     (r"keys.*token/more.*", 400, "Authorization failed", "only /token is /token; Java looks for it anywhere"),
 ]

@@ -31,6 +31,77 @@ def test_played_engine_is_told_what_a_request_says(server: Served) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "meant"),
+    [
+        ("PUT", "/models/echo?min_workers=3", "min_worker"),
+        ("PUT", "/models/echo/2.0?max_workers=3&synchronous=true", "max_worker"),
+        ("PUT", "/models/echo/2.0/traffic?percents=3", "percent"),
+        ("PUT", "/models/echo/2.0/set-default?version=1", ""),
+        ("POST", "/models?url=stream.mar&initial_worker=3", "initial_workers"),
+        ("POST", "/models?url=stream.mar&batchSize=3", "batch_size"),
+        ("DELETE", "/models/stream?version=1", ""),
+        ("GET", "/models?limits=3", "limit"),
+        ("GET", "/models/echo?customised=true", "customized"),
+    ],
+)
+def test_played_engine_is_told_nothing_by_a_misspelt_parameter(
+    server: Served, method: str, target: str, meant: str
+) -> None:
+    before = dict(server.engine.models)
+    with server.client("management") as client:
+        answer = client.request(method, target)
+    assert (answer.status_code, answer.json()["type"]) == (400, "BadRequestException")
+    assert "there is no parameter" in answer.json()["message"]
+    assert not meant or f"did you mean {meant}?" in answer.json()["message"]
+    assert server.engine.models == before
+    assert not server.engine.registered
+    assert not server.engine.scaled
+
+
+def test_played_engine_takes_what_torchserve_documents_and_does_not_read(server: Served) -> None:
+    with server.client("management") as client:
+        assert client.put("/models/echo?min_worker=2&number_gpu=0&timeout=-1").status_code == 202
+        assert client.delete("/models/stream?synchronous=true&timeout=5").status_code == 200
+    assert server.engine.scaled == [("echo", None, 2, None, False)]
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "body", "told"),
+    [
+        # What curl -d sends.
+        ("/models", "application/x-www-form-urlencoded", b'{"url": "stream.mar"}', "content-type: application/json"),
+        ("/models", "application/x-www-form-urlencoded", b"url=stream.mar", "/models?url=model.mar"),
+        ("/models", "", b'{"url": "stream.mar"}', "of no content type"),
+        ("/models?url=stream.mar", "text/plain", b"batch_size=8", "which is text/plain"),
+        ("/models?batch_size=8", "application/json", b'{"url": "stream.mar"}', "a query and a body of JSON"),
+        ("/models/echo", "application/x-www-form-urlencoded", b"min_worker=3", "?min_worker=2"),
+        ("/models/echo", "application/json", b'{"min_worker": 3}', "?min_worker=2"),
+        ("/models/echo/2.0/traffic", "application/json", b'{"percent": 3}', "?percent=5"),
+    ],
+)
+def test_played_engine_is_told_nothing_where_a_part_would_be_lost(
+    server: Served, target: str, kind: str, body: bytes, told: str
+) -> None:
+    with server.client("management") as client:
+        method = "PUT" if target.startswith("/models/") else "POST"
+        answer = client.request(method, target, content=body, headers={"content-type": kind} if kind else {})
+    assert answer.status_code == 400
+    assert told in answer.json()["message"]
+    assert not server.engine.registered
+    assert not server.engine.scaled
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b" {}\n"])
+def test_played_engine_an_empty_document_is_no_body(server: Served, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    with server.client("management") as client:
+        assert client.put("/models/echo?min_worker=3", content=body, headers=headers).status_code == 202
+        answer = client.post("/models?url=stream.mar&model_name=new", content=body, headers=headers)
+        assert answer.status_code == 200
+    assert server.engine.scaled == [("echo", None, 3, None, False)]
+
+
 def test_played_engine_all_models_page_by_page(server: Served) -> None:
     server.engine.models = {}
     for number in range(250):
@@ -45,6 +116,13 @@ def test_played_engine_all_models_page_by_page(server: Served) -> None:
                 break
             page = client.get("/models", params={"limit": 33, "next_page_token": token}).json()
     assert found == [f"m{number:03}" for number in range(250)]
+
+
+def test_played_engine_describes_no_version_for_a_list(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A description looks at every worker."""
+    monkeypatch.setattr(type(server.engine), "describe", lambda *_: pytest.fail("it is described"))
+    with server.client("management") as client:
+        assert [row["modelName"] for row in client.get("/models").json()["models"]] == ["echo", "idle", "stream"]
 
 
 def test_played_engine_a_worker_is_described(server: Served) -> None:
@@ -138,7 +216,7 @@ def test_played_engine_a_share_is_given_described_and_listed(server: Served) -> 
         ("PUT", "/models/echo/2.0/traffic?percent=101", 400),
         ("PUT", "/models/echo/7.0/traffic?percent=1", 404),
         ("PUT", "/models/nothing/2.0/traffic?percent=1", 404),
-        ("PUT", "/models/echo/traffic?percent=1", 404),  # a version of that name is to be scaled
+        ("PUT", "/models/echo/traffic?percent=1", 400),  # a version of that name is to be scaled
         ("PUT", "/models/echo/2.0/traffic/more?percent=1", 404),
         ("GET", "/models/echo/2.0/traffic?percent=1", 405),
         ("DELETE", "/models/echo/2.0/traffic", 405),

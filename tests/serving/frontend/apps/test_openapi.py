@@ -48,17 +48,37 @@ def _references(value: Any) -> list[str]:
 @pytest.mark.parametrize(("api", "path", "method"), _ROUTES)
 def test_played_engine_every_route_of_a_document_is_there(server: Served, api: str, path: str, method: str) -> None:
     target = path.replace("{model_name}", "echo").replace("{model_version}", "2.0")
-    query = "?url=stream.mar&model_name=new" if (path, method) == ("/models", "post") else "?model_name=echo"
+    query = {("/models", "post"): "?url=stream.mar&model_name=new"}.get((path, method), "")
+    if path == "/invocations":
+        query = "?model_name=echo"
     if path.endswith("/traffic"):
         target += "?percent=5"
     if method == "delete" and "{model_version}" not in path:
         del server.engine.models[("echo", "2.0")]  # the default version is the last to go
     with server.client(api) as client:
-        answer = client.request(method.upper(), target + (query if path in ("/models", "/invocations") else ""))
+        answer = client.request(method.upper(), target + query)
     if path == "/token":
         assert answer.status_code == 404  # no key is needed here, so there is none to renew
     else:
         assert answer.status_code < 300, answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [(path, method) for api, path, method in _ROUTES if api == "management" and path != "/token"]
+)
+def test_played_engine_a_call_knows_what_its_document_says(server: Served, path: str, method: str) -> None:
+    known = [
+        one["name"] for one in _DOCUMENTS["management"]["paths"][path][method]["parameters"] if one["in"] == "query"
+    ]
+    target = path.replace("{model_name}", "echo").replace("{model_version}", "2.0")
+    with server.client("management") as client:
+        for name in known:  # an empty value says nothing, but the name is looked at
+            answer = client.request(method.upper(), target, params={name: ""})
+            assert "there is no parameter" not in answer.text
+        unknown = client.request(method.upper(), target, params={"wonder": "1"})
+    if path not in ("/", "/api-description") and method != "options" and not path.startswith("/v1/"):
+        assert (unknown.status_code, "there is no parameter 'wonder'" in unknown.text) == (400, True)
+        assert all(name in unknown.json()["message"] for name in known)
 
 
 @pytest.mark.parametrize("api", ["inference", "management"])

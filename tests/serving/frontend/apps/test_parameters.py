@@ -40,8 +40,32 @@ def test_a_query_and_a_json_body_mean_the_same() -> None:
 
 
 def test_what_is_not_said_is_left_open() -> None:
-    assert registration_of(Parameters.of_query(b"url=m.mar&batch_size=&synchronous=&else=1")) == Registration("m.mar")
+    assert registration_of(Parameters.of_query(b"url=m.mar&batch_size=&synchronous=")) == Registration("m.mar")
     assert registration_of(Parameters.of_json(b'{"url": "m.mar", "handler": null}')) == Registration("m.mar")
+
+
+@pytest.mark.parametrize(
+    "name", [name + end for name in _ALL for end in ("s", " ", "\0", "_")] + ["", "URL", "x" * 10_000]
+)
+def test_an_unknown_parameter_is_named_and_so_are_the_known_ones(name: str) -> None:
+    given = Parameters({"url": "m.mar", name: "1"})
+    with pytest.raises(BadRequestError) as caught:
+        registration_of(given)
+    message = caught.value.message
+    assert message.startswith("there is no parameter ")
+    assert message.endswith(f"this call knows {', '.join(given_name for given_name in _ALL)}")
+    assert len(message) < 500
+    if len(name) < 100 and name[:-1] in _ALL:
+        assert f"did you mean {name[:-1]}?" in message
+
+
+def test_what_is_documented_and_read_by_nobody_is_let_pass() -> None:
+    given = Parameters({"min_worker": "2", "timeout": "-1"})
+    assert given.only(("min_worker",), ("timeout",)).number("min_worker") == 2
+    with pytest.raises(BadRequestError, match="there is no parameter 'timeout'; this call knows min_worker"):
+        given.only(("min_worker",))
+    with pytest.raises(BadRequestError, match="there is no parameter 'min_worker'; this call knows none"):
+        given.only(())
 
 
 def test_of_equal_parameters_the_first_counts() -> None:

@@ -28,7 +28,8 @@ from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeo
 
 #: Bytes of a request's line and headers.
 HEAD_BYTES: Final = 64 * 1024
-#: Bytes that are read at once: what they hold of requests is made into objects, whoever waits for their answers.
+#: Bytes that are read at once, but for those of a body whose length is known: what they hold of requests is made into
+#: objects, whoever waits for their answers.
 PART_BYTES: Final = 16 * 1024
 WATCH_S: Final = 1.0
 #: Key of a scope: the names of its headers as they were sent, in their order; not there with h11.
@@ -92,6 +93,7 @@ class _Guard:
     waited_for: tuple[str, object, int] | None = None
     since = 0.0
     _head = 0
+    _body = 0  # bytes of it that are still to come, by what its request says
     _refusal: FrontendError | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -108,7 +110,7 @@ class _Guard:
         uvicorn makes an object of each request that it has read: of a quarter of a megabyte of the shortest ones
         30 MB.
         """
-        if self._unread or len(data) > PART_BYTES:
+        if self._unread or len(data) > max(PART_BYTES, self._body):
             self._unread += data
             self._read_on()
         else:
@@ -119,8 +121,8 @@ class _Guard:
             if getattr(self, "pipeline", None):
                 self.flow.pause_reading()
                 return
-            part = bytes(self._unread[:PART_BYTES])
-            del self._unread[:PART_BYTES]
+            part = bytes(self._unread[: max(PART_BYTES, self._body)])
+            del self._unread[: len(part)]
             if not self._unread:
                 self.flow.resume_reading()
             self._read(part)
@@ -146,6 +148,13 @@ class _Guard:
                 self.refuse(HeadTooLargeError(f"The request's head is longer than {HEAD_BYTES} bytes."))
         else:
             self._head = 0
+        cycle = self.cycle
+        if cycle is None or not cycle.more_body:
+            self._body = 0
+        elif cycle is before:
+            self._body -= len(data)
+        else:
+            self._body = _length(cycle.scope["headers"]) - len(cycle.body)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's own words)
         self.refuse(BadRequestError("Invalid HTTP message."))
@@ -330,6 +339,11 @@ class _AsSent:
         super().on_headers_complete()  # type: ignore[misc]
         if self.cycle is not before:
             self.cycle.__class__ = self.kind  # its task has not begun
+
+
+def _length(headers: list[tuple[bytes, bytes]]) -> int:
+    """Return the length of a body; 0 where it comes in chunks. The parser has seen that it is a number."""
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def _without_upgrade(data: bytes) -> bytes:

@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serving.frontend.entrance import App, Receive, Scope, Send
-from serving.frontend.guard import HEAD_BYTES, NAMES, Patience, guarded
+from serving.frontend.guard import HEAD_BYTES, NAMES, PART_BYTES, Patience, guarded
 
 from .listening_app import Reached, everything, reached, until, wait_for
 from .played import PlayedEngine, played_app
@@ -356,6 +356,43 @@ def sent_for(app: App, parser: str, data: bytes) -> list[bytes]:
 
     asyncio.run(answer())
     return [part for part in transport.sent if part]
+
+
+def test_a_body_is_read_as_it_comes_and_what_follows_in_parts_played_transport(parser: str) -> None:
+    """Only of a body it is known that it becomes no more than bytes."""
+    read: list[int] = []
+    length, most = 1_000_000, 256 * 1024
+    one = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % length + bytes(length)
+    data = one + one + b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 5000
+
+    async def come() -> list[int]:
+        state = ServerState()
+        config = uvicorn.Config(one_piece, http=guarded(parser), ws="none", lifespan="off", log_config=None)
+        config.load()
+
+        class Watched(config.http_protocol_class):  # type: ignore[misc, name-defined]
+            def _read(self, data: bytes) -> None:
+                read.append(len(data))
+                super()._read(data)
+
+        protocol: Any = Watched(config=config, server_state=state, app_state={}, _loop=asyncio.get_running_loop())
+        protocol.connection_made(PlayedTransport())
+        for at in range(0, len(data), most):
+            protocol.data_received(data[at : at + most])
+        for task in state.tasks:
+            task.cancel()
+        return read
+
+    asyncio.run(come())
+    first = one.index(bytes(8)) + length
+    at, sizes = 0, []
+    for size in read:
+        sizes += [size] if at < first else []
+        at += size
+    assert sum(sizes) == first or parser == "h11"
+    assert len(sizes) <= 6  # its head with a part, and as few more as have come
+    assert max(read) <= most
+    assert not [size for size in read[len(sizes) :] if size > PART_BYTES and parser == "httptools"]
 
 
 async def one_piece(scope: Scope, receive: Receive, send: Send) -> None:

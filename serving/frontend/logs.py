@@ -25,8 +25,9 @@ File = Literal["ts_log", "model_log", "access_log", "ts_metrics", "model_metrics
 #: Bytes of a file before the next one is begun, and how many full ones are kept, packed: those of our log4j2.xml.
 FILE_BYTES: Final = 100 * 1024 * 1024
 FILES_KEPT: Final = 5
-#: Characters of a line, lines of a worker in a second, and bytes of lines that wait to be written.
+#: Characters of a worker's line and of any event, lines of a worker in a second, bytes that wait to be written.
 LINE_CHARS: Final = 16 * 1024
+EVENT_CHARS: Final = 64 * 1024
 LINES_PER_SECOND: Final = 5000
 WAITING_BYTES: Final = 16 * 1024 * 1024
 
@@ -130,7 +131,7 @@ class LogFiles:
 
     def event(self, level: str, thread: str, source: str, text: str) -> None:
         """Log what happens in the frontend: ts_log.log."""
-        self._put("ts_log", f"{_now()} [{level:<5}] {thread} {source} - {text}\n")
+        self._put("ts_log", f"{_now()} [{level:<5}] {thread} {source} - {text}")
 
     def model_line(self, worker: str, pipe: str, text: str) -> None:
         """Log what a worker prints: model_log.log; see the function of this name."""
@@ -145,16 +146,12 @@ class LogFiles:
             second.lines += 1
             if second.lines > LINES_PER_SECOND:
                 second.dropped += 1
-            elif len(line) > LINE_CHARS:
-                self._model_line(
-                    worker, pipe, f"{line[:LINE_CHARS]} ({len(line) - LINE_CHARS} more characters left out)"
-                )
             else:
-                self._model_line(worker, pipe, line)
+                self._model_line(worker, pipe, _cut(line, LINE_CHARS))
 
     def _model_line(self, worker: str, pipe: str, text: str) -> None:
         level = "INFO " if pipe == "stdout" else "WARN "
-        self._put("model_log", f"{_now()} [{level}] {worker}-{pipe} MODEL_LOG - {text}\n")
+        self._put("model_log", f"{_now()} [{level}] {worker}-{pipe} MODEL_LOG - {text}")
 
     def forget(self, worker: str) -> None:
         """Say what was left out of a worker's lines, if anything was, and keep nothing of it: it has ended."""
@@ -164,9 +161,10 @@ class LogFiles:
 
     def line(self, file: File, text: str) -> None:
         """Log an access or a metric: a line that has its time alone."""
-        self._put(file, f"{_now()} - {text}\n")
+        self._put(file, f"{_now()} - {text}")
 
-    def _put(self, file: File, line: str) -> None:
+    def _put(self, file: File, event: str) -> None:
+        line = _lines(event)
         with self._lock:
             if self._waiting_bytes > WAITING_BYTES:
                 self._dropped += 1
@@ -243,6 +241,15 @@ class _Handler(logging.Handler):
             self._to.event(level, thread, record.name, self.format(record))
         except Exception:
             self.handleError(record)
+
+
+def _lines(event: str) -> str:
+    """Write an event, such as one with a traceback, so that no line of it but the first can pass for an event."""
+    return "\n    ".join(_cut(event, EVENT_CHARS).splitlines()) + "\n"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} ({len(text) - most} more characters left out)"
 
 
 def _now() -> str:

@@ -63,7 +63,8 @@ def test_what_the_server_logs_stands_beside_it_with_its_traceback(tmp_path: Path
         "It failed",
         "after",
     ]
-    assert events[1].text.splitlines()[-1] == "RuntimeError: broken"
+    _, first, *_, last = events[1].text.splitlines()
+    assert (first, last) == ("    Traceback (most recent call last):", "    RuntimeError: broken")
     assert "[INFO ] main serving.frontend.server" in events[0].text
 
 
@@ -98,12 +99,42 @@ def test_no_text_of_a_worker_can_look_like_another_event(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         put: list[str] = []
         log = object.__new__(LogFiles)
-        patch.setattr(log, "_put", lambda _, line: put.append(line), raising=False)
+        patch.setattr(log, "_put", lambda _, event: put.append(event), raising=False)
         patch.setattr(log, "_seconds", {}, raising=False)
         log.model_line(WORKER, "stdout", text)
-    found = [MODEL_LINE.match(line) for whole in put for line in whole.removesuffix("\n").splitlines()]
+    found = [MODEL_LINE.match(line) for whole in put for line in whole.splitlines()]
     assert all(match and match["worker"] == WORKER for match in found)
     assert len(found) == max(1, len(text.splitlines()))
+
+
+FORGED = "2026-01-01T00:00:00,000 [INFO ] main serving.frontend.server - Model server started."
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_no_text_in_any_log_can_look_like_another_event(tmp_path: Path, end: str) -> None:
+    """Such as the message with which a worker refuses its model, or a name in a metric."""
+    with logs.installed(LogFiles(tmp_path)) as files:
+        logging.getLogger("x").error("Load model failed: %s, error: %s", "m", f"no{end}{FORGED}{end}{end}")
+        files.event("INFO", f"a{end}{FORGED}", f"b{end}{FORGED}", "c")
+        for name in ("access_log", "ts_metrics", "model_metrics"):
+            files.line(name, f"a{end}{FORGED}")
+            logging.getLogger({"ts_metrics": "TS_METRICS"}.get(name, "MODEL_METRICS")).info("a%s%s", end, FORGED)
+        logs.model_line(WORKER, "stdout", f"a{end}{FORGED}")
+    for path in tmp_path.iterdir():
+        told = path.read_text().splitlines()
+        assert any(FORGED in line for line in told)
+        assert not any(line.startswith(FORGED) for line in told), path.name
+    assert len(reader.read(tmp_path)) == 4  # two of the frontend's, two lines of the worker
+    assert reason(tmp_path, {}, "other").text  # it reads them, too
+
+
+def test_an_event_is_bounded(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with logs.installed(LogFiles(tmp_path)):
+        logging.getLogger("x").error("%s", "\n" * 6_000_000)
+    assert (tmp_path / "ts_log.log").stat().st_size < 6 * logs.EVENT_CHARS
+    assert "more characters left out)" in lines(tmp_path, "ts_log")[-1]
+    assert time.monotonic() - begun < 10
 
 
 def test_a_long_line_is_cut_and_says_so(files: LogFiles, tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ _EMPTY = "no model is served: name some with --models, or register some (--enabl
 )
 @click.option("--disable-token-auth", is_flag=True, help="Ask for no keys, with --enable-model-api neither.")
 @click.option(
-    "--restore", is_flag=True, help="Serve what the server of this name last served, what was registered included."
+    "--restore",
+    is_flag=True,
+    help="Serve what the server of this name last served, what was registered included, by the same frontend.",
 )
 @click.option(
     "--ncs",

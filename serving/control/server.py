@@ -55,9 +55,11 @@ class StartOptions:
         require_signature: a public key in PEM; nothing is served that was not signed with its private key.
         enable_model_api: let models be registered and removed while it runs; requests then need a key.
         disable_token_auth: ask for no keys, with the model API neither.
-        restore: serve the models of this server's last run, those that were registered later included.
+        restore: serve the models of this server's last run, those that were registered later included, by the frontend
+            that served them, unless another one is asked for.
         snapshots: have the frontend write down its models at each change, so that they can be restored.
-        frontend: ``java`` or ``python``; None for what the environment or the configuration says, else Java's.
+        frontend: ``java`` or ``python``; None for what the environment or the configuration says, else that of the run
+            that is restored, else Java's.
         single_port: all of HTTP at the address of the inference API; of the Python frontend, as what follows.
         trusted_network: ask for no key wherever it listens; see `access.settled`.
         platforms: answer what KServe and SageMaker ask beyond TorchServe's calls.
@@ -233,7 +235,8 @@ def _clear_previous(state: StateFolder) -> None:
 def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], None]) -> _Prepared:
     """Check everything that can be checked before a process is started."""
     keys = given_keys()
-    properties = _configured(options, warn, given_keys=bool(keys))
+    last = snapshots.last_frontend(state) if options.restore else None
+    properties = _configured(options, warn, given_keys=bool(keys), last_frontend=last)
     frontend = properties[frontends.KEY]
     vm_arguments = vmargs.read(properties.pop("vmargs", ""))
     home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""), frontend)
@@ -295,7 +298,9 @@ def _addresses(options: StartOptions, properties: dict[str, str]) -> dict[str, s
     return found
 
 
-def _configured(options: StartOptions, warn: Callable[[str], None], *, given_keys: bool) -> dict[str, str]:
+def _configured(
+    options: StartOptions, warn: Callable[[str], None], *, given_keys: bool, last_frontend: str | None
+) -> dict[str, str]:
     """Return the settings of the defaults, the user's file and the command line, and the chosen frontend."""
     config_file = options.ts_config
     if config_file is None and Path("config.properties").is_file():
@@ -303,7 +308,7 @@ def _configured(options: StartOptions, warn: Callable[[str], None], *, given_key
     user = configuration.read_properties(config_file) if config_file else {}
     port = None if options.port == "auto" else options.port
     properties = configuration.effective(user, port=port, workers=options.workers)
-    properties[frontends.KEY] = frontends.chosen(options.frontend, properties)
+    properties[frontends.KEY] = frontends.chosen(options.frontend, properties, last=last_frontend)
     properties = access.settled(
         properties,
         enable_model_api=options.enable_model_api,

@@ -238,13 +238,19 @@ class PythonLaunch(Launch):
 LAUNCHES: Final[dict[str, type[Launch]]] = {launch.name: launch for launch in (JavaLaunch, PythonLaunch)}
 
 
-def chosen(option: str | None, properties: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> str:
+def chosen(
+    option: str | None,
+    properties: Mapping[str, str],
+    environ: Mapping[str, str] = os.environ,
+    last: str | None = None,
+) -> str:
     """Return the frontend that is asked for: by the command line, the environment, or the configuration.
 
     Args:
         option: of the command line; None without one.
         properties: checked ones.
         environ: the caller's environment.
+        last: of the run that is restored; None for none.
 
     Raises:
         InputError: the environment names none that there is.
@@ -253,7 +259,7 @@ def chosen(option: str | None, properties: Mapping[str, str], environ: Mapping[s
         return option
     if text := environ.get(VARIABLE, "").strip():
         return settings.frontend(text, f"{VARIABLE}={text}")
-    return properties.get(KEY, JavaLaunch.name)
+    return properties.get(KEY) or last or JavaLaunch.name
 
 
 def javas_own(properties: Mapping[str, str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from archive_tool.errors import InputError
 from archive_tool.reading.archive import open_archive
+from serving.control.configuration import frontends, settings
 from serving.control.configuration.config import ModelSpec, read_properties, write_properties
 from serving.control.state import StateFolder
 
@@ -34,6 +35,8 @@ _SETTINGS: Final = {
 }
 # What it reads where it is there.
 _FURTHER: Final = {"responseTimeout": int, "startupTimeout": int, "runtimeType": str, "handler": str, "traffic": dict}
+# What is kept of a snapshot: the models, where they lie, and who served them.
+_KEPT: Final = (KEY, "model_store", frontends.KEY)
 # A model's version where its manifest names none.
 _FIRST: Final = "1.0"
 
@@ -121,9 +124,9 @@ def keep(state: StateFolder) -> None:
             Snapshot.parse(properties[KEY])
         except (InputError, KeyError):
             continue  # the server was killed while it wrote it
-        # The models alone: a new run has settings of its own, and a password belongs into no further file.
+        # Nothing else: a new run has settings of its own, and a password belongs into no further file.
         temporary = state.last_models.with_suffix(".tmp")
-        write_properties(temporary, {key: properties[key] for key in (KEY, "model_store") if key in properties})
+        write_properties(temporary, {key: properties[key] for key in _KEPT if key in properties})
         temporary.replace(state.last_models)
         return
 
@@ -139,6 +142,19 @@ def last(state: StateFolder) -> Snapshot | None:
         return None
     properties = read_properties(state.last_models)
     return Snapshot.parse(properties.get(KEY, ""), properties.get("model_store", ""))
+
+
+def last_frontend(state: StateFolder) -> str | None:
+    """Return which frontend served the models of the last run; None if it is not known.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    keep(state)
+    if not state.last_models.exists():
+        return None
+    text = read_properties(state.last_models).get(frontends.KEY, "")
+    return settings.frontend(text, f"{frontends.KEY}={text} in {state.last_models}") if text else None
 
 
 def chosen(

@@ -12,6 +12,7 @@ import pytest
 
 from archive_tool.errors import InputError
 from serving.control import StartOptions, StateFolder, start, stop
+from serving.control.configuration.config import write_properties
 from serving.control.configuration.java import torchserve_home, worker_home
 from serving.control.configuration.vmargs import STOCK_HOME
 from serving.control.server import _home, _prepare, _Prepared, make_runtime_folder
@@ -69,7 +70,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         (tmp_path / "config.properties").write_text(text)
         state = StateFolder("default", tmp_path)
         state.create()
-        given = StartOptions(model_store=tmp_path, models=("none",), port="auto", **options)
+        given = StartOptions(**{"model_store": tmp_path, "models": ("none",), "port": "auto"} | options)
         found = _prepare(given, state, warn)
         folders.append(found.runtime_folder)
         return found
@@ -100,6 +101,16 @@ def test_the_frontend_is_chosen(
     monkeypatch.setenv("TORCHMAR_FRONTEND", variable)
     found = prepared(text, frontend=option)
     assert (found.launch.name, found.properties["torchmar_frontend"]) == (expected, expected)
+
+
+def test_a_restored_server_has_the_frontend_that_it_had(prepared: Callable[..., _Prepared], tmp_path: Path) -> None:
+    snapshot = {"model_snapshot": '{"models": {}}', "torchmar_frontend": "python"}
+    state = StateFolder("default", tmp_path)
+    state.create()
+    write_properties(state.last_models, snapshot)
+    assert prepared(models=()).launch.name == "java"
+    assert prepared(models=(), restore=True).launch.name == "python"
+    assert prepared(models=(), restore=True, frontend="java").launch.name == "java"
 
 
 def test_java_is_not_looked_for_with_the_python_frontend(

@@ -43,6 +43,23 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
     assert chosen(option, {} if key is None else {"torchmar_frontend": key}, environ) == expected
 
 
+@pytest.mark.parametrize(
+    ("option", "variable", "key", "expected"),
+    [
+        (None, None, None, "python"),
+        (None, None, "java", "java"),
+        (None, "java", None, "java"),
+        ("java", None, None, "java"),
+    ],
+)
+def test_the_frontend_of_the_run_that_is_restored_goes_on_unless_another_one_is_asked_for(
+    option: str | None, variable: str | None, key: str | None, expected: str
+) -> None:
+    environ = {} if variable is None else {"TORCHMAR_FRONTEND": variable}
+    properties = {} if key is None else {"torchmar_frontend": key}
+    assert chosen(option, properties, environ, last="python") == expected
+
+
 def test_a_frontend_that_there_is_not_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such frontend: TORCHMAR_FRONTEND=rust"):
         chosen(None, {}, {"TORCHMAR_FRONTEND": "rust"})

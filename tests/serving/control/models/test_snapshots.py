@@ -12,7 +12,7 @@ import archive_tool
 from archive_tool.errors import InputError
 from serving.control.configuration.config import ModelSpec, write_properties
 from serving.control.models import snapshots
-from serving.control.models.snapshots import KEY, Snapshot, chosen, keep, last
+from serving.control.models.snapshots import KEY, Snapshot, chosen, keep, last, last_frontend
 from serving.control.state import StateFolder
 
 ENTRY = {"defaultVersion": True, "marName": "m.mar", "minWorkers": 1, "maxWorkers": 1, "batchSize": 1}
@@ -91,6 +91,19 @@ def test_a_run_that_wrote_none_leaves_that_of_the_run_before(state: StateFolder)
     found = last(state)
     assert found is not None
     assert found.name == first.name
+
+
+def test_the_frontend_of_the_last_run_is_known(state: StateFolder) -> None:
+    assert last_frontend(state) is None
+    write(state, "043000000")
+    assert last_frontend(state) is None  # it was written before there were two
+    write(state, "043000001", torchmar_frontend="python")
+    assert last_frontend(state) == "python"
+    snapshots.discard(state)
+    assert last_frontend(state) == "python"
+    state.last_models.write_text(state.last_models.read_text().replace("=python", "=cobol"))
+    with pytest.raises(InputError, match=r"no such frontend: torchmar_frontend=cobol in .*last_models.cfg"):
+        last_frontend(state)
 
 
 def test_which_models_win(state: StateFolder) -> None:

@@ -16,6 +16,7 @@
     ├── ConflictError             409  ConflictStatusException
     ├── TooLargeError             413  RequestEntityTooLargeException
     ├── InternalError             500  InternalServerException
+    ├── NoGpusError               500  WorkerInitializationException
     ├── NotImplementedHereError   501  NotImplementedException
     ├── UnavailableError          503  ServiceUnavailableException: no worker, a full queue, a server that ends
     ├── DeadlineError             504  DeadlineExceededException: ours alone
@@ -131,6 +132,12 @@ class InternalError(FrontendError):
     def __init__(self, message: str, *, status: int = 500) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NoGpusError(FrontendError):
+    """A worker needs more GPUs than there are."""
+
+    status, kind = 500, "WorkerInitializationException"
 
 
 class NotImplementedHereError(FrontendError):

@@ -100,6 +100,7 @@ class LocalEngine:
             InputError: the configuration cannot be understood.
         """
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        await asyncio.to_thread(archives.remove_abandoned, self._settings.place.model_store)
         if text := self._settings.text(KEY):
             await self._restore(Snapshot.parse(text))
         else:
@@ -228,6 +229,11 @@ class LocalEngine:
         """Name and URL of the default version of every model, by name."""
         return [(name, self._table.find(name, None).model.unpacked.url) for name in self._table.names()]
 
+    def shares(self, name: str) -> dict[str, Share]:
+        """Which versions of a model have a share of the requests that name none."""
+        traffic = self._table.traffic.get(name)
+        return traffic.shares() if traffic else {}
+
     def describe(self, name: str, version: str | None) -> tuple[ModelState, ...]:
         """One version (None: the default one) or ``all``, the default one first."""
         versions = self._table.all(name) if version == "all" else [self._table.find(name, version)]
@@ -269,12 +275,24 @@ class LocalEngine:
         unpacked = await slowly(self._slow, archives.unpack, wanted.url, self._settings)
         try:
             model = settled(model_of(unpacked, wanted, self._settings, startup_name=startup_name))
+            model = model.with_workers(*self._fitting(model, model.least, model.most))
             self._table.check_free(model.name, model.version)
             await slowly(self._slow, dependencies.install, model, self._settings)
         except BaseException:
             await asyncio.to_thread(archives.remove, unpacked, self._settings)
             raise
         return model
+
+    def _fitting(self, model: Model, least: int, most: int) -> tuple[int, int]:
+        """Return how many workers a version gets that is to have so many.
+
+        Raises:
+            NoGpusError: there is no room for one.
+            BadRequestError: they are too many.
+        """
+        least, most = self._gpus.fit(model, least, most)
+        check_workers(model, max(least, most))
+        return least, most
 
     async def _added(self, model: Model, *, at_startup: bool = False) -> Version:
         try:
@@ -288,14 +306,16 @@ class LocalEngine:
 
     async def scale(self, name: str, version: str | None, least: int, most: int | None, *, synchronous: bool) -> Done:
         """Give a version as many workers."""
-        check_workers(self._table.find(name, version).model, least)
+        self._table.find(name, version)
         most = least if most is None else most
         if most < least:
             raise BadRequestError("max_worker cannot be less than min_worker.")
         async with self._lock(name):
             self._refuse_at_the_end()
             # Now: it may have been unregistered while this waited.
-            await self._table.find(name, version).scale(least, most, wait=synchronous)
+            found = self._table.find(name, version)
+            least, most = self._fitting(found.model, least, most)
+            await found.scale(least, most, wait=synchronous)
         await self._write_down()
         if not synchronous:
             return Done(202, "Processing worker updates...")

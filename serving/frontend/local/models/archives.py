@@ -6,15 +6,18 @@ Everything here may wait for disks and networks: it runs in a thread, not in the
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
+import logging
 import os
 import re
 import shutil
 import tarfile
+import time
 import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 from urllib.parse import unquote
 
 import httpx
@@ -29,14 +32,20 @@ from serving.frontend.errors import BadRequestError, FrontendError, InternalErro
 from serving.frontend.local.models.model import DefaultAnswer, Unpacked
 from serving.frontend.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 _CHUNK: Final = 1 << 20
 _TIMEOUT_S: Final = 60.0
-# Characters of a URL that no file can have.
-_SHOWN: Final = 100
+# Characters of a URL in a message.
+_SHOWN: Final = 200
 #: Bytes that are fetched for one archive.
 _MAX_FETCHED: Final = 64 * 1024**3
 _URL: Final = re.compile(r"(file|https?)://", re.IGNORECASE)
-# Files that are being fetched: a server that ends waits for no one's download, and leaves no half file.
+# Names of files that are being fetched; hidden ones, which no server takes for archives.
+_FETCHING: Final = (".torchmar-fetching-", ".tmp")
+# Seconds in which whoever has made such a file has also locked it.
+_LOCKED_S: Final = 60.0
+# Of this process: a server that ends waits for no one's download, and leaves no half file.
 _unfinished: set[Path] = set()
 
 
@@ -64,8 +73,6 @@ def unpack(url: str, settings: Settings) -> Unpacked:
     except TorchmarError as error:
         raise BadRequestError(f"{url}: {error.message}") from error
     except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            raise ModelNotFoundError(f"Model not found at: {url[:_SHOWN]}..., a name that no file can have") from error
         raise InternalError(f"Failed to save model: {url}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -79,6 +86,18 @@ def forget_unfinished() -> None:
     """Remove what is being fetched; who still fetches it fails."""
     for path in tuple(_unfinished):
         path.unlink(missing_ok=True)
+
+
+def remove_abandoned(store: Path) -> None:
+    """Remove what servers have begun to fetch that were killed meanwhile; what a living one fetches is locked."""
+    first, last = _FETCHING
+    for path in store.glob(f"{first}*{last}"):
+        with contextlib.suppress(OSError), open(path, "r+b", opener=files.opener) as found:
+            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            about = os.fstat(found.fileno())
+            if about.st_size or time.time() - about.st_mtime > _LOCKED_S:
+                path.unlink()
+                logger.warning("%s is removed: it was being fetched when its server was killed", path.name)
 
 
 def remove(unpacked: Unpacked, settings: Settings) -> None:
@@ -101,16 +120,26 @@ def _find(url: str, settings: Settings) -> Path:
     if _URL.match(url):
         return _fetched(url, store / file_name(url), settings)
     name = file_name(url)
+    if _looked(Path.is_file, store / name, url):
+        return store / name
     folders = [folder for folder in (Path(url), store / name) if folder.is_absolute()]
-    try:
-        if (store / name).is_file():
-            return store / name
-        found = next((folder for folder in folders if folder.is_dir()), None)
-    except OSError:  # no file can have that name
-        found = None
+    found = next((folder for folder in folders if _looked(Path.is_dir, folder, url)), None)
     if found is None:
         raise ModelNotFoundError(f"Model not found at: {url}")
     return _only_child(found)
+
+
+def _looked(look: Callable[[Path], bool], path: Path, url: str) -> bool:
+    """Return what a look at a file says.
+
+    Raises:
+        ModelNotFoundError: there can be no file of that name, or it cannot be looked at.
+    """
+    try:
+        return look(path)
+    except OSError as error:
+        shown = url if len(url) <= _SHOWN else f"{url[:_SHOWN]}..."
+        raise ModelNotFoundError(f"Model not found at: {shown}: {error.strerror}") from error
 
 
 def file_name(url: str) -> str:
@@ -192,17 +221,21 @@ def _fetched(url: str, target: Path, settings: Settings) -> Path:
     allowed = settings.text("allowed_urls") or "file://.*|http(s)?://.*"
     if not any(_matches(pattern, url) for pattern in allowed.split(",")):
         raise ModelNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
-    if target.exists():
+    if _looked(Path.exists, target, url):
         raise InternalError(f"Model file already exists {target.name}")
-    temporary = target.with_name(f".torchmar-{uuid.uuid4().hex}.tmp")
+    temporary = target.with_name(uuid.uuid4().hex.join(_FETCHING))
     _unfinished.add(temporary)
     try:
-        if url.lower().startswith("file://"):
-            with files.open_regular(httpx.URL(url).path) as source, temporary.open("wb") as sink:
-                shutil.copyfileobj(source, sink, _CHUNK)
-        else:
-            _download(url, temporary)
-        os.link(temporary, target)  # fails where somebody else has put one meanwhile
+        with temporary.open("xb") as sink:
+            with contextlib.suppress(OSError):  # not every file system has locks; there nobody can have this one
+                fcntl.flock(sink, fcntl.LOCK_EX)
+            if url.lower().startswith("file://"):
+                with files.open_regular(httpx.URL(url).path) as source:
+                    shutil.copyfileobj(source, sink, _CHUNK)
+            else:
+                _download(url, sink)
+            sink.flush()
+            os.link(temporary, target)  # fails where somebody else has put one meanwhile
     except FrontendError:
         raise
     except FileExistsError:
@@ -216,11 +249,8 @@ def _fetched(url: str, target: Path, settings: Settings) -> Path:
     return target
 
 
-def _download(url: str, target: Path) -> None:
-    with (
-        httpx.stream("GET", url, timeout=_TIMEOUT_S, follow_redirects=False) as response,
-        target.open("wb") as sink,
-    ):
+def _download(url: str, sink: IO[bytes]) -> None:
+    with httpx.stream("GET", url, timeout=_TIMEOUT_S, follow_redirects=False) as response:
         if response.status_code != httpx.codes.OK:
             raise BadRequestError(f"Failed to download archive from: {url}, code: {response.status_code}")
         count = 0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 from typing import Final
 
+from serving.frontend.errors import NoGpusError
 from serving.frontend.local.models.model import Model
 from serving.frontend.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _ASK: Final = ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader")
 _ASK_S: Final = 20.0
@@ -28,15 +32,39 @@ class Gpus:
 
     def next(self, model: Model) -> int | None:
         """Return the (first) GPU of the next worker of a model; None for the processor."""
-        if not self.count or model.values.get("deviceType") == "cpu":
+        if not self._has(model):
             return None
-        ids = [int(one) for one in model.values.get("deviceIds") or ()]
-        # TorchServe begins with the first of deviceIds, and without them with the GPU after the first.
-        if not ids or any(not 0 <= one < self.count for one in ids):
-            ids = [*range(1, self.count), 0]
+        ids = self._ids(model)
         place = self._next.get(model.label, 0)
         self._next[model.label] = place + model.levels
         return ids[place % len(ids)]
+
+    def fit(self, model: Model, least: int, most: int) -> tuple[int, int]:
+        """Cut down numbers of workers, of each of which every process has a GPU (ModelManager.java).
+
+        Raises:
+            NoGpusError: there are not enough of them for one.
+        """
+        if not self._has(model) or not (model.values.get("parallelType") and model.values.get("parallelLevel")):
+            return least, most
+        room = len(self._ids(model)) // model.levels
+        if room == 0:
+            raise NoGpusError(f"No enough gpu devices for model:{model.name} parallelLevel:{model.levels}")
+        if most > room:
+            logger.warning(
+                "%s gets at most %d workers of the %d that it wants: parallelLevel is %d, and it has %d GPUs",
+                *(model.label, room, most, model.levels, len(self._ids(model))),
+            )
+        return min(least, room), min(most, room)
+
+    def _has(self, model: Model) -> bool:
+        return self.count > 0 and model.values.get("deviceType") != "cpu"
+
+    def _ids(self, model: Model) -> list[int]:
+        """Return the GPUs of a model that has some, in their order."""
+        ids = [int(one) for one in model.values.get("deviceIds") or ()]
+        # TorchServe begins with the first of deviceIds, and without them with the GPU after the first.
+        return ids if ids and all(0 <= one < self.count for one in ids) else [*range(1, self.count), 0]
 
 
 def count() -> int:

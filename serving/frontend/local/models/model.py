@@ -169,7 +169,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
         startup_name: of a model that is loaded at the start, where neither its registration nor its manifest has one.
 
     Raises:
-        BadRequestError: nobody gives a name, or a number is out of range.
+        BadRequestError: nobody gives a name.
         ModelError: the archive asks for what this frontend does not have.
     """
     described = unpacked.manifest.model if unpacked.manifest else None
@@ -202,7 +202,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
     if least is None or most is None:
         least, most = int(own.get("minWorkers", workers)), int(own.get("maxWorkers", workers))
     parallel = values.get("parallelType")
-    made = Model(
+    return Model(
         name=name,
         version=version,
         unpacked=unpacked,
@@ -220,8 +220,6 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
         document=config.document,
         values=values,
     )
-    check_workers(made, least)
-    return made
 
 
 def _check_name(what: str, text: str) -> None:
@@ -237,16 +235,18 @@ def _check_name(what: str, text: str) -> None:
         )
 
 
-def check_workers(model: Model, least: int) -> None:
-    """Refuse so many workers that their processes would take the machine, and this one first.
+def check_workers(model: Model, most: int) -> None:
+    """Refuse so many workers, at once or as requests come, that their processes would take the machine.
 
     Raises:
         BadRequestError: they are too many.
     """
-    if max(1, least) * model.levels > MOST_PROCESSES:
-        each = f" of {model.levels} processes each" if model.levels > 1 else ""
+    if max(1, most) * model.levels > MOST_PROCESSES:
+        each = f" of {model.levels} processes each (parallelLevel)" if model.levels > 1 else ""
         raise BadRequestError(
-            f"model {model.name}: {least} workers{each} are more than the {MOST_PROCESSES} processes that one may have"
+            f"model {model.name}: {most} workers{each} are more than the {MOST_PROCESSES} processes that one may have; "
+            "ask for fewer: minWorkers and maxWorkers of its configuration, initial_workers, min_worker or max_worker "
+            "of a request"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -13,8 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import StartError
 from serving.frontend.engine import Registration
-from serving.frontend.errors import BadRequestError, FrontendError, ModelError, ModelNotFoundError, UnavailableError
+from serving.frontend.errors import (
+    BadRequestError,
+    FrontendError,
+    ModelError,
+    ModelNotFoundError,
+    NoGpusError,
+    UnavailableError,
+)
 
 from .conftest import Bench
 
@@ -111,6 +120,7 @@ def test_a_url_that_can_name_no_file_is_the_clients_fault(bench: Bench, url: str
         with pytest.raises(FrontendError) as caught:
             await bench.register(url)
         assert 400 <= caught.value.status < 500
+        assert len(caught.value.message) < 500
 
     bench.run(work, allowed_urls=_ANY)
 
@@ -141,15 +151,50 @@ def test_a_worker_that_cannot_be_started_at_all_fails_its_registration(bench: Be
 def test_more_workers_than_any_machine_has_are_refused(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO)
     wide = bench.build("wide", _ECHO, "parallelType: custom\nparallelLevel: 2000000000\n")
+    elastic = bench.build("elastic", _ECHO, "minWorkers: 0\nmaxWorkers: 1001\n")
 
     async def work() -> None:
         with pytest.raises(BadRequestError, match="workers"):
             await bench.register(archive, initial_workers=2**31 - 1)
         with pytest.raises(BadRequestError, match="processes"):
             await bench.register(wide, initial_workers=0)
+        with pytest.raises(BadRequestError, match=r"1001 workers are more than the 1000 .*maxWorkers"):
+            await bench.register(elastic)  # as many as what waits asks for
         await bench.register(archive, initial_workers=0)
-        with pytest.raises(BadRequestError, match="workers"):
-            await bench.engine.scale("echo", None, 2**31 - 1, None, synchronous=False)
+        for least, most in ((2**31 - 1, None), (0, 1001)):
+            with pytest.raises(BadRequestError, match="workers are more than the 1000 processes"):
+                await bench.engine.scale("echo", None, least, most, synchronous=False)
+        assert bench.engine.describe("echo", None)[0].settings["maxWorkers"] == 0
+
+    bench.run(work)
+
+
+def test_a_snapshot_cannot_ask_for_more_workers_than_any_machine_has(bench: Bench) -> None:
+    bench.build("echo", _ECHO)
+    told = {"defaultVersion": True, "marName": "echo.mar", "minWorkers": 10**9, "maxWorkers": 10**9}
+    told |= {"batchSize": 1, "maxBatchDelay": 100}
+    text = json.dumps({"name": "x", "models": {"echo": {"1.0": told}}})
+
+    async def work() -> None:
+        raise AssertionError("it has started")
+
+    with pytest.raises(StartError, match="1000 processes"):
+        bench.run(work, model_snapshot=text)
+
+
+def test_gpus_played_a_parallel_model_is_cut_down_to_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In descriptions, and in what is written down; no worker is started."""
+    wide = bench.build("wide", _ECHO, "parallelType: custom\nparallelLevel: 2\n")
+    wider = bench.build("wider", _ECHO, "parallelType: custom\nparallelLevel: 8\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+
+    async def work() -> None:
+        await bench.register(wide, initial_workers=0)
+        await bench.engine.scale("wide", None, 0, 2000, synchronous=True)
+        assert bench.engine.describe("wide", None)[0].settings["maxWorkers"] == 2
+        with pytest.raises(NoGpusError, match="No enough gpu devices for model:wider parallelLevel:8"):
+            await bench.register(wider, initial_workers=0)
+        assert [name for name, _ in bench.engine.names()] == ["wide"]
 
     bench.run(work)
 

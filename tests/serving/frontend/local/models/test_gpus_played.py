@@ -10,6 +10,7 @@ import pytest
 
 from serving.control.configuration import config
 from serving.frontend import settings
+from serving.frontend.errors import NoGpusError
 from serving.frontend.local.models.gpus import Gpus, count
 from serving.frontend.local.models.model import Model, Unpacked
 from serving.frontend.local.process import launch_of
@@ -72,6 +73,43 @@ def test_gpus_played_go_round(
     played(number)
     gpus, wanted = Gpus(settings_of(tmp_path, **properties)), model(tmp_path, **values)
     assert [gpus.next(wanted) for _ in expected] == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "values", "expected"),
+    [
+        (4, {"parallelType": "pp", "parallelLevel": 2}, (2, 2)),
+        (4, {"parallelType": "tp", "parallelLevel": 3}, (1, 1)),
+        (4, {"parallelType": "custom", "parallelLevel": 1}, (3, 4)),
+        (8, {"parallelType": "pp", "parallelLevel": 2}, (3, 4)),
+        (8, {"parallelType": "pp", "parallelLevel": 2, "deviceIds": [0, 1]}, (1, 1)),
+        (8, {"parallelType": "pp", "parallelLevel": 2, "deviceIds": [0, 9]}, (3, 4)),  # one that is not there
+        (2, {}, (3, 8)),  # a plain model's share theirs
+        (2, {"parallelType": "pp"}, (3, 8)),
+        (2, {"parallelLevel": 2}, (3, 8)),
+        (2, {"parallelType": "pp", "parallelLevel": 2, "deviceType": "cpu"}, (3, 8)),
+        (0, {"parallelType": "pp", "parallelLevel": 2}, (3, 8)),
+        (0, {"parallelType": "pp", "parallelLevel": 2, "deviceType": "gpu"}, (3, 8)),  # without any it is the processor
+    ],
+)
+def test_gpus_played_workers_of_a_parallel_model_are_as_many_as_have_gpus(
+    played: Callable[[int], None],
+    tmp_path: Path,
+    number: int,
+    values: dict[str, object],
+    expected: tuple[int, int],
+) -> None:
+    played(number)
+    assert Gpus(settings_of(tmp_path)).fit(model(tmp_path, **values), 3, 8) == expected
+
+
+def test_gpus_played_a_worker_that_wants_more_than_there_are_is_refused(
+    played: Callable[[int], None], tmp_path: Path
+) -> None:
+    played(2)
+    with pytest.raises(NoGpusError, match="No enough gpu devices for model:m parallelLevel:4") as caught:
+        Gpus(settings_of(tmp_path)).fit(model(tmp_path, parallelType="tp", parallelLevel=4), 0, 0)
+    assert caught.value.document["type"] == "WorkerInitializationException"
 
 
 def test_gpus_played_each_model_begins_anew(played: Callable[[int], None], tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _is_key(entry: object) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("key"), str)
+    text = entry.get("key") if isinstance(entry, dict) else None
+    return isinstance(text, str) and _KEY.fullmatch(text) is not None
 
 
 def _expired(entry: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from serving.control.configuration import config as configuration
 from serving.control.following.waiting import Progress, Waiting
 from serving.control.keys import current_key, given_keys, without_given, write_given
 from serving.control.models import snapshots, trust
-from serving.control.models.store import Selection, select
+from serving.control.models.store import Selection, restored, select
 from serving.control.models.versions import with_defaults
 from serving.control.processes import end_session, ends_with_parent
 from serving.control.state import ServerRecord, StateFolder, identity_of, not_running
@@ -299,7 +299,7 @@ def _addresses(options: StartOptions, properties: dict[str, str]) -> dict[str, s
 
 
 def _configured(
-    options: StartOptions, warn: Callable[[str], None], *, given_keys: bool, last_frontend: str | None
+    options: StartOptions, warn: Callable[[str], None], *, given_keys: bool, last_frontend: str | None = None
 ) -> dict[str, str]:
     """Return the settings of the defaults, the user's file and the command line, and the chosen frontend."""
     config_file = options.ts_config
@@ -337,10 +337,9 @@ def _configured(
 def _select(options: StartOptions, snapshot: snapshots.Snapshot | None, properties: Mapping[str, str]) -> Selection:
     if snapshot is None:
         return select(options.models, model_store=options.model_store, properties=properties, config_folder=Path.cwd())
-    # Two versions of one archive are one that was replaced: `check` says so.
-    wanted = [str(spec) for spec in dict.fromkeys(snapshot.models)] or ["none"]
     store = options.model_store or snapshot.store
-    selection = select(wanted, model_store=store, properties=properties, config_folder=Path.cwd())
+    selection = restored(snapshot.models, model_store=store, properties=properties, config_folder=Path.cwd())
+    # Two versions of one archive are one that was replaced: `check` says so.
     snapshot.check(selection.store)
     return selection
 

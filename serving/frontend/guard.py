@@ -87,6 +87,7 @@ class _Guard:
     transport: Any
     flow: Any
     timeout_keep_alive_task: Any
+    pipeline: Any  # of httptools' alone; see `_OneByOne`
 
     received = 0
     taken = 0
@@ -118,7 +119,7 @@ class _Guard:
 
     def _read_on(self) -> None:
         while self._unread and not self.transport.is_closing():
-            if getattr(self, "pipeline", None):
+            if self.pipeline:
                 self.flow.pause_reading()
                 return
             part = bytes(self._unread[: max(PART_BYTES, self._body)])
@@ -138,17 +139,19 @@ class _Guard:
     def _read(self, data: bytes) -> None:
         before = self.cycle
         in_head = before is None or not before.more_body
+        had = 0 if in_head else len(before.body)
         self.received += len(data)
         if in_head and b"pgrade" in data:
             data = _without_upgrade(data)
         super().data_received(data)  # type: ignore[misc]
-        if in_head and self.cycle is before:
+        cycle = self.cycle
+        # What adds nothing to a body stands around its chunks, or behind it, and is kept, too.
+        if cycle is before and (in_head or (cycle.more_body and len(cycle.body) == had)):
             self._head += len(data)
             if self._head >= HEAD_BYTES:
                 self.refuse(HeadTooLargeError(f"The request's head is longer than {HEAD_BYTES} bytes."))
         else:
             self._head = 0
-        cycle = self.cycle
         if cycle is None or not cycle.more_body:
             self._body = 0
         elif cycle is before:
@@ -183,7 +186,7 @@ class _Guard:
         if self.transport.is_closing():
             return
         self._unread.clear()
-        if getattr(self, "pipeline", None) or (self.is_answering and not self.cycle.more_body):
+        if self.pipeline or (self.is_answering and not self.cycle.more_body):
             # The requests before are good ones, and get their answers first; nothing more is read.
             self._refusal = error
             self.flow.pause_reading()
@@ -341,6 +344,31 @@ class _AsSent:
             self.cycle.__class__ = self.kind  # its task has not begun
 
 
+class _OneByOne:
+    """Beside h11's protocol: gives it nothing of a request as long as the one before is answered.
+
+    h11 would keep it, however much it is, and what it keeps would be taken for one long head.
+    """
+
+    # Of `_Guard`.
+    cycle: Any
+    flow: Any
+    is_answering: bool
+    _unread: bytearray
+
+    @property
+    def pipeline(self) -> tuple[Any, ...]:
+        """The request for whose answer the others wait, as httptools' protocol has those that wait."""
+        return (self.cycle,) if self.is_answering and not self.cycle.more_body else ()
+
+    def data_received(self, data: bytes) -> None:
+        if self.pipeline:
+            self._unread += data
+            self.flow.pause_reading()
+        else:
+            super().data_received(data)  # type: ignore[misc]
+
+
 def _length(headers: list[tuple[bytes, bytes]]) -> int:
     """Return the length of a body; 0 where it comes in chunks. The parser has seen that it is a number."""
     return next((int(value) for name, value in headers if name == b"content-length"), 0)
@@ -381,7 +409,7 @@ def guarded(implementation: str | None = None) -> type[asyncio.Protocol]:
             kind = type("Cycle", (_InOnePiece, module.RequestResponseCycle), {})
             return type("GuardedHttpToolsProtocol", (_Guard, _AsSent, module.HttpToolsProtocol), {"kind": kind})
     module = import_module("uvicorn.protocols.http.h11_impl")
-    return type("GuardedH11Protocol", (_Guard, module.H11Protocol), {})
+    return type("GuardedH11Protocol", (_OneByOne, _Guard, module.H11Protocol), {})
 
 
 async def watch(connections: Iterable[Any], patience: Patience, every_s: float = WATCH_S) -> None:

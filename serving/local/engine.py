@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,8 @@ class ReloadingEngine:
         self._loop = asyncio.get_running_loop()
         # The line in which requests and looks at the files wait.
         self._thread = ThreadPoolExecutor(1, "torchmar-dev")
+        self._line: dict[Job, Call] = {}
+        self._turn = threading.Lock()
         self._waiting = 0
         self._ending = False
 
@@ -92,7 +95,9 @@ class ReloadingEngine:
                 raise DeadlineError(_TOO_LATE)
             job.timer = self._loop.call_at(call.deadline, job.fail, DeadlineError(_TOO_LATE))
         self._waiting += 1
-        self._thread.submit(self._answer, call, job)
+        with self._turn:
+            self._line[job] = call
+        self._thread.submit(self._answer_next)
         try:
             return await job.answer
         except asyncio.CancelledError:
@@ -101,7 +106,17 @@ class ReloadingEngine:
             raise
         finally:
             self._waiting -= 1
+            with self._turn:  # who has left, or is too late, leaves nothing in the line
+                self._line.pop(job, None)
             job.forget_timer()
+
+    def _answer_next(self) -> None:
+        """Answer the first one in the line, if there is one still."""
+        with self._turn:
+            job = next(iter(self._line), None)
+            call = self._line.pop(job) if job is not None else None
+        if job is not None and call is not None:
+            self._answer(call, job)
 
     def _answer(self, call: Call, job: Job) -> None:
         """Have the model answer, in its thread. Who has left, or is too late by then, is passed over."""

@@ -37,6 +37,9 @@ _SETTINGS: Final = {
 _FURTHER: Final = {"responseTimeout": int, "startupTimeout": int, "runtimeType": str, "handler": str, "traffic": dict}
 # What is kept of a snapshot: the models, where they lie, and who served them.
 _KEPT: Final = (KEY, "model_store", frontends.KEY)
+_SHOWN: Final = 80
+# Java's numbers.
+_INTS: Final = range(-(2**31), 2**31)
 # A model's version where its manifest names none.
 _FIRST: Final = "1.0"
 
@@ -104,12 +107,11 @@ class Snapshot:
 
 
 def _settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    for key, kind in _SETTINGS.items():
-        if type(settings[key]) is not kind:
-            raise TypeError(f"{key} is {settings[key]!r}")
-    for key, kind in _FURTHER.items():
-        if key in settings and type(settings[key]) is not kind:
-            raise TypeError(f"{key} is {settings[key]!r}")
+    there = {key: kind for key, kind in _FURTHER.items() if key in settings}
+    for key, kind in (_SETTINGS | there).items():
+        value = settings[key]
+        if type(value) is not kind or (kind is int and value not in _INTS):
+            raise TypeError(f"{key} is {repr(value)[:_SHOWN]}")
     return settings
 
 
@@ -141,7 +143,11 @@ def last(state: StateFolder) -> Snapshot | None:
     if not state.last_models.exists():
         return None
     properties = read_properties(state.last_models)
-    return Snapshot.parse(properties.get(KEY, ""), properties.get("model_store", ""))
+    try:
+        return Snapshot.parse(properties.get(KEY, ""), properties.get("model_store", ""))
+    except InputError as error:
+        hint = f"name the models at the start; {state.last_models} has none, and may be removed"
+        raise InputError(error.message, where=str(state.last_models), hint=hint) from error
 
 
 def last_frontend(state: StateFolder) -> str | None:

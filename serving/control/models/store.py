@@ -125,6 +125,19 @@ def select(
     return Selection(store, tuple(models), load_all)
 
 
+def restored(
+    specs: Sequence[ModelSpec], *, model_store: Path | None, properties: Mapping[str, str], config_folder: Path
+) -> Selection:
+    """Find the archives of models that were served before, whatever these are called; as `select` otherwise.
+
+    Raises:
+        InputError: no store, or an archive that is not in it, or a URL that the server may not fetch.
+    """
+    store = _store(specs, model_store, properties, config_folder)
+    models = (ModelSpec(spec.name, archive_to_load(spec.archive, store, properties)) for spec in specs)
+    return Selection(store, tuple(dict.fromkeys(models)))
+
+
 def asked(named: Sequence[str]) -> tuple[list[ModelSpec], bool]:
     """Understand a list of models: which, and whether it is every archive of the store.
 
@@ -138,7 +151,7 @@ def asked(named: Sequence[str]) -> tuple[list[ModelSpec], bool]:
 def split_list(text: str) -> list[str]:
     """Split a list at commas; a text that names an existing archive is one part, commas and blanks or not."""
     archive = text.partition("=")[2] or text
-    if archive.strip() and Path(archive).exists():
+    if archive.strip() and _is_there(Path(archive)):
         return [text]
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -151,7 +164,7 @@ def _store(
     elif "model_store" in properties:
         chosen, origin = config_folder / properties["model_store"], "model_store of config.properties"
     else:
-        folders = {_absolute(spec.archive).parent.resolve() for spec in specs if Path(spec.archive).exists()}
+        folders = {_absolute(spec.archive).parent.resolve() for spec in specs if _is_there(Path(spec.archive))}
         chosen = folders.pop() if len(folders) == 1 else DEFAULT_STORE
         origin = "the default model store"
     if not chosen.is_dir():
@@ -204,7 +217,7 @@ def name_in_store(archive: str, store: Path) -> str:
     """
     has_folder = "/" in archive.rstrip("/") or archive in (".", "..")
     given = _absolute(archive) if has_folder else store / archive.rstrip("/")
-    if has_folder and not given.exists():
+    if has_folder and not _is_there(given):
         raise InputError(
             f"no such archive: {archive}",
             hint=f"name an archive of the model store {store} without a folder",
@@ -214,13 +227,20 @@ def name_in_store(archive: str, store: Path) -> str:
             f"{archive} is not in the model store {store}",
             hint=f"copy it there, or start the server with --model-store {given.parent}",
         )
-    if not given.exists():
+    if not _is_there(given):
         there = sorted(path.name for path in store.iterdir() if not path.name.startswith("."))
         raise InputError(
             f"no archive {given.name} in the model store {store}",
             hint=f"the store holds: {', '.join(there[:12])}" if there else "the store is empty: torchmar build first",
         )
     return given.name
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no file can have that name
+        return False
 
 
 def name_for_unknown_store(archive: str) -> str:

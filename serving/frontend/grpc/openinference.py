@@ -9,7 +9,7 @@ from serving.frontend.apps import openinference
 from serving.frontend.apps.answers import new_id
 from serving.frontend.apps.exchange import whole_body
 from serving.frontend.engine import Engine
-from serving.frontend.errors import FrontendError
+from serving.frontend.errors import BadRequestError, FrontendError
 from serving.frontend.grpc import messages
 from serving.frontend.grpc.calls import Method
 from serving.frontend.grpc.inference import ask
@@ -65,6 +65,10 @@ class OpenInference:
     async def _infer(self, request: Any, context: Any) -> Any:
         if not request.model_name:
             raise missing("model_name")
+        if request.raw_input_contents:
+            raise inference_refusal(
+                BadRequestError("raw_input_contents are not read here: send contents of the inputs")
+            )
         # Writing numbers takes a microsecond each, which others must not wait for.
         large = request.ByteSize() > _LARGE
         content = await asyncio.to_thread(request_body, request) if large else request_body(request)

@@ -34,6 +34,19 @@ def test_a_file_of_another_form_holds_no_management_key(tmp_path: Path, text: st
     assert current_key(record(), state, "management") is None
 
 
+@pytest.mark.parametrize("key", ["", "a b", "a\r\nHost: x", "\0", "\u00e9", "\ud800", "x" * 5000])
+def test_a_damaged_key_is_none(tmp_path: Path, key: str) -> None:
+    """It could not go into a header, or would be more than one."""
+    state = StateFolder("default", tmp_path)
+    state.create()
+    good = {"key": "k" * 20, "expiration time": "2999-01-01T00:00:00Z"}
+    state.keys.write_text(json.dumps({"management": good | {"key": key}, "inference": good, "API": good}))
+    assert current_key(record(), state, "management") is None
+    assert [one.kind for one in current_keys(record(), state)] == ["inference", "API"]
+    with pytest.raises(InputError, match="no key for the management API"):
+        key_in_file(state.keys, "management", None)
+
+
 def test_a_valid_key_is_used_as_it_is(tmp_path: Path) -> None:
     state = StateFolder("default", tmp_path)
     state.create()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
+import archive_tool
 from archive_tool.errors import InputError
 from serving.control import StartOptions, StateFolder, start, stop
-from serving.control.configuration.config import write_properties
+from serving.control.configuration.config import ModelSpec, write_properties
 from serving.control.configuration.java import torchserve_home, worker_home
 from serving.control.configuration.vmargs import STOCK_HOME
 from serving.control.server import _home, _prepare, _Prepared, make_runtime_folder
@@ -111,6 +113,21 @@ def test_a_restored_server_has_the_frontend_that_it_had(prepared: Callable[..., 
     assert prepared(models=()).launch.name == "java"
     assert prepared(models=(), restore=True).launch.name == "python"
     assert prepared(models=(), restore=True, frontend="java").launch.name == "java"
+
+
+@pytest.mark.parametrize("name", ["m", "a=b", "a,b", "a b", "a,b=c", "=", "Zürich", "-x", "all", "none"])
+def test_a_model_is_restored_whatever_it_is_called(
+    prepared: Callable[..., _Prepared], tmp_path: Path, name: str
+) -> None:
+    """Over REST a model has any name that a log can hold."""
+    (tmp_path / "h.py").write_text("def handle(data, context):\n    return data\n")
+    archive_tool.build(model_name="m", handler=str(tmp_path / "h.py"), export_path=tmp_path, force=True)
+    told = {"defaultVersion": True, "marName": "m.mar", "minWorkers": 1, "maxWorkers": 1, "batchSize": 1}
+    text = json.dumps({"models": {name: {"1.0": told | {"maxBatchDelay": 100}}}})
+    state = StateFolder("default", tmp_path)
+    state.create()
+    write_properties(state.last_models, {"model_snapshot": text, "torchmar_frontend": "python"})
+    assert prepared(models=(), restore=True).selection.models == (ModelSpec(name, "m.mar"),)
 
 
 def test_java_is_not_looked_for_with_the_python_frontend(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,10 @@ def _settings(**properties: str) -> Settings:
 
 def call(body: str = "x", name: str = "m", version: str | None = None, **more: Any) -> Call:
     return Call(name, version, Request("id", {}, (Parameter("body", body.encode()),)), **more)
+
+
+class Body(bytearray):
+    """One that can be looked after."""
 
 
 Doing = Callable[[ReloadingEngine, PlayedModel, list[tuple[str, bool]]], Awaitable[None]]
@@ -212,6 +218,32 @@ def test_played_model_keeps_sequences() -> None:
         assert model.asked[0].headers["ts_request_sequence_start"] == "true"
 
     during(do, ts_header_key_sequence_id="Sequence")
+
+
+def test_played_model_who_has_left_leaves_nothing_in_the_line() -> None:
+    """A handler may be busy for long, and a body is large."""
+
+    async def do(engine: ReloadingEngine, model: PlayedModel, _: object) -> None:
+        held = asyncio.ensure_future(engine.predict(call("hold")))
+        await until(lambda: model.asked)
+        bodies: list[Any] = []
+        for _ in range(20):
+            made = Call("m", None, Request("id", {}, (Parameter("body", Body(b"x")),)))
+            bodies.append(weakref.ref(made.request.parameters[0].value))
+            leaving = asyncio.ensure_future(engine.predict(made))
+            del made
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            del leaving
+        gc.collect()
+        assert [one() for one in bodies[:-1]] == [None] * 19  # the last one may still be in a frame
+        after = asyncio.ensure_future(engine.predict(call("y")))
+        model.held.set()
+        assert [(await one).body for one in (held, after)] == [b"hold", b"y"]
+        assert len(model.asked) == 2
+
+    during(do, job_queue_size="5")
 
 
 def test_played_model_is_asked_one_thing_at_a_time_and_not_for_who_has_left() -> None:

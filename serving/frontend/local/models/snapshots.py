@@ -84,9 +84,13 @@ def as_written(model: Model, version: str, settings: Mapping[str, Any]) -> Model
         most=max(least, settings["maxWorkers"]),
         batch_size=max(1, settings["batchSize"]),
         max_batch_delay_ms=delay if delay >= 0 else model.max_batch_delay_ms,
-        response_timeout_s=settings.get("responseTimeout") or model.response_timeout_s,
-        startup_timeout_s=settings.get("startupTimeout") or model.startup_timeout_s,
+        response_timeout_s=_seconds(settings.get("responseTimeout"), model.response_timeout_s),
+        startup_timeout_s=_seconds(settings.get("startupTimeout"), model.startup_timeout_s),
     )
+
+
+def _seconds(told: int | None, default: int) -> int:
+    return told if told is not None and told > 0 else default
 
 
 class Snapshots:

@@ -61,6 +61,8 @@ def test_a_snapshot_names_every_version() -> None:
         text_of(**{"1.0": ENTRY | {"minWorkers": "1"}}),
         text_of(**{"1.0": ENTRY | {"defaultVersion": None}}),
         text_of(**{"1.0": ENTRY | {"responseTimeout": "120"}}),
+        text_of(**{"1.0": ENTRY | {"batchSize": 2**31}}),
+        text_of(**{"1.0": ENTRY | {"startupTimeout": -(10**400)}}),
         "[" * 100_000,
     ],
 )
@@ -104,6 +106,14 @@ def test_the_frontend_of_the_last_run_is_known(state: StateFolder) -> None:
     state.last_models.write_text(state.last_models.read_text().replace("=python", "=cobol"))
     with pytest.raises(InputError, match=r"no such frontend: torchmar_frontend=cobol in .*last_models.cfg"):
         last_frontend(state)
+
+
+def test_a_damaged_file_of_the_last_run_is_named(state: StateFolder) -> None:
+    for data in (b"", b"\xff", b"model_snapshot=\\u12", b"model_snapshot={}\n", b"torchmar_frontend=python\n"):
+        state.last_models.write_bytes(data)
+        with pytest.raises(InputError) as caught:
+            last(state)
+        assert caught.value.where == str(state.last_models)
 
 
 def test_which_models_win(state: StateFolder) -> None:

@@ -38,6 +38,12 @@ def test_models(call: Client) -> None:
         ("ModelInfer", {}, "INTERNAL", "Parameter model_name is required.\nBadRequestException.()"),
         ("ModelInfer", {"model_name": "n"}, "INTERNAL", "Model not found: n\norg.pytorch.serve.archive.model."),
         ("ModelInfer", {"model_name": "idle"}, "INTERNAL", 'Model "idle" has no worker'),
+        (
+            "ModelInfer",
+            {"model_name": "echo", "raw_input_contents": [b"1234"]},
+            "INVALID_ARGUMENT",
+            "raw_input_contents",
+        ),
         ("ModelInfer", {"model_name": "echo"}, "INTERNAL", "the handler's answer is no inference response"),
     ],
 )

@@ -24,7 +24,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from serving.frontend.apps.answers import NO_CACHE, error_body, new_id, our_headers
-from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError
+from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError, UnavailableError
 
 #: Bytes of a request's line and headers.
 HEAD_BYTES: Final = 64 * 1024
@@ -89,6 +89,7 @@ class _Guard:
     timeout_keep_alive_task: Any
     pipeline: Any  # of httptools' alone; see `_OneByOne`
 
+    one_too_many = False  # set before the connection is made
     received = 0
     taken = 0
     waited_for: tuple[str, object, int] | None = None
@@ -104,6 +105,8 @@ class _Guard:
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)  # type: ignore[misc]
         self.flow = _Flow(transport, self._unread)
+        if self.one_too_many:
+            self.refuse(UnavailableError("The server has as many connections as it may have; try again later."))
 
     def data_received(self, data: bytes) -> None:
         """Read what has come, a part at a time, and no further while requests wait for their turn.

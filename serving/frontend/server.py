@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -41,6 +43,8 @@ GRACE_S: Final = 20
 NOTICE_S: Final = 1
 _HANDSHAKE_S: Final = 20.0
 _LOOK_S: Final = 0.02
+#: Descriptors that are left for other things than connections, or half of all where there are few.
+_KEPT: Final = 8192
 #: Seconds for those who are just shaking hands, and for the last bytes of answers.
 _LAST_S: Final = 0.2
 _CLOSING_S: Final = 2.0
@@ -84,6 +88,12 @@ class Ear(Protocol):
         """Close everything."""
 
 
+def most_connections() -> int:
+    """Return how many connections there may be at an address, by the limit of open files: each is one."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(_KEPT, limit // 2)
+
+
 class Listener:
     """An application at an address, by uvicorn's HTTP protocol.
 
@@ -114,6 +124,8 @@ class Listener:
         )
         self._config.load()
         self._state = ServerState()
+        self._most = most_connections()
+        self._told = False
         self._server: asyncio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -129,8 +141,11 @@ class Listener:
             options["ssl_handshake_timeout"] = _HANDSHAKE_S
 
         def protocol() -> asyncio.Protocol:
-            made: Callable[..., asyncio.Protocol] = self._config.http_protocol_class
-            return made(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+            made: Callable[..., Any] = self._config.http_protocol_class
+            one: asyncio.Protocol = made(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+            if len(self._state.connections) >= self._most:
+                self._refuse(one)
+            return one
 
         create = loop.create_unix_server if self.place.address.socket_path else loop.create_server
         try:
@@ -139,6 +154,13 @@ class Listener:
             raise listening.refusal(error, self.place.address, self.place.key) from error
         every_s = min(WATCH_S, self._patience.head_s / 4)
         self._watch = loop.create_task(watch(self._state.connections, self._patience, every_s))
+
+    def _refuse(self, one: Any) -> None:
+        """Answer a new connection at once, and end it: without a descriptor no worker could be started any more."""
+        one.one_too_many = True
+        if not self._told:
+            self._told = True
+            log.warning("New connections are refused: there are %d, for which the limit of open files is", self._most)
 
     @property
     def is_open(self) -> bool:

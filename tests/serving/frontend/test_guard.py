@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from serving.frontend import server as frontend_server
 from serving.frontend.entrance import App, Receive, Scope, Send
 from serving.frontend.guard import HEAD_BYTES, NAMES, PART_BYTES, Patience, guarded
 
@@ -302,6 +304,34 @@ def test_a_slow_client_does_not_delay_the_others(app: App) -> None:
         assert server.ask(b"GET /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         for sock in slow:
             sock.close()
+
+
+def test_one_connection_too_many_is_told_so_and_the_others_are_served(
+    app: App, parser: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(frontend_server, "most_connections", lambda: 2)
+    request = b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi"
+    with reached(app, parser=parser) as server:
+        with server.connect() as first, server.connect() as second:
+            for one in (first, second):
+                one.sendall(request)
+                assert b'"body": "hi"' in until(one, b"0\r\n\r\n")
+            for _ in range(3):
+                with server.connect() as another:
+                    assert error_of(everything(another)) == (503, "ServiceUnavailableException")
+            first.sendall(request)
+            assert b'"body": "hi"' in until(first, b"0\r\n\r\n")
+        assert wait_for(lambda: not server.listener.connections)
+        with server.connect() as later:
+            later.sendall(request)
+            assert b'"body": "hi"' in until(later, b"0\r\n\r\n")
+    assert caplog.text.count("New connections are refused: there are 2") == 1
+
+
+def test_a_part_of_the_descriptors_is_left_for_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, most in ((1024, 512), (16384, 8192), (1 << 20, (1 << 20) - 8192)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert frontend_server.most_connections() == most
 
 
 def test_without_httptools_there_is_h11(monkeypatch: pytest.MonkeyPatch) -> None:

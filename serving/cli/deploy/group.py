@@ -11,6 +11,7 @@ from archive_tool.cli.entry import Entry, LazyGroup
 #: Section, then command: its module, and the first line of its help (a test compares the two).
 COMMANDS: Final[dict[str, dict[str, Entry]]] = {
     "Clusters": {
+        "ray": Entry("serving.cli.deploy.ray:ray", "Serve archives on Ray Serve."),
         "kubernetes": Entry(
             "serving.cli.deploy.kubernetes:kubernetes", "Print what Kubernetes needs to serve an image's archives."
         ),

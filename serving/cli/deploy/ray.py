@@ -1,0 +1,3 @@
+"""Command: deploy ray."""
+
+from __future__ import annotations

@@ -28,6 +28,7 @@ from serving.frontend.engine import Answer, Call, Registration
 from serving.frontend.errors import FrontendError
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.local.models import gpus
+from serving.frontend.meters import Uncounted
 from serving.frontend.settings import Place, of
 from serving.protocol import Request
 from serving.worker.process.rendezvous import OWNER
@@ -172,7 +173,7 @@ async def _served(wanted: Wanted, runtime: Path, unpacked: _Unpacked) -> AsyncIt
             printed.append(line)
             wanted.log(line)
 
-    engine = LocalEngine(settings, _Uncounted(), heard)
+    engine = LocalEngine(settings, Uncounted(), heard)
     name = unpacked.name
     try:
         await engine.start((), load_all=False)
@@ -209,42 +210,4 @@ async def _register(engine: LocalEngine, unpacked: _Unpacked, workers: int, aske
         initial_workers=workers,
         response_timeout_s=patience,
     )
-    await engine.register(wanted)
-    # The archive's minWorkers and maxWorkers win over a registration, and who types a number wins over these.
-    if asked is not None:
-        await engine.scale(unpacked.name, None, asked, asked, synchronous=True)
-
-
-class _Uncounted:
-    """Takes what the engine does, and counts nothing: nobody could ask."""
-
-    def responded(self, status: int) -> None:
-        """Count nothing."""
-
-    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
-        """Count nothing."""
-
-    def dropped(self, name: str, version: str, reason: str) -> None:
-        """Count nothing."""
-
-    def defaulted(self, name: str, version: str, reason: str) -> None:
-        """Count nothing."""
-
-    def resent(self, name: str, version: str) -> None:
-        """Count nothing."""
-
-    def shadowed(self, name: str, version: str, outcome: str, seconds: float) -> None:
-        """Count nothing."""
-
-    def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
-        """Count nothing."""
-
-    def loaded(self, name: str, version: str, worker: str, seconds: float) -> None:
-        """Count nothing."""
-
-    def forgotten(self, name: str, version: str) -> None:
-        """Count nothing."""
-
-    def worker_line(self, name: str, version: str, line: str) -> bool:  # noqa: ARG002
-        """Leave every line to who hears it."""
-        return False
+    await engine.register(wanted, workers=asked)

@@ -129,7 +129,6 @@ def start(
     if as_json and foreground:
         raise click.UsageError("--json and --foreground do not go together: the logs are no JSON")
     from serving.control import StartOptions, StateFolder
-    from serving.control import start as begin
 
     wanted = (*models, *archives)
     options = StartOptions(
@@ -150,10 +149,18 @@ def start(
         frontend=frontend,
         single_port=single_port,
     )
-    state = StateFolder(server)
     if foreground:
-        in_foreground(options, state, quiet=quiet)
-        return
+        in_foreground(options, StateFolder(server), quiet=quiet)
+    else:
+        begin_and_report(options, quiet=quiet, as_json=as_json)
+
+
+def begin_and_report(options: StartOptions, *, quiet: bool, as_json: bool) -> None:
+    """Start a server, and show what it serves and where."""
+    from serving.control import StateFolder
+    from serving.control import start as begin
+
+    state = StateFolder(options.name)
     with traceback_shown(), _waiting(quiet or as_json) as progress:
         started = begin(options, state, progress, None, warn)
     if as_json or not quiet:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from archive_tool import files
 from archive_tool.errors import InputError
 from serving.client import ManagementClient, ModelVersion
 from serving.client.transport import Address
+from serving.control import clusters
 from serving.control.configuration import access, few_cores, frontends, java, ports, settings, vmargs
 from serving.control.configuration import config as configuration
 from serving.control.following.waiting import Progress, Waiting
@@ -58,12 +59,13 @@ class StartOptions:
         restore: serve the models of this server's last run, those that were registered later included, by the frontend
             that served them, unless another one is asked for.
         snapshots: have the frontend write down its models at each change, so that they can be restored.
-        frontend: ``java`` or ``python``; None for what the environment or the configuration says, else that of the run
-            that is restored, else Java's.
+        frontend: ``java``, ``python`` or ``ray``; None for what the environment or the configuration says, else that
+            of the run that is restored, else Java's.
         single_port: all of HTTP at the address of the inference API; of the Python frontend, as what follows.
         trusted_network: ask for no key wherever it listens; see `access.settled`.
         platforms: answer what KServe and SageMaker ask beyond TorchServe's calls.
         multi_model: folder below which SageMaker may load models; only in a trusted network, as it has no keys.
+        settings: of the command line, which win over those of the configuration.
     """
 
     name: str = "default"
@@ -80,11 +82,12 @@ class StartOptions:
     disable_token_auth: bool = False
     restore: bool = False
     snapshots: bool = True
-    frontend: Literal["java", "python"] | None = None
+    frontend: Literal["java", "python", "ray"] | None = None
     single_port: bool = False
     trusted_network: bool = False
     platforms: bool = False
     multi_model: Path | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def start(
     begun = time.monotonic()
     state = state or StateFolder(options.name)
     with state.locked():
-        _clear_previous(state)
+        _clear_previous(state, options)
         prepared = _prepare(options, state, warn)
         process = _spawn(prepared, state)
         try:
@@ -152,11 +155,16 @@ def start(
     try:
         connect = partial(management_client, record, state, timeout_s=10.0)
         stranger = partial(ports.is_anothers, Address(record.management).port, process.pid)
+        if record.frontend == "ray":  # it listens before it has its models, or somebody listens for it
+            stranger = partial(_is_deploying, prepared.runtime_folder)
         waiting = Waiting(
             process, state.logs, prepared.selection, connect, begun, progress, prepared.properties, stranger
         )
         models = waiting.until_ready(begun + options.timeout_s)
         models = _as_asked(options, prepared, models, record, state)
+        if prepared.cluster:
+            record = clusters.left(record, prepared.cluster)
+            state.write(record)
         started = Started(record, models, time.monotonic() - begun, process, prepared.snapshot)
         ready = True
         if meanwhile is not None:
@@ -184,6 +192,8 @@ def stop(state: StateFolder, *, grace_s: float = _GRACE_S) -> int:
         if record is None:
             raise not_running(state.name, state.path.parent.parent)
         alive = record.alive
+        if record.cluster:
+            clusters.remove(record.cluster, grace_s=grace_s)
         killed = _end(record, state, None, grace_s=grace_s)
     if not alive:
         raise NotRunningError(
@@ -191,6 +201,10 @@ def stop(state: StateFolder, *, grace_s: float = _GRACE_S) -> int:
             hint=f"its logs: {record.log_folder}",
         )
     return killed
+
+
+def _is_deploying(runtime_folder: Path) -> bool:
+    return not (runtime_folder / frontends.DEPLOYED).exists()
 
 
 def management_client(record: ServerRecord, state: StateFolder, *, timeout_s: float = 120.0) -> ManagementClient:
@@ -211,6 +225,10 @@ class _Prepared:
         return self.launch.properties
 
     @property
+    def cluster(self) -> str:
+        return self.properties.get(frontends.RAY_ADDRESS, "") if self.launch.name == "ray" else ""
+
+    @property
     def runtime_folder(self) -> Path:
         return self.launch.runtime_folder
 
@@ -219,11 +237,13 @@ class _Prepared:
         return "" if self.user_store == self.selection.store else str(self.selection.store)
 
 
-def _clear_previous(state: StateFolder) -> None:
+def _clear_previous(state: StateFolder, options: StartOptions) -> None:
     record = state.record()
     if record is None:
         state.forget()
         return
+    if record.cluster and record.cluster == options.settings.get(frontends.RAY_ADDRESS):
+        return  # what it serves there may be deployed anew
     if record.alive:
         raise AlreadyRunningError(
             f"server {state.name!r} is running already (pid {record.pid}, {record.inference})",
@@ -236,7 +256,7 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
     """Check everything that can be checked before a process is started."""
     keys = given_keys()
     last = snapshots.last_frontend(state) if options.restore else None
-    properties = _configured(options, warn, given_keys=bool(keys), last_frontend=last)
+    properties = configured(options, warn, given_keys=bool(keys), last_frontend=last)
     frontend = properties[frontends.KEY]
     vm_arguments = vmargs.read(properties.pop("vmargs", ""))
     home = _home(options, vm_arguments.home, properties.pop("model_server_home", ""), frontend)
@@ -245,7 +265,8 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
     for text in selection.without_effect():
         warn(text)
     properties |= _addresses(options, properties)
-    ports.check_free(configuration.listeners(properties, grpc=frontends.LAUNCHES[frontend].serves_grpc(properties)))
+    if not properties.get(frontends.RAY_ADDRESS):
+        ports.check_free(configuration.listeners(properties, grpc=frontends.LAUNCHES[frontend].serves_grpc(properties)))
     configuration.response_timeout(properties)  # read again for the workers' environment; refused here
     properties.pop("load_models", None)
     if frontend == "java":
@@ -256,6 +277,8 @@ def _prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], No
         if options.require_signature is not None:
             properties = trust.restricted(properties)
             selection = _trusted(options.require_signature, selection, state, runtime_folder)
+            if frontend == "ray":  # checked on every node
+                properties["torchmar_ray_signature_key"] = str(state.signature_key)
         properties["model_store"] = str(selection.store)
         snapshots.keep(state)
         _rotate_logs(state)
@@ -292,20 +315,31 @@ def _addresses(options: StartOptions, properties: dict[str, str]) -> dict[str, s
     if options.port == "auto":
         host = configuration.listening_hosts(properties)[0] if configuration.listening_hosts(properties) else ""
         found = configuration.port_settings(properties, ports.choose_free(host or "127.0.0.1", 5))
-    if options.single_port:
+    if options.single_port or properties[frontends.KEY] == "ray":
         inference = found.get("inference_address", properties["inference_address"])
         found |= dict.fromkeys(configuration.HTTP_KEYS, inference)
     return found
 
 
-def _configured(
+def configured(
     options: StartOptions, warn: Callable[[str], None], *, given_keys: bool, last_frontend: str | None = None
 ) -> dict[str, str]:
-    """Return the settings of the defaults, the user's file and the command line, and the chosen frontend."""
+    """Return the settings of the defaults, the user's file and the command line, and the chosen frontend.
+
+    Args:
+        options: of the command line.
+        warn: gets what is allowed but unwise, or ignored.
+        given_keys: whether the environment gives keys.
+        last_frontend: of the run that is restored.
+
+    Raises:
+        InputError: a setting that cannot be used.
+        StartError: the server would listen beyond loopback without keys.
+    """
     config_file = options.ts_config
     if config_file is None and Path("config.properties").is_file():
         config_file = Path("config.properties")
-    user = configuration.read_properties(config_file) if config_file else {}
+    user = {**(configuration.read_properties(config_file) if config_file else {}), **options.settings}
     port = None if options.port == "auto" else options.port
     properties = configuration.effective(user, port=port, workers=options.workers)
     properties[frontends.KEY] = frontends.chosen(options.frontend, properties, last=last_frontend)
@@ -447,7 +481,7 @@ def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: _Pre
 def _end(record: ServerRecord, state: StateFolder, process: subprocess.Popen[bytes] | None, *, grace_s: float) -> int:
     """End the processes, then remove what they used."""
     ours = record.alive or (process is not None and process.poll() is None)
-    killed = end_session(record.pid, leader_is_ours=ours, grace_s=grace_s)
+    killed = 0 if record.cluster else end_session(record.pid, leader_is_ours=ours, grace_s=grace_s)
     if process is not None:
         process.wait()
     # Only a folder that make_runtime_folder can have made: the record is a file that could be altered.

@@ -56,8 +56,10 @@ class ServerRecord:
         grpc_inference: empty where the frontend has no gRPC; grpc_management likewise.
         worker: whose Python worker runs the models: ``torchmar``, ``torchserve``, or the path of another's home.
         trusted_store: the store that the frontend reads, of checked copies; empty where any archive is served.
-        frontend: ``java`` or ``python``.
+        frontend: ``java``, ``python`` or ``ray``.
         identity: of that process, see `identity_of`; empty in a record of before it was written down.
+        cluster: address of the Ray cluster that it was deployed to; it has no process then, and lives as long as the
+            cluster has it. Empty for a server of this machine.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ServerRecord:
     trusted_store: str = ""
     frontend: str = "java"
     identity: str = ""
+    cluster: str = ""
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ServerRecord:
@@ -84,13 +87,16 @@ class ServerRecord:
             KeyError, TypeError, ValueError: it is not a record.
         """
         # A record from before there was a choice does not say which worker, nor of signatures, nor which frontend.
-        document = {"worker": "torchserve", "trusted_store": "", "frontend": "java", "identity": "", **document}
+        newer = {"trusted_store": "", "frontend": "java", "identity": "", "cluster": ""}
+        document = {"worker": "torchserve", **newer, **document}
         texts = {key: str(document[key]) for key in cls.__annotations__ if key not in ("pid", "started")}
         return cls(pid=int(document["pid"]), started=float(document["started"]), **texts)
 
     @property
     def alive(self) -> bool:
-        """Return whether that very process still runs."""
+        """Return whether that very process still runs; of a cluster, only who asks there can tell."""
+        if self.cluster:
+            return True
         try:
             process = psutil.Process(self.pid)
             if self.identity:

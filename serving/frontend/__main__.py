@@ -67,14 +67,18 @@ def main(argv: Sequence[str] | None = None, assembled: Assemble = assemble) -> i
     try:
         return _run(given, assembled)
     except TorchmarError as error:
-        where = f" ({error.where})" if error.where else ""
-        hint = f"; {error.hint}" if error.hint else ""
-        # In the words, and the one line, that `torchmar start` looks for.
-        sys.stderr.write(f"The frontend cannot start: {' '.join(f'{error.message}{where}{hint}'.split())}\n")
+        tell_failure(error)
         return error.exit_code
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def tell_failure(error: TorchmarError) -> None:
+    """Say why there is no server, in the words, and the one line, that `torchmar start` looks for."""
+    where = f" ({error.where})" if error.where else ""
+    hint = f"; {error.hint}" if error.hint else ""
+    sys.stderr.write(f"The frontend cannot start: {' '.join(f'{error.message}{where}{hint}'.split())}\n")
 
 
 def _run(given: argparse.Namespace, assembled: Assemble) -> int:

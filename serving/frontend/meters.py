@@ -56,3 +56,38 @@ class Meters(Responses, Protocol):
 
     def worker_line(self, name: str, version: str, line: str) -> bool:
         """Take a line that a worker printed; say whether it was a metric."""
+
+
+class Uncounted:
+    """Takes what the engine does, and counts nothing: nobody could ask."""
+
+    def responded(self, status: int) -> None:
+        """Count nothing."""
+
+    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
+        """Count nothing."""
+
+    def dropped(self, name: str, version: str, reason: str) -> None:
+        """Count nothing."""
+
+    def defaulted(self, name: str, version: str, reason: str) -> None:
+        """Count nothing."""
+
+    def resent(self, name: str, version: str) -> None:
+        """Count nothing."""
+
+    def shadowed(self, name: str, version: str, outcome: str, seconds: float) -> None:
+        """Count nothing."""
+
+    def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
+        """Count nothing."""
+
+    def loaded(self, name: str, version: str, worker: str, seconds: float) -> None:
+        """Count nothing."""
+
+    def forgotten(self, name: str, version: str) -> None:
+        """Count nothing."""
+
+    def worker_line(self, name: str, version: str, line: str) -> bool:  # noqa: ARG002
+        """Leave every line to who hears it."""
+        return False

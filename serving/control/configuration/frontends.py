@@ -204,6 +204,7 @@ class PythonLaunch(Launch):
     name = "python"
     program = "Python"
     output = "frontend.log"
+    module: ClassVar[str] = "serving.frontend"
 
     @classmethod
     def serves_grpc(cls, properties: Mapping[str, str]) -> bool:  # noqa: D102
@@ -217,7 +218,7 @@ class PythonLaunch(Launch):
             "--runtime": self.runtime_folder,
             "--logs": self.log_folder,
         }
-        command = [sys.executable, "-m", "serving.frontend"]
+        command = [sys.executable, "-m", self.module]
         command += [text for option, path in options.items() for text in (option, str(path))]
         if not self.snapshots:
             command.append("--no-snapshots")
@@ -235,7 +236,27 @@ class PythonLaunch(Launch):
         return command
 
 
-LAUNCHES: Final[dict[str, type[Launch]]] = {launch.name: launch for launch in (JavaLaunch, PythonLaunch)}
+@dataclass(frozen=True)
+class RayLaunch(PythonLaunch):
+    """torchmar's applications on Ray Serve: what deploys them, and stays where the cluster is its own."""
+
+    name = "ray"
+    module = "serving.frontend.ray"
+
+    @classmethod
+    def serves_grpc(cls, properties: Mapping[str, str]) -> bool:  # noqa: ARG003, D102
+        return False
+
+    def command(self) -> list[str]:  # noqa: D102
+        # Nothing is prepared for workers: they are started by the replicas, each of which is a server of its own.
+        return self.own_command()
+
+
+LAUNCHES: Final[dict[str, type[Launch]]] = {launch.name: launch for launch in (JavaLaunch, PythonLaunch, RayLaunch)}
+#: Key of config.properties: the Ray cluster that is deployed to; without it one is started on this machine.
+RAY_ADDRESS: Final = "torchmar_ray_address"
+#: File of the runtime folder: all models that were asked for have been deployed, or have failed.
+DEPLOYED: Final = "deployed"
 
 
 def chosen(

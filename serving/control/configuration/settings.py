@@ -93,6 +93,12 @@ KEYS: Final = {
     "torchmar_drain_notice": "amount",
     "torchmar_frontend": "frontend",
     "torchmar_grpc": "flag",
+    "torchmar_ray_address": "text",
+    "torchmar_ray_cpus": "text",
+    "torchmar_ray_gpus": "text",
+    "torchmar_ray_proxies": "text",
+    "torchmar_ray_resend": "flag",
+    "torchmar_ray_signature_key": "file",
     "tsConfigFile": "text",  # in the files of its snapshots
     "ts_header_key_sequence_end": "text",
     "ts_header_key_sequence_id": "text",
@@ -138,7 +144,7 @@ _NOT_FROM_ENVIRONMENT: Final = frozenset(
     }
 )
 #: What ``torchmar_frontend`` may be.
-FRONTENDS: Final = ("java", "python")
+FRONTENDS: Final = ("java", "python", "ray")
 _MODES: Final = ("log", "prometheus", "legacy")
 _LIMITS: Final = {"count": (1, 2**31 - 1), "amount": (0, 2**31 - 1), "long": (0, 2**63 - 1)}
 # The frontend puts an environment variable in its place.

@@ -96,6 +96,9 @@ def admit(archive: Path, store: Path, key: Path) -> None:
             # The user knows the archive, not the copy.
             where, hint = (text and text.replace(str(copy), str(archive)) for text in (error.where, error.hint))
             raise type(error)(error.message.replace(str(copy), str(archive)), where=where, hint=hint) from error
+        if (signature := signature_path(archive)).is_file():  # other machines check it, too
+            shutil.copyfile(signature, signature_path(copy))
+            signature_path(copy).replace(signature_path(store / archive.name))
         _put(copy, store / archive.name)
     except OSError as error:
         raise InputError(f"{archive} cannot be copied: {error.strerror or error}", where=error.filename) from error

@@ -244,10 +244,22 @@ class LocalEngine:
             for one in versions
         )
 
-    async def register(self, wanted: Registration) -> Done:
-        """Take a model and start its workers."""
+    async def register(self, wanted: Registration, *, workers: int | None = None) -> Done:
+        """Take a model and start its workers.
+
+        Args:
+            wanted: the model.
+            workers: as many, whatever the archive says; None for what it says, else the registration.
+        """
         self._refuse_at_the_end()
-        model = await self._unpacked(wanted)
+
+        def settled(found: Model) -> Model:
+            if workers is None:
+                return found
+            check_workers(found, workers)
+            return found.with_workers(workers, workers)
+
+        model = await self._unpacked(wanted, settled=settled)
         version = await self._added(model)
         self._unproven.add(version)
         try:

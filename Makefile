@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 # The interpreter tells its version, for it may be named by a path.
 VERSION_OF := import sys; print("python{}.{}".format(*sys.version_info))
 VENV := .venv$(if $(NAMED_PYTHON),-$(shell $(PYTHON) -c '$(VERSION_OF)'))
-VENV := $(VENV)$(TORCH:%=-torch%)$(TORCHVISION:%=-torchvision%)$(NUMPY:%=-numpy%)$(PILLOW:%=-pillow%)$(OLDEST:%=-oldest)
+VENV := $(VENV)$(TORCH:%=-torch%)$(TORCHVISION:%=-torchvision%)$(NUMPY:%=-numpy%)$(PILLOW:%=-pillow%)$(OLDEST:%=-oldest)$(RAY:%=-ray)
 BIN := $(VENV)/bin
 # What RUNTIME of setup.py asks for at least, as pip's constraints.
 MINIMUMS := sed -n '/^RUNTIME/,/^]/s/^ *"\([^>]*\)>=\([0-9.]*\).*/\1==\2/p' setup.py
@@ -30,12 +30,14 @@ REQUESTS ?= 100000
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all coverage test-oldest test-versions lint format release-check soak churn fuzz clean help
+.PHONY: demo demo-ray test test-all test-ray test-with-ray demo-with-ray coverage test-oldest test-versions lint format release-check soak churn fuzz clean help
 
 help:
 	@echo 'make demo    train, archive, serve and query the MNIST example'
 	@echo 'make test    all checks: ruff, mypy, import-linter, pytest with the real Java frontend'
 	@echo 'make test-all  pytest with the slow tests, too: half an hour'
+	@echo 'make test-ray  what runs on Ray Serve, with two nodes on this machine'
+	@echo 'make demo-ray  MNIST and an embedder on two nodes, under load, while replicas and nodes die'
 	@echo 'make coverage  which lines the tests of `make test` reach; TESTS chooses others'
 	@echo 'make test-versions  the tests of the SDK, the worker and the archive tool'
 	@echo 'make test-oldest    the same with the oldest packages that setup.py allows'
@@ -64,6 +66,20 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m ""
+	$(MAKE) --no-print-directory test-ray
+
+# With an environment of its own, .venv-ray: Ray is large, and nothing else needs it.
+test-ray:
+	@$(MAKE) --no-print-directory test-with-ray RAY=yes
+
+test-with-ray: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "" tests/integration/test_ray.py tests/serving/frontend/ray
+
+demo-ray:
+	@$(MAKE) --no-print-directory demo-with-ray RAY=yes
+
+demo-with-ray: $(VENV)/.installed-dev
+	@$(BIN)/python examples/ray_serve/demo.py
 
 # Twice as long as test-all: every process of the tests is traced.
 coverage: $(VENV)/.installed-dev
@@ -106,7 +122,7 @@ $(VENV)/.installed: $(VENV)/constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/constraints.txt
 	@echo 'installing into $(VENV) (PyTorch is large: a few minutes on the first run)'
-	$(BIN)/python -m pip install --quiet -e '.[dev]' -c $<
+	$(BIN)/python -m pip install --quiet -e '.[dev$(RAY:%=,ray)]' -c $<
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/constraints.txt: setup.py | $(VENV)/bin/python

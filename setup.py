@@ -51,6 +51,7 @@ PACKAGES = [
     "serving.frontend.local",
     "serving.frontend.local.models",
     "serving.frontend.metering",
+    "serving.frontend.ray",
     "serving.frontend.versions",
     "serving.image",
     "serving.local",
@@ -131,6 +132,11 @@ PARQUET = [
     "pyarrow>=14",
 ]
 
+# Ray Serve, as `torchmar deploy ray` starts it; some of what it is told is Ray's own affair (docs/dependencies.md).
+RAY = [
+    "ray[serve]>=2.60,<2.61",
+]
+
 DEV = [
     *GRPC,
     *PARQUET,
@@ -168,7 +174,15 @@ setup(
     packages=PACKAGES,
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
-    extras_require={"dev": [*DEV, *ONNX], "grpc": GRPC, "onnx": ONNX, "parquet": PARQUET, "sign": SIGN, "text": TEXT},
+    extras_require={
+        "dev": [*DEV, *ONNX],
+        "grpc": GRPC,
+        "onnx": ONNX,
+        "parquet": PARQUET,
+        "ray": RAY,
+        "sign": SIGN,
+        "text": TEXT,
+    },
     entry_points={
         "console_scripts": ["torchmar = archive_tool.__main__:main"],
         # The fixture torchmar_server, for the tests of those who write handlers.

@@ -246,7 +246,7 @@ def _print_started(started: Started, state: StateFolder, empty: str) -> None:
         plural = "" if model.ready_workers == 1 else "s"
         default = ", the default version" if model.default and names.count(model.name) > 1 else ""
         click.echo(f"{model.name} {model.version} is ready: {model.ready_workers} worker{plural}{default}")
-    click.echo(f"started in {started.seconds:.1f} s (pid {record.pid})")
+    click.echo(f"started in {started.seconds:.1f} s ({record.whereabouts})")
     click.echo(f"  inference   {record.inference}")
     click.echo(f"  management  {record.management}")
     click.echo(f"  metrics     {_metrics_at(record)}")
@@ -366,14 +366,14 @@ def status(as_json: bool, server: str) -> None:
     with inference_client(server, None, 10.0) as client:
         healthy = client.ping()
     traffic: dict[str, Mapping[str, TrafficShare]] = {}
-    if record.frontend == "python":  # TorchServe's has none
+    if record.frontend != "java":  # which has none
         with management_client(server, None, 10.0) as management:
             traffic = {row.name: row.traffic for row in management.models() if row.traffic}
     if as_json:
         shares = {name: {version: asdict(share) for version, share in of.items()} for name, of in traffic.items()}
         print_json(asdict(record) | {"healthy": healthy, "traffic": shares})
     else:
-        click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} (pid {record.pid})")
+        click.echo(f"{server} is {'healthy' if healthy else 'NOT healthy'} ({record.whereabouts})")
         labels = ("inference", "management", "metrics", "grpc_inference", "frontend", "worker")
         for label in (*labels, "model_store", "log_folder"):
             if value := _metrics_at(record) if label == "metrics" else getattr(record, label):

@@ -246,7 +246,7 @@ def _clear_previous(state: StateFolder, options: StartOptions) -> None:
         return  # what it serves there may be deployed anew
     if record.alive:
         raise AlreadyRunningError(
-            f"server {state.name!r} is running already (pid {record.pid}, {record.inference})",
+            f"server {state.name!r} is running already ({record.whereabouts}, {record.inference})",
             hint="torchmar stop ends it; torchmar start --name OTHER --port auto starts a second one",
         )
     _end(record, state, None, grace_s=0.0)

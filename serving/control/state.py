@@ -93,6 +93,11 @@ class ServerRecord:
         return cls(pid=int(document["pid"]), started=float(document["started"]), **texts)
 
     @property
+    def whereabouts(self) -> str:
+        """Return what it runs as, in words."""
+        return f"Ray cluster {self.cluster}" if self.cluster else f"pid {self.pid}"
+
+    @property
     def alive(self) -> bool:
         """Return whether that very process still runs; of a cluster, only who asks there can tell."""
         if self.cluster:

@@ -29,12 +29,6 @@ from serving.frontend.server import log
 from serving.frontend.settings import Place, Settings, home_of, read
 
 _SIGNALLED: Final = 128
-# They say where the server that deploys is, or what this process alone does.
-_NOT_OF_REPLICAS: Final = frozenset(
-    {"inference_address", "management_address", "metrics_address", "model_store", "load_models", "workflow_store"}
-    | {"torchmar_frontend", "torchmar_ray_address", "torchmar_ray_signature_key", "torchmar_ray_proxies"}
-    | {"torchmar_ray_resend", "models", "model_snapshot"}
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,9 +104,8 @@ def _info(settings: Settings, given: Path | None) -> ServerInfo:
             keys.setdefault(api, before.get(api) or secrets.token_urlsafe(32))
         Keys(settings.place.keys / "key_file.json", settings.token_expiration_min, keys)
     signed = settings.text("torchmar_ray_signature_key")
-    kept = {key: value for key, value in settings.properties.items() if key not in _NOT_OF_REPLICAS}
     return ServerInfo(
-        properties=kept,
+        properties=starting.properties_of(settings),
         keys=keys,
         signature_key=Path(signed).read_bytes() if signed else b"",
         resources=starting.resources(settings),

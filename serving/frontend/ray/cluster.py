@@ -235,11 +235,13 @@ class Serve:
 def _state(found: Mapping[str, Any]) -> AppState:
     deployments = found["deployments"].values()
     replicas = [one for deployment in deployments for one in deployment["replicas"] if one["state"] not in _GONE]
-    said = [found["message"], *(deployment["message"] for deployment in deployments)]
+    said = [one.get("message", "") for one in (found, *deployments)]
     return AppState(
         running=found["status"] == "RUNNING",
         failed=found["status"] == "DEPLOY_FAILED",
         route=found["route_prefix"] or "",
         message=" ".join(text.strip() for text in dict.fromkeys(said) if text),
-        replicas=tuple(Running(one["start_time_s"], one["state"] == "RUNNING", one["pid"] or -1) for one in replicas),
+        replicas=tuple(
+            Running(one["start_time_s"], one["state"] == "RUNNING", one.get("pid") or -1) for one in replicas
+        ),
     )

@@ -16,11 +16,13 @@ from serving.frontend.ray import names, nodes, starting
 from serving.frontend.settings import Settings
 
 _MODULE: Final = "serving.frontend.ray.configured"
-# They are of the machine that writes the config.
-_LEFT_OUT: Final = frozenset(
-    {"inference_address", "management_address", "metrics_address", "model_store", "load_models", "workflow_store"}
-    | {"models", "model_snapshot", "torchmar_frontend"}
-)
+
+
+class _Whole(yaml.SafeDumper):
+    """Writes the same again where it comes again: each application can be read, and changed, by itself."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
 
 
 def config_of(settings: Settings, models: Sequence[ModelSpec], at: Path | None, replicas: int | None) -> dict[str, Any]:
@@ -35,11 +37,7 @@ def config_of(settings: Settings, models: Sequence[ModelSpec], at: Path | None, 
     Raises:
         InputError: an archive cannot be read, or cannot be served on Ray Serve.
     """
-    properties = {
-        key: value
-        for key, value in settings.properties.items()
-        if key not in _LEFT_OUT and not key.startswith("torchmar_ray_")
-    }
+    properties = starting.properties_of(settings)
     if replicas is not None:
         properties["default_workers_per_model"] = f"{replicas}"
     server: dict[str, Any] = {"properties": properties, "cpus": starting.resources(settings).cpus}
@@ -103,7 +101,7 @@ def text_of(config: Mapping[str, Any], settings: Settings) -> str:
             "# Requests need a key. Give every node the same ones, from a secret:",
             "#   TORCHMAR_INFERENCE_KEY, TORCHMAR_MANAGEMENT_KEY",
         ]
-    return "\n".join(head) + "\n" + yaml.safe_dump(dict(config), sort_keys=False)
+    return "\n".join(head) + "\n" + yaml.dump(dict(config), Dumper=_Whole, sort_keys=False)
 
 
 def _name_of(path: Path, spec: ModelSpec) -> tuple[str, str]:

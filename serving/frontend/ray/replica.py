@@ -143,7 +143,8 @@ class Replica:
         # The worker inherits it, and ends with us however we end.
         os.environ[OWNER] = str(os.getpid())
         self._runtime = make_runtime_folder()
-        settings = settings_of(info, self._runtime)
+        # What the archive requires, Ray has installed.
+        settings = replace(settings_of(info, self._runtime), install_py_dep_per_model=False)
         folder, self._held = await asyncio.to_thread(
             nodes.unpacked, spec.archive, self._read, info.signature_key, settings
         )

@@ -38,17 +38,25 @@ _USUAL: Final = {
     # HAProxy knows of a replica's end within a second, and asks another one where it is refused.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     # A machine with few processors takes long to begin.
-    "RAY_raylet_start_wait_time_s": "60",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "90",
     "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "60",
     "RAY_enable_worker_prestart": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+# Keys of the configuration that say where the server is, or what only who deploys it does.
+_NOT_OF_REPLICAS: Final = frozenset(
+    {"inference_address", "management_address", "metrics_address", "model_store", "load_models", "workflow_store"}
+    | {"models", "model_snapshot", "torchmar_frontend"}
+)
+_NOT_OF_REPLICAS_PREFIXES: Final = ("torchmar_ray_", "grpc_")
 #: Requests whose replica died before it answered go to another one, whatever they do.
 _RESENT: Final = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response"}
 #: The longest path of a socket that HAProxy takes, what it writes behind it included, and Ray's own folder of a node.
 _SOCKET_MOST: Final = 96
 _NODE_CHARS: Final = 57
+_RAYS_PORT: Final = 8000
+# Ray gives itself half a minute to begin, which a busy machine exceeds.
+_TRIES: Final = 3
 _PROXIES: Final = {"every": "EveryNode", "head": "HeadOnly"}
 
 
@@ -134,6 +142,15 @@ def number(settings: Settings, key: str) -> float | None:
     return found
 
 
+def properties_of(settings: Settings) -> dict[str, str]:
+    """Return what a replica must know of the configuration."""
+    return {
+        key: value
+        for key, value in settings.properties.items()
+        if key not in _NOT_OF_REPLICAS and not key.startswith(_NOT_OF_REPLICAS_PREFIXES)
+    }
+
+
 def resources(settings: Settings) -> Resources:
     """Return what a replica takes of its node.
 
@@ -163,18 +180,22 @@ def connected(address: str | None, variables: Mapping[str, str], private: Path |
     options: dict[str, Any] = {"address": address or "local"}
     if address is None:
         options |= {"include_dashboard": False, "_temp_dir": str(private)}
-    try:
-        ray.init(
-            **options,
-            namespace=NAMESPACE,
-            runtime_env={"env_vars": dict(variables)},
-            log_to_driver=False,
-            logging_level="warning",
-        )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        told = f"the Ray cluster {address} cannot be joined" if address else "Ray cannot be started"
-        hint = "run it on a machine of the cluster, with its version of Ray and of Python" if address else None
-        raise StartError(f"{told}: {' '.join(str(error).split())}", hint=hint) from error
+    options |= {
+        "namespace": NAMESPACE,
+        "runtime_env": {"env_vars": dict(variables)},
+        "log_to_driver": False,
+        "logging_level": "warning",
+    }
+    for left in reversed(range(_TRIES if address is None else 1)):
+        try:
+            ray.init(**options)
+            break
+        except Exception as error:  # Ray raises what it likes
+            ray.shutdown()
+            if not left:
+                told = f"the Ray cluster {address} cannot be joined" if address else "Ray cannot be started"
+                hint = "run it on a machine of the cluster, with its versions of Ray and of Python" if address else None
+                raise StartError(f"{told}: {' '.join(str(error).split())}", hint=hint) from error
     try:
         yield
     finally:
@@ -199,10 +220,10 @@ def serve(listen: Address, variables: Mapping[str, str], where: str, warn: Calla
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
         now = client.get_serve_details()["http_options"]
-        if now["port"] != listen.port:
+        if (port := now.get("port", _RAYS_PORT)) != listen.port:
             raise StartError(
-                f"Ray Serve listens on port {now['port']} of this cluster already, not on {listen.port}",
-                hint=f"use --port {now['port']}, or end it first: serve shutdown",
+                f"Ray Serve listens on port {port} of this cluster already, not on {listen.port}",
+                hint=f"use --port {port}, or end it first: serve shutdown",
             )
         if names.FRONT not in client.get_serve_details()["applications"]:
             warn(

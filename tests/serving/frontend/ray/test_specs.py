@@ -66,7 +66,9 @@ def test_gpus_of_a_replica(store: Store, config: str, number: str, given: float 
 
 def test_what_needs_to_know_of_all_replicas_is_refused(store: Store) -> None:
     with pytest.raises(ModelError, match="sequenceBatching"):
-        spec_of(store, "sequenceBatching: true\nsequenceMaxIdleMSec: 1000\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 2\n")
+        spec_of(
+            store, "sequenceBatching: true\nsequenceMaxIdleMSec: 1000\nmaxNumSequence: 2\nmaxSequenceJobQueueSize: 2\n"
+        )
     with pytest.raises(ModelError, match="useJobTicket"):
         spec_of(store, "useJobTicket: true\n")
 

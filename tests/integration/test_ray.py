@@ -1,0 +1,238 @@
+"""Archives on Ray Serve: real replicas on two nodes of one machine, a real HAProxy, real clients.
+
+`make test-ray` runs it, in an environment with Ray. The models need no torch; `make demo-ray` is the same with models
+that do.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+import archive_tool
+from examples.ray_serve import proof
+from examples.ray_serve.load import Question
+from serving.control.configuration.ports import choose_free
+from serving.frontend.ray import nodes as cache
+
+pytest.importorskip("ray")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+BIN = Path(sys.executable).parent
+HANDLER = """
+import os, time
+
+def handle(data, context):
+    answers = []
+    for row in data or []:
+        text = bytes(row.get("body") or row.get("data") or b"").decode()
+        if text == "die" and context.attempt == 1:
+            os.kill(os.getpid(), 9)
+        if text.startswith("sleep "):
+            time.sleep(float(text.split()[1]))
+        answers.append(f"{context.manifest['model']['modelVersion']} {text} {os.getpid()}")
+    return answers
+"""
+STREAM = """
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+def handle(data, context):
+    if data:
+        for number in range(3):
+            send_intermediate_predict_response([f"{number} "] * len(data), context.request_ids, "ok", 200, context)
+        return ["end"] * len(data)
+"""
+RETRY = "backend:\n  retry: true\n"
+
+
+def build(folder: Path, name: str, source: str = HANDLER, version: str = "1.0", config: str = RETRY) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "h.py").write_text(source)
+    (folder / "c.yaml").write_text(config)
+    archive_tool.build(
+        model_name=name,
+        version=version,
+        handler=str(folder / "h.py"),
+        config_file=str(folder / "c.yaml"),
+        export_path=folder,
+        force=True,
+    )
+    return folder / f"{name}.mar"
+
+
+@dataclass
+class Place:
+    """A folder of its own, and commands that work in it."""
+
+    root: Path
+
+    def torchmar(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [BIN / "torchmar", *arguments], capture_output=True, text=True, cwd=self.root, check=False
+        )
+        assert done.returncode == 0, f"torchmar {arguments}: {done.stdout}{done.stderr}{self.logs()}"
+        return done.stdout
+
+    def logs(self) -> str:
+        found = [*self.root.glob("state/servers/*/logs/*.log")]
+        return "".join(f"\n== {path}\n{path.read_text(errors='replace')[-3000:]}" for path in found)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    import shutil
+    import tempfile
+
+    root = Path(tempfile.mkdtemp(prefix="tmr-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHMAR_STATE_HOME", str(root / "state"))
+        patch.setenv(cache.VARIABLE, str(root / "cache"))
+        patch.setenv("TMPDIR", str(root))
+        (root / "hidden").mkdir()
+        (root / "hidden" / "torch.py").write_text("raise ImportError('torch is hidden from this test')\n")
+        patch.setenv("PYTHONPATH", str(root / "hidden"))
+        yield Place(root)
+    left = [one for one in psutil.process_iter(["cmdline"]) if str(root) in " ".join(one.info["cmdline"] or ())]
+    shutil.rmtree(root, ignore_errors=True)
+    assert not left, f"{left} are left running"
+
+
+# ---- one machine, no cluster of its own -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(place: Place) -> Iterator[httpx.Client]:
+    """Yield a client of what was deployed without a cluster: a model of two versions and one that streams."""
+    first, second = build(place.root / "a", "echo"), build(place.root / "b", "echo", version="2.0")
+    second.rename(first.with_name("echo_v2.mar"))
+    build(place.root / "a", "stream", STREAM)
+    (port,) = choose_free("127.0.0.1", 1)
+    archives = [str(first), str(first.with_name("stream.mar"))]
+    try:
+        place.torchmar(
+            *("deploy", "ray", *archives, "--port", str(port), "--cpus", "0.1", "--enable-model-api"),
+            *("--name", "alone", "--timeout", "1200"),
+        )
+        key = place.torchmar("keys", "--inference", "--name", "alone").strip()
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120) as client:
+            yield client
+    finally:
+        place.torchmar("stop", "--name", "alone", "--timeout", "120")
+
+
+def ask(client: httpx.Client, path: str, body: str = "x", **headers: str) -> httpx.Response:
+    return client.post(path, content=body.encode(), headers=headers)
+
+
+def test_a_prediction_is_answered_as_by_any_server(alone: httpx.Client) -> None:
+    answer = ask(alone, "/predictions/echo", "hello", **{"x-request-id": "mine"})
+    assert answer.status_code == 200
+    assert answer.text.startswith("1.0 hello ")
+    assert answer.headers.get_list("x-request-id") == ["mine"]
+    assert answer.headers["cache-control"] == "no-cache; no-store, must-revalidate, private"
+    for path in ("/predictions/echo/1.0", "/predictions/echo/1.0/some/path", "/v1/models/echo:predict"):
+        assert ask(alone, path).status_code == 200, path
+    missing = ask(alone, "/predictions/echo/9.9")
+    assert (missing.status_code, missing.json()["type"]) == (404, "ModelVersionNotFoundException")
+    assert ask(alone, "/predictions/none").json()["type"] == "ModelNotFoundException"
+    assert alone.get("/ping").json() == {"status": "Healthy"}
+    assert alone.get("/readyz").status_code == 200
+
+
+def test_a_stream_arrives_in_parts_by_one_hop_and_by_two(alone: httpx.Client) -> None:
+    assert ask(alone, "/predictions/stream").text == "0 1 2 end"
+    with alone.stream("POST", "/models/stream/invoke", content=b"x") as answer:
+        assert "".join(answer.iter_text()) == "0 1 2 end"
+
+
+def test_requests_need_the_key_everywhere(alone: httpx.Client) -> None:
+    for path in ("/predictions/echo", "/v1/models/echo:predict"):
+        answer = alone.post(path, content=b"x", headers={"Authorization": "Bearer no"})
+        assert (answer.status_code, answer.json()["type"]) == (400, "InvalidKeyException"), path
+    assert alone.get("/models").status_code == 400, "the inference key is not the management key"
+
+
+def test_a_worker_that_dies_costs_no_request(alone: httpx.Client) -> None:
+    before = ask(alone, "/predictions/echo").text.split()[-1]
+    answer = ask(alone, "/predictions/echo", "die")
+    assert answer.status_code == 200, answer.text
+    assert answer.text.split()[-1] != before
+
+
+def test_deadlines(alone: httpx.Client) -> None:
+    slow = threading.Thread(target=ask, args=(alone, "/predictions/echo", "sleep 3"))
+    slow.start()
+    time.sleep(1)
+    answer = ask(alone, "/predictions/echo", **{"x-request-timeout-seconds": "0.5"})
+    slow.join()
+    assert (answer.status_code, answer.json()["type"]) == (504, "DeadlineExceededException")
+
+
+def test_commands_and_versions(alone: httpx.Client, place: Place) -> None:
+    named = ("--name", "alone")
+    assert "healthy" in place.torchmar("status", *named)
+    place.torchmar("register", "echo_v2.mar", *named)
+    versions = json.loads(place.torchmar("models", "echo", "--json", *named))
+    assert {one["version"] for one in versions} == {"1.0", "2.0"}
+    assert ask(alone, "/predictions/echo/2.0").text.startswith("2.0 ")
+    assert ask(alone, "/predictions/echo").text.startswith("1.0 ")
+    place.torchmar("traffic", "echo", "2.0", "--percent", "50", *named)
+    assert {ask(alone, "/predictions/echo").text[:3] for _ in range(40)} == {"1.0", "2.0"}
+    place.torchmar("traffic", "echo", "2.0", "--percent", "0", *named)
+    place.torchmar("set-default", "echo", "2.0", *named)
+    assert ask(alone, "/predictions/echo").text.startswith("2.0 ")
+    assert ask(alone, "/predictions/echo/1.0").text.startswith("1.0 ")
+    place.torchmar("unregister", "echo", "--version", "1.0", *named)
+    assert ask(alone, "/predictions/echo/1.0").status_code == 404
+
+
+# ---- two nodes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(3600)
+def test_only_what_runs_where_something_dies_is_lost(place: Place) -> None:
+    first = build(place.root / "n1", "mnist")
+    build(place.root / "n2", "mnist", version="2.0").rename(first.with_name("mnist_v2.mar"))
+    other = build(place.root / "n1", "embedder")
+
+    def questions(key: str) -> Sequence[Question]:
+        headers = {"Authorization": f"Bearer {key}"}
+        return [
+            Question(f"/predictions/{name}", b"x", headers, lambda body: b" x " in body)
+            for name in ("mnist", "mnist", "embedder")
+        ]
+
+    shown: list[str] = []
+    with proof.two_nodes(place.torchmar, "nodes", place.root / "h") as nodes:
+        try:
+            proof.prove(nodes, [str(first), str(other)], "mnist_v2.mar", questions, shown.append)
+            assert_one_hop(nodes, place, questions)
+        finally:
+            place.torchmar("stop", "--name", "nodes", "--timeout", "120")
+    assert len(shown) == 7, shown
+
+
+def assert_one_hop(nodes: proof.Nodes, place: Place, questions: Callable[[str], Sequence[Question]]) -> None:
+    """Without the front, and without every node's Ray proxy, predictions go on: HAProxy asks the replica itself."""
+    from ray import serve
+
+    status: dict[str, Any] = json.loads(place.torchmar("status", "--json", "--name", "nodes"))
+    key = place.torchmar("keys", "--inference", "--name", "nodes").strip()
+    serve.delete("front")
+    (question, *_) = questions(key)
+    answer = httpx.post(f"{status['inference']}{question.path}", content=question.body, headers=dict(question.headers))
+    assert (answer.status_code, question.right(answer.content)) == (200, True)
+    assert httpx.get(f"{status['inference']}/ping").status_code == 404

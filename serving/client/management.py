@@ -166,8 +166,9 @@ class ManagementClient:
             ReplyError: the frontend is one that knows no shares.
         """
         path = _model_path(name, version) + "/traffic"
-        # TorchServe's would take the call for that of scaling.
-        known = self._transport.checked("GET", "/api-description").json()
+        # TorchServe's would take the call for that of scaling. Of a model, as where all APIs share one address
+        # /api-description is about inference.
+        known = self._transport.checked("OPTIONS", _model_path(name, None)).json()
         if not isinstance(known, dict) or _TRAFFIC not in (known.get("paths") or {}):
             raise ReplyError(
                 "this server's frontend cannot share requests out between versions; torchmar's own can",

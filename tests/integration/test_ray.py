@@ -130,7 +130,7 @@ def alone(place: Place) -> Iterator[httpx.Client]:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120) as client:
             yield client
     finally:
-        place.torchmar("stop", "--name", "alone", "--timeout", "120")
+        subprocess.run([BIN / "torchmar", "stop", "-q", "--name", "alone", "--timeout", "120"], check=False)
 
 
 def ask(client: httpx.Client, path: str, body: str = "x", **headers: str) -> httpx.Response:

@@ -6,6 +6,7 @@ ends with it. Else it deploys, says so, and may go.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import signal
@@ -83,7 +84,7 @@ def _deploy(argv: Sequence[str]) -> int:
             )
             info = _info(settings, given.given_keys)
             starting.deploy_front(info)
-            _take(settings, given.models, load_all=given.load_all)
+            asyncio.run(_take(settings, given.models, load_all=given.load_all))
             (place.runtime / DEPLOYED).touch()
             log.info("Model server started.")
             number = _until_signal()
@@ -95,7 +96,7 @@ def _deploy(argv: Sequence[str]) -> int:
 
 def _info(settings: Settings, given: Path | None) -> ServerInfo:
     """Return what every replica must know; keys are written down for the commands."""
-    keys = {}
+    keys: dict[str, str] = {}
     if settings.token_authorization:
         keys = json.loads(given.read_text(encoding="utf-8")) if given else {}
         before = starting.known_keys()
@@ -113,7 +114,7 @@ def _info(settings: Settings, given: Path | None) -> ServerInfo:
     )
 
 
-def _take(settings: Settings, models: Sequence[str], *, load_all: bool) -> None:
+async def _take(settings: Settings, models: Sequence[str], *, load_all: bool) -> None:
     """Let the front take the models; one that cannot be taken is logged, as by the Python frontend."""
     specs: Sequence[ModelSpec] = tuple(map(ModelSpec.parse, models))
     if not specs and not load_all:
@@ -123,7 +124,7 @@ def _take(settings: Settings, models: Sequence[str], *, load_all: bool) -> None:
         specs = [ModelSpec("", path.name) for path in all_archives(store)]
     for spec in specs:
         try:
-            starting.take(store / spec.archive, Registration(spec.archive, spec.name or None))
+            await starting.take(store / spec.archive, Registration(spec.archive, spec.name or None))
         except FrontendError as error:
             for line in error.message.splitlines():
                 logs.model_line(f"W-9000-{spec.name}_1.0", "stdout", line)

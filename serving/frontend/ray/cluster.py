@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from ray import serve
@@ -15,14 +13,13 @@ from ray.serve._private import replica as serve_replica
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
-from serving.control.server import make_runtime_folder
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.management import management_app
 from serving.frontend.engine import Call, Done, Registration
 from serving.frontend.entrance import App
 from serving.frontend.joined import joined
 from serving.frontend.meters import Uncounted
-from serving.frontend.ray import names
+from serving.frontend.ray import names, nodes
 from serving.frontend.ray.actor import RegistryClient
 from serving.frontend.ray.engine import AppState, LostReplicaError, RayEngine, Running
 from serving.frontend.ray.replica import AsgiApp, Replica, keys_of, settings_of
@@ -87,12 +84,12 @@ class Front:
     """What answers all that no version answers by itself: the management API, and the inference API over all models."""
 
     async def __init__(self) -> None:  # type: ignore[misc]
-        self._runtime = make_runtime_folder()
+        self._place = await asyncio.to_thread(nodes.workplace)
         registry = await asyncio.to_thread(RegistryClient)
         info = await asyncio.to_thread(registry.info)
-        settings = settings_of(info, self._runtime)
+        settings = settings_of(info, self._place.folder)
         self._engine = RayEngine(info, settings, Serve(), registry)
-        keys = keys_of(info, self._runtime)
+        keys = keys_of(info, self._place.folder)
         meters = Uncounted()
         self._app = AsgiApp(
             joined(
@@ -114,7 +111,7 @@ class Front:
 
     async def __del__(self) -> None:
         await self._engine.drain(0.0)
-        await asyncio.to_thread(shutil.rmtree, self._runtime, ignore_errors=True)
+        await asyncio.to_thread(self._place.remove)
 
 
 _MODEL = serve.deployment(name=DEPLOYMENT)(serve.ingress()(Model))
@@ -159,11 +156,6 @@ def front(code: str) -> serve.Application:
     ).bind()
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a folder of ours."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 class Serve:
     """See `serving.frontend.ray.engine.Cluster`."""
 
@@ -179,18 +171,15 @@ class Serve:
         """Have the application that answers all else, and wait for it."""
         serve.run_many([serve.RunTarget(front(code), name=names.FRONT, route_prefix=names.FRONT_ROUTE)])
 
-    def take(self, archive: Archive, wanted: Registration) -> Done:
-        """Let the front take a model.
+    async def take(self, archive: Archive, wanted: Registration) -> Done:
+        """Let the front take a model. Of a process, all that is asked of Ray Serve goes through one event loop.
 
         Raises:
             FrontendError: it does not.
         """
-
-        async def ask() -> Done:  # a handle needs an event loop
-            return await serve.get_deployment_handle(DEPLOYMENT, names.FRONT).take.remote(archive, wanted)  # type: ignore[no-any-return]
-
+        handle: Any = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, names.FRONT)
         try:
-            return asyncio.run(ask())
+            return await handle.take.remote(archive, wanted)  # type: ignore[no-any-return]
         except RayTaskError as error:
             raise getattr(error, "cause", error) from None
 
@@ -218,7 +207,7 @@ class Serve:
 
     async def ask(self, spec: Spec, call: Call, remaining_s: float | None) -> AsyncGenerator[Mapping[str, Any], None]:
         """Ask a replica: what `Replica.asked` yields."""
-        handle = self._handles.get(spec.application)
+        handle: Any = self._handles.get(spec.application)
         if handle is None:
             handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, spec.application)
             self._handles[spec.application] = handle

@@ -19,9 +19,8 @@ from ray.serve import Application
 from archive_tool.errors import InputError
 from serving.control.configuration.config import token_authorization
 from serving.control.keys import VARIABLES, given_keys
-from serving.control.server import make_runtime_folder
 from serving.frontend.engine import Registration
-from serving.frontend.ray import cluster
+from serving.frontend.ray import cluster, nodes
 from serving.frontend.ray.actor import RegistryClient
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.ray.replica import settings_of
@@ -45,13 +44,13 @@ def model(args: Mapping[str, Any]) -> Application:
     archive = registry.put(Path(args["archive"]))
     if archive.sha256 != args["sha256"]:
         raise InputError(f"{args['archive']} is not the archive that this config was written for: its SHA-256 differs")
-    runtime = make_runtime_folder()
+    place = nodes.workplace()
     try:
         wanted = Registration(archive.name, args.get("name"))
-        settings = settings_of(info, runtime)
+        settings = settings_of(info, place.folder)
         spec = understood(archive, wanted, info, settings, registry.read, at_startup=True)
     finally:
-        cluster.remove_folder(runtime)
+        place.remove()
     registry.join(spec, bool(args["default"]))
     return cluster.application(spec, spec.code(info.digest))
 
@@ -73,7 +72,7 @@ def front(args: Mapping[str, Any]) -> Application:
 def _known(registry: RegistryClient, server: Mapping[str, Any]) -> ServerInfo:
     """Have the registry know the server; all applications of a config say the same."""
     properties = dict(server["properties"])
-    keys: dict[str, str] = dict(given_keys())
+    keys = {str(api): key for api, key in given_keys().items()}
     if token_authorization(properties) and len(keys) < len(VARIABLES):
         raise InputError(
             "requests need keys, and the environment of this process has none",

@@ -34,8 +34,10 @@ from serving.frontend.versions.table import Table
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 2.0
 _POLL_S: Final = 0.25
+#: Seconds in which every HAProxy has heard of another route.
+_HEARD_S: Final = 1.0
 #: Seconds in which a process of Ray's begins, beside what a model takes to load.
 _PROCESS_S: Final = 60.0
 _FIRST_WORKER: Final = 9000
@@ -372,7 +374,6 @@ class RayEngine:
             self._table.set_default(name, version)
             await self._save(name)
             await self._settle(name)
-            await self._until_running(self._table.find(name, version))
         return Done(200, f'Default version successfully updated for model "{name}" to "{version}"')
 
     async def unregister(self, name: str, version: str | None) -> Done:
@@ -410,7 +411,8 @@ class RayEngine:
     async def _settle(self, name: str) -> None:
         """Have every version of a model be where it is to be asked.
 
-        The one that loses the short route goes first: meanwhile this application answers there.
+        The one that loses the short route goes first: meanwhile this application answers there. Where a route has
+        changed, this waits until every HAProxy has heard of it.
         """
         default = self._table.default(name)
         shared = name in self._table.traffic
@@ -418,11 +420,18 @@ class RayEngine:
             (version, version.spec.route(default=version.spec.version == default and not shared))
             for version in self._table.all(name)
         ]
+        moved = []
         for version, route in sorted(wanted, key=lambda pair: len(pair[1]), reverse=True):
             if version.route != route:
                 spec = version.spec
+                if version.state.route not in ("", route):
+                    moved.append(version)
                 await asyncio.to_thread(self._cluster.deploy, spec, route, spec.code(self._info.digest))
                 version.route = route
+        for version in moved:
+            await self._until_running(version)
+        if moved:
+            await asyncio.sleep(_HEARD_S)
 
     async def _until_running(self, version: _Version) -> None:
         """Wait until a version has its replicas.

@@ -7,6 +7,7 @@
         SHA256/making   held while it is unpacked
         SHA256/archive/ the file, in the registry's node
         SHA256/model-KEY/  unpacked, and signed with that key; KEY is ``any`` where none is asked for
+        run-TOKEN.lock, run-TOKEN/  the same for what a replica, or the front, has for itself
 
 Everything here waits for disks and the network: it runs in a thread, not in an event loop.
 """
@@ -17,6 +18,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -45,6 +47,8 @@ _MAX_SIGNATURE: Final = 16 << 20
 # What nobody holds is kept for as long: a replica that is started anew finds it.
 _KEPT_S: Final = 600.0
 _ANY: Final = "any"
+# A socket's path has 103 bytes at the most, and a name below the folder of archives forty.
+_ROOT_MOST: Final = 63
 
 #: Gives a piece of an archive: its hash, where it begins, most bytes.
 Read = Callable[[str, int, int], bytes]
@@ -101,6 +105,12 @@ class Held:
     def __init__(self, folder: Path, descriptor: int) -> None:
         self.folder, self._descriptor = folder, descriptor
 
+    def remove(self) -> None:
+        """Remove it: nobody else has it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.with_suffix(".lock").unlink(missing_ok=True)
+        self.release()
+
     def release(self) -> None:
         """Hold it no longer."""
         if self._descriptor >= 0:
@@ -125,6 +135,17 @@ def hold(sha256: str) -> Held:
                 os.utime(descriptor)
                 return Held(folder, descriptor)
         os.close(descriptor)  # it was swept away meanwhile
+
+
+def workplace() -> Held:
+    """Hold a new folder for sockets and the like; who is killed leaves it to the next sweep.
+
+    Raises:
+        InternalError: the folder of archives has too long a path for sockets below it.
+    """
+    if len(str(root()).encode()) > _ROOT_MOST:
+        raise InternalError(f"the path {root()} is too long for sockets below it; {VARIABLE} names another folder")
+    return hold(f"run-{secrets.token_hex(4)}")
 
 
 def sweep(now: float | None = None) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -18,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from serving.control.server import make_runtime_folder
 from serving.frontend.__main__ import OWNER
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
@@ -130,6 +128,7 @@ class Replica:
         self._spec, self._info, self._read = spec, info, read
         self._printed: deque[str] = deque(maxlen=_SHOWN)
         self._held: nodes.Held | None = None
+        self._place: nodes.Held | None = None
         self._engine: LocalEngine | None = None
         self.app: App | None = None
 
@@ -142,9 +141,9 @@ class Replica:
         spec, info = self._spec, self._info
         # The worker inherits it, and ends with us however we end.
         os.environ[OWNER] = str(os.getpid())
-        self._runtime = make_runtime_folder()
+        place = self._place = await asyncio.to_thread(nodes.workplace)
         # What the archive requires, Ray has installed.
-        settings = replace(settings_of(info, self._runtime), install_py_dep_per_model=False)
+        settings = replace(settings_of(info, place.folder), install_py_dep_per_model=False)
         folder, self._held = await asyncio.to_thread(
             nodes.unpacked, spec.archive, self._read, info.signature_key, settings
         )
@@ -160,15 +159,17 @@ class Replica:
         except BaseException:
             await self.end()
             raise
-        self.app = AsgiApp(inference_app(self._engine, settings, keys_of(info, self._runtime), Uncounted()))
+        self.app = AsgiApp(inference_app(self._engine, settings, keys_of(info, place.folder), Uncounted()))
 
     async def end(self) -> None:
         """Answer what was taken, end the worker, and let go of the archive."""
-        if self._engine is not None:
-            await self._engine.drain(_GRACE_S)
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.drain(_GRACE_S)
         if self._held is not None:
             self._held.release()
-        await asyncio.to_thread(shutil.rmtree, self._runtime, ignore_errors=True)
+        if self._place is not None:
+            await asyncio.to_thread(self._place.remove)
 
     @property
     def healthy(self) -> bool:

@@ -5,6 +5,7 @@ Ray reads its environment when it is imported. So this module imports it late.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -255,7 +256,7 @@ def known_keys() -> Mapping[str, str]:
     return RegistryClient.made().info().keys
 
 
-def take(path: Path, wanted: Registration) -> None:
+async def take(path: Path, wanted: Registration) -> None:
     """Give an archive of this machine to the cluster, and have its model served.
 
     Raises:
@@ -264,7 +265,8 @@ def take(path: Path, wanted: Registration) -> None:
     from serving.frontend.ray.actor import RegistryClient
     from serving.frontend.ray.cluster import Serve
 
-    Serve().take(RegistryClient().put(path), wanted)
+    archive = await asyncio.to_thread(RegistryClient().put, path)
+    await Serve().take(archive, wanted)
 
 
 def remove() -> None:

@@ -83,4 +83,4 @@ def test_a_frontend_that_knows_no_shares_is_asked_for_none(document: Any) -> Non
     with pytest.raises(ReplyError, match="cannot share requests out") as caught:
         ManagementClient(played).share("m", "2.0", percent=5)
     assert "--frontend python" in (caught.value.hint or "")
-    assert [method for method, _, _ in played.asked] == ["GET"]
+    assert [(method, path) for method, path, _ in played.asked] == [("OPTIONS", "/models/m")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -88,4 +89,4 @@ def test_every_subcommand_has_the_help_that_is_listed() -> None:
             assert command.name == name
             assert command.help.splitlines()[0] == row.help
             assert f"torchmar deploy {name}" in command.help
-            assert all(getattr(option, "help", "argument") for option in command.params)
+            assert all(option.help for option in command.params if isinstance(option, click.Option))

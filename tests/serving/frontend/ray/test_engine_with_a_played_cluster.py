@@ -129,7 +129,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(store: Store) -> Bench:
+def bench(store: Store, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(module, "_HEARD_S", 0.0)
     return Bench(store)
 
 

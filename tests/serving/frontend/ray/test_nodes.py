@@ -136,6 +136,18 @@ def test_a_folder_that_others_can_write_to_is_refused(store: Store) -> None:
         nodes.root()
 
 
+def test_a_workplace_is_removed_and_has_room_for_sockets(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(nodes.VARIABLE, f"/tmp/tmtest-{os.getpid()}")
+    place = nodes.workplace()
+    assert len(f"{place.folder}/.ts.sock.65535") < 103
+    place.remove()
+    assert list(nodes.root().iterdir()) == []
+    nodes.root().rmdir()
+    monkeypatch.setenv(nodes.VARIABLE, str(store.root / ("x" * 60)))
+    with pytest.raises(InternalError, match="too long for sockets"):
+        nodes.workplace()
+
+
 def test_a_folder_is_no_archive_for_other_machines(store: Store) -> None:
     with pytest.raises(BadRequestError, match="--archive-format default"):
         nodes.look(store.path)

@@ -50,8 +50,6 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """Yield a store in a folder whose path is short enough for sockets; workers see no torch."""
     root = Path(tempfile.mkdtemp(prefix="tmtest-", dir="/tmp"))
     monkeypatch.setenv(nodes.VARIABLE, str(root / "cache"))
-    monkeypatch.setenv("TMPDIR", str(root))
-    monkeypatch.setattr(tempfile, "tempdir", str(root))
     monkeypatch.setenv("TORCHMAR_OWNER", "")
     (root / "hidden").mkdir()
     (root / "hidden" / "torch.py").write_text("raise ImportError('torch is hidden from this test')\n")
@@ -124,7 +122,7 @@ def test_it_answers_as_our_own_frontend_does(short: Store, capfd: pytest.Capture
     printed = capfd.readouterr().out
     assert "it says hello" in printed
     assert "[METRICS]" not in printed
-    assert list(short.root.glob("torchmar-*")) == [], "its folder is gone"
+    assert list(nodes.root().glob("run-*")) == [], "its folder is gone"
 
 
 def test_it_has_one_worker_whatever_the_archive_says(short: Store) -> None:
@@ -163,14 +161,16 @@ def test_what_the_front_asks_comes_back_as_values(short: Store) -> None:
 
 def test_what_cannot_be_loaded_says_why_and_leaves_nothing(short: Store) -> None:
     async def main() -> None:
-        archive = nodes.look(short.build(source="import a_module_that_is_not_there\n"))
+        archive = nodes.look(
+            short.build(source="import a_module_that_is_not_there\n\ndef handle(data, context):\n    return data\n")
+        )
         replica = Replica(spec_of(archive), INFO, nobody)
         with pytest.raises(ModelError, match="a_module_that_is_not_there"):
             await replica.start()
         assert not replica.healthy
 
     asyncio.run(main())
-    assert list(short.root.glob("torchmar-*")) == []
+    assert list(nodes.root().glob("run-*")) == []
 
 
 def test_a_worker_ends_when_its_replica_is_killed(short: Store) -> None:
@@ -197,6 +197,9 @@ asyncio.run(main())
     process.wait()
     process.stdout.close()
     deadline = time.monotonic() + 60
+    assert list(nodes.root().glob("run-*"))
+    nodes.sweep(time.time() + 1e6)
+    assert list(nodes.root().glob("run-*")) == []
     while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in workers):
         assert time.monotonic() < deadline, workers
         time.sleep(0.05)

@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from serving.client import ManagementClient
+from serving.control.configuration import settings
 
 from .preloaded import CommandLine
 
@@ -190,7 +191,7 @@ class Server:
 def usual_frontend() -> str:
     """Return the frontend of the tests that do not say which."""
     name = os.environ.get("TORCHMAR_TEST_FRONTEND", "java")
-    assert name in FRONTENDS, f"TORCHMAR_TEST_FRONTEND={name} is none of {', '.join(FRONTENDS)}"
+    assert name in settings.FRONTENDS, f"TORCHMAR_TEST_FRONTEND={name} is none of {', '.join(settings.FRONTENDS)}"
     return name
 
 

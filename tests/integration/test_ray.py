@@ -46,6 +46,8 @@ def handle(data, context):
     return answers
 """
 STREAM = """
+import sys
+sys.path = [folder for folder in sys.path if not folder.endswith("hidden")]  # TorchServe's functions import torch
 from ts.handler_utils.utils import send_intermediate_predict_response
 
 def handle(data, context):

@@ -111,6 +111,7 @@ def _info(settings: Settings, given: Path | None) -> ServerInfo:
         signature_key=Path(signed).read_bytes() if signed else b"",
         resources=starting.resources(settings),
         model_store=str(settings.place.model_store),
+        home="" if settings.place.home == home_of(None) else str(settings.place.home),
     )
 
 

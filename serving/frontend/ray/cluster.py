@@ -17,6 +17,7 @@ from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.management import management_app
 from serving.frontend.engine import Call, Done, Registration
 from serving.frontend.entrance import App
+from serving.frontend.errors import FrontendError
 from serving.frontend.joined import joined
 from serving.frontend.meters import Uncounted
 from serving.frontend.ray import names, nodes
@@ -35,6 +36,8 @@ GRACE_S: Final = 120.0
 # Requests that the front may have: it passes them on, and each version bounds its own.
 _FRONT_UNDER_WAY: Final = 10_000
 _POLL_S: Final = 0.1
+# How a traceback names our errors.
+_OURS: Final = f"{FrontendError.__module__}."
 _GONE: Final = frozenset({"STOPPING", "STOPPED"})
 
 
@@ -229,8 +232,13 @@ def _state(found: Mapping[str, Any]) -> AppState:
         running=found["status"] == "RUNNING",
         failed=found["status"] == "DEPLOY_FAILED",
         route=found["route_prefix"] or "",
-        message=" ".join(text.strip() for text in dict.fromkeys(said) if text),
+        message=" ".join(dict.fromkeys(_cause(text) for text in said if text)),
         replicas=tuple(
             Running(one["start_time_s"], one["state"] == "RUNNING", one.get("pid") or -1) for one in replicas
         ),
     )
+
+
+def _cause(text: str) -> str:
+    """Return our own error of a text of Ray's, which ends with a traceback of it."""
+    return text.rpartition(_OURS)[2].partition(": ")[2].strip() or text.strip()

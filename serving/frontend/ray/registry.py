@@ -34,6 +34,7 @@ class ServerInfo:
         signature_key: public key in PEM that archives must be signed with; empty for none.
         resources: of each replica of a version.
         model_store: folder of archives that can be registered by their names, where nodes see it.
+        home: the ``model_server_home`` of replicas, where they have it; empty for ours.
     """
 
     properties: Mapping[str, str] = field(default_factory=dict)
@@ -41,11 +42,12 @@ class ServerInfo:
     signature_key: bytes = b""
     resources: Resources = field(default_factory=Resources)
     model_store: str = ""
+    home: str = ""
 
     @property
     def digest(self) -> str:
         """What differs where replicas must be started anew."""
-        return digest(dict(self.properties), dict(self.keys), self.signature_key)
+        return digest(dict(self.properties), dict(self.keys), self.signature_key, self.home)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def settings_of(info: ServerInfo, runtime: Path) -> Settings:
     """
     properties = {**dict.fromkeys(_ADDRESSES, _NOWHERE), **info.properties}
     store = Path(info.model_store or runtime)
-    return of(properties, Place(store, home_of(None), runtime, runtime, runtime), {})
+    return of(properties, Place(store, home_of(info.home or None), runtime, runtime, runtime), {})
 
 
 def keys_of(info: ServerInfo, runtime: Path) -> Keys | None:

@@ -100,7 +100,7 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
 # torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
-_ABOUT_ARCHIVES = ("archives", "batch", "containers", "kubernetes", "security", "serving", "testing-handlers")
+_ABOUT_ARCHIVES = ("archives", "batch", "containers", "kubernetes", "ray", "security", "serving", "testing-handlers")
 WHATEVER_IT_HOLDS = {ROOT / "docs" / f"{name}.md" for name in _ABOUT_ARCHIVES}
 STAND_IN = "def handle(data, context):\n    return [7] * len(data or [])\n"
 
@@ -164,6 +164,7 @@ REPEATED = {
             "batch.md",
             "kubernetes.md",
             "migrating.md",
+            "ray.md",
             "security.md",
             "serving.md",
             "testing-handlers.md",

@@ -18,9 +18,9 @@ from examples.ray_serve.load import Load, Question
 from serving.frontend.ray import starting
 
 CLIENTS = 8
-# A replica takes half a processor for Ray's count, and each node has room for three.
-CPUS = "0.5"
-_NODE_CPUS = 1.5
+# What a replica takes by Ray's count: each node has room for three.
+CPUS = "0.6"
+_NODE_CPUS = 2
 _WAIT_S = 600.0
 
 #: Runs a command of torchmar's, and returns what it prints.
@@ -59,7 +59,18 @@ class Nodes:
     def deploy(self, archives: Sequence[str], *options: str) -> str:
         """Deploy archives; return the address."""
         said = self.torchmar(
-            *("deploy", "ray", *archives, "--address", self.cluster.address, "--host", "127.0.0.1", "--json"),
+            *(
+                "deploy",
+                "ray",
+                *archives,
+                "--address",
+                self.cluster.address,
+                "--host",
+                "127.0.0.1",
+                "--json",
+                "--port",
+                "auto",
+            ),
             *("--proxies", "head", "--cpus", CPUS, "--name", self.name, "--timeout", "1200", *options),
         )
         return str(json.loads(said)["inference"])
@@ -204,6 +215,7 @@ def prove(
         say("a node was drained and removed, and no request was lost")
 
         begin = time.monotonic()
+        nodes.torchmar("scale", "mnist", "--min-workers", "1", *named)  # so that there is room
         nodes.torchmar("register", newer, *named)
         nodes.torchmar("set-default", "mnist", "2.0", *named)
         nodes.torchmar("unregister", "mnist", "--version", "1.0", *named)

@@ -7,6 +7,7 @@ that do.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -28,7 +29,8 @@ from serving.frontend.ray import nodes as cache
 
 pytest.importorskip("ray")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+# Ray warns of itself where it is imported.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000), pytest.mark.filterwarnings("ignore")]
 
 BIN = Path(sys.executable).parent
 HANDLER = """
@@ -55,6 +57,18 @@ def handle(data, context):
         for number in range(3):
             send_intermediate_predict_response([f"{number} "] * len(data), context.request_ids, "ok", 200, context)
         return ["end"] * len(data)
+"""
+PLAIN = """
+def handle(data, context):
+    answers = []
+    for index, row in enumerate(data or []):
+        if row.get("body") == b"bad":
+            raise ValueError("bad")
+        if row.get("body") == b"teapot":
+            context.set_response_status(418, "a teapot", idx=index)
+        context.set_response_header(index, "x-mine", "yes")
+        answers.append({name: repr(value) for name, value in sorted(row.items())})
+    return answers
 """
 RETRY = "backend:\n  retry: true\n"
 
@@ -120,8 +134,9 @@ def alone(place: Place) -> Iterator[httpx.Client]:
     first, second = build(place.root / "a", "echo"), build(place.root / "b", "echo", version="2.0")
     second.rename(first.with_name("echo_v2.mar"))
     build(place.root / "a", "stream", STREAM)
+    build(place.root / "a", "plain", PLAIN)
     (port,) = choose_free("127.0.0.1", 1)
-    archives = [str(first), str(first.with_name("stream.mar"))]
+    archives = [str(first), str(first.with_name("stream.mar")), str(first.with_name("plain.mar"))]
     try:
         place.torchmar(
             *("deploy", "ray", *archives, "--port", str(port), "--cpus", "0.1", "--enable-model-api"),
@@ -152,6 +167,75 @@ def test_a_prediction_is_answered_as_by_any_server(alone: httpx.Client) -> None:
     assert ask(alone, "/predictions/none").json()["type"] == "ModelNotFoundException"
     assert alone.get("/ping").json() == {"status": "Healthy"}
     assert alone.get("/readyz").status_code == 200
+
+
+#: Method, path, headers, body: what both are asked.
+ASKED: list[tuple[str, str, dict[str, str], bytes]] = [
+    ("POST", "/predictions/plain", {}, b"hello"),
+    ("PUT", "/predictions/plain/1.0", {"content-type": "text/plain"}, b"hello"),
+    ("GET", "/predictions/plain?a=1&b=2", {}, b""),
+    ("POST", "/predictions/plain", {"content-type": "application/json"}, b'{"a": [1, 2]}'),
+    ("POST", "/predictions/plain", {"content-type": "application/x-www-form-urlencoded"}, b"a=1&b=2"),
+    ("POST", "/predictions/plain", {"content-type": "multipart/form-data; boundary=x"}, b"--x\r\nno form"),
+    ("POST", "/predictions/plain", {"x-request-timeout-seconds": "soon"}, b"hello"),
+    ("POST", "/predictions/plain", {"x-request-priority": "first"}, b"hello"),
+    ("POST", "/predictions/plain", {}, b"bad"),
+    ("POST", "/predictions/plain", {}, b"teapot"),
+    ("POST", "/predictions/plain", {}, b"x" * 7_000_000),
+    ("POST", "/predictions/plain/2.0", {}, b"hello"),
+    ("POST", "/predictions/nothing", {}, b"hello"),
+    ("POST", "/predictions", {}, b"hello"),
+    ("OPTIONS", "/predictions/plain", {}, b""),
+    ("POST", "/explanations/plain", {}, b"hello"),
+    ("POST", "/v1/models/plain:predict", {}, b"hello"),
+    ("POST", "/v2/models/plain/infer", {}, b"hello"),
+    ("POST", "/models/plain/invoke", {}, b"hello"),
+    ("POST", "/invocations?model_name=plain", {}, b"hello"),
+    ("POST", "/plain/predict?c=3", {}, b"hello"),
+    ("POST", "/plain/1.0/predict", {}, b"teapot"),
+    ("GET", "/nothing", {}, b""),
+    ("GET", "/ping", {}, b""),
+    ("GET", "/livez", {}, b""),
+    ("GET", "/api-description", {}, b""),
+    ("GET", "/models", {}, b""),
+]
+
+
+def test_the_same_archives_answer_the_same_as_on_our_own_frontend(alone: httpx.Client, place: Place) -> None:
+    (port,) = choose_free("127.0.0.1", 1)
+    key = alone.headers["authorization"].split()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHMAR_INFERENCE_KEY", key)
+        place.torchmar(
+            *(
+                "start",
+                "plain.mar",
+                "--model-store",
+                str(place.root / "a"),
+                "--port",
+                str(port),
+                "--frontend",
+                "python",
+            ),
+            *("--single-port", "--enable-model-api", "--name", "own"),
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=alone.headers, timeout=120) as own:
+            for method, path, headers, body in ASKED:
+                named = {**headers, "x-request-id": "the same"}
+                ours, rays = (
+                    as_compared(one.request(method, path, content=body, headers=named)) for one in (own, alone)
+                )
+                assert rays == ours, (method, path)
+    finally:
+        place.torchmar("stop", "--name", "own")
+
+
+def as_compared(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
+    """Return status, headers and body of an answer, without what is another at each request."""
+    own = {"date", "server", "server-timing", "connection", "content-length"}
+    headers = {name: value for name, value in answer.headers.items() if name not in own}
+    return answer.status_code, headers, re.sub(r"under the id [0-9a-f]{8}", "", answer.text)
 
 
 def test_a_stream_arrives_in_parts_by_one_hop_and_by_two(alone: httpx.Client) -> None:

@@ -38,6 +38,8 @@ _TWO_HOPS: Final = {
 _USUAL: Final = {
     # HAProxy knows of a replica's end within a second, and asks another one where it is refused.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    # An HAProxy that has been replaced, because something has another route, answers what it has for as long.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
     # A machine with few processors takes long to begin.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "90",
     "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "60",

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from examples.ray_serve.load import Load, Question
+from serving.control.configuration.ports import choose_free
 from serving.frontend.ray import starting
 
 CLIENTS = 8
@@ -134,7 +135,8 @@ def two_nodes(torchmar: Torchmar, name: str, private: Path) -> Iterator[Nodes]:
 
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=_NODE_CPUS, include_dashboard=False)
+        (dashboard,) = choose_free("127.0.0.1", 1)
+        cluster.add_node(num_cpus=_NODE_CPUS, include_dashboard=False, dashboard_port=dashboard)
         nodes = Nodes(cluster, torchmar, name)
         nodes.add_node()
         ray.init(address=cluster.address, namespace="proof", log_to_driver=False, logging_level="error")

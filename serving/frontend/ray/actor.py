@@ -13,8 +13,9 @@ from ray.experimental import internal_kv
 from serving.errors import NotRunningError
 from serving.frontend.errors import FrontendError
 from serving.frontend.ray import nodes
+from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import NAME, NAMESPACE, Known, Registry, ServerInfo
-from serving.frontend.ray.specs import Archive, Spec
+from serving.frontend.ray.specs import Spec
 
 _KEY: Final = b"registry"
 # The head node has as much of it as nobody ever asks for.

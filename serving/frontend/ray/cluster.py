@@ -22,9 +22,11 @@ from serving.frontend.joined import joined
 from serving.frontend.meters import Uncounted
 from serving.frontend.ray import names, nodes
 from serving.frontend.ray.actor import RegistryClient
-from serving.frontend.ray.engine import AppState, LostReplicaError, RayEngine, Running
+from serving.frontend.ray.engine import RayEngine
+from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.replica import AsgiApp, Replica, keys_of, settings_of
-from serving.frontend.ray.specs import Archive, Spec
+from serving.frontend.ray.specs import Spec
+from serving.frontend.ray.surroundings import AppState, LostReplicaError, Running
 
 #: Name of the only deployment of an application.
 DEPLOYMENT: Final = "model"

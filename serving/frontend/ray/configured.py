@@ -24,8 +24,7 @@ from serving.frontend.ray import cluster, nodes
 from serving.frontend.ray.actor import RegistryClient
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.ray.replica import settings_of
-from serving.frontend.ray.specs import Resources
-from serving.frontend.ray.understanding import understood
+from serving.frontend.ray.specs import Resources, understood
 
 
 def model(args: Mapping[str, Any]) -> Application:
@@ -48,7 +47,7 @@ def model(args: Mapping[str, Any]) -> Application:
     try:
         wanted = Registration(archive.name, args.get("name"))
         settings = settings_of(info, place.folder)
-        spec = understood(archive, wanted, info, settings, registry.read, at_startup=True)
+        spec = understood(archive, wanted, info.resources, info.signature_key, settings, registry.read, at_startup=True)
     finally:
         place.remove()
     registry.join(spec, bool(args["default"]))

@@ -12,8 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share, WorkerState
 from serving.frontend.errors import (
@@ -25,10 +24,10 @@ from serving.frontend.errors import (
     UnavailableError,
 )
 from serving.frontend.local.models import archives
-from serving.frontend.ray.messages import error_of
+from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import Known, ServerInfo
-from serving.frontend.ray.specs import Archive, Spec
-from serving.frontend.ray.understanding import understood
+from serving.frontend.ray.specs import Spec, understood
+from serving.frontend.ray.surroundings import AppState, Cluster, LostReplicaError, Registry, error_of
 from serving.frontend.settings import Settings
 from serving.frontend.versions.table import Table
 
@@ -41,89 +40,6 @@ _HEARD_S: Final = 1.0
 #: Seconds in which a process of Ray's begins, beside what a model takes to load.
 _PROCESS_S: Final = 60.0
 _FIRST_WORKER: Final = 9000
-
-
-@dataclass(frozen=True)
-class Running:
-    """A replica as Ray Serve knows it.
-
-    Attributes:
-        started: seconds since the epoch.
-        ready: whether it is asked.
-        pid: of its process, on its node; -1 until it is known.
-    """
-
-    started: float
-    ready: bool
-    pid: int
-
-
-@dataclass(frozen=True)
-class AppState:
-    """An application as Ray Serve knows it.
-
-    Attributes:
-        running: whether all that was asked of it is done.
-        failed: whether it will not come to that.
-        message: why.
-        route: where it is asked; empty for an application that is not there.
-        replicas: of it.
-    """
-
-    running: bool = False
-    failed: bool = False
-    message: str = ""
-    route: str = ""
-    replicas: tuple[Running, ...] = ()
-
-    @property
-    def ready(self) -> int:
-        """How many replicas are asked."""
-        return sum(replica.ready for replica in self.replicas)
-
-
-class LostReplicaError(Exception):
-    """A replica has died before it has answered."""
-
-
-class Cluster(Protocol):
-    """Ray Serve. All but `ask` waits, and is called in a thread."""
-
-    def deploy(self, spec: Spec, route: str, code: str) -> None:
-        """Have a version's application be so; replicas of the same code stay.
-
-        Raises:
-            FrontendError: it cannot be.
-        """
-
-    def delete(self, application: str, grace_s: float) -> bool:
-        """End an application once it has answered what it took; say whether it has ended in time."""
-
-    def states(self) -> Mapping[str, AppState]:
-        """Return all applications by their names."""
-
-    def ask(self, spec: Spec, call: Call, remaining_s: float | None) -> AsyncGenerator[Mapping[str, Any], None]:
-        """Ask a replica: what `Replica.asked` yields.
-
-        Raises:
-            LostReplicaError: it has died.
-        """
-
-
-class Registry(Protocol):
-    """`serving.frontend.ray.registry.Registry`, wherever it is. It waits, and is called in a thread."""
-
-    def models(self) -> Mapping[str, Known]:
-        """Return all models, by name."""
-
-    def save(self, name: str, known: Known | None) -> None:
-        """Take what a model is from now on."""
-
-    def read(self, sha256: str, place: int, most: int) -> bytes:
-        """Return a piece of an archive."""
-
-    def put(self, path: Path) -> Archive:
-        """Take an archive of this machine."""
 
 
 @dataclass
@@ -302,8 +218,9 @@ class RayEngine:
         Raises:
             FrontendError: it was not taken.
         """
+        resources, key = self._info.resources, self._info.signature_key
         spec = await asyncio.to_thread(
-            understood, archive, wanted, self._info, self._settings, self._registry.read, at_startup=at_startup
+            understood, archive, wanted, resources, key, self._settings, self._registry.read, at_startup=at_startup
         )
         async with self._lock(spec.name):
             if at_startup and (before := self._version(spec)) is not None:

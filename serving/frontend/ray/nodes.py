@@ -24,7 +24,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +33,6 @@ from archive_tool.errors import TorchmarError
 from archive_tool.verification.signing import SUFFIX, check_signature, signature_path
 from serving.frontend.errors import BadRequestError, InternalError, ModelError
 from serving.frontend.local.models import archives
-from serving.frontend.ray.specs import Archive
 from serving.frontend.settings import Settings
 
 #: Names another folder for archives.
@@ -52,6 +51,25 @@ _ROOT_MOST: Final = 63
 
 #: Gives a piece of an archive: its hash, where it begins, most bytes.
 Read = Callable[[str, int, int], bytes]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive, by what is in it.
+
+    Attributes:
+        name: of the file.
+        sha256: of it, in hexadecimal digits.
+        size: bytes of it.
+        path: where it was found; a node that has the same file there takes that one.
+        signature: beside it; empty where there is none.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    path: str = ""
+    signature: bytes = b""
 
 
 def root() -> Path:

@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol
 
 from serving.frontend.errors import InternalError, ModelError
 from serving.frontend.ray import nodes
-from serving.frontend.ray.specs import Archive, Resources, Spec, digest
+from serving.frontend.ray.nodes import Archive
+from serving.frontend.ray.specs import Resources, Spec, digest
 
 #: Name and namespace of the actor.
 NAME: Final = "torchmar"

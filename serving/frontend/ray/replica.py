@@ -27,9 +27,9 @@ from serving.frontend.local.engine import LocalEngine
 from serving.frontend.metering.lines import entry_of
 from serving.frontend.meters import Uncounted
 from serving.frontend.ray import nodes
-from serving.frontend.ray.messages import answered, failed
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.ray.specs import Spec
+from serving.frontend.ray.surroundings import answered, failed
 from serving.frontend.settings import Place, Settings, home_of, of
 
 _ID: Final = b"x-request-id"

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from serving.frontend.engine import Registration
 from serving.frontend.errors import BadRequestError, ModelError
-from serving.frontend.local.models import describing
-from serving.frontend.local.models.model import Model
-from serving.frontend.ray import names
+from serving.frontend.local.models import archives, describing
+from serving.frontend.local.models.model import Model, model_of
+from serving.frontend.ray import names, nodes
+from serving.frontend.ray.nodes import Archive
+from serving.frontend.settings import Settings
 
 #: Processors of a replica, unless somebody says otherwise.
 CPUS: Final = 1.0
@@ -20,25 +22,6 @@ CPUS: Final = 1.0
 MOST_REPLICAS: Final = 10_000
 # Batches that may be under way in a replica beside those that wait.
 _UNDER_WAY: Final = 4
-
-
-@dataclass(frozen=True)
-class Archive:
-    """An archive, by what is in it.
-
-    Attributes:
-        name: of the file.
-        sha256: of it, in hexadecimal digits.
-        size: bytes of it.
-        path: where it was found; a node that has the same file there takes that one.
-        signature: beside it; empty where there is none.
-    """
-
-    name: str
-    sha256: str
-    size: int
-    path: str = ""
-    signature: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -225,3 +208,48 @@ def _requirements(model: Model) -> tuple[str, ...]:
         raise ModelError(f"model {model.name}: {file} cannot be read: {error}") from error
     lines = (line.partition(" #")[0].strip() for line in text.splitlines())
     return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+def understood(
+    archive: Archive,
+    wanted: Registration,
+    resources: Resources,
+    key: bytes,
+    settings: Settings,
+    read: nodes.Read,
+    *,
+    at_startup: bool,
+) -> Spec:
+    """Understand an archive and its registration. Unpacks it on this node, so it runs in a thread.
+
+    Args:
+        archive: of the model.
+        wanted: how it is registered.
+        resources: of each replica.
+        key: public key in PEM that it must be signed with; empty for none.
+        settings: of the server.
+        read: gives pieces of the archive.
+        at_startup: whether it is deployed with the server.
+
+    Raises:
+        FrontendError: it cannot be had, is not signed, or asks for what Ray Serve cannot do.
+    """
+    if wanted.initial_workers is None:
+        wanted = replace(wanted, initial_workers=settings.default_workers_per_model or 1)
+    folder, held = nodes.unpacked(archive, read, key, settings)
+    try:
+        unpacked = archives.unpack(str(folder), settings)
+        try:
+            return spec_of(
+                model_of(unpacked, wanted, settings),
+                archive,
+                wanted,
+                resources,
+                install=settings.install_py_dep_per_model,
+                gpus=settings.number_of_gpu,
+                at_startup=at_startup,
+            )
+        finally:
+            archives.clean(unpacked)
+    finally:
+        held.release()

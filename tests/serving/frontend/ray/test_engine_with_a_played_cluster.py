@@ -25,10 +25,11 @@ from serving.frontend.errors import (
 )
 from serving.frontend.ray import engine as module
 from serving.frontend.ray import nodes
-from serving.frontend.ray.engine import AppState, LostReplicaError, RayEngine, Running
-from serving.frontend.ray.messages import answered, failed
+from serving.frontend.ray.engine import RayEngine
+from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import Known, ServerInfo
-from serving.frontend.ray.specs import Archive, Spec
+from serving.frontend.ray.specs import Spec
+from serving.frontend.ray.surroundings import AppState, LostReplicaError, Running, answered, failed
 from serving.protocol import Request
 
 from .conftest import Store

@@ -7,8 +7,9 @@ import pytest
 from serving.frontend.engine import Registration
 from serving.frontend.errors import InternalError, ModelError
 from serving.frontend.ray import nodes
+from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import Known, Registry, ServerInfo
-from serving.frontend.ray.specs import Archive, Spec
+from serving.frontend.ray.specs import Spec
 
 from .conftest import Store
 

@@ -20,10 +20,11 @@ import pytest
 from serving.frontend.engine import Call, Registration
 from serving.frontend.errors import ModelError
 from serving.frontend.ray import nodes
-from serving.frontend.ray.messages import error_of
+from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.ray.replica import AsgiApp, Replica
-from serving.frontend.ray.specs import Archive, Spec
+from serving.frontend.ray.specs import Spec
+from serving.frontend.ray.surroundings import error_of
 from serving.protocol import Parameter, Request
 
 from .conftest import Store
@@ -179,7 +180,7 @@ def test_a_worker_ends_when_its_replica_is_killed(short: Store) -> None:
 import asyncio
 from tests.serving.frontend.ray.test_replica import INFO, nobody, spec_of
 from serving.frontend.ray.replica import Replica
-from serving.frontend.ray.specs import Archive
+from serving.frontend.ray.nodes import Archive
 async def main():
     await (replica := Replica(spec_of({archive!r}), INFO, nobody)).start()
     print("ready", flush=True)

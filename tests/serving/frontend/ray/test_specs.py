@@ -11,8 +11,7 @@ from serving.frontend.engine import Registration
 from serving.frontend.errors import BadRequestError, ModelError
 from serving.frontend.ray import nodes
 from serving.frontend.ray.registry import ServerInfo
-from serving.frontend.ray.specs import MOST_REPLICAS, Resources, Spec
-from serving.frontend.ray.understanding import understood
+from serving.frontend.ray.specs import MOST_REPLICAS, Resources, Spec, understood
 
 from .conftest import Store
 
@@ -22,7 +21,8 @@ def spec_of(store: Store, model_config: str = "", info: ServerInfo | None = None
     wanted = options.pop("wanted", Registration("echo.mar"))
     archive = nodes.look(store.build(model_config=model_config, **options))
     settings = store.settings(**properties)
-    return understood(archive, wanted, info or ServerInfo(), settings, _nobody, at_startup=True)
+    info = info or ServerInfo()
+    return understood(archive, wanted, info.resources, info.signature_key, settings, _nobody, at_startup=True)
 
 
 def _nobody(sha256: str, place: int, most: int) -> bytes:

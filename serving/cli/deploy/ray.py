@@ -150,4 +150,4 @@ def _print_config(options: StartOptions, at: Path | None) -> None:
     store = selection.store
     settings = of(properties, Place(store, home_of(None), store, store, store))
     models = selection.models or [ModelSpec("", path.name) for path in selection.archives()]
-    click.echo(text_of(config_of(settings, models, at, options.workers), settings), nl=False)
+    click.echo(text_of(config_of(settings, models, at, options.workers, options.require_signature), settings), nl=False)

@@ -81,6 +81,7 @@ def _deploy(argv: Sequence[str]) -> int:
                 variables,
                 starting.proxies(settings.text("torchmar_ray_proxies")),
                 log.warning,
+                keyed=settings.token_authorization,
             )
             info = _info(settings, given.given_keys)
             starting.deploy_front(info)

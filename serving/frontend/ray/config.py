@@ -25,7 +25,13 @@ class _Whole(yaml.SafeDumper):
         return True
 
 
-def config_of(settings: Settings, models: Sequence[ModelSpec], at: Path | None, replicas: int | None) -> dict[str, Any]:
+def config_of(
+    settings: Settings,
+    models: Sequence[ModelSpec],
+    at: Path | None,
+    replicas: int | None,
+    signature_key: Path | None = None,
+) -> dict[str, Any]:
     """Return the config.
 
     Args:
@@ -33,6 +39,7 @@ def config_of(settings: Settings, models: Sequence[ModelSpec], at: Path | None, 
         models: to serve; the first of a name is its default version.
         at: folder of the archives in the cluster; None for where they are here.
         replicas: of each version that does not say itself how many; None for one.
+        signature_key: public key that the archives must be signed with; None for none. It goes where they go.
 
     Raises:
         InputError: an archive cannot be read, or cannot be served on Ray Serve.
@@ -43,6 +50,8 @@ def config_of(settings: Settings, models: Sequence[ModelSpec], at: Path | None, 
     server: dict[str, Any] = {"properties": properties, "cpus": starting.resources(settings).cpus}
     if (gpus := starting.resources(settings).gpus) is not None:
         server["gpus"] = gpus
+    if signature_key is not None:
+        server["signature_key"] = str(at / signature_key.name if at else signature_key.absolute())
     variables = {key: value for key, value in environment(settings).items() if key.startswith("RAY_SERVE_")}
     common = {"runtime_env": {"env_vars": variables}}
     applications = [

@@ -65,7 +65,7 @@ def front(args: Mapping[str, Any]) -> Application:
         InputError: the environment gives no keys where requests need one.
     """
     info = _known(RegistryClient.made(), args["server"])
-    return cluster.front(info.digest)
+    return cluster.front(info.of_front)
 
 
 def _known(registry: RegistryClient, server: Mapping[str, Any]) -> ServerInfo:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from archive_tool.version import __version__
 from serving.frontend.errors import InternalError, ModelError
 from serving.frontend.ray import nodes
 from serving.frontend.ray.nodes import Archive
@@ -48,7 +49,12 @@ class ServerInfo:
     @property
     def digest(self) -> str:
         """What differs where replicas must be started anew."""
-        return digest(dict(self.properties), dict(self.keys), self.signature_key, self.home)
+        return digest(__version__, dict(self.properties), dict(self.keys), self.signature_key, self.home)
+
+    @property
+    def of_front(self) -> str:
+        """What differs where the front must be started anew."""
+        return digest(self.digest, asdict(self.resources), self.model_store)
 
 
 @dataclass(frozen=True)

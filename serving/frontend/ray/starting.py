@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from archive_tool.errors import InputError
 from serving.client.transport import Address
+from serving.control.configuration.config import is_loopback
 from serving.control.configuration.ports import choose_free
 from serving.errors import StartError
 from serving.frontend.engine import Registration
@@ -57,7 +58,9 @@ _RESENT: Final = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response"}
 #: The longest path of a socket that HAProxy takes, what it writes behind it included, and Ray's own folder of a node.
 _SOCKET_MOST: Final = 96
 _NODE_CHARS: Final = 57
+# What Ray Serve's options are where nobody has said otherwise.
 _RAYS_PORT: Final = 8000
+_ANYWHERE: Final = "0.0.0.0"  # noqa: S104 (nothing is bound to it)
 # Ray gives itself half a minute to begin, which a busy machine exceeds.
 _TRIES: Final = 3
 _PROXIES: Final = {"every": "EveryNode", "head": "HeadOnly"}
@@ -205,7 +208,9 @@ def connected(address: str | None, variables: Mapping[str, str], private: Path |
         ray.shutdown()
 
 
-def serve(listen: Address, variables: Mapping[str, str], where: str, warn: Callable[[str], None]) -> None:
+def serve(
+    listen: Address, variables: Mapping[str, str], where: str, warn: Callable[[str], None], *, keyed: bool
+) -> None:
     """Have Ray Serve listen.
 
     Args:
@@ -213,9 +218,10 @@ def serve(listen: Address, variables: Mapping[str, str], where: str, warn: Calla
         variables: that its processes see.
         where: on which nodes, in Ray's words.
         warn: told where it ran before.
+        keyed: whether requests need a key.
 
     Raises:
-        StartError: it listens somewhere else already.
+        StartError: it listens somewhere else already, or where nobody may listen without keys.
     """
     from ray import serve as ray_serve
     from ray.serve.context import _get_global_client
@@ -227,6 +233,11 @@ def serve(listen: Address, variables: Mapping[str, str], where: str, warn: Calla
             raise StartError(
                 f"Ray Serve listens on port {port} of this cluster already, not on {listen.port}",
                 hint=f"use --port {port}, or end it first: serve shutdown",
+            )
+        if not keyed and not is_loopback(host := now.get("host", _ANYWHERE)):
+            raise StartError(
+                f"Ray Serve listens on {host} already: without keys anybody who reaches it could use the server",
+                hint="deploy with --host 0.0.0.0, so that requests need a key, or end it first: serve shutdown",
             )
         if names.FRONT not in client.get_serve_details()["applications"]:
             warn(
@@ -248,7 +259,7 @@ def deploy_front(info: ServerInfo) -> None:
     from serving.frontend.ray.cluster import Serve
 
     RegistryClient.made().set_info(info)
-    Serve().deploy_front(info.digest)
+    Serve().deploy_front(info.of_front)
 
 
 def known_keys() -> Mapping[str, str]:

@@ -47,7 +47,16 @@ def test_a_config_names_everything_that_the_cluster_needs(folder: Path, capsys: 
     assert server["properties"]["disable_token_authorization"] == "false"
     assert not [key for key in server["properties"] if "address" in key or key.startswith("torchmar_")]
     assert front["args"] == {"server": server}
+    assert "signature_key" not in server
     assert "&id" not in text, "each application can be read by itself"
+
+
+def test_a_config_asks_for_signatures_where_they_are_required(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["deploy", "ray", "store/echo-1.0.mar", "--config-only", "--require-signature", "public.pem"]
+    for at, path in (([], str(folder / "public.pem")), (["--archives-at", "/models"], "/models/public.pem")):
+        assert entry.main([*command, *at]) == 0
+        for one in yaml.safe_load(capsys.readouterr().out)["applications"]:
+            assert one["args"]["server"]["signature_key"] == path
 
 
 def test_on_loopback_no_key_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

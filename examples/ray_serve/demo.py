@@ -73,7 +73,7 @@ def main() -> int:
         store.mkdir()
         private.mkdir(mode=0o700)
         build(work, store)
-        archives = [str(store / "mnist.mar"), str(store / "sentence_embedder.mar")]
+        archives = ["mnist.mar", "sentence_embedder.mar", "--model-store", str(store)]
         with proof.two_nodes(torchmar, NAME, private) as nodes:
             try:
                 proof.prove(nodes, archives, "mnist_v2.mar", questions, lambda text: print(f"-- {text}", flush=True))

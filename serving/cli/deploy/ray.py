@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Configuration; by default ./config.properties if there is one.",
 )
+@click.option("--model-store", type=click.Path(path_type=Path), metavar="DIR", help="Folder that holds the archives.")
 @click.option(
     "--require-signature",
     type=click.Path(path_type=Path),
@@ -85,6 +86,7 @@ def ray(
     proxies: str,
     resend: bool,
     ts_config: Path | None,
+    model_store: Path | None,
     require_signature: Path | None,
     enable_model_api: bool,
     config_only: bool,
@@ -121,7 +123,8 @@ def ray(
     options = StartOptions(
         server,
         archives,
-        ts_config=ts_config,
+        model_store,
+        ts_config,
         workers=workers,
         port=port if port == "auto" else None,
         timeout_s=timeout,
@@ -146,7 +149,7 @@ def _print_config(options: StartOptions, at: Path | None) -> None:
     from serving.frontend.settings import Place, home_of, of
 
     properties = configured(options, warn, given_keys=False)
-    selection = select(options.models, model_store=None, properties=properties, config_folder=Path.cwd())
+    selection = select(options.models, model_store=options.model_store, properties=properties, config_folder=Path.cwd())
     store = selection.store
     settings = of(properties, Place(store, home_of(None), store, store, store))
     models = selection.models or [ModelSpec("", path.name) for path in selection.archives()]

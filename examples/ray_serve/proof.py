@@ -23,6 +23,7 @@ CLIENTS = 8
 CPUS = "0.6"
 _NODE_CPUS = 2
 _WAIT_S = 600.0
+_TRIES = 3
 
 #: Runs a command of torchmar's, and returns what it prints.
 Torchmar = Callable[..., str]
@@ -77,8 +78,14 @@ class Nodes:
         return str(json.loads(said)["inference"])
 
     def add_node(self) -> None:
-        """Let one more node join."""
-        self.others.append(self.cluster.add_node(num_cpus=_NODE_CPUS))
+        """Let one more node join. Ray gives it half a minute to begin, which a busy machine exceeds."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self.others.append(self.cluster.add_node(num_cpus=_NODE_CPUS))
+                break
+            except Exception:
+                if not left:
+                    raise
         self.cluster.wait_for_nodes()
 
     def replicas(self, application: str) -> list[Mapping[str, Any]]:

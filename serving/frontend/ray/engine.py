@@ -161,6 +161,11 @@ class RayEngine:
         """Name and URL of the default version of every model, by name."""
         return [(name, self._table.find(name, None).spec.registration.url) for name in self._table.names()]
 
+    def shares(self, name: str) -> dict[str, Share]:
+        """Which versions of a model have a share of the requests that name none."""
+        traffic = self._table.traffic.get(name)
+        return traffic.shares() if traffic else {}
+
     def describe(self, name: str, version: str | None) -> tuple[ModelState, ...]:
         """One version (None: the default one) or ``all``, the default one first."""
         versions = self._table.all(name) if version == "all" else [self._table.find(name, version)]

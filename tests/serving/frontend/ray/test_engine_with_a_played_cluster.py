@@ -203,6 +203,8 @@ def test_a_canary_has_the_front_share_out_requests_for_as_long_as_it_lasts(bench
         await engine.register(Registration("echo-1.0.mar"))
         await engine.register(Registration("echo-2.0.mar"))
         await engine.share("echo", "2.0", Share(50, sticky=("user",)))
+        assert engine.shares("echo") == {"2.0": Share(50, sticky=("user",))}
+        assert engine.shares("none") == {}
         assert bench.cluster.apps["echo--1.0"][1] == "/predictions/echo/1.0"
         answers = {user: await told(engine, call(user=user)) for user in map(str, range(40))}
         assert set(answers.values()) == {"1.0", "2.0"}

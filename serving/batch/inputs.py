@@ -45,7 +45,11 @@ class Reading:
         return self.format or ENDINGS.get(path.suffix.lower(), "file")
 
     def files(self) -> Iterator[Path]:
-        """Yield every file: those of a folder, and of the folders in it, by name; hidden ones are left out."""
+        """Yield every file: those of a folder, and of the folders in it, by name; hidden ones are left out.
+
+        What cannot be read is among them, and its row tells why: a link to nothing, a pipe, a folder that is closed to
+        us. So is a link to a folder: followed, it could lead anywhere, and round in a circle.
+        """
         for path in self.paths:
             yield from _files(path)
 
@@ -78,7 +82,7 @@ class Reading:
         except RowError as error:
             yield Row(name, None, failing(error), stamp, last)
         except OSError as error:
-            yield Row(name, None, failing(_unreadable(error)), stamp, last)
+            yield Row(name, None, failing(_unreadable(path, error)), stamp, last)
 
     def _table(self, kind: str, stream: IO[bytes], size: int) -> Iterator[lines.Found]:
         if kind == "parquet":
@@ -95,28 +99,37 @@ def _size(path: Path) -> int:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-        return
-    with os.scandir(path) as found:
-        entries = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file()) for entry in found)
-    for name, is_folder, is_file in entries:
-        if name.startswith("."):
+    left = [(path, path.is_dir())]  # no recursion: a tree may be deeper than Python's stack
+    while left:
+        path, is_folder = left.pop()
+        if not is_folder:
+            yield path
             continue
-        if is_folder:
-            yield from _files(path / name)
-        elif is_file:
-            yield path / name
+        try:
+            with os.scandir(path) as found:
+                named = ((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+                inside = sorted(one for one in named if not one[0].startswith("."))
+        except OSError:
+            yield path
+            continue
+        left += [(path / name, is_folder) for name, is_folder in reversed(inside)]
 
 
 def _whole(path: Path, most: int) -> Content:
     try:
         return Content(files.read_regular(path, most), content_type_of(path.name))
     except OSError as error:
-        raise _unreadable(error) from error
+        raise _unreadable(path, error) from error
 
 
-def _unreadable(error: OSError) -> RowError:
+def _unreadable(path: Path, error: OSError) -> RowError:
+    if isinstance(error, IsADirectoryError):
+        try:
+            os.scandir(path).close()
+        except OSError as refused:
+            error = refused
+        else:
+            return RowError("it is a link to a folder, which is not followed; it can be an input of its own")
     return RowError(f"it cannot be read: {error.strerror or error}")
 
 
@@ -143,9 +156,15 @@ class Taken:
 
 
 class Rows:
-    """The rows of a job, with their labels, to be taken a few at a time; in a thread, since files may be slow."""
+    """The rows of a job, with their labels, to be taken a few at a time; in a thread, since files may be slow.
+
+    Attributes:
+        unlabelled: rows for which the file of labels has no line.
+        left: whether it has labels after the last row.
+    """
 
     def __init__(self, reading: Reading) -> None:
+        self.unlabelled, self.left = 0, False
         self._most = reading.most
         self._rows = reading.rows()
         self._labels = _labels(reading.labels) if reading.labels else None
@@ -176,10 +195,17 @@ class Rows:
                 found.append(Taken(row, content, None, content.label if label is None else label))
             except RowError as error:
                 found.append(Taken(row, None, error, label))
+        if not found and self._labels is not None:
+            self.left = any(self._labels)
         return found
 
     def _label(self) -> str | None:
-        return next(self._labels, None) if self._labels is not None else None
+        if self._labels is None:
+            return None
+        for label in self._labels:
+            return label
+        self.unlabelled += 1
+        return None
 
 
 def _labels(path: Path) -> Iterator[str | None]:

@@ -51,6 +51,8 @@ class Done:
         seconds: of this run, from the first row on.
         answerer: who answered; None where all was done before.
         signal: that ended it; 0 if it came to its end.
+        unlabelled: rows for which the file of labels has no line.
+        labels_left: whether it has labels after the last row.
     """
 
     rows: int
@@ -59,6 +61,8 @@ class Done:
     seconds: float
     answerer: Answerer | None = None
     signal: int = 0
+    unlabelled: int = 0
+    labels_left: bool = False
 
 
 def identity_of(archive: Path, reading: Reading) -> dict[str, Any]:
@@ -136,7 +140,16 @@ class _Job:
             number = came.result() if came.done() and not self._ledger.finished else 0
         ledger = self._ledger
         seconds = time.monotonic() - self._begun if self._begun else 0.0
-        return Done(ledger.rows, ledger.failed, ledger.rows - self._before, seconds, self._answerer, number)
+        return Done(
+            ledger.rows,
+            ledger.failed,
+            ledger.rows - self._before,
+            seconds,
+            self._answerer,
+            number,
+            self._rows.unlabelled,
+            self._rows.left,
+        )
 
     async def _work(self, answerers: Callable[[], AbstractAsyncContextManager[Answerer]]) -> None:
         await asyncio.to_thread(self._skip)

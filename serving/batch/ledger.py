@@ -14,6 +14,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -105,7 +106,15 @@ class Ledger:
             self.checkpoint("")
 
     def _take_folder(self) -> None:
-        self.partial.mkdir(exist_ok=True)
+        try:
+            self.partial.mkdir()
+        except FileExistsError:
+            # In a folder of many users, as /tmp is, links of another one in it would lead what is written elsewhere.
+            status = self.partial.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                raise InputError(
+                    f"{self.partial} is there, and is no folder of yours", hint="remove it, or choose another --output"
+                ) from None
         lock = self._stack.enter_context((self.partial / "lock").open("wb"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,8 +262,9 @@ def _json_line(document: Mapping[str, Any]) -> bytes:
 
 def _csv_line(cells: tuple[Any, ...]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    # Only what is in the end of a line is put in quotation marks, and readers take a carriage return alone for one.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n").encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _sync_folder(folder: Path) -> None:

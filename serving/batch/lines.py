@@ -57,7 +57,7 @@ class Lines:
         line = data.rstrip(b"\r\n")
         if self.number == 1:
             line = line.removeprefix(_BOM)
-        if len(line) <= self._most:
+        if len(line) <= self._most and (data.endswith(b"\n") or len(data) < self._most + 2):
             return line, True
         while data and not data.endswith(b"\n"):
             data = self._stream.readline(_CHUNK)
@@ -125,10 +125,14 @@ def _header(found: tuple[int, bytes, list[str] | RowError], columns: Columns) ->
     _, raw, names = found
     if isinstance(names, RowError):
         raise RowError(f"the row that names the columns cannot be read: {names}", raw)
-    if "" in names or len(set(names)) < len(names):
-        raise RowError("the first row must name the columns: one has no name, or two have the same", raw)
-    if columns.input is not None and columns.input not in names:
-        columns.content(dict.fromkeys(names), raw)  # says what there is
+    seen: set[str] = set()
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise RowError(f"the first row must name the columns: column {number} has no name", raw)
+        if name in seen:
+            raise RowError(f"the first row must name the columns: two are called {name[:SHOWN]!r}", raw)
+        seen.add(name)
+    columns.check(names, raw)
     return names
 
 

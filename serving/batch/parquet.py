@@ -54,8 +54,7 @@ def parquet_rows(stream: IO[bytes], columns: Columns, size: int) -> Iterator[Fou
         names, count = file.schema_arrow.names, file.metadata.num_rows
         if len(set(names)) < len(names):
             raise RowError("two of its columns have the same name")
-        if columns.input is not None and columns.input not in names:
-            columns.content(dict.fromkeys(names))  # says what there is
+        columns.check(names)
         for batch in file.iter_batches(_ROWS):
             for record in batch.to_pylist():
                 number += 1

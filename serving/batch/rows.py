@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ BINARY: Final = "application/octet-stream"
 #: Bytes of a bad row that its failure shows.
 SHOWN: Final = 2_000
 _NAMES_SHOWN: Final = 10
+_LARGEST: Final = sys.float_info.max
 
 
 class RowError(Exception):
@@ -92,6 +93,16 @@ class Columns:
     def __bool__(self) -> bool:
         return self.input is not None or self.label is not None
 
+    def check(self, names: Collection[str], raw: bytes = b"") -> None:
+        """Make sure that a table, whose rows all have the same columns, has these.
+
+        Raises:
+            RowError: one is not there.
+        """
+        for name in (self.input, self.label):
+            if name is not None and name not in names:
+                raise RowError(f"it has no column {name!r}, but {_listed(names)}", raw)
+
     def content(self, record: Mapping[str, Any], raw: bytes = b"") -> Content:
         """Make what is sent for a row of a table.
 
@@ -113,8 +124,8 @@ class Columns:
         return Content(_dumped(value, raw), JSON, label)
 
 
-def _listed(record: Mapping[str, Any]) -> str:
-    names = [repr(name[:SHOWN]) for name in record][: _NAMES_SHOWN + 1]
+def _listed(columns: Collection[str]) -> str:
+    names = [repr(name[:SHOWN]) for name in columns][: _NAMES_SHOWN + 1]
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "") or "none at all"
 
 
@@ -134,14 +145,19 @@ def _plain(value: Any) -> str:
 
 
 def number_in(text: str) -> int | float | None:
-    """Return the number that a text is in JSON; None if it is none, or none that JSON keeps."""
+    """Return the number that a text is in JSON; None if it is none, or none that `is_number` takes."""
     try:
         value = json.loads(text, parse_constant=_none)
     except (ValueError, RecursionError):
         return None
+    return value if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number that a float can hold: not infinite, and no whole number beyond all floats."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value if math.isfinite(value) else None
+        return False
+    return -_LARGEST <= value <= _LARGEST
 
 
 def _none(text: str) -> None:

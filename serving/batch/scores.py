@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from serving.batch.rows import number_in
+from serving.batch.rows import is_number, number_in
 
 #: Members of an answer that hold what it says.
 _SAYING: Final = ("label", "class", "prediction")
@@ -53,12 +53,13 @@ class Scores:
             return
         self.compared += 1
         said, wanted = _number(value), _number(label)
-        if said is None or wanted is None:
+        # Numbers that are farther apart than any float have no error to count: they are unlike, as texts are.
+        if said is None or wanted is None or not is_number(difference := abs(said - wanted)):
             self.correct += str(value).strip() == str(label).strip()
             return
         self.numbers += 1
         self.correct += said == wanted
-        self.error += abs(said - wanted)
+        self.error += difference
         self.quantities += not (float(said).is_integer() and float(wanted).is_integer())
 
     @property
@@ -70,7 +71,7 @@ class Scores:
     def result(self) -> dict[str, Any]:
         """Return what it comes to: ``accuracy``, or ``meanAbsoluteError`` where all are numbers, and not all whole."""
         found: dict[str, Any] = {"compared": self.compared, "notComparable": self.unlike}
-        if self.compared and self.quantities and self.numbers == self.compared:
+        if self.compared and self.quantities and self.numbers == self.compared and is_number(self.error):
             found["meanAbsoluteError"] = self.error / self.compared
         elif self.compared:
             found |= {"accuracy": self.correct / self.compared, "correct": self.correct}
@@ -86,21 +87,15 @@ def value_of(answer: Any) -> Any:
     if isinstance(answer, list) and answer:
         if len(answer) == 1 or isinstance(answer[0], dict):
             return value_of(answer[0])
-        return max(range(len(answer)), key=answer.__getitem__) if all(map(_is_number, answer)) else None
+        return max(range(len(answer)), key=answer.__getitem__) if all(map(is_number, answer)) else None
     if isinstance(answer, dict) and answer:
         if said := next((name for name in _SAYING if name in answer), None):
             return value_of(answer[said])
-        return (
-            max(answer, key=answer.__getitem__) if len(answer) > 1 and all(map(_is_number, answer.values())) else None
-        )
+        return max(answer, key=answer.__getitem__) if len(answer) > 1 and all(map(is_number, answer.values())) else None
     return answer if isinstance(answer, (str, int, float)) else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _number(value: Any) -> int | float | None:
-    if _is_number(value):
+    if is_number(value):
         return value  # type: ignore[no-any-return]
     return number_in(value.strip()) if isinstance(value, str) else None

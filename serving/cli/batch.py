@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from serving.batch.ledger import Ledger
 
 _FORMATS = ("file", "jsonl", "csv", "parquet")
+# What the protocol of the workers has room for.
+_MOST_SIZE = (1 << 31) - 1
 
 
 @click.command()
@@ -60,7 +62,7 @@ _FORMATS = ("file", "jsonl", "csv", "parquet")
 )
 @click.option(
     "--max-size",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_SIZE),
     metavar="BYTES",
     help="Bytes of a row and of an answer.  [default: 6553500, as a server's]",
 )
@@ -107,6 +109,7 @@ def batch(
     from serving.batch.job import identity_of, run
     from serving.batch.ledger import Ledger
     from serving.batch.workers import Wanted, local_workers
+    from serving.cli.servers import warn
     from serving.errors import CheckError
 
     reading = _reading(inputs, form, column, labels, max_size, output)
@@ -123,6 +126,13 @@ def batch(
     if done.signal:
         click.echo(f"stopped after {done.rows} rows; the same command goes on there", err=True)
         signal.raise_signal(done.signal)
+    if done.unlabelled or done.labels_left:
+        more = (
+            f"fewer lines than there are rows: {done.unlabelled} have none"
+            if done.unlabelled
+            else "labels after the last row"
+        )
+        warn(f"{labels} has {more}; are its labels those of these rows?")
     _tell(done, ledger, labels, quiet=quiet, as_json=as_json)
     if done.failed:
         hint = "what the handler has printed of them: --log FILE" if log is None else None

@@ -77,9 +77,11 @@ def image(
     """
     from serving.image import building
     from serving.image.context import write_context
+    from serving.image.dockerfile import check_image
 
     if not archives and platform == "plain":
         raise click.UsageError("name the archives; only images for SageMaker and KServe get theirs later")
+    check_image(tag)
     write_context(
         archives,
         output,

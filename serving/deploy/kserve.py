@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -87,6 +88,8 @@ def storage_of(storage: str, demands: Sequence[Demand]) -> str:
     scheme, separator, rest = storage.partition("://")
     if not separator or not scheme.isalnum() or not rest or not storage.isprintable() or " " in storage:
         raise InputError(f"not a URI of storage: {storage!r}", hint="write one such as s3://BUCKET/models/mnist")
+    if re.search(r"[{}]", storage.replace(PLACE, "")):
+        raise InputError(f"not a URI of storage: {storage!r}", hint=f"{PLACE} is all that may stand in braces")
     if len(demands) > 1 and PLACE not in storage:
         raise InputError(
             f"{storage} is the storage of {len(demands)} archives",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from archive_tool.errors import InputError
 from serving.control.keys import VARIABLES
 from serving.deploy.demands import Demand, Size
 from serving.deploy.documents import Document
@@ -44,8 +45,14 @@ class Wanted:
 
 
 def documents(wanted: Wanted, demands: Sequence[Demand]) -> Iterator[Document]:
-    """Make the objects, each whole: what is left out is Kubernetes' default."""
+    """Make the objects, each whole: what is left out is Kubernetes' default.
+
+    Raises:
+        InputError: a label of the user's is one by which the pods are found.
+    """
     own = _labels(wanted)
+    if taken := own.keys() & wanted.deployed.labels.keys():
+        raise InputError(f"the label {min(taken)} is torchmar's: the pods are found by it", hint="choose another key")
     version = {"app.kubernetes.io/version": label_value(demands[0].version)} if len(demands) == 1 else {}
     labels = {**own, **version}
     scaled = wanted.deployed.most > wanted.deployed.replicas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,13 +29,14 @@ def command(context: Path, tag: str, builder: str | None = None) -> list[str]:
     Raises:
         InputError: it is not installed, or none is.
     """
+    place = f"./{context}" if str(context).startswith("-") else str(context)  # no option
     found = next((name for name in ([builder] if builder else BUILDERS) if shutil.which(name)), None)
     if found is None:
         raise InputError(
             f"{builder or 'none of ' + ', '.join(BUILDERS)} is installed",
-            hint=f"build it elsewhere: docker build --tag {tag} {context}",
+            hint=f"build it elsewhere: docker build --tag {tag} {shlex.quote(place)}",
         )
-    return [found, *BUILDERS[found], "--tag", tag, str(context)]
+    return [found, *BUILDERS[found], "--tag", tag, place]
 
 
 def build(context: Path, tag: str, builder: str | None = None) -> None:

@@ -43,10 +43,12 @@ def write_context(
 
     Raises:
         TargetExistsError: the folder exists, and is not one of ours or not to be replaced.
-        InputError: the folder cannot be written, two archives have one name, or the base cannot be one.
+        InputError: the folder cannot be written or is in an archive, two archives have one name, or the base cannot be
+            one.
         archive_tool.errors.ArchiveError: an archive cannot be read, or is not safe to unpack.
     """
     _check_target(target, force=force)
+    _check_archives(archives, target)
     temporary = target.absolute().parent / f".torchmar-{secrets.token_hex(8)}.tmp"
     try:
         temporary.mkdir(parents=True)
@@ -59,6 +61,7 @@ def write_context(
         wanted = Wanted(platform, device, base, wheel, requirements, bool(archives), config is not None)
         (temporary / dockerfile.CONSTRAINTS).write_text(dockerfile.constraints(wanted), encoding="utf-8")
         (temporary / DOCKERFILE).write_text(dockerfile.dockerfile(wanted), encoding="utf-8")
+        _open_to_all(temporary)
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
@@ -67,6 +70,12 @@ def write_context(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _open_to_all(context: Path) -> None:
+    """Let everybody read what an image copies with its modes: its user is another one than who writes it."""
+    for path in (context, *context.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _check_target(target: Path, *, force: bool) -> None:
@@ -102,9 +111,15 @@ def check_archive(path: Path) -> None:
             )
 
 
-def _copy_archives(archives: Sequence[Path], store: Path) -> None:
+def _check_archives(archives: Sequence[Path], target: Path) -> None:
     for path in archives:
         check_archive(path)
+        if path.is_dir() and target.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{target} is in the archive {path}", hint="write it elsewhere")
+
+
+def _copy_archives(archives: Sequence[Path], store: Path) -> None:
+    for path in archives:
         target = store / path.resolve().name
         if target.exists():
             raise InputError(f"two archives are called {target.name}", hint="rename one of them")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from serving.batch.inputs import Reading, Rows, Taken
-from serving.batch.rows import Columns
+from serving.batch.rows import Columns, Content
 
 
 def taken(reading: Reading, most: int = 1000) -> list[Taken]:
@@ -32,7 +34,6 @@ def write(folder: Path, **contents: str | bytes) -> None:
 
 def test_a_folder_is_read_by_name_and_each_file_by_its_ending(tmp_path: Path) -> None:
     write(tmp_path, b_png=b"\x89PNG", a__z_txt="z", a__c_csv="x\n1\n", d_jsonl="1\n2\n", e_json="{}", _hidden="no")
-    (tmp_path / "link").symlink_to(tmp_path / "a", target_is_directory=True)
     found = taken(Reading((tmp_path,)), most=2)
     assert [(one.row.source.removeprefix(f"{tmp_path}/"), one.row.number) for one in found] == [
         ("a/c.csv", 2),
@@ -71,12 +72,57 @@ def test_what_cannot_be_read_is_a_failure_of_its_own(tmp_path: Path) -> None:
     found = taken(Reading(paths, most=10))
     assert [str(one.error) if one.error else one.content and one.content.body for one in found] == [
         "it cannot be read: it is longer than 10 bytes",
-        "the first row must name the columns: one has no name, or two have the same",
+        "the first row must name the columns: two are called 'x'",
         "it cannot be read: it is a pipe, and not a regular file",
         "it cannot be read: No such file or directory",
         b"1",
     ]
     assert all(one.row.number is None for one in found[:-1])
+
+
+def test_what_cannot_be_read_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, a__x_txt="x", z_txt="z")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.csv").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "d").symlink_to(tmp_path, target_is_directory=True)
+    found = taken(Reading((tmp_path,)))
+    assert [str(one.error) if one.error else one.content and one.content.body for one in found] == [
+        b"x",
+        "it cannot be read: it is a pipe, and not a regular file",
+        "it cannot be read: No such file or directory",
+        "it is a link to a folder, which is not followed; it can be an input of its own",
+        b"z",
+    ]
+
+
+def test_a_folder_that_goes_while_it_is_read_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, a__x_txt="x", b__y_txt="y", c__z_txt="z")
+    with closing(Rows(Reading((tmp_path,)))) as rows:
+        (first,) = rows.take(1)
+        (tmp_path / "b").rename(tmp_path.with_name("elsewhere"))
+        gone, last = rows.take(3)
+    assert first.content == Content(b"x", "text/plain")
+    assert (gone.row.source, str(gone.error)) == (
+        str(tmp_path / "b"),
+        "it cannot be read: No such file or directory",
+    )
+    assert last.content == Content(b"z", "text/plain")
+
+
+def test_folders_may_be_deeper_than_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    try:
+        for _ in range(1100):  # step by step: all of it may be longer than a path can be
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("x.txt").write_text("x")
+        monkeypatch.chdir(tmp_path)
+        (one,) = taken(Reading((folder,)))
+    finally:
+        subprocess.run(["rm", "-rf", str(folder)], check=True)  # shutil's is not deep enough
+    assert one.error is None or "too long" in str(one.error)
 
 
 def test_labels_of_a_file_go_with_the_rows(tmp_path: Path) -> None:
@@ -87,6 +133,20 @@ def test_labels_of_a_file_go_with_the_rows(tmp_path: Path) -> None:
     assert len(list(rows.skip(2))) == 2
     assert [one.label for one in rows.take(9)] == ["three", None]
     rows.close()
+
+
+@pytest.mark.parametrize(
+    ("labels", "unlabelled", "left"), [("1\n\n", 0, False), ("1\n", 1, False), ("1\n2\n\n3\n", 0, True)]
+)
+def test_labels_that_are_not_as_many_as_the_rows_are_noticed(
+    tmp_path: Path, labels: str, unlabelled: int, left: bool
+) -> None:
+    write(tmp_path, a_jsonl="1\n2\n", labels_txt=labels)
+    with closing(Rows(Reading((tmp_path / "a.jsonl",), labels=tmp_path / "labels.txt"))) as rows:
+        assert len(list(rows.skip(1))) == 1
+        assert len(rows.take(9)) == 1
+        assert rows.take(9) == []
+        assert (rows.unlabelled, rows.left) == (unlabelled, left)
 
 
 def test_labels_of_a_column_are_no_part_of_the_request(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -63,12 +64,14 @@ def test_csv(tmp_path: Path) -> None:
         ledger.checkpoint("d")
     with Ledger(target, JOB) as ledger:
         ledger.answered("b", None, 200, {"answer": {"x": [1]}})
+        ledger.answered("c\r", None, 200, {"answer": "of\rold\r\n"})
         ledger.finish("d")
     with target.open(newline="") as stream:
         assert list(csv.reader(stream)) == [
             ["source", "row", "status", "answer"],
             ["a", "1", "200", 'say "hi",\nthere'],
             ["b", "", "200", '{"x": [1]}'],
+            ["c\r", "", "200", "of\rold\r\n"],
         ]
 
 
@@ -227,6 +230,22 @@ def test_a_line_that_a_full_disk_has_cut_is_none(tmp_path: Path) -> None:
         write(ledger, 2)
         ledger.finish("d")
     assert [row["row"] for row in lines(target)] == [1, 2]
+
+
+def test_a_place_that_is_not_ours_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial, mine = tmp_path / "out.jsonl.partial", tmp_path / "mine"
+    for make in (partial.touch, lambda: partial.symlink_to(tmp_path)):
+        make()
+        with pytest.raises(InputError, match="no folder of yours"), Ledger(tmp_path / "out.jsonl", JOB):
+            pass
+        partial.unlink()
+    mine.write_text("mine")
+    partial.mkdir()
+    (partial / "lock").symlink_to(mine)
+    monkeypatch.setattr(os, "getuid", lambda: partial.stat().st_uid + 1)
+    with pytest.raises(InputError, match="no folder of yours"), Ledger(tmp_path / "out.jsonl", JOB):
+        pass
+    assert mine.read_text() == "mine"
 
 
 def test_a_job_that_wrote_no_row_leaves_nothing(tmp_path: Path) -> None:

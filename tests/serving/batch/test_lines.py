@@ -54,6 +54,16 @@ def test_lines_are_those_of_the_file_and_long_ones_are_cut(lines: list[bytes]) -
     assert (reading.number, reading.position) == (len(lines), len(data))
 
 
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbf" + b"1" * 30, b"1" * 20 + b"\r\r2"])
+def test_a_line_that_is_cut_is_never_taken_for_a_whole_one(data: bytes) -> None:
+    reading = Lines(io.BytesIO(data + b"\n7\n"), 20)
+    assert [reading.next(), reading.next(), reading.next()] == [
+        (data[:22].lstrip(b"\xef\xbb\xbf").rstrip(b"\r"), False),
+        (b"7", True),
+        None,
+    ]
+
+
 class Endless(io.RawIOBase):
     """A file of one line, far larger than memory, that tells how much of it was asked for at once."""
 
@@ -166,8 +176,8 @@ def test_an_open_quotation_mark_takes_no_more_than_a_row_may_have() -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"a,,b\n", "one has no name"),
-        (b"a,a\n", "two have the same"),
+        (b"a,,b\n", "column 2 has no name"),
+        (b"a,b,a\n", "two are called 'a'"),
         (b'"a\n', "cannot be read"),
         (b"\xff\n", "not UTF-8"),
         (b"b\n1\n", "no column 'x', but 'b'"),
@@ -176,6 +186,11 @@ def test_an_open_quotation_mark_takes_no_more_than_a_row_may_have() -> None:
 def test_a_header_that_names_no_columns(data: bytes, why: str) -> None:
     with pytest.raises(RowError, match=why):
         list(csv_rows(io.BytesIO(data), Columns("x" if why.startswith("no column") else None), MOST))
+
+
+def test_a_label_that_is_no_column_is_said_before_any_row() -> None:
+    with pytest.raises(RowError, match="no column 'price', but 'a', 'b'"):
+        list(csv_rows(io.BytesIO(b"a,b\n1,2\n"), Columns(label="price"), MOST))
 
 
 def test_a_csv_without_anything_has_no_rows() -> None:

@@ -61,6 +61,11 @@ def test_a_column_that_is_not_there_fails_once(tmp_path: Path) -> None:
     assert (str(one.error), one.row.number) == ("it has no column 'b', but 'a'", None)
 
 
+def test_a_label_that_is_no_column_fails_once(tmp_path: Path) -> None:
+    (one,) = taken(written(tmp_path / "a.parquet", {"a": [1, 2, 3]}), Columns(label="b"))
+    assert (str(one.error), one.row.number) == ("it has no column 'b', but 'a'", None)
+
+
 @pytest.mark.parametrize("cut", [0, 3, 50, -20])
 def test_a_damaged_file_is_a_failure_of_its_own(tmp_path: Path, cut: int) -> None:
     path = written(tmp_path / "a.parquet", {"a": list(range(1000))})

@@ -61,3 +61,19 @@ def test_scores_go_on_from_what_was_written() -> None:
     for wrong in (None, {}, {**scores.state, "more": 1}, {**scores.state, "error": "x"}):
         with pytest.raises(ValueError, match="no scores"):
             Scores.restored(wrong)
+
+
+@pytest.mark.parametrize(("label", "answer"), [("1" * 400, 3), ("3", 10**400), ("0.5", 10**400), (-1e308, 1e308)])
+def test_numbers_that_no_float_can_hold_are_compared_as_texts(label: Any, answer: Any) -> None:
+    scores = Scores()
+    scores.take(label, answer)
+    scores.take(str(answer), answer)
+    assert scores.result == {"compared": 2, "notComparable": 0, "accuracy": 0.5, "correct": 1}
+    json.dumps(scores.state, allow_nan=False)
+
+
+def test_errors_that_no_float_can_hold_are_no_mean() -> None:
+    scores = Scores()
+    for _ in range(3):
+        scores.take(0.5, 1e308)
+    assert scores.result == {"compared": 3, "notComparable": 0, "accuracy": 0.0, "correct": 0}

@@ -63,7 +63,10 @@ def test_two_services_of_one_name_are_refused() -> None:
         names_of([replace(MNIST, name="a_b"), replace(MNIST, name="a-b")])
 
 
-@pytest.mark.parametrize("text", ["", "models", "s3://", "://x", "s3:/x", "s3://a b", "s3://a\n", "a-b://c"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "models", "s3://", "://x", "s3:/x", "s3://a b", "s3://a\n", "a-b://c", "s3://a/{nam}", "s3://{name}/{{x}}"],
+)
 def test_what_is_no_storage_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="not a URI of storage"):
         storage_of(text, [MNIST])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from archive_tool.errors import InputError
 from serving.deploy.demands import Demand, Size
 from serving.deploy.kubernetes import RUNNING, WAITING, Wanted, documents
 from serving.deploy.pods import Deployed
@@ -101,6 +102,12 @@ def test_labels_of_the_user_are_on_every_object_and_pod(label: str) -> None:
     template = found["Deployment"]["spec"]["template"]
     assert template["metadata"]["labels"][label] == "x"
     assert template["spec"]["imagePullSecrets"] == [{"name": "reg"}]
+
+
+@pytest.mark.parametrize("label", ["app.kubernetes.io/name", "app.kubernetes.io/instance"])
+def test_labels_that_find_the_pods_are_nobody_elses(label: str) -> None:
+    with pytest.raises(InputError, match=f"the label {label} is torchmar's"):
+        made(replace(WANTED, deployed=replace(DEPLOYED, labels={label: "x"})))
 
 
 def test_nothing_for_prometheus_without_its_operator() -> None:

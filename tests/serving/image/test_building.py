@@ -33,6 +33,7 @@ def test_the_first_builder_that_is_installed_is_asked(programs: Path) -> None:
     play(programs, "docker", "true")
     assert command(Path("image"), "mine") == ["docker", "build", "--tag", "mine", "image"]
     assert command(Path("image"), "mine", "buildah")[0] == "buildah"
+    assert command(Path("-image"), "mine")[-1] == "./-image"
     with pytest.raises(InputError, match="podman is installed"):
         command(Path("image"), "mine", "podman")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import zipfile
 from importlib.metadata import distributions
@@ -95,6 +96,31 @@ def test_what_cannot_be_an_image_leaves_nothing(archives: list[Path], tmp_path: 
     with pytest.raises(InputError, match="no such configuration"):
         write_context(archives, target, config=tmp_path / "gone.properties")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_user_of_the_image_may_read_it_whoever_writes_it(archives: list[Path], tmp_path: Path) -> None:
+    (archives[2] / "h.py").chmod(0o600)
+    config = tmp_path / "c.properties"
+    config.touch()
+    before = os.umask(0o077)
+    try:
+        target = write_context(archives, tmp_path / "image", config=config)
+    finally:
+        os.umask(before)
+    closed = [
+        path
+        for path in (target, *target.rglob("*"))
+        if path.stat().st_mode & 0o777 != (0o755 if path.is_dir() else 0o644)
+    ]
+    assert closed == []
+
+
+def test_it_is_not_written_into_an_archive_of_its_own(archives: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(archives[2])
+    for target in (archives[2], archives[2] / "new" / "image", tmp_path / "link" / "image"):
+        with pytest.raises((InputError, TargetExistsError), match=r"is in the archive|has not written it"):
+            write_context(archives, target)
+    assert not (archives[2] / "new").exists()
 
 
 def test_the_wheel_has_this_very_code(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from archive_tool import files
 from archive_tool.errors import InputError, TargetExistsError, UnreadableArchiveError
+from archive_tool.metadata.manifest import Model
 from archive_tool.reading.archive import open_archive
 from serving.control.configuration.config import read_properties
 from serving.control.models.store import ARCHIVE_SUFFIXES
@@ -43,8 +44,8 @@ def write_context(
 
     Raises:
         TargetExistsError: the folder exists, and is not one of ours or not to be replaced.
-        InputError: the folder cannot be written or is in an archive, two archives have one name, or the base cannot be
-            one.
+        InputError: the folder cannot be written or is in an archive, two archives have one name or are one model, or
+            the base cannot be one.
         archive_tool.errors.ArchiveError: an archive cannot be read, or is not safe to unpack.
     """
     _check_target(target, force=force)
@@ -93,8 +94,8 @@ def _check_target(target: Path, *, force: bool) -> None:
         raise TargetExistsError(f"{target} exists already", hint="give --force (-f) to replace it")
 
 
-def check_archive(path: Path) -> None:
-    """Make sure that an archive can be one of an image.
+def check_archive(path: Path) -> Model:
+    """Make sure that an archive can be one of an image; return what its manifest says of the model.
 
     Raises:
         InputError: there is none of that name.
@@ -105,24 +106,40 @@ def check_archive(path: Path) -> None:
     if path.is_file() and not path.name.endswith(ARCHIVE_SUFFIXES):
         raise InputError(f"{path} is no archive by its name", hint=f"they end in {', '.join(ARCHIVE_SUFFIXES)}")
     with open_archive(path) as archive:
-        if archive.manifest is None:
-            raise UnreadableArchiveError(
-                f"{path} has no manifest", where=str(path), hint="torchmar convert makes an archive of an older one"
-            )
+        manifest = archive.manifest
+    if manifest is None:
+        raise UnreadableArchiveError(
+            f"{path} has no manifest", where=str(path), hint="torchmar convert makes an archive of an older one"
+        )
+    return manifest.model
 
 
 def _check_archives(archives: Sequence[Path], target: Path) -> None:
+    names: set[str] = set()
+    models: dict[tuple[str, str], Path] = {}
     for path in archives:
-        check_archive(path)
+        model = check_archive(path)
+        if _name_in_store(path) in names:
+            raise InputError(f"two archives are called {_name_in_store(path)}", hint="rename one of them")
+        names.add(_name_in_store(path))
+        key = model.model_name, model.model_version or "1.0"
+        other = models.setdefault(key, path)
+        if other != path:
+            raise InputError(
+                f"{other} and {path} are both {' '.join(key)}: a server has a version of a model once",
+                hint="build one of them with another --model-name or --version",
+            )
         if path.is_dir() and target.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{target} is in the archive {path}", hint="write it elsewhere")
 
 
+def _name_in_store(path: Path) -> str:
+    return path.resolve().name
+
+
 def _copy_archives(archives: Sequence[Path], store: Path) -> None:
     for path in archives:
-        target = store / path.resolve().name
-        if target.exists():
-            raise InputError(f"two archives are called {target.name}", hint="rename one of them")
+        target = store / _name_in_store(path)
         store.mkdir(exist_ok=True)
         if path.is_dir():
             shutil.copytree(path, target)

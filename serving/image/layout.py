@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from archive_tool.errors import InputError
+from archive_tool.metadata.names import check_model_name
 from serving.control.configuration import settings
 from serving.control.configuration.config import read_properties
 from serving.control.models.store import LOAD_ALL, archives_in, default_name
@@ -67,6 +68,7 @@ def find(
 
     Raises:
         InputError: there is no model, or none of that name.
+        archive_tool.errors.BuildError: no model can have that name.
         archive_tool.errors.ArchiveError: an archive cannot be read.
     """
     config = root / IMAGE_CONFIG
@@ -129,6 +131,8 @@ def _layout_of(folder: Path, config: Path | None, model_name: str | None, enviro
             hint=f"it holds {', '.join(names[:12]) or 'nothing'}; torchmar build makes an archive",
         )
     names = [default_name(path) for path in found]
+    if model_name:
+        check_model_name(model_name)  # before a list of models is made of it, which has signs of its own
     if model_name and len(found) == 1:
         names = [model_name]
     if model_name and model_name not in names:

@@ -80,7 +80,7 @@ def test_what_cannot_be_an_image_leaves_nothing(archives: list[Path], tmp_path: 
     other = tmp_path / "other"
     other.mkdir()
     (other / "a.mar").symlink_to(archives[0])
-    (other / "a.mar.mar").write_bytes(archives[0].read_bytes())
+    (other / "same.mar").write_bytes(archives[0].read_bytes())
     with zipfile.ZipFile(tmp_path / "bare.mar", "w") as bare:
         bare.writestr("h.py", "")
     cases = [
@@ -89,6 +89,7 @@ def test_what_cannot_be_an_image_leaves_nothing(archives: list[Path], tmp_path: 
         (tmp_path / "empty.mar", UnreadableArchiveError, "empty.mar"),
         (tmp_path / "bare.mar", UnreadableArchiveError, "no manifest"),
         (other / "a.mar", InputError, "two archives are called a.mar"),
+        (other / "same.mar", InputError, "are both a 1.0"),
     ]
     for path, kind, text in cases:
         with pytest.raises(kind, match=text):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import archive_tool
-from archive_tool.errors import InputError
+from archive_tool.errors import BuildError, InputError
 from serving.image import layout
 from serving.image.layout import find
 
@@ -92,6 +92,13 @@ def test_a_name_is_that_of_one_archive_or_one_of_several(built: Path, tmp_path: 
     assert find(tmp_path, {}, model_name="b").models == (f"a={folder / 'a.mar'}", f"b={folder / 'b.mar'}")
     with pytest.raises(InputError, match="no model x: it holds a, b"):
         find(tmp_path, {}, model_name="x")
+
+
+@pytest.mark.parametrize("name", ["a=b", "a,b", "../x", "x\ny", "$(x)"])
+def test_a_name_that_no_model_can_have_is_refused_as_such(built: Path, tmp_path: Path, name: str) -> None:
+    put(tmp_path / "opt" / "ml" / "model", built / "a.mar")
+    with pytest.raises(BuildError, match="cannot be used"):
+        find(tmp_path, {}, model_name=name)
 
 
 def test_multi_model_endpoints_begin_with_none(built: Path, tmp_path: Path) -> None:

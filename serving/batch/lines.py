@@ -132,6 +132,9 @@ def _header(found: tuple[int, bytes, list[str] | RowError], columns: Columns) ->
         if name in seen:
             raise RowError(f"the first row must name the columns: two are called {name[:SHOWN]!r}", raw)
         seen.add(name)
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        # As spreadsheets of half the world write it: each row would be one text, and no error anywhere.
+        raise RowError(f"the first row names one column, {names[0][:SHOWN]!r}: commas are to stand between fields", raw)
     columns.check(names, raw)
     return names
 

@@ -178,6 +178,8 @@ def test_an_open_quotation_mark_takes_no_more_than_a_row_may_have() -> None:
     [
         (b"a,,b\n", "column 2 has no name"),
         (b"a,b,a\n", "two are called 'a'"),
+        (b"a;b\n1;2\n", "names one column, 'a;b': commas"),
+        (b"a\tb\n1\t2\n", "names one column"),
         (b'"a\n', "cannot be read"),
         (b"\xff\n", "not UTF-8"),
         (b"b\n1\n", "no column 'x', but 'b'"),

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+READY = "ready"
 _WARM_UP = 0.3  # of the time
 
 
@@ -84,6 +85,7 @@ def main() -> int:
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--threads", type=int, default=0, help="of torch within an operation; 0 is its own default")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each batch size")
+    parser.add_argument("--at-a-line", action="store_true", help=f"say {READY}, and begin at a line of standard input")
     parser.add_argument("archive", type=Path)
     parser.add_argument("files", nargs="+", type=Path)
     options = parser.parse_args()
@@ -102,6 +104,9 @@ def main() -> int:
         with open_archive(options.archive) as archive:
             archive.extract(folder)
         service = load(folder)
+        if options.at_a_line:  # of several processes none measures while another one loads
+            print(READY, flush=True)
+            sys.stdin.readline()
         rates = {batch: rate(service, bodies, batch, options.seconds) for batch in map(int, options.batches.split(","))}
     print(json.dumps(rates))
     return 0

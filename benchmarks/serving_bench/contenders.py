@@ -47,6 +47,7 @@ class Contender:
         batch_delay_ms: how long Java's frontend, or mosec, waits for such a batch to fill.
         settings: further lines of its config.properties.
         pipeline: what a shared one says of preparing the next batch while one runs; None leaves it to the handler.
+        threads: of torch; None leaves them to the worker.
     """
 
     kind: Kind
@@ -55,6 +56,7 @@ class Contender:
     batch_delay_ms: int = 1
     settings: str = ""
     pipeline: bool | None = None
+    threads: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Contender:
@@ -108,9 +110,13 @@ class Contender:
         document: dict[str, object] = {"minWorkers": workers, "maxWorkers": workers, "batchSize": self.batch_size}
         if self.batch_size > 1 and not self.is_peer:
             document["maxBatchDelay"] = self.batch_delay_ms
+        backend: dict[str, object] = {}
         if self.is_shared:
-            backend: dict[str, object] = {"mode": "shared", "max_batch_size": SHARED_BATCH}
+            backend = {"mode": "shared", "max_batch_size": SHARED_BATCH}
             if self.pipeline is not None:
                 backend["pipeline"] = self.pipeline
+        if self.threads is not None:
+            backend["threads"] = self.threads
+        if backend:
             document["backend"] = backend
         return yaml.safe_dump(document, sort_keys=False)

@@ -185,13 +185,25 @@ def proportional_kb(text: str) -> int:
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:
-    """Return the live processes of one server."""
-    found = []
+    """Return the live processes of one server: the marked ones and what they have started.
+
+    A process that has written a title over its environment, as those of Ray do, is known by its parent.
+    """
+    parents: dict[int, int] = {}
+    found: dict[int, psutil.Process] = {}
+    others: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            parents[process.pid] = process.ppid()
+            if process.environ().get(MARK) == mark:
+                found[process.pid] = process
+            else:
+                others[process.pid] = process
+    while children := [pid for pid in others if parents[pid] in found]:
+        found |= {pid: others.pop(pid) for pid in children}
+    return list(found.values())
 
 
 @contextmanager
@@ -286,16 +298,16 @@ def start_command(contender: Contender, models: Sequence[str], folder: Path) -> 
         str(folder / "config.properties"),
     ]
     if contender.kind == "stock":
-        return [_program("torchserve"), "--start", *common]
+        return [program("torchserve"), "--start", *common]
     options = ["--quiet", "--timeout", str(int(START_TIMEOUT_S))]
     if contender.kind == "stock-quiet":
         options.append("--stock-worker")
     if contender.is_python:
         options += ["--frontend", "python"]
-    return [_program("torchmar"), "start", *options, *common]
+    return [program("torchmar"), "start", *options, *common]
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """Return the program of this interpreter's environment."""
     return str(Path(sys.executable).parent / name)
 
@@ -356,7 +368,7 @@ def _end(
         terminate(launcher)  # `torchmar start` takes back what it has begun
     elif contender.kind != "stock":
         with suppress(subprocess.TimeoutExpired):
-            command = [_program("torchmar"), "stop", "--quiet"]
+            command = [program("torchmar"), "stop", "--quiet"]
             subprocess.run(command, cwd=folder, env=environ, capture_output=True, timeout=3 * _GRACE_S, check=False)
     left = kill_left(mark)
     if launcher is not None:

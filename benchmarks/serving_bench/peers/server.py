@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -43,21 +43,40 @@ def serving(
     route = server.url.removeprefix(server.inference)
     command = start_command(contender, workers, port, route, folder, workload.bodies)
     environ = servers.environment(folder, temporary, mark) | {"PYTHONPATH": str(ROOT)}
+    with running(server, command, environ, folder, workload.bodies[0].read_bytes(), problems) as started:
+        yield started
+
+
+@contextmanager
+def running(
+    server: Server, command: Sequence[str], environ: Mapping[str, str], folder: Path, body: bytes, problems: list[str]
+) -> Iterator[Server]:
+    """Yield the server that a command starts, from its first answer; it ends with the block, whatever happens.
+
+    Args:
+        server: where it will be.
+        command: stays until it is told to end; what it prints is in ``start.log`` of the folder.
+        body: of the request that is asked until there is an answer.
+        problems: gains a line if processes had to be killed in the end.
+
+    Raises:
+        BenchmarkError: it did not become ready; says what it wrote last.
+    """
     begin = time.perf_counter()
     with (folder / "start.log").open("wb") as log:
         launcher = subprocess.Popen(
             command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        _until_ready(server, workload.bodies[0].read_bytes(), launcher, folder)
+        _until_ready(server, body, launcher, folder)
         ready_s = time.perf_counter() - begin
         yield replace(server, ready_s=ready_s, start_processor_s=server.processor().total_s)
     finally:
         servers.terminate(launcher)
-        left = servers.kill_left(mark)
+        left = servers.kill_left(server.mark)
         launcher.wait()
         if left:
-            problems.append(f"{contender.label}, {workload.name}: had to be killed in the end: {left}")
+            problems.append(f"{server.contender.label}, {server.model}: had to be killed in the end: {left}")
 
 
 def start_command(

@@ -46,6 +46,28 @@ def commands(path: Path) -> list[str]:
     return found
 
 
+def shown(path: Path) -> list[list[str]]:
+    """Return the words of torchmar's commands in the document's sh blocks: they need a cluster, or what else no test has."""
+    lines = [line for block in blocks(path, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("torchmar ")]
+
+
+def understand(words: list[str]) -> None:
+    """Parse a command's line, without running it.
+
+    Raises:
+        click.UsageError: it has no such command, option or value.
+    """
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        name, *words = words
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, name
+        command = found
+    # What a shell takes for itself begins at a sign of its own.
+    command.make_context(name, list(itertools.takewhile(lambda word: word[0] not in "|&<>;", words)))
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
@@ -100,7 +122,10 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
 # torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
-_ABOUT_ARCHIVES = ("archives", "batch", "containers", "kubernetes", "ray", "security", "serving", "testing-handlers")
+_ABOUT_ARCHIVES = (
+    *("archives", "batch", "containers", "kubernetes", "ray", "scale-out", "security", "serving"),
+    "testing-handlers",
+)
 WHATEVER_IT_HOLDS = {ROOT / "docs" / f"{name}.md" for name in _ABOUT_ARCHIVES}
 STAND_IN = "def handle(data, context):\n    return [7] * len(data or [])\n"
 
@@ -165,6 +190,7 @@ REPEATED = {
             "kubernetes.md",
             "migrating.md",
             "ray.md",
+            "scale-out.md",
             "security.md",
             "serving.md",
             "testing-handlers.md",
@@ -178,16 +204,16 @@ def test_commands_that_are_not_run_are_at_least_understood(path: Path, monkeypat
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(click.Path, "convert", lambda _, value, *__: Path(value))  # the demos make some of the files
     typed = [line for line in commands(path) if line.startswith("torchmar ")]
-    found = [shlex.split(line.partition(" > ")[0]) for line in typed]  # the shell takes the rest
-    assert found
-    for _, *words in found:
-        # What a shell takes for itself begins at a sign of its own.
-        arguments = list(itertools.takewhile(lambda word: word[0] not in "|&<>;", words))
-        command: click.Command | None = cli
-        while isinstance(command, click.Group):
-            command = command.get_command(click.Context(command), arguments.pop(0))
-        assert command is not None
-        command.make_context(words[0], arguments)
+    assert typed
+    for line in typed:
+        understand(shlex.split(line.partition(" > ")[0])[1:])  # the shell takes the rest
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if shown(path)], ids=lambda path: path.name)
+def test_commands_that_no_test_can_run_are_understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(click.Path, "convert", lambda _, value, *__: Path(value))
+    for words in shown(path):
+        understand(words)
 
 
 @pytest.fixture(scope="module")

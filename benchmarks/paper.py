@@ -82,8 +82,9 @@ def _table(found: Measured, sizes: Sequence[int], usual: Cluster) -> str:
         outcome = paper.reckon(found, replace(usual, nodes=nodes))
         scaled = paper.reckon(found, replace(usual, nodes=nodes, autoscaled=True))
         shares = (outcome.linear, outcome.checks_cores, outcome.controller, scaled.controller, outcome.gcs)
-        rows.append([str(nodes), number(outcome.rps), *map(number, shares)])
+        rows.append([str(nodes), number(outcome.rps), *map(number, (*shares, outcome.update_s))])
     heads = ("requests/s", "of linear", "a node's cores for checks", "controller", "the same, autoscaling", "gcs")
+    heads += ("s to replace all, at least",)
     return table(("nodes", *heads), rows)
 
 

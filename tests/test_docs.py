@@ -47,7 +47,7 @@ def commands(path: Path) -> list[str]:
 
 
 def shown(path: Path) -> list[list[str]]:
-    """Return the words of torchmar's commands in the document's sh blocks: they need a cluster, or what else no test has."""
+    """Return the words of torchmar's commands of its sh blocks: they need a cluster, or what else no test has."""
     lines = [line for block in blocks(path, "sh") for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("torchmar ")]
 

@@ -24,6 +24,7 @@ _CASES: dict[str, tuple[list[str], list[str], float]] = {
     "fixed": ([f"1:{_FEW}", f"1:{_MANY}", f"2:{_MANY}"], [], CHECK_S),
     "autoscaling": ([f"1:{_MANY}"], ["--autoscaling"], CHECK_S),
     "checks": ([f"1:{_MANY}"], [], _FAST_CHECK_S),
+    "details": ([f"1:{_FEW}", f"1:{_MANY}"], ["--details"], CHECK_S),
 }
 
 NAMES = {
@@ -32,6 +33,9 @@ NAMES = {
     "controller_replica_ms": "more of it for each replica",
     "controller_node_ms": "more of it for each node",
     "controller_autoscaled_ms": "more of it for each replica of a deployment that autoscales",
+    "details_ms": "the controller, asked for all that it knows, as our front does once a second, ms",
+    "details_replica_ms": "more of it for each replica",
+    "controller_start_ms": "the controller, for each replica that starts, ms",
     "gcs_ms": "the cluster's control service, ms a second",
     "gcs_replica_ms": "more of it for each replica",
     "gcs_node_ms": "more of it for each node",
@@ -97,6 +101,15 @@ def figures(measured: list[dict[str, Any]]) -> dict[str, float]:
     pushed = ms("autoscaling", 1, _MANY, "controller") - ms("fixed", 1, _MANY, "controller")
     checks = _MANY * (1 / _FAST_CHECK_S - 1 / CHECK_S)  # more of them in a second
 
+    def details(replicas: int) -> float:
+        asked = by_size["details", 1, replicas]
+        idle = ms("fixed", 1, replicas, "controller")
+        return (ms("details", 1, replicas, "controller") - idle) * float(asked["seconds"]) / max(1, asked["asked"])
+
+    details_replica = (details(_MANY) - details(_FEW)) / (_MANY - _FEW)
+    change = by_size["fixed", 1, _MANY]["changed"]
+    start = 1000 * change["taken"].get("controller", 0.0) - change["seconds"] * ms("fixed", 1, _MANY, "controller")
+
     def check(name: str) -> float:
         return (ms("checks", 1, _MANY, name) - ms("fixed", 1, _MANY, name)) / checks
 
@@ -106,6 +119,9 @@ def figures(measured: list[dict[str, Any]]) -> dict[str, float]:
         "controller_replica_ms": controller_replica,
         "controller_node_ms": controller_node,
         "controller_autoscaled_ms": pushed / _MANY,
+        "details_ms": details(_FEW) - _FEW * details_replica,
+        "details_replica_ms": details_replica,
+        "controller_start_ms": start / (_MANY - _FEW),
         "gcs_ms": gcs,
         "gcs_replica_ms": gcs_replica,
         "gcs_node_ms": gcs_node,

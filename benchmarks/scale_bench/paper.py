@@ -23,11 +23,14 @@ ASSUMED = {
     "models": "one model; a replica and its worker have one core between them",
     "threads": "HAProxy has four threads, Ray's default",
     "alive": "nothing fails, starts or is replaced meanwhile",
+    "front": "nobody manages models; the front asks the controller once a second, and the registry never",
+    "updates": "the list of replicas that the controller sends to the nodes at a change costs the same for many",
 }
 """What was not measured."""
 
 
 _HAPROXY_THREADS = 4
+_DETAILS_A_SECOND = 1
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Measured:
         node_ms: of a second, in what a node has beside these.
         controller_ms: of a second, in the controller; `controller_replica_ms` and `controller_node_ms` more for each.
         controller_autoscaled_ms: more for each replica where the deployment autoscales: its reports.
+        controller_start_ms: of the controller, for each replica that starts.
+        details_ms: of the controller, asked for all that it knows; `details_replica_ms` more for each replica.
         gcs_ms: of a second, in the control service; `gcs_replica_ms` and `gcs_node_ms` more for each.
     """
 
@@ -58,6 +63,9 @@ class Measured:
     controller_replica_ms: float
     controller_node_ms: float
     controller_autoscaled_ms: float
+    controller_start_ms: float
+    details_ms: float
+    details_replica_ms: float
     gcs_ms: float
     gcs_replica_ms: float
     gcs_node_ms: float
@@ -99,6 +107,7 @@ class Outcome:
         checks_cores: of one node, for the checks.
         controller: share of the one core that the controller can have; above 1 it falls behind.
         gcs: the same of the control service, which has several threads: above 1 is no limit by itself.
+        update_s: seconds that the controller needs at the least to replace every replica.
     """
 
     rps: float
@@ -106,6 +115,7 @@ class Outcome:
     checks_cores: float
     controller: float
     gcs: float
+    update_s: float
 
 
 def reckon(measured: Measured, cluster: Cluster) -> Outcome:
@@ -124,6 +134,7 @@ def reckon(measured: Measured, cluster: Cluster) -> Outcome:
         checks_cores=_checks(measured, cluster),
         controller=_controller(measured, cluster),
         gcs=_gcs(measured, cluster),
+        update_s=cluster.nodes * cluster.replicas * measured.controller_start_ms / 1000,
     )
 
 
@@ -134,11 +145,16 @@ def _checks(measured: Measured, cluster: Cluster) -> float:
 
 
 def _controller(measured: Measured, cluster: Cluster) -> float:
-    return (measured.controller_ms + cluster.nodes * _controller_of_a_node(measured, cluster)) / 1000
+    return (_controller_alone(measured) + cluster.nodes * _controller_of_a_node(measured, cluster)) / 1000
+
+
+def _controller_alone(measured: Measured) -> float:
+    return measured.controller_ms + _DETAILS_A_SECOND * measured.details_ms
 
 
 def _controller_of_a_node(measured: Measured, cluster: Cluster) -> float:
     replica = measured.controller_replica_ms + cluster.autoscaled * measured.controller_autoscaled_ms
+    replica += _DETAILS_A_SECOND * measured.details_replica_ms
     return cluster.replicas * replica + measured.controller_node_ms
 
 
@@ -160,7 +176,7 @@ def _rps(measured: Measured, cluster: Cluster) -> float:
 def full_at(measured: Measured, cluster: Cluster) -> int | None:
     """Return from how many nodes like these the controller has more to do than one core can; None: never."""
     each = _controller_of_a_node(measured, cluster)
-    return max(1, int((1000 - measured.controller_ms) / each) + 1) if each else None
+    return max(1, int((1000 - _controller_alone(measured)) / each) + 1) if each else None
 
 
 def falls_below(measured: Measured, cluster: Cluster, share: float) -> int | None:

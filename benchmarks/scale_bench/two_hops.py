@@ -17,6 +17,8 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
+from benchmarks.scale_bench.patience import begun
+
 
 class Predictor:
     """The model: one request, one call."""
@@ -56,7 +58,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Serve until told to end."""
     told = options()
-    ray.init(address="local", num_cpus=told.replicas + 1, log_to_driver=False)
+    begun(lambda: ray.init(address="local", num_cpus=told.replicas + 1, log_to_driver=False))
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": told.port})
         model = serve.deployment(Predictor).options(num_replicas=told.replicas).bind(told.folder, told.bodies)

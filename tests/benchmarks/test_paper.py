@@ -59,6 +59,12 @@ def test_the_controller_is_full_sooner_where_replicas_report() -> None:
     assert reckon(busy, replace(USUAL, nodes=1000)).rps == pytest.approx(999 * 4000 + 3000)
 
 
+def test_what_the_front_asks_of_the_controller_grows_with_the_replicas() -> None:
+    asked = replace(FREE, details_ms=100.0, details_replica_ms=0.5, controller_start_ms=25.0)
+    assert full_at(asked, USUAL) == int(900 / 8) + 1
+    assert reckon(asked, replace(USUAL, nodes=100)).update_s == pytest.approx(100 * 16 * 0.025)
+
+
 def test_noise_below_nothing_counts_as_nothing_and_what_is_missing_is_an_error() -> None:
     assert Measured.of(NOTHING | {"gcs_node_ms": -0.3}).gcs_node_ms == 0
     with pytest.raises(KeyError):
@@ -86,10 +92,15 @@ def test_one_proxy_keeps_all_replicas_at_work_and_many_that_know_nothing_do_not(
 def idle_lines() -> list[dict[str, Any]]:
     """Return what a cluster takes whose controller takes 10 ms a second, 1 for each replica and 3 for each node."""
     sizes = [("fixed", 1, 1), ("fixed", 1, 9), ("fixed", 2, 9), ("autoscaling", 1, 9), ("checks", 1, 9)]
+    sizes += [("details", 1, 1), ("details", 1, 9)]
     lines = []
     for case, nodes, replicas in sizes:
         taken = {
-            "controller": 0.010 + 0.001 * replicas + 0.003 * nodes + (case == "autoscaling") * 0.002 * replicas,
+            "controller": 0.010
+            + 0.001 * replicas
+            + 0.003 * nodes
+            + (case == "autoscaling") * 0.002 * replicas
+            + (case == "details") * 10 * (0.004 + 0.0005 * replicas),
             "gcs": 0.005 * nodes,
             "raylet": 0.02 * nodes,
             "agent": 0.01 * nodes,
@@ -97,7 +108,10 @@ def idle_lines() -> list[dict[str, Any]]:
             "haproxy": (case == "checks") * 0.0001 * 88.2,
         }
         taken = {name: 20 * value for name, value in taken.items()}
-        lines.append({"case": case, "nodes": nodes, "replicas": replicas, "seconds": 20.0, "taken": taken})
+        # Eight replicas start in ten seconds, each for 25 ms beside what the controller takes anyway.
+        changed = {"seconds": 10.0, "taken": {"controller": 0.2 + 10 * taken["controller"] / 20}}
+        size = {"case": case, "nodes": nodes, "replicas": replicas, "asked": 200 * (case == "details")}
+        lines.append({**size, "seconds": 20.0, "taken": taken, "changed": changed})
     return lines
 
 
@@ -110,6 +124,9 @@ def test_what_each_thing_costs_is_the_difference_of_two_sizes() -> None:
         "controller_replica_ms": 1,
         "controller_node_ms": 3,
         "controller_autoscaled_ms": 2,
+        "details_ms": 4,
+        "details_replica_ms": 0.5,
+        "controller_start_ms": 25,
         "gcs_ms": 0,
         "gcs_replica_ms": 0,
         "gcs_node_ms": 5,

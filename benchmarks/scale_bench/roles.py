@@ -14,6 +14,9 @@ _BEGINS = {
     "ray::ServeController": "controller",
     "ray::HAProxyManager": "manager",
     "ray::ProxyActor": "proxy",
+    "ray::DashboardAgent": "agent",
+    "ray::RuntimeEnvAgent": "agent",
+    "ray-dashboard-": "dashboard",
     "ray::": "actor",
 }
 _ENDS = {

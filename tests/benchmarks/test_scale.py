@@ -82,6 +82,8 @@ def test_a_cluster_is_apart_from_any_other_of_the_machine(tmp_path: Path) -> Non
         ("ray::ServeContr", ["ray::ServeController.run_control_loop"], "controller"),
         ("ray::HAProxyMan", ["ray::HAProxyManager"], "manager"),
         ("ray::ProxyActor", ["ray::ProxyActor"], "proxy"),
+        ("ray::DashboardA", ["ray::DashboardAgent"], "agent"),
+        ("ray-dashboard-J", ["ray-dashboard-JobHead-0 (/v/bin/python)"], "dashboard"),
         ("ray::Registry", ["ray::Registry"], "actor"),
         ("gcs_server", ["/s/ray/core/src/ray/gcs/gcs_server", "--log_dir=x"], "gcs"),
         ("raylet", ["/s/ray/core/src/ray/raylet/raylet", "--raylet_socket_name=x"], "raylet"),

@@ -8,7 +8,7 @@ took for granted. Nothing is measured here.
     python benchmarks/scale.py            # measures what this reckons with; an hour on two cores
     python benchmarks/paper.py            # half a minute
     python benchmarks/paper.py --nodes 1,100 --cores 32 --replicas 16
-    python benchmarks/paper.py --inputs other.json
+    python benchmarks/paper.py --inputs results/scale.json other.json
 """
 
 from __future__ import annotations
@@ -29,11 +29,20 @@ from benchmarks.scale_bench.paper import ASSUMED, Cluster, Measured  # noqa: E40
 from benchmarks.serving_bench.report import number, table  # noqa: E402
 from benchmarks.serving_bench.results import median  # noqa: E402
 
-RESULTS = Path(__file__).resolve().parent / "results" / "scale.json"
+RESULTS = Path(__file__).resolve().parent / "results"
 _UNDER_WAY = (1, 2, 4, 8)
 _LINEAR = 0.9
 # The roles of the processes that a request passes; what else took time meanwhile is the cluster's own.
 _ROLES = {"haproxy_ms": ("haproxy",), "manager_ms": ("manager",), "replica_ms": ("replica", "worker")}
+
+
+def together(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what runs of ``scale.py`` have measured as one run: all loads, and the first idle cluster."""
+    return {
+        "settings": [one["settings"] for one in documents],
+        "loads": [load for one in documents for load in one["loads"]],
+        "idle": next((one["idle"] for one in documents if one["idle"]), []),
+    }
 
 
 def measured(document: Mapping[str, Any], workload: str) -> Measured | None:
@@ -70,8 +79,10 @@ def report(document: Mapping[str, Any], sizes: Sequence[int], usual: Cluster) ->
                 "\n".join(f"- {text}" for text in limits(found, usual)),
             ]
     parts += ["## The balance", _balance(sizes, usual.replicas)]
-    parts += ["## Measured", "By `python benchmarks/scale.py`, of which `results/scale.json` has every figure:"]
-    parts += ["\n".join(f"- {name}: {text}" for name, text in document["settings"].items())]
+    parts += ["## Measured", "By `python benchmarks/scale.py`; what a request took is in its tables. Beside it:"]
+    found = idle.figures(document["idle"])
+    parts += [table(("ms of the processor", ""), [(text, number(found[name])) for name, text in idle.NAMES.items()])]
+    parts += ["\n".join(f"- {name}: {text}" for name, text in one.items()) for one in document["settings"]]
     parts += ["## Assumed", "\n".join(f"- {text}" for text in ASSUMED.values())]
     return "\n\n".join(parts) + "\n"
 
@@ -117,7 +128,7 @@ def _balance(sizes: Sequence[int], replicas: int) -> str:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description="A cluster of many nodes on paper.")
-    parser.add_argument("--inputs", type=Path, default=RESULTS, help="what scale.py has written (%(default)s)")
+    parser.add_argument("--inputs", type=Path, nargs="+", help="of scale.py (benchmarks/results/scale*.json)")
     parser.add_argument("--nodes", default="1,2,10,50,100", help="numbers of nodes (%(default)s)")
     parser.add_argument("--cores", type=int, default=16, help="of each node (%(default)s)")
     parser.add_argument("--replicas", type=int, default=12, help="of the model, on each node (%(default)s)")
@@ -135,13 +146,14 @@ def main() -> int:
     """Print the report; return 1 if there is nothing to reckon with."""
     options = parse()
     try:
-        document = json.loads(options.inputs.read_text(encoding="utf-8"))
+        inputs = options.inputs or sorted(RESULTS.glob("scale*.json"))
+        document = together([json.loads(path.read_text(encoding="utf-8")) for path in inputs])
         print(report(document, options.nodes, Cluster(1, options.cores, options.replicas)))
-    except FileNotFoundError:
-        print(f"error: {options.inputs} is not there: run python benchmarks/scale.py first", file=sys.stderr)
+    except FileNotFoundError as error:
+        print(f"error: {error.filename} is not there: run python benchmarks/scale.py first", file=sys.stderr)
         return 1
     except KeyError as error:
-        print(f"error: {options.inputs} has nothing of {error}: run python benchmarks/scale.py whole", file=sys.stderr)
+        print(f"error: nothing was measured of {error}: run python benchmarks/scale.py whole", file=sys.stderr)
         return 1
     return 0
 

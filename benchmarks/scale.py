@@ -17,7 +17,7 @@ router deployment before the model's on Ray as it comes, ``two-hops-tuned`` the 
 sets. The parts are load, loops (the handler without a server, several processes at once) and idle.
 
 Ray's processes take a while to start: on a busy machine Ray itself gives up, which is told at the end, and the others
-go on. `benchmarks/paper.py` reckons with what this has measured.
+go on. `benchmarks/paper.py` reckons with what this has measured, in one run or in several of other names (--name).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Run:
             self.results.settings["took"] = f"{(time.monotonic() - self.begun) / 60:.0f} minutes"
         if "idle" in self.parts:
             with self._noted("idle") as folder:
-                self.results.idle = idle.measure(folder)
+                idle.measure(folder, self.results.idle)
         self.results.settings["load average at the end"] = f"{os.getloadavg()[0]:.1f}"
 
     def _order(self, index: int) -> tuple[Entrant, ...]:
@@ -191,6 +191,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--driver", choices=["auto", "wrk", "bundled"], default="auto", help="(%(default)s)")
     parser.add_argument("--quick", action="store_true", help="one round of 1 s, unless said otherwise")
     parser.add_argument("--output-dir", type=Path, default=RESULTS, help="default: benchmarks/results")
+    parser.add_argument("--name", default="scale", help="of the two files (%(default)s)")
     options = parser.parse_args(arguments)
     for name, usual, quick in (("rounds", 3, 1), ("seconds", 5.0, 1.0), ("warm_up", 2.0, 1.0)):
         if getattr(options, name) is None:
@@ -227,12 +228,12 @@ def prepare(options: argparse.Namespace, folder: Path) -> Run:
     return Run(results, prepared, folder, options.driver, options.parts, options.seconds, options.warm_up)
 
 
-def write(results: Results, folder: Path) -> str:
+def write(results: Results, folder: Path, name: str) -> str:
     """Write the two files; return the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = report.markdown(results)
-    (folder / "scale.md").write_text(text, encoding="utf-8")
-    (folder / "scale.json").write_text(json.dumps(results.document(), indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(results.document(), indent=1) + "\n", encoding="utf-8")
     return text
 
 
@@ -251,7 +252,7 @@ def main() -> int:
         return serving.carry_out(
             run,
             options.rounds,
-            write=lambda: write(run.results, options.output_dir),
+            write=lambda: write(run.results, options.output_dir, options.name),
             show=lambda: report.markdown(run.results),
         )
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import Any
 
 import psutil
@@ -24,6 +23,7 @@ from ray.serve.context import _get_global_client
 
 from benchmarks.scale_bench import roles
 from benchmarks.scale_bench.patience import begun
+from serving.control.configuration.ports import choose_free
 
 _APPLICATION = "idle"
 _SETTLE_S = 3.0
@@ -58,26 +58,18 @@ def measure(work: Callable[[], None]) -> dict[str, Any]:
     return {"seconds": time.monotonic() - begin, "taken": roles.since(now, before), "processes": dict(number)}
 
 
-@contextmanager
-def asking(wanted: bool) -> Iterator[list[int]]:
-    """Ask the controller for all that it knows again and again; yield a list of one number, how often it was asked."""
-    ended, number = threading.Event(), [0]
+def ask(seconds: float) -> dict[str, Any]:
+    """Ask the controller again and again for all that it knows: what `measure` returns, and how often it was asked."""
+    asked = count()
 
-    def ask() -> None:
-        client = _get_global_client()
-        while not ended.wait(_DETAILS_S):
+    def work() -> None:
+        client, end = _get_global_client(), time.monotonic() + seconds
+        while time.monotonic() < end:
             client.get_serve_details()
-            number[0] += 1
+            next(asked)
+            time.sleep(_DETAILS_S)
 
-    thread = threading.Thread(target=ask)
-    if wanted:
-        thread.start()
-    try:
-        yield number
-    finally:
-        ended.set()
-        if wanted:
-            thread.join()
+    return {**measure(work), "asked": next(asked)}
 
 
 def main() -> None:
@@ -85,9 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a Ray cluster takes while nobody asks.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--sizes", nargs="+", required=True, metavar="NODES:REPLICAS", help="growing")
-    parser.add_argument("--autoscaling", action="store_true", help="let the replicas report what autoscaling wants")
-    parser.add_argument("--details", action="store_true", help="ask the controller for what it knows meanwhile")
+    parser.add_argument("--sizes", nargs="+", required=True, metavar="NODES:REPLICAS[:autoscaling]", help="growing")
     told = parser.parse_args()
     place = {"num_cpus": 64, "include_dashboard": False}
     cluster = begun(lambda: Cluster(initialize_head=True, head_node_args=place))
@@ -97,23 +87,30 @@ def main() -> None:
         serve.ingress(Nothing())(type("Idle", (), {"check_health": Nothing.check_health}))
     )
     number = 1
-    for nodes, replicas in (map(int, size.split(":")) for size in told.sizes):
+    for size in told.sizes:
+        nodes, replicas = map(int, size.split(":")[:2])
+        autoscaling = size.endswith(":autoscaling")
         while number < nodes:
-            begun(lambda: cluster.add_node(num_cpus=64))
+            begun(lambda: cluster.add_node(num_cpus=64, env_vars=_own_ports()))
             number += 1
-        if told.autoscaling:
+        if autoscaling:
             sized = kind.options(autoscaling_config={"min_replicas": replicas, "max_replicas": replicas})
         else:
             sized = kind.options(num_replicas=replicas)
-        become = partial(_become, sized, nodes, replicas)
-        changed = measure(become)
-        with asking(told.details) as asked:
-            waited = measure(partial(time.sleep, told.seconds))
-        size = {"nodes": nodes, "replicas": replicas, "asked": asked[0]}
-        print(json.dumps({**size, **waited, "changed": changed}), flush=True)
+        found = {"nodes": nodes, "replicas": replicas, "autoscaling": autoscaling}
+        found["changed"] = measure(partial(_become, sized, nodes, replicas))
+        found |= measure(partial(time.sleep, told.seconds))
+        found["details"] = ask(told.seconds)
+        print(json.dumps(found), flush=True)
     serve.shutdown()
     ray.shutdown()
     cluster.shutdown()
+
+
+def _own_ports() -> dict[str, str]:
+    """Return what the HAProxy of another node on this machine must be told; the controller tells its HTTP port."""
+    stats, metrics = choose_free("127.0.0.1", 2)
+    return {"RAY_SERVE_HAPROXY_STATS_PORT": f"{stats}", "RAY_SERVE_HAPROXY_METRICS_PORT": f"{metrics}"}
 
 
 def _become(kind: Any, nodes: int, replicas: int) -> None:

@@ -6,6 +6,7 @@ import json
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,15 @@ from benchmarks.serving_bench import servers
 from benchmarks.serving_bench.servers import BenchmarkError
 from serving.control.configuration.ports import choose_free
 
-SECONDS = 20.0
+SECONDS = 15.0
 CHECK_S = 5.0  # how often each HAProxy asks each replica whether it lives, in Ray 2.60
 _FAST_CHECK_S = 0.1
 _FEW, _MANY = 1, 9
 _TIMEOUT_S = 900.0
-# Case: its sizes as NODES:REPLICAS, further options, and how often HAProxy asks.
-_CASES: dict[str, tuple[list[str], list[str], float]] = {
-    "fixed": ([f"1:{_FEW}", f"1:{_MANY}", f"2:{_MANY}"], [], CHECK_S),
-    "autoscaling": ([f"1:{_MANY}"], ["--autoscaling"], CHECK_S),
-    "checks": ([f"1:{_MANY}"], [], _FAST_CHECK_S),
-    "details": ([f"1:{_FEW}", f"1:{_MANY}"], ["--details"], CHECK_S),
+# Case: its sizes as NODES:REPLICAS[:autoscaling], and how often HAProxy asks.
+_CASES: dict[str, tuple[list[str], float]] = {
+    "usual": ([f"1:{_FEW}", f"1:{_MANY}", f"1:{_MANY}:autoscaling", f"2:{_MANY}"], CHECK_S),
+    "checks": ([f"1:{_MANY}"], _FAST_CHECK_S),
 }
 
 NAMES = {
@@ -45,36 +44,36 @@ NAMES = {
 }
 
 
-def measure(folder: Path) -> list[dict[str, Any]]:
-    """Measure every case in a cluster of its own, on this machine.
+def measure(folder: Path, found: list[dict[str, Any]]) -> None:
+    """Measure every case in a cluster of its own, on this machine; `found` gains each size when it is measured.
 
     Raises:
         BenchmarkError: a cluster did not start; says what it wrote last.
     """
-    found = []
-    for case, (sizes, options, check_s) in _CASES.items():
-        own = folder / case
+    for number, (case, (sizes, check_s)) in enumerate(_CASES.items()):
+        own = folder / str(number)  # HAProxy's sockets are below it, and their paths may not be long
         (own / "t").mkdir(parents=True)
         mark = secrets.token_hex(8)
-        [port] = choose_free("127.0.0.1", 1)
+        port, second = choose_free("127.0.0.1", 2)
         environ = ray_environment(servers.environment(own, own / "t", mark), own / "t") | TUNED
+        environ["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(second)  # two nodes on one machine
         environ["RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER"] = f"{1000 * check_s:.0f}ms"
         command = [sys.executable, "-m", "benchmarks.scale_bench.control_plane", "--port", str(port)]
-        command += ["--seconds", str(SECONDS), *options, "--sizes", *sizes]
-        with (own / "start.log").open("wb") as log:
-            try:
+        command += ["--seconds", str(SECONDS), "--sizes", *sizes]
+        lines = own / "sizes.jsonl"
+        try:
+            with lines.open("wb") as output, (own / "start.log").open("wb") as log:
                 done = subprocess.run(
-                    command, cwd=own, env=environ, stdout=subprocess.PIPE, stderr=log, timeout=_TIMEOUT_S, check=False
+                    command, cwd=own, env=environ, stdout=output, stderr=log, timeout=_TIMEOUT_S, check=False
                 )
-            except subprocess.TimeoutExpired:
-                raise BenchmarkError(f"{case}: not done within {_TIMEOUT_S:.0f} s: {servers.last_words(own)}") from None
-            finally:
-                servers.kill_left(mark)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"{case}: not done within {_TIMEOUT_S:.0f} s: {servers.last_words(own)}") from None
+        finally:
+            servers.kill_left(mark)
+            whole = [line for line in lines.read_bytes().splitlines(keepends=True) if line.endswith(b"}\n")]
+            found += [{"case": case, "check_s": check_s, **json.loads(line)} for line in whole]
         if done.returncode != 0:
             raise BenchmarkError(f"{case}: {servers.last_words(own)}")
-        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
-        found += [{"case": case, "check_s": check_s, **line} for line in lines]
-    return found
 
 
 def figures(measured: list[dict[str, Any]]) -> dict[str, float]:
@@ -83,49 +82,45 @@ def figures(measured: list[dict[str, Any]]) -> dict[str, float]:
     Raises:
         KeyError: a size was not measured.
     """
-    by_size = {(one["case"], one["nodes"], one["replicas"]): one for one in measured}
+    by_size = {(one["case"], one["nodes"], one["replicas"], one["autoscaling"]): one for one in measured}
+    few, many = (by_size["usual", 1, replicas, False] for replicas in (_FEW, _MANY))
+    reporting, wide = by_size["usual", 1, _MANY, True], by_size["usual", 2, _MANY, False]
+    checked = by_size["checks", 1, _MANY, False]
 
-    def ms(case: str, nodes: int, replicas: int, *names: str) -> float:
-        one = by_size[case, nodes, replicas]
-        return sum(1000 * one["taken"].get(name, 0.0) for name in names) / float(one["seconds"])
+    def ms(one: Mapping[str, Any], name: str) -> float:
+        return 1000 * float(one["taken"].get(name, 0.0)) / float(one["seconds"])
 
     def slopes(name: str) -> tuple[float, float, float]:
-        few, many, wide = (ms("fixed", *size, name) for size in ((1, _FEW), (1, _MANY), (2, _MANY)))
-        replica = (many - few) / (_MANY - _FEW)
-        node = wide - many
-        return few - _FEW * replica - node, replica, node
+        replica = (ms(many, name) - ms(few, name)) / (_MANY - _FEW)
+        node = ms(wide, name) - ms(many, name)
+        return ms(few, name) - _FEW * replica - node, replica, node
+
+    def details(one: Mapping[str, Any]) -> float:
+        """Return the milliseconds of one question."""
+        more = ms(one["details"], "controller") - ms(one, "controller")
+        return more * float(one["details"]["seconds"]) / max(1, one["details"]["asked"])
+
+    def check(name: str) -> float:
+        return (ms(checked, name) - ms(many, name)) / (_MANY * (1 / _FAST_CHECK_S - 1 / CHECK_S))
 
     controller, controller_replica, controller_node = slopes("controller")
     gcs, gcs_replica, gcs_node = slopes("gcs")
-    node = sum(slopes(name)[2] for name in ("raylet", "agent", "manager"))
-    pushed = ms("autoscaling", 1, _MANY, "controller") - ms("fixed", 1, _MANY, "controller")
-    checks = _MANY * (1 / _FAST_CHECK_S - 1 / CHECK_S)  # more of them in a second
-
-    def details(replicas: int) -> float:
-        asked = by_size["details", 1, replicas]
-        idle = ms("fixed", 1, replicas, "controller")
-        return (ms("details", 1, replicas, "controller") - idle) * float(asked["seconds"]) / max(1, asked["asked"])
-
-    details_replica = (details(_MANY) - details(_FEW)) / (_MANY - _FEW)
-    change = by_size["fixed", 1, _MANY]["changed"]
-    start = 1000 * change["taken"].get("controller", 0.0) - change["seconds"] * ms("fixed", 1, _MANY, "controller")
-
-    def check(name: str) -> float:
-        return (ms("checks", 1, _MANY, name) - ms("fixed", 1, _MANY, name)) / checks
-
+    details_replica = (details(many) - details(few)) / (_MANY - _FEW)
+    change = many["changed"]
+    start = (ms(change, "controller") - ms(many, "controller")) * float(change["seconds"])
     return {
-        "node_ms": node,
+        "node_ms": sum(slopes(name)[2] for name in ("raylet", "agent", "manager")),
         "controller_ms": controller,
         "controller_replica_ms": controller_replica,
         "controller_node_ms": controller_node,
-        "controller_autoscaled_ms": pushed / _MANY,
-        "details_ms": details(_FEW) - _FEW * details_replica,
+        "controller_autoscaled_ms": (ms(reporting, "controller") - ms(many, "controller")) / _MANY,
+        "details_ms": details(few) - _FEW * details_replica,
         "details_replica_ms": details_replica,
         "controller_start_ms": start / (_MANY - _FEW),
         "gcs_ms": gcs,
         "gcs_replica_ms": gcs_replica,
         "gcs_node_ms": gcs_node,
-        "replica_ms": ms("fixed", 1, _MANY, "replica") / _MANY,
+        "replica_ms": ms(many, "replica") / _MANY,
         "haproxy_check_ms": check("haproxy"),
         "replica_check_ms": check("replica"),
     }

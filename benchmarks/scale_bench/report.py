@@ -35,8 +35,8 @@ def markdown(results: Results) -> str:
     if results.front_ms:
         text = f"A request that no model's replica answers took {number(min(results.front_ms))} ms of the processor."
         parts += ["## Other requests", text]
-    if results.idle:
-        parts += ["## While nobody asks", table(("", "measured"), _idle(results))]
+    if results.idle and (rows := _idle(results)):
+        parts += ["## While nobody asks", table(("", "measured"), rows)]
     parts += ["## Entrants", "\n".join(f"- {kind}: {KINDS[kind]}" for kind in dict.fromkeys(_kinds(results)))]
     return "\n\n".join(parts) + "\n"
 
@@ -55,7 +55,7 @@ def _rates(results: Results, workload: str) -> str:
 
     def cells(entrant: Entrant) -> Iterable[str]:
         base = Entrant("python", entrant.replicas)
-        for name in ("rps", "p50_ms", "p99_ms", "processor_ms"):
+        for name in ("rps", "p50_ms", "p99_ms", "processor_ms", "beside_idle_ms"):
             for connections in results.connections:
                 pair = (results.load(workload, one, connections, name) for one in (entrant, base))
                 yield compared(*pair)
@@ -63,7 +63,7 @@ def _rates(results: Results, workload: str) -> str:
         yield number(idle)
         yield str(results.errors(workload, entrant))
 
-    names = ("requests/s", "p50 ms", "p99 ms", "processor ms a request")
+    names = ("requests/s", "p50 ms", "p99 ms", "processor ms a request", "the same without idle")
     head = [f"{name}, {count}" for name in names for count in results.connections]
     rows = [[entrant.label, *cells(entrant)] for entrant in _measured(results, workload)]
     return table(("connections", *head, "processor ms a second when idle", "errors"), rows)
@@ -97,5 +97,8 @@ def _loops(results: Results) -> str:
 
 
 def _idle(results: Results) -> list[tuple[str, str]]:
-    found = idle_figures(results.idle)
+    try:
+        found = idle_figures(results.idle)
+    except KeyError:  # a size failed, which the report tells
+        return []
     return [(text, number(found[name])) for name, text in IDLE_NAMES.items()]

@@ -38,6 +38,11 @@ class Load:
         """Return the processor time of a request, of all processes."""
         return sum(self.roles.values())
 
+    @property
+    def beside_idle_ms(self) -> float:
+        """Return what of it the server would not have taken without requests."""
+        return self.processor_ms - self.idle_ms / self.figures.rps if self.figures.rps else 0.0
+
     def value(self, name: str) -> float:
         """Return one of these, or of the figures, by its name."""
         found: float = getattr(self.figures if hasattr(self.figures, name) else self, name)
@@ -138,6 +143,8 @@ def targets(results: Results) -> Iterator[Target]:
         where = f"no-op on Ray, 1 replica, {_connections(connections)}"
         taken = results.load("noop", one, connections, "processor_ms")
         yield Target(f"{where}: processor of a request, ms", "<=", 1.0, taken)
+        taken = results.load("noop", one, connections, "beside_idle_ms")
+        yield Target(f"{where}: the same without what the cluster takes when idle, ms", "<=", 1.0, taken)
         times = results.against("noop", (by_hand, one), connections, "processor_ms")
         yield Target(f"{where}: processor of the two hops by hand as a multiple of it", ">=", 20.0, times)
     most = max(results.connections)

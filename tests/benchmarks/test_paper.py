@@ -91,16 +91,12 @@ def test_one_proxy_keeps_all_replicas_at_work_and_many_that_know_nothing_do_not(
 
 def idle_lines() -> list[dict[str, Any]]:
     """Return what a cluster takes whose controller takes 10 ms a second, 1 for each replica and 3 for each node."""
-    sizes = [("fixed", 1, 1), ("fixed", 1, 9), ("fixed", 2, 9), ("autoscaling", 1, 9), ("checks", 1, 9)]
-    sizes += [("details", 1, 1), ("details", 1, 9)]
+    sizes = [("usual", 1, 1, False), ("usual", 1, 9, False), ("usual", 1, 9, True), ("usual", 2, 9, False)]
     lines = []
-    for case, nodes, replicas in sizes:
+    for case, nodes, replicas, autoscaling in [*sizes, ("checks", 1, 9, False)]:
+        controller = 0.010 + 0.001 * replicas + 0.003 * nodes + autoscaling * 0.002 * replicas
         taken = {
-            "controller": 0.010
-            + 0.001 * replicas
-            + 0.003 * nodes
-            + (case == "autoscaling") * 0.002 * replicas
-            + (case == "details") * 10 * (0.004 + 0.0005 * replicas),
+            "controller": controller,
             "gcs": 0.005 * nodes,
             "raylet": 0.02 * nodes,
             "agent": 0.01 * nodes,
@@ -109,9 +105,11 @@ def idle_lines() -> list[dict[str, Any]]:
         }
         taken = {name: 20 * value for name, value in taken.items()}
         # Eight replicas start in ten seconds, each for 25 ms beside what the controller takes anyway.
-        changed = {"seconds": 10.0, "taken": {"controller": 0.2 + 10 * taken["controller"] / 20}}
-        size = {"case": case, "nodes": nodes, "replicas": replicas, "asked": 200 * (case == "details")}
-        lines.append({**size, "seconds": 20.0, "taken": taken, "changed": changed})
+        changed = {"seconds": 10.0, "taken": {"controller": 0.2 + 10 * controller}}
+        asked = {"seconds": 20.0, "taken": {"controller": 20 * (controller + 10 * (0.004 + 0.0005 * replicas))}}
+        size = {"case": case, "nodes": nodes, "replicas": replicas, "autoscaling": autoscaling}
+        more = {"changed": changed, "details": {**asked, "asked": 200}}
+        lines.append({**size, "seconds": 20.0, "taken": taken, **more})
     return lines
 
 
@@ -143,24 +141,29 @@ def test_the_script_reckons_with_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inputs = tmp_path / "scale.json"
-    monkeypatch.setattr("sys.argv", ["paper.py", "--inputs", str(inputs), "--nodes", "1,10", "--replicas", "4"])
+    second = tmp_path / "scale-idle.json"
+    arguments = ["paper.py", "--inputs", str(inputs), str(second), "--nodes", "1,10", "--replicas", "4"]
+    monkeypatch.setattr("sys.argv", arguments)
     assert script.main() == 1
     assert "is not there: run python benchmarks/scale.py" in capsys.readouterr().err
     load = {"workload": "noop", "entrant": Entrant("ray", 1).label, "connections": 8}
     roles = {"haproxy": 0.1, "manager": 0.1, "replica": 0.5, "worker": 0.3, "gcs": 9.0}
     document: dict[str, Any] = {"settings": {"machine": "two cores"}, "loads": [load | {"roles": roles}], "idle": []}
     inputs.write_text(json.dumps(document))
+    second.write_text(json.dumps({"settings": {"took": "long"}, "loads": [], "idle": []}))
     assert script.main() == 1
     assert "run python benchmarks/scale.py whole" in capsys.readouterr().err
-    document["idle"] = idle_lines()
-    inputs.write_text(json.dumps(document))
+    second.write_text(json.dumps({"settings": {"took": "long"}, "loads": [], "idle": idle_lines()}))
     assert script.main() == 0
     said = capsys.readouterr().out
     assert "## noop" in said
     assert "- machine: two cores" in said
+    assert "- took: long" in said
+    assert "| a replica, ms a second | 4.00 |" in said
     assert said.count("the controller needs more than its one core from ") == 2
-    assert script.measured(document, "mnist") is None
-    found = script.measured(document, "noop")
+    whole = script.together([json.loads(path.read_text()) for path in (inputs, second)])
+    assert script.measured(whole, "mnist") is None
+    found = script.measured(whole, "noop")
     assert found is not None
     assert (found.replica_ms, found.manager_ms, found.idle_replica_ms) == pytest.approx((0.8, 0.1, 4.0))
 

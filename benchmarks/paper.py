@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ _LINEAR = 0.9
 _ROLES = {"haproxy_ms": ("haproxy",), "manager_ms": ("manager",), "replica_ms": ("replica", "worker")}
 
 
+BOUNDS = (
+    "a check takes HAProxy and the replica what a request takes them: it is one, without a worker",
+    "a node that nobody asks takes what a whole cluster of one node took, its controller and control service included",
+    "what the controller takes for each replica and node is not known, and neither is where it is full",
+)
+"""What is put in the place of an idle cluster's figures where these were not measured."""
+
+
 def together(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what runs of ``scale.py`` have measured as one run: all loads, and the first idle cluster."""
     return {
@@ -46,21 +54,32 @@ def together(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def measured(document: Mapping[str, Any], workload: str) -> Measured | None:
-    """Return what a run of ``scale.py`` has measured of one workload; None if that was not part of it.
+    """Return what runs of ``scale.py`` have measured of one workload; None if that was not part of them.
+
+    Where they did not measure an idle cluster, these are bounds; see `BOUNDS`.
 
     Raises:
-        KeyError: it did not measure what an idle cluster takes.
+        KeyError: a size of the idle cluster is missing.
     """
     label = Entrant("ray", 1).label
     loads = [one for one in document["loads"] if (one["workload"], one["entrant"]) == (workload, label)]
     if not loads:
         return None
     most = max(one["connections"] for one in loads)
-    taken = [one["roles"] for one in loads if one["connections"] == most]
-    figures = idle.figures(document["idle"])
-    figures["idle_replica_ms"] = figures.pop("replica_ms")
+    chosen = [one for one in loads if one["connections"] == most]
+
+    def taken(*roles: str) -> float:
+        return median(sum(one["roles"].get(role, 0.0) for role in roles) for one in chosen) or 0.0
+
+    if document["idle"]:
+        figures = idle.figures(document["idle"])
+        figures["idle_replica_ms"] = figures.pop("replica_ms")
+    else:
+        figures = dict.fromkeys((one.name for one in fields(Measured)), 0.0)
+        figures["node_ms"] = median(one["idle_ms"] for one in chosen) or 0.0
+        figures["haproxy_check_ms"], figures["replica_check_ms"] = taken("haproxy"), taken("replica")
     for name, roles in _ROLES.items():
-        figures[name] = median(sum(one.get(role, 0.0) for role in roles) for one in taken) or 0.0
+        figures[name] = taken(*roles)
     return Measured.of(figures)
 
 
@@ -73,39 +92,45 @@ def report(document: Mapping[str, Any], sizes: Sequence[int], usual: Cluster) ->
     parts = [f"# {max(sizes)} nodes on paper", f"Each with {usual.cores} cores and {usual.replicas} replicas."]
     for workload in dict.fromkeys(one["workload"] for one in document["loads"]):
         if (found := measured(document, workload)) is not None:
-            parts += [
-                f"## {workload}",
-                _table(found, sizes, usual),
-                "\n".join(f"- {text}" for text in limits(found, usual)),
-            ]
+            said = limits(found, usual, whole=bool(document["idle"]))
+            parts += [f"## {workload}", _table(found, sizes, usual, whole=bool(document["idle"]))]
+            parts += ["\n".join(f"- {text}" for text in said)]
     parts += ["## The balance", _balance(sizes, usual.replicas)]
     parts += ["## Measured", "By `python benchmarks/scale.py`; what a request took is in its tables. Beside it:"]
-    found = idle.figures(document["idle"])
-    parts += [table(("ms of the processor", ""), [(text, number(found[name])) for name, text in idle.NAMES.items()])]
+    if document["idle"]:
+        found = idle.figures(document["idle"])
+        parts += [
+            table(("ms of the processor", ""), [(text, number(found[name])) for name, text in idle.NAMES.items()])
+        ]
     parts += ["\n".join(f"- {name}: {text}" for name, text in one.items()) for one in document["settings"]]
-    parts += ["## Assumed", "\n".join(f"- {text}" for text in ASSUMED.values())]
+    assumed = [*ASSUMED.values(), *(() if document["idle"] else BOUNDS)]
+    parts += ["## Assumed", "\n".join(f"- {text}" for text in assumed)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(found: Measured, sizes: Sequence[int], usual: Cluster) -> str:
+def _table(found: Measured, sizes: Sequence[int], usual: Cluster, *, whole: bool) -> str:
+    """Format what each size reaches; what the controller takes only if it was measured."""
     rows = []
     for nodes in sizes:
         outcome = paper.reckon(found, replace(usual, nodes=nodes))
         scaled = paper.reckon(found, replace(usual, nodes=nodes, autoscaled=True))
-        shares = (outcome.linear, outcome.checks_cores, outcome.controller, scaled.controller, outcome.gcs)
-        rows.append([str(nodes), number(outcome.rps), *map(number, (*shares, outcome.update_s))])
-    heads = ("requests/s", "of linear", "a node's cores for checks", "controller", "the same, autoscaling", "gcs")
-    heads += ("s to replace all, at least",)
-    return table(("nodes", *heads), rows)
+        shares = [outcome.rps, outcome.linear, outcome.checks_cores]
+        if whole:
+            shares += [outcome.controller, scaled.controller, outcome.gcs, outcome.update_s]
+        rows.append([str(nodes), *map(number, shares)])
+    heads = ["nodes", "requests/s", "of linear", "a node's cores for checks"]
+    if whole:
+        heads += ["controller", "the same, autoscaling", "gcs", "s to replace all, at least"]
+    return table(heads, rows)
 
 
-def limits(found: Measured, usual: Cluster) -> Iterator[str]:
+def limits(found: Measured, usual: Cluster, *, whole: bool) -> Iterator[str]:
     """Yield where the requests stop growing with the nodes, and what is full before."""
     below = paper.falls_below(found, usual, _LINEAR)
     where = f"from {below:,} nodes on" if below else "nowhere below 100,000 nodes"
     why = "each of N nodes asks the replicas of all, so checks grow with N squared"
     yield f"Less than {_LINEAR:g} of linear {where}: {why}."
-    for autoscaled in (False, True):
+    for autoscaled in (False, True) if whole else ():
         full = paper.full_at(found, replace(usual, autoscaled=autoscaled))
         kind = "replicas that autoscale" if autoscaled else "a fixed number of replicas"
         reached = f"from {full:,} nodes on" if full else "never"

@@ -148,9 +148,21 @@ def test_the_script_reckons_with_what_was_measured(
     assert "is not there: run python benchmarks/scale.py" in capsys.readouterr().err
     load = {"workload": "noop", "entrant": Entrant("ray", 1).label, "connections": 8}
     roles = {"haproxy": 0.1, "manager": 0.1, "replica": 0.5, "worker": 0.3, "gcs": 9.0}
-    document: dict[str, Any] = {"settings": {"machine": "two cores"}, "loads": [load | {"roles": roles}], "idle": []}
+    document: dict[str, Any] = {
+        "settings": {"machine": "two cores"},
+        "loads": [load | {"roles": roles, "idle_ms": 200.0}],
+        "idle": [],
+    }
     inputs.write_text(json.dumps(document))
     second.write_text(json.dumps({"settings": {"took": "long"}, "loads": [], "idle": []}))
+    assert script.main() == 0
+    bounds = capsys.readouterr().out
+    assert all(text in bounds for text in script.BOUNDS)
+    assert "controller needs more" not in bounds
+    bound = script.measured(script.together([document]), "noop")
+    assert bound is not None
+    assert (bound.replica_check_ms, bound.node_ms, bound.controller_ms) == (0.5, 200.0, 0.0)
+    second.write_text(json.dumps({"settings": {"took": "long"}, "loads": [], "idle": idle_lines()[:2]}))
     assert script.main() == 1
     assert "run python benchmarks/scale.py whole" in capsys.readouterr().err
     second.write_text(json.dumps({"settings": {"took": "long"}, "loads": [], "idle": idle_lines()}))

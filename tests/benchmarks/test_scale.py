@@ -201,6 +201,7 @@ def test_a_run_takes_turns_and_notes_who_fails(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(entrants, "serving", played)
     monkeypatch.setattr(scale.driver, "send", lambda *_: Figures(10, 1.0, 10.0, 1.0, 2.0, 3.0, 0))
+    monkeypatch.setattr(scale.machine, "versions", lambda *_: "some")  # without Ray, too
     monkeypatch.setattr(roles, "processor", lambda _: (roles.Taken(), Counter[str]()))
     arguments = ["--workloads", "noop", "--parts", "load", "--entrants", "python:1,two-hops:1,python:2"]
     options = scale.parse([*arguments, "--rounds", "2", "--seconds", "0.01", "--driver", "bundled"])

@@ -171,6 +171,7 @@ def tensors(make_context):
         outputs = (Tensor("y", shape=(None,)),)
         handler.signature = Signature((Tensor(name, shape=shape),), outputs)
         context = make_context(requests=1)
+        context.model_name = "sums"
         (reply,) = handler.handle([{"body": body}], context)
         return json.loads(json.dumps(reply)), context.get_response_status(0)[0]
 

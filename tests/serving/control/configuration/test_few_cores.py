@@ -12,7 +12,7 @@ from serving.control import StartOptions
 from serving.control.configuration import few_cores
 from serving.control.configuration.few_cores import COLLECTOR, THREADS
 from serving.control.configuration.java import java_home
-from serving.control.server import _configured
+from serving.control.server import configured
 
 ON = {"TORCHMAR_FEW_CORES": "1"}
 
@@ -70,7 +70,7 @@ def test_threads_of_the_users_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(few_cores.VARIABLE, "1")
     config = tmp_path / "config.properties"
     config.write_text("number_of_netty_threads=3\nenable_envvars_config=true\n")
-    found = _configured(StartOptions(ts_config=config), lambda _: None, given_keys=False)
+    found = configured(StartOptions(ts_config=config), lambda _: None, given_keys=False)
     assert (found["number_of_netty_threads"], found["netty_client_threads"]) == ("3", "1")
     monkeypatch.setenv("TS_NETTY_CLIENT_THREADS", "5")
-    assert _configured(StartOptions(ts_config=config), lambda _: None, given_keys=False)["netty_client_threads"] == "5"
+    assert configured(StartOptions(ts_config=config), lambda _: None, given_keys=False)["netty_client_threads"] == "5"

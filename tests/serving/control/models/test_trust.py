@@ -45,7 +45,7 @@ def store(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
 def test_copies_of_signed_archives(store: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     trusted = tmp_path / "trusted"
     trust.fill(trusted, [store / "a.mar", store / "b.mar"], keys[1])
-    assert sorted(path.name for path in trusted.iterdir()) == ["a.mar", "b.mar"]
+    assert sorted(path.name for path in trusted.iterdir()) == ["a.mar", "a.mar.sig", "b.mar", "b.mar.sig"]
     assert (trusted / "a.mar").read_bytes() == (store / "a.mar").read_bytes()
     assert trusted.stat().st_mode & 0o077 == 0
     (store / "a.mar").write_bytes(b"exchanged")
@@ -86,7 +86,7 @@ def test_a_later_one_replaces_that_of_its_name(store: Path, keys: tuple[Path, Pa
     sign(store / "a.mar", keys[0], force=True)
     trust.admit(store / "a.mar", trusted, keys[1])
     assert (trusted / "a.mar").read_bytes() == (store / "c.mar").read_bytes()
-    assert [path.name for path in trusted.iterdir()] == ["a.mar"]
+    assert sorted(path.name for path in trusted.iterdir()) == ["a.mar", "a.mar.sig"]
 
 
 def test_folders(store: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_folders(store: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     sign(store / "m", keys[0], force=True)
     trust.admit(store / "m", trusted, keys[1])
     assert (trusted / "m" / "new.txt").read_text() == "new"
-    assert [path.name for path in trusted.iterdir()] == ["m"]
+    assert sorted(path.name for path in trusted.iterdir()) == ["m", "m.sig"]
 
 
 def test_what_cannot_be_copied(store: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:

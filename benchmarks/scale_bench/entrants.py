@@ -37,7 +37,7 @@ _PATIENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _BATCH = 32
-_CPUS = "0.5"  # of a replica, for Ray's count: on two cores two of them and what Ray Serve has beside them find a place
+_CPUS = "0.1"  # of a replica, for Ray's count: on two cores two of them and what Ray Serve has beside them find a place
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,10 @@ def format_time(seconds: int) -> str:
     return time.strftime("%d/%m/%Y %H:%M:%S", time.gmtime(seconds))
 
 
+#: The version of a model whose manifest names none.
+FIRST_VERSION: Final = "1.0"
+
+
 @dataclass(frozen=True)
 class Model:
     """The ``model`` object of a manifest; file names are base names at the archive's root."""
@@ -77,6 +81,11 @@ class Model:
     requirements_file: str | None = None
     config_file: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def version(self) -> str:
+        """The version that a server gives it."""
+        return self.model_version or FIRST_VERSION
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Model:

@@ -65,7 +65,7 @@ def convert(archive: StrPath, output: StrPath | None = None, *, force: bool = Fa
             raise BuildError(f"the manifest of {old} names no handler", where=MANIFEST_NAME)
         options = BuildOptions(
             model_name=model.model_name,
-            version=model.model_version or "1.0",
+            version=model.version,
             handler=model.handler,
             model_path=folder,
             export_path=new.parent,

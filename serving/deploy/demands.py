@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from archive_tool.metadata.manifest import FIRST_VERSION
 from archive_tool.reading.archive import open_archive
 from serving.control.models.store import config_of, default_name
 from serving.deploy.names import quantity
@@ -89,7 +90,7 @@ def demand_of(path: Path, workers: int | None = None) -> Demand:
     threads = config.value("backend.threads")
     return Demand(
         name=default_name(path),
-        version=(manifest and manifest.model.model_version) or "1.0",
+        version=manifest.model.version if manifest else FIRST_VERSION,
         size=size,
         workers=number,
         processes=processes,

@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from archive_tool.files import open_regular
+from archive_tool.metadata.manifest import FIRST_VERSION
 from archive_tool.reading.archive import open_archive
 from archive_tool.version import __version__
 from serving.control.models.store import all_archives
@@ -57,7 +58,7 @@ def _models(archives: Iterable[Path]) -> Iterator[dict[str, Any]]:
             "type": "machine-learning-model",
             "bom-ref": f"model/{path.name}",
             "name": manifest.model.model_name if manifest else path.name,
-            "version": (manifest and manifest.model.model_version) or "1.0",
+            "version": manifest.model.version if manifest else FIRST_VERSION,
         }
         if path.is_file():
             entry["hashes"] = [{"alg": "SHA-256", "content": _sha256(path)}]

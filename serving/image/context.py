@@ -122,7 +122,7 @@ def _check_archives(archives: Sequence[Path], target: Path) -> None:
         if _name_in_store(path) in names:
             raise InputError(f"two archives are called {_name_in_store(path)}", hint="rename one of them")
         names.add(_name_in_store(path))
-        key = model.model_name, model.model_version or "1.0"
+        key = model.model_name, model.version
         other = models.setdefault(key, path)
         if other != path:
             raise InputError(

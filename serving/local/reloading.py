@@ -160,7 +160,7 @@ class Reloading:
         manifest, warnings = self._sources.lay_out(self._folder)
         for warning in warnings:
             self._tell(f"warning: {warning}", True)
-        self.name, self.version = manifest.model.model_name, manifest.model.model_version or "1.0"
+        self.name, self.version = manifest.model.model_name, manifest.model.version
         self._config = effective.understand(self._read_config(manifest.model.config_file))
         self.stateful = bool(self._config.value("sequenceBatching"))
         refuse_unservable(manifest, self._config)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from archive_tool.errors import InputError
+from archive_tool.metadata.manifest import FIRST_VERSION
 from archive_tool.reading.archive import open_archive
 from serving.control.configuration import frontends, settings
 from serving.control.configuration.config import ModelSpec, read_properties, write_properties
@@ -40,8 +41,6 @@ _KEPT: Final = (KEY, "model_store", frontends.KEY)
 _SHOWN: Final = 80
 # Java's numbers.
 _INTS: Final = range(-(2**31), 2**31)
-# A model's version where its manifest names none.
-_FIRST: Final = "1.0"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Snapshot:
         """
         for spec, version in zip(self.models, self.versions, strict=True):
             with open_archive(store / spec.archive) as archive:
-                found = (archive.manifest and archive.manifest.model.model_version) or _FIRST
+                found = archive.manifest.model.version if archive.manifest else FIRST_VERSION
             if found != version:
                 raise InputError(
                     f"version {version} of {spec.name} cannot be restored: {spec.archive} holds version {found} now",

@@ -118,9 +118,9 @@ def _name_of(path: Path, spec: ModelSpec) -> tuple[str, str]:
         manifest = archive.manifest
     if manifest is None:
         raise InputError(f"{path} has no manifest, so nothing says what its version is", where=str(path))
-    name, version = spec.name or manifest.model.model_name or spec.stem(spec.archive), manifest.model.model_version
+    name, version = spec.name or manifest.model.model_name or spec.stem(spec.archive), manifest.model.version
     try:
-        names.check(name, version or "1.0")
+        names.check(name, version)
     except FrontendError as error:
         raise InputError(error.message, where=str(path)) from error
-    return name, version or "1.0"
+    return name, version

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from archive_tool.config import effective
-from archive_tool.metadata.manifest import Manifest
+from archive_tool.metadata.manifest import FIRST_VERSION, Manifest
 from serving.control.configuration.settings import models_of
 from serving.frontend.engine import Answer, Registration
 from serving.frontend.errors import BadRequestError, FrontendError, ModelError
@@ -176,7 +176,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
     name = wanted.model_name or (described and described.model_name) or startup_name
     if not name:
         raise BadRequestError("the archive has no manifest, so the parameter model_name is required")
-    version = (described and described.model_version) or "1.0"
+    version = described.version if described else FIRST_VERSION
     _check_name("name", name)
     _check_name("version", version)
     runtime = wanted.runtime or (unpacked.manifest.runtime if unpacked.manifest else PYTHON[0])

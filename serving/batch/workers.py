@@ -29,7 +29,7 @@ from serving.frontend.errors import FrontendError
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.local.models import gpus
 from serving.frontend.meters import Uncounted
-from serving.frontend.settings import Place, of
+from serving.frontend.settings import Place, nowhere
 from serving.protocol import Request
 from serving.worker.process.rendezvous import OWNER
 
@@ -42,8 +42,6 @@ _QUEUE: Final = 1_000_000
 #: Lines of what the workers print that are shown when they cannot load the model.
 _SHOWN: Final = 60
 _SDK: Final = "handlers/__init__.py"
-# Nothing listens there: an engine has no address, but settings have.
-_NOWHERE: Final = "http://127.0.0.1:8080"
 
 
 @dataclass(frozen=True)
@@ -159,13 +157,9 @@ def _unpacked(wanted: Wanted, runtime: Path) -> _Unpacked:
 @contextlib.asynccontextmanager
 async def _served(wanted: Wanted, runtime: Path, unpacked: _Unpacked) -> AsyncIterator[Answerer]:
     workers = wanted.workers or await asyncio.to_thread(gpus.count) or available()
-    addresses = dict.fromkeys(("inference_address", "management_address", "metrics_address"), _NOWHERE)
     bounds = dict.fromkeys(("max_request_size", "max_response_size"), str(wanted.most))
-    settings = of(
-        {**addresses, **bounds, "job_queue_size": str(_QUEUE)},
-        Place(runtime, worker_home(), runtime, runtime, runtime),
-        {},
-    )
+    place = Place(runtime, worker_home(), runtime, runtime, runtime)
+    settings = nowhere({**bounds, "job_queue_size": str(_QUEUE)}, place)
     printed: deque[str] = deque(maxlen=_SHOWN)
 
     def heard(worker: str, pipe: str, line: str) -> None:  # noqa: ARG001

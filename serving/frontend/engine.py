@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
 
+from serving.frontend.errors import BadRequestError, RequestTimeoutError
 from serving.protocol import Request
 
 
@@ -127,6 +128,58 @@ class Done:
 
     status: int
     message: str
+
+    @classmethod
+    def begun(cls) -> Done:
+        """Tell that workers start or end meanwhile."""
+        return cls(202, "Processing worker updates...")
+
+    @classmethod
+    def registered(cls, name: str, version: str, workers: int) -> Done:
+        """Tell that a version was registered, with so many workers."""
+        done = f'Model "{name}" Version: {version} registered with {workers} initial workers'
+        return cls(200, done if workers else f"{done}. Use scale workers API to add workers for the model.")
+
+    @classmethod
+    def scaled(cls, name: str, version: str | None, workers: int) -> Done:
+        """Tell that a version (None: the default one) has so many workers."""
+        text = f"Workers scaled to {workers} for model: {name}"
+        return cls(200, text if version is None else f"{text}, version: {version}")
+
+    @classmethod
+    def of_default(cls, name: str, version: str) -> Done:
+        """Tell that another version is the default one."""
+        return cls(200, f'Default version successfully updated for model "{name}" to "{version}"')
+
+    @classmethod
+    def unregistered(cls, name: str, *, in_time: bool) -> Done:
+        """Tell that a version has gone.
+
+        Args:
+            name: of the model.
+            in_time: whether it had answered by then what it took.
+
+        Raises:
+            RequestTimeoutError: it had not.
+        """
+        if not in_time:
+            raise RequestTimeoutError(f"Timed out while cleaning resources: {name}")
+        return cls(200, f'Model "{name}" unregistered')
+
+
+def most_of(least: int, most: int | None) -> int:
+    """Return how many workers there may be, where there are to be at least so many.
+
+    Args:
+        least: as asked for.
+        most: the same; None for no more than that.
+
+    Raises:
+        BadRequestError: that is fewer.
+    """
+    if most is not None and most < least:
+        raise BadRequestError("max_worker cannot be less than min_worker.")
+    return least if most is None else most
 
 
 @dataclass(frozen=True, slots=True)

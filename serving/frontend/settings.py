@@ -12,6 +12,7 @@ from typing import Final
 from archive_tool.errors import InputError
 from serving.client.transport import Address
 from serving.control.configuration.config import (
+    HTTP_KEYS,
     RESPONSE_TIMEOUT_S,
     address_of,
     read_properties,
@@ -23,6 +24,8 @@ from serving.control.configuration.settings import is_true
 
 #: Bytes of a request and of each field of an answer, unless the configuration says otherwise.
 MAX_SIZE: Final = 6_553_500
+# Settings have addresses, though nothing listens there.
+_NOWHERE: Final = "http://127.0.0.1:8080"
 SEQUENCE_ID: Final = "ts_request_sequence_id"
 SEQUENCE_START: Final = "ts_request_sequence_start"
 SEQUENCE_END: Final = "ts_request_sequence_end"
@@ -158,6 +161,15 @@ def of(properties: Mapping[str, str], place: Place, environ: Mapping[str, str] =
         sequence_start=properties.get("ts_header_key_sequence_start", SEQUENCE_START),
         sequence_end=properties.get("ts_header_key_sequence_end", SEQUENCE_END),
     )
+
+
+def nowhere(properties: Mapping[str, str], place: Place) -> Settings:
+    """Make the settings of an engine that no address leads to, and no variable of the environment.
+
+    Raises:
+        InputError: one cannot be understood.
+    """
+    return of({**dict.fromkeys(HTTP_KEYS, _NOWHERE), **properties}, place, {})
 
 
 def home_of(given: str | None) -> Path:

@@ -148,6 +148,25 @@ def asked(named: Sequence[str]) -> tuple[list[ModelSpec], bool]:
     return [] if words in ([LOAD_ALL], ["none"]) else [ModelSpec.parse(text) for text in named], words == [LOAD_ALL]
 
 
+def at_start(
+    models: Sequence[ModelSpec], properties: Mapping[str, str], store: Path, *, load_all: bool
+) -> Sequence[ModelSpec]:
+    """Return what a server begins with: the models that are named, else those of ``load_models``.
+
+    Args:
+        models: that are named.
+        properties: of the configuration.
+        store: the model store.
+        load_all: whether it is every archive there.
+
+    Raises:
+        InputError: ``load_models`` cannot be understood.
+    """
+    if not models and not load_all:
+        models, load_all = asked(split_list(properties.get("load_models", "").strip()))
+    return [ModelSpec("", path.name) for path in all_archives(store)] if load_all else models
+
+
 def split_list(text: str) -> list[str]:
     """Split a list at commas; a text that names an existing archive is one part, commas and blanks or not."""
     archive = text.partition("=")[2] or text

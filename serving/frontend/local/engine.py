@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
@@ -15,16 +14,17 @@ from typing import Any, Final
 
 from serving.control.configuration.config import ModelSpec
 from serving.control.models.snapshots import KEY, Snapshot
-from serving.control.models.store import all_archives, asked, split_list
+from serving.control.models.store import at_start
 from serving.errors import StartError
-from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share
-from serving.frontend.errors import BadRequestError, ConflictError, FrontendError, RequestTimeoutError, UnavailableError
+from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share, most_of
+from serving.frontend.errors import BadRequestError, ConflictError, FrontendError, UnavailableError
 from serving.frontend.local.models import archives, dependencies, snapshots
 from serving.frontend.local.models.gpus import Gpus
 from serving.frontend.local.models.model import Model, check_workers, model_of, settings_of_properties
 from serving.frontend.local.version import Surroundings, Version
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings
+from serving.frontend.versions.changing import Changing
 from serving.frontend.versions.table import Table
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,7 @@ class LocalEngine:
         # Downloads and installers take as long as others let them. The loop's own threads unpack bodies and write
         # metrics and snapshots: those must find one.
         self._slow = ThreadPoolExecutor(_AT_ONCE, "models")
-        self._changing: dict[str, asyncio.Lock] = {}
-        self._waiting: Counter[str] = Counter()
+        self._changing = Changing()
         self._draining = False
         self._copies = count()
         self._ticker: asyncio.Task[None] | None = None
@@ -104,19 +103,13 @@ class LocalEngine:
         if text := self._settings.text(KEY):
             await self._restore(Snapshot.parse(text))
         else:
-            for spec in self._asked(models, load_all=load_all):
+            store = self._settings.place.model_store
+            for spec in at_start(models, self._settings.properties, store, load_all=load_all):
                 try:
                     await self._take_at_startup(spec)
                 except FrontendError as error:
                     logger.error("Failed to load model: %s: %s", spec.archive, error.message)
         await self._write_down("startup")
-
-    def _asked(self, models: Sequence[ModelSpec], *, load_all: bool) -> Sequence[ModelSpec]:
-        if not models and not load_all:
-            models, load_all = asked(split_list(self._settings.text("load_models") or ""))
-        if load_all:
-            return [ModelSpec("", path.name) for path in all_archives(self._settings.place.model_store)]
-        return models
 
     async def _take_at_startup(self, spec: ModelSpec) -> None:
         workers = self._settings.default_workers_per_model or self._gpus.count or os.cpu_count() or 1
@@ -231,12 +224,11 @@ class LocalEngine:
 
     def shares(self, name: str) -> dict[str, Share]:
         """Which versions of a model have a share of the requests that name none."""
-        traffic = self._table.traffic.get(name)
-        return traffic.shares() if traffic else {}
+        return self._table.shares(name)
 
     def describe(self, name: str, version: str | None) -> tuple[ModelState, ...]:
         """One version (None: the default one) or ``all``, the default one first."""
-        versions = self._table.all(name) if version == "all" else [self._table.find(name, version)]
+        versions = self._table.named(name, version)
         default = self._table.default(name)
         traffic = self._table.traffic.get(name)
         return tuple(
@@ -276,9 +268,8 @@ class LocalEngine:
             self._unproven.discard(version)
         await self._write_down()
         if model.least and not wanted.synchronous:
-            return Done(202, "Processing worker updates...")
-        done = f'Model "{model.name}" Version: {model.version} registered with {model.least} initial workers'
-        return Done(200, done if model.least else f"{done}. Use scale workers API to add workers for the model.")
+            return Done.begun()
+        return Done.registered(model.name, model.version, model.least)
 
     async def _unpacked(
         self, wanted: Registration, startup_name: str = "", settled: Callable[[Model], Model] = lambda model: model
@@ -319,10 +310,8 @@ class LocalEngine:
     async def scale(self, name: str, version: str | None, least: int, most: int | None, *, synchronous: bool) -> Done:
         """Give a version as many workers."""
         self._table.find(name, version)
-        most = least if most is None else most
-        if most < least:
-            raise BadRequestError("max_worker cannot be less than min_worker.")
-        async with self._lock(name):
+        most = most_of(least, most)
+        async with self._changing.alone(name):
             self._refuse_at_the_end()
             # Now: it may have been unregistered while this waited.
             found = self._table.find(name, version)
@@ -330,9 +319,8 @@ class LocalEngine:
             await found.scale(least, most, wait=synchronous)
         await self._write_down()
         if not synchronous:
-            return Done(202, "Processing worker updates...")
-        text = f"Workers scaled to {least} for model: {name}"
-        return Done(200, text if version is None else f"{text}, version: {version}")
+            return Done.begun()
+        return Done.scaled(name, version, least)
 
     async def share(self, name: str, version: str, wanted: Share) -> Done:
         """Give a version a share of the requests that name none, or copies of them."""
@@ -358,17 +346,15 @@ class LocalEngine:
         """Send requests that name no version to this one."""
         self._table.set_default(name, version)
         await self._write_down()
-        return Done(200, f'Default version successfully updated for model "{name}" to "{version}"')
+        return Done.of_default(name, version)
 
     async def unregister(self, name: str, version: str | None) -> Done:
         """Answer what was taken, end the workers, forget the version (None: the default one)."""
-        async with self._lock(name):
+        async with self._changing.alone(name):
             found = self._table.remove(name, version)
             in_time = await self._ended(found, grace_s=float(self._settings.unregister_model_timeout))
         await self._write_down()
-        if not in_time:
-            raise RequestTimeoutError(f"Timed out while cleaning resources: {name}")
-        return Done(200, f'Model "{name}" unregistered')
+        return Done.unregistered(name, in_time=in_time)
 
     async def _ended(self, version: Version, *, grace_s: float) -> bool:
         model = version.model
@@ -376,19 +362,6 @@ class LocalEngine:
         await asyncio.to_thread(archives.remove, model.unpacked, self._settings)
         logger.info("Model %s version %s unregistered.", model.name, model.version)
         return in_time
-
-    @contextlib.asynccontextmanager
-    async def _lock(self, name: str) -> AsyncIterator[None]:
-        """Let changes of one model follow each other."""
-        lock = self._changing.setdefault(name, asyncio.Lock())
-        self._waiting[name] += 1
-        try:
-            async with lock:
-                yield
-        finally:
-            self._waiting[name] -= 1
-            if not self._waiting[name]:
-                del self._waiting[name], self._changing[name]
 
     # ---- the whole -------------------------------------------------------------------------------------------------
 

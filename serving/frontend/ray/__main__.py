@@ -18,7 +18,7 @@ from typing import Final
 from archive_tool.errors import TorchmarError
 from serving.control.configuration.config import ModelSpec
 from serving.control.configuration.frontends import DEPLOYED, RAY_ADDRESS
-from serving.control.models.store import all_archives, asked, split_list
+from serving.control.models.store import at_start
 from serving.frontend import __main__ as frontend
 from serving.frontend import logs
 from serving.frontend.apps.keys import Keys
@@ -118,13 +118,8 @@ def _info(settings: Settings, given: Path | None) -> ServerInfo:
 
 async def _take(settings: Settings, models: Sequence[str], *, load_all: bool) -> None:
     """Let the front take the models; one that cannot be taken is logged, as by the Python frontend."""
-    specs: Sequence[ModelSpec] = tuple(map(ModelSpec.parse, models))
-    if not specs and not load_all:
-        specs, load_all = asked(split_list(settings.text("load_models") or ""))
     store = settings.place.model_store
-    if load_all:
-        specs = [ModelSpec("", path.name) for path in all_archives(store)]
-    for spec in specs:
+    for spec in at_start(tuple(map(ModelSpec.parse, models)), settings.properties, store, load_all=load_all):
         try:
             await starting.take(store / spec.archive, Registration(spec.archive, spec.name or None))
         except FrontendError as error:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share, WorkerState
+from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share, WorkerState, most_of
 from serving.frontend.errors import (
     BadRequestError,
     DeadlineError,
     FrontendError,
     InternalError,
-    RequestTimeoutError,
     UnavailableError,
 )
 from serving.frontend.local.models import archives
@@ -29,6 +27,7 @@ from serving.frontend.ray.registry import Known, ServerInfo
 from serving.frontend.ray.specs import Spec, understood
 from serving.frontend.ray.surroundings import AppState, Cluster, LostReplicaError, Registry, error_of
 from serving.frontend.settings import Settings
+from serving.frontend.versions.changing import Changing
 from serving.frontend.versions.table import Table
 
 logger = logging.getLogger(__name__)
@@ -69,8 +68,7 @@ class RayEngine:
         self._info, self._settings = info, settings
         self._cluster, self._registry = cluster, registry
         self._table: Table[_Version] = Table()
-        self._changing: dict[str, asyncio.Lock] = {}
-        self._waiting: Counter[str] = Counter()
+        self._changing = Changing()
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -121,22 +119,19 @@ class RayEngine:
         return await self._ask(version.spec, call)
 
     async def _ask(self, spec: Spec, call: Call) -> Answer:
-        items = self._cluster.ask(spec, replace(call, deadline=None), self._remaining(call))
-        try:
-            first = await anext(items)
-        except LostReplicaError:
-            await items.aclose()
-            if not spec.retry:
-                raise InternalError(f"a replica of model {spec.name} died while it answered") from None
+        for again in (spec.retry, False):
             items = self._cluster.ask(spec, replace(call, deadline=None), self._remaining(call))
             try:
                 first = await anext(items)
+                break
             except LostReplicaError:
                 await items.aclose()
-                raise InternalError(f"two replicas of model {spec.name} died while they answered") from None
-        except BaseException:
-            await items.aclose()
-            raise
+                if not again:
+                    who, they = ("two replicas", "they") if spec.retry else ("a replica", "it")
+                    raise InternalError(f"{who} of model {spec.name} died while {they} answered") from None
+            except BaseException:
+                await items.aclose()
+                raise
         if "error" in first:
             await items.aclose()
             raise error_of(first)
@@ -163,12 +158,11 @@ class RayEngine:
 
     def shares(self, name: str) -> dict[str, Share]:
         """Which versions of a model have a share of the requests that name none."""
-        traffic = self._table.traffic.get(name)
-        return traffic.shares() if traffic else {}
+        return self._table.shares(name)
 
     def describe(self, name: str, version: str | None) -> tuple[ModelState, ...]:
         """One version (None: the default one) or ``all``, the default one first."""
-        versions = self._table.all(name) if version == "all" else [self._table.find(name, version)]
+        versions = self._table.named(name, version)
         default, traffic = self._table.default(name), self._table.traffic.get(name)
         return tuple(
             ModelState(
@@ -227,7 +221,7 @@ class RayEngine:
         spec = await asyncio.to_thread(
             understood, archive, wanted, resources, key, self._settings, self._registry.read, at_startup=at_startup
         )
-        async with self._lock(spec.name):
+        async with self._changing.alone(spec.name):
             if at_startup and (before := self._version(spec)) is not None:
                 return await self._replaced(before, spec)
             self._table.add(spec.name, spec.version, version := _Version(spec))
@@ -244,8 +238,8 @@ class RayEngine:
                     await self._settle(spec.name)
                 raise
         if not wanted.synchronous:
-            return Done(202, "Processing worker updates...")
-        return Done(200, f'Model "{spec.name}" Version: {spec.version} registered with {spec.least} initial workers')
+            return Done.begun()
+        return Done.registered(spec.name, spec.version, spec.least)
 
     def _version(self, spec: Spec) -> _Version | None:
         with contextlib.suppress(FrontendError):
@@ -262,10 +256,8 @@ class RayEngine:
     async def scale(self, name: str, version: str | None, least: int, most: int | None, *, synchronous: bool) -> Done:
         """Give a version as many replicas; between the two numbers Ray Serve scales."""
         self._table.find(name, version)
-        most = least if most is None else most
-        if most < least:
-            raise BadRequestError("max_worker cannot be less than min_worker.")
-        async with self._lock(name):
+        most = most_of(least, most)
+        async with self._changing.alone(name):
             found = self._table.find(name, version)
             found.spec, found.route = found.spec.scaled(least, most), ""
             await self._save(name)
@@ -273,16 +265,15 @@ class RayEngine:
             if synchronous:
                 await self._until_running(found)
         if not synchronous:
-            return Done(202, "Processing worker updates...")
-        text = f"Workers scaled to {least} for model: {name}"
-        return Done(200, text if version is None else f"{text}, version: {version}")
+            return Done.begun()
+        return Done.scaled(name, version, least)
 
     async def share(self, name: str, version: str, wanted: Share) -> Done:
         """Give a version a share of the requests that name none; meanwhile all of those take a hop more."""
         self._table.find(name, version)
         if wanted.shadow and wanted.percent:
             raise BadRequestError("on Ray Serve a version can have a share of the requests, but no copies of them")
-        async with self._lock(name):
+        async with self._changing.alone(name):
             self._table.share(name, version, wanted)
             await self._save(name)
             await self._settle(name)
@@ -292,24 +283,22 @@ class RayEngine:
     async def set_default(self, name: str, version: str) -> Done:
         """Send requests that name no version to this one."""
         self._table.find(name, version)
-        async with self._lock(name):
+        async with self._changing.alone(name):
             self._table.set_default(name, version)
             await self._save(name)
             await self._settle(name)
-        return Done(200, f'Default version successfully updated for model "{name}" to "{version}"')
+        return Done.of_default(name, version)
 
     async def unregister(self, name: str, version: str | None) -> Done:
         """Answer what was taken, end the replicas, forget the version (None: the default one)."""
-        async with self._lock(name):
+        async with self._changing.alone(name):
             found = self._table.remove(name, version)
             await self._save(name)
             grace_s = float(self._settings.unregister_model_timeout)
             in_time = await asyncio.to_thread(self._cluster.delete, found.spec.application, grace_s)
             if name in self._table.names():
                 await self._settle(name)
-        if not in_time:
-            raise RequestTimeoutError(f"Timed out while cleaning resources: {name}")
-        return Done(200, f'Model "{name}" unregistered')
+        return Done.unregistered(name, in_time=in_time)
 
     async def drain(self, grace_s: float) -> None:  # noqa: ARG002 (as every engine)
         """Look no more: the versions go on without this application."""
@@ -380,19 +369,6 @@ class RayEngine:
                     f"take too long: {state.message}"
                 )
             await asyncio.sleep(_POLL_S)
-
-    @contextlib.asynccontextmanager
-    async def _lock(self, name: str) -> AsyncIterator[None]:
-        """Let changes of one model follow each other."""
-        lock = self._changing.setdefault(name, asyncio.Lock())
-        self._waiting[name] += 1
-        try:
-            async with lock:
-                yield
-        finally:
-            self._waiting[name] -= 1
-            if not self._waiting[name]:
-                del self._waiting[name], self._changing[name]
 
 
 def _workers(version: _Version) -> tuple[WorkerState, ...]:

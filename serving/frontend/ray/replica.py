@@ -30,7 +30,7 @@ from serving.frontend.ray import nodes
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.ray.specs import Spec
 from serving.frontend.ray.surroundings import answered, failed
-from serving.frontend.settings import Place, Settings, home_of, of
+from serving.frontend.settings import Place, Settings, home_of, nowhere
 
 _ID: Final = b"x-request-id"
 _PATIENCE: Final = b"x-request-timeout-seconds"
@@ -40,8 +40,6 @@ _EARLIER_S: Final = 0.005
 _GRACE_S: Final = 5.0
 #: Lines of what the worker prints that are told when it cannot load the model.
 _SHOWN: Final = 40
-_NOWHERE: Final = "http://127.0.0.1:8080"
-_ADDRESSES: Final = ("inference_address", "management_address", "metrics_address")
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +50,8 @@ def settings_of(info: ServerInfo, runtime: Path) -> Settings:
     Raises:
         InputError: one cannot be understood.
     """
-    properties = {**dict.fromkeys(_ADDRESSES, _NOWHERE), **info.properties}
     store = Path(info.model_store or runtime)
-    return of(properties, Place(store, home_of(info.home or None), runtime, runtime, runtime), {})
+    return nowhere(info.properties, Place(store, home_of(info.home or None), runtime, runtime, runtime))
 
 
 def keys_of(info: ServerInfo, runtime: Path) -> Keys | None:

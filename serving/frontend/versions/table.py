@@ -83,6 +83,14 @@ class Table(Generic[V]):
         first = self.find(name, None)
         return [first, *(one for one in self._models[name].by_version.values() if one is not first)]
 
+    def named(self, name: str, version: str | None) -> list[V]:
+        """One version (None: the default one) or ``all``, the default one first.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: nothing of that name.
+        """
+        return self.all(name) if version == "all" else [self.find(name, version)]
+
     def check_free(self, name: str, version: str) -> None:
         """Find that a version could be added.
 
@@ -124,6 +132,11 @@ class Table(Generic[V]):
         traffic = self.traffic.get(name) or Traffic(name)
         traffic.give(version, wanted)
         self._note(name, traffic)
+
+    def shares(self, name: str) -> dict[str, Share]:
+        """Which versions of a model have a share of the requests that name none."""
+        traffic = self.traffic.get(name)
+        return traffic.shares() if traffic else {}
 
     def restore_share(self, name: str, version: str, written: Mapping[str, Any]) -> None:
         """Give a version the share that was written down.

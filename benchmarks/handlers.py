@@ -38,7 +38,7 @@ from benchmarks.handlers_bench.results import (  # noqa: E402
     bfloat16_hardware,
 )
 from benchmarks.handlers_bench.workloads import WORKLOADS  # noqa: E402
-from benchmarks.serving_bench import driver  # noqa: E402
+from benchmarks.serving_bench import command_line  # noqa: E402
 from benchmarks.serving_bench.contenders import Contender  # noqa: E402
 from benchmarks.serving_bench.servers import Server  # noqa: E402
 from benchmarks.serving_bench.workloads import Workload  # noqa: E402
@@ -106,28 +106,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=serving.RESULTS, help="default: benchmarks/results")
     options = parser.parse_args(arguments)
     connections = f"1,{CONNECTIONS}" + (f",{GPU_CONNECTIONS}" if shutil.which("nvidia-smi") else "")
-    for name, usual, quick in (
-        ("rounds", 3, 1),
-        ("seconds", 5.0, 1.0),
-        ("warm_up", 3.0, 1.0),
-        ("connections", connections, connections),
-        ("pictures", assets.PICTURES, _QUICK_PICTURES),
-    ):
-        if getattr(options, name) is None:
-            setattr(options, name, quick if options.quick else usual)
-    try:
-        options.connections = tuple(int(text) for text in options.connections.split(","))
-        options.contenders = contenders.parse(options.contenders or ",".join(_usual_contenders()))
-        options.driver = driver.choose(options.driver)
-    except ValueError as error:
-        parser.error(str(error))
-    if min(options.rounds, options.seconds, options.warm_up, options.pictures, *options.connections) <= 0:
-        parser.error("rounds, seconds, pictures and connections are numbers above 0")
-    for name, known in (("workloads", tuple(WORKLOADS)), ("parts", PARTS)):
-        chosen = getattr(options, name).split(",")
-        setattr(options, name, chosen)
-        if unknown := set(chosen) - set(known):
-            parser.error(f"--{name} takes {', '.join(known)}, not {', '.join(sorted(unknown))}")
+    command_line.fill(
+        options,
+        rounds=(3, 1),
+        seconds=(5.0, 1.0),
+        warm_up=(3.0, 1.0),
+        connections=(connections, connections),
+        pictures=(assets.PICTURES, _QUICK_PICTURES),
+    )
+    command_line.settle(
+        parser,
+        options,
+        counts=("rounds", "seconds", "warm_up", "pictures"),
+        told="rounds, seconds, pictures and connections",
+        lists={"workloads": WORKLOADS, "parts": PARTS},
+        read={"contenders": lambda text: contenders.parse(text or ",".join(_usual_contenders()))},
+    )
     return options
 
 

@@ -44,7 +44,7 @@ from benchmarks import machine, serving  # noqa: E402
 from benchmarks.scale_bench import entrants, idle, loops, report, roles  # noqa: E402
 from benchmarks.scale_bench.entrants import Entrant  # noqa: E402
 from benchmarks.scale_bench.results import LOOPED, Load, Loops, Results  # noqa: E402
-from benchmarks.serving_bench import driver  # noqa: E402
+from benchmarks.serving_bench import command_line, driver  # noqa: E402
 from benchmarks.serving_bench.servers import BenchmarkError, Server, marked_processes  # noqa: E402
 from benchmarks.serving_bench.workloads import WORKLOADS, Workload  # noqa: E402
 
@@ -193,22 +193,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=RESULTS, help="default: benchmarks/results")
     parser.add_argument("--name", default="scale", help="of the two files (%(default)s)")
     options = parser.parse_args(arguments)
-    for name, usual, quick in (("rounds", 3, 1), ("seconds", 5.0, 1.0), ("warm_up", 2.0, 1.0)):
-        if getattr(options, name) is None:
-            setattr(options, name, quick if options.quick else usual)
-    try:
-        options.connections = tuple(int(text) for text in options.connections.split(","))
-        options.entrants = tuple(Entrant.parse(text) for text in options.entrants.split(","))
-        options.driver = driver.choose(options.driver)
-    except ValueError as error:
-        parser.error(str(error))
-    if min(options.rounds, options.seconds, options.warm_up, options.cores, *options.connections) <= 0:
-        parser.error("rounds, seconds, cores and connections are numbers above 0")
-    for name, known in (("workloads", tuple(WORKLOADS)), ("parts", PARTS)):
-        chosen = getattr(options, name).split(",")
-        setattr(options, name, chosen)
-        if unknown := set(chosen) - set(known):
-            parser.error(f"--{name} takes {', '.join(known)}, not {', '.join(sorted(unknown))}")
+    command_line.fill(options, rounds=(3, 1), seconds=(5.0, 1.0), warm_up=(2.0, 1.0))
+    command_line.settle(
+        parser,
+        options,
+        counts=("rounds", "seconds", "warm_up", "cores"),
+        told="rounds, seconds, cores and connections",
+        lists={"workloads": WORKLOADS, "parts": PARTS},
+        read={"entrants": lambda text: tuple(map(Entrant.parse, text.split(",")))},
+    )
     return options
 
 
@@ -240,11 +233,8 @@ def write(results: Results, folder: Path, name: str) -> str:
 def main() -> int:
     """Measure, print the report and write it; return 1 if something failed on the way."""
     options = parse()
-    own = sorted(os.sched_getaffinity(0))
-    if len(own) < options.cores:
-        print(f"error: --cores {options.cores}: this process may use {len(own)}", file=sys.stderr)
+    if not command_line.take_cores(options.cores):  # the servers' and the load's, too
         return 2
-    os.sched_setaffinity(0, own[: options.cores])  # the servers' and the load's, too
     machine.compile_packages()
     serving.end_at_signals()
     with tempfile.TemporaryDirectory(prefix="tms-", ignore_cleanup_errors=True) as folder:

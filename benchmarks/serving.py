@@ -43,7 +43,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # run as a script, on
 
 from archive_tool.errors import TorchmarError  # noqa: E402
 from benchmarks import machine  # noqa: E402
-from benchmarks.serving_bench import bare, chart, driver, report  # noqa: E402
+from benchmarks.serving_bench import bare, chart, command_line, driver, report  # noqa: E402
 from benchmarks.serving_bench.contenders import Contender  # noqa: E402
 from benchmarks.serving_bench.peers import environment as peers_environment  # noqa: E402
 from benchmarks.serving_bench.peers.server import serving as serving_peer  # noqa: E402
@@ -241,27 +241,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--logs", type=Path, metavar="DIR", help="copy the logs of a server that failed there")
     parser.add_argument("--output-dir", type=Path, default=RESULTS, help="default: benchmarks/results")
     options = parser.parse_args(arguments)
-    for name, usual, quick in (
-        ("rounds", 3, 1),
-        ("seconds", 5.0, 1.0),
-        ("warm_up", 2.0, 1.0),
-        ("connections", "1,8,32,64", "1,8"),
-    ):
-        if getattr(options, name) is None:
-            setattr(options, name, quick if options.quick else usual)
-    try:
-        options.connections = tuple(int(text) for text in options.connections.split(","))
-        options.contenders = tuple(Contender.parse(text) for text in options.contenders.split(","))
-        options.driver = driver.choose(options.driver)
-    except ValueError as error:
-        parser.error(str(error))
-    if min(options.rounds, options.seconds, options.warm_up, options.scale_to, *options.connections) <= 0:
-        parser.error("rounds, seconds, connections and workers are numbers above 0")
-    for name, known in (("workloads", tuple(WORKLOADS)), ("parts", PARTS)):
-        chosen = getattr(options, name).split(",")
-        setattr(options, name, chosen)
-        if unknown := set(chosen) - set(known):
-            parser.error(f"--{name} takes {', '.join(known)}, not {', '.join(sorted(unknown))}")
+    command_line.fill(options, rounds=(3, 1), seconds=(5.0, 1.0), warm_up=(2.0, 1.0), connections=("1,8,32,64", "1,8"))
+    command_line.settle(
+        parser,
+        options,
+        counts=("rounds", "seconds", "warm_up", "scale_to"),
+        told="rounds, seconds, connections and workers",
+        lists={"workloads": WORKLOADS, "parts": PARTS},
+        read={"contenders": lambda text: tuple(map(Contender.parse, text.split(",")))},
+    )
     return options
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from archive_tool.errors import TorchmarError
 from benchmarks import machine
-from benchmarks.serving_bench import driver
+from benchmarks.serving_bench import command_line, driver
 from benchmarks.serving_bench.contenders import Contender
 from benchmarks.serving_bench.report import number, table
 from benchmarks.serving_bench.servers import BenchmarkError, Server, serving, serving_together
@@ -197,28 +197,20 @@ def parse(comparison: Comparison, arguments: list[str] | None = None) -> argpars
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds, options.warm_up, options.connections = 1, 0.5, 0.2, "1,8"
-    for name, known in (("workloads", comparison.workloads), ("contenders", comparison.contenders)):
-        chosen = getattr(options, name).split(",")
-        setattr(options, name, chosen)
-        if unknown := set(chosen) - set(known):
-            parser.error(f"--{name} takes {', '.join(known)}, not {', '.join(sorted(unknown))}")
-    try:
-        options.connections = tuple(int(text) for text in options.connections.split(","))
-        options.driver = driver.choose(options.driver)
-    except ValueError as error:
-        parser.error(str(error))
-    if min(options.rounds, options.seconds, options.warm_up, options.cores, *options.connections) <= 0:
-        parser.error("rounds, seconds, cores and connections are numbers above 0")
+    command_line.settle(
+        parser,
+        options,
+        counts=("rounds", "seconds", "warm_up", "cores"),
+        told="rounds, seconds, cores and connections",
+        lists={"workloads": comparison.workloads, "contenders": comparison.contenders},
+    )
     return options
 
 
 def measure(comparison: Comparison, options: argparse.Namespace) -> int:
     """Measure and print; return 1 if something failed on the way."""
-    own = sorted(os.sched_getaffinity(0))
-    if len(own) < options.cores:
-        print(f"error: --cores {options.cores}: this process may use {len(own)}", file=sys.stderr)
+    if not command_line.take_cores(options.cores):  # the servers' and the load's, too
         return 2
-    os.sched_setaffinity(0, own[: options.cores])  # the servers' and the load's, too
     frontend = getattr(options, "frontend", "java")
     if frontend == "python":
         comparison = replace(comparison, contenders=comparison.python)

@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 from archive_tool import files, json_text
 from archive_tool.errors import InputError, TargetExistsError
 from serving.batch.scores import Scores
+from serving.control.runtime_folder import remove_runtime_folder
 
 #: Form of the answers, by the ending of the target.
 FORMS: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
@@ -248,10 +249,7 @@ class Ledger:
         """Note a folder that goes with this job, and remove the one of a job that was killed."""
         note = self.partial / "runtime"
         with suppress(OSError, UnicodeDecodeError):
-            left = Path(files.read_text(note))
-            # Only a folder that `make_runtime_folder` can have made: the note is a file that could be altered.
-            if left.name.startswith("torchmar-") and not left.is_symlink() and left.stat().st_uid == os.getuid():
-                shutil.rmtree(left, ignore_errors=True)
+            remove_runtime_folder(Path(files.read_text(note)))
         note.write_text(str(folder), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from serving.check.process import is_protocol
 from serving.check.run import read_config
 from serving.control.configuration.config import RESPONSE_TIMEOUT_S
 from serving.control.configuration.java import worker_home
-from serving.control.server import make_runtime_folder
+from serving.control.runtime_folder import make_runtime_folder
 from serving.cores import available
 from serving.errors import ModelLoadError
 from serving.frontend.engine import Answer, Call, Registration

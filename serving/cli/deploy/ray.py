@@ -144,7 +144,7 @@ def _print_config(options: StartOptions, at: Path | None) -> None:
     from serving.cli.servers import warn
     from serving.control.configuration.config import ModelSpec
     from serving.control.models.store import select
-    from serving.control.server import configured
+    from serving.control.preparing import configured
     from serving.frontend.ray.config import config_of, text_of
     from serving.frontend.settings import Place, home_of, of
 

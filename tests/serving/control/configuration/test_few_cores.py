@@ -12,7 +12,7 @@ from serving.control import StartOptions
 from serving.control.configuration import few_cores
 from serving.control.configuration.few_cores import COLLECTOR, THREADS
 from serving.control.configuration.java import java_home
-from serving.control.server import configured
+from serving.control.preparing import configured
 
 ON = {"TORCHMAR_FEW_CORES": "1"}
 

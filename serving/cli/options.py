@@ -54,6 +54,27 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
+def quiet_option(command: F) -> F:
+    """Add ``--quiet``: nothing but what is wrong."""
+    return click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")(command)
+
+
+def model_store_option(command: F) -> F:
+    """Add ``--model-store``: where the archives are."""
+    return click.option(
+        "--model-store", type=click.Path(path_type=Path), metavar="DIR", help="Folder that holds the archives."
+    )(command)
+
+
+def enable_model_api_option(command: F) -> F:
+    """Add ``--enable-model-api``: models can come and go."""
+    return click.option(
+        "--enable-model-api",
+        is_flag=True,
+        help="Let models be registered and removed while it runs; requests then need a key (torchmar keys).",
+    )(command)
+
+
 def print_json(value: Any) -> None:
     """Print what ``--json`` asks for."""
     click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))

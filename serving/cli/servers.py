@@ -15,11 +15,14 @@ from archive_tool.cli.output import discard_output, printable
 from serving.cli.options import (
     PortType,
     complete_archives,
+    enable_model_api_option,
     inference_client,
     json_option,
     management_client,
+    model_store_option,
     name_option,
     print_json,
+    quiet_option,
     timeout_option,
     traceback_shown,
 )
@@ -41,7 +44,7 @@ _EMPTY = "no model is served: name some with --models, or register some (--enabl
     metavar="NAME=ARCHIVE",
     help="Model to load: NAME=ARCHIVE, ARCHIVE, or 'all'. Several may follow, or give it several times.",
 )
-@click.option("--model-store", type=click.Path(path_type=Path), metavar="DIR", help="Folder that holds the archives.")
+@model_store_option
 @click.option(
     "--ts-config",
     type=click.Path(path_type=Path),
@@ -65,11 +68,7 @@ _EMPTY = "no model is served: name some with --models, or register some (--enabl
     metavar="PUBLIC",
     help="Serve only archives signed with the private key of this public one.",
 )
-@click.option(
-    "--enable-model-api",
-    is_flag=True,
-    help="Let models be registered and removed while it runs; requests then need a key (torchmar keys).",
-)
+@enable_model_api_option
 @click.option("--disable-token-auth", is_flag=True, help="Ask for no keys, with --enable-model-api neither.")
 @click.option(
     "--restore",
@@ -84,7 +83,7 @@ _EMPTY = "no model is served: name some with --models, or register some (--enabl
     help="Do not write down which models are served: --restore then finds nothing.",
 )
 @click.option("--foreground", is_flag=True, help="Stay, show the logs, and stop the server on Ctrl-C.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@quiet_option
 @json_option
 @timeout_option(300.0)
 @name_option
@@ -294,7 +293,7 @@ def _stay(process: Any, state: StateFolder) -> None:
 
 @click.command()
 @click.option("--all", "every", is_flag=True, help="Stop every server that torchmar start began.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@quiet_option
 @json_option
 @timeout_option(30.0)
 @name_option

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from serving.cli.options import PortType, complete_archives, json_option, name_option, timeout_option
+from serving.cli.options import (
+    PortType,
+    complete_archives,
+    enable_model_api_option,
+    json_option,
+    model_store_option,
+    name_option,
+    quiet_option,
+    timeout_option,
+)
 
 if TYPE_CHECKING:
     from serving.control import StartOptions
@@ -52,18 +61,14 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Configuration; by default ./config.properties if there is one.",
 )
-@click.option("--model-store", type=click.Path(path_type=Path), metavar="DIR", help="Folder that holds the archives.")
+@model_store_option
 @click.option(
     "--require-signature",
     type=click.Path(path_type=Path),
     metavar="PUBLIC",
     help="Serve only archives signed with the private key of this public one; every node checks it.",
 )
-@click.option(
-    "--enable-model-api",
-    is_flag=True,
-    help="Let models be registered and removed while it runs; requests then need a key (torchmar keys).",
-)
+@enable_model_api_option
 @click.option("--config-only", is_flag=True, help="Print a config for 'serve deploy' and KubeRay, and deploy nothing.")
 @click.option(
     "--archives-at",
@@ -71,7 +76,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="With --config-only: where the cluster has the archives; by default where they are here.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@quiet_option
 @json_option
 @timeout_option(600.0)
 @name_option

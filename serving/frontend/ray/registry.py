@@ -23,7 +23,6 @@ from serving.frontend.ray.specs import Resources, Spec, digest
 #: Name and namespace of the actor.
 NAME: Final = "torchmar"
 NAMESPACE: Final = "torchmar"
-_KEY: Final = "registry"
 
 
 @dataclass(frozen=True)

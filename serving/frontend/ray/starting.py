@@ -228,7 +228,8 @@ def serve(
 
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
-        now = client.get_serve_details()["http_options"]
+        details = client.get_serve_details()
+        now = details["http_options"]
         if (port := now.get("port", _RAYS_PORT)) != listen.port:
             raise StartError(
                 f"Ray Serve listens on port {port} of this cluster already, not on {listen.port}",
@@ -239,7 +240,7 @@ def serve(
                 f"Ray Serve listens on {host} already: without keys anybody who reaches it could use the server",
                 hint="deploy with --host 0.0.0.0, so that requests need a key, or end it first: serve shutdown",
             )
-        if names.FRONT not in client.get_serve_details()["applications"]:
+        if names.FRONT not in details["applications"]:
             warn(
                 "Ray Serve runs in this cluster already: predictions take one hop only if it was started with "
                 + " ".join(f"{key}={value}" for key, value in _ONE_HOP.items())

@@ -1,4 +1,4 @@
-"""Reading untrusted JSON: its cost is bounded, and it means the same to every reader.
+"""Reading untrusted JSON: its cost is bounded, and it means the same to every reader. And writing JSON.
 
 If a key is there twice, Python takes the last value, other readers the first one, or they fail. What was checked could
 then differ from what is used, so such a document is refused. So is one that is not UTF-8, whose encoding Python would
@@ -8,7 +8,10 @@ guess.
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Bytes of a document, if its reader sets no smaller bound: the record of 100,000 members has about this many.
 MAX_BYTES: Final = 16 << 20
@@ -47,6 +50,15 @@ def loads(text: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
         raise NotJsonError(str(error)) from error
     _check_depth(document)
     return document
+
+
+def dumps(document: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Write a document in UTF-8, as it reads; a lone surrogate, which has none, as JSON's own escape of it.
+
+    Raises:
+        TypeError, ValueError, RecursionError: as `json.dumps`.
+    """
+    return json.dumps(document, indent=indent, ensure_ascii=False, default=default).encode("utf-8", "backslashreplace")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -254,8 +254,7 @@ class Ledger:
 
 
 def _json_line(document: Mapping[str, Any]) -> bytes:
-    # A lone surrogate has no UTF-8; the escape of it is JSON's own.
-    return json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    return json_text.dumps(document) + b"\n"
 
 
 def _csv_line(cells: tuple[Any, ...]) -> bytes:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from archive_tool import json_text
+
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 BINARY: Final = "application/octet-stream"
@@ -131,8 +133,7 @@ def _listed(columns: Collection[str]) -> str:
 
 def _dumped(value: Any, raw: bytes) -> bytes:
     try:
-        # A lone surrogate has no UTF-8; the escape of it is JSON's own.
-        return json.dumps(value, ensure_ascii=False, default=_plain).encode("utf-8", "backslashreplace")
+        return json_text.dumps(value, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError(f"it cannot be written as JSON: {error}", raw) from error
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from archive_tool.metadata.manifest import FIRST_VERSION
 from archive_tool.reading.archive import open_archive
-from serving.control.models.store import config_of, default_name
+from serving.control.configuration.config import ModelSpec
+from serving.control.models.store import config_of
 from serving.deploy.names import quantity
 from serving.image.context import check_archive
 
@@ -77,10 +77,9 @@ def demand_of(path: Path, workers: int | None = None) -> Demand:
         InputError: there is none, or it has no manifest.
         archive_tool.errors.ArchiveError: it cannot be read.
     """
-    check_archive(path)
+    model = check_archive(path)
     with open_archive(path) as archive:
         size = sum(member.size for member in archive.members)
-        manifest = archive.manifest
     config = config_of(path)
     levels = int(config.value("parallelLevel") or 1) if config.value("parallelType") else 1
     number = workers or int(config.value("maxWorkers") or 1)
@@ -89,8 +88,8 @@ def demand_of(path: Path, workers: int | None = None) -> Demand:
         processes = int(config.value("backend.processes"))  # the workers are connections to these
     threads = config.value("backend.threads")
     return Demand(
-        name=default_name(path),
-        version=manifest.model.version if manifest else FIRST_VERSION,
+        name=model.model_name or ModelSpec.stem(path.name),
+        version=model.version,
         size=size,
         workers=number,
         processes=processes,

@@ -62,3 +62,8 @@ def test_what_python_writes_is_read(value):
 def test_any_bytes_are_a_value_or_our_error(data):
     with contextlib.suppress(NotJsonError):
         json_text.loads(data)
+
+
+def test_a_lone_surrogate_is_written_as_its_escape():
+    assert json_text.dumps({"a": "\ud800", "b": "é"}) == b'{"a": "\\ud800", "b": "\xc3\xa9"}'
+    assert json.loads(json_text.dumps(["\ud800"])) == ["\ud800"]

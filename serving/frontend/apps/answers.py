@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
+from archive_tool import json_text
 from serving.client.transport import HEADER_NAME
 from serving.frontend.engine import Answer, Timings
 from serving.frontend.errors import FrontendError
@@ -52,8 +52,7 @@ def is_ours(request_id: str) -> bool:
 
 def json_body(document: Any) -> bytes:
     """Write a document as TorchServe does: two blanks of indentation, UTF-8, a line's end."""
-    # A lone surrogate has no UTF-8; the escape of it is JSON's own.
-    return json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    return json_text.dumps(document, indent=2) + b"\n"
 
 
 def error_body(error: FrontendError) -> bytes:

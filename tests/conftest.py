@@ -15,6 +15,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from serving.control.configuration.java import java_home, torchserve_home
+from serving.worker.process import rendezvous
 from serving.worker.process.cores import calm_openmp
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if _PARALLEL:
         places = {path: place for place, path in enumerate(_LONGEST_FIRST)}
         items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_left() -> Iterator[None]:
+    """Fail where tests leave in their process what those after them do not expect.
+
+    A prefork process lives as long as the process whose workers it starts. What sys.path has decides whether a worker
+    comes from a prefork process.
+    """
+    path = list(sys.path)
+    yield
+    assert sys.path == path, "restore it, or use a process of its own"
+    if rendezvous.supported:
+        listener = rendezvous.listen(rendezvous.address(os.getpid()))
+        assert listener is not None, "a prefork process is left: serve from a process that ends, or call end_prefork"
+        listener.close()
 
 
 def of_the_run(factory: pytest.TempPathFactory, name: str) -> Path:

@@ -163,6 +163,15 @@ def idle(**environ: str) -> subprocess.Popen[bytes]:
     return process
 
 
+def end_prefork(owner: int) -> None:
+    """End the prefork process of a server that goes on, as the process of the tests does."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "--prefork" in command and command[-1] == str(owner):
+            process.kill()
+            process.wait(TIMEOUT_S)
+
+
 @contextlib.contextmanager
 def nobody(code: str, *arguments: str) -> Iterator[str]:
     """Run some code as another user of this machine, and read the line it prints; what it opens is open until the end.

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpc_tools import protoc
 
 ROOM = Path(__file__).resolve().parents[4] / "serving" / "frontend" / "grpc"
 WRITTEN = ROOM / "descriptors.binpb"
@@ -30,7 +31,8 @@ def compiled(folder: Path) -> FileDescriptorSet:
         file = Path(out, "set")
         options = [f"-I{path}" for path in paths] + ["--include_imports", f"--descriptor_set_out={file}"]
         sources = sorted(path.name for path in folder.glob("*.proto"))
-        assert protoc.main(["protoc", *options, *sources, _BESIDE]) == 0
+        # In a process of its own: to import the compiler changes sys.path and what may be imported.
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *options, *sources, _BESIDE], check=True)
         return FileDescriptorSet.FromString(file.read_bytes())
 
 

@@ -26,6 +26,7 @@ from serving.frontend.ray.replica import AsgiApp, Replica
 from serving.frontend.ray.specs import Spec
 from serving.frontend.ray.surroundings import error_of
 from serving.protocol import Parameter, Request
+from tests.serving.worker.frontend import end_prefork
 
 from .conftest import Store
 
@@ -56,6 +57,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     (root / "hidden" / "torch.py").write_text("raise ImportError('torch is hidden from this test')\n")
     monkeypatch.setenv("PYTHONPATH", str(root / "hidden"))
     yield Store(root)
+    end_prefork(os.getpid())  # it would end with the replica's process
     shutil.rmtree(root, ignore_errors=True)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serving.worker.process import rendezvous
 from serving.worker.scripts import registry
-from tests.serving.worker.frontend import Server, archive, wait_for
+from tests.serving.worker.frontend import Server, archive, idle, wait_for
 
 PID = "import os\ndef handle(data, context): return [os.getpid()] * len(data or [])"
 
@@ -31,13 +31,21 @@ def test_workers_and_their_processes(server: Server, tmp_path: Path) -> None:
     assert wait_for(lambda: registry.backends(server.pid) == {one.pid: (pid, 1)})
 
 
-def test_a_server_without_a_prefork_process() -> None:
-    assert registry.backends(os.getpid()) == {}
+@pytest.fixture
+def owner() -> Iterator[int]:
+    process = idle()
+    yield process.pid
+    process.kill()
+    process.communicate()
+
+
+def test_a_server_without_a_prefork_process(owner: int) -> None:
+    assert registry.backends(owner) == {}
 
 
 @pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
-def test_no_answer() -> None:
-    listener = rendezvous.listen(rendezvous.address(os.getpid()))
+def test_no_answer(owner: int) -> None:
+    listener = rendezvous.listen(rendezvous.address(owner))
     assert listener is not None
 
     def close_one() -> None:
@@ -48,10 +56,10 @@ def test_no_answer() -> None:
     with listener:
         closing = threading.Thread(target=close_one)
         closing.start()
-        assert registry.backends(os.getpid()) == {}
+        assert registry.backends(owner) == {}
         closing.join()
 
 
-def test_another_system(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_system(monkeypatch: pytest.MonkeyPatch, owner: int) -> None:
     monkeypatch.setattr(rendezvous, "supported", False)
-    assert registry.backends(os.getpid()) == {}
+    assert registry.backends(owner) == {}

@@ -19,6 +19,7 @@ PACKAGES = [
     "archive_tool.inspection",
     "archive_tool.metadata",
     "archive_tool.pickles",
+    "archive_tool.pretrained",
     "archive_tool.projects",
     "archive_tool.publishing",
     "archive_tool.reading",
@@ -30,6 +31,7 @@ PACKAGES = [
     "handlers.batch",
     "handlers.loading",
     "handlers.optimization",
+    "handlers.pretrained",
     "handlers.tensors",
     "handlers.text",
     "handlers.vision",
@@ -127,6 +129,11 @@ TEXT = [
     "tokenizers>=0.15",
 ]
 
+# Models of Hugging Face's, from the folders that save_pretrained writes.
+TRANSFORMERS = [
+    "transformers>=4.57,<6",
+]
+
 # Parquet as an input of batch jobs.
 PARQUET = [
     "pyarrow>=14",
@@ -142,6 +149,7 @@ DEV = [
     *PARQUET,
     *SIGN,
     *TEXT,
+    *TRANSFORMERS,
     "coverage>=7.10",
     "filelock>=3.13",
     # Google's compiler of .proto files, and those of google.rpc.
@@ -182,6 +190,7 @@ setup(
         "ray": RAY,
         "sign": SIGN,
         "text": TEXT,
+        "transformers": TRANSFORMERS,
     },
     entry_points={
         "console_scripts": ["torchmar = archive_tool.__main__:main"],

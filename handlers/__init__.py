@@ -28,6 +28,26 @@ if TYPE_CHECKING:
         UnsupportedFormatError as UnsupportedFormatError,
         UnsupportedMediaError as UnsupportedMediaError,
     )
+    from handlers.pretrained.embedding import PretrainedEmbedder as PretrainedEmbedder
+    from handlers.pretrained.fill_mask import PretrainedMaskFiller as PretrainedMaskFiller
+    from handlers.pretrained.handler import (
+        PretrainedHandler as PretrainedHandler,
+        PretrainedTextHandler as PretrainedTextHandler,
+    )
+    from handlers.pretrained.images import (
+        PretrainedImageClassifier as PretrainedImageClassifier,
+        PretrainedImageHandler as PretrainedImageHandler,
+        PretrainedImageSegmenter as PretrainedImageSegmenter,
+        PretrainedObjectDetector as PretrainedObjectDetector,
+    )
+    from handlers.pretrained.question_answering import PretrainedQuestionAnswerer as PretrainedQuestionAnswerer
+    from handlers.pretrained.rewriting import PretrainedRewriter as PretrainedRewriter
+    from handlers.pretrained.speech import PretrainedSpeechRecognizer as PretrainedSpeechRecognizer
+    from handlers.pretrained.text_classification import (
+        PretrainedTextClassifier as PretrainedTextClassifier,
+        PretrainedZeroShotClassifier as PretrainedZeroShotClassifier,
+    )
+    from handlers.pretrained.token_classification import PretrainedTokenClassifier as PretrainedTokenClassifier
     from handlers.tensors.handler import TensorHandler as TensorHandler
     from handlers.text.handler import TextHandler as TextHandler
     from handlers.text.text_classifier import TextClassifier as TextClassifier
@@ -54,6 +74,20 @@ _HOMES = {
     "NotAcceptableError": "errors",
     "NotSupportedError": "errors",
     "ObjectDetector": "vision.object_detector",
+    "PretrainedEmbedder": "pretrained.embedding",
+    "PretrainedHandler": "pretrained.handler",
+    "PretrainedImageClassifier": "pretrained.images",
+    "PretrainedImageHandler": "pretrained.images",
+    "PretrainedImageSegmenter": "pretrained.images",
+    "PretrainedMaskFiller": "pretrained.fill_mask",
+    "PretrainedObjectDetector": "pretrained.images",
+    "PretrainedQuestionAnswerer": "pretrained.question_answering",
+    "PretrainedRewriter": "pretrained.rewriting",
+    "PretrainedSpeechRecognizer": "pretrained.speech",
+    "PretrainedTextClassifier": "pretrained.text_classification",
+    "PretrainedTextHandler": "pretrained.handler",
+    "PretrainedTokenClassifier": "pretrained.token_classification",
+    "PretrainedZeroShotClassifier": "pretrained.text_classification",
     "RequestContext": "batch.request",
     "RequestError": "errors",
     "TensorHandler": "tensors.handler",

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from archive_tool.building import aot as ahead_of_time
 from archive_tool.building import checks, samples
@@ -27,11 +27,13 @@ from archive_tool.writing import writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from archive_tool.building.inputs import Inputs
     from archive_tool.files import StrPath
     from archive_tool.writing.plan import Plan
 
 #: The package that loads a serialized file, besides torch.
 _LOADERS = {Format.ONNX: ("onnxruntime",), Format.SAFETENSORS: ("safetensors",)}
+_PRETRAINED_LOADERS: Final = ("transformers", "tokenizers", "safetensors")
 #: The formats in which `compress` changes something, or is the only way.
 _COMPRESSED = ("default", "tgz")
 
@@ -75,8 +77,11 @@ class BuildResult:
 def build(
     *,
     model_name: str,
-    handler: StrPath,
+    handler: StrPath = "",
     version: str = "1.0",
+    pretrained: StrPath | None = None,
+    task: str | None = None,
+    trust_remote_code: bool = False,
     model_path: StrPath | None = None,
     serialized_file: StrPath | None = None,
     model_file: StrPath | None = None,
@@ -106,8 +111,13 @@ def build(
 
     Args:
         model_name: letters, digits, ``_``, ``-``, ``.``.
-        handler: a built-in name, or a path: ``h``, ``h.py``, ``h:function``, ``h.py:function``.
+        handler: a built-in name, or a path: ``h``, ``h.py``, ``h:function``, ``h.py:function``. Only with `pretrained`
+            it may be left out, and is then the one of the task.
         version: the model's version; an empty one is left out, and TorchServe then takes 1.0.
+        pretrained: a folder that ``save_pretrained`` of transformers, or ``save`` of sentence-transformers, wrote. Its
+            files go into the folder ``pretrained`` of the archive as they are, without what no server needs.
+        task: what a pretrained model is for, by the Hub's name, such as "text-classification"; None to find it.
+        trust_remote_code: take the pretrained model's own code along, which runs where it is served.
         model_path: a folder whose contents all go to the root, as for MXNet Model Server; the handler is a module in
             it, an ONNX model in it is the serialized file, and its signature.json describes the inputs.
         serialized_file: weights, or a TorchScript, ONNX or AOTInductor file.
@@ -144,6 +154,9 @@ def build(
         model_name=model_name,
         handler=handler,
         version=version,
+        pretrained=pretrained,
+        task=task,
+        trust_remote_code=trust_remote_code,
         model_path=model_path,
         serialized_file=serialized_file,
         model_file=model_file,
@@ -181,15 +194,15 @@ def build_archive(
     start = time.perf_counter()
     _check(options)
     report = Report()
-    try:
-        target = _target(options)
-        writer.check_target(target, as_folder=options.archive_format == "no-archive", force=options.force)
-        plan = compose(options, report)
-    # A check of one file names it; this is for errors of the system before that.
-    except (OSError, ValueError) as error:
-        raise BuildError(f"an input cannot be read: {error}") from error
-    report.raise_errors()
     with contextlib.ExitStack() as stack:
+        try:
+            target = _target(options)
+            writer.check_target(target, as_folder=options.archive_format == "no-archive", force=options.force)
+            plan = compose(options, report)
+        # A check of one file names it; this is for errors of the system before that.
+        except (OSError, ValueError) as error:
+            raise BuildError(f"an input cannot be read: {error}") from error
+        report.raise_errors()
         if options.aot:
             plan = stack.enter_context(ahead_of_time.compiled(plan, target.parent, report))
         result = write(
@@ -211,7 +224,22 @@ def find(options: BuildOptions, report: Report) -> tuple[Looked, Record]:
         from archive_tool.building import mms
 
         inputs, record = mms.with_service(inputs, Path(options.model_path), record, contents, report)
+    if options.pretrained is not None and os.fspath(options.pretrained):
+        inputs, record = _with_pretrained(inputs, options, record, report)
     return Looked(inputs, make_plan(inputs, build_time(), report), contents), record
+
+
+def _with_pretrained(inputs: Inputs, options: BuildOptions, record: Record, report: Report) -> tuple[Inputs, Record]:
+    """Add the folder of a pretrained model to the inputs and to the archive's metadata."""
+    from archive_tool.pretrained import folder
+
+    found = folder.read(
+        Path(options.pretrained or ""), asked=options.task or None, trust_remote_code=options.trust_remote_code
+    )
+    report.errors += found.problems
+    report.warnings += found.warnings
+    handler = inputs.handler or found.handler
+    return replace(inputs, handler=handler, extra_files=(*inputs.extra_files, *found.extra_files)), found.record(record)
 
 
 def compose(options: BuildOptions, report: Report) -> Plan:
@@ -263,10 +291,11 @@ def write(
 def _check(options: BuildOptions) -> None:
     """Refuse invalid options, whatever the files are."""
     handler = os.fspath(options.handler)
-    if not Path(handler).name:
+    if not Path(handler).name and (handler or not options.pretrained):
         raise BuildError(
             f"{handler!r} names no handler", where="--handler", hint="give a built-in name or a Python file"
         )
+    _check_pretrained(options)
     _check_choice("runtime", options.runtime, names.RUNTIMES)
     _check_choice("archive format", options.archive_format, tuple(names.SUFFIXES))
     if options.compress and options.archive_format not in _COMPRESSED:
@@ -281,6 +310,31 @@ def _check(options: BuildOptions) -> None:
         names.check_version(options.version)
 
 
+def _check_pretrained(options: BuildOptions) -> None:
+    """Refuse options that need a pretrained model, or that have no meaning beside one."""
+    if not options.pretrained:
+        given = {
+            "--task": options.task,
+            "--trust-remote-code": options.trust_remote_code,
+        }
+        if alone := [name for name, value in given.items() if value]:
+            raise BuildError(f"{alone[0]} is about a pretrained model", hint="give its folder: --pretrained")
+        return
+    others = {
+        "--serialized-file": options.serialized_file,
+        "--model-file": options.model_file,
+        "--model-path": options.model_path,
+        "--aot": options.aot,
+    }
+    if beside := [name for name, value in others.items() if value]:
+        raise BuildError(
+            f"{beside[0]} cannot be given beside --pretrained, whose folder holds the whole model",
+            hint=f"leave {beside[0]} out",
+        )
+    if options.runtime == "LSP":
+        raise BuildError("a pretrained model needs Python", where="--runtime", hint="leave --runtime out")
+
+
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise BuildError(f"{value!r} is no {what}", hint=f"choose one of {', '.join(choices)}")
@@ -291,10 +345,14 @@ def _record(looked: Looked, stated: Record, options: BuildOptions) -> Record:
         stated,
         tool_version=__version__,
         python=python_version(),
-        frameworks=installed(("torch", *_LOADERS.get(looked.weights_format, ()))) | dict(stated.frameworks),
+        frameworks=installed(("torch", *_loaders(looked, stated))) | dict(stated.frameworks),
         description=options.description or stated.description,
         licence=options.licence or stated.licence,
     )
+
+
+def _loaders(looked: Looked, stated: Record) -> tuple[str, ...]:
+    return _LOADERS.get(looked.weights_format, ()) if stated.pretrained is None else _PRETRAINED_LOADERS
 
 
 def _target(options: BuildOptions) -> Path:

@@ -29,7 +29,10 @@ class BuildOptions:
 
     model_name: str = field(metadata=_TEXT)
     version: str = field(default="1.0", metadata=_TEXT)
-    handler: StrPath = field(metadata={"kind": "handler"})
+    handler: StrPath = field(default="", metadata={"kind": "handler"})
+    pretrained: StrPath | None = field(default=None, metadata=_PATH)
+    task: str | None = field(default=None, metadata=_TEXT)
+    trust_remote_code: bool = field(default=False, metadata=_FLAG)
     model_path: StrPath | None = field(default=None, metadata=_PATH)
     serialized_file: StrPath | None = field(default=None, metadata=_PATH)
     model_file: StrPath | None = field(default=None, metadata=_PATH)

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from archive_tool.building.options import BuildOptions
 from archive_tool.cli.entry import load_hook
 from archive_tool.cli.output import show_built
-from archive_tool.metadata.names import RUNTIMES, SUFFIXES
+from archive_tool.metadata.names import RUNTIMES, SUFFIXES, name_of_folder
 from handlers.builtin import BUILT_IN
 
 
@@ -78,13 +78,20 @@ def _beginnings(name: str) -> list[str]:
 @click.option(
     "--from", "project_file", help="Project file that sets these options (torchmar init writes one), or its folder."
 )
-@click.option("--model-name", help="Name of the model, and of the archive.  [required]")
+@click.option("--model-name", help="Name of the model, and of the archive.  [required, but with --pretrained]")
 @click.option("--version", "-v", default=BuildOptions.version, show_default=True, help="Version of the model.")
 @click.option(
     "--handler",
     shell_complete=_complete_handler,
-    help="Built-in name, or a path: h, h.py, h:function, h.py:function.  [required]",
+    help="Built-in name, or a path: h, h.py, h:function, h.py:function.  [required, but with --pretrained]",
 )
+@click.option(
+    "--pretrained",
+    metavar="FOLDER",
+    help="Folder that save_pretrained wrote: the model, its tokenizer and all; no handler is needed.",
+)
+@click.option("--task", help="What the pretrained model is for.  [default: found in its config.json]")
+@click.option("--trust-remote-code", is_flag=True, help="Take the pretrained model's own Python code along.")
 @click.option(
     "--model-path",
     help="Folder whose contents all go to the root, with the handler's module among them, as for MXNet Model Server.",
@@ -151,6 +158,7 @@ def build(context: click.Context, /, quiet: bool, as_json: bool, project_file: s
           --model-file mnist_model.py --serialized-file mnist_sd.pt --export-path model_store
       torchmar build --model-name resnet --version 2.0 --handler image_classifier \\
           --serialized-file resnet.pt --extra-files index_to_name.json --sample cat.png --check -f
+      torchmar build --pretrained distilbert-sst2 --export-path model_store
       torchmar build --from torchmar.yaml --version 2.0
     """
     from archive_tool.building.builder import build_archive
@@ -182,6 +190,9 @@ def _with_project(context: click.Context, project_file: str | None, given: dict[
 
         said = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
         options |= {name: value for name, value in read(Path(project_file)).items() if name not in said}
+    if options["pretrained"]:
+        options["model_name"] = options["model_name"] or name_of_folder(Path(options["pretrained"]))
+        options["handler"] = options["handler"] or ""
     for parameter in context.command.params:
         if parameter.name in ("model_name", "handler") and options[parameter.name] is None:
             raise click.MissingParameter(ctx=context, param=parameter)

@@ -17,8 +17,9 @@ def init(folder: Path, kind: str | None, force: bool) -> None:
     """Write a project file for the model in a folder.
 
     FOLDER, by default the current one, holds the model: weights with the Python file of their class, or TorchScript,
-    ONNX or a .pt2 file. Nothing of it is run. If there is no handler, a fitting one is written. The archive can be
-    built at once; comments in the files say what can be changed.
+    ONNX or a .pt2 file; or it is a folder that save_pretrained wrote. Nothing of it is run. If there is no handler, a
+    fitting one is written, unless the model needs none. The archive can be built at once; comments in the files say
+    what can be changed.
 
     \b
     Kinds:

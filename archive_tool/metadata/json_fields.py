@@ -56,6 +56,17 @@ def whole_number(value: object, path: str) -> int:
     raise error(path, "is missing" if value is None else f"expected a whole number from 0 up, got {shown(value)}")
 
 
+def flag(value: object, path: str) -> bool:
+    """Read true or false; a missing one is false.
+
+    Raises:
+        UnreadableArchiveError: it is something else.
+    """
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise error(path, f"expected true or false, got {shown(value)}")
+
+
 def mapping(value: object, path: str) -> Mapping[str, Any]:
     """Read an object; a missing one is empty.
 

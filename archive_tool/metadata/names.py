@@ -14,6 +14,7 @@ from archive_tool.errors import BuildError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 MANIFEST_DIRECTORY: Final = "MAR-INF"
 MANIFEST_NAME: Final = "MAR-INF/MANIFEST.json"
@@ -53,6 +54,12 @@ def model_name_problem(name: str) -> str | None:
     if len(name) > MAX_MODEL_NAME:
         return f"is longer than {MAX_MODEL_NAME} characters"
     return None if _MODEL_NAME.fullmatch(name) else f"is no name of a model: {MODEL_NAME_HINT}"
+
+
+def name_of_folder(folder: Path) -> str:
+    """Return the name of a model that is called as its folder is."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name).lstrip("_.-")
+    return name[:MAX_MODEL_NAME] or "model"
 
 
 def version_problem(version: str) -> str | None:

@@ -186,6 +186,56 @@ class Compiled:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """A model of Hugging Face's transformers in the archive; see `handlers.pretrained`, which reads it.
+
+    Attributes:
+        path: the folder of its members.
+        task: what it is for, by the Hub's name, such as "text-classification".
+        architecture: the class of transformers that it was saved from; None if that is not known.
+        base_models: the models that it was made of, as its card and its adapter name them.
+        remote_code: whether code in the folder runs when the model is loaded.
+    """
+
+    path: str
+    task: str
+    architecture: str | None = None
+    base_models: tuple[str, ...] = ()
+    remote_code: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_dict(cls, value: object) -> Pretrained:
+        """Read the object.
+
+        Raises:
+            UnreadableArchiveError: as `Record.from_dict`.
+        """
+        path = f"{KEY}.pretrained"
+        document = _object(value, path)
+        names = enumerate(read.sequence(document.get("baseModels"), f"{path}.baseModels"))
+        return cls(
+            path=read.text(document.get("path"), f"{path}.path"),
+            task=read.text(document.get("task"), f"{path}.task"),
+            architecture=read.optional_text(document.get("architecture"), f"{path}.architecture"),
+            base_models=tuple(read.text(name, f"{path}.baseModels[{index}]") for index, name in names),
+            remote_code=read.flag(document.get("remoteCode"), f"{path}.remoteCode"),
+            extra=_rest(document, "path", "task", "architecture", "baseModels", "remoteCode"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object; fields that are not set are left out."""
+        known = {
+            "path": self.path,
+            "task": self.task,
+            "architecture": self.architecture,
+            "baseModels": list(self.base_models) or None,
+            "remoteCode": self.remote_code or None,
+        }
+        return _set(known) | dict(self.extra)
+
+
+@dataclass(frozen=True)
 class Record:
     """The content of our key.
 
@@ -200,6 +250,7 @@ class Record:
         samples: requests to try it with.
         metrics: results on a test set, such as {"accuracy": 0.98}.
         compiled: the model, compiled ahead of time; None if it is not.
+        pretrained: a model of transformers; None if it is another one.
         members: every member but the manifest, by name.
     """
 
@@ -214,6 +265,7 @@ class Record:
     samples: tuple[Sample, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     compiled: Compiled | None = None
+    pretrained: Pretrained | None = None
     members: Mapping[str, MemberRecord] = field(default_factory=dict, hash=False)
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -240,6 +292,7 @@ class Record:
             samples=tuple(Sample.from_dict(item, path) for item, path in _list(document, "samples")),
             metrics={key: _metric(item, path) for key, item, path in _items(document, "metrics")},
             compiled=None if document.get("compiled") is None else Compiled.from_dict(document["compiled"]),
+            pretrained=None if document.get("pretrained") is None else Pretrained.from_dict(document["pretrained"]),
             members={key: MemberRecord.from_dict(item, path) for key, item, path in _items(document, "members")},
             extra=_rest(document, *_KEYS),
         )
@@ -258,6 +311,7 @@ class Record:
             "samples": [sample.to_dict() for sample in self.samples] or None,
             "metrics": dict(sorted(self.metrics.items())) or None,
             "compiled": self.compiled.to_dict() if self.compiled else None,
+            "pretrained": self.pretrained.to_dict() if self.pretrained else None,
             "members": {name: self.members[name].to_dict() for name in sorted(self.members)} or None,
         }
         return _set(known) | dict(self.extra)
@@ -294,6 +348,7 @@ _KEYS: Final = (
     "samples",
     "metrics",
     "compiled",
+    "pretrained",
     "members",
 )
 

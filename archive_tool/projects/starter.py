@@ -15,8 +15,11 @@ import yaml
 from archive_tool.analysis import python_source
 from archive_tool.building.options import BuildOptions
 from archive_tool.errors import BuildError, TargetExistsError
+from archive_tool.metadata.names import name_of_folder
+from archive_tool.pretrained import folder as pretrained
 from archive_tool.projects import project_file as project
 from archive_tool.weights.formats import Format, sniff_file
+from handlers.builtin import SDK_HANDLERS
 
 KINDS: Final = ("tensor", "image", "custom")
 _HANDLER: Final = "handler.py"
@@ -58,6 +61,27 @@ class Handler(BaseHandler):
         """Turn the model's output into a list with one reply for each request."""
         return [{"scores": row} for row in data.tolist()]
 '''
+_PRETRAINED: Final = '''\
+"""Answers requests with the pretrained model; change the two hooks to what your clients send and expect."""
+
+from handlers import {base}
+
+
+class Handler({base}):
+    """Loads the model by itself; a hook that you remove does what the SDK does."""
+
+    def preprocess_one(self, data, context):
+        """Read one request: a text, bytes, or parsed JSON."""
+        return super().preprocess_one(data, context)
+
+    def postprocess_one(self, output, context):
+        """Turn what the model gives for one request into the reply."""
+        return super().postprocess_one(output, context)
+'''
+_REMOTE_CODE: Final = (
+    "# It runs code of its own, the Python files here. If you trust it:",
+    "# trust-remote-code: true",
+)
 _SOURCES: Final = {"image": _IMAGE, "custom": _CUSTOM}
 
 
@@ -81,7 +105,7 @@ def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Star
 
     Args:
         folder: existing.
-        kind: "tensor", "image" or "custom"; None to choose by the files.
+        kind: "tensor", "image" or "custom"; None to choose by the files. A folder of ``save_pretrained`` needs none.
         force: replace a project file. A handler is never replaced.
 
     Raises:
@@ -95,6 +119,8 @@ def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Star
     target = folder / project.NAME
     if os.path.lexists(target) and not force:
         raise TargetExistsError(f"{target} exists already", hint="give --force (-f) to replace it")
+    if pretrained.is_one(folder):
+        return _start_pretrained(folder, target, kind)
     found = _look(folder)
     written = []
     handler = found["handler"]
@@ -106,9 +132,44 @@ def start(folder: Path, *, kind: str | None = None, force: bool = False) -> Star
             path = folder / handler
             path.write_text(_SOURCES[kind], encoding="utf-8")
             written.append(path)
-    options = BuildOptions(**found | {"model_name": _model_name(folder), "handler": handler})
+    options = BuildOptions(**found | {"model_name": name_of_folder(folder), "handler": handler})
     target.write_text(_project(options, kind), encoding="utf-8")
     return Started(target, (target, *written), kind)
+
+
+def _start_pretrained(folder: Path, target: Path, kind: str | None) -> Started:
+    """Write the project file of a folder of ``save_pretrained``, and a handler only if one is asked for."""
+    if kind not in (None, "custom"):
+        raise BuildError(
+            f"a model of the kind {kind} has no handler in a folder of save_pretrained",
+            where="--kind",
+            hint="leave --kind out, which needs no code, or take custom",
+        )
+    found = pretrained.read(folder, trust_remote_code=True)  # whoever builds it is asked
+    if found.problems:
+        first = found.problems[0]
+        raise BuildError(first.message, where=first.where, hint=first.hint)
+    _, handlers = _sources(sorted(folder.glob("*.py")))
+    written, handler = [target], _one("handler", handlers, folder) or ""
+    if kind is not None:
+        handler = _free_name(folder, "pretrained")
+        (folder / handler).write_text(_PRETRAINED.format(base=SDK_HANDLERS[found.handler]), encoding="utf-8")
+        written.append(folder / handler)
+    options = BuildOptions(
+        model_name=name_of_folder(folder),
+        handler=handler,
+        pretrained=".",
+        task=found.task,
+        trust_remote_code=found.remote_code,
+        requirements_file=_beside(folder, "requirements.txt"),
+        config_file=_beside(folder, "model-config.yaml"),
+    )
+    target.write_text(_project(options, kind), encoding="utf-8")
+    return Started(target, tuple(written), kind)
+
+
+def _beside(folder: Path, name: str) -> str | None:
+    return name if (folder / name).is_file() else None
 
 
 def _look(folder: Path) -> dict[str, Any]:
@@ -138,8 +199,8 @@ def _look(folder: Path) -> dict[str, Any]:
         "model_file": model_file,
         "handler": _one("handler", handlers, folder),
         "extra_files": _LABELS if _LABELS in names else None,
-        "requirements_file": "requirements.txt" if "requirements.txt" in names else None,
-        "config_file": "model-config.yaml" if "model-config.yaml" in names else None,
+        "requirements_file": _beside(folder, "requirements.txt"),
+        "config_file": _beside(folder, "model-config.yaml"),
     }
 
 
@@ -172,9 +233,10 @@ def _sources(paths: list[Path]) -> tuple[list[str], list[str]]:
 def _is_handler(node: ast.ClassDef) -> bool:
     bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
     methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
-    return any(base.endswith(("Handler", "Classifier", "Detector", "Segmenter", "Embedder")) for base in bases) or bool(
-        "handle" in methods and methods & _METHODS - {"handle"}
-    )
+    return any(
+        base.endswith(("Handler", "Classifier", "Detector", "Segmenter", "Embedder")) or base.startswith("Pretrained")
+        for base in bases
+    ) or bool("handle" in methods and methods & _METHODS - {"handle"})
 
 
 def _is_module(node: ast.ClassDef) -> bool:
@@ -191,11 +253,6 @@ def _free_name(folder: Path, kind: str) -> str:
     )
 
 
-def _model_name(folder: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name).lstrip("_.-")
-    return name or "model"
-
-
 def _project(options: BuildOptions, kind: str | None) -> str:
     comments = {
         None: "The handler that was here.",
@@ -203,6 +260,22 @@ def _project(options: BuildOptions, kind: str | None) -> str:
     }
     comment = comments.get(kind, "Change it to what your clients send and expect.")
     extra = options.extra_files
+    if options.pretrained:
+        model = [
+            "# The folder that save_pretrained wrote, and what the model is for. No handler is needed.",
+            f"pretrained: {_quoted(str(options.pretrained))}",
+            f"task: {options.task}",
+            *_REMOTE_CODE[: 2 * options.trust_remote_code],
+            f"handler: {_quoted(str(options.handler))}" if options.handler else "# handler: handler.py",
+        ]
+    else:
+        model = [
+            f"# {comment}",
+            f"handler: {_quoted(str(options.handler))}",
+            "",
+            _line(options, "serialized_file", "model.pt    # weights, TorchScript, ONNX or .pt2"),
+            _line(options, "model_file", "model.py    # the class of the model, for weights"),
+        ]
     lines = [
         "# What the archive of this model is. Build it:  torchmar build --from torchmar.yaml",
         "# Paths are relative to this file. Options of the command line win.",
@@ -210,11 +283,7 @@ def _project(options: BuildOptions, kind: str | None) -> str:
         f"model-name: {_quoted(options.model_name)}",
         f'version: "{options.version}"',
         "",
-        f"# {comment}",
-        f"handler: {_quoted(str(options.handler))}",
-        "",
-        _line(options, "serialized_file", "model.pt    # weights, TorchScript, ONNX or .pt2"),
-        _line(options, "model_file", "model.py    # the class of the model, for weights"),
+        *model,
         "",
         "# Further files. FILE=PLACE names a place in the archive, keep-folders keeps folders.",
         f"extra-files: [{extra}]" if extra else "# extra-files: [labels.txt, words=texts]",

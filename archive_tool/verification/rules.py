@@ -46,6 +46,7 @@ def static_issues(archive: Archive, *, complete: bool = True) -> Iterator[Issue]
     yield from _config_issues(archive, manifest, complete=complete)
     if record is not None:
         yield from _sample_paths(record)
+        yield from _pretrained_issues(record)
     if record is None or not record.members:
         yield Issue(Kind.NOTE, "the manifest records no hashes of the members; only the archive's own checksums tell")
     else:
@@ -66,6 +67,17 @@ def _sample_paths(record: Record) -> Iterator[Issue]:
             if problem := name_problem(path):
                 message = f"the manifest's torchmar.samples[{index}] {path!r} {problem}"
                 yield Issue(Kind.UNSAFE, message, MANIFEST_NAME)
+
+
+def _pretrained_issues(record: Record) -> Iterator[Issue]:
+    found = record.pretrained
+    if found is None:
+        return
+    if problem := name_problem(found.path):
+        yield Issue(Kind.UNSAFE, f"the manifest's torchmar.pretrained.path {found.path!r} {problem}", MANIFEST_NAME)
+    elif found.remote_code:
+        message = f"the pretrained model runs code of its own when it is loaded: the Python files in {found.path!r}"
+        yield Issue(Kind.NOTE, message, found.path)
 
 
 def _record_issues(archive: Archive, record: Record) -> Iterator[Issue]:

@@ -1,0 +1,99 @@
+"""The files of a pretrained model's weights: one, or several that an index names. None of them is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from archive_tool import files
+from archive_tool.issues import Problem
+from archive_tool.metadata.names import name_problem
+from archive_tool.pretrained.documents import read_object
+from archive_tool.weights.formats import Format, sniff
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: In the order in which transformers looks for them. Of the second ones only tensors are loaded.
+SINGLE: Final = ("model.safetensors", "pytorch_model.bin")
+INDEX: Final = ".index.json"
+ADAPTER: Final = "adapter_config.json"
+_MAX_SHARDS: Final = 10_000
+_SAVE: Final = "save the model again: model.save_pretrained(folder)"
+
+
+def find(folder: Path, problems: list[Problem]) -> list[str]:
+    """Find the files of the weights in a folder; add what is missing or wrong to the problems."""
+    for name in SINGLE:
+        if (folder / name).is_file():
+            found = [name]
+        elif (folder / f"{name}{INDEX}").is_file():
+            found = [f"{name}{INDEX}", *_shards(folder / f"{name}{INDEX}", problems)]
+        else:
+            continue
+        looked = (problem_of(folder / file) for file in found if not file.endswith(INDEX))
+        problems.extend(filter(None, looked))
+        return found
+    problems.append(Problem(*_missing(folder)))
+    return []
+
+
+def _missing(folder: Path) -> tuple[str, str, str]:
+    where = str(folder)
+    if (folder / ADAPTER).is_file():
+        base = read_object(folder / ADAPTER).get("base_model_name_or_path")
+        return (
+            f"the folder holds an adapter of {base}, and not the model itself",
+            where,
+            "give the folder of that model, and this one with --adapter",
+        )
+    others = [name for name in ("tf_model.h5", "flax_model.msgpack", "model.onnx") if (folder / name).is_file()]
+    if others:
+        return f"the weights are those of another framework: {', '.join(others)}", where, _SAVE
+    return f"the weights are missing: {' or '.join(SINGLE)}, or shards with an index", where, _SAVE
+
+
+def _shards(index: Path, problems: list[Problem]) -> list[str]:
+    """Return the files that an index names, in its order."""
+    places = read_object(index).get("weight_map")
+    names = list(dict.fromkeys(places.values())) if isinstance(places, Mapping) else []
+    if not names or len(names) > _MAX_SHARDS or not all(isinstance(name, str) for name in names):
+        problems.append(Problem("the index names no files of weights", str(index), _SAVE))
+        return []
+    for name in names:
+        if problem := name_problem(name):
+            problems.append(Problem(f"the index names the file {name!r}, whose name {problem}", str(index)))
+            return []
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        problems.append(Problem(f"{len(missing)} of {len(names)} shards are missing: {listed}", str(index)))
+    return [name for name in names if name not in missing]
+
+
+def problem_of(path: Path) -> Problem | None:
+    """Return what is wrong with a file of weights."""
+    from archive_tool.weights import tensors
+
+    try:
+        with files.open_regular(path) as stream:
+            kind = sniff(stream)
+            found = tensors.read(stream, kind)
+            stream.seek(0)
+            header = 8 + int.from_bytes(stream.read(8), "little")
+            size = stream.seek(0, 2)
+    except OSError as error:
+        return Problem(f"the weights cannot be read: {error.strerror}", str(path))
+    if kind is Format.LFS_POINTER:
+        return Problem("the file is a Git LFS pointer, not the file itself", str(path), "fetch it with `git lfs pull`")
+    if found is None or kind not in (Format.SAFETENSORS, Format.STATE_DICT, Format.LEGACY_PICKLE, Format.PICKLE):
+        return Problem(f"the file holds no weights ({kind.value})", str(path), _SAVE)
+    if found.needs:
+        return Problem(
+            f"the weights are not only tensors: reading them needs {found.needs[0]}, and could run code",
+            str(path),
+            "save the model as safetensors: model.save_pretrained(folder)",
+        )
+    if kind is Format.SAFETENSORS and size < header + sum(tensor.size for tensor in found.tensors):
+        return Problem("the weights are cut short: the file ends within them", str(path), "copy or fetch it again")
+    return None

@@ -50,22 +50,9 @@ def prove(
     Raises:
         BuildError: the archive does not load, fails, or answers otherwise.
     """
-    with tempfile.TemporaryDirectory(prefix="torchmar-") as scratch:
-        folder = Path(scratch, "model")
-        with open_archive(archive) as opened:
-            extract(opened, folder)
-            manifest = opened.manifest
-        config_name = manifest.model.config_file if manifest else None
-        task = {
-            "handler": handler,
-            "manifest": manifest.to_dict() if manifest else None,
-            "config": yaml.safe_load((folder / config_name).read_bytes()) if config_name else {},
-            "gpu": gpu,
-            "requests": [request for request, _ in trials],
-        }
-        replies = _replies(folder, task, Path(scratch))
+    answered = replies(archive, handler, [request for request, _ in trials], gpu=gpu)
     largest = 0.0
-    for (_, expected), (status, reply) in zip(trials, replies, strict=True):
+    for (_, expected), (status, reply) in zip(trials, answered, strict=True):
         if status != 200:
             raise BuildError(f"the archive answers its own example with {status}: {_message(reply)}")
         largest = max(largest, _difference(reply, expected))
@@ -79,8 +66,30 @@ def prove(
     return largest
 
 
-def _replies(folder: Path, task: dict[str, Any], scratch: Path) -> list[tuple[int, Any]]:
-    report = child_process.run(_SCRIPT, folder, task, scratch, does="loads the archive")
+def replies(archive: Path, handler: str, requests: Sequence[str], *, gpu: int | None = None) -> list[tuple[int, Any]]:
+    """Answer requests with an archive in a process of its own; return status and reply of each.
+
+    Args:
+        archive, handler, gpu: as for `prove`.
+        requests: each as JSON.
+
+    Raises:
+        BuildError: the archive does not load.
+    """
+    with tempfile.TemporaryDirectory(prefix="torchmar-") as scratch:
+        folder = Path(scratch, "model")
+        with open_archive(archive) as opened:
+            extract(opened, folder)
+            manifest = opened.manifest
+        config_name = manifest.model.config_file if manifest else None
+        task = {
+            "handler": handler,
+            "manifest": manifest.to_dict() if manifest else None,
+            "config": yaml.safe_load((folder / config_name).read_bytes()) if config_name else {},
+            "gpu": gpu,
+            "requests": list(requests),
+        }
+        report = child_process.run(_SCRIPT, folder, task, Path(scratch), does="loads the archive")
     if (error := report.get("error")) is not None:
         raise BuildError(
             f"the archive cannot be loaded: {error['type']}: {error['message']}",

@@ -11,6 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import torch
+
+from archive_tool import compare
 from archive_tool.building import builder
 from archive_tool.building.files import sdk_handler_source
 from archive_tool.building.options import BuildOptions
@@ -18,7 +21,7 @@ from archive_tool.building.samples import FOLDER, GivenSample
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata import names, record
 from archive_tool.progress import steps
-from archive_tool.publishing import evaluation, exports, live, proof
+from archive_tool.publishing import evaluation, exports, live, pretrained, proof
 from archive_tool.publishing.result import Published
 from archive_tool.publishing.source import NoSourceError
 from archive_tool.publishing.versions import next_version
@@ -28,13 +31,13 @@ from handlers.tensors.handler import TensorHandler, TensorRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
     from torch import nn
 
     from archive_tool.files import StrPath
 
 _HANDLER: Final = "tensor_handler"
 _EAGER: Final = "eager"
+_PRETRAINED: Final = "pretrained"
 _ADDRESS: Final = "http://127.0.0.1:8080"
 _ATTEMPTS: Final = 20  # publishers that take the same number at the same time
 
@@ -44,6 +47,9 @@ def publish(
     *,
     name: str,
     model_store: StrPath = "model_store",
+    tokenizer: object = None,
+    processor: object = None,
+    task: str | None = None,
     source: object = None,
     example: object = None,
     format: str | None = None,  # noqa: A002 - the name that a user expects
@@ -73,10 +79,14 @@ def publish(
         model: the live model; wrappers of DataParallel and torch.compile are removed.
         name: the model's name: letters, digits, ``_``, ``-``, ``.``.
         model_store: an existing directory; the archive is ``<name>-<version>.mar`` in it.
+        tokenizer, processor: of a model of transformers. It is saved as ``save_pretrained`` does, and served by the
+            handler of its task, which takes texts, images or sound; see docs/pretrained.md.
+        task: what such a model is for, by the Hub's name; None to find it.
         source: what creates the model, for the format "eager": a class, or a function without arguments. Its file goes
             into the archive, with all modules of yours that it imports. None for the model's own class.
         example: inputs of the model: a tensor or array of rows, a tuple in the order of the arguments of `forward`, or
-            a dict by their names. None for the first rows of `x_test`.
+            a dict by their names. None for the first rows of `x_test`. For a model of transformers, a request as JSON
+            has it; None for a text, an image or a sound that any model takes.
         format: "eager" (weights and source), "torchscript", "export" (torch.export), "aotinductor" or "onnx". None for
             eager, or for export where the model's class was typed into a session that keeps no source.
         x_test, y_test: a test set, to measure and record how well the model does; see `evaluation.evaluate`.
@@ -98,6 +108,24 @@ def publish(
         TargetExistsError: the version is given, and is in the store already.
     """
     start = time.perf_counter()
+    if tokenizer is not None or processor is not None:
+        tensors = {"source": source, "format": format, "x_test": x_test, "y_test": y_test, "metrics": metrics}
+        if given := [key for key, value in {**tensors, "shapes": shapes}.items() if value is not None]:
+            raise BuildError(f"{given[0]} is about a model of tensors, and this one has a tokenizer or processor")
+        options = BuildOptions(
+            model_name=name,
+            extra_files=extra_files,
+            requirements_file=requirements_file,
+            config_file=config_file,
+            description=description,
+            licence=licence,
+            task=task,
+        )
+        parts = {"tokenizer": tokenizer, "processor": processor}
+        tell = steps(progress, quiet=quiet)
+        return _publish_pretrained(
+            live.unwrap(model), parts, example, options, model_store, version, tolerance, address, tell
+        )
     if format is not None and format not in exports.FORMATS:
         raise BuildError(f"{format!r} is no format", hint=f"choose one of {', '.join(exports.FORMATS)}")
     names.check_model_name(name)
@@ -157,6 +185,64 @@ def publish(
         metrics=measured,
         largest_difference=differences[-1],
         warnings=(*studied.warnings, *files.warnings, *built.warnings),
+        seconds=time.perf_counter() - start,
+        request=request,
+        sample=f"{FOLDER}/0/input.json",
+        address=address,
+    )
+
+
+def _publish_pretrained(
+    model: nn.Module,
+    parts: Mapping[str, object],
+    example: object,
+    options: BuildOptions,
+    model_store: StrPath,
+    version: str | None,
+    tolerance: float | None,
+    address: str,
+    tell: Callable[[str], None],
+) -> Published:
+    """Publish a model of transformers; see `publish` for the arguments."""
+    start, name = time.perf_counter(), options.model_name
+    names.check_model_name(name)
+    store = _store(model_store)
+    coarse = any(one.dtype in (torch.float16, torch.bfloat16) for one in model.parameters())
+    allowed = tolerance if tolerance is not None else compare.COARSE if coarse else compare.RELATIVE
+    with tempfile.TemporaryDirectory(prefix=".torchmar-publish-", dir=store) as scratch:
+        folder = Path(scratch, "saved")
+        tell(f"{name}: saving the model, and what its inputs are made with")
+        found = pretrained.save(folder, model, parts, options.task)
+        tell(f"{name}: running the model on its example")
+        asked = pretrained.example_of(found.task, parts) if example is None else example
+        request = json.dumps(asked)
+        reply = pretrained.answer(model, found, asked, options.config_file)
+
+        def compared(archive: Path) -> None:
+            tell(f"{name}: loading the archive in another process, and comparing its answer with the model's")
+            pretrained.prove(archive, found.handler, request, reply, tolerance=allowed)
+
+        tell(f"{name}: building the archive")
+        sample = GivenSample(
+            "input.json",
+            request.encode(),
+            json.dumps(reply).encode(),
+            "application/json",
+            min(allowed, sys.float_info.max),
+        )
+        complete = replace(options, pretrained=folder, export_path=store, sample=[sample])
+        built, number = _build(store, version, complete, compared)
+    return Published(
+        name=name,
+        version=number,
+        path=built.path,
+        size=built.size,
+        format=_PRETRAINED,
+        inputs=found.inputs,
+        outputs=found.outputs,
+        metrics={},
+        largest_difference=allowed,
+        warnings=built.warnings,
         seconds=time.perf_counter() - start,
         request=request,
         sample=f"{FOLDER}/0/input.json",

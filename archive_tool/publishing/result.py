@@ -24,10 +24,11 @@ class Published:
         name, version: of the model.
         path: the archive, in the model store.
         size: its bytes.
-        format: "eager", "torchscript", "export", "aotinductor" or "onnx".
+        format: "eager", "torchscript", "export", "aotinductor", "onnx" or "pretrained".
         inputs, outputs: names, element types and shapes; None in a shape is any size.
         metrics: results on the test set, such as {"accuracy": 0.98}; empty without one.
-        largest_difference: between the archive's answers and the live model's, relative above 1 and absolute below.
+        largest_difference: between the archive's answers and the live model's, relative above 1 and absolute below; of
+            a pretrained model, what it is at most.
         warnings: probable mistakes; each a sentence.
         seconds: how long it took.
         request: the stored sample, as JSON.

@@ -134,6 +134,12 @@ TRANSFORMERS = [
     "transformers>=4.57,<6",
 ]
 
+# To merge adapters into such models; servers need none of it.
+ADAPTERS = [
+    *TRANSFORMERS,
+    "peft>=0.17",
+]
+
 # Parquet as an input of batch jobs.
 PARQUET = [
     "pyarrow>=14",
@@ -149,7 +155,7 @@ DEV = [
     *PARQUET,
     *SIGN,
     *TEXT,
-    *TRANSFORMERS,
+    *ADAPTERS,
     "coverage>=7.10",
     "filelock>=3.13",
     # Google's compiler of .proto files, and those of google.rpc.
@@ -183,6 +189,7 @@ setup(
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
     extras_require={
+        "adapters": ADAPTERS,
         "dev": [*DEV, *ONNX],
         "grpc": GRPC,
         "onnx": ONNX,

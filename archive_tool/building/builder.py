@@ -25,7 +25,7 @@ from archive_tool.weights.formats import Format
 from archive_tool.writing import writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from archive_tool.building.inputs import Inputs
     from archive_tool.files import StrPath
@@ -81,6 +81,7 @@ def build(
     version: str = "1.0",
     pretrained: StrPath | None = None,
     task: str | None = None,
+    adapter: StrPath | None = None,
     trust_remote_code: bool = False,
     model_path: StrPath | None = None,
     serialized_file: StrPath | None = None,
@@ -117,6 +118,8 @@ def build(
         pretrained: a folder that ``save_pretrained`` of transformers, or ``save`` of sentence-transformers, wrote. Its
             files go into the folder ``pretrained`` of the archive as they are, without what no server needs.
         task: what a pretrained model is for, by the Hub's name, such as "text-classification"; None to find it.
+        adapter: a folder of a LoRA adapter of peft, which is merged into the pretrained model's weights. That takes
+            the packages transformers and peft, in a separate process.
         trust_remote_code: take the pretrained model's own code along, which runs where it is served.
         model_path: a folder whose contents all go to the root, as for MXNet Model Server; the handler is a module in
             it, an ONNX model in it is the serialized file, and its signature.json describes the inputs.
@@ -156,6 +159,7 @@ def build(
         version=version,
         pretrained=pretrained,
         task=task,
+        adapter=adapter,
         trust_remote_code=trust_remote_code,
         model_path=model_path,
         serialized_file=serialized_file,
@@ -198,7 +202,7 @@ def build_archive(
         try:
             target = _target(options)
             writer.check_target(target, as_folder=options.archive_format == "no-archive", force=options.force)
-            plan = compose(options, report)
+            plan = compose(stack.enter_context(_merged(options, target.parent)), report)
         # A check of one file names it; this is for errors of the system before that.
         except (OSError, ValueError) as error:
             raise BuildError(f"an input cannot be read: {error}") from error
@@ -229,10 +233,32 @@ def find(options: BuildOptions, report: Report) -> tuple[Looked, Record]:
     return Looked(inputs, make_plan(inputs, build_time(), report), contents), record
 
 
+@contextlib.contextmanager
+def _merged(options: BuildOptions, beside: Path) -> Iterator[BuildOptions]:
+    """Yield the options with a folder in which the adapter is merged, if there is one."""
+    if not options.adapter or not options.pretrained:
+        yield options
+        return
+    from archive_tool.pretrained import merging
+
+    with merging.merged(
+        Path(options.pretrained),
+        Path(options.adapter),
+        beside,
+        asked=options.task or None,
+        trust_remote_code=options.trust_remote_code,
+    ) as folder:
+        yield replace(options, pretrained=folder, adapter=None)
+
+
 def _with_pretrained(inputs: Inputs, options: BuildOptions, record: Record, report: Report) -> tuple[Inputs, Record]:
     """Add the folder of a pretrained model to the inputs and to the archive's metadata."""
     from archive_tool.pretrained import folder
 
+    if options.adapter:
+        report.error(
+            "an adapter is merged only by a build", where="--adapter", hint="build the archive, and serve that"
+        )
     found = folder.read(
         Path(options.pretrained or ""), asked=options.task or None, trust_remote_code=options.trust_remote_code
     )
@@ -315,6 +341,7 @@ def _check_pretrained(options: BuildOptions) -> None:
     if not options.pretrained:
         given = {
             "--task": options.task,
+            "--adapter": options.adapter,
             "--trust-remote-code": options.trust_remote_code,
         }
         if alone := [name for name, value in given.items() if value]:

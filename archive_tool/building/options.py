@@ -32,6 +32,7 @@ class BuildOptions:
     handler: StrPath = field(default="", metadata={"kind": "handler"})
     pretrained: StrPath | None = field(default=None, metadata=_PATH)
     task: str | None = field(default=None, metadata=_TEXT)
+    adapter: StrPath | None = field(default=None, metadata=_PATH)
     trust_remote_code: bool = field(default=False, metadata=_FLAG)
     model_path: StrPath | None = field(default=None, metadata=_PATH)
     serialized_file: StrPath | None = field(default=None, metadata=_PATH)

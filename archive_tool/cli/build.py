@@ -91,6 +91,7 @@ def _beginnings(name: str) -> list[str]:
     help="Folder that save_pretrained wrote: the model, its tokenizer and all; no handler is needed.",
 )
 @click.option("--task", help="What the pretrained model is for.  [default: found in its config.json]")
+@click.option("--adapter", metavar="FOLDER", help="LoRA adapter of peft, merged into the pretrained model.")
 @click.option("--trust-remote-code", is_flag=True, help="Take the pretrained model's own Python code along.")
 @click.option(
     "--model-path",

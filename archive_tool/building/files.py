@@ -144,7 +144,7 @@ def _similar_handler(inputs: Inputs) -> str | None:
         return None
     if similar := _similar(Path(f"{name}.py")):
         return similar
-    known = sorted(BUILT_IN)
+    known = sorted(one for one in BUILT_IN if not one.startswith("pretrained_"))  # those come with their folders
     close = [one for one in known if name.casefold() in one] or difflib.get_close_matches(name, known)
     return f"did you mean {' or '.join(close)}?" if close else f"name a file, or one of {', '.join(known)}"
 

@@ -112,7 +112,7 @@ def read_request(
         BadInputError: there is no input, or a parameter is wrong.
     """
     require(data, fields, wanted)
-    value = _parsed(data)
+    value = parsed(data)
     given: Any = {}
     if isinstance(value, Mapping) and "inputs" in value:
         given = value.get("parameters") or {}
@@ -126,7 +126,7 @@ def read_request(
     return Asked(inputs, not isinstance(value, list), {**defaults, **checked(given, known)})
 
 
-def _parsed(data: Any) -> Any:
+def parsed(data: Any) -> Any:
     """Return the JSON object that a body without a content type may be; anything else as it is."""
     if isinstance(data, bytes | bytearray | memoryview | str):
         head = bytes(data[:64]) if not isinstance(data, str) else data[:64].encode("utf-8", "replace")

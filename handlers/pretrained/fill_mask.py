@@ -51,11 +51,11 @@ class PretrainedMaskFiller(PretrainedTextHandler):
         """Make tokens of a text, and find its gaps."""
         piece = self.piece(self.tokens(parameters, asking.text_of(value)))
         ids = piece.features["input_ids"]
-        piece.about = [index for index, number in enumerate(ids) if number == self.tokenizer.mask_token_id]
-        if not piece.about:
+        gaps = [index for index, number in enumerate(ids) if number == self.tokenizer.mask_token_id]
+        if not gaps:
             raise BadInputError(f"the text has no gap: write {self.tokenizer.mask_token} where a word is to be found")
-        if parameters["targets"]:
-            self._targets(parameters["targets"])
+        # Here, because only one thread at a time may use the tokenizer.
+        piece.about = gaps, self._targets(parameters["targets"]) if parameters["targets"] else None
         return [piece]
 
     def _targets(self, given: str | list[str]) -> list[int]:
@@ -79,13 +79,13 @@ class PretrainedMaskFiller(PretrainedTextHandler):
     def take(self, output: Any, pieces: list[Piece]) -> list[Any]:
         """Keep the scores of the gaps alone: those of a whole text are a vocabulary for each of its tokens."""
         logits = output["logits"]
-        return [row[piece.about].float().cpu() for row, piece in zip(logits, pieces, strict=True)]
+        return [row[piece.about[0]].float().cpu() for row, piece in zip(logits, pieces, strict=True)]
 
     def answer(self, value: Any, pieces: list[Piece], parameters: Mapping[str, Any]) -> Any:  # noqa: ARG002
         """Return the best words for each gap; for a single gap, not in a list."""
         (piece,) = pieces
         scores = piece.output.softmax(dim=1)
-        targets = self._targets(parameters["targets"]) if parameters["targets"] else None
+        gaps, targets = piece.about
         if targets is not None:
             scores = scores[:, targets]
         best, numbers = scores.topk(min(parameters["top_k"], scores.shape[1]), dim=1)
@@ -93,7 +93,7 @@ class PretrainedMaskFiller(PretrainedTextHandler):
             numbers = torch.tensor(targets)[numbers]
         found = [
             [self._filled(piece, gap, score, number) for score, number in zip(row, chosen, strict=True)]
-            for gap, row, chosen in zip(piece.about, best.tolist(), numbers.tolist(), strict=True)
+            for gap, row, chosen in zip(gaps, best.tolist(), numbers.tolist(), strict=True)
         ]
         return found[0] if len(found) == 1 else found
 
@@ -102,5 +102,5 @@ class PretrainedMaskFiller(PretrainedTextHandler):
         ids[gap] = number
         kept = [one for one in ids if one != self.tokenizer.pad_token_id]
         # With several gaps the others are shown as such.
-        whole = self.tokenizer.decode(kept, skip_special_tokens=len(piece.about) == 1)
+        whole = self.tokenizer.decode(kept, skip_special_tokens=len(piece.about[0]) == 1)
         return {"score": score, "token": number, "token_str": self.tokenizer.decode([number]), "sequence": whole}

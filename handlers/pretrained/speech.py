@@ -28,6 +28,7 @@ class PretrainedSpeechRecognizer(PretrainedHandler):
     wanted = 'a WAV file, or {"inputs": "<base64>"}'
     longest_s: float = 600.0
     largest_run: int = 8
+    most_new_tokens: int = 448
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "language": asking.text(None),
         "task": asking.choice(None, "transcribe", "translate"),
@@ -77,6 +78,8 @@ class PretrainedSpeechRecognizer(PretrainedHandler):
         )
         features = {name: one[0] for name, one in found.items()}
         asked = {name: parameters[name] for name in self.parameters if parameters[name] is not None}
+        if asked.get("max_new_tokens", 0) > self.most_new_tokens:
+            raise BadInputError(f"at most {self.most_new_tokens} max_new_tokens are written for a request")
         if asked and not self.writes:
             raise BadInputError(f"the model has no parameter {next(iter(asked))}: it spells what it hears")
         return [Piece(features, len(samples), asked)]

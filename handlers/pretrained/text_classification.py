@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from handlers.batch.inputs import row_value
 from handlers.errors import BadInputError, LoadError, NotSupportedError
 from handlers.loading.labels import class_index
 from handlers.optimization.optimized_model import original
@@ -74,6 +75,12 @@ class PretrainedTextClassifier(PretrainedTextHandler):
         if self.as_torchserve:
             return self.labels.get(int(scores.argmax()), "")
         return ranked(scores, self.labels, parameters["top_k"])
+
+    def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
+        """Explain a prediction for the `target` of the request; its JSON may come without a content type."""
+        (row,) = raw_data
+        fields = row if isinstance(row, dict) else {}
+        return super().explain_handle(data_preprocess, [{**fields, "data": asking.parsed(row_value(row))}])
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any = 0) -> list[Any]:  # noqa: ARG002
         """Return how much each token adds to the score of a class: integrated gradients of the embeddings.

@@ -58,7 +58,7 @@ def test_merged_weights_answer_as_the_adapted_model(work):
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file
 
-    from tests.handlers.pretrained.conftest import make_bert, make_tokenizer, save
+    from tests.handlers.pretrained.models import make_bert, make_tokenizer, save
 
     base = save(work / "base", make_bert("ForSequenceClassification", num_labels=3), make_tokenizer())
     settings = peft.LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=8, target_modules=["query", "value"])

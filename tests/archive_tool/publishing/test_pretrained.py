@@ -10,7 +10,7 @@ from archive_tool.errors import BuildError
 pytest.importorskip("transformers")
 
 from archive_tool.publishing import pretrained, proof
-from tests.handlers.pretrained.conftest import make_bert, make_tokenizer
+from tests.handlers.pretrained.models import make_bert, make_tokenizer
 
 
 @pytest.fixture

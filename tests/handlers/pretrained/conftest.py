@@ -1,4 +1,4 @@
-"""Tiny models with seeded weights, saved as users save theirs, and archives of them."""
+"""Archives of tiny models as folders, and their handlers."""
 
 from __future__ import annotations
 
@@ -8,82 +8,13 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 import archive_tool
 import handlers
 from handlers.builtin import SDK_HANDLERS
 from handlers.testing import FakeContext
 
-transformers = pytest.importorskip("transformers")
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-
-WORDS = [
-    *(
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        ".",
-        ",",
-        "a",
-        "ada",
-        "love",
-        "##lace",
-        "lives",
-        "in",
-        "rome",
-        "the",
-    ),
-    *("rain", "stops", "##ped", "final", "who", "where", "does", "is", "news", "of", "sport", "politics", "this"),
-    *("example", "premise", "stop"),
-]
-SIZES = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    # Outputs that differ, although nothing was learned.
-    "initializer_range": 0.5,
-}
-
-
-def make_tokenizer(**options):
-    """Return a tokenizer of whole words and a few parts of words, with BERT's special tokens."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    numbers = {word: index for index, word in enumerate(WORDS)}
-    inner = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
-    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.decoder = decoders.WordPiece()
-    inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, numbers[name]) for name in ("[CLS]", "[SEP]")],
-    )
-    special = {"unk": "[UNK]", "pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **{"model_max_length": 64, **{f"{name}_token": token for name, token in special.items()}, **options},
-    )
-
-
-def make_bert(kind, **settings):
-    """Return a tiny BERT with a head."""
-    torch.manual_seed(3)
-    config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, **SIZES, **settings)
-    return getattr(transformers, f"Bert{kind}")(config).eval()
-
-
-def save(folder, *parts):
-    """Save a model, a tokenizer and whatever else into one folder."""
-    for part in parts:
-        part.save_pretrained(folder)
-    return folder
+from .models import transformers
 
 
 class Served:

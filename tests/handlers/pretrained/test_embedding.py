@@ -9,7 +9,8 @@ from torch import nn
 from handlers.errors import LoadError
 from handlers.pretrained.embedding import POOLINGS, read_recipe
 
-from .conftest import make_bert, make_tokenizer, near, save
+from .conftest import near
+from .models import make_bert, make_tokenizer, save
 
 TEXTS = ["ada lives in rome .", "rain", "the rain stopped the final . " * 4]
 

@@ -4,7 +4,8 @@ import pytest
 
 from handlers.errors import LoadError
 
-from .conftest import make_bert, make_tokenizer, near, save
+from .conftest import near
+from .models import make_bert, make_tokenizer, save
 
 TEXTS = ["ada lives in [MASK] .", "[MASK]", "the rain stopped the final in rome , [MASK] lives in rome . " * 1]
 

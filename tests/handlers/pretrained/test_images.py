@@ -5,34 +5,17 @@ import io
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from .conftest import SIZES, near, save, transformers
-
-SMALL = {**SIZES, "image_size": 32, "patch_size": 8}
-
-
-def picture(seed, size=(48, 40)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def png(image):
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
+from .conftest import near
+from .models import make_segformer, make_vit, make_yolos, picture, png, save
 
 PICTURES = [picture(0), picture(1, (64, 30)), picture(2)]
 
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
-    torch.manual_seed(0)
-    labels = {"id2label": {0: "cat", 1: "dog", 2: "bird"}, "label2id": {"cat": 0, "dog": 1, "bird": 2}}
-    model = transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL, **labels))
-    return save(tmp_path_factory.mktemp("vit"), model, transformers.ViTImageProcessor(size={"height": 32, "width": 32}))
+    return save(tmp_path_factory.mktemp("vit"), *make_vit())
 
 
 def test_classes_are_those_of_the_pipeline(serve, classes, pipe):
@@ -50,10 +33,7 @@ def test_classes_are_those_of_the_pipeline(serve, classes, pipe):
 
 
 def test_objects_are_those_of_the_pipeline(serve, tmp_path, pipe):
-    torch.manual_seed(0)
-    config = transformers.YolosConfig(**{**SMALL, "image_size": [32, 32]}, num_detection_tokens=6, num_labels=3)
-    processor = transformers.YolosImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
-    folder = save(tmp_path / "net", transformers.YolosForObjectDetection(config), processor)
+    folder = save(tmp_path / "net", *make_yolos())
     served = serve(folder)
     line = pipe("object-detection", folder)
     expected = [line(one, threshold=0.1) for one in PICTURES]
@@ -65,21 +45,7 @@ def test_objects_are_those_of_the_pipeline(serve, tmp_path, pipe):
 
 
 def test_masks_are_those_of_the_pipeline(serve, tmp_path, pipe):
-    torch.manual_seed(0)
-    config = transformers.SegformerConfig(
-        num_encoder_blocks=2,
-        depths=[1, 1],
-        sr_ratios=[2, 1],
-        hidden_sizes=[8, 16],
-        num_attention_heads=[1, 2],
-        patch_sizes=[7, 3],
-        strides=[4, 2],
-        mlp_ratios=[2, 2],
-        decoder_hidden_size=16,
-        num_labels=3,
-    )
-    processor = transformers.SegformerImageProcessor(size={"height": 32, "width": 32})
-    folder = save(tmp_path / "net", transformers.SegformerForSemanticSegmentation(config), processor)
+    folder = save(tmp_path / "net", *make_segformer())
     served = serve(folder)
     expected = pipe("image-segmentation", folder)(PICTURES[0])
     found = served.one(png(PICTURES[0]))

@@ -5,7 +5,8 @@ import torch
 
 from handlers.errors import LoadError
 
-from .conftest import make_bert, make_tokenizer, near, save
+from .conftest import near
+from .models import make_bert, make_tokenizer, save
 
 CONTEXT = "Ada Lovelace lives in Rome . the rain stopped the final of sport in rome ."
 QUESTIONS = ["who lives in rome", "where is ada", "rain"]

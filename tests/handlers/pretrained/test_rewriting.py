@@ -3,32 +3,14 @@
 import pytest
 import torch
 
-from .conftest import WORDS, make_tokenizer, save, transformers
+from .models import make_t5, save
 
 TEXTS = ["ada lives in rome", "rain", "the rain stopped the final , the rain of rome . " * 2]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    torch.manual_seed(1)
-    config = transformers.T5Config(
-        vocab_size=len(WORDS),
-        d_model=16,
-        d_kv=8,
-        d_ff=32,
-        num_layers=2,
-        num_heads=2,
-        initializer_factor=5.0,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        eos_token_id=3,
-        decoder_start_token_id=0,
-        task_specific_params={"summarization": {"prefix": "the news : "}},
-    )
-    model = transformers.T5ForConditionalGeneration(config)
-    tokenizer = make_tokenizer(eos_token="[SEP]", model_max_length=64)
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    return save(tmp_path_factory.mktemp("t5"), model, tokenizer)
+    return save(tmp_path_factory.mktemp("t5"), *make_t5())
 
 
 @pytest.fixture(scope="module")

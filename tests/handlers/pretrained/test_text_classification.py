@@ -1,10 +1,13 @@
 """Classes of texts: as `pipeline` gives them, whatever comes together in a batch."""
 
+import json
+
 import pytest
 
 from handlers.errors import LoadError
 
-from .conftest import make_bert, make_tokenizer, near, save
+from .conftest import near
+from .models import make_bert, make_tokenizer, save
 
 TEXTS = ["ada lives in rome", "rain", "the rain stopped the final , the rain of rome . " * 3, "a final in rome ."]
 NLI = {
@@ -130,6 +133,8 @@ def test_explanations_as_in_torchserves_example(classes):
     assert len(found["importances"]) == 6
     assert sum(one * one for one in found["importances"]) == pytest.approx(1, abs=1e-4)
     assert found["importances"][0] == pytest.approx(0, abs=1e-6)  # the special tokens are the baseline's, too
+    as_a_file = Request({"body": json.dumps(request.parameters["body"]).encode()}, {"explain": "True"})
+    assert classes.one(as_a_file) == near(found)
     other = Request({"body": {"text": TEXTS[0], "target": 7}}, {"explain": "True"})
     answered = classes.ask(other, request, TEXTS[0])
     assert answered.statuses == [400, 200, 200]

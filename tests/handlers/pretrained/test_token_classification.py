@@ -4,7 +4,8 @@ import pytest
 
 from handlers.errors import LoadError
 
-from .conftest import make_bert, make_tokenizer, near, save
+from .conftest import near
+from .models import make_bert, make_tokenizer, save
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 TEXTS = ["Ada Lovelace lives in Rome, the rain stopped.", "rain", "who lives where ? Xyz .", "the final in rome " * 6]

@@ -1,0 +1,99 @@
+"""Loading a saved folder: where it is, and what is said of one that cannot be served."""
+
+import builtins
+import json
+import os
+
+import pytest
+
+import handlers
+from handlers.errors import CheckpointMismatchError, LoadError
+from handlers.pretrained import loading
+from handlers.testing import FakeContext
+
+from .models import make_bert, make_tokenizer, save
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("net"), make_bert("ForMaskedLM"), make_tokenizer())
+
+
+def manifest(**record):
+    return {"model": {}, "torchmar": {"pretrained": record}} if record else {"model": {}}
+
+
+def load(folder, kind="PretrainedMaskFiller", **record):
+    handler = getattr(handlers, kind)()
+    handler.initialize(FakeContext(folder, manifest=manifest(**record)))
+    return handler
+
+
+def test_the_folder_of_the_record(saved):
+    found = loading.find(manifest(path=saved.name, task="t", architecture="A", remoteCode=True), saved.parent, "x")
+    assert found == loading.Saved(saved.resolve(), "t", "A", True)
+
+
+@pytest.mark.parametrize("path", ["absent", "..", "/etc"])
+def test_a_folder_elsewhere(tmp_path, path):
+    with pytest.raises(LoadError, match="is not in the archive"):
+        loading.find(manifest(path=path, task="t"), tmp_path, "x")
+
+
+def test_archives_without_a_record(saved, tmp_path):
+    """As torch-model-archiver makes them: the files at the root, or below `pretrained`."""
+    assert loading.find(manifest(), saved, "fill-mask") == loading.Saved(saved, "fill-mask")
+    assert load(saved).model.config.model_type == "bert"
+    (tmp_path / "pretrained").symlink_to(saved)
+    assert loading.find(None, tmp_path, "t").folder == tmp_path / "pretrained"
+
+
+def test_weights_for_another_task(saved):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"the weights lack what BertForSequenceClassification needs: cla"
+    ):
+        load(saved, "PretrainedTextClassifier", path=".", task="text-classification", architecture="BertForMaskedLM")
+    assert load(saved, "PretrainedEmbedder", path=".", task="feature-extraction").model  # needs no head
+
+
+def test_nothing_is_fetched(saved, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    load(saved)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_library_that_is_missing(saved, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name == "transformers":
+            raise ModuleNotFoundError("No module named 'transformers'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(LoadError, match="needs the package transformers") as caught:
+        loading.transformers()
+    assert "torchmar[transformers]" in caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "said"), [("tokenizer.json", "the tokenizer"), ("model.safetensors", "the model")])
+def test_damaged_files(saved, tmp_path, name, said):
+    for path in saved.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content[: len(content) // 2] if path.name == name else content)
+    with pytest.raises(LoadError, match=f"{said} in .* cannot be loaded"):
+        load(tmp_path)
+
+
+def test_code_is_not_run_without_leave(saved, tmp_path):
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((saved / "config.json").read_text())
+    config |= {
+        "model_type": "unheard-of",
+        "auto_map": {"AutoConfig": "net.Config", "AutoModelForMaskedLM": "net.Model"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "net.py").write_text("raise SystemExit('ran')\n")
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        load(tmp_path)

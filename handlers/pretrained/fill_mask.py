@@ -54,7 +54,6 @@ class PretrainedMaskFiller(PretrainedTextHandler):
         gaps = [index for index, number in enumerate(ids) if number == self.tokenizer.mask_token_id]
         if not gaps:
             raise BadInputError(f"the text has no gap: write {self.tokenizer.mask_token} where a word is to be found")
-        # Here, because only one thread at a time may use the tokenizer.
         piece.about = gaps, self._targets(parameters["targets"]) if parameters["targets"] else None
         return [piece]
 

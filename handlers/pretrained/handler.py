@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -232,10 +233,15 @@ class PretrainedTextHandler(PretrainedHandler):
         "max_length": asking.count(None, unlimited=True),
     }
 
+    _first_half = (*PretrainedHandler._first_half, "piece", "tokens")
+
     def __init__(self) -> None:
         super().__init__()
         self.tokenizer: Any = None
         self.longest: int | None = None
+        # The next batch may be read while this one is answered, and a tokenizer that is in use cannot be set to another
+        # way of cutting: "Already borrowed".
+        self.tokenizing = threading.Lock()
 
     def load_inputs(self, saved: loading.Saved) -> None:
         """Load the tokenizer."""
@@ -253,6 +259,16 @@ class PretrainedTextHandler(PretrainedHandler):
         self.longest = min((one for one in limits if one is not None and one < 10**9), default=None)
         if self.tokenizer.pad_token_id is None:
             self.largest_run = 1
+
+    def preprocess_one(self, data: Any, context: RequestContext) -> Asked:
+        """Read a request, and make tokens of its texts."""
+        with self.tokenizing:
+            return super().preprocess_one(data, context)
+
+    def postprocess_one(self, output: Any, context: RequestContext) -> Any:
+        """Answer one request."""
+        with self.tokenizing:
+            return super().postprocess_one(output, context)
 
     def encode(self, value: Any, parameters: Mapping[str, Any]) -> list[Piece]:
         """Make tokens of one text."""

@@ -160,7 +160,8 @@ class PretrainedRewriter(PretrainedTextHandler):
             if seed is not None:
                 torch.manual_seed(seed)
             written = self.model.generate(**features, **arguments)
-        texts: list[Any] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        with self.tokenizing:
+            texts: list[Any] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return texts
 
     def answer(self, value: Any, pieces: list[Piece], parameters: Mapping[str, Any]) -> Any:  # noqa: ARG002

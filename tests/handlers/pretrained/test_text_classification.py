@@ -1,10 +1,12 @@
 """Classes of texts: as `pipeline` gives them, whatever comes together in a batch."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from handlers.errors import LoadError
+from handlers.testing import FakeContext
 
 from .conftest import near
 from .models import make_bert, make_tokenizer, save
@@ -82,6 +84,23 @@ def test_runs_hold_texts_of_like_lengths(classes, monkeypatch):
     )
     classes.ask(*TEXTS)
     assert shapes == [(1, 38), (2, 7), (1, 3)]
+
+
+def test_batches_are_read_while_others_are_answered(classes, serve, tmp_path):
+    """As a worker does, in two threads; texts are cut in some batches and not in others."""
+    assert classes.handler.may_pipeline()
+    folder = save(tmp_path / "net", make_bert("ForMaskedLM"), make_tokenizer())
+    served = serve(folder)
+    expected = served.ask("ada [MASK] rome").replies
+    requests = [
+        [{"inputs": "ada [MASK] rome", "parameters": {"truncation": bool(index % 2)}}] * 4 for index in range(20)
+    ]
+    contexts = [FakeContext(served.folder, manifest=served.context.manifest) for _ in requests]
+    rows = [context.show(batch) for context, batch in zip(contexts, requests, strict=True)]
+    with ThreadPoolExecutor(1) as other:
+        prepared = [other.submit(served.handler.prepare, *pair) for pair in zip(rows, contexts, strict=True)]
+        for one, context in zip(prepared, contexts, strict=True):
+            assert served.handler.complete(one.result(), context) == near(expected * 4)
 
 
 def test_several_labels_at_once(serve, tmp_path, pipe):

@@ -79,8 +79,9 @@ def serve(sandbox: Sandbox, kinds: dict, *options: str) -> None:
             f"/predictions/{task}", "-H", "Content-Type: application/json", "-d", '{"inputs": 7}'
         )
         assert status == 400, (task, reply)
-    status, reply = server.curl(f"/predictions/{next(iter(kinds))}", "-T", sandbox.file("text.txt", TEXT))
-    assert status == 200, reply
+    if "text-classification" in kinds:
+        status, reply = server.curl("/predictions/text-classification", "-T", sandbox.file("text.txt", TEXT))
+        assert status == 200, reply
 
 
 @pytest.mark.parametrize("frontend", ["python", pytest.param("java", marks=pytest.mark.slow)])

@@ -63,12 +63,17 @@ def serve(tmp_path_factory):
 def pipe():
     """Make a pipeline of transformers from a saved folder; None if this version has none for the task."""
 
+    made = {}
+
     def run(task, folder, **options):
         from transformers.pipelines import PIPELINE_REGISTRY
 
         if task not in PIPELINE_REGISTRY.supported_tasks:
             return None
-        return transformers.pipeline(task, model=str(folder), device="cpu", **options)
+        key = (task, str(folder), str(options))
+        if key not in made:
+            made[key] = transformers.pipeline(task, model=str(folder), device="cpu", **options)
+        return made[key]
 
     return run
 

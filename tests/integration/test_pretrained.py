@@ -30,7 +30,7 @@ TEXT = "ada lives in rome"
 LABELS = ("contradiction", "neutral", "entailment")
 NLI = {"id2label": dict(enumerate(LABELS)), "label2id": {label: index for index, label in enumerate(LABELS)}}
 QUESTION = {"question": "who lives", "context": "ada lives in rome ."}
-IMAGE = {"inputs": base64.b64encode(png(picture(0))).decode()}
+IMAGE = {"inputs": base64.b64encode(png(picture(1, (64, 30)))).decode()}
 SOUND = {"inputs": base64.b64encode(wav(tone(300, 3000))).decode()}
 #: The parts to save, and a request, by task.
 KINDS = {

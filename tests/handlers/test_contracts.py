@@ -131,7 +131,9 @@ HANDLERS = {
 def test_every_handler_is_there():
     kinds = (getattr(handlers, name) for name in handlers.__all__)
     ours = {kind.__name__ for kind in kinds if isinstance(kind, type) and issubclass(kind, handlers.BaseHandler)}
-    assert ours - {"TextHandler", "VisionHandler"} == set(HANDLERS)  # those two answer nothing by themselves
+    # Two answer nothing by themselves. Those of pretrained models are asked in the tests of their room.
+    others = {"TextHandler", "VisionHandler", *(name for name in ours if name.startswith("Pretrained"))}
+    assert ours - others == set(HANDLERS)
 
 
 def archive(archives, name, make_tokenizer):

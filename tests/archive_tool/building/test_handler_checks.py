@@ -122,8 +122,9 @@ def texts():
                 continue
             text = path.read_text(encoding="utf-8")
             inside = [getattr(node, "value", None) for node in ast.walk(ast.parse(text))]
-            # The files of a package are not handlers.
-            whole = [] if (path.parent / "__init__.py").exists() or path.name.startswith("test_") else [text]
+            # The files of a package are not handlers, nor is what pytest alone reads.
+            pytests = path.name == "conftest.py" or path.name.startswith("test_")
+            whole = [] if pytests or (path.parent / "__init__.py").exists() else [text]
             for one in (*whole, *inside):
                 if isinstance(one, str) and "\n" in one and "handle" in one and is_python(one):
                     yield path, one

@@ -102,6 +102,7 @@ class PretrainedEmbedder(PretrainedTextHandler):
         "prompt_name": asking.text(None),
         **PretrainedTextHandler.parameters,
         "truncation": asking.flag(True),
+        "details": asking.flag(False),
     }
 
     def __init__(self) -> None:
@@ -162,10 +163,11 @@ class PretrainedEmbedder(PretrainedTextHandler):
             return [*self.recipe.layers(pooled).cpu()]
 
     def answer(self, value: Any, pieces: list[Piece], parameters: Mapping[str, Any]) -> Any:  # noqa: ARG002
-        """Return the vector, or with `pooling: none` those of the tokens."""
+        """Return the vector, or with `pooling: none` those of the tokens; with `details` their number, too."""
         vector = pieces[0].output
         normalize = self.recipe.normalize if parameters["normalize"] is None else parameters["normalize"]
-        return (functional.normalize(vector, dim=-1) if normalize else vector).tolist()
+        found = (functional.normalize(vector, dim=-1) if normalize else vector).tolist()
+        return {"embedding": found, "tokens": pieces[0].length} if parameters["details"] else found
 
 
 def read_recipe(folder: Path) -> tuple[Path, Recipe]:

@@ -232,6 +232,7 @@ class ModelState:
         default: whether requests without a version go here.
         loaded_at_startup: whether the server began with it.
         share: what it gets of the requests without a version, if it is not the default one; None for nothing.
+        task: what its archive records that it is for, by the Hub's name; empty where it says nothing.
     """
 
     name: str
@@ -245,6 +246,7 @@ class ModelState:
     default: bool
     loaded_at_startup: bool
     share: Share | None = None
+    task: str = ""
 
 
 class Answering(Protocol):

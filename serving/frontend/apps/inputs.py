@@ -12,6 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serving.frontend.apps.bodies import packing_of
 from serving.frontend.apps.exchange import Exchange
+from serving.frontend.engine import Priority
 from serving.frontend.errors import BadRequestError
 from serving.protocol import Parameter
 
@@ -29,6 +30,8 @@ _MOST_OPTIONS: Final = 64
 _UNPACKED: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
 # The parser tells a log what it tells its caller; clients must not fill one.
 _quiet = logging.Logger("forms", logging.CRITICAL)
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 _FORM: Final = "application/x-www-form-urlencoded"
 _MULTIPART: Final = "multipart/form-data"
 # What a file is where its part does not say it.
@@ -57,6 +60,43 @@ def headers_of(http: Exchange, length: int) -> dict[str, str]:
     if b"content-length" not in http.headers or "content-length" in gone:
         headers["content-length"] = str(length)
     return headers
+
+
+def deadline_of(http: Exchange) -> float | None:
+    """Read a client's ``x-request-timeout-seconds``: when its time is over, by the loop's clock; None without one.
+
+    Raises:
+        BadRequestError: it is no number of seconds.
+    """
+    given = http.headers.get(b"x-request-timeout-seconds")
+    if given is None:
+        return None
+    text = given.decode("latin-1").strip()
+    if not _SECONDS.fullmatch(text) or float(text) == 0:
+        raise BadRequestError(f"the header x-request-timeout-seconds must be a number of seconds above 0, not {text!r}")
+    return http.arrived + float(text)
+
+
+def priority_of(http: Exchange) -> Priority:
+    """Read a client's ``x-request-priority``.
+
+    Raises:
+        BadRequestError: there is none of that name.
+    """
+    given = http.headers.get(b"x-request-priority")
+    return Priority.NORMAL if given is None else priority_named(given.decode("latin-1"))
+
+
+def priority_named(given: str) -> Priority:
+    """Return the priority of a name.
+
+    Raises:
+        BadRequestError: there is none.
+    """
+    text = given.strip().lower()
+    if text not in _PRIORITIES:
+        raise BadRequestError(f"the header x-request-priority must be {', '.join(_PRIORITIES)}, not {text!r}")
+    return _PRIORITIES[text]
 
 
 def takes_long(content_type: str, body: bytes) -> bool:

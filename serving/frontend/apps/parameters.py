@@ -74,10 +74,7 @@ class Parameters:
         """
         for name in self._values:
             if name not in known and name not in idle:
-                near = difflib.get_close_matches(name[:_MOST_SHOWN], known, n=1)
-                meant = f": did you mean {near[0]}?" if near else ";"
-                told = f"this call knows {', '.join(known)}" if known else "this call knows none"
-                raise BadRequestError(f"there is no parameter {_shown(name)}{meant} {told}")
+                raise BadRequestError(no_parameter(name, known))
         return self
 
     def text(self, name: str) -> str | None:
@@ -88,7 +85,7 @@ class Parameters:
         """
         value = self._values.get(name)
         if value is not None and not isinstance(value, str):
-            raise BadRequestError(f"the parameter {name} must be a text, not {_shown(value)}")
+            raise BadRequestError(f"the parameter {name} must be a text, not {shown(value)}")
         return value
 
     def number(self, name: str, least: int = 0, most: int = _INT_MAX) -> int | None:
@@ -104,9 +101,7 @@ class Parameters:
             found = int(value)
             if least <= found <= most:
                 return found
-        raise BadRequestError(
-            f"the parameter {name} must be a whole number from {least} to {most}, not {_shown(value)}"
-        )
+        raise BadRequestError(f"the parameter {name} must be a whole number from {least} to {most}, not {shown(value)}")
 
     def flag(self, name: str, default: bool) -> bool:
         """Whether it is ``true``.
@@ -120,7 +115,7 @@ class Parameters:
         if isinstance(value, bool):
             return value
         if not isinstance(value, str) or value.lower() not in _FLAGS:
-            raise BadRequestError(f"the parameter {name} must be true or false, not {_shown(value)}")
+            raise BadRequestError(f"the parameter {name} must be true or false, not {shown(value)}")
         return _FLAGS[value.lower()]
 
 
@@ -166,12 +161,21 @@ def share_of(given: Parameters) -> Share:
     sticky = None if names is None else tuple(name.strip().lower() for name in names.split(",") if name.strip())
     for name in sticky or ():
         if len(name) > _MOST_HEADER or not HEADER_NAME.fullmatch(name):
-            raise BadRequestError(f"the parameter sticky_header must name headers, not {_shown(name)}")
+            raise BadRequestError(f"the parameter sticky_header must name headers, not {shown(name)}")
     if len(sticky or ()) > _MOST_STICKY:
         raise BadRequestError(f"the parameter sticky_header must name {_MOST_STICKY} headers at the most")
     return Share(percent, given.flag("shadow", False), sticky)
 
 
-def _shown(value: Any) -> str:
+def no_parameter(name: str, known: Collection[str]) -> str:
+    """Tell that a call has no such parameter, and which ones it has."""
+    near = difflib.get_close_matches(name[:_MOST_SHOWN], known, n=1)
+    meant = f": did you mean {near[0]}?" if near else ";"
+    told = f"this call knows {', '.join(known)}" if known else "this call knows none"
+    return f"there is no parameter {shown(name)}{meant} {told}"
+
+
+def shown(value: Any) -> str:
+    """Write a value in a message, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

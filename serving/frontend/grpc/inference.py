@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from serving.frontend.apps.answers import new_id
 from serving.frontend.apps.exchange import close_parts, whole_body
-from serving.frontend.apps.inference import priority_of
-from serving.frontend.apps.inputs import MOST_FIELDS
+from serving.frontend.apps.inputs import MOST_FIELDS, priority_named
 from serving.frontend.engine import Answer, Call, Engine
 from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError
 from serving.frontend.grpc.calls import Method, failed, told_in
@@ -132,7 +131,7 @@ async def ask(engine: Engine, name: str, version: str, request: Request, context
     """
     left = context.time_remaining()
     deadline = None if left is None else asyncio.get_running_loop().time() + left
-    priority = priority_of(told_in(context.invocation_metadata(), "x-request-priority") or "normal")
+    priority = priority_named(told_in(context.invocation_metadata(), "x-request-priority") or "normal")
     answer = await engine.predict(Call(name, version or None, request, deadline, priority))
     if answer.status >= 400:
         raise failure(answer.status, await whole_body(answer, most))

@@ -386,6 +386,7 @@ class Version:
             default,
             self.at_startup,
             share,
+            self.model.unpacked.task,
         )
 
 

@@ -177,6 +177,7 @@ class RayEngine:
                 default=one.spec.version == default,
                 loaded_at_startup=one.spec.at_startup,
                 share=traffic.share(one.spec.version) if traffic else None,
+                task=one.spec.task,
             )
             for one in versions
         )

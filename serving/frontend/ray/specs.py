@@ -51,6 +51,7 @@ class Spec:
         requirements: packages that the archive asks for, where they are installed.
         settings: as ``GET /models/{name}`` shows them.
         at_startup: whether it was there from the start.
+        task: what its archive records that it is for; empty where it says nothing.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Spec:
     requirements: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     at_startup: bool = False
+    task: str = ""
 
     @property
     def application(self) -> str:
@@ -170,6 +172,7 @@ def spec_of(
         requirements=_requirements(model) if install else (),
         settings={**describing.settings_of(model), "minWorkers": least, "maxWorkers": most},
         at_startup=at_startup,
+        task=model.unpacked.task,
     )
 
 

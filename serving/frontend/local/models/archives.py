@@ -27,6 +27,7 @@ from archive_tool.building.samples import content_type_of
 from archive_tool.config import default_answer, effective
 from archive_tool.config.safe_yaml import MAX_BYTES
 from archive_tool.errors import ArchiveError, TorchmarError
+from archive_tool.metadata.manifest import Manifest
 from archive_tool.reading.archive import Archive, open_archive
 from serving.frontend.errors import BadRequestError, FrontendError, InternalError, ModelError, ModelNotFoundError
 from serving.frontend.local.models.model import DefaultAnswer, Unpacked
@@ -177,18 +178,26 @@ def _opened(path: Path, url: str, settings: Settings) -> Unpacked:
         if manifest is not None and (name := manifest.model.config_file):
             with contextlib.suppress(ArchiveError):  # the worker will say what is wrong with it
                 config = archive.read(name, MAX_BYTES)
-        default = _default_answer(archive, config)
+        default, task = _default_answer(archive, config), _task(manifest)
         if path.is_dir():
             # Not copied: the user may change the files, and weights may be large.
             owned.mkdir(mode=0o700)
             (owned / path.name).symlink_to(path)
-            return Unpacked(owned / path.name, owned, url, manifest, config, default)
+            return Unpacked(owned / path.name, owned, url, manifest, config, default, task)
         try:
             _copy_members(archive, owned)
         except BaseException:
             shutil.rmtree(owned, ignore_errors=True)
             raise
-    return Unpacked(owned, owned, url, manifest, config, default)
+    return Unpacked(owned, owned, url, manifest, config, default, task)
+
+
+def _task(manifest: Manifest | None) -> str:
+    """Return what a model is for, as far as its manifest records it."""
+    with contextlib.suppress(ArchiveError):  # what is wrong with a record is nothing that an answer needs
+        if manifest is not None and (record := manifest.record) is not None and record.pretrained is not None:
+            return record.pretrained.task
+    return ""
 
 
 def _default_answer(archive: Archive, config: bytes | None) -> DefaultAnswer | None:

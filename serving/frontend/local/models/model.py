@@ -54,6 +54,7 @@ class Unpacked:
         manifest: of the archive; None without one.
         config: text of its model-config.yaml; None without one.
         default_answer: of its model-config.yaml; None without one.
+        task: what its manifest records that it is for, by the Hub's name; empty where it says nothing.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Unpacked:
     manifest: Manifest | None
     config: bytes | None = None
     default_answer: DefaultAnswer | None = None
+    task: str = ""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ PACKAGES = [
     "serving.deploy",
     "serving.frontend",
     "serving.frontend.apps",
+    "serving.frontend.apps.openai",
     "serving.frontend.grpc",
     "serving.frontend.local",
     "serving.frontend.local.models",
@@ -166,6 +167,8 @@ DEV = [
     "ipython>=8.18",
     "joblib>=1.3",
     "mypy>=1.13",
+    # The client that the tests of its routes ask with.
+    "openai>=1.40",
     "pytest>=8.2",
     "pytest-rerunfailures>=14",
     "pytest-timeout>=2.3",

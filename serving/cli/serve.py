@@ -100,7 +100,6 @@ def serve(
         snapshots=False,
         frontend="python",
         trusted_network=trusted,
-        platforms=True,
         multi_model=found.multi_model,
     )
     click.echo(f"serving {found.folder}")

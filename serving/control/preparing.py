@@ -43,7 +43,6 @@ class StartOptions:
             of the run that is restored, else Java's.
         single_port: all of HTTP at the address of the inference API; of the Python frontend, as what follows.
         trusted_network: ask for no key wherever it listens; see `access.settled`.
-        platforms: answer what KServe and SageMaker ask beyond TorchServe's calls.
         multi_model: folder below which SageMaker may load models; only in a trusted network, as it has no keys.
         settings: of the command line, which win over those of the configuration.
     """
@@ -65,7 +64,6 @@ class StartOptions:
     frontend: Literal["java", "python", "ray"] | None = None
     single_port: bool = False
     trusted_network: bool = False
-    platforms: bool = False
     multi_model: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
@@ -167,7 +165,6 @@ def prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], Non
         snapshots=options.snapshots,
         console=options.foreground,
         given_keys=given,
-        platforms=options.platforms,
         multi_model=options.multi_model,
     )
     if isinstance(launch, frontends.JavaLaunch):

@@ -46,7 +46,6 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--console", action="store_true", help="show the logs on standard output, too")
     parser.add_argument("--single-port", action="store_true", help="everything at the address of the inference API")
     parser.add_argument("--given-keys", type=Path, metavar="FILE", help="keys to ask for, by their APIs, in JSON")
-    parser.add_argument("--platforms", action="store_true", help="answer what KServe and SageMaker ask, too")
     parser.add_argument("--multi-model", type=Path, metavar="DIR", help="let SageMaker load models from below a folder")
     return parser.parse_args(argv)
 
@@ -98,7 +97,6 @@ def _run(given: argparse.Namespace, assembled: Assemble) -> int:
         given.load_all,
         not given.no_snapshots,
         given.given_keys,
-        given.platforms,
         given.multi_model,
     )
     _allow_connections()

@@ -38,7 +38,6 @@ class Startup:
         load_all: register every archive of the model store.
         snapshots: write one of the models at each change.
         given_keys: file of keys to ask for; None to make them all.
-        platforms: answer what KServe and SageMaker ask at the inference API.
         multi_model: folder below which SageMaker may load models; None where it may not.
     """
 
@@ -46,7 +45,6 @@ class Startup:
     load_all: bool = False
     snapshots: bool = True
     given_keys: Path | None = None
-    platforms: bool = False
     multi_model: Path | None = None
 
 
@@ -111,7 +109,7 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         "inference": inference_app(engine, settings, keys, meters),
         "management": management_app(engine, settings, keys, meters),
     }
-    if startup.platforms:
+    if startup.multi_model is not None:
         own = PlatformsApp(engine, settings, keys, meters, startup.multi_model)
         apps["inference"] = with_platforms(apps["inference"], own)
     if settings.enable_metrics_api:

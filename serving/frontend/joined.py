@@ -27,8 +27,6 @@ def api_of(path: str) -> Api:
     if first in _MANAGEMENT:
         # SageMaker's way to ask a model.
         return "inference" if first == "models" and len(segments) == 4 and segments[3] == "invoke" else "management"
-    if first == "v1" and len(segments) == 4 and segments[2] == "models" and ":" not in segments[3]:
-        return "management"  # KServe asks whether a model is ready
     return "inference"
 
 

@@ -74,7 +74,6 @@ class Launch(ABC):
         console: log to standard output as well.
         given_keys: file of the keys that it is to ask for; None where it makes them. It and what follows are of the
             Python frontend alone.
-        platforms: answer at the inference API what KServe and SageMaker ask beyond TorchServe's calls.
         multi_model: folder below which SageMaker may load models; None where it may not.
     """
 
@@ -89,7 +88,6 @@ class Launch(ABC):
     snapshots: bool = True
     console: bool = False
     given_keys: Path | None = None
-    platforms: bool = False
     multi_model: Path | None = None
 
     #: What it is called on the command line.
@@ -224,8 +222,6 @@ class PythonLaunch(Launch):
             command.append("--no-snapshots")
         if self.console:
             command.append("--console")
-        if self.platforms:
-            command.append("--platforms")
         for option, path in (("--given-keys", self.given_keys), ("--multi-model", self.multi_model)):
             if path is not None:
                 command += [option, str(path)]

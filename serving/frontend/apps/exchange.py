@@ -251,6 +251,10 @@ class App:
         """
         raise NotImplementedError
 
+    def in_form(self, http: Exchange, error: FrontendError) -> FrontendError:  # noqa: ARG002 (for those that have one)
+        """Return an error in the form in which it is answered: TorchServe's, where a route has none of its own."""
+        return error
+
     @staticmethod
     async def describe_api(http: Exchange, document: dict[str, Any]) -> None:
         """Answer what asks for the API's description: ``/api-description``, or ``OPTIONS /`` and nothing else of it.
@@ -274,12 +278,13 @@ class App:
         try:
             await self.route(http)
         except FrontendError as error:
-            await http.fail(error)
+            await http.fail(self.in_form(http, error))
         except ClientGoneError:
             return
         except Exception:
             _log.exception("%s %r failed", http.method, scope["path"])
-            await http.fail(InternalError(f"the server failed; its log has the reason, beside {http.request_id}"))
+            failure = InternalError(f"the server failed; its log has the reason, beside {http.request_id}")
+            await http.fail(self.in_form(http, failure))
 
 
 class _Watch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -11,18 +10,18 @@ from serving.frontend.apps import openinference
 from serving.frontend.apps.answers import constant_headers, is_ours, new_id
 from serving.frontend.apps.bodies import read_body
 from serving.frontend.apps.exchange import App, Exchange
-from serving.frontend.apps.inputs import fields, headers_of, inputs_of, takes_long
+from serving.frontend.apps.inputs import deadline_of, fields, headers_of, inputs_of, priority_of, takes_long
 from serving.frontend.apps.keys import Keys
+from serving.frontend.apps.openai.errors import FormedError
+from serving.frontend.apps.openai.routes import OpenAi, is_asked
 from serving.frontend.apps.openapi import inference_document, model_document
 from serving.frontend.apps.routing import NO_ROUTE, NO_WORKFLOWS
-from serving.frontend.engine import Answering, Call, Priority
-from serving.frontend.errors import BadRequestError, NotImplementedHereError, ResourceNotFoundError
+from serving.frontend.engine import Answering, Call
+from serving.frontend.errors import BadRequestError, FrontendError, NotImplementedHereError, ResourceNotFoundError
 from serving.frontend.meters import Responses
 from serving.frontend.settings import Settings
 from serving.protocol import Parameter, Request
 
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 _EXPLAINED: Final = {False: {"explain": "False"}, True: {"explain": "True"}}
 
 
@@ -34,6 +33,7 @@ class InferenceApp(App):
         self._engine, self._keys = engine, keys
         self._most, self._most_answer = settings.max_request_size, settings.max_response_size
         self._version = openinference.version_of(settings)
+        self._openai = OpenAi(engine, settings)
         self._under_way: set[str] = set()
         self._routes: dict[str, Callable[[Exchange], Awaitable[None]]] = {
             "predictions": self._predictions,
@@ -106,7 +106,14 @@ class InferenceApp(App):
             raise ResourceNotFoundError(NO_ROUTE)
         await self._ask(http, name, more[0] if len(more) == 2 else None, {}, query=True)
 
+    def in_form(self, http: Exchange, error: FrontendError) -> FrontendError:
+        """Return an error as those routes answer it which have a form of their own."""
+        return FormedError(error) if is_asked(http) else error
+
     async def _v1(self, http: Exchange) -> None:
+        if is_asked(http):
+            await (self._api if http.method == "OPTIONS" else self._openai.answer)(http)
+            return
         if len(http.segments) != 3 or http.segments[1] != "models":
             await self._legacy(http)
             return
@@ -159,7 +166,7 @@ class InferenceApp(App):
             query: whether the parameters of the query are inputs, too.
             may_default: whether the model's default answer may be given.
         """
-        deadline, priority = _deadline(http), _priority(http)
+        deadline, priority = deadline_of(http), priority_of(http)
         body = await read_body(http, self._most)
         kind = http.header(b"content-type")
         if takes_long(kind, body):
@@ -215,32 +222,3 @@ def _named(inputs: tuple[Parameter, ...]) -> str:
         if one.name == "model_name":
             return one.value.decode("utf-8", "replace")
     raise BadRequestError("Parameter model_name is required.")
-
-
-def _deadline(http: Exchange) -> float | None:
-    given = http.headers.get(b"x-request-timeout-seconds")
-    if given is None:
-        return None
-    text = given.decode("latin-1").strip()
-    if not _SECONDS.fullmatch(text) or float(text) == 0:
-        raise BadRequestError(f"the header x-request-timeout-seconds must be a number of seconds above 0, not {text!r}")
-    return http.arrived + float(text)
-
-
-def _priority(http: Exchange) -> Priority:
-    given = http.headers.get(b"x-request-priority")
-    if given is None:
-        return Priority.NORMAL
-    return priority_of(given.decode("latin-1"))
-
-
-def priority_of(given: str) -> Priority:
-    """Read a client's ``x-request-priority``.
-
-    Raises:
-        BadRequestError: there is none of that name.
-    """
-    text = given.strip().lower()
-    if text not in _PRIORITIES:
-        raise BadRequestError(f"the header x-request-priority must be {', '.join(_PRIORITIES)}, not {text!r}")
-    return _PRIORITIES[text]

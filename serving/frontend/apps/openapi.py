@@ -9,6 +9,7 @@ METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT: Final = {"type": "string"}
 _NUMBER: Final = {"type": "integer"}
 _FLAG: Final = {"type": "boolean"}
+_TEXT_OR_TEXTS: Final = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]}
 
 
 def inference_document(version: str) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def inference_document(version: str) -> dict[str, Any]:
         "/{model_name}/{model_version}/predict": {"post": _ask("version_predict", ask) | {"deprecated": True}},
         "/v1/models/{model_name}:predict": {"post": _ask("v1_predict", ask)},
         "/v1/models/{model_name}:explain": {"post": _ask("v1_explain", "Asks for an explanation.")},
+        **_paths_of_openai(),
         "/v2": {"get": _operation("v2", "About the server.", {200: "Object"})},
         "/v2/health/live": {"get": _operation("v2_live", "Whether the server runs.", {200: "Object"})},
         "/v2/health/ready": {
@@ -63,6 +65,33 @@ def inference_document(version: str) -> dict[str, Any]:
         paths[f"{prefix}/infer"] = {"post": _ask(f"{id_}_infer", ask)}
         paths[f"{prefix}/explain"] = {"post": _ask(f"{id_}_explain", "Asks for an explanation.")}
     return _document("TorchServe APIs", version, paths)
+
+
+def _paths_of_openai() -> dict[str, Any]:
+    ready = {200: "Object", 404: "OpenAIError", 503: "OpenAIError"}
+    return {
+        "/v1/models": {
+            "get": _operation("v1_models", "The models, by OpenAI's keys and by KServe's.", {200: "Object"})
+        },
+        "/v1/models/{model_name}": {"get": _operation("v1_model", "A model, once it can be asked.", ready)},
+        "/v1/chat/completions": {
+            "post": _ask_openai(
+                "createChatCompletion",
+                "The next message of a chat, as OpenAI's API has it.",
+                {"messages": {"type": "array", "items": {"type": "object"}}},
+            )
+        },
+        "/v1/completions": {
+            "post": _ask_openai(
+                "createCompletion", "What follows texts, as OpenAI's API has it.", {"prompt": _TEXT_OR_TEXTS}
+            )
+        },
+        "/v1/embeddings": {
+            "post": _ask_openai(
+                "createEmbedding", "Vectors of texts, as OpenAI's API has them.", {"input": _TEXT_OR_TEXTS}
+            )
+        },
+    }
 
 
 def management_document(version: str) -> dict[str, Any]:
@@ -246,6 +275,7 @@ def _document(title: str, version: str, paths: dict[str, Any]) -> dict[str, Any]
             "schemas": {
                 "Status": status,
                 "Error": {"type": "object", "properties": error, "required": list(error)},
+                "OpenAIError": {"type": "object", "properties": {"error": {"type": "object"}}, "required": ["error"]},
                 "Object": {"type": "object"},
                 "Array": {"type": "array", "items": {"type": "object"}},
             }
@@ -283,6 +313,18 @@ def _ask(id_: str, description: str, *query: dict[str, Any]) -> dict[str, Any]:
     operation = _operation(id_, description, errors, *given, *query)
     operation["requestBody"] = {"description": "Each model says what it takes.", "content": binary}
     operation["responses"]["200"] = {"description": "What the model answered.", "content": binary}
+    return operation
+
+
+def _ask_openai(id_: str, description: str, needed: dict[str, Any]) -> dict[str, Any]:
+    """Describe an operation of OpenAI's; of what its document may hold only what it must."""
+    errors = dict.fromkeys((400, 401, 404, 413, 500, 503, 504, 507), "OpenAIError")
+    operation = _operation(id_, description, {200: "Object", **errors})
+    needed = {"model": _TEXT, **needed}
+    schema = {"type": "object", "properties": needed, "required": list(needed)}
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if id_ != "createEmbedding":
+        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _TEXT}
     return operation
 
 

@@ -1,7 +1,6 @@
-"""What KServe and SageMaker ask at the port of the inference API, beyond TorchServe's calls.
+"""What SageMaker asks at the port of the inference API where it may load models itself: a multi-model endpoint.
 
-KServe: whether a model is ready, ``GET /v1/models/NAME``, and which there are. SageMaker, where it may load models
-itself (a multi-model endpoint): ``POST /models`` of what it has put below a folder, ``GET`` and ``DELETE``.
+``POST /models`` of what it has put below a folder, ``GET`` and ``DELETE``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from serving.frontend.errors import (
     ConflictError,
     MethodNotAllowedError,
     ModelNotFoundError,
-    UnavailableError,
 )
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings
@@ -48,37 +46,33 @@ class _Loaded:
 
 
 class PlatformsApp(App):
-    """The calls of both platforms over an engine.
+    """These calls over an engine.
 
     Args:
         keys: None where requests need none.
-        multi_model: folder below which SageMaker may load models; None where it may not.
+        multi_model: folder below which models may be loaded.
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings, keys: Keys | None, meters: Meters, multi_model: Path | None
+        self, engine: Engine, settings: Settings, keys: Keys | None, meters: Meters, multi_model: Path
     ) -> None:
         super().__init__(constant_headers(settings), meters)
         self._engine, self._keys = engine, keys
         self._most = settings.max_request_size
         self._origins = settings.text("cors_allowed_origin")
         self._store = settings.place.model_store
-        self._folder = multi_model.resolve() if multi_model else None
+        self._folder = multi_model.resolve()
         self._loaded: dict[str, _Loaded] = {}
         self._changing: set[str] = set()
 
     def is_ours(self, scope: Scope) -> bool:
         """Whether a request is one of these."""
         path = scope["path"]
-        if not path.startswith(("/v1/models", "/models")):
+        if not path.startswith("/models"):
             return False
         match segments_of(path):
-            case ["v1", "models"]:
-                return bool(scope["method"] == "GET")
-            case ["v1", "models", name]:
-                return scope["method"] == "GET" and ":" not in name
             case ["models"] | ["models", _]:
-                return self._folder is not None
+                return True
         return False
 
     async def route(self, http: Exchange) -> None:
@@ -89,14 +83,8 @@ class PlatformsApp(App):
         """
         if self._keys is not None:
             self._keys.check("inference", http.header(b"authorization"))
-        match http.segments:
-            case ["v1", "models"]:
-                await http.json({"models": [name for name, _ in self._engine.names()]})
-            case ["v1", "models", name]:
-                await self._is_ready(http, name)
-            case _:
-                refuse_pages(http.scope, http.headers, self._origins, keyed=self._keys is not None)
-                await self._handler(http)(http)
+        refuse_pages(http.scope, http.headers, self._origins, keyed=self._keys is not None)
+        await self._handler(http)(http)
 
     def _handler(self, http: Exchange) -> Callable[[Exchange], Awaitable[None]]:
         methods: dict[str, Callable[[Exchange], Awaitable[None]]]
@@ -107,14 +95,6 @@ class PlatformsApp(App):
         if http.method not in methods:
             raise MethodNotAllowedError(NO_METHOD)
         return methods[http.method]
-
-    async def _is_ready(self, http: Exchange, name: str) -> None:
-        (state, *_) = self._engine.describe(name, None)
-        if not any(worker.ready for worker in state.workers):
-            raise UnavailableError(f"Model with name {name} is not ready.")
-        await http.json({"name": name, "ready": True})
-
-    # ---- SageMaker's models ------------------------------------------------------------------------------------------
 
     async def _list(self, http: Exchange) -> None:
         given = Parameters.of_query(http.query)
@@ -165,7 +145,6 @@ class PlatformsApp(App):
 
     def _linked(self, url: str) -> Path:
         """Give the archive that a folder holds a name in the model store, where alone the engine looks."""
-        assert self._folder is not None  # noqa: S101 (else nothing gets here)
         folder = Path(url)
         try:
             inside = folder.is_absolute() and folder.resolve().is_relative_to(self._folder)

@@ -26,7 +26,7 @@ from serving.frontend.joined import api_of, joined
         ("/models/m/invoke", "inference"),
         ("/models/m/1.0/invoke", "management"),
         ("/invocations", "inference"),
-        ("/v1/models/m", "management"),
+        ("/v1/models/m", "inference"),
         ("/v1/models/m:predict", "inference"),
         ("/v2/models/m/infer", "inference"),
         ("/token", "management"),

@@ -150,11 +150,11 @@ def test_the_python_frontend_is_told_the_same(tmp_path: Path) -> None:
     others = replace(launch, load_all=True, snapshots=False, console=True).command()
     assert others == [*expected, "--no-snapshots", "--console", "--load-all"]
     assert launch.environment({})["LOG_LOCATION"] == str(tmp_path / "l")
-    image = replace(launch, models=(), platforms=True, given_keys=tmp_path / "k", multi_model=tmp_path / "m").command()
-    own = ["--platforms", "--given-keys", str(tmp_path / "k"), "--multi-model", str(tmp_path / "m")]
+    image = replace(launch, models=(), given_keys=tmp_path / "k", multi_model=tmp_path / "m").command()
+    own = ["--given-keys", str(tmp_path / "k"), "--multi-model", str(tmp_path / "m")]
     assert image == [*expected, *own]
     given = arguments(image[3:])
-    assert (given.given_keys, given.platforms, given.multi_model) == (tmp_path / "k", True, tmp_path / "m")
+    assert (given.given_keys, given.multi_model) == (tmp_path / "k", tmp_path / "m")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no prefork process elsewhere")

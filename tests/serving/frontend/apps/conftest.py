@@ -292,10 +292,15 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    folder: Path, *, keyed: bool = False, patience: Patience | None = None, **properties: str
+    folder: Path,
+    *,
+    keyed: bool = False,
+    patience: Patience | None = None,
+    engine: PlayedEngine | None = None,
+    **properties: str,
 ) -> Iterator[Served]:
-    """Serve both applications over a played engine."""
-    engine, meters = played_engine(), PlayedMeters()
+    """Serve both applications over a played engine, that of `questions.py` unless there is another one."""
+    engine, meters = engine or played_engine(), PlayedMeters()
     settings = settings_of(folder, **({"enable_model_api": "true"} | properties))
     keys = Keys(folder / "key_file.json", 60) if keyed else None
     with (

@@ -23,6 +23,8 @@ DIFFERENT: list[tuple[str, int | None, str, str]] = [
     (r".*v2/models/echo(/versions/1.0)?", 200, '"versions"', "metadata of models, which TorchServe has not"),
     (r".*v2/models/echo(/versions/1.0)?/ready", 200, '"ready": true', "readiness of models, which TorchServe has not"),
     (r".*v2/models/echo/versions/.*/infer", 200, '"version": "[12].0"', "versions, which TorchServe answers with 501"),
+    (r".*inference: get /v1/models", 200, '"object": "list"', "OpenAI's list of models, with KServe's keys"),
+    (r".*inference: get /v1/models/echo", 200, '"ready": true', "OpenAI's and KServe's description of a model"),
     (r"inference: get /v2(/health/live)?", 200, "Torchserve|live", "the protocol needs no switch"),
     (r"closed-inference.* /v2/?", 200, '"extensions"', "the protocol's own name beside TorchServe's misspelt one"),
     (r".*wfpredict.*|.*/workflows", 501, "--frontend java", "workflows are TorchServe's alone"),

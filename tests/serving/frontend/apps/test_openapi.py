@@ -47,6 +47,7 @@ def _references(value: Any) -> list[str]:
 
 @pytest.mark.parametrize(("api", "path", "method"), _ROUTES)
 def test_played_engine_every_route_of_a_document_is_there(server: Served, api: str, path: str, method: str) -> None:
+    operation = _DOCUMENTS[api]["paths"][path][method]
     target = path.replace("{model_name}", "echo").replace("{model_version}", "2.0")
     query = {("/models", "post"): "?url=stream.mar&model_name=new"}.get((path, method), "")
     if path == "/invocations":
@@ -59,6 +60,9 @@ def test_played_engine_every_route_of_a_document_is_there(server: Served, api: s
         answer = client.request(method.upper(), target + query)
     if path == "/token":
         assert answer.status_code == 404  # no key is needed here, so there is none to renew
+    elif "requestBody" in operation and operation["requestBody"].get("required"):
+        assert answer.status_code == 400  # there was none
+        assert "is not JSON" in answer.json()["error"]["message"]
     else:
         assert answer.status_code < 300, answer.text
 

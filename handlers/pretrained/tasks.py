@@ -64,7 +64,7 @@ TASKS: Final = {
     "automatic-speech-recognition": Task(
         "pretrained_speech_recognizer", "AutoModelForSpeechSeq2Seq", ("ForCTC", "ForSpeechSeq2Seq"), PROCESSOR
     ),
-    "text-generation": Task(None, "AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel")),
+    "text-generation": Task("pretrained_text_generator", "AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel")),
     # Last: the architecture of a model without a head ends as many others do.
     "feature-extraction": Task("pretrained_embedder", "AutoModel", ("Model",)),
 }

@@ -46,6 +46,8 @@ def _layer() -> Any:
     class GrowingLayer(base):  # type: ignore[misc]
         """Keys and values in buffers that have room for further columns."""
 
+        keys: torch.Tensor
+        values: torch.Tensor
         _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
         def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:

@@ -30,6 +30,16 @@ _RESERVE_S: Final = 1.0  # to answer before the frontend stops waiting
 #: tokens that are remembered for them.
 _LIMITS: Final = {"most_new_tokens": 1024, "most_sequences": 32, "most_tokens": 65_536}
 
+#: What texts of several beams do not have.
+_ONE_BEAM: Final = (
+    "num_return_sequences",
+    "logprobs",
+    "top_n_tokens",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+)
+
 
 class PretrainedTextGenerator(PretrainedTextHandler):
     """A handler that writes texts on: a text or a chat in, what follows out, at once or token by token.
@@ -38,11 +48,12 @@ class PretrainedTextGenerator(PretrainedTextHandler):
     chat, or the text alone. The reply is `[{"generated_text": "..."}]`, or server-sent events. docs/pretrained.md has
     all of it.
 
-    With `continuousBatching: true` in model-config.yaml, which a build writes, requests join those that are being written
-    between two tokens, and one whose client has gone leaves its place. Otherwise those of a batch are written together.
+    With `continuousBatching: true` in model-config.yaml, which a build writes, requests join those that are being
+    written between two tokens, and one whose client has gone leaves its place. Otherwise those of a batch are written
+    together.
 
-    `handler: {most_new_tokens: 1024, most_sequences: 32, most_tokens: 65536}` bounds what a request may ask for, how many
-    texts are written at once, and the tokens that are remembered for them.
+    `handler: {most_new_tokens: 1024, most_sequences: 32, most_tokens: 65536}` bounds what a request may ask for, how
+    many texts are written at once, and the tokens that are remembered for them.
     """
 
     task = "text-generation"
@@ -56,7 +67,6 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         super().__init__()
         self.limits = dict(_LIMITS)
         self.writer: Any = None
-        self.continuous = False
         self._known: dict[str | None, Generation] = {}
         self._special: frozenset[int] = frozenset()
 
@@ -75,22 +85,29 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         for name, default in _LIMITS.items():
             value = section.get(name, default)
             if type(value) is not int or not 1 <= value <= 10**9:
-                raise LoadError(f"handler.{name} in model-config.yaml is {value!r:.80}", hint="write a number from 1 on")
+                raise LoadError(
+                    f"handler.{name} in model-config.yaml is {value!r:.80}", hint="write a number from 1 on"
+                )
             self.limits[name] = value
         cache.check(self.model)
-        self.continuous = self.model_yaml_config.get("continuousBatching") is True
         self._special = frozenset(self.tokenizer.all_special_ids)
         self.writer = Writer(
             self.model,
-            self.device,
+            self.model.device,
             pad=self.tokenizer.pad_token_id or 0,
             most_rows=self.limits["most_sequences"],
             most_tokens=self.limits["most_tokens"],
         )
 
+    @property
+    def continuous(self) -> bool:
+        """Whether each call is one step of the requests that it names: a worker's, with continuous batching."""
+        has_worker = getattr(self.context, "cl_socket", None) is not None
+        return has_worker and self.model_yaml_config.get("continuousBatching") is True
+
     # ---- a request -----------------------------------------------------------------------------------------------
 
-    def preprocess_one(self, data: Any, context: RequestContext) -> Generation:
+    def preprocess_one(self, data: Any, context: RequestContext) -> Any:
         """Read a request; one that is being written is known by its id.
 
         Raises:
@@ -125,7 +142,10 @@ class PretrainedTextGenerator(PretrainedTextHandler):
             prompts = [reading.cut(prompt, given, self.longest) for prompt in prompts]
             until = inf if self.continuous or stream or context.deadline is None else context.deadline - _RESERVE_S
             texts = [
-                [self.write(prompt, given, number, until, stream) for number in range(given.get("num_return_sequences", 1))]
+                [
+                    self.write(prompt, given, number, until, stream)
+                    for number in range(given.get("num_return_sequences", 1))
+                ]
                 for prompt in prompts
             ]
         full = given.get("return_full_text", stream is None) and wanted.messages is None
@@ -150,11 +170,11 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         Raises:
             BadInputError: the request asks for what the model cannot do.
         """
-        config = self._config(prompt, given)
+        config = self._config(given)
         most = self._most(prompt, given, config)
         draws = bool(config.do_sample)
         seed = (given.get("seed", secrets.randbits(63)) + number) % 2**63 if draws else None
-        alone = self._alone(given, most, draws=draws)
+        alone = self._alone(given, most, draws=draws, stream=stream)
         chooser = Chooser()
         if alone is None:
             chooser = Chooser(
@@ -181,7 +201,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
             min(until, time.monotonic() + given.get("max_time", inf)),
         )
 
-    def _config(self, prompt: Sequence[int], given: Mapping[str, Any]) -> Any:
+    def _config(self, given: Mapping[str, Any]) -> Any:
         """Return the GenerationConfig of a request: what it does not set is the model's, or greedy."""
         set_here = {name: given[name] for name in CONFIG if name in given}
         if set_here.get("temperature") == 0:
@@ -224,7 +244,8 @@ class PretrainedTextGenerator(PretrainedTextHandler):
             most = given["max_new_tokens"]
             if most > room:
                 raise BadInputError(
-                    f"max_new_tokens is {most} after a text of {len(prompt)} tokens: the model takes {self.longest} together"
+                    f"max_new_tokens is {most} after a text of {len(prompt)} tokens: the model takes {self.longest} "
+                    "together"
                 )
         elif "max_length" in given:
             most = given["max_length"] - len(prompt)
@@ -242,7 +263,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
             )
         return int(most)
 
-    def _alone(self, given: Mapping[str, Any], most: int, *, draws: bool) -> dict[str, Any] | None:
+    def _alone(self, given: Mapping[str, Any], most: int, *, draws: bool, stream: str | None) -> dict[str, Any] | None:
         """Return the arguments of `generate` for a text of several beams.
 
         Raises:
@@ -251,9 +272,11 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         beams = given.get("num_beams", 1)
         if beams == 1:
             return None
+        if stream:
+            raise BadInputError("num_beams does not go together with stream: leave one of them out")
         if beams > self.most_beams:
             raise BadInputError(f"num_beams is {beams}: at most {self.most_beams} are taken")
-        for name in ("num_return_sequences", "logprobs", "top_n_tokens", "frequency_penalty", "presence_penalty", "stop"):
+        for name in _ONE_BEAM:
             if given.get(name) and given[name] != 1:
                 raise BadInputError(f"num_beams does not go together with {name}: leave one of them out")
         found = {name: given[name] for name in CONFIG if name in given and name not in ("max_length", "temperature")}
@@ -264,7 +287,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
     # ---- a batch -------------------------------------------------------------------------------------------------
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write the texts of all requests: the next token of each with continuous batching, otherwise all that follows."""
+        """Write the texts of all requests: the next token with continuous batching, otherwise all that follows."""
         if not isinstance(data, list) or not all(isinstance(one, Generation) for one in data):
             return super().inference(data, *args, **kwargs)
         if self.continuous:
@@ -303,7 +326,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
                 raise output.error
             return replies.failure(output.error) if output.stream == replies.EVENTS else ""
         if output.stream is not None:
-            return output.part() or NOTHING_YET
+            return output.part() or ("" if output.over else NOTHING_YET)
         return output.whole() if output.over else NOTHING_YET
 
     def settle(self, items: list[Any]) -> list[Any]:
@@ -335,8 +358,9 @@ class PretrainedTextGenerator(PretrainedTextHandler):
 
     def describe_handle(self) -> Any:
         """Describe the model: task, architecture, parameters with their defaults, and limits."""
-        if self.context is not None:
-            self.context.stopping_criteria = None  # of the step before, which TorchServe would ask
+        context: Any = self.context
+        if context is not None:
+            context.stopping_criteria = None  # of the step before, which TorchServe would ask
         found = super().describe_handle()
         found.pop("labels")
         return {**found, "limits": self.limits, "chat": bool(getattr(self.tokenizer, "chat_template", None))}

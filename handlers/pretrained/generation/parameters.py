@@ -95,11 +95,13 @@ CONFIG: Final[Mapping[str, Parameter]] = {
     "exponential_decay_length_penalty": Parameter(
         None,
         "a pair: a number of tokens, and a number from 1 on",
-        lambda value: isinstance(value, list)
-        and len(value) == 2
-        and _is_token(value[0])
-        and _is_number(value[1])
-        and 1 <= value[1] < 1000,
+        lambda value: (
+            isinstance(value, list)
+            and len(value) == 2
+            and _is_token(value[0])
+            and _is_number(value[1])
+            and 1 <= value[1] < 1000
+        ),
     ),
 }
 #: All of a text that is written on.

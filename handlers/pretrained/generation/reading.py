@@ -11,7 +11,9 @@ from handlers.errors import BadInputError, TooLargeError
 from handlers.pretrained import asking
 from handlers.pretrained.generation.parameters import PARAMETERS
 
-WANTED: Final = 'a text, or {"inputs": "...", "parameters": {...}}, or {"messages": [{"role": "user", "content": "..."}]}'
+WANTED: Final = (
+    'a text, or {"inputs": "...", "parameters": {...}}, or {"messages": [{"role": "user", "content": "..."}]}'
+)
 _KEYS: Final = ("inputs", "messages", "parameters", "stream", "text")
 #: Keys of the Hub's that say how it runs the model, and of no meaning here.
 _IGNORED: Final = ("options", "model")

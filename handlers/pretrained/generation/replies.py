@@ -72,7 +72,9 @@ class Generation:
         begin, self.sent = self.sent, len(one.pieces)
         if self.stream == PLAIN:
             return "".join(one.pieces[begin:])
-        events = [{"token": token, "generated_text": None, "details": None} for token in one.tokens[begin:]]
+        events: list[dict[str, Any]] = [
+            {"token": token, "generated_text": None, "details": None} for token in one.tokens[begin:]
+        ]
         if one.over and events:
             events[-1]["generated_text"] = self.before[0] + one.text.text
             events[-1]["details"] = details(one, listed=False)

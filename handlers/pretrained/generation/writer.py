@@ -98,7 +98,7 @@ class Writer:
                     self._running.pop()
 
     def _next(self) -> list[Written]:
-        """Take those from the queue that are read together: in their order, of like length, as many as there is room."""
+        """Take those that are read together: in their order, of like length, as many as there is room for."""
         found: list[Written] = []
         columns = max((one.columns for one in self._running), default=0)
         while self._waiting and self._waiting[0].alone is None:
@@ -125,10 +125,10 @@ class Writer:
                 one.error = error
             return False
         best = scores.argmax(dim=-1).tolist()
-        for one, row, token in zip(texts, scores, best, strict=True):
+        for one, row, likeliest in zip(texts, scores, best, strict=True):
             try:
-                if not one.chooser.takes_best:
-                    token = one.chooser.choose([*one.prompt, *one.new], one.new, row)  # noqa: PLW2901
+                chooser = one.chooser
+                token = likeliest if chooser.takes_best else chooser.choose([*one.prompt, *one.new], one.new, row)
                 one.add(token, functools.cache(functools.partial(row.log_softmax, dim=-1)))
             except Exception as error:
                 if is_out_of_memory(error):

@@ -32,6 +32,7 @@ PACKAGES = [
     "handlers.loading",
     "handlers.optimization",
     "handlers.pretrained",
+    "handlers.pretrained.generation",
     "handlers.tensors",
     "handlers.text",
     "handlers.vision",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from handlers.pretrained.embedding import PretrainedEmbedder as PretrainedEmbedder
     from handlers.pretrained.fill_mask import PretrainedMaskFiller as PretrainedMaskFiller
+    from handlers.pretrained.generation.handler import PretrainedTextGenerator as PretrainedTextGenerator
     from handlers.pretrained.handler import (
         PretrainedHandler as PretrainedHandler,
         PretrainedTextHandler as PretrainedTextHandler,
@@ -85,6 +86,7 @@ _HOMES = {
     "PretrainedRewriter": "pretrained.rewriting",
     "PretrainedSpeechRecognizer": "pretrained.speech",
     "PretrainedTextClassifier": "pretrained.text_classification",
+    "PretrainedTextGenerator": "pretrained.generation.handler",
     "PretrainedTextHandler": "pretrained.handler",
     "PretrainedTokenClassifier": "pretrained.token_classification",
     "PretrainedZeroShotClassifier": "pretrained.text_classification",

@@ -143,7 +143,7 @@ class BatchTemplate(ModelHolder):
         if context is None or requests not in (1, len(rows)) or self.model_yaml_config.get("continuousBatching"):
             # Nothing reads statuses; or an envelope made rows of several requests, and the request of a row is not
             # known; or the replies are parts of streams, where an item of another kind would do harm.
-            return isolation.require(self._run(rows))
+            return self.settle(self._run(rows))
         batch = self._batch(rows, context)
         if requests < len(rows):  # an envelope made all of them from one request
             if self._is_explain():
@@ -156,6 +156,14 @@ class BatchTemplate(ModelHolder):
         for index in explained:  # one by one, since each has its own target
             items |= batch.answer([index])
         return [items[index] for index in range(len(rows))]
+
+    def settle(self, items: list[Any]) -> list[Any]:
+        """Return the replies of a batch whose requests cannot fail alone, `Failed` where one did.
+
+        Raises:
+            Exception: the error of the first that has failed.
+        """
+        return isolation.require(items)
 
     def _answer_prepared(self, prepared: Prepared, context: Context) -> list[Any]:
         indices = range(len(prepared.rows))

@@ -10,6 +10,19 @@ if TYPE_CHECKING:
 _MESSAGE = "Intermediate Prediction success"
 
 
+class NothingYet(bytes):
+    """An empty part of a reply of which nothing has left, in continuous batching.
+
+    torchmar's worker then says nothing about the request, so that its reply may still be one whole. To TorchServe's
+    worker it is a part like others: the head of the reply leaves.
+    """
+
+    nothing_yet = True
+
+
+NOTHING_YET = NothingYet()
+
+
 def can_stream(context: Context | None, rows: int) -> bool:
     """Return whether the worker takes parts of replies to these rows, each of which is a request of its own."""
     requests = len(getattr(context, "request_processor", None) or ())

@@ -229,8 +229,23 @@ def find(options: BuildOptions, report: Report) -> tuple[Looked, Record]:
 
         inputs, record = mms.with_service(inputs, Path(options.model_path), record, contents, report)
     if options.pretrained is not None and os.fspath(options.pretrained):
-        inputs, record = _with_pretrained(inputs, options, record, report)
+        from archive_tool.pretrained import mode
+
+        config = _config_text(inputs, contents)
+        inputs, record = _with_pretrained(inputs, options, record, report, mode.engine_of(config))
+        plan = mode.applied(make_plan(inputs, build_time(), report), config, record.pretrained)
+        return Looked(inputs, plan, contents), record
     return Looked(inputs, make_plan(inputs, build_time(), report), contents), record
+
+
+def _config_text(inputs: Inputs, contents: Contents) -> str:
+    """Return the config file's text; empty if there is none that can be read, which the checks tell."""
+    if inputs.config_file is None:
+        return ""
+    try:
+        return contents.read(inputs.config_file).decode()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 @contextlib.contextmanager
@@ -251,7 +266,9 @@ def _merged(options: BuildOptions, beside: Path) -> Iterator[BuildOptions]:
         yield replace(options, pretrained=folder, adapter=None)
 
 
-def _with_pretrained(inputs: Inputs, options: BuildOptions, record: Record, report: Report) -> tuple[Inputs, Record]:
+def _with_pretrained(
+    inputs: Inputs, options: BuildOptions, record: Record, report: Report, engine: str
+) -> tuple[Inputs, Record]:
     """Add the folder of a pretrained model to the inputs and to the archive's metadata."""
     from archive_tool.pretrained import folder
 
@@ -264,7 +281,7 @@ def _with_pretrained(inputs: Inputs, options: BuildOptions, record: Record, repo
     )
     report.errors += found.problems
     report.warnings += found.warnings
-    handler = inputs.handler or found.handler
+    handler = inputs.handler or found.handler_for(engine)
     return replace(inputs, handler=handler, extra_files=(*inputs.extra_files, *found.extra_files)), found.record(record)
 
 

@@ -15,7 +15,7 @@ from archive_tool.issues import Problem
 from archive_tool.metadata.names import is_skipped_directory, name_problem
 from archive_tool.metadata.record import Pretrained, Record, TensorSpec
 from archive_tool.pretrained import documents, sentences, signature, task, weights
-from handlers.pretrained.tasks import FOLDER, IMAGE_PROCESSOR, MODULES, PROCESSOR, TASKS, TOKENIZER
+from handlers.pretrained.tasks import FOLDER, IMAGE_PROCESSOR, MODULES, PROCESSOR, TASKS, TOKENIZER, VLLM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,21 @@ class Found:
     @property
     def handler(self) -> str:
         """The built-in handler of the task."""
-        return TASKS[self.task].handler or ""
+        return TASKS[self.task].handler
+
+    def handler_for(self, engine: str) -> str:
+        """Return the built-in handler for what is to run the model.
+
+        Raises:
+            BuildError: it runs no model of the task.
+        """
+        if engine != VLLM:
+            return self.handler
+        if self.task != "text-generation":
+            raise BuildError(
+                f"vllm runs models for text-generation, and this one is for {self.task}", where="--config-file"
+            )
+        return "pretrained_vllm_generator"
 
     @property
     def extra_files(self) -> tuple[str, ...]:

@@ -17,20 +17,19 @@ _SUMMARIZERS: Final = frozenset({"bigbird_pegasus", "pegasus", "pegasus_x"})
 
 
 def served() -> tuple[str, ...]:
-    """Return the names of the tasks that have a handler."""
-    return tuple(name for name, task in TASKS.items() if task.handler)
+    """Return the names of the tasks."""
+    return tuple(TASKS)
 
 
 def given(name: str) -> str:
     """Return the task of a name that a user gives.
 
     Raises:
-        BuildError: no handler serves it.
+        BuildError: there is none of that name.
     """
     found = ALIASES.get(name, name)
     if found not in TASKS:
         raise BuildError(f"{name!r} is no task", where="--task", hint=f"choose one of {', '.join(served())}")
-    _require_handler(found, "--task")
     return found
 
 
@@ -44,7 +43,7 @@ def find(config: Mapping[str, Any], architecture: str, card: Card, where: str) -
         where: the path of the configuration, for errors.
 
     Raises:
-        BuildError: the files do not show it, or no handler serves it.
+        BuildError: the files do not show it.
     """
     model_type = str(config.get("model_type") or "")
     # A model without a head, and of two kinds of inputs, is asked in ways of its own.
@@ -57,17 +56,7 @@ def find(config: Mapping[str, Any], architecture: str, card: Card, where: str) -
         return "zero-shot-classification"
     if found == "text2text-generation":
         return _rewriting(config, model_type, card)
-    _require_handler(found, where)
     return found
-
-
-def _require_handler(task: str, where: str) -> None:
-    if TASKS[task].handler is None:
-        raise BuildError(
-            f"the model is for {task}, which is not served from a saved folder yet",
-            where=where,
-            hint="write a handler that calls the model's generate, or serve it with TorchServe's vllm_handler",
-        )
 
 
 def judges_hypotheses(config: Mapping[str, Any]) -> bool:

@@ -10,31 +10,13 @@ import torch
 from handlers.errors import BadInputError, LoadError
 from handlers.pretrained import asking
 from handlers.pretrained.asking import Parameter, Piece
+from handlers.pretrained.generation.parameters import GENERATE
 from handlers.pretrained.handler import PretrainedTextHandler
 
 if TYPE_CHECKING:
     from handlers.context import Context
 
 _KEYS = {"summarization": "summary_text", "translation": "translation_text"}
-#: The parameters of `generate` that a request may set.
-_GENERATION: Mapping[str, Parameter] = {
-    "max_new_tokens": asking.count(None),
-    "min_new_tokens": asking.count(None),
-    "max_length": asking.count(None),
-    "min_length": asking.count(None),
-    "num_beams": asking.count(None),
-    "do_sample": Parameter(None, "true or false", lambda value: isinstance(value, bool)),
-    "early_stopping": Parameter(None, "true or false", lambda value: isinstance(value, bool)),
-    "temperature": Parameter(None, "a number above 0", lambda value: type(value) in (int, float) and 0 < value < 1000),
-    "top_k": asking.count(None),
-    "top_p": Parameter(None, "a number above 0, to 1", lambda value: type(value) in (int, float) and 0 < value <= 1),
-    "repetition_penalty": Parameter(
-        None, "a number above 0", lambda value: type(value) in (int, float) and 0 < value < 1000
-    ),
-    "length_penalty": Parameter(None, "a number", lambda value: type(value) in (int, float) and abs(value) < 1000),
-    "no_repeat_ngram_size": asking.count(None),
-    "seed": Parameter(None, "a whole number from 0 on", lambda value: type(value) is int and 0 <= value < 2**63),
-}
 
 
 class PretrainedRewriter(PretrainedTextHandler):
@@ -55,7 +37,7 @@ class PretrainedRewriter(PretrainedTextHandler):
         "prefix": Parameter(None, "a text", lambda value: isinstance(value, str)),
         "src_lang": asking.text(None),
         "tgt_lang": asking.text(None),
-        **_GENERATION,
+        **GENERATE,
     }
 
     def initialize(self, context: Context) -> None:
@@ -107,7 +89,7 @@ class PretrainedRewriter(PretrainedTextHandler):
         Raises:
             BadInputError: more is asked for than a request may have.
         """
-        found = {name: parameters[name] for name in _GENERATION if parameters[name] is not None}
+        found = {name: parameters[name] for name in GENERATE if parameters[name] is not None}
         for name in ("max_new_tokens", "max_length", "min_new_tokens", "min_length"):
             if found.get(name, 0) > self.most_new_tokens:
                 raise BadInputError(

@@ -17,15 +17,20 @@ TOKENIZER: Final = "tokenizer"
 IMAGE_PROCESSOR: Final = "image processor"
 PROCESSOR: Final = "processor"
 
+#: What runs a model that writes texts, by `handler.engine` of model-config.yaml.
+TRANSFORMERS: Final = "transformers"
+VLLM: Final = "vllm"
+ENGINES: Final = (TRANSFORMERS, VLLM)
+
 
 class Task(NamedTuple):
     """One task.
 
-    `handler` is the built-in handler that serves it; None if none does yet. `model` is the class of transformers that
+    `handler` is the built-in handler that serves it. `model` is the class of transformers that
     loads its models, `endings` are those of their architectures' names. `needs` is what the inputs are made with.
     """
 
-    handler: str | None
+    handler: str
     model: str
     endings: tuple[str, ...] = ()
     needs: str = TOKENIZER
@@ -64,7 +69,7 @@ TASKS: Final = {
     "automatic-speech-recognition": Task(
         "pretrained_speech_recognizer", "AutoModelForSpeechSeq2Seq", ("ForCTC", "ForSpeechSeq2Seq"), PROCESSOR
     ),
-    "text-generation": Task(None, "AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel")),
+    "text-generation": Task("pretrained_text_generator", "AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel")),
     # Last: the architecture of a model without a head ends as many others do.
     "feature-extraction": Task("pretrained_embedder", "AutoModel", ("Model",)),
 }

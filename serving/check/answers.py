@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serving.errors import CheckError
-from serving.protocol import Reply
+from serving.protocol import Reply, Request
 from serving.worker.answering.replies import STREAM_NEXT, Failure, failure_item
 
 
@@ -38,9 +38,11 @@ class Answers:
 
     Args:
         ids: of the requests.
+        continuous: the worker may say nothing about some of them, in continuous batching.
     """
 
-    def __init__(self, ids: Sequence[str]) -> None:
+    def __init__(self, ids: Sequence[str], *, continuous: bool = False) -> None:
+        self._continuous = continuous
         self._found = {one: Answer() for one in ids}
 
     def __getitem__(self, request_id: str) -> Answer:
@@ -57,11 +59,19 @@ class Answers:
                 answer.status, answer.refused = reply.code, True
                 answer.body = bytearray(reply.message.encode())
             return []
-        if not reply.items or any(item.request_id not in self._found for item in reply.items):
+        if not (reply.items or self._continuous) or any(item.request_id not in self._found for item in reply.items):
             raise CheckError("the worker answered another request than the one that was sent")
         for item in reply.items:
             answer = self._found[item.request_id]
             if not answer.status:
                 answer.status, answer.content_type, answer.headers = item.status, item.content_type, item.headers
             answer.body += item.body
-        return [item.request_id for item in reply.items if item.headers.get(STREAM_NEXT) == "true"]
+        more = [item.request_id for item in reply.items if item.headers.get(STREAM_NEXT) == "true"]
+        silent = [name for name, answer in self._found.items() if not answer.status] if self._continuous else []
+        return more + silent
+
+    def further(self, request: Request) -> Request:
+        """Return a request as the frontend sends it once more, in continuous batching: without its content if a part
+        of the answer has come.
+        """
+        return replace(request, parameters=()) if self._found[request.request_id].status else request

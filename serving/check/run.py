@@ -285,14 +285,11 @@ class _Run:
         timeout = self._timeout("responseTimeout")
         begin = time.monotonic()
         reply = worker.ask(request, timeout)
-        answers = Answers([request_id])
+        continuous = self._config.value("continuousBatching") is True
+        answers = Answers([request_id], continuous=continuous)
         while answers.take(reply):
             left = begin + timeout - time.monotonic()
-            if self._config.value("continuousBatching") is True:
-                # The frontend then sends the request again, without its content.
-                reply = worker.ask(replace(request, parameters=()), left)
-            else:
-                reply = worker.receive(left)
+            reply = worker.ask(answers.further(request), left) if continuous else worker.receive(left)
         found.seconds.append(time.monotonic() - begin)
         answer = answers[request_id]
         return answer.status, answer.content_type, bytes(answer.body)

@@ -244,8 +244,13 @@ class Reloading:
         self._asked = self._looked = time.monotonic()
         # The frontend sends a request of continuous batching again, without its content, for each further part.
         further = functools.partial(worker.ask, replace(request, parameters=()))
-        receive = further if self._config.value("continuousBatching") is True else worker.receive
-        reply = self._wait(worker, functools.partial(worker.ask, request))
+        continuous = self._config.value("continuousBatching") is True
+        receive = further if continuous else worker.receive
+        ask = functools.partial(worker.ask, request)
+        reply = self._wait(worker, ask)
+        while continuous and reply.code == HTTPStatus.OK and not reply.items:  # there is no answer yet
+            self._check_files()
+            reply = self._wait(worker, ask)
         begun = False
         while True:
             item = _item(reply, request)

@@ -212,13 +212,12 @@ class Runner:
         Raises:
             CheckError: the worker left requests without an answer.
         """
-        answers = Answers([request.request_id for request in batch])
+        answers = Answers([request.request_id for request in batch], continuous=self._continuous)
         begin = time.perf_counter()
         reply = self._model.ask(batch)
         while more := answers.take(reply):
             if self._continuous:
-                # The frontend then sends the requests again, without their content.
-                reply = self._model.ask([replace(one, parameters=()) for one in batch if one.request_id in more])
+                reply = self._model.ask([answers.further(one) for one in batch if one.request_id in more])
             else:
                 reply = self._model.receive()
         seconds = time.perf_counter() - begin

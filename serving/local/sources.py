@@ -29,6 +29,9 @@ _FILES = (
     "keep_folders",
     "requirements_file",
     "config_file",
+    "pretrained",
+    "task",
+    "trust_remote_code",
 )
 # Larger files are linked: weights would take seconds to copy. The others are what they are when the model is loaded.
 _COPIED = 1 << 20
@@ -117,7 +120,7 @@ class Sources:
             return BuildOptions(**{"model_name": self.target.stem, "handler": self.target, **self._given})
         options = {name: value for name, value in project_file.read(self._project).items() if name in _FILES}
         options = {"model_name": self._project.parent.name} | options | self._given
-        if "handler" not in options:
+        if "handler" not in options and "pretrained" not in options:
             raise InputError("the project file names no handler", where=str(self._project), hint="add handler: FILE.py")
         return BuildOptions(**options)
 

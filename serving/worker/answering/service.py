@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.protocol import Request, decode_value, decoding_enabled
+from serving.protocol import PredictionItem, Request, decode_value, decoding_enabled
 from serving.worker.answering import intra_op_threads
 from serving.worker.answering.replies import Answer, Failure, check, failure_of, item_of
 from serving.worker.answering.streaming import Nowhere, Sink, Streams
@@ -228,6 +228,8 @@ class Service:
         answer: Answer
         try:
             value = result[index]
+            if self.model.backend.continuous and self.streams.is_silent(request, value):
+                return PredictionItem(request.request_id, b"")
             self.streams.steer(request, index, value, self._context)
             answer = item_of(request, processor, value)
         except Exception as error:  # of the handler's own objects: the list, stopping criteria, headers

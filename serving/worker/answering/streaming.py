@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from serving.protocol import Request
+from serving.protocol import Reply, Request
 from serving.worker.answering.replies import STREAM_NEXT, Answer, Failure, failure_item
 
 
@@ -38,11 +38,33 @@ class Streams:
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
+        self._silent: set[str] = set()
         self._open: set[str] = set()  # those begun by an answer, in this message or in one before
 
     def forget_others(self, requests: Iterable[Request]) -> None:
         """Forget the streams of all other requests, whose clients have gone."""
         self._open.intersection_update(request.request_id for request in requests)
+
+    def is_silent(self, request: Request, value: Any) -> bool:
+        """Return whether a handler has no answer yet, in continuous batching, to a request of which nothing has left.
+
+        Then nothing is said about it, and the frontend sends it again: its answer may still be one whole.
+
+        Args:
+            value: what the handler returned for it: `handlers.streaming.NOTHING_YET`, of the archive's copy.
+        """
+        if not getattr(value, "nothing_yet", False) or self._is_begun(request):
+            return False
+        self._silent.add(request.request_id)
+        return True
+
+    def spoken(self, reply: Reply) -> Reply:
+        """Return a reply without the requests that have no answer yet."""
+        if not self._silent:
+            return reply
+        items = tuple(item for item in reply.items if item.request_id not in self._silent)
+        self._silent.clear()
+        return replace(reply, items=items)
 
     def steer(self, request: Request, index: int, value: Any, context: Any) -> None:
         """Set the header that tells the frontend whether more will come.

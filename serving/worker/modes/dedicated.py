@@ -91,7 +91,8 @@ def serve(connection: Connection, request: Load, arguments: Arguments, guardian:
             guardian.busy_since = 0.0
             if profile is not None:
                 profile.dump_stats(_PROFILE)
-            if not silent and not connection.send(reply_to(message.requests, answers, items_only=items_only)):
+            reply = service.streams.spoken(reply_to(message.requests, answers, items_only=items_only))
+            if not silent and not connection.send(reply):
                 return 0
     except ProtocolError as error:
         output.say(f"The worker of {request.model_name} ends: {error}")

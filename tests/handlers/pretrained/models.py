@@ -106,6 +106,46 @@ def make_t5():
     return [transformers.T5ForConditionalGeneration(config), tokenizer]
 
 
+def make_byte_tokenizer(**options):
+    """Return a tokenizer of bytes and of a few words, as those of models that write; a chat is its lines."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("i", "n"), ("r", "a"), ("ra", "in")]
+    words = ["<pad>", "<end>", *letters, *(first + second for first, second in merges)]
+    inner = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        model_input_names=["input_ids", "attention_mask"],
+        **{"pad_token": "<pad>", "eos_token": "<end>", "model_max_length": 128, **options},
+    )
+    tokenizer.chat_template = (
+        "{% for one in messages %}{% if one['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        "{{ one['role'] }}: {{ one['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return tokenizer
+
+
+def make_writer(kind="GPT2", seed=0, **settings):
+    """Return a tiny model that writes on, and its tokenizer, as a list of parts to save."""
+    torch.manual_seed(seed)
+    tokenizer = make_byte_tokenizer()
+    sizes = (
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+        if kind == "GPT2"
+        else {**SIZES, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+        | {"max_position_embeddings": 128}
+    )
+    config = getattr(transformers, f"{kind}Config")(
+        **{"vocab_size": len(tokenizer), **sizes, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 1}
+        | {"pad_token_id": 0, **settings}
+    )
+    model = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config)
+    return [model.eval(), tokenizer]
+
+
 SMALL = {**SIZES, "image_size": 32, "patch_size": 8}
 
 

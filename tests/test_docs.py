@@ -189,6 +189,7 @@ REPEATED = {
             "batch.md",
             "kubernetes.md",
             "migrating.md",
+            "openai.md",
             "pretrained.md",
             "ray.md",
             "scale-out.md",

@@ -93,7 +93,8 @@ class PretrainedEmbedder(PretrainedTextHandler):
     With the modules.json of sentence-transformers the vectors are those of its `encode`: the same pooling, layers,
     length and prompts. Without one they are the mean of the token vectors. `handler: {pooling: cls, normalize: true}`
     in model-config.yaml says otherwise, and `pooling: none` gives the vectors of all tokens. A request may set
-    `normalize`, and name a prompt of the model as `prompt_name`. A text that is too long is cut.
+    `normalize`, name a prompt of the model as `prompt_name`, and with `details` learn how many tokens there are. A text
+    that is too long is cut.
     """
 
     task = "feature-extraction"

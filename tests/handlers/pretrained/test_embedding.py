@@ -71,6 +71,8 @@ def test_by_default_their_mean(serve, saved):
     assert served.one({"inputs": TEXTS}) == near(expected)
     found = served.one({"inputs": TEXTS[0], "parameters": {"normalize": True}})
     assert sum(one * one for one in found) == pytest.approx(1, abs=1e-5)
+    told = served.one({"inputs": TEXTS[1], "parameters": {"details": True}})
+    assert told == {"embedding": near(expected[1]), "tokens": 3}  # [CLS] and [SEP] among them
 
 
 @pytest.mark.parametrize("name", POOLINGS)

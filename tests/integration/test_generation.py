@@ -108,8 +108,8 @@ def test_texts_are_written_together_and_who_leaves_frees_the_place(sandbox: Sand
     whole = Client(server, {"inputs": "b", "parameters": {"max_new_tokens": 3, "return_full_text": False}})
     assert json.loads(whole.read()) == [{"generated_text": text}]
     assert whole.response.getheader("content-length") is not None
-    described = sandbox.run("curl", "-sS", "--fail", f"{server.management}/models/writer?customized=true").ok()
-    assert json.loads(described)[0]["customizedMetadata"]["task"] == "text-generation"
+    described = sandbox.run("curl", "-sS", "--fail", f"{server.management}/models/writer?customized=true").json()
+    assert described[0]["customizedMetadata"]["task"] == "text-generation"
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from handlers.pretrained.embedding import PretrainedEmbedder as PretrainedEmbedder
     from handlers.pretrained.fill_mask import PretrainedMaskFiller as PretrainedMaskFiller
     from handlers.pretrained.generation.handler import PretrainedTextGenerator as PretrainedTextGenerator
+    from handlers.pretrained.generation.vllm import PretrainedVllmGenerator as PretrainedVllmGenerator
     from handlers.pretrained.handler import (
         PretrainedHandler as PretrainedHandler,
         PretrainedTextHandler as PretrainedTextHandler,
@@ -89,6 +90,7 @@ _HOMES = {
     "PretrainedTextGenerator": "pretrained.generation.handler",
     "PretrainedTextHandler": "pretrained.handler",
     "PretrainedTokenClassifier": "pretrained.token_classification",
+    "PretrainedVllmGenerator": "pretrained.generation.vllm",
     "PretrainedZeroShotClassifier": "pretrained.text_classification",
     "RequestContext": "batch.request",
     "RequestError": "errors",

@@ -41,6 +41,7 @@ BUILT_IN: Final = {
     "pretrained_text_classifier": BuiltIn("PretrainedTextClassifier", torchserve=False, archiver=False),
     "pretrained_text_generator": BuiltIn("PretrainedTextGenerator", torchserve=False, archiver=False),
     "pretrained_token_classifier": BuiltIn("PretrainedTokenClassifier", torchserve=False, archiver=False),
+    "pretrained_vllm_generator": BuiltIn("PretrainedVllmGenerator", torchserve=False, archiver=False),
     "pretrained_zero_shot_classifier": BuiltIn("PretrainedZeroShotClassifier", torchserve=False, archiver=False),
     "tensor_handler": BuiltIn("TensorHandler", torchserve=False, archiver=False),
     "text_classifier": BuiltIn("TextClassifier"),

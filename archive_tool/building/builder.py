@@ -231,21 +231,11 @@ def find(options: BuildOptions, report: Report) -> tuple[Looked, Record]:
     if options.pretrained is not None and os.fspath(options.pretrained):
         from archive_tool.pretrained import mode
 
-        config = _config_text(inputs, contents)
+        config = contents.text(inputs.config_file)
         inputs, record = _with_pretrained(inputs, options, record, report, mode.engine_of(config))
         plan = mode.applied(make_plan(inputs, build_time(), report), config, record.pretrained)
         return Looked(inputs, plan, contents), record
     return Looked(inputs, make_plan(inputs, build_time(), report), contents), record
-
-
-def _config_text(inputs: Inputs, contents: Contents) -> str:
-    """Return the config file's text; empty if there is none that can be read, which the checks tell."""
-    if inputs.config_file is None:
-        return ""
-    try:
-        return contents.read(inputs.config_file).decode()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 @contextlib.contextmanager

@@ -50,6 +50,13 @@ class Contents:
             self._read[path] = data
         return self._read[path]
 
+    def text(self, path: Path | None) -> str:
+        """Read a text file; return nothing if there is none that can be read, which the checks tell."""
+        try:
+            return self.read(path).decode() if path is not None else ""
+        except (OSError, UnicodeDecodeError):
+            return ""
+
     def tree(self, source: Path | bytes) -> ast.Module:
         """Parse a Python file, or the bytes of one.
 

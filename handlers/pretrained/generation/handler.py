@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import torch
 
 from handlers.batch import isolation
-from handlers.errors import BadInputError, LoadError, RequestError
+from handlers.errors import BadInputError, RequestError
 from handlers.pretrained.asking import Parameter
 from handlers.pretrained.generation import cache, reading, replies
-from handlers.pretrained.generation.parameters import CONFIG, DRAWING, PARAMETERS
+from handlers.pretrained.generation.parameters import CONFIG, PARAMETERS, draws
 from handlers.pretrained.generation.replies import Generation
 from handlers.pretrained.generation.sequence import Chooser, Text, Written
 from handlers.pretrained.generation.writer import Writer
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from handlers.context import Context
 
 _RESERVE_S: Final = 1.0  # to answer before the frontend stops waiting
-#: The section's settings, and their defaults: tokens that a request may ask for, texts that are written at once, and
-#: tokens that are remembered for them.
-_LIMITS: Final = {"most_new_tokens": 1024, "most_sequences": 32, "most_tokens": 65_536}
-
 #: What texts of several beams do not have.
 _ONE_BEAM: Final = (
     "num_return_sequences",
@@ -65,7 +61,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = dict(_LIMITS)
+        self.limits = dict(reading.LIMITS)
         self.writer: Any = None
         self._known: dict[str | None, Generation] = {}
         self._special: frozenset[int] = frozenset()
@@ -81,14 +77,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         """
         super().initialize(context)
         self.model.config.use_cache = True
-        section = self._handler_config()
-        for name, default in _LIMITS.items():
-            value = section.get(name, default)
-            if type(value) is not int or not 1 <= value <= 10**9:
-                raise LoadError(
-                    f"handler.{name} in model-config.yaml is {value!r:.80}", hint="write a number from 1 on"
-                )
-            self.limits[name] = value
+        self.limits = reading.limits_of(self._handler_config())
         cache.check(self.model)
         self._special = frozenset(self.tokenizer.all_special_ids)
         self.writer = Writer(
@@ -134,31 +123,14 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         with self.tokenizing:
             wanted = reading.read(data, context.parameters, self.defaults)
             stream = replies.stream_of(wanted.stream, context.headers, is_grpc=context.is_grpc)
-            if wanted.messages is not None:
-                prompts = [reading.prompt_of_chat(self.tokenizer, wanted.messages)]
-            else:
-                prompts = [reading.prompt_of(self.tokenizer, text) for text in wanted.inputs]
             given = wanted.parameters
-            prompts = [reading.cut(prompt, given, self.longest) for prompt in prompts]
+            prompts = reading.prompts_of(self.tokenizer, wanted, self.longest)
             until = inf if self.continuous or stream or context.deadline is None else context.deadline - _RESERVE_S
-            texts = [
-                [
-                    self.write(prompt, given, number, until, stream)
-                    for number in range(given.get("num_return_sequences", 1))
-                ]
-                for prompt in prompts
-            ]
-        full = given.get("return_full_text", stream is None) and wanted.messages is None
+            numbers = range(given.get("num_return_sequences", 1))
+            texts = [[self.write(prompt, given, number, until, stream) for number in numbers] for prompt in prompts]
         if stream is not None:
             context.set_content_type(stream)
-        found = Generation(
-            texts,
-            list(wanted.inputs) if full else [""] * len(texts),
-            single=wanted.single,
-            stream=stream,
-            details=bool(given.get("details")),
-            listed=bool(given.get("logprobs") or given.get("top_n_tokens")),
-        )
+        found = replies.generation(texts, wanted, stream)
         self.writer.add(found.all)
         return found
 
@@ -171,10 +143,13 @@ class PretrainedTextGenerator(PretrainedTextHandler):
             BadInputError: the request asks for what the model cannot do.
         """
         config = self._config(given)
-        most = self._most(prompt, given, config)
-        draws = bool(config.do_sample)
-        seed = (given.get("seed", secrets.randbits(63)) + number) % 2**63 if draws else None
-        alone = self._alone(given, most, draws=draws, stream=stream)
+        # 20 is what transformers takes where nothing is stated.
+        total = config.max_length if config.max_length not in (None, 20) else len(prompt) + 256
+        stated = config.max_new_tokens or max(1, total - len(prompt))
+        most = reading.most(prompt, given, self.longest, self.limits, stated)
+        drawn = bool(config.do_sample)
+        seed = (given.get("seed", secrets.randbits(63)) + number) % 2**63 if drawn else None
+        alone = self._alone(given, most, drawn=drawn, stream=stream)
         chooser = Chooser()
         if alone is None:
             chooser = Chooser(
@@ -185,7 +160,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
             )
         ends = config.eos_token_id
         stops = given.get("stop", [])
-        told = stream == replies.EVENTS or bool(given.get("logprobs") or given.get("top_n_tokens"))
+        told = replies.tells_tokens(given, stream)
         return Written(
             prompt,
             most,
@@ -206,9 +181,8 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         set_here = {name: given[name] for name in CONFIG if name in given}
         if set_here.get("temperature") == 0:
             del set_here["temperature"]
-            set_here["do_sample"] = False
-        if "do_sample" not in set_here and any(name in set_here for name in DRAWING):
-            set_here["do_sample"] = True
+        if (drawn := draws(given)) is not None:
+            set_here["do_sample"] = drawn
         if "sequence_bias" in set_here:
             set_here["sequence_bias"] = {tuple(ids): float(bias) for ids, bias in set_here["sequence_bias"]}
         for names in ("suppress_tokens", "begin_suppress_tokens"):
@@ -229,41 +203,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
             if token >= size:
                 raise BadInputError(f"{name} has the token {token}, and the model has {size}")
 
-    def _most(self, prompt: Sequence[int], given: Mapping[str, Any], config: Any) -> int:
-        """Return how many tokens are written at most.
-
-        Raises:
-            BadInputError: the request asks for more than it may, or than the model has room for.
-        """
-        allowed = self.limits["most_new_tokens"]
-        room = (self.longest or 10**9) - len(prompt)
-        for name in ("max_new_tokens", "min_new_tokens"):
-            if given.get(name, 0) > allowed:
-                raise BadInputError(f"{name} is {given[name]}: at most {allowed} are written for a request")
-        if "max_new_tokens" in given:
-            most = given["max_new_tokens"]
-            if most > room:
-                raise BadInputError(
-                    f"max_new_tokens is {most} after a text of {len(prompt)} tokens: the model takes {self.longest} "
-                    "together"
-                )
-        elif "max_length" in given:
-            most = given["max_length"] - len(prompt)
-            if most < 1:
-                raise BadInputError(f"max_length is {given['max_length']}, and the text has {len(prompt)} tokens")
-        else:
-            # 20 is what transformers takes where nothing is stated.
-            stated = config.max_length - len(prompt) if config.max_length not in (None, 20) else 256
-            most = config.max_new_tokens or max(1, stated)
-        most = min(most, room, allowed)
-        if len(prompt) + most > self.limits["most_tokens"]:
-            raise BadInputError(
-                f"the text has {len(prompt)} tokens, and {most} are to follow: the server takes "
-                f"{self.limits['most_tokens']} together (handler.most_tokens in model-config.yaml)"
-            )
-        return int(most)
-
-    def _alone(self, given: Mapping[str, Any], most: int, *, draws: bool, stream: str | None) -> dict[str, Any] | None:
+    def _alone(self, given: Mapping[str, Any], most: int, *, drawn: bool, stream: str | None) -> dict[str, Any] | None:
         """Return the arguments of `generate` for a text of several beams.
 
         Raises:
@@ -282,7 +222,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         found = {name: given[name] for name in CONFIG if name in given and name not in ("max_length", "temperature")}
         if given.get("temperature"):
             found["temperature"] = given["temperature"]
-        return {**found, "do_sample": draws, "max_new_tokens": most}
+        return {**found, "do_sample": drawn, "max_new_tokens": most}
 
     # ---- a batch -------------------------------------------------------------------------------------------------
 

@@ -120,4 +120,12 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "top_n_tokens": _whole("a whole number from 0 to 20", 0, 20),
 }
 #: Who sets one of these without saying `do_sample` wants tokens to be drawn.
-DRAWING: Final = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_DRAWING: Final = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def draws(given: Mapping[str, Any]) -> bool | None:
+    """Return whether a request wants tokens to be drawn; None where it leaves that to the model."""
+    if given.get("temperature") == 0:
+        return False
+    stated: bool | None = given.get("do_sample")
+    return True if stated is None and any(name in given for name in _DRAWING) else stated

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from handlers.batch.inputs import require
-from handlers.errors import BadInputError, TooLargeError
+from handlers.errors import BadInputError, LoadError, TooLargeError
 from handlers.pretrained import asking
+from handlers.pretrained.asking import Parameter
 from handlers.pretrained.generation.parameters import PARAMETERS
 
 WANTED: Final = (
@@ -19,6 +20,9 @@ _KEYS: Final = ("inputs", "messages", "parameters", "stream", "text")
 _IGNORED: Final = ("options", "model")
 _MOST_INPUTS: Final = 128
 _MOST_MESSAGES: Final = 10_000
+#: Settings of the section `handler`, and their defaults: tokens that a request may ask for, texts that are written at
+#: once, and tokens that are remembered for them.
+LIMITS: Final = {"most_new_tokens": 1024, "most_sequences": 32, "most_tokens": 65_536}
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class Wanted:
     parameters: Mapping[str, Any]
 
 
-def read(data: Any, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> Wanted:
-    """Read a request.
+def read(
+    data: Any, fields: Mapping[str, Any], defaults: Mapping[str, Any], known: Mapping[str, Parameter] = PARAMETERS
+) -> Wanted:
+    """Read a request; see `asking.read_request`.
 
     Raises:
         BadInputError: it asks for nothing, or a parameter is wrong.
@@ -43,7 +49,7 @@ def read(data: Any, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> W
     if not isinstance(value, Mapping):
         if isinstance(value, list):
             raise BadInputError(f"the body is a list: send {WANTED}")
-        return Wanted([asking.text_of(value)], None, True, False, set_of({}, defaults))
+        return Wanted([asking.text_of(value)], None, True, False, set_of({}, defaults, known))
     for name in value:
         if name not in (*_KEYS, *_IGNORED):
             raise BadInputError(f"{str(name)[:40]!r} is no key of a request; there are {', '.join(_KEYS)}")
@@ -53,7 +59,7 @@ def read(data: Any, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> W
     stream = value.get("stream") or False
     if not isinstance(stream, bool):
         raise BadInputError(f"stream is {stream!r:.40}: send true or false")
-    parameters = set_of(given, defaults)
+    parameters = set_of(given, defaults, known)
     if value.get("messages") is not None:
         if value.get("inputs") is not None:
             raise BadInputError("there are inputs and messages: send one of them")
@@ -69,14 +75,16 @@ def read(data: Any, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> W
     return Wanted([asking.text_of(one) for one in texts], None, single, stream, parameters)
 
 
-def set_of(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def set_of(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], known: Mapping[str, Parameter] = PARAMETERS
+) -> dict[str, Any]:
     """Return the parameters that the request or the archive sets; null is as if it was not there.
 
     Raises:
         BadInputError: one is unknown, or its value is wrong.
     """
-    asked = {name: value for name, value in given.items() if value is not None or name not in PARAMETERS}
-    merged = {**defaults, **asking.checked(asked, PARAMETERS)}
+    asked = {name: value for name, value in given.items() if value is not None or name not in known}
+    merged = {**defaults, **asking.checked(asked, known)}
     return {name: value for name, value in merged.items() if value is not None}
 
 
@@ -102,9 +110,18 @@ def _content(content: Any, index: int) -> str:
     return "".join(map(str, texts))
 
 
-def prompt_of(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a text."""
-    return [*tokenizer(text, verbose=False)["input_ids"]]
+def prompts_of(tokenizer: Any, wanted: Wanted, longest: int | None) -> list[list[int]]:
+    """Return the tokens of a request's texts, or of its chat.
+
+    Raises:
+        BadInputError: one holds no token, or the model takes no chat.
+        TooLargeError: one has more tokens than the model takes.
+    """
+    if wanted.messages is not None:
+        found = [prompt_of_chat(tokenizer, wanted.messages)]
+    else:
+        found = [[*tokenizer(text, verbose=False)["input_ids"]] for text in wanted.inputs]
+    return [cut(prompt, wanted.parameters, longest) for prompt in found]
 
 
 def prompt_of_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -144,3 +161,54 @@ def cut(prompt: list[int], parameters: Mapping[str, Any], longest: int | None) -
             "shorter one, or the parameter truncate, the number of tokens at its end that are read"
         )
     return prompt
+
+
+def limits_of(section: Mapping[str, Any]) -> dict[str, int]:
+    """Return the limits, by the section `handler` of model-config.yaml.
+
+    Raises:
+        LoadError: one is no number.
+    """
+    found = {name: section.get(name, default) for name, default in LIMITS.items()}
+    for name, value in found.items():
+        if type(value) is not int or not 1 <= value <= 10**9:
+            raise LoadError(
+                f"handler.{name} in model-config.yaml is {value!r:.80}", hint="write a whole number from 1 on"
+            )
+    return found
+
+
+def most(
+    prompt: Sequence[int], given: Mapping[str, Any], longest: int | None, limits: Mapping[str, int], stated: int
+) -> int:
+    """Return how many tokens are written at most.
+
+    Args:
+        prompt: what they follow.
+        given: parameters that are set.
+        longest: tokens that the model takes.
+        limits: see `LIMITS`.
+        stated: what holds where the request sets nothing, as far as there is room.
+
+    Raises:
+        BadInputError: the request asks for more than it may, or than the model has room for.
+    """
+    allowed = limits["most_new_tokens"]
+    room = (longest or 10**9) - len(prompt)
+    for name in ("max_new_tokens", "min_new_tokens"):
+        if given.get(name, 0) > allowed:
+            raise BadInputError(f"{name} is {given[name]}: at most {allowed} are written for a request")
+    found: int = given.get("max_new_tokens", given.get("max_length", stated + len(prompt)) - len(prompt))
+    if "max_new_tokens" in given and found > room:
+        raise BadInputError(
+            f"max_new_tokens is {found} after a text of {len(prompt)} tokens: the model takes {longest} together"
+        )
+    if found < 1:
+        raise BadInputError(f"max_length is {given['max_length']}, and the text has {len(prompt)} tokens")
+    found = min(found, room, allowed)
+    if len(prompt) + found > limits["most_tokens"]:
+        raise BadInputError(
+            f"the text has {len(prompt)} tokens, and {found} are to follow: the server takes {limits['most_tokens']} "
+            "together (handler.most_tokens in model-config.yaml)"
+        )
+    return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from handlers.errors import RequestError
+from handlers.pretrained.generation.reading import Wanted
 from handlers.pretrained.generation.sequence import Written
 
 EVENTS: Final = "text/event-stream"
@@ -79,6 +80,25 @@ class Generation:
             events[-1]["generated_text"] = self.before[0] + one.text.text
             events[-1]["details"] = details(one, listed=False)
         return "".join(map(event, events))
+
+
+def generation(texts: list[list[Written]], wanted: Wanted, stream: str | None) -> Generation:
+    """Return the request of texts that are to be written, with what it wants of the reply."""
+    given = wanted.parameters
+    full = given.get("return_full_text", stream is None) and wanted.messages is None
+    return Generation(
+        texts,
+        list(wanted.inputs) if full else [""] * len(texts),
+        single=wanted.single,
+        stream=stream,
+        details=bool(given.get("details")),
+        listed=tells_tokens(wanted.parameters, None),
+    )
+
+
+def tells_tokens(given: Mapping[str, Any], stream: str | None) -> bool:
+    """Return whether each token is told."""
+    return stream == EVENTS or bool(given.get("logprobs") or given.get("top_n_tokens"))
 
 
 def details(one: Written, *, listed: bool) -> dict[str, Any]:

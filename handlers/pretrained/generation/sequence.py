@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 
@@ -113,6 +113,19 @@ class Chooser:
         return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator))
 
 
+#: Returns the logarithm of a token's probability, and as many others as asked for, by their numbers.
+Likely: TypeAlias = Callable[[int, int], tuple[float, Sequence[tuple[int, float]]]]
+
+
+def likely_by(scores: torch.Tensor, token: int, top: int) -> tuple[float, Sequence[tuple[int, float]]]:
+    """Return the logarithms of probabilities, by the scores `[words]`."""
+    logs = scores.log_softmax(dim=-1)
+    if not top:
+        return float(logs[token]), ()
+    values, numbers = logs.topk(min(top, len(logs)))
+    return float(logs[token]), [*zip(numbers.tolist(), values.tolist(), strict=True)]
+
+
 @dataclass(eq=False)
 class Written:
     """One text that is written on.
@@ -160,9 +173,8 @@ class Written:
         """Tokens that are remembered at most."""
         return len(self.prompt) + self.most
 
-    def add(self, token: int, probabilities: Callable[[], torch.Tensor]) -> None:
-        """Add the token that follows; `probabilities` returns the logarithms of those of all, if they are told."""
-        top = self._top(probabilities()) if self.top else None
+    def add(self, token: int, likely: Likely) -> None:
+        """Add the token that follows; `likely` is asked for probabilities if they are told."""
         self.new.append(token)
         if token in self.ends:
             self.finish = ENDED
@@ -172,15 +184,18 @@ class Written:
             if self.over:
                 self._end()
             return
-        shown = [] if self.finish == ENDED else [token]
-        piece = self.text.add(shown, last=self.over)
+        found: dict[str, Any] = {"id": token}
+        if self.told:
+            logprob, others = likely(token, self.top)
+            found |= {"text": "", "logprob": logprob, "special": token in self.special}
+            if self.top:
+                found["top"] = [{"id": one, "text": self.text.after(one), "logprob": log} for one, log in others]
+        found["text"] = self.text.add([] if self.finish == ENDED else [token], last=self.over)
         if self.text.stopped:
             self.finish = STOPPED
-        self.pieces.append(piece)
+        self.pieces.append(found["text"])
         if self.told:
-            logprob = float(probabilities()[token])
-            found = {"id": token, "text": piece, "logprob": logprob, "special": token in self.special}
-            self.tokens.append(found if top is None else {**found, "top": top})
+            self.tokens.append(found)
 
     def take(self, tokens: Sequence[int]) -> None:
         """Take all tokens at once, of a text that was written alone."""
@@ -196,10 +211,3 @@ class Written:
         self.pieces.append(self.text.add(shown, last=True))
         if self.text.stopped:
             self.finish = STOPPED
-
-    def _top(self, probabilities: torch.Tensor) -> list[dict[str, Any]]:
-        values, numbers = probabilities.topk(min(self.top, len(probabilities)))
-        return [
-            {"id": number, "text": self.text.after(number), "logprob": value}
-            for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
-        ]

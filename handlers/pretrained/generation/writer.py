@@ -12,7 +12,7 @@ import torch
 
 from handlers.errors import is_out_of_memory
 from handlers.pretrained.generation.cache import Rows
-from handlers.pretrained.generation.sequence import Written
+from handlers.pretrained.generation.sequence import Written, likely_by
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Writer:
             try:
                 chooser = one.chooser
                 token = likeliest if chooser.takes_best else chooser.choose([*one.prompt, *one.new], one.new, row)
-                one.add(token, functools.cache(functools.partial(row.log_softmax, dim=-1)))
+                one.add(token, functools.partial(likely_by, row))
             except Exception as error:
                 if is_out_of_memory(error):
                     raise

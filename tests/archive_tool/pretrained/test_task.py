@@ -4,7 +4,7 @@ import pytest
 
 from archive_tool.errors import BuildError
 from archive_tool.pretrained.documents import Card
-from archive_tool.pretrained.task import find, given, judges_hypotheses, labels_of, served
+from archive_tool.pretrained.task import find, given, judges_hypotheses, labels_of
 from handlers.builtin import SDK_HANDLERS
 from handlers.pretrained.tasks import TASKS, task_of
 
@@ -21,6 +21,8 @@ NLI = {"id2label": {"0": "CONTRADICTION", "1": "NEUTRAL", "2": "ENTAILMENT"}}
         ("BertForMaskedLM", {}, "fill-mask"),
         ("FlaubertWithLMHeadModel", {}, "fill-mask"),
         ("BertModel", {}, "feature-extraction"),
+        ("GPT2LMHeadModel", {}, "text-generation"),
+        ("LlamaForCausalLM", {}, "text-generation"),
         ("ViTForImageClassification", {}, "image-classification"),
         ("DetrForObjectDetection", {}, "object-detection"),
         ("SegformerForSemanticSegmentation", {}, "image-segmentation"),
@@ -61,15 +63,6 @@ def test_unknown_ones_are_named_with_what_is_served(architecture, config):
         find(config, architecture, Card(), "net/config.json")
     assert caught.value.where == "net/config.json"
     assert "text-classification" in caught.value.hint
-
-
-@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "LlamaForCausalLM"])
-def test_generation_has_its_place_and_no_handler_yet(architecture):
-    with pytest.raises(BuildError, match="text-generation, which is not served from a saved folder yet"):
-        find({}, architecture, Card(), "config.json")
-    with pytest.raises(BuildError, match="not served"):
-        given("text-generation")
-    assert "text-generation" not in served()
 
 
 def test_tasks_by_name():

@@ -131,7 +131,7 @@ def make_byte_tokenizer(**options):
 def make_writer(kind="GPT2", seed=0, **settings):
     """Return a tiny model that writes on, and its tokenizer, as a list of parts to save."""
     torch.manual_seed(seed)
-    tokenizer = make_byte_tokenizer()
+    tokenizer = make_byte_tokenizer(model_max_length=settings.get("max_position_embeddings", 128))
     sizes = (
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
         if kind == "GPT2"

@@ -8,7 +8,7 @@ import pytest
 
 from serving.check.answers import Answers
 from serving.errors import CheckError
-from serving.protocol import PredictionItem, Reply
+from serving.protocol import Parameter, PredictionItem, Reply, Request
 
 MORE = {"ts_stream_next": "true"}
 
@@ -30,6 +30,18 @@ def test_the_parts_of_streams() -> None:
     assert answers.take(Reply(200, "", (PredictionItem("b", b"4"), PredictionItem("a", b"5")))) == []
     assert answers["a"].as_sent() == (b"15", "text/a")
     assert (answers["b"].status, answers["b"].as_sent()) == (200, (b"234", ""))  # the first part's status is sent
+
+
+def test_a_worker_that_has_no_answer_yet() -> None:
+    """In continuous batching; the frontend then sends the request as it was, and later without its content."""
+    one = Request("a", {"x": "y"}, (Parameter("body", "", b"1"),))
+    answers = Answers(["a"], continuous=True)
+    assert answers.take(Reply(200, "", ())) == ["a"]
+    assert answers.further(one) == one
+    assert answers.take(Reply(200, "", (PredictionItem("a", b"1", headers=MORE),))) == ["a"]
+    assert answers.further(one) == Request("a", {"x": "y"})
+    assert answers.take(Reply(200, "", (PredictionItem("a", b"2"),))) == []
+    assert answers["a"].as_sent() == (b"12", "")
 
 
 def test_a_code_for_the_whole_message() -> None:

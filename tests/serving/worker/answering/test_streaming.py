@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from handlers.streaming import NOTHING_YET
 from serving.protocol import DEADLINE, Reply, Request
 from tests.serving.worker.frontend import bodies, grpc, rest
 from tests.serving.worker.handled import (
@@ -121,6 +122,42 @@ def test_continuous_batching() -> None:
     reply = step(rest("a", None), rest("c", None), Request("e"))
     assert marks(reply) == ["false", "false", "false"]
     assert bodies(reply) == [b"step 1"] * 3
+
+
+class Quiet(Steps):
+    """One that answers at the end, and until then has nothing to say."""
+
+    def __call__(self, data: Any, context: Any) -> Any:
+        replies = super().__call__(data, context)
+        left = [self.left[context.get_request_id(index)] for index in range(len(data))]
+        return [reply if one == 1 else NOTHING_YET for reply, one in zip(replies, left, strict=True)]
+
+
+def test_nothing_yet() -> None:
+    """The frontend sends again what a reply leaves out, so the answer is one whole; one that has begun goes on."""
+    one = service(Quiet(), **CONTINUOUS)
+
+    def step(*requests: Request) -> Reply:
+        return one.streams.spoken(replied(requests, one.answer(requests), items_only=True))
+
+    assert step(rest("a", b"2"), grpc("b", b"3")).items == ()
+    # TorchServe sends the content again; this handler would begin anew.
+    reply = step(rest("a", None), grpc("b", None))
+    assert [item.request_id for item in reply.items] == ["a"]
+    assert (marks(reply), bodies(reply)) == ([None], [b"step 1"])
+    reply = step(grpc("b", None))
+    assert (marks(reply), bodies(reply)) == (["false"], [b"step 1"])
+
+
+def test_nothing_yet_of_a_stream_that_has_begun() -> None:
+    steps = Steps()
+    one = service(steps, **CONTINUOUS)
+    one.answer([rest("a", b"3")])
+    steps.__class__ = Quiet
+    requests = [rest("a", None)]
+    reply = one.streams.spoken(replied(requests, one.answer(requests), items_only=True))
+    assert marks(reply) == ["true"]
+    assert bodies(reply) == [b""]
 
 
 def test_a_description_between_the_steps_of_a_stream() -> None:

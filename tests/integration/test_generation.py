@@ -1,0 +1,119 @@
+"""Texts that are written on, many at once, over both frontends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.handlers.pretrained.models import make_writer, save, transformers
+
+from .conftest import Sandbox, Server
+
+JSON = {"Content-Type": "application/json"}
+ENDLESS = 50_000
+TEXTS = ("the rain in spain", "a", "hello there, how are you doing today my friend?")
+
+
+class Client:
+    """A connection of its own, and a request on it."""
+
+    def __init__(self, server: Server, request: dict[str, Any], **headers: str) -> None:
+        self._connection = http.client.HTTPConnection(server.inference.partition("://")[2], timeout=300)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._connection.request("POST", "/predictions/writer", json.dumps(request), {**JSON, **named})
+        self.response = self._connection.getresponse()
+
+    def read(self) -> str:
+        body = self.response.read().decode()
+        self.leave()
+        return body
+
+    def first_event(self) -> dict[str, Any]:
+        return dict(json.loads(self.response.readline().decode().removeprefix("data: ")))
+
+    def leave(self) -> None:
+        self.response.close()
+        self._connection.close()
+
+
+def at_once(asked: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=one) for one in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def start(sandbox: Sandbox, folder: Path, *options: str, config: str = "") -> Server:
+    given = ("--config-file", sandbox.file("settings.yaml", config)) if config else ()
+    sandbox.torchmar("build", "--pretrained", folder, "--export-path", sandbox.store, "-q", *given).ok()
+    return sandbox.start("writer.mar", options=options)
+
+
+def ask_together(server: Server, folder: Path) -> None:
+    """Ask for whole texts, a stream, and something wrong at the same time; each gets what it gets alone."""
+    line = transformers.pipeline("text-generation", str(folder), device="cpu")
+    found: dict[Any, Any] = {}
+    drawn = {"max_new_tokens": 12, "temperature": 0.9, "seed": 5}
+
+    def whole(text: str) -> None:
+        client = Client(server, {"inputs": text, "parameters": {"max_new_tokens": 12}})
+        found[text] = client.response.status, json.loads(client.read())
+
+    def streamed() -> None:
+        client = Client(server, {"inputs": TEXTS[0], "parameters": drawn, "stream": True})
+        events = [json.loads(one.removeprefix("data: ")) for one in client.read().split("\n\n") if one]
+        found["stream"] = client.response.getheader("content-type"), events
+
+    def wrong() -> None:
+        client = Client(server, {"inputs": TEXTS[0], "parameters": {"top_p": 7}, "stream": True})
+        found["wrong"] = client.response.status, client.read()
+
+    at_once([*(lambda text=text: whole(text) for text in TEXTS), streamed, wrong])
+    for text in TEXTS:
+        expected = line(text, max_new_tokens=12, do_sample=False)
+        assert found[text] == (200, expected), text
+    kind, events = found["stream"]
+    torch.manual_seed(drawn["seed"])
+    (expected,) = line(TEXTS[0], max_new_tokens=12, do_sample=True, temperature=0.9, top_k=50, return_full_text=False)
+    assert kind.startswith("text/event-stream")
+    assert [event["generated_text"] for event in events] == [None] * 11 + [expected["generated_text"]]
+    assert "".join(event["token"]["text"] for event in events) == expected["generated_text"]
+    assert events[-1]["details"]["generated_tokens"] == 12
+    status, text = found["wrong"]
+    assert status == 400
+    assert "the parameter top_p is 7" in text
+
+
+@pytest.mark.parametrize("frontend", ["python", pytest.param("java", marks=pytest.mark.slow)])
+def test_texts_are_written_together_and_who_leaves_frees_the_place(sandbox: Sandbox) -> None:
+    folder = save(sandbox.root / "writer", *make_writer("Llama", max_position_embeddings=ENDLESS, eos_token_id=None))
+    config = f"handler: {{most_sequences: 1, most_new_tokens: {ENDLESS}}}\nbatchSize: 8\n"
+    server = start(sandbox, folder, config=config)
+    ask_together(server, folder)
+    endless = Client(server, {"inputs": "a", "parameters": {"max_new_tokens": ENDLESS - 100}, "stream": True})
+    assert endless.first_event()["token"]["text"] is not None
+    endless.leave()
+    # There is one place, so this waits until the other one has it no more.
+    plain = Client(server, {"inputs": "b", "parameters": {"max_new_tokens": 3}, "stream": True}, accept="text/plain")
+    text = plain.read()
+    assert plain.response.getheader("content-type", "").startswith("text/plain")
+    whole = Client(server, {"inputs": "b", "parameters": {"max_new_tokens": 3, "return_full_text": False}})
+    assert json.loads(whole.read()) == [{"generated_text": text}]
+    assert whole.response.getheader("content-length") is not None
+    described = sandbox.run("curl", "-sS", "--fail", f"{server.management}/models/writer?customized=true").json()
+    assert described[0]["customizedMetadata"]["task"] == "text-generation"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frontend", ["java"])
+def test_torchserves_own_worker_writes(sandbox: Sandbox) -> None:
+    folder = save(sandbox.root / "writer", *make_writer("Llama"))
+    ask_together(start(sandbox, folder, "--stock-worker"), folder)

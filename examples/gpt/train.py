@@ -1,4 +1,4 @@
-"""Train a small GPT on a few old poems, in under a minute, and save it as `save_pretrained` does: a folder to build from.
+"""Train a small GPT on a few old poems, in under a minute, and save it as `save_pretrained` does.
 
 python examples/gpt/train.py FOLDER
 
@@ -39,7 +39,7 @@ def make_tokenizer(text: str) -> PreTrainedTokenizerFast:
 def train(folder: str) -> None:
     """Train the model and save it."""
     torch.manual_seed(0)
-    poems = POEMS.read_text(encoding="utf-8")
+    poems = POEMS.read_text(encoding="utf-8").replace("\n\n\n", END)
     tokenizer = make_tokenizer(poems)
     config = GPT2Config(
         vocab_size=len(tokenizer),
@@ -47,6 +47,7 @@ def train(folder: str) -> None:
         n_embd=64,
         n_layer=2,
         n_head=4,
+        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

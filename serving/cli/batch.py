@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from serving.batch.inputs import Reading
     from serving.batch.job import Done
     from serving.batch.ledger import Ledger
+    from serving.batch.workers import Answerer, Wanted
 
 _FORMATS = ("file", "jsonl", "csv", "parquet")
 # What the protocol of the workers has room for.
@@ -69,6 +71,12 @@ _MOST_SIZE = (1 << 31) - 1
 @click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write what the workers print."
 )
+@click.option("--ray", "on_ray", is_flag=True, help="Run the workers on the nodes of a Ray cluster.")
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="The Ray cluster, or auto for that of this machine.  [default: one that ends with the job]",
+)
 @allow_pickle_option
 @click.option("-f", "--force", is_flag=True, help="Replace the output, if it exists.")
 @click.option("--restart", is_flag=True, help="Drop what an interrupted job has done, and begin anew.")
@@ -85,6 +93,8 @@ def batch(
     labels: str | None,
     max_size: int | None,
     log: Path | None,
+    on_ray: bool,
+    address: str | None,
     allow_pickles: tuple[str, ...],
     force: bool,
     restart: bool,
@@ -105,13 +115,15 @@ def batch(
       torchmar batch model_store/mnist.mar pictures --output answers.jsonl
       torchmar batch model_store/price.mar houses.csv --output prices.csv --labels price --workers 4
       torchmar batch model_store/sentiment.mar reviews.parquet --column text --output answers.jsonl
+      torchmar batch model_store/mnist.mar pictures --output answers.jsonl --ray --address auto
     """
     from serving.batch.job import identity_of, run
     from serving.batch.ledger import Ledger
-    from serving.batch.workers import Wanted, local_workers
+    from serving.batch.workers import Wanted
     from serving.cli.servers import warn
     from serving.errors import CheckError
 
+    start = _starter(on_ray=on_ray, address=address)
     reading = _reading(inputs, form, column, labels, max_size, output)
     with ExitStack() as stack:
         stack.enter_context(traceback_shown())
@@ -122,7 +134,7 @@ def batch(
             click.echo(f"going on after {before} rows", err=True)
         wanted = Wanted(archive, workers, batch_size, reading.most, allow_pickles, _logged(log, stack), ledger.uses)
         seen = _shown(reading, stack, hidden=quiet)
-        done = run(reading, ledger, lambda: local_workers(wanted), seen)
+        done = run(reading, ledger, lambda: start(wanted), seen)
     if done.signal:
         click.echo(f"stopped after {done.rows} rows; the same command goes on there", err=True)
         signal.raise_signal(done.signal)
@@ -137,6 +149,27 @@ def batch(
     if done.failed:
         hint = "what the handler has printed of them: --log FILE" if log is None else None
         raise CheckError(f"{done.failed} of {done.rows} rows failed", where=str(ledger.failures), hint=hint)
+
+
+def _starter(*, on_ray: bool, address: str | None) -> Callable[[Wanted], AbstractAsyncContextManager[Answerer]]:
+    """Return what starts the workers.
+
+    Raises:
+        UsageError: an address without `--ray`.
+        StartError: Ray is not installed.
+    """
+    if not on_ray:
+        if address is not None:
+            raise click.UsageError("--address is that of a Ray cluster: add --ray")
+        from serving.batch.workers import local_workers
+
+        return local_workers
+    from serving.frontend.ray.starting import check_installed
+
+    check_installed()
+    from serving.batch.ray_workers import ray_workers
+
+    return partial(ray_workers, address=address)
 
 
 def _reading(

@@ -174,6 +174,7 @@ def test_a_worker_ends_when_its_replica_is_killed(short: Store) -> None:
     archive = nodes.look(short.build(source=ECHO))
     code = f"""
 import asyncio
+from serving.frontend.engine import Registration
 from tests.serving.frontend.ray.test_replica import INFO, nobody
 from serving.frontend.ray.replica import Replica
 from serving.frontend.ray.nodes import Archive

@@ -81,6 +81,7 @@ def identity_of(archive: Path, reading: Reading) -> dict[str, Any]:
         "archive": [str(archive.resolve()), *stamp],
         "inputs": [[str(path), str(path.resolve())] for path in reading.paths],
         "format": reading.format,
+        "delimiter": reading.delimiter,
         "column": reading.columns.input,
         "labels": [reading.columns.label, labels],
         "size": reading.most,

@@ -21,9 +21,21 @@ if TYPE_CHECKING:
     from serving.batch.ledger import Ledger
     from serving.batch.workers import Answerer, Wanted
 
-_FORMATS = ("file", "jsonl", "csv", "parquet")
+_FORMATS = ("file", "jsonl", "csv", "tsv", "parquet")
 # What the protocol of the workers has room for.
 _MOST_SIZE = (1 << 31) - 1
+
+
+def _delimiter(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
+    """Understand a mark that stands between fields.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    mark = "\t" if value in ("tab", r"\t") else value
+    if mark is not None and (len(mark) != 1 or mark in '"\r\n' or not mark.isascii()):
+        raise click.BadParameter(f"{value!r} is not one character, other than a quotation mark; write tab for a tab")
+    return mark
 
 
 @click.command()
@@ -53,6 +65,12 @@ _MOST_SIZE = (1 << 31) - 1
     "form",
     type=click.Choice(_FORMATS),
     help="Read every input as this, whatever its name ends in; file: each is one row.",
+)
+@click.option(
+    "--delimiter",
+    metavar="MARK",
+    callback=_delimiter,
+    help="What stands between the fields of CSV: ; or tab, say.  [default: a comma; a tab in .tsv]",
 )
 @click.option(
     "--column", metavar="NAME", help="The column that is the request.  [default: all of them, as a JSON object]"
@@ -89,6 +107,7 @@ def batch(
     workers: int | None,
     batch_size: int | None,
     form: str | None,
+    delimiter: str | None,
     column: str | None,
     labels: str | None,
     max_size: int | None,
@@ -104,8 +123,8 @@ def batch(
     """Predict every row of files, as a job that can be interrupted.
 
     ARCHIVE is a .mar, a .tar.gz or a folder; its workers answer as under a server. An INPUT is a file or a folder. Each
-    line of .jsonl, each row of .csv and .parquet is a request; any other file is one, with the content type of its
-    name. Answers are in the order of the rows; those without one are in FILE.failures.jsonl, with input and error.
+    line of .jsonl, each row of .csv, .tsv and .parquet is a request; any other file is one, with the content type of
+    its name. Answers are in the order of the rows; those without one are in FILE.failures.jsonl, with input and error.
 
     After an interrupt, or a kill, the same command goes on where the job was cut. Exit code 6 if the model cannot be
     loaded, 10 if a row has failed.
@@ -124,7 +143,7 @@ def batch(
     from serving.errors import CheckError
 
     start = _starter(on_ray=on_ray, address=address)
-    reading = _reading(inputs, form, column, labels, max_size, output)
+    reading = _reading(inputs, form, delimiter, column, labels, max_size, output)
     with ExitStack() as stack:
         stack.enter_context(traceback_shown())
         job = identity_of(archive, reading)
@@ -175,6 +194,7 @@ def _starter(*, on_ray: bool, address: str | None) -> Callable[[Wanted], Abstrac
 def _reading(
     inputs: tuple[Path, ...],
     form: str | None,
+    delimiter: str | None,
     column: str | None,
     labels: str | None,
     max_size: int | None,
@@ -199,7 +219,7 @@ def _reading(
         raise InputError(f"the folder {target.parent} does not exist", hint=f"mkdir -p {target.parent}")
     file = Path(labels) if labels and Path(labels).is_file() else None
     columns = Columns(column, None if file else labels)
-    reading = Reading(inputs, form, columns, file, max_size or MAX_REQUEST)
+    reading = Reading(inputs, form, columns, file, max_size or MAX_REQUEST, delimiter)
     if any(reading.kind(path) == "parquet" for path in inputs):
         parquet.check_installed()
     return reading

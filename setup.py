@@ -38,6 +38,7 @@ PACKAGES = [
     "model_defs",
     "serving",
     "serving.batch",
+    "serving.bench",
     "serving.check",
     "serving.cli",
     "serving.cli.deploy",

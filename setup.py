@@ -83,6 +83,7 @@ RUNTIME = [
     "torchvision>=0.21",
     "torchserve==0.12.0",
     "captum>=0.7",
+    "certifi>=2023.7.22",
     "click>=8.1",
     "httpx>=0.27",
     # Where there are wheels; elsewhere zlib gives the same checksums.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -55,11 +56,14 @@ class Load:
         """Yield when requests begin, in seconds from the beginning: the same times for the same load."""
         if self.rate is None:
             return
+        if self.steady:
+            yield from (number / self.rate for number in range(math.ceil(self.rate * self.seconds - 1e-9)))
+            return
         drawn = random.Random(1)  # noqa: S311 - no secret
-        at = 0.0
+        at = drawn.expovariate(self.rate)
         while at < self.seconds:
             yield at
-            at += 1 / self.rate if self.steady else drawn.expovariate(self.rate)
+            at += drawn.expovariate(self.rate)
 
     def to_json(self) -> str:
         """Write it as one line."""

@@ -17,7 +17,7 @@ from serving.bench.running import figures_of, run
 from serving.bench.tally import Figures, Second
 from serving.errors import ServingError
 
-from .conftest import Server
+from .answering import Server
 
 
 def load_of(server: Server, model: str = "good", seconds: float = 0.5) -> Load:

@@ -16,7 +16,7 @@ def found(capacity: float, limit: float) -> Search:
     return search
 
 
-@pytest.mark.parametrize("limit", [10, 99, 333, 640, 801, 999, 1400])
+@pytest.mark.parametrize("limit", [30, 99, 333, 640, 801, 999, 1400])
 def test_the_rate_is_found_to_a_twentieth(limit: float) -> None:
     search = found(1000, limit)
     assert limit / 1.06 <= search.kept <= limit

@@ -19,7 +19,7 @@ from serving.bench.sending import CLOSED, NOT_SENT, REFUSED, TIMEOUT, UNREADABLE
 from serving.bench.tally import Figures, Second
 from serving.control.configuration.ports import choose_free
 
-from .conftest import Server
+from .answering import Server
 
 Send = Callable[..., Figures]
 

@@ -12,7 +12,7 @@ from serving.bench.session import Scaling, Session
 from serving.client import ManagementClient
 from serving.errors import ReplyError
 
-from .conftest import Server
+from .answering import Server
 
 
 class PlayedManagement:
@@ -62,7 +62,7 @@ def test_rates_in_place_of_connections(server: Server) -> None:
 
 def test_a_search_begins_with_what_the_server_can_do(server: Server) -> None:
     """It answers after 250 ms, so no rate is kept."""
-    session = session_of(server, "slow", search=True, slo_s=0.2, seconds=0.6)
+    session = session_of(server, "slow", search=True, slo_s=0.2, seconds=0.4)
     asyncio.run(session.all())
     assert session.highest == {None: 0}
     assert session.runs[0].name == "2 connections"
@@ -70,6 +70,7 @@ def test_a_search_begins_with_what_the_server_can_do(server: Server) -> None:
     assert session.runs[1].load.rate == pytest.approx(0.8 * session.runs[0].figures.rate, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_search_finds_a_rate(server: Server) -> None:
     session = session_of(server, "slow", search=True, slo_s=20.0, seconds=0.6)
     asyncio.run(session.all())

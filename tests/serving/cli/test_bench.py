@@ -6,15 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from archive_tool.cli.entry import main
 from serving.cli.bench import Numbers
-from tests.serving.bench.conftest import Server, server  # noqa: F401 - a fixture
+from tests.serving.bench.answering import Server, answering
 
 QUICK = ("--duration", "0.4", "--warm-up", "0", "--connections", "1,2")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with answering() as running:
+        yield running
 
 
 @pytest.fixture
@@ -24,11 +31,11 @@ def picture(tmp_path: Path) -> Path:
     return file
 
 
-def bench(server: Server, model: str, *words: str | Path) -> int:  # noqa: F811
+def bench(server: Server, model: str, *words: str | Path) -> int:
     return main(["bench", model, "--inference", server.address, *QUICK, *map(str, words)])
 
 
-def test_a_table_of_all_loads(server: Server, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_table_of_all_loads(server: Server, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = picture.with_name("b.txt")
     text.write_text("text")
     assert bench(server, "good", "--input", picture, text, "--header", "x-one=1") == 0
@@ -41,7 +48,7 @@ def test_a_table_of_all_loads(server: Server, picture: Path, capsys: pytest.Capt
     assert server.heard["content-type"] in ("image/png", "text/plain")
 
 
-def test_json_and_a_page(server: Server, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_json_and_a_page(server: Server, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = picture.with_name("report.html")
     assert bench(server, "good", "--input", picture, "--json", "--html", page, "--rate", "30", "--slo-ms", "9999") == 0
     found = json.loads(capsys.readouterr().out)
@@ -51,14 +58,14 @@ def test_json_and_a_page(server: Server, picture: Path, capsys: pytest.CaptureFi
     assert page.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_the_highest_rate(server: Server, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_the_highest_rate(server: Server, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(server, "slow", "--input", picture, "--slo-ms", "100") == 10
     told = capsys.readouterr()
     assert "no rate was found at which 99% of the requests are answered within 100 ms" in told.out
     assert "no rate was found" in told.err
 
 
-def test_a_rate_that_is_not_kept(server: Server, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_rate_that_is_not_kept(server: Server, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(server, "slow", "--input", picture, "--slo-ms", "100", "--rate", "8") == 10
     assert "8/s: 0 % of the requests were answered within the SLO" in capsys.readouterr().err
 
@@ -66,7 +73,7 @@ def test_a_rate_that_is_not_kept(server: Server, picture: Path, capsys: pytest.C
 def test_what_is_wrong_with_a_request_is_said_before_the_load(
     server: Server,
     picture: Path,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert bench(server, "bad", "--input", picture) == 9
     assert "no worker <b>here</b> (HTTP 503)" in capsys.readouterr().err
@@ -99,7 +106,7 @@ def test_numbers() -> None:
     assert Numbers(int, 10).convert((1,), None, None) == (1,)
 
 
-def test_an_interrupt_shows_what_there_is(server: Server, picture: Path) -> None:  # noqa: F811
+def test_an_interrupt_shows_what_there_is(server: Server, picture: Path) -> None:
     command = [Path(sys.executable).parent / "torchmar", "bench", "good", "--inference", server.address]
     options = ["--warm-up", "0", "--duration", "600", "--connections", "2", "--json", "--input", str(picture)]
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:

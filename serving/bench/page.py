@@ -30,6 +30,7 @@ figure { margin: 1rem 0; } svg { width: 100%; height: auto; } text { font: 12px 
 .name2 { fill: var(--two); }
 """
 _WIDTH, _HEIGHT = 900, 220
+_LEAST_S = 0.5
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 24, 28
 
 
@@ -73,15 +74,17 @@ def _list(lines: Sequence[str]) -> Iterator[str]:
 
 def _section(run: Run) -> Iterator[str]:
     """Draw how a load went, second by second."""
-    # The last one is what came after the time was over.
-    seconds = [one for one in run.seconds if one.good or one.errors]
-    if len(seconds) < 2:
+    begun = [0.0, *(one.at for one in run.seconds)]
+    # The last one is a rest, and may be a moment.
+    spans = [(one, one.at - before) for one, before in zip(run.seconds, begun, strict=False)]
+    spans = [(one, span) for one, span in spans if span >= _LEAST_S]
+    if len(spans) < 2:
         return
     workers = f", {run.workers} workers" if run.workers is not None else ""
     yield f"<h2>{escape(run.name + workers)}</h2>"
+    seconds = [one for one, _ in spans]
     ats = [one.at for one in seconds]
-    begun = [0.0, *ats]
-    rates = [one.good / max(0.05, at - before) for one, before, at in zip(seconds, begun, ats, strict=False)]
+    rates = [one.good / span for one, span in spans]
     marks = [one.at for one in seconds if one.errors]
     yield from _figure("good answers a second; a mark where there were errors", ats, [("", rates)], marks, zero=True)
     times = [("p50", [one.p50_ms for one in seconds]), ("p99", [one.p99_ms for one in seconds])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from serving.client import ManagementClient
 #: Connections of a load with a rate, at the most, where nobody says how many.
 MOST_CONNECTIONS: Final = 256
 _UNTIL_STOPPED_S: Final = 3600.0
+_AFTER_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,19 +122,30 @@ class Session:
             await asyncio.to_thread(scaling.to, *bounds)
 
     async def _while_scaled(self, scaling: Scaling, load: Load, before: int, number: int) -> None:
-        over = asyncio.Event()
-        change = asyncio.ensure_future(asyncio.to_thread(scaling.to, number))
-        change.add_done_callback(lambda _: over.set())
+        """Send a load from a second before the workers are scaled to a second after."""
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def change() -> None:
+            try:
+                await begun.wait()
+                await asyncio.to_thread(scaling.to, number)
+                await asyncio.sleep(_AFTER_S)
+            finally:
+                over.set()
+
+        changing = asyncio.ensure_future(change())
         interrupt = asyncio.ensure_future(self.stop.wait())
         interrupt.add_done_callback(lambda _: over.set())
         name = f"{before} to {number} workers" if before != number else f"{number} workers, scaled to as many"
         try:
-            await self._send(name, number, replace(load, seconds=_UNTIL_STOPPED_S), over)
-            await change
+            await self._send(name, number, replace(load, seconds=_UNTIL_STOPPED_S), over, begun=begun)
         finally:
             interrupt.cancel()
-            with suppress(Exception):
-                await change
+            if not begun.is_set():
+                changing.cancel()
+            await asyncio.wait([changing])
+        if not changing.cancelled():
+            changing.result()
 
     async def _loads(self, workers: int | None) -> None:
         if self.search:
@@ -157,15 +169,23 @@ class Session:
         return found.kept
 
     async def _send(
-        self, name: str, workers: int | None, load: Load, stop: asyncio.Event, *, hopeless: bool = False
+        self,
+        name: str,
+        workers: int | None,
+        load: Load,
+        stop: asyncio.Event,
+        *,
+        hopeless: bool = False,
+        begun: asyncio.Event | None = None,
     ) -> Run:
         """Send a load and keep what came of it.
 
         Args:
             hopeless: end it as soon as the SLO is missed for good.
+            begun: set when the first second is over.
         """
         processors = Processors()
-        figures, seconds = await self._figures(name, load, stop, hopeless=hopeless)
+        figures, seconds = await self._figures(name, load, stop, hopeless=hopeless, begun=begun)
         busy = processors.busy()
         said = warnings(figures, busy if self._here else None)
         one = Run(name, workers, load, figures, tuple(seconds), busy, tuple(said))
@@ -173,7 +193,13 @@ class Session:
         return one
 
     async def _figures(
-        self, name: str, load: Load, stop: asyncio.Event | None = None, *, hopeless: bool = False
+        self,
+        name: str,
+        load: Load,
+        stop: asyncio.Event | None = None,
+        *,
+        hopeless: bool = False,
+        begun: asyncio.Event | None = None,
     ) -> tuple[Figures, list[Second]]:
         given_up = Hopeless((load.rate or 0.0) * load.seconds)
         enough = asyncio.Event()
@@ -187,6 +213,8 @@ class Session:
                         return told, seconds
                     seconds.append(told)
                     self.tell(name, told)
+                    if begun is not None:
+                        begun.set()
                     if hopeless and given_up.seen(told):
                         enough.set()
         finally:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,13 @@ from serving.cli.options import (
 
 if TYPE_CHECKING:
     from serving.bench.report import Subject
-    from serving.bench.session import Scaling, Session
+    from serving.bench.session import Session
     from serving.bench.tally import Second
     from serving.bench.targets import Target
     from serving.check import Input
 
+# Workers are scaled within this time, as a model may take its time to load.
+_LOADING_S = 600.0
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
@@ -153,7 +156,7 @@ def bench(
     """
     from serving.bench.loads import Load
     from serving.bench.report import Subject
-    from serving.bench.session import MOST_CONNECTIONS, Session
+    from serving.bench.session import MOST_CONNECTIONS, Scaling, Session
     from serving.bench.targets import Target
     from serving.client import Address
 
@@ -172,7 +175,6 @@ def bench(
         slo_s=slo_ms / 1e3 if slo_ms else None,
     )
     _try(target, files, timeout)
-    scaling = _scaling(model, version, scale, (server, management, token_file)) if scale else None
     subject = Subject(model, version, address, explain, [(one.name, len(one.body), one.content_type) for one in files])
     session = Session(
         base,
@@ -180,13 +182,16 @@ def bench(
         rates or (),
         search=slo_ms is not None and not rates,
         warm_up_s=warm_up,
-        scaling=scaling,
         tell=_tell if sys.stderr.isatty() else lambda *_: None,
     )
-    try:
-        asyncio.run(_until_interrupted(session))
-    finally:
-        _show(subject, session, page, as_json=as_json)
+    with ExitStack() as stack:
+        if scale:
+            client = stack.enter_context(management_client(server, management, _LOADING_S, token_file))
+            session.scaling = Scaling(client, model, version, scale)
+        try:
+            asyncio.run(_until_interrupted(session))
+        finally:
+            _show(subject, session, page, as_json=as_json)
     if session.stop.is_set():
         raise KeyboardInterrupt
     _judge(session)
@@ -205,16 +210,6 @@ def _try(target: Target, files: tuple[Input, ...], timeout: float) -> None:
         for file in files:
             headers = {"content-type": file.content_type} | {key.lower(): one for key, one in target.headers.items()}
             transport.checked("POST", target.path, body=file.body, headers=headers)
-
-
-def _scaling(
-    model: str, version: str | None, numbers: tuple[int, ...], where: tuple[str, str | None, Path | None]
-) -> Scaling:
-    from serving.bench.session import Scaling
-
-    server, management, token_file = where
-    # A model may take its time to load.
-    return Scaling(management_client(server, management, 600.0, token_file), model, version, numbers)
 
 
 async def _until_interrupted(session: Session) -> None:
@@ -241,9 +236,6 @@ def _tell(name: str, second: Second) -> None:
 
 
 def _show(subject: Subject, session: Session, page: Path | None, *, as_json: bool) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from serving.bench import report
     from serving.bench.page import html
 
@@ -251,12 +243,21 @@ def _show(subject: Subject, session: Session, page: Path | None, *, as_json: boo
         click.echo("\r\x1b[K", err=True, nl=False)
     if not session.runs:
         return
-    if page is not None:
-        text = html(subject, session, datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"))
-        page.write_text(text, encoding="utf-8", errors="backslashreplace")
     if as_json:
         print_json(report.document(subject, session))
-        return
+    else:
+        _print(subject, session)
+    if page is not None:
+        when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+        page.write_text(html(subject, session, when), encoding="utf-8", errors="backslashreplace")
+
+
+def _print(subject: Subject, session: Session) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from serving.bench import report
+
     seconds = session.base.seconds
     click.echo(printable(f"{subject.title}; {seconds:g} s each, milliseconds from the intended start of a request"))
     table = Table(box=None, pad_edge=False, header_style="bold")

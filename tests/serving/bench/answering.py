@@ -29,7 +29,7 @@ class Answering(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.seen[body[:20]] += 1
-        self.server.heard = dict(self.headers.items())
+        self.server.heard = {name.lower(): value for name, value in self.headers.items()}
         kind = self.path.split("/")[2]
         if kind == "slow":
             time.sleep(0.25)

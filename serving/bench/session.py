@@ -95,7 +95,7 @@ class Session:
             ReplyError: the workers could not be scaled.
             ServingError: the generator failed.
         """
-        self._here = is_here(self.base.place)
+        self._here = await asyncio.to_thread(is_here, self.base.place)
         if self.warm_up_s:
             await self._figures("warm-up", replace(self._closed(max(self.connections)), seconds=self.warm_up_s))
         if self.scaling is None:

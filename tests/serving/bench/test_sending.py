@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -218,19 +218,23 @@ def test_tls(encrypted: Server, certificate: Path) -> None:
 def test_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     heard: list[bytes] = []
+    answering: list[asyncio.Task[None]] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        answering.append(cast("asyncio.Task[None]", asyncio.current_task()))
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
             while True:
                 heard.append(await reader.readuntil(b"\r\n\r\nbody"))
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n7")
-        writer.close()
 
     async def main() -> Figures:
         target = Target(Address(f"unix:{path}"), "m")
         load = Load(target.place, target.requests([(b"body", "text/plain")]), 2, 0.2)
         async with await asyncio.start_unix_server(answer, path):
-            return await Sending(load).run()
+            sent = await Sending(load).run()
+            await asyncio.wait(answering)
+            await asyncio.sleep(0.05)  # what is closed is gone with the loop's next turns
+            return sent
 
     found = asyncio.run(main())
     assert (found.errors, found.good) == ({}, len(heard))

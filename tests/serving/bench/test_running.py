@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -28,14 +29,17 @@ def generators() -> list[psutil.Process]:
     return [one for one in psutil.Process().children() if "serving.bench.generator" in one.cmdline()]
 
 
-def test_a_load_runs_in_a_process_of_its_own(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_load_runs_in_a_process_of_its_own(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "serving.py").write_text("raise SystemExit('another one')")  # where the caller stands says nothing
 
     async def main() -> list[Second | Figures]:
         return [told async for told in run(load_of(server))]
 
-    *seconds, figures = asyncio.run(main())
+    *seconds, figures = import_module(loop).run(main())
     assert isinstance(figures, Figures)
     assert figures.good == sum(one.good for one in seconds if isinstance(one, Second)) > 0
     assert 0 < figures.own_core < 1.1

@@ -41,6 +41,7 @@ PACKAGES = [
     "serving.bench",
     "serving.check",
     "serving.cli",
+    "serving.cli.bench",
     "serving.cli.deploy",
     "serving.client",
     "serving.control",

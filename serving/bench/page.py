@@ -21,8 +21,8 @@ _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; } p, figcaption { color: var(--soft); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: right; padding: .3rem .45rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } li { overflow-wrap: anywhere; }
 figure { margin: 1rem 0; } svg { width: 100%; height: auto; } text { font: 12px system-ui, sans-serif;
   fill: var(--soft); } .axis { stroke: var(--line); } .one { stroke: var(--one); } .two { stroke: var(--two); }
@@ -80,7 +80,7 @@ def _section(run: Run) -> Iterator[str]:
     spans = [(one, span) for one, span in spans if span >= _LEAST_S]
     if len(spans) < 2:
         return
-    workers = f", {run.workers} workers" if run.workers is not None else ""
+    workers = f", {run.workers} workers" if run.workers is not None and "workers" not in run.name else ""
     yield f"<h2>{escape(run.name + workers)}</h2>"
     seconds = [one for one, _ in spans]
     ats = [one.at for one in seconds]

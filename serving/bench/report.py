@@ -39,7 +39,7 @@ def heads(session: Session) -> list[str]:
     within = [f"within {slo * 1e3:g} ms"] if slo is not None else []
     workers = ["workers"] if session.scaling else []
     stages = [f"server: {name}" if not number else name for number, name in enumerate(_stages(session))]
-    return [*workers, "load", "requests/s", "p50 ms", "p90", "p99", "max", *first, *within, "errors", *stages]
+    return ["load", *workers, "requests/s", "p50 ms", "p90", "p99", "max", *first, *within, "errors", *stages]
 
 
 def rows(session: Session) -> list[list[str]]:
@@ -50,7 +50,7 @@ def rows(session: Session) -> list[list[str]]:
 def _row(session: Session, run: Run) -> list[str]:
     figures, cells = run.figures, [run.name, f"{run.figures.rate:,.1f}"]
     if session.scaling:
-        cells.insert(0, "" if run.workers is None else str(run.workers))
+        cells.insert(1, "" if run.workers is None else str(run.workers))
     took = figures.latency_ms
     cells += [number(value) if figures.good else "" for value in (took.p50, took.p90, took.p99, took.max)]
     if _streams(session):

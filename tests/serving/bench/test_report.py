@@ -60,7 +60,7 @@ def test_columns_are_there_where_they_have_something_to_say() -> None:
     streamed = run_of(workers=2, server={}, first_part_ms=tally.figures(1.0, 0.0).first_part_ms)
     session = Session(replace(LOAD, slo_s=None), (8,), scaling=scaling, runs=[streamed, run_of(good=0, workers=4)])
     assert report.heads(session) == [
-        *("workers", "load", "requests/s", "p50 ms", "p90", "p99", "max", "first part p50", "p99", "errors"),
+        *("load", "workers", "requests/s", "p50 ms", "p90", "p99", "max", "first part p50", "p99", "errors"),
     ]
     assert [len(row) for row in report.rows(session)] == [10, 10]
     assert report.rows(session)[0][7] == "20.0"

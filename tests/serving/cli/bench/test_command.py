@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from archive_tool.cli.entry import main
-from serving.cli.bench import Numbers
+from serving.cli.bench.command import Numbers
 from tests.serving.bench.answering import Server, answering
 
 QUICK = ("--duration", "0.4", "--warm-up", "0", "--connections", "1,2")

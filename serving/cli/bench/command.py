@@ -1,4 +1,4 @@
-"""Command: bench."""
+"""The options of bench, and what they ask for."""
 
 from __future__ import annotations
 
@@ -7,32 +7,27 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from archive_tool.cli.output import printable
+from serving.cli.bench import showing
 from serving.cli.options import (
     address_of,
     complete_models,
-    console,
     header_option,
     json_option,
     management_client,
     management_option,
     name_option,
-    print_json,
     read_inputs,
     timeout_option,
     token_file_option,
 )
 
 if TYPE_CHECKING:
-    from serving.bench.report import Subject
     from serving.bench.session import Session
-    from serving.bench.tally import Second
     from serving.bench.targets import Target
     from serving.check import Input
 
@@ -182,7 +177,7 @@ def bench(
         rates or (),
         search=slo_ms is not None and not rates,
         warm_up_s=warm_up,
-        tell=_tell if sys.stderr.isatty() else lambda *_: None,
+        tell=showing.progress if sys.stderr.isatty() else lambda *_: None,
     )
     with ExitStack() as stack:
         if scale:
@@ -191,10 +186,10 @@ def bench(
         try:
             asyncio.run(_until_interrupted(session))
         finally:
-            _show(subject, session, page, as_json=as_json)
+            showing.show(subject, session, page, as_json=as_json)
     if session.stop.is_set():
         raise KeyboardInterrupt
-    _judge(session)
+    showing.judge(session)
 
 
 def _try(target: Target, files: tuple[Input, ...], timeout: float) -> None:
@@ -225,70 +220,3 @@ async def _until_interrupted(session: Session) -> None:
         await session.all()
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-
-
-def _tell(name: str, second: Second) -> None:
-    """Show a second on the terminal's last line."""
-    errors = f", {second.errors} errors" if second.errors else ""
-    waiting = f", {second.waiting} waiting" if second.waiting else ""
-    text = f"{name}, {second.at:.0f} s: {second.good} answers, p99 {second.p99_ms:.1f} ms{errors}{waiting}"
-    click.echo(f"\r\x1b[K{text}\r", err=True, nl=False)
-
-
-def _show(subject: Subject, session: Session, page: Path | None, *, as_json: bool) -> None:
-    from serving.bench import report
-    from serving.bench.page import html
-
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)
-    if not session.runs:
-        return
-    if as_json:
-        print_json(report.document(subject, session))
-    else:
-        _print(subject, session)
-    if page is not None:
-        when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-        page.write_text(html(subject, session, when), encoding="utf-8", errors="backslashreplace")
-
-
-def _print(subject: Subject, session: Session) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from serving.bench import report
-
-    seconds = session.base.seconds
-    click.echo(printable(f"{subject.title}; {seconds:g} s each, milliseconds from the intended start of a request"))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, head in enumerate(report.heads(session)):
-        table.add_column(escape(head), justify="left" if not index else "right")
-    for row in report.rows(session):
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    console().print(table)
-    for line in report.notes(session):
-        click.echo(printable(line))
-
-
-def _judge(session: Session) -> None:
-    """Fail where nothing was answered, or the SLO was not kept.
-
-    Raises:
-        ReplyError: no load had a good answer.
-        CheckError: too many requests missed the SLO.
-    """
-    from serving.bench import report
-    from serving.bench.search import kept
-    from serving.errors import CheckError, ReplyError
-
-    if failed := report.all_failed(session):
-        kind = next(iter(failed.errors), "no request was sent")
-        raise ReplyError(f"no request got a good answer: {kind}", status=0)
-    missed = [workers for workers, rate in session.highest.items() if not rate]
-    if missed:
-        raise CheckError(report.highest(session, missed[0], 0.0))
-    if session.base.slo_s is not None and session.rates:
-        for run in session.runs:
-            if not kept(run.figures):
-                share = report.percent(run.figures.within_share)
-                raise CheckError(f"{run.name}: {share} of the requests were answered within the SLO, not 99 %")

@@ -73,7 +73,7 @@ test-ray:
 	@$(MAKE) --no-print-directory test-with-ray RAY=yes
 
 test-with-ray: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "" tests/integration/test_ray.py tests/serving/frontend/ray
+	$(BIN)/python -m pytest -m "" tests/integration/test_ray.py tests/integration/test_ray_batch.py tests/serving/frontend/ray
 
 demo-ray:
 	@$(MAKE) --no-print-directory demo-with-ray RAY=yes

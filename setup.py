@@ -39,8 +39,10 @@ PACKAGES = [
     "model_defs",
     "serving",
     "serving.batch",
+    "serving.bench",
     "serving.check",
     "serving.cli",
+    "serving.cli.bench",
     "serving.cli.deploy",
     "serving.client",
     "serving.control",
@@ -84,6 +86,7 @@ RUNTIME = [
     "torchvision>=0.21",
     "torchserve==0.12.0",
     "captum>=0.7",
+    "certifi>=2023.7.22",
     "click>=8.1",
     "httpx>=0.27",
     # Where there are wheels; elsewhere zlib gives the same checksums.

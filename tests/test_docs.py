@@ -123,7 +123,7 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
 # torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
 _ABOUT_ARCHIVES = (
-    *("archives", "batch", "containers", "kubernetes", "ray", "scale-out", "security", "serving"),
+    *("archives", "batch", "bench", "containers", "kubernetes", "ray", "scale-out", "security", "serving"),
     "testing-handlers",
 )
 WHATEVER_IT_HOLDS = {ROOT / "docs" / f"{name}.md" for name in _ABOUT_ARCHIVES}
@@ -187,6 +187,7 @@ REPEATED = {
         for name in (
             "archives.md",
             "batch.md",
+            "bench.md",
             "kubernetes.md",
             "migrating.md",
             "openai.md",

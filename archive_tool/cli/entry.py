@@ -76,6 +76,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "traffic": Entry("serving.cli.models:traffic", "Give a version a share of the requests that name none."),
         "unregister": Entry("serving.cli.models:unregister", "Remove a model, or one version of it."),
         "predict": Entry("serving.cli.predict:predict", "Send files to a model and show the answers."),
+        "bench": Entry("serving.cli.bench.command:bench", "Load a model's server, and measure its answers."),
     },
 }
 

@@ -7,7 +7,7 @@
     servers.py      starts and ends a contender's server; its processes and their memory
     peers/          mosec and FastAPI: their environment, their programs, their start
     turns.py        a few contenders in turns: what frontend.py and pipeline.py share
-    driver.py       sends the load: wrk, or generator.py where wrk is missing
+    driver.py       sends the load: wrk, or the generator of `torchmar bench` where wrk is missing
     bare.py         the same handler without a server: the limit
     results.py      what was measured, and medians
     targets.py      what was aimed at

@@ -1,4 +1,4 @@
--- Posts the files named after `--` in turn; prints the figures as one line of JSON, as generator.py does.
+-- Posts the files named after `--` in turn; prints the figures as one line of JSON, as driver.py reads it.
 local requests, turn = {}, 0
 
 function init(arguments)

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.serving_bench.generator import percentile
 from benchmarks.soak_bench.clients import Tally
 from benchmarks.soak_bench.models import WORKERS
 from benchmarks.soak_bench.processes import DEDICATED_ROLE, EXPECTED, FRONTEND, PREFORK, SHARED_ROLE, THIN, Footprint
+from serving.bench.tally import Times
 
 GOOD_SHARE = 0.8
 BACKEND_GROWTH, FRONTEND_GROWTH = 0.2, 0.3
@@ -117,8 +117,10 @@ def _answers(tallies: Mapping[str, Tally]) -> Iterator[str]:
     statuses = sorted({status for tally in tallies.values() for status in tally.statuses})
     yield from _table("answers", *statuses, "none or wrong", "p50 ms", "p99 ms", "longest ms")
     for model, tally in tallies.items():
-        ordered = sorted(tally.seconds)
-        times = [f"{percentile(ordered, share) * 1e3:.1f}" for share in (0.5, 0.99, 1.0)]
+        seen = Times()
+        for seconds in tally.seconds:
+            seen.add(seconds)
+        times = [f"{seen.percentile(share) * 1e3:.1f}" for share in (0.5, 0.99, 1.0)]
         yield _row(model, *(tally.statuses[status] for status in statuses), len(tally.failures), *times)
 
 

@@ -17,7 +17,7 @@ from serving.batch import lines, parquet
 from serving.batch.rows import Columns, Content, Row, RowError, failing
 
 #: How a file is read, by its ending; else it is one row.
-ENDINGS: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+ENDINGS: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 #: Bytes of the rows that are read at once.
 _MOST_BYTES: Final = 16 << 20
 
@@ -28,10 +28,11 @@ class Reading:
 
     Attributes:
         paths: files and folders.
-        format: file, jsonl, csv or parquet; None to go by the ending of each file.
+        format: file, jsonl, csv, tsv or parquet; None to go by the ending of each file.
         columns: of tables.
         labels: file with a label a line, for one row after the other; None for none.
         most: bytes of a row.
+        delimiter: between the fields of CSV; None for a comma, and a tab in .tsv.
     """
 
     paths: tuple[Path, ...]
@@ -39,6 +40,7 @@ class Reading:
     columns: Columns = field(default_factory=Columns)
     labels: Path | None = None
     most: int = MAX_REQUEST
+    delimiter: str | None = None
 
     def kind(self, path: Path) -> str:
         """Return the format of a file."""
@@ -87,8 +89,9 @@ class Reading:
     def _table(self, kind: str, stream: IO[bytes], size: int) -> Iterator[lines.Found]:
         if kind == "parquet":
             return parquet.parquet_rows(stream, self.columns, size)
-        read = lines.json_lines if kind == "jsonl" else lines.csv_rows
-        return read(stream, self.columns, self.most)
+        if kind == "jsonl":
+            return lines.json_lines(stream, self.columns, self.most)
+        return lines.csv_rows(stream, self.columns, self.most, self.delimiter or ("\t" if kind == "tsv" else ","))
 
 
 def _size(path: Path) -> int:

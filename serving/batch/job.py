@@ -81,6 +81,7 @@ def identity_of(archive: Path, reading: Reading) -> dict[str, Any]:
         "archive": [str(archive.resolve()), *stamp],
         "inputs": [[str(path), str(path.resolve())] for path in reading.paths],
         "format": reading.format,
+        "delimiter": reading.delimiter,
         "column": reading.columns.input,
         "labels": [reading.columns.label, labels],
         "size": reading.most,
@@ -223,7 +224,7 @@ class _Job:
         while True:
             try:
                 answer = await answerer.ask(request)
-                return _outcome_of(answer, await _whole(answer))
+                return _outcome_of(answer, await whole(answer))
             except UnavailableError as error:
                 # What is refused has not run. Workers that died are started again.
                 if time.monotonic() > patience or not answerer.alive():
@@ -259,8 +260,12 @@ class Outcome:
     answer: dict[str, Any] = field(default_factory=dict)
 
 
-async def _whole(answer: Answer) -> bytes:
-    """Return the body, of a streamed answer all parts."""
+async def whole(answer: Answer) -> bytes:
+    """Return the body, of a streamed answer all parts.
+
+    Raises:
+        InternalError: it is too large.
+    """
     if answer.rest is None:
         return bytes(answer.body)
     body = bytearray(answer.body)

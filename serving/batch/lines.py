@@ -14,6 +14,8 @@ _CHUNK: Final = 1 << 20
 _BOM: Final = b"\xef\xbb\xbf"
 # Characters of a number; what is longer stays text.
 _MOST_DIGITS: Final = 64
+# How a mark is written on a command line.
+_NAMED: Final = {"\t": "tab", ";": "';'"}
 
 
 class Found(NamedTuple):
@@ -98,13 +100,14 @@ def _of_json(line: bytes, columns: Columns, most: int) -> Content:
     return columns.content(record, line)
 
 
-def csv_rows(stream: IO[bytes], columns: Columns, most: int) -> Iterator[Found]:
+def csv_rows(stream: IO[bytes], columns: Columns, most: int, delimiter: str = ",") -> Iterator[Found]:
     """Find the rows of CSV: the first one names the columns.
 
     Args:
         stream: of the file.
         columns: which mean what.
         most: bytes of a row.
+        delimiter: between the fields.
 
     Raises:
         RowError: the first row names no columns, or not the one that is the request.
@@ -112,16 +115,16 @@ def csv_rows(stream: IO[bytes], columns: Columns, most: int) -> Iterator[Found]:
     """
     csv.field_size_limit(max(csv.field_size_limit(), most))
     lines = _Texts(stream, most)
-    records = _records(lines)
+    records = _records(lines, delimiter)
     header = next(records, None)
     if header is None:
         return
-    names = _header(header, columns)
+    names = _header(header, columns, delimiter)
     for number, raw, fields in records:
         yield Found(number, partial(_of_fields, names, fields, columns, raw), lines.position)
 
 
-def _header(found: tuple[int, bytes, list[str] | RowError], columns: Columns) -> list[str]:
+def _header(found: tuple[int, bytes, list[str] | RowError], columns: Columns, delimiter: str) -> list[str]:
     _, raw, names = found
     if isinstance(names, RowError):
         raise RowError(f"the row that names the columns cannot be read: {names}", raw)
@@ -132,9 +135,12 @@ def _header(found: tuple[int, bytes, list[str] | RowError], columns: Columns) ->
         if name in seen:
             raise RowError(f"the first row must name the columns: two are called {name[:SHOWN]!r}", raw)
         seen.add(name)
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+    other = next((mark for mark in ";\t," if mark != delimiter and mark in names[0]), None) if len(names) == 1 else None
+    if other is not None:
         # As spreadsheets of half the world write it: each row would be one text, and no error anywhere.
-        raise RowError(f"the first row names one column, {names[0][:SHOWN]!r}: commas are to stand between fields", raw)
+        named = names[0][:SHOWN]
+        asked = f"say --delimiter {_NAMED.get(other, repr(other))}, if it is {other!r}"
+        raise RowError(f"the first row names one column, {named!r}, divided by {delimiter!r}; {asked}", raw)
     columns.check(names, raw)
     return names
 
@@ -158,9 +164,9 @@ def _value(text: str) -> Any:
     return text if number is None else number
 
 
-def _records(lines: _Texts) -> Iterator[tuple[int, bytes, list[str] | RowError]]:
+def _records(lines: _Texts, delimiter: str) -> Iterator[tuple[int, bytes, list[str] | RowError]]:
     """Yield first line, text and fields of each row; after what is none, reading goes on with the next line."""
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.begin()
         number = lines.number + 1
@@ -172,7 +178,7 @@ def _records(lines: _Texts) -> Iterator[tuple[int, bytes, list[str] | RowError]]
         except (csv.Error, RowError) as error:
             last = f" (lines {number} to {lines.number})" if lines.number > number else ""
             fields = RowError(f"it is no row of CSV: {error}{last}", lines.raw)
-            reader = csv.reader(lines, strict=True)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
         if fields:  # a blank line is no row
             yield number, lines.raw, fields
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from serving.frontend.engine import Answer, Call, Registration
 from serving.frontend.errors import FrontendError
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.local.models import gpus
+from serving.frontend.local.models.model import may_run_twice
 from serving.frontend.meters import Uncounted
 from serving.frontend.settings import Place, nowhere
 from serving.protocol import Request
@@ -102,7 +103,7 @@ async def local_workers(wanted: Wanted) -> AsyncIterator[Answerer]:
     os.environ[OWNER] = str(os.getpid())
     try:
         wanted.uses(runtime)
-        unpacked = await asyncio.to_thread(_unpacked, wanted, runtime)
+        unpacked = await asyncio.to_thread(unpacked_of, wanted, runtime)
         async with _served(wanted, runtime, unpacked) as answerer:
             yield answerer
     finally:
@@ -114,13 +115,14 @@ async def local_workers(wanted: Wanted) -> AsyncIterator[Answerer]:
 
 
 @dataclass(frozen=True)
-class _Unpacked:
+class Unpacked:
     """An archive that is to be served.
 
     Attributes:
         batch: rows of a batch.
         own: whether the archive says so.
         ahead: batches for each worker that are under way.
+        twice: whether a row may be asked again after its worker died.
     """
 
     folder: Path
@@ -128,9 +130,20 @@ class _Unpacked:
     batch: int
     own: bool
     ahead: int
+    twice: bool
 
 
-def _unpacked(wanted: Wanted, runtime: Path) -> _Unpacked:
+def unpacked_of(wanted: Wanted, runtime: Path) -> Unpacked:
+    """Unpack an archive, and understand how its rows are asked.
+
+    Args:
+        wanted: the archive, and what was said of it.
+        runtime: folder of the job.
+
+    Raises:
+        ArchiveError: it cannot be read, or is not safe to unpack.
+        InputError: its rows cannot be asked one by one, or in batches of another size.
+    """
     with open_archive(wanted.archive) as archive:
         manifest = archive.manifest
         if manifest is None or not manifest.model.handler:
@@ -151,15 +164,15 @@ def _unpacked(wanted: Wanted, runtime: Path) -> _Unpacked:
         batch = own or wanted.batch or (BATCH if takes_many else 1)
         # A row that waits where clients have a time limit would be too late for that alone.
         ahead = 1 if config.value("clientTimeoutInMills") else _AHEAD
-        return _Unpacked(folder, manifest.model.model_name or folder.name, batch, bool(own), ahead)
+        twice = may_run_twice(folder, config.document)
+        return Unpacked(folder, manifest.model.model_name or folder.name, batch, bool(own), ahead, twice)
 
 
 @contextlib.asynccontextmanager
-async def _served(wanted: Wanted, runtime: Path, unpacked: _Unpacked) -> AsyncIterator[Answerer]:
+async def _served(wanted: Wanted, runtime: Path, unpacked: Unpacked) -> AsyncIterator[Answerer]:
     workers = wanted.workers or await asyncio.to_thread(gpus.count) or available()
-    bounds = dict.fromkeys(("max_request_size", "max_response_size"), str(wanted.most))
     place = Place(runtime, worker_home(), runtime, runtime, runtime)
-    settings = nowhere({**bounds, "job_queue_size": str(_QUEUE)}, place)
+    settings = nowhere(properties_of(wanted), place)
     printed: deque[str] = deque(maxlen=_SHOWN)
 
     def heard(worker: str, pipe: str, line: str) -> None:  # noqa: ARG001
@@ -174,9 +187,7 @@ async def _served(wanted: Wanted, runtime: Path, unpacked: _Unpacked) -> AsyncIt
         try:
             await _register(engine, unpacked, workers, wanted.workers)
         except FrontendError as error:
-            message = f"the model {name} cannot be loaded: {error.message}"
-            traceback = "\n".join(printed)
-            raise ModelLoadError(message, model=name, traceback=traceback, hint="torchmar check says more") from error
+            raise load_error(name, error.message, "\n".join(printed)) from error
         (state,) = engine.describe(name, None)
 
         async def ask(request: Request) -> Answer:
@@ -189,19 +200,30 @@ async def _served(wanted: Wanted, runtime: Path, unpacked: _Unpacked) -> AsyncIt
         await engine.drain(0.0)
 
 
-async def _register(engine: LocalEngine, unpacked: _Unpacked, workers: int, asked: int | None) -> None:
+async def _register(engine: LocalEngine, unpacked: Unpacked, workers: int, asked: int | None) -> None:
     """Register the model and start its workers.
 
     Raises:
         FrontendError: one cannot load it.
     """
+    wanted = replace(registration_of(unpacked), url=str(unpacked.folder), initial_workers=workers)
+    await engine.register(wanted, workers=asked)
+
+
+def properties_of(wanted: Wanted) -> dict[str, str]:
+    """Return the configuration that workers are served with."""
+    bounds = dict.fromkeys(("max_request_size", "max_response_size"), str(wanted.most))
+    return {**bounds, "job_queue_size": str(_QUEUE)}
+
+
+def registration_of(unpacked: Unpacked) -> Registration:
+    """Return how the model is registered, but where it is and how many workers it has."""
     # A server's patience is for a batch of its own size.
     patience = None if unpacked.own else RESPONSE_TIMEOUT_S * unpacked.batch
-    wanted = Registration(
-        str(unpacked.folder),
-        unpacked.name,
-        batch_size=unpacked.batch,
-        initial_workers=workers,
-        response_timeout_s=patience,
-    )
-    await engine.register(wanted, workers=asked)
+    return Registration("", unpacked.name, batch_size=unpacked.batch, response_timeout_s=patience)
+
+
+def load_error(name: str, message: str, printed: str) -> ModelLoadError:
+    """Return what says that a worker cannot load the model."""
+    text = f"the model {name} cannot be loaded: {message}"
+    return ModelLoadError(text, model=name, traceback=printed, hint="torchmar check says more")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,23 @@ if TYPE_CHECKING:
     from serving.batch.inputs import Reading
     from serving.batch.job import Done
     from serving.batch.ledger import Ledger
+    from serving.batch.workers import Answerer, Wanted
 
-_FORMATS = ("file", "jsonl", "csv", "parquet")
+_FORMATS = ("file", "jsonl", "csv", "tsv", "parquet")
 # What the protocol of the workers has room for.
 _MOST_SIZE = (1 << 31) - 1
+
+
+def _delimiter(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
+    """Understand a mark that stands between fields.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    mark = "\t" if value in ("tab", r"\t") else value
+    if mark is not None and (len(mark) != 1 or mark in '"\r\n' or not mark.isascii()):
+        raise click.BadParameter(f"{value!r} is not one character, other than a quotation mark; write tab for a tab")
+    return mark
 
 
 @click.command()
@@ -53,6 +67,12 @@ _MOST_SIZE = (1 << 31) - 1
     help="Read every input as this, whatever its name ends in; file: each is one row.",
 )
 @click.option(
+    "--delimiter",
+    metavar="MARK",
+    callback=_delimiter,
+    help="What stands between the fields of CSV: ; or tab, say.  [default: a comma; a tab in .tsv]",
+)
+@click.option(
     "--column", metavar="NAME", help="The column that is the request.  [default: all of them, as a JSON object]"
 )
 @click.option(
@@ -69,6 +89,12 @@ _MOST_SIZE = (1 << 31) - 1
 @click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write what the workers print."
 )
+@click.option("--ray", "on_ray", is_flag=True, help="Run the workers on the nodes of a Ray cluster.")
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="The Ray cluster, or auto for that of this machine.  [default: one that ends with the job]",
+)
 @allow_pickle_option
 @click.option("-f", "--force", is_flag=True, help="Replace the output, if it exists.")
 @click.option("--restart", is_flag=True, help="Drop what an interrupted job has done, and begin anew.")
@@ -81,10 +107,13 @@ def batch(
     workers: int | None,
     batch_size: int | None,
     form: str | None,
+    delimiter: str | None,
     column: str | None,
     labels: str | None,
     max_size: int | None,
     log: Path | None,
+    on_ray: bool,
+    address: str | None,
     allow_pickles: tuple[str, ...],
     force: bool,
     restart: bool,
@@ -94,8 +123,8 @@ def batch(
     """Predict every row of files, as a job that can be interrupted.
 
     ARCHIVE is a .mar, a .tar.gz or a folder; its workers answer as under a server. An INPUT is a file or a folder. Each
-    line of .jsonl, each row of .csv and .parquet is a request; any other file is one, with the content type of its
-    name. Answers are in the order of the rows; those without one are in FILE.failures.jsonl, with input and error.
+    line of .jsonl, each row of .csv, .tsv and .parquet is a request; any other file is one, with the content type of
+    its name. Answers are in the order of the rows; those without one are in FILE.failures.jsonl, with input and error.
 
     After an interrupt, or a kill, the same command goes on where the job was cut. Exit code 6 if the model cannot be
     loaded, 10 if a row has failed.
@@ -105,14 +134,16 @@ def batch(
       torchmar batch model_store/mnist.mar pictures --output answers.jsonl
       torchmar batch model_store/price.mar houses.csv --output prices.csv --labels price --workers 4
       torchmar batch model_store/sentiment.mar reviews.parquet --column text --output answers.jsonl
+      torchmar batch model_store/mnist.mar pictures --output answers.jsonl --ray --address auto
     """
     from serving.batch.job import identity_of, run
     from serving.batch.ledger import Ledger
-    from serving.batch.workers import Wanted, local_workers
+    from serving.batch.workers import Wanted
     from serving.cli.servers import warn
     from serving.errors import CheckError
 
-    reading = _reading(inputs, form, column, labels, max_size, output)
+    start = _starter(on_ray=on_ray, address=address)
+    reading = _reading(inputs, form, delimiter, column, labels, max_size, output)
     with ExitStack() as stack:
         stack.enter_context(traceback_shown())
         job = identity_of(archive, reading)
@@ -122,7 +153,7 @@ def batch(
             click.echo(f"going on after {before} rows", err=True)
         wanted = Wanted(archive, workers, batch_size, reading.most, allow_pickles, _logged(log, stack), ledger.uses)
         seen = _shown(reading, stack, hidden=quiet)
-        done = run(reading, ledger, lambda: local_workers(wanted), seen)
+        done = run(reading, ledger, lambda: start(wanted), seen)
     if done.signal:
         click.echo(f"stopped after {done.rows} rows; the same command goes on there", err=True)
         signal.raise_signal(done.signal)
@@ -139,9 +170,31 @@ def batch(
         raise CheckError(f"{done.failed} of {done.rows} rows failed", where=str(ledger.failures), hint=hint)
 
 
+def _starter(*, on_ray: bool, address: str | None) -> Callable[[Wanted], AbstractAsyncContextManager[Answerer]]:
+    """Return what starts the workers.
+
+    Raises:
+        UsageError: an address without `--ray`.
+        StartError: Ray is not installed.
+    """
+    if not on_ray:
+        if address is not None:
+            raise click.UsageError("--address is that of a Ray cluster: add --ray")
+        from serving.batch.workers import local_workers
+
+        return local_workers
+    from serving.frontend.ray.starting import check_installed
+
+    check_installed()
+    from serving.batch.ray_workers import ray_workers
+
+    return partial(ray_workers, address=address)
+
+
 def _reading(
     inputs: tuple[Path, ...],
     form: str | None,
+    delimiter: str | None,
     column: str | None,
     labels: str | None,
     max_size: int | None,
@@ -166,7 +219,7 @@ def _reading(
         raise InputError(f"the folder {target.parent} does not exist", hint=f"mkdir -p {target.parent}")
     file = Path(labels) if labels and Path(labels).is_file() else None
     columns = Columns(column, None if file else labels)
-    reading = Reading(inputs, form, columns, file, max_size or MAX_REQUEST)
+    reading = Reading(inputs, form, columns, file, max_size or MAX_REQUEST, delimiter)
     if any(reading.kind(path) == "parquet" for path in inputs):
         parquet.check_installed()
     return reading

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +41,24 @@ class PortType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # gen
         if not str(value).isdigit() or not 1 <= int(value) <= 65531:
             self.fail(f"{value!r} is neither 'auto' nor a port from 1 to 65531", param, ctx)
         return int(value)
+
+
+class FromEnvironment(click.Option):
+    """An option that a variable may give, too: what is wrong is said of the one that gave it."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Convert what was given.
+
+        Raises:
+            BadParameter: it cannot be.
+        """
+        try:
+            return super().process_value(ctx, value)
+        except click.BadParameter as error:
+            if ctx.get_parameter_source(str(self.name)) is ParameterSource.ENVIRONMENT:
+                names = [self.envvar] if isinstance(self.envvar, str) else self.envvar or ()
+                error.param_hint = next((f"{name} in the environment" for name in names if os.environ.get(name)), None)
+            raise
 
 
 def name_option(command: F) -> F:

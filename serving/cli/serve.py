@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli.options import timeout_option
+from serving.cli.options import FromEnvironment, timeout_option
 
 if TYPE_CHECKING:
     from serving.image.layout import Layout
@@ -31,6 +31,7 @@ _HOST = "0.0.0.0"  # noqa: S104
     "--http-port",
     "--http_port",
     type=click.IntRange(1, 65535),
+    cls=FromEnvironment,
     envvar=["SAGEMAKER_BIND_TO_PORT", "PORT"],
     default=8080,
     show_default=True,
@@ -39,6 +40,7 @@ _HOST = "0.0.0.0"  # noqa: S104
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
+    cls=FromEnvironment,
     envvar="SAGEMAKER_MODEL_SERVER_WORKERS",
     metavar="N",
     help="Workers of each model; also from SAGEMAKER_MODEL_SERVER_WORKERS.",

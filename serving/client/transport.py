@@ -62,6 +62,23 @@ class Address:
         default = 443 if parts.scheme == "https" else 80
         return default if parts.port is None else parts.port
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether connections use TLS."""
+        return self.text.startswith("https://")
+
+    @property
+    def authorities(self) -> str | None:
+        """File with the certificates that the server's must lead to; None for whichever it has.
+
+        A server's self-signed certificate is the rule on loopback and proves nothing there.
+        """
+        if self.host in ("localhost", "127.0.0.1", "::1"):
+            return None
+        import certifi
+
+        return certifi.where()
+
 
 def segment(text: str, what: str) -> str:
     """Encode a name as a segment of a URL's path.
@@ -151,8 +168,7 @@ class Transport:
     _http: httpx.Client = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # A server's self-signed certificate is the rule on loopback and proves nothing there.
-        verify = self.address.host not in ("localhost", "127.0.0.1", "::1")
+        verify = self.address.authorities is not None
         limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
         self._http = httpx.Client(
             base_url=self.address.base_url,

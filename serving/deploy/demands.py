@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from archive_tool.errors import InputError
 from archive_tool.reading.archive import open_archive
 from serving.control.configuration.config import ModelSpec
 from serving.control.models.store import config_of
@@ -64,6 +65,24 @@ class Size:
         if self.gpus:
             amounts["nvidia.com/gpu"] = str(self.gpus)
         return {"requests": amounts, "limits": amounts}
+
+
+def demands_of(paths: Iterable[Path], workers: int | None = None) -> list[Demand]:
+    """Read what archives want that are deployed together; see `demand_of`.
+
+    Raises:
+        InputError: two are the same version of a model.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    demands = []
+    for path in paths:
+        demand = demand_of(path, workers)
+        key = demand.name, demand.version
+        if key in found:
+            raise InputError(f"{found[key]} and {path} hold the model {demand.name}, version {demand.version}")
+        found[key] = path
+        demands.append(demand)
+    return demands
 
 
 def demand_of(path: Path, workers: int | None = None) -> Demand:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
 from benchmarks.serving_bench import chart, report
 from benchmarks.serving_bench.contenders import Contender
-from benchmarks.serving_bench.driver import Figures, command
+from benchmarks.serving_bench.driver import Figures, bundled_load, wrk_command
 from benchmarks.serving_bench.results import Bare, Life, Load, Results, median, ratio
 from benchmarks.serving_bench.targets import Target, targets
 
@@ -211,13 +212,16 @@ def test_labels_are_escaped() -> None:
     ET.fromstring(chart.render([panel], ["<s>"]))
 
 
-def test_both_drivers_are_told_the_same() -> None:
-    from pathlib import Path
-
-    bundled = command("bundled", "http://h:1/p", [Path("a"), Path("b")], 8, 2.0)
-    wrk = command("wrk", "http://h:1/p", [Path("a"), Path("b")], 8, 2.0)
-    assert bundled[-2:] == wrk[-2:] == ["a", "b"]
-    assert "http://h:1/p" in bundled
-    assert "http://h:1/p" in wrk
-    assert "-c8" in wrk
-    assert "-d2s" in wrk
+def test_both_drivers_are_told_the_same(tmp_path: Path) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    for file in files:
+        file.write_bytes(file.name.encode() * 3)
+    wrk = wrk_command("http://h:1/predictions/m", files, 8, 2.0)
+    assert wrk[-4:] == ["http://h:1/predictions/m", "--", *map(str, files)]
+    assert {"-c8", "-d2s"} < set(wrk)
+    load = bundled_load("http://h:1/predictions/m", files, 8, 2.0)
+    assert (load.place.host, load.place.port, load.connections, load.seconds) == ("h", 1, 8, 2.0)
+    heads, bodies = zip(*(request.split(b"\r\n\r\n") for request in load.requests), strict=True)
+    assert bodies == (b"aaa", b"bbb")
+    assert all(head.startswith(b"POST /predictions/m HTTP/1.1\r\n") for head in heads)
+    assert all(b"content-type: application/octet-stream" in head for head in heads)

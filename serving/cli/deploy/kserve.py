@@ -54,14 +54,14 @@ def kserve(
       torchmar deploy kserve a.mar b.mar --image registry.example.com/torchmar-kserve:1.0 \\
           --storage-uri pvc://models/{name} --protocol v2
     """
-    from serving.deploy.demands import demand_of, size_of
+    from serving.deploy.demands import demands_of, size_of
     from serving.deploy.kserve import Wanted, documents, names_of, storage_of
     from serving.deploy.names import checked_name, checked_reference
 
     if name is not None and len(archives) > 1:
         raise click.UsageError("--name is for a single archive: each gets an InferenceService of its own")
     deployed = deployed_of(pods)
-    demands = [demand_of(path, deployed.workers) for path in archives]
+    demands = demands_of(archives, deployed.workers)
     wanted = Wanted(
         checked_name(runtime),
         deployed,

@@ -40,14 +40,14 @@ def kubernetes(
       torchmar deploy kubernetes a.mar b.mar --image registry.example.com/both:1.0 --name both --memory 8Gi --gpus 1
       torchmar deploy kubernetes model_store/mnist.mar --image registry.example.com/mnist:1.0 --output mnist.yaml
     """
-    from serving.deploy.demands import demand_of, size_of
+    from serving.deploy.demands import demands_of, size_of
     from serving.deploy.kubernetes import KEY, Wanted, documents
     from serving.deploy.names import checked_name, checked_reference, name_of
 
     if name is None and len(archives) > 1:
         raise click.UsageError("of several archives, name what is deployed: --name")
     deployed = deployed_of(pods)
-    demands = [demand_of(path, deployed.workers) for path in archives]
+    demands = demands_of(archives, deployed.workers)
     chosen = name_of(demands[0].name) if name is None else checked_name(name)
     size = size_of(demands, cpu=cpu, memory=memory, gpus=gpus)
     held = f"{chosen}-key" if secret is None else checked_reference("secret", secret)

@@ -11,7 +11,7 @@ from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.experimental import internal_kv
 
 from serving.errors import NotRunningError
-from serving.frontend.errors import FrontendError
+from serving.frontend.errors import BadRequestError, FrontendError
 from serving.frontend.ray import nodes
 from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import NAME, NAMESPACE, Known, Registry, ServerInfo
@@ -94,14 +94,20 @@ class RegistryClient:
         """Return a piece of an archive."""
         return self._asked("read", sha256, place, most)  # type: ignore[no-any-return]
 
-    def put(self, path: Path) -> Archive:
+    def put(self, path: Path, sha256: str | None = None) -> Archive:
         """Take an archive of this machine, piece by piece.
 
+        Args:
+            path: of it.
+            sha256: what it must be; None for whatever is there.
+
         Raises:
-            BadRequestError: it cannot be read.
+            BadRequestError: it cannot be read, or is another one.
             InternalError: the head node cannot store it.
         """
         archive = nodes.look(path)
+        if sha256 not in (None, archive.sha256):
+            raise BadRequestError(f"{path} is not the archive that was asked for: its SHA-256 differs")
         if not self._asked("has", archive):
             place = 0
             with path.open("rb") as source:

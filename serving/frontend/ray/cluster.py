@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from ray import serve
@@ -59,7 +60,8 @@ class Model:
         answer_any_route()
         registry = await asyncio.to_thread(RegistryClient)
         info = await asyncio.to_thread(registry.info)
-        self._replica = Replica(spec, info, registry.read)
+        wanted = replace(spec.registration, model_name=spec.name)
+        self._replica = Replica(spec.archive, wanted, info, registry.read)
         await self._replica.start()
 
     def __serve_build_asgi_app__(self) -> App:

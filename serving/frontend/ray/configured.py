@@ -35,14 +35,11 @@ def model(args: Mapping[str, Any]) -> Application:
             go there; ``name``, in place of the archive's own; ``server``, as for `front`.
 
     Raises:
-        InputError: the archive is another one.
-        FrontendError: it cannot be served.
+        FrontendError: the archive is another one than the config was written for, or cannot be served.
     """
     registry = RegistryClient.made()
     info = _known(registry, args["server"])
-    archive = registry.put(Path(args["archive"]))
-    if archive.sha256 != args["sha256"]:
-        raise InputError(f"{args['archive']} is not the archive that this config was written for: its SHA-256 differs")
+    archive = registry.put(Path(args["archive"]), args["sha256"])
     place = nodes.workplace()
     try:
         wanted = Registration(archive.name, args.get("name"))

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,15 +20,15 @@ from typing import Any, Final
 from serving.frontend.__main__ import OWNER
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
-from serving.frontend.engine import Call
+from serving.frontend.engine import Call, Registration
 from serving.frontend.entrance import App, Message, Receive, Scope, Send
 from serving.frontend.errors import FrontendError, InternalError, ModelError
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.metering.lines import entry_of
 from serving.frontend.meters import Uncounted
 from serving.frontend.ray import nodes
+from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import ServerInfo
-from serving.frontend.ray.specs import Spec
 from serving.frontend.ray.surroundings import answered, failed
 from serving.frontend.settings import Place, Settings, home_of, nowhere
 
@@ -112,17 +112,29 @@ class _Unmetered(Uncounted):
         return entry_of(line) is not None
 
 
+Heard = Callable[[str, str], None]
+
+
+def _to_ray(line: str, pipe: str) -> None:
+    """Print a line of the worker: it goes where Ray keeps what replicas print."""
+    print(line, file=sys.stderr if pipe == "stderr" else sys.stdout)
+
+
 class Replica:
     """A version's model, and who asks it: HAProxy by HTTP, the application that answers all else by `asked`.
 
     Args:
-        spec: of the version.
+        archive: of the version.
+        wanted: how it is registered, with its model's name.
         info: of the server.
         read: gives pieces of the archive.
+        heard: takes what the worker prints, line by line, and the pipe that it came from.
     """
 
-    def __init__(self, spec: Spec, info: ServerInfo, read: nodes.Read) -> None:
-        self._spec, self._info, self._read = spec, info, read
+    def __init__(
+        self, archive: Archive, wanted: Registration, info: ServerInfo, read: nodes.Read, heard: Heard = _to_ray
+    ) -> None:
+        self._archive, self._wanted, self._info, self._read, self._told = archive, wanted, info, read, heard
         self._printed: deque[str] = deque(maxlen=_SHOWN)
         self._held: nodes.Held | None = None
         self._place: nodes.Held | None = None
@@ -135,19 +147,19 @@ class Replica:
         Raises:
             ModelError: the archive cannot be had, or its worker cannot load it.
         """
-        spec, info = self._spec, self._info
+        info = self._info
         # The worker inherits it, and ends with us however we end.
         os.environ[OWNER] = str(os.getpid())
         place = self._place = await asyncio.to_thread(nodes.workplace)
         # What the archive requires, Ray has installed.
         settings = replace(settings_of(info, place.folder), install_py_dep_per_model=False)
         folder, self._held = await asyncio.to_thread(
-            nodes.unpacked, spec.archive, self._read, info.signature_key, settings
+            nodes.unpacked, self._archive, self._read, info.signature_key, settings
         )
         self._engine = LocalEngine(settings, _Unmetered(), self._heard)
         try:
             await self._engine.start((), load_all=False)
-            wanted = replace(spec.registration, url=str(folder), model_name=spec.name, synchronous=True)
+            wanted = replace(self._wanted, url=str(folder), synchronous=True)
             await self._engine.register(wanted, workers=1)
         except FrontendError as error:
             await self.end()
@@ -174,9 +186,8 @@ class Replica:
         return self._engine is not None and self._engine.healthy
 
     def _heard(self, worker: str, pipe: str, line: str) -> None:  # noqa: ARG002
-        """Take a line of the worker: it goes where Ray keeps what replicas print."""
         self._printed.append(line)
-        print(line, file=sys.stderr if pipe == "stderr" else sys.stdout)
+        self._told(line, pipe)
 
     async def asked(self, call: Call, remaining_s: float | None) -> AsyncIterator[Mapping[str, Any]]:
         """Answer what came to another replica first.

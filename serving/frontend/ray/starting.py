@@ -168,13 +168,16 @@ def resources(settings: Settings) -> Resources:
 
 
 @contextmanager
-def connected(address: str | None, variables: Mapping[str, str], private: Path | None = None) -> Iterator[None]:
+def connected(
+    address: str | None, variables: Mapping[str, str], private: Path | None = None, *, quiet: bool = False
+) -> Iterator[None]:
     """Be a part of a cluster; without an address, of one that begins and ends with this.
 
     Args:
         address: of the cluster, or ``auto`` for that of this machine.
         variables: that all its processes see.
         private: folder of a cluster that begins here.
+        quiet: whether Ray keeps its warnings to itself.
 
     Raises:
         StartError: it cannot be had.
@@ -190,7 +193,7 @@ def connected(address: str | None, variables: Mapping[str, str], private: Path |
         "namespace": NAMESPACE,
         "runtime_env": {"env_vars": dict(variables)},
         "log_to_driver": False,
-        "logging_level": "warning",
+        "logging_level": "error" if quiet else "warning",
     }
     for left in reversed(range(_TRIES if address is None else 1)):
         try:

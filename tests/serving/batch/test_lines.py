@@ -178,8 +178,8 @@ def test_an_open_quotation_mark_takes_no_more_than_a_row_may_have() -> None:
     [
         (b"a,,b\n", "column 2 has no name"),
         (b"a,b,a\n", "two are called 'a'"),
-        (b"a;b\n1;2\n", "names one column, 'a;b': commas"),
-        (b"a\tb\n1\t2\n", "names one column"),
+        (b"a;b\n1;2\n", "names one column, 'a;b', divided by ','; say --delimiter ';'"),
+        (b"a\tb\n1\t2\n", "names one column.* say --delimiter tab"),
         (b'"a\n', "cannot be read"),
         (b"\xff\n", "not UTF-8"),
         (b"b\n1\n", "no column 'x', but 'b'"),
@@ -188,6 +188,18 @@ def test_an_open_quotation_mark_takes_no_more_than_a_row_may_have() -> None:
 def test_a_header_that_names_no_columns(data: bytes, why: str) -> None:
     with pytest.raises(RowError, match=why):
         list(csv_rows(io.BytesIO(data), Columns("x" if why.startswith("no column") else None), MOST))
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_other_marks_between_fields(mark: str) -> None:
+    data = f'a{mark}b\n1{mark}"2{mark}3"\n'.encode()
+    (row,) = csv_rows(io.BytesIO(data), Columns(), MOST, mark)
+    assert json.loads(row.content().body) == {"a": 1, "b": f"2{mark}3"}
+
+
+def test_a_header_with_commas_where_another_mark_was_said() -> None:
+    with pytest.raises(RowError, match=r"'a,b', divided by ';'; say --delimiter ','"):
+        list(csv_rows(io.BytesIO(b"a,b\n1,2\n"), Columns(), MOST, ";"))
 
 
 def test_a_label_that_is_no_column_is_said_before_any_row() -> None:

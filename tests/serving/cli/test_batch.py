@@ -244,6 +244,11 @@ def test_labels(place: Place) -> None:
     words = ("a.csv", "--labels", "y", "--workers", "1", "-q", "--output")
     assert place.run(classes, *words, "c.jsonl") == (0, "accuracy 0.7500 (3 of 4 rows)\n", "")
     assert place.run(prices, *words, "p.jsonl") == (0, "mean absolute error 1.25 (of 4 rows)\n", "")
+    (place.folder / "a.tsv").write_text("x\ty\n1\t1\n2\t3\n")
+    (place.folder / "s.csv").write_text("x;y\n1;1\n")
+    assert place.run(classes, "a.tsv", *words[1:], "t.jsonl") == (0, "accuracy 0.5000 (1 of 2 rows)\n", "")
+    found = place.run(classes, "s.csv", "--delimiter", ";", *words[1:], "s.jsonl")
+    assert found == (0, "accuracy 1.0000 (1 of 1 rows)\n", "")
     (place.folder / "labels.txt").write_text("1\n2\n3\n")
     place.rows("b.jsonl", [{"x": 1}, {"x": 2}, {"x": 7}])
     code, out, _ = place.run(
@@ -311,5 +316,8 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         [str(tmp_path / "m.mar"), str(tmp_path / "gone"), "--output", "o.jsonl"],
         [str(tmp_path / "m.mar"), str(tmp_path), "--output", "o.jsonl", "--format", "xml"],
         [str(tmp_path / "m.mar"), str(tmp_path), "--output", "o.jsonl", "--workers", "0"],
+        [str(tmp_path / "m.mar"), str(tmp_path), "--output", "o.jsonl", "--delimiter", "ab"],
+        [str(tmp_path / "m.mar"), str(tmp_path), "--output", "o.jsonl", "--delimiter", '"'],
+        [str(tmp_path / "m.mar"), str(tmp_path), "--output", "o.jsonl", "--address", "auto"],
     ):
         assert entry.main(["batch", *words]) == 2

@@ -35,7 +35,9 @@ def test_what_cannot_be_served_is_said(
     assert "train" in failed(capsys, "train", code=2)  # SageMaker's other word
     assert "--http-port" in failed(capsys, "--http_port", "0", code=2)
     monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "high")
-    assert "'high' is not" in failed(capsys, "--root", str(root), code=2)
+    told = failed(capsys, "--root", str(root), code=2)
+    assert "SAGEMAKER_BIND_TO_PORT in the environment: 'high' is not" in told
+    assert "--http-port" in failed(capsys, "--http-port", "0", code=2), "what is typed wins, and is named"
 
 
 def test_multi_model_calls_need_a_trusted_network(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from archive_tool.errors import InputError
-from serving.deploy.demands import Demand, Size, demand_of, size_of
+from serving.deploy.demands import Demand, Size, demand_of, demands_of, size_of
 
 from .archives import unpacked
 
@@ -51,6 +51,15 @@ def test_workers_of_the_command_line_win(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such archive"):
         demand_of(tmp_path / "gone.mar")
+
+
+def test_archives_of_one_pod_are_different_ones(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    first, second = unpacked(tmp_path), unpacked(tmp_path / "more")
+    with pytest.raises(InputError, match=f"{first} and {second} hold the model m, version 1.0"):
+        demands_of([first, second])
+    with pytest.raises(InputError, match="hold the model m"):
+        demands_of([first, first])
 
 
 def demand(size: int = 0, processes: int = 1, cores: int = 1, gpus: int = 0) -> Demand:

@@ -218,7 +218,7 @@ def model_of(unpacked: Unpacked, wanted: Registration, settings: Settings, *, st
         most=max(least, most),
         queue_size=values.get("jobQueueSize") or settings.job_queue_size,
         levels=max(1, int(values.get("parallelLevel") or 1)) if parallel else 1,
-        retry=_may_run_twice(unpacked, config.document),
+        retry=may_run_twice(unpacked.folder, config.document),
         document=config.document,
         values=values,
     )
@@ -257,7 +257,7 @@ def settings_of_properties(settings: Settings, name: str, version: str) -> Mappi
     return models_of(settings.properties).get(name, {}).get(version, {})
 
 
-def _may_run_twice(unpacked: Unpacked, document: Mapping[str, Any]) -> bool:
+def may_run_twice(folder: Path, document: Mapping[str, Any]) -> bool:
     """Whether a request may run again after its worker died.
 
     ``backend: {retry: ...}`` of the model's configuration says so; else only handlers of our SDK do: theirs compute and
@@ -266,4 +266,4 @@ def _may_run_twice(unpacked: Unpacked, document: Mapping[str, Any]) -> bool:
     backend = document.get("backend")
     if isinstance(backend, dict) and isinstance(backend.get("retry"), bool):
         return bool(backend["retry"])
-    return (unpacked.folder / "handlers" / "__init__.py").is_file()
+    return (folder / "handlers" / "__init__.py").is_file()

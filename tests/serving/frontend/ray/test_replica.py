@@ -23,7 +23,6 @@ from serving.frontend.ray import nodes
 from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.ray.replica import AsgiApp, Replica
-from serving.frontend.ray.specs import Spec
 from serving.frontend.ray.surroundings import error_of
 from serving.protocol import Parameter, Request
 from tests.serving.worker.frontend import end_prefork
@@ -61,18 +60,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def spec_of(archive: Archive) -> Spec:
-    wanted = Registration(archive.name)
-    return Spec("echo", "1.0", "python", archive, wanted, 1, 1, 1.0, 0.0, 104, 2.0, False, 120)
-
-
 def nobody(sha256: str, place: int, most: int) -> bytes:
     raise AssertionError("the archive is here")
 
 
 def run(archive: Archive, work: Callable[[Replica], Awaitable[None]], info: ServerInfo = INFO) -> None:
     async def main() -> None:
-        replica = Replica(spec_of(archive), info, nobody)
+        replica = Replica(archive, Registration(archive.name, "echo"), info, nobody)
         await replica.start()
         try:
             await asyncio.wait_for(work(replica), 120)
@@ -167,7 +161,7 @@ def test_what_cannot_be_loaded_says_why_and_leaves_nothing(short: Store) -> None
         archive = nodes.look(
             short.build(source="import a_module_that_is_not_there\n\ndef handle(data, context):\n    return data\n")
         )
-        replica = Replica(spec_of(archive), INFO, nobody)
+        replica = Replica(archive, Registration(archive.name, "echo"), INFO, nobody)
         with pytest.raises(ModelError, match="a_module_that_is_not_there"):
             await replica.start()
         assert not replica.healthy
@@ -180,11 +174,12 @@ def test_a_worker_ends_when_its_replica_is_killed(short: Store) -> None:
     archive = nodes.look(short.build(source=ECHO))
     code = f"""
 import asyncio
-from tests.serving.frontend.ray.test_replica import INFO, nobody, spec_of
+from serving.frontend.engine import Registration
+from tests.serving.frontend.ray.test_replica import INFO, nobody
 from serving.frontend.ray.replica import Replica
 from serving.frontend.ray.nodes import Archive
 async def main():
-    await (replica := Replica(spec_of({archive!r}), INFO, nobody)).start()
+    await (replica := Replica({archive!r}, Registration({archive.name!r}, 'echo'), INFO, nobody)).start()
     print("ready", flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())

@@ -1,0 +1,77 @@
+"""``python -m serving.bench.generator``: a load, in a process that does nothing else.
+
+It reads the load as one line of JSON from its standard input and writes a line for each second and one of the figures.
+When its standard input ends it stops, and says what it has: also where whoever started it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from serving.bench.loads import Load
+from serving.bench.sending import Sending
+
+#: Keys of the lines.
+SECOND, FIGURES = "second", "figures"
+
+
+def main() -> int:
+    """Send the load that standard input names."""
+    load = Load.from_json(sys.stdin.buffer.readline())
+    _take_descriptors()
+    gc.freeze()  # what is there stays
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_send(load))
+    else:
+        uvloop.run(_send(load))
+    return 0
+
+
+async def _send(load: Load) -> None:
+    sending = Sending(load, lambda second: _write({SECOND: asdict(second)}))
+
+    class Told(asyncio.Protocol):
+        """Who stops the load when nobody is there any more."""
+
+        def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+            sending.stop()
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_fail)
+    await loop.connect_read_pipe(Told, sys.stdin)
+    figures = await sending.run()
+    _write({FIGURES: figures.document()})
+
+
+def _take_descriptors() -> None:
+    """Take as many descriptors as there are to have: each connection is one."""
+    try:
+        import resource
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _fail(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """End at a mistake of ours: figures without what it swallowed would be wrong."""
+    print(context["message"], repr(context.get("exception")), file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _write(document: dict[str, Any]) -> None:
+    print(json.dumps(document), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Running a load in a process of its own, so that nothing else disturbs it and its processor time is known."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from serving.bench import generator
+from serving.bench.loads import Load
+from serving.bench.tally import Figures, Second
+from serving.errors import ServingError
+
+_PACKAGES: Final = Path(__file__).resolve().parents[2]
+_MOST_LINE: Final = 1 << 20
+_GRACE_S: Final = 5.0
+
+Told: TypeAlias = Second | Figures
+
+
+async def run(load: Load, stop: asyncio.Event | None = None) -> AsyncGenerator[Told, None]:
+    """Run a load; yield what each second brought, and at last the figures.
+
+    Closing the iterator ends the load, and so does the end of this process.
+
+    Args:
+        load: what to send.
+        stop: once it is set no more requests begin, and the figures are those until then.
+
+    Raises:
+        ServingError: the generator ended without figures.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", generator.__name__),
+        cwd=_PACKAGES,  # -m looks there first: the generator is of this code, wherever the caller stands
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=_MOST_LINE,
+        start_new_session=True,  # a terminal's interrupt is the caller's affair
+    )
+    assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 - pipes
+    errors = asyncio.ensure_future(process.stderr.read())
+    stopping = asyncio.ensure_future(_close_when(stop, process.stdin)) if stop else None
+    figures: Figures | None = None
+    try:
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(load.to_json().encode() + b"\n")
+            await process.stdin.drain()
+        async for line in process.stdout:
+            told = _told(line)
+            if isinstance(told, Figures):
+                figures = told
+            yield told
+        await process.wait()
+    finally:
+        if stopping:
+            stopping.cancel()
+        await asyncio.shield(_end(process))
+        words = (await errors).decode("utf-8", "replace").strip()
+    if figures is None:
+        raise ServingError(f"the load generator failed: {words[-500:] or f'exit code {process.returncode}'}")
+
+
+async def figures_of(load: Load) -> Figures:
+    """Run a load and return its figures alone.
+
+    Raises:
+        ServingError: the generator ended without figures.
+    """
+    found = [told async for told in run(load) if isinstance(told, Figures)]
+    return found[-1]
+
+
+def _told(line: bytes) -> Told:
+    document = json.loads(line)
+    if generator.SECOND in document:
+        return Second(**document[generator.SECOND])
+    return Figures.from_document(document[generator.FIGURES])
+
+
+async def _close_when(stop: asyncio.Event, pipe: asyncio.StreamWriter) -> None:
+    await stop.wait()
+    pipe.close()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """See to it that the generator is gone."""
+    assert process.stdin  # noqa: S101 - a pipe
+    process.stdin.close()
+    if process.returncode is None:
+        try:
+            await asyncio.wait_for(process.wait(), _GRACE_S)
+        except asyncio.TimeoutError:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,1 @@
+"""The command bench: its options, and what it shows."""

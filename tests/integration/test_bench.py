@@ -1,0 +1,41 @@
+"""`torchmar bench` on real servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import FRONTENDS, Server
+
+HANDLER = """
+class Handler:
+    def initialize(self, context):
+        pass
+
+    def handle(self, data, context):
+        return ["7" for _ in data]
+"""
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_a_model_is_loaded_while_its_workers_are_scaled(light_server: Server, tmp_path: Path) -> None:
+    box = light_server.sandbox
+    box.build("benched", HANDLER)
+    box.torchmar("register", "benched.mar").ok()
+    sample = tmp_path / "one.txt"
+    sample.write_text("1")
+    page = tmp_path / "report.html"
+    options = ("--duration", "0.7", "--warm-up", "0", "--connections", "2", "--scale", "2,1", "--html", page, "--json")
+    found: dict[str, Any] = box.torchmar("bench", "benched", "--input", sample, *options).json()
+    assert [(run["workers"], run["load"]) for run in found["runs"]] == [
+        (2, "1 to 2 workers"),
+        (2, "2 connections"),
+        (1, "2 to 1 workers"),
+        (1, "2 connections"),
+    ]
+    for run in found["runs"]:
+        assert run["errors"] == {}
+        assert run["good"] > 0
+    assert "</html>" in page.read_text()

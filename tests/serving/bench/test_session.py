@@ -1,0 +1,113 @@
+"""Sessions over real loads; the management API is played by a double."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from serving.bench.loads import Load
+from serving.bench.session import Scaling, Session
+from serving.client import ManagementClient
+from serving.errors import ReplyError
+
+from .answering import Server
+
+
+class PlayedManagement:
+    """Notes what is asked; one number of workers is refused."""
+
+    def __init__(self) -> None:
+        self.scaled: list[tuple[int, int | None]] = []
+
+    def default_version(self, name: str) -> Any:
+        class Version:
+            min_workers, max_workers = 3, 5
+
+        return Version()
+
+    def scale(self, name: str, *, min_workers: int, max_workers: int | None, version: str | None) -> None:
+        if min_workers == 99:
+            raise ReplyError("too many", status=400)
+        self.scaled.append((min_workers, max_workers))
+
+
+def session_of(server: Server, model: str = "good", **more: Any) -> Session:
+    settings = {"connections": (1, 2), "warm_up_s": 0.0} | more
+    base = Load(
+        server.place, server.requests(model), 64, settings.pop("seconds", 0.3), slo_s=settings.pop("slo_s", None)
+    )
+    return Session(base, **settings)
+
+
+def test_a_load_for_each_number_of_connections(server: Server) -> None:
+    told: list[str] = []
+    session = session_of(server, warm_up_s=0.2, tell=lambda name, _: told.append(name))
+    asyncio.run(session.all())
+    assert [(run.name, run.load.connections, run.load.rate) for run in session.runs] == [
+        ("1 connection", 1, None),
+        ("2 connections", 2, None),
+    ]
+    assert list(dict.fromkeys(told)) == ["warm-up", "1 connection", "2 connections"]
+    assert all(run.figures.good and 0 <= run.busy <= 1 for run in session.runs)
+    assert sum(run.figures.good for run in session.runs) < server.seen.total()
+
+
+def test_rates_in_place_of_connections(server: Server) -> None:
+    session = session_of(server, rates=(20.0, 40.0))
+    asyncio.run(session.all())
+    assert [(run.name, run.load.connections) for run in session.runs] == [("20/s", 64), ("40/s", 64)]
+
+
+def test_a_search_begins_with_what_the_server_can_do(server: Server) -> None:
+    """It answers after 250 ms, so no rate is kept."""
+    session = session_of(server, "slow", search=True, slo_s=0.2, seconds=0.4)
+    asyncio.run(session.all())
+    assert session.highest == {None: 0}
+    assert session.runs[0].name == "2 connections"
+    assert len(session.runs) > 3
+    assert session.runs[1].load.rate == pytest.approx(0.8 * session.runs[0].figures.rate, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_search_finds_a_rate(server: Server) -> None:
+    session = session_of(server, "slow", search=True, slo_s=20.0, seconds=0.6)
+    asyncio.run(session.all())
+    assert session.highest[None] > 0
+
+
+def test_workers_are_scaled_under_load_and_back(server: Server) -> None:
+    client = PlayedManagement()
+    scaling = Scaling(cast("ManagementClient", client), "good", None, (1, 2))
+    session = session_of(server, connections=(2,), scaling=scaling)
+    asyncio.run(session.all())
+    assert client.scaled == [(1, None), (2, None), (3, 5)]
+    assert [(run.name, run.workers) for run in session.runs] == [
+        ("3 to 1 workers", 1),
+        ("2 connections", 1),
+        ("1 to 2 workers", 2),
+        ("2 connections", 2),
+    ]
+
+
+def test_where_workers_cannot_be_scaled_what_there_is_stays(server: Server) -> None:
+    client = PlayedManagement()
+    scaling = Scaling(cast("ManagementClient", client), "good", None, (1, 99))
+    session = session_of(server, connections=(2,), scaling=scaling)
+    with pytest.raises(ReplyError, match="too many"):
+        asyncio.run(session.all())
+    assert client.scaled == [(1, None), (3, 5)]
+    assert [run.name for run in session.runs][:2] == ["3 to 1 workers", "2 connections"]
+
+
+def test_a_session_that_is_stopped_has_what_there_is(server: Server) -> None:
+    session = session_of(server, connections=(1, 2, 3), seconds=600)
+
+    async def main() -> None:
+        session.tell = lambda *_: session.stop.set()
+        await session.all()
+
+    asyncio.run(main())
+    assert [run.name for run in session.runs] == ["1 connection"]
+    assert session.runs[0].figures.good > 0

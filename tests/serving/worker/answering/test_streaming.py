@@ -142,10 +142,10 @@ def test_nothing_yet() -> None:
 
     assert step(rest("a", b"2"), grpc("b", b"3")).items == ()
     # TorchServe sends the content again; this handler would begin anew.
-    reply = step(rest("a", None), grpc("b", None))
+    reply = step(rest("a", None), Request("b"))
     assert [item.request_id for item in reply.items] == ["a"]
     assert (marks(reply), bodies(reply)) == ([None], [b"step 1"])
-    reply = step(grpc("b", None))
+    reply = step(Request("b"))
     assert (marks(reply), bodies(reply)) == (["false"], [b"step 1"])
 
 

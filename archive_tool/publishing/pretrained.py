@@ -69,6 +69,8 @@ def example_of(task: str, parts: Mapping[str, Any]) -> Any:
         return {"inputs": {"question": "Who jumps?", "context": _TEXT}}
     if task == "zero-shot-classification":
         return {"inputs": _TEXT, "parameters": {"candidate_labels": ["animals", "weather"]}}
+    if task == "text-generation":  # of which the model may say that tokens are drawn
+        return {"inputs": _TEXT, "parameters": {"do_sample": False, "max_new_tokens": 8}}
     if task == "fill-mask":
         return {"inputs": f"The quick brown {getattr(parts['tokenizer'], 'mask_token', None)} jumps."}
     return {"inputs": _TEXT}

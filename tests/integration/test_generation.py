@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 
 from tests.handlers.pretrained.models import make_writer, save, transformers
+from tests.serving.frontend.grpc.client import Client as GrpcClient
 
-from .conftest import Sandbox, Server
+from .conftest import OPEN, Sandbox, Server
+from .support import grpc_address
 
 JSON = {"Content-Type": "application/json"}
 ENDLESS = 50_000
@@ -96,7 +99,7 @@ def ask_together(server: Server, folder: Path) -> None:
 def test_texts_are_written_together_and_who_leaves_frees_the_place(sandbox: Sandbox) -> None:
     folder = save(sandbox.root / "writer", *make_writer("Llama", max_position_embeddings=ENDLESS, eos_token_id=None))
     config = f"handler: {{most_sequences: 1, most_new_tokens: {ENDLESS}}}\nbatchSize: 8\n"
-    server = start(sandbox, folder, config=config)
+    server = start(sandbox, folder, *OPEN, config=config)
     ask_together(server, folder)
     endless = Client(server, {"inputs": "a", "parameters": {"max_new_tokens": ENDLESS - 100}, "stream": True})
     assert endless.first_event()["token"]["text"] is not None
@@ -108,8 +111,71 @@ def test_texts_are_written_together_and_who_leaves_frees_the_place(sandbox: Sand
     whole = Client(server, {"inputs": "b", "parameters": {"max_new_tokens": 3, "return_full_text": False}})
     assert json.loads(whole.read()) == [{"generated_text": text}]
     assert whole.response.getheader("content-length") is not None
+    asked = json.dumps({"inputs": "b", "parameters": {"max_new_tokens": 3, "return_full_text": False}}).encode()
+    with grpc.insecure_channel(grpc_address(server, "inference")) as channel:
+        answer = GrpcClient(channel)("Predictions", model_name="writer", input={"body": asked})
+    assert json.loads(answer.prediction) == [{"generated_text": text}]
     described = sandbox.run("curl", "-sS", "--fail", f"{server.management}/models/writer?customized=true").json()
     assert described[0]["customizedMetadata"]["task"] == "text-generation"
+
+
+#: A module that stands for vLLM's: it writes "the rain" over and over, and each text alone.
+VLLM = """
+import asyncio
+from types import SimpleNamespace
+
+
+class AsyncEngineArgs(SimpleNamespace):
+    pass
+
+
+class SamplingParams(SimpleNamespace):
+    pass
+
+
+class AsyncLLMEngine:
+    def __init__(self, arguments):
+        self.model_config = SimpleNamespace(max_model_len=arguments.max_model_len)
+
+    @classmethod
+    def from_engine_args(cls, arguments):
+        return cls(arguments)
+
+    async def generate(self, prompt, settings, request_id):
+        words = prompt["prompt_token_ids"]
+        written = SimpleNamespace(token_ids=[], logprobs=[], finish_reason="length")
+        for number in range(settings.max_tokens):
+            await asyncio.sleep(0.01)
+            token = words[number % len(words)]
+            written.token_ids.append(token)
+            written.logprobs.append({token: SimpleNamespace(logprob=-1.0)})
+            yield SimpleNamespace(outputs=[written], finished=number + 1 == settings.max_tokens)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frontend", ["python", "java"])
+def test_vllm_played_engine(sandbox: Sandbox) -> None:
+    """Requests run side by side in asynchronous mode, as the archive wants it."""
+    folder = save(sandbox.root / "writer", *make_writer("Llama"))
+    config = sandbox.file("settings.yaml", "handler: {engine: vllm, vllm_engine_config: {max_model_len: 64}}\n")
+    options = ("--config-file", config, "--extra-files", sandbox.file("vllm.py", VLLM))
+    sandbox.torchmar("build", "--pretrained", folder, "--export-path", sandbox.store, "-q", *options).ok()
+    server = sandbox.start("writer.mar")
+    found: dict[bool, str] = {}
+
+    def ask(stream: bool) -> None:
+        request = {"inputs": "the rain", "parameters": {"max_new_tokens": 6}, "stream": stream}
+        found[stream] = Client(server, request).read()
+
+    at_once([lambda: ask(True), lambda: ask(False)])
+    events = [json.loads(one.removeprefix("data: ")) for one in found[True].split("\n\n") if one]
+    assert len(events) == 6
+    (whole,) = json.loads(found[False])
+    assert whole["generated_text"] == "the rain" + events[-1]["generated_text"] == "the rain" + "the rain" * 2
+    refused = Client(server, {"inputs": "a", "parameters": {"num_beams": 2}})
+    assert refused.response.status == 400
+    assert "'num_beams' is no parameter" in refused.read()
 
 
 @pytest.mark.slow

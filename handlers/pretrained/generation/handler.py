@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 
 from handlers.batch import isolation
 from handlers.errors import BadInputError, RequestError
+from handlers.optimization.optimized_model import original
 from handlers.pretrained.asking import Parameter
 from handlers.pretrained.generation import cache, reading, replies
 from handlers.pretrained.generation.parameters import CONFIG, PARAMETERS, draws
@@ -24,6 +26,8 @@ from handlers.streaming import NOTHING_YET, can_stream, send_parts
 if TYPE_CHECKING:
     from handlers.batch.request import RequestContext
     from handlers.context import Context
+
+logger = logging.getLogger(__name__)
 
 _RESERVE_S: Final = 1.0  # to answer before the frontend stops waiting
 #: What texts of several beams do not have.
@@ -78,14 +82,17 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         super().initialize(context)
         self.model.config.use_cache = True
         self.limits = reading.limits_of(self._handler_config())
-        cache.check(self.model)
+        most_tokens = self.limits["most_tokens"]
+        self.longest = most_tokens if self.longest is None else min(self.longest, most_tokens)
+        model = original(self.model)
+        cache.check(model)
         self._special = frozenset(self.tokenizer.all_special_ids)
         self.writer = Writer(
-            self.model,
-            self.model.device,
+            model,
+            model.device,
             pad=self.tokenizer.pad_token_id or 0,
             most_rows=self.limits["most_sequences"],
-            most_tokens=self.limits["most_tokens"],
+            most_tokens=most_tokens,
         )
 
     @property
@@ -264,6 +271,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         if output.error is not None:
             if not (output.begun and output.stream):
                 raise output.error
+            logger.error("The text of a request that is streamed cannot be written on", exc_info=output.error)
             return replies.failure(output.error) if output.stream == replies.EVENTS else ""
         if output.stream is not None:
             return output.part() or ("" if output.over else NOTHING_YET)

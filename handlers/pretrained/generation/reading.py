@@ -205,10 +205,4 @@ def most(
         )
     if found < 1:
         raise BadInputError(f"max_length is {given['max_length']}, and the text has {len(prompt)} tokens")
-    found = min(found, room, allowed)
-    if len(prompt) + found > limits["most_tokens"]:
-        raise BadInputError(
-            f"the text has {len(prompt)} tokens, and {found} are to follow: the server takes {limits['most_tokens']} "
-            "together (handler.most_tokens in model-config.yaml)"
-        )
-    return found
+    return min(found, room, allowed)

@@ -173,11 +173,17 @@ class Written:
         """Tokens that are remembered at most."""
         return len(self.prompt) + self.most
 
-    def add(self, token: int, likely: Likely) -> None:
-        """Add the token that follows; `likely` is asked for probabilities if they are told."""
+    def add(self, token: int, likely: Likely, finish: str | None = None) -> None:
+        """Add the token that follows.
+
+        Args:
+            token: by its number.
+            likely: asked for probabilities if they are told.
+            finish: why it is the last one, if who chose it says so.
+        """
         self.new.append(token)
-        if token in self.ends:
-            self.finish = ENDED
+        if finish is not None or token in self.ends:
+            self.finish = finish or ENDED
         elif len(self.new) >= self.most or time.monotonic() >= self.until:
             self.finish = LENGTH
         if not self.eager:

@@ -18,7 +18,7 @@ from handlers.pretrained.asking import Parameter
 from handlers.pretrained.generation import reading, replies
 from handlers.pretrained.generation.parameters import PARAMETERS, draws
 from handlers.pretrained.generation.replies import Generation
-from handlers.pretrained.generation.sequence import LENGTH, Text, Written
+from handlers.pretrained.generation.sequence import ENDED, LENGTH, Text, Written
 from handlers.pretrained.handler import PretrainedHandler
 from handlers.streaming import can_stream, send_parts
 
@@ -180,15 +180,17 @@ class PretrainedVllmGenerator(PretrainedHandler):
             async with contextlib.aclosing(stream) as outputs:
                 async for output in outputs:
                     (found,) = output.outputs
+                    last = len(found.token_ids) - 1 if output.finished else None
+                    reason = ENDED if found.finish_reason == "stop" else LENGTH
                     for index in range(len(one.new), len(found.token_ids)):
                         if not one.over:
-                            logs = found.logprobs[index] if one.told else {}
-                            one.add(found.token_ids[index], _Likely(logs))
+                            likely = _Likely(found.logprobs[index] if one.told else {})
+                            one.add(found.token_ids[index], likely, reason if index == last else None)
                     yield one
                     if one.over:  # by a stop text, or its time: closing the stream has vLLM forget it
                         break
             if not one.over:
-                one.finish = LENGTH
+                raise RuntimeError("vLLM ended a text, and did not say so")
 
 
 @dataclass(frozen=True)

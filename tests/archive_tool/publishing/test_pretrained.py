@@ -10,7 +10,7 @@ from archive_tool.errors import BuildError
 pytest.importorskip("transformers")
 
 from archive_tool.publishing import pretrained, proof
-from tests.handlers.pretrained.models import make_bert, make_tokenizer
+from tests.handlers.pretrained.models import make_bert, make_tokenizer, make_writer
 
 
 @pytest.fixture
@@ -75,3 +75,15 @@ def test_every_task_has_an_example(task):
 
 def test_an_example_with_a_gap():
     assert "[MASK]" in pretrained.example_of("fill-mask", {"tokenizer": make_tokenizer()})["inputs"]
+
+
+@pytest.mark.slow
+def test_a_model_that_writes(store):
+    """Its example is one that draws nothing, whatever the model's own settings are."""
+    model, tokenizer = make_writer()
+    model.generation_config.do_sample = True
+    published = archive_tool.publish(model, name="writer", model_store=store, tokenizer=tokenizer, quiet=True)
+    with archive_tool.open_archive(published.path) as archive:
+        assert archive.manifest.model.config_file == "model-config.yaml"
+        (found,) = json.loads(archive.read(archive.manifest.record.samples[0].expected, 1 << 20))
+    assert found["generated_text"].startswith("The quick brown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -61,6 +62,23 @@ def test_a_project_without_a_name_or_a_handler(author: Path, tmp_path: Path) -> 
     (author / "torchmar.yaml").write_text("model-name: m\n")
     with pytest.raises(InputError, match="names no handler"):
         Sources(author).lay_out(tmp_path / "no")
+
+
+def test_a_folder_of_a_pretrained_model(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (folder / "torchmar.yaml").write_text("pretrained: .\n")
+    manifest, _ = Sources(folder).lay_out(tmp_path / "out")
+    assert manifest.model.handler == "pretrained_text_generator"
+    found = names(tmp_path / "out")
+    assert "pretrained/model.safetensors" in found
+    assert (tmp_path / "out" / "model-config.yaml").read_text().startswith("continuousBatching: true\n")
+    assert Sources(folder).fingerprint() == Sources(folder).fingerprint()
 
 
 def test_a_service_folder(author: Path, tmp_path: Path) -> None:

@@ -127,6 +127,10 @@ def test_the_archive_sets_what_a_request_does_not(serve, saved):
     served = serve(saved, {"handler": {"max_new_tokens": 3, "details": True, "most_new_tokens": 4}})
     assert served.one("the")[0]["details"]["generated_tokens"] == 3
     assert served.ask({"inputs": "a", "parameters": {"max_new_tokens": 5}}).statuses == [400]
+    served = serve(saved, {"handler": {"most_tokens": 12}})
+    (found,) = served.one({"inputs": "the", "parameters": {"details": True}})
+    assert found["details"]["generated_tokens"] == 11
+    assert served.ask({"inputs": "the" * 12}).statuses == [413]
     with pytest.raises(LoadError, match=r"handler\.top_p"):
         serve(saved, {"handler": {"top_p": 3}})
 

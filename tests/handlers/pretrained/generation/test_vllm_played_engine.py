@@ -34,7 +34,7 @@ class PlayedEngine:
     async def generate(self, prompt, settings, request_id):
         self.asked.append((settings, request_id))
         ids = list(prompt["prompt_token_ids"])
-        found = SimpleNamespace(token_ids=[], logprobs=[])
+        found = SimpleNamespace(token_ids=[], logprobs=[], finish_reason=None)
         try:
             while len(found.token_ids) < settings.max_tokens:
                 with torch.inference_mode():
@@ -49,7 +49,9 @@ class PlayedEngine:
                 await asyncio.sleep(0)
                 if len(found.token_ids) % 3 and len(found.token_ids) < settings.max_tokens:
                     continue
-                yield SimpleNamespace(outputs=[found])
+                last = len(found.token_ids) >= settings.max_tokens
+                found.finish_reason = "length" if last else None
+                yield SimpleNamespace(outputs=[found], finished=last)
         finally:
             self.closed += 1
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from handlers.streaming import NOTHING_YET
 from serving.protocol import DEADLINE, Reply, Request
+from serving.worker.answering.service import Service
 from tests.serving.worker.frontend import bodies, grpc, rest
 from tests.serving.worker.handled import (
     NEXT,
@@ -124,40 +125,44 @@ def test_continuous_batching() -> None:
     assert bodies(reply) == [b"step 1"] * 3
 
 
-class Quiet(Steps):
-    """One that answers at the end, and until then has nothing to say."""
+class Scripted:
+    """A handler for continuous batching that returns one value after the other for a request; the last ends it."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+        self.steps: dict[str, int] = {}
 
     def __call__(self, data: Any, context: Any) -> Any:
-        replies = super().__call__(data, context)
-        left = [self.left[context.get_request_id(index)] for index in range(len(data))]
-        return [reply if one == 1 else NOTHING_YET for reply, one in zip(replies, left, strict=True)]
+        names = [context.get_request_id(index) for index in range(len(data))]
+        steps = [self.steps.setdefault(name, 0) for name in names]
+        self.steps |= {name: self.steps[name] + 1 for name in names}
+        ends = [step == len(self.values) - 1 for step in steps]
+        context.stopping_criteria = [lambda _, end=end: end for end in ends]
+        return [self.values[step] for step in steps]
+
+
+def in_steps(one: Service, *steps: Sequence[Request]) -> list[Reply]:
+    return [one.streams.spoken(replied(step, one.answer(step), items_only=True)) for step in steps]
 
 
 def test_nothing_yet() -> None:
-    """The frontend sends again what a reply leaves out, so the answer is one whole; one that has begun goes on."""
-    one = service(Quiet(), **CONTINUOUS)
-
-    def step(*requests: Request) -> Reply:
-        return one.streams.spoken(replied(requests, one.answer(requests), items_only=True))
-
-    assert step(rest("a", b"2"), grpc("b", b"3")).items == ()
-    # TorchServe sends the content again; this handler would begin anew.
-    reply = step(rest("a", None), grpc("b", None))
-    assert [item.request_id for item in reply.items] == ["a"]
-    assert (marks(reply), bodies(reply)) == ([None], [b"step 1"])
-    reply = step(grpc("b", None))
-    assert (marks(reply), bodies(reply)) == (["false"], [b"step 1"])
+    """The frontend sends again what a reply leaves out, so the answer is one whole."""
+    first = [rest("a", b"1"), grpc("b", b"1")]
+    nothing, whole = in_steps(service(Scripted(NOTHING_YET, "answer"), **CONTINUOUS), first, [rest("c"), *first])
+    assert nothing.items == ()
+    assert [item.request_id for item in whole.items] == ["a", "b"]
+    assert (marks(whole), bodies(whole)) == ([None, "false"], [b"answer"] * 2)
 
 
 def test_nothing_yet_of_a_stream_that_has_begun() -> None:
-    steps = Steps()
-    one = service(steps, **CONTINUOUS)
-    one.answer([rest("a", b"3")])
-    steps.__class__ = Quiet
-    requests = [rest("a", None)]
-    reply = one.streams.spoken(replied(requests, one.answer(requests), items_only=True))
-    assert marks(reply) == ["true"]
-    assert bodies(reply) == [b""]
+    requests = [rest("a", b"1")]
+    replies = in_steps(service(Scripted("part", NOTHING_YET, "end"), **CONTINUOUS), *[requests] * 3)
+    assert [marks(reply) for reply in replies] == [["true"], ["true"], ["false"]]
+    assert [bodies(reply) for reply in replies] == [[b"part"], [b""], [b"end"]]
+
+
+def test_nothing_yet_beside_batches_is_an_empty_answer() -> None:
+    assert bodies(ask(giving(NOTHING_YET), rest("0"))) == [b""]
 
 
 def test_a_description_between_the_steps_of_a_stream() -> None:

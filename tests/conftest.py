@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -42,6 +43,16 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 # Before anything imports torch, and for all processes that the tests start: several of them share the cores.
 calm_openmp()
+
+# What is imported and collected stays to the end: to look through it for garbage, again and again, takes a fifth of the
+# collection, and a second at each later time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 # Tests whose parts are real processes: frontends, workers, clients. A busy machine can starve any of them.
 _OF_PROCESSES = tuple(

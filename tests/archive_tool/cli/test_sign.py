@@ -1,11 +1,13 @@
 """sign, and verify with a key, on the command line."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from tests.archive_tool.hostile import Member, archive
 from tests.archive_tool.verification.test_signing import key_pair
 
-pytest.importorskip("model_signing")
+pytestmark = pytest.mark.skipif(not find_spec("model_signing"), reason="model_signing is not installed")
 
 
 def test_sign_and_verify(tmp_path, torchmar, monkeypatch):

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -16,7 +17,7 @@ from archive_tool.verification.signing import check_signature, sign, signature_p
 from archive_tool.verification.verify import verify
 from tests.archive_tool.hostile import Member, archive
 
-pytest.importorskip("model_signing")
+pytestmark = pytest.mark.skipif(not find_spec("model_signing"), reason="model_signing is not installed")
 
 
 def key_pair(folder, name, curve="SECP256R1", password=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from archive_tool.errors import AlteredArchiveError, ArchiveError, InputError, U
 from archive_tool.verification.signing import sign, signature_path
 from serving.control.models import trust
 
-pytest.importorskip("model_signing")
+pytestmark = pytest.mark.skipif(not find_spec("model_signing"), reason="model_signing is not installed")
 
 
 @pytest.fixture

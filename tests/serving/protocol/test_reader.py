@@ -33,7 +33,8 @@ def batch(*sizes: int) -> Inference:
     [
         (BUFFER_SIZE + DIRECT_MIN - 50,),
         (BUFFER_SIZE + DIRECT_MIN + 50, 3),
-        (3 * DIRECT_STEP + 7, 0, DIRECT_STEP),
+        pytest.param((3 * DIRECT_STEP + 7, 0, DIRECT_STEP), marks=pytest.mark.slow),  # in 17,000 pieces
+        (2 * DIRECT_STEP + 7, 0, 100_000),
         (100_000,) * 5,
     ],
 )

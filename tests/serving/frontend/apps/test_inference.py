@@ -140,6 +140,7 @@ def test_played_engine_a_form_of_escapes_holds_up_nobody(server: Served) -> None
             began = time.monotonic()
             client.get("/livez")
             slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.02)
         assert form.result().status_code == 200
     assert slowest < 1.0
 

@@ -256,8 +256,8 @@ def test_a_compiled_model_meets_the_sizes_that_it_is_compiled_for(
         (2, [1, 2]),
         (3, [1, 2, 3]),
         (8, [1, 2, 8, 3, 4, 5, 6, 7]),
-        (32, [1, 2, 32, 4, 8, 16]),
-        (1024, [1, 2, 1024, 4, 8, 16, 32, 64]),
+        pytest.param(32, [1, 2, 32, 4, 8, 16], marks=pytest.mark.slow),
+        pytest.param(1024, [1, 2, 1024, 4, 8, 16, 32, 64], marks=pytest.mark.slow),
     ],
 )
 def test_without_dynamic_shapes_every_size_is_compiled(folder: Path, most: int, sizes: list[int]) -> None:
@@ -352,6 +352,7 @@ def test_a_shared_process_warms_up_once_for_all_its_workers(server: Server, tmp_
     assert json.loads(second.answer(b"2")) == {"calls": ["warm", "1", "2"]}
 
 
+@pytest.mark.slow  # it imports torch's compiler; above, the compiled models are of this process
 def test_a_compiled_model_in_a_shared_process(server: Server, tmp_path: Path) -> None:
     source = """
         import torch

@@ -32,8 +32,10 @@ from .preloaded import CommandLine
 # Models can be registered, and no key is needed: for servers that only tests reach.
 OPEN = ("--enable-model-api", "--disable-token-auth")
 FRONTENDS = ("java", "python")
-# For what hardly depends on the frontend.
+# For what hardly depends on the frontend. The second is for what the worker, a handler or the command line does: Java's
+# frontend takes three seconds of the processor more to start.
 JAVA_FIRST = ("java", pytest.param("python", marks=pytest.mark.slow))
+PYTHON_FIRST = (pytest.param("java", marks=pytest.mark.slow), "python")
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 

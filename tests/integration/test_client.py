@@ -6,9 +6,9 @@ import pytest
 
 from serving.client import InferenceClient, ManagementClient
 
-from .conftest import ECHO, FRONTENDS, Server
+from .conftest import ECHO, PYTHON_FIRST, Server
 
-pytestmark = pytest.mark.parametrize("frontend", FRONTENDS)
+pytestmark = pytest.mark.parametrize("frontend", PYTHON_FIRST)
 
 
 @pytest.fixture

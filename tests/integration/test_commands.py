@@ -10,9 +10,9 @@ import time
 import psutil
 import pytest
 
-from .conftest import JAVA_FIRST, Server
+from .conftest import PYTHON_FIRST, Server
 
-pytestmark = pytest.mark.parametrize("frontend", JAVA_FIRST)
+pytestmark = pytest.mark.parametrize("frontend", PYTHON_FIRST)
 
 SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
 

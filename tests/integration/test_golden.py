@@ -13,7 +13,7 @@ from archive_tool import open_archive
 from archive_tool.compare import difference
 from archive_tool.verify import verify
 
-from .conftest import ROOT, Sandbox, Server
+from .conftest import PYTHON_FIRST, ROOT, Sandbox, Server
 from .support import predict
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -40,6 +40,7 @@ def server(shared_sandbox: Sandbox) -> Server:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("frontend", PYTHON_FIRST, scope="module")
 def test_served(server: Server, name: str) -> None:
     assert verify(GOLDEN / f"{name}.mar").issues == ()
     file, body, expected = sample(name)
@@ -48,8 +49,8 @@ def test_served(server: Server, name: str) -> None:
     assert difference(expected, answer.body) is None
 
 
-# A worker each, in which torch is imported: of the two all but the check itself is shown by `test_served`.
-@pytest.mark.parametrize("name", [pytest.param("eager", marks=pytest.mark.slow), "tensor"])
+@pytest.mark.slow  # a worker each: all but the check itself is shown by `test_served`
+@pytest.mark.parametrize("name", ["eager", "tensor"])
 def test_checked(sandbox: Sandbox, name: str) -> None:
     found = sandbox.torchmar("check", GOLDEN / f"{name}.mar", "--json", "--repeat", "0").json()
     assert [one["ok"] and one["expected"] for one in found["inputs"]] == [True], found

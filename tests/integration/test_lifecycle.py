@@ -13,7 +13,7 @@ import pytest
 
 from serving.control.configuration.ports import choose_free
 
-from .conftest import Sandbox
+from .conftest import PYTHON_FIRST, Sandbox
 from .support import is_alive, kill, wait_until
 
 # Importing torch takes seconds, and no handler here needs it.
@@ -21,6 +21,10 @@ pytestmark = pytest.mark.hides("torch")
 
 # A handler that is still being imported when every wait is over.
 SLOW = "import time\nprint('sleeping')\ntime.sleep(600)\ndef handle(data, context):\n    return data\n"
+
+
+# What the command line does, whatever it starts.
+alone = pytest.mark.parametrize("frontend", PYTHON_FIRST)
 
 
 @contextmanager
@@ -88,6 +92,7 @@ def test_a_taken_port_is_named_and_nothing_starts(sandbox: Sandbox, echo: str) -
     assert sandbox.leftovers() == []
 
 
+@alone
 def test_foreground_shows_the_logs_and_ends_with_a_signal(sandbox: Sandbox, echo: str) -> None:
     sandbox.build(
         "echo", echo.replace("def initialize", "def __init__(self):\n        print('hello')\n\n    def initialize")
@@ -106,6 +111,7 @@ def test_foreground_shows_the_logs_and_ends_with_a_signal(sandbox: Sandbox, echo
     assert sandbox.leftovers() == []
 
 
+@alone
 def test_a_killed_foreground_start_takes_its_server_with_it_whoever_could_read_its_output(
     sandbox: Sandbox, echo: str
 ) -> None:
@@ -123,6 +129,7 @@ def test_a_killed_foreground_start_takes_its_server_with_it_whoever_could_read_i
     assert sandbox.leftovers() == []
 
 
+@alone
 def test_an_interrupted_start_leaves_nothing(sandbox: Sandbox) -> None:
     with waiting_start(sandbox) as process:
         process.send_signal(signal.SIGINT)

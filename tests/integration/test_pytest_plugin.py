@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Sandbox
+from .conftest import PYTHON_FIRST, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = """
@@ -55,6 +55,7 @@ def test_a_server_that_takes_models(torchmar_server):
 """
 
 
+@pytest.mark.parametrize("frontend", PYTHON_FIRST)
 @pytest.mark.hides("torch")  # no handler here needs it
 def test_a_server_for_tests(sandbox: Sandbox, echo: str) -> None:
     sandbox.build("echo", echo)

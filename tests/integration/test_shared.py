@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import OPEN, Sandbox, Server
+from .conftest import OPEN, PYTHON_FIRST, Sandbox, Server
 from .support import (
     Answer,
     ask,
@@ -24,7 +24,11 @@ from .support import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.hides("torchvision")]
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.hides("torchvision"),
+    pytest.mark.parametrize("frontend", PYTHON_FIRST, scope="module"),
+]
 
 HANDLER = """
 import os

@@ -9,9 +9,10 @@ import pytest
 
 import archive_tool
 
-from .conftest import Sandbox, Server
+from .conftest import PYTHON_FIRST, Sandbox, Server
 
 pytestmark = [
+    pytest.mark.parametrize("frontend", PYTHON_FIRST),
     # Importing torch takes seconds, and no handler here needs it.
     pytest.mark.hides("torch"),
     pytest.mark.skipif(not find_spec("model_signing"), reason="model_signing is not installed"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import FRONTENDS, Sandbox
+from .conftest import FRONTENDS, PYTHON_FIRST, Sandbox
 from .support import ask, describe, kill, predict, wait_until
 
 pytestmark = pytest.mark.hides("torch")
@@ -14,6 +14,7 @@ pytestmark = pytest.mark.hides("torch")
 OPEN = "enable_model_api=true\ndisable_token_authorization=true\n"
 
 
+@pytest.mark.parametrize("frontend", PYTHON_FIRST)
 def test_what_was_registered_survives_kill_9(sandbox: Sandbox, echo: str) -> None:
     box = sandbox
     for number in ("1.0", "10.0", "2.0"):

@@ -15,8 +15,10 @@ import torch
 
 from model_defs.mnist import MNISTNet
 
-from .conftest import OPEN, ROOT, Sandbox, Server, usual_frontend
+from .conftest import OPEN, PYTHON_FIRST, ROOT, Sandbox, Server
 from .support import ready
+
+pytestmark = pytest.mark.parametrize("frontend", PYTHON_FIRST, scope="module")
 
 MNIST = ROOT / "examples" / "mnist"
 SAMPLE = MNIST / "samples"
@@ -203,12 +205,12 @@ def test_base64_however_it_is_sent(alive: Server) -> None:
         assert alive.curl("/predictions/mnist", *options) == (200, expected), options
 
 
-def test_a_form_without_an_image_lists_its_fields(alive: Server) -> None:
+def test_a_form_without_an_image_lists_its_fields(alive: Server, frontend: str) -> None:
     status, body = alive.curl("/predictions/mnist", "-F", "picture=x", "-F", "target=1")
     assert (status, "a form without data or body, it has 'picture', 'target'" in body) == (400, True), body
     status, body = alive.curl("/predictions/mnist", "-d", "some text")
     # Java drops a field without a value.
-    field = "no form with a value" if usual_frontend() == "java" else "with the field 'some text' alone, which is empty"
+    field = "no form with a value" if frontend == "java" else "with the field 'some text' alone, which is empty"
     assert (status, f"{field}: send an image; curl -d sends a form unless" in body) == (400, True), body
 
 

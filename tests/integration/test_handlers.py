@@ -1,4 +1,7 @@
-"""The handlers that need no code, each served by name; their answers are those of the models called directly."""
+"""The handlers that need no code, each served by name; their answers are those of the models called directly.
+
+One of each kind of input is served in every run, the others by the slow tests: a worker of each takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import importlib.util
 import io
 import json
 import wave
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from torchvision import transforms
 
 import archive_tool
 
-from .conftest import Sandbox, Server, close, make_sandbox
+from .conftest import OPEN, PYTHON_FIRST, Sandbox, Server
 from .support import ask as ask_for
 from .support import at_once, model_log, predict
+
+pytestmark = pytest.mark.parametrize("frontend", PYTHON_FIRST, scope="module")
 
 NETS = {
     "classifier": """
@@ -97,6 +101,7 @@ TEXTS = {
     "writer": "text_generator",
 }
 HANDLERS = PICTURES | TEXTS | {"listener": "audio_handler"}
+FEW = ("classifier", "news", "embedder", "listener")
 WORDS = ["rain", "stops", "the", "final"]
 LABELS = {str(index): f"kind {index}" for index in range(10)}
 BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 2\nmaxWorkers: 2\n"
@@ -104,10 +109,17 @@ BATCHES = "backend: {mode: shared, max_batch_size: 8}\nminWorkers: 2\nmaxWorkers
 
 @dataclass
 class Served:
-    """One server with a model for each handler, and the same models in this process."""
+    """One server with the models that were asked for, and the same models in this process."""
 
     server: Server
-    nets: dict[str, Any]
+    _nets: dict[str, Any] = field(default_factory=dict)
+
+    def net(self, name: str) -> Any:
+        """Return a model, which is served from now on."""
+        if name not in self._nets:
+            self._nets[name] = build(self.server.sandbox, name)
+            self.server.sandbox.torchmar("register", f"{name}.mar").ok()
+        return self._nets[name]
 
 
 def net(folder: Path, name: str) -> nn.Module:
@@ -127,36 +139,31 @@ def net(folder: Path, name: str) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def served(request: pytest.FixtureRequest, java_options: str) -> Iterator[Served]:
-    box = make_sandbox(java_options)
-    before = request.session.testsfailed
-    try:
-        yield start(box)
-    finally:
-        close(box, failed=request.session.testsfailed > before)
-
-
-def start(box: Sandbox) -> Served:
+def served(shared_sandbox: Sandbox) -> Served:
+    box = shared_sandbox
     (box.root / "index_to_name.json").write_text(json.dumps(LABELS))
     (box.root / "model-config.yaml").write_text(BATCHES)
     torch.save(["<unk>", *WORDS], box.root / "source_vocab.pt")
     save_tokenizer(box.root / "tokenizer.json")
-    nets = {}
-    for name, handler in HANDLERS.items():
-        nets[name] = net(box.root, name)
-        more = ["index_to_name.json"]
-        if name in TEXTS:
-            more.append("source_vocab.pt" if name == "news" else "tokenizer.json")
-        archive_tool.build(
-            model_name=name,
-            handler=handler,
-            model_file=box.root / f"{name}_net.py",
-            serialized_file=box.root / f"{name}.pt",
-            extra_files=[box.root / one for one in more],
-            config_file=box.root / "model-config.yaml",
-            export_path=box.store,
-        )
-    return Served(box.start(*(f"{name}.mar" for name in HANDLERS)), nets)
+    return Served(box.start(options=OPEN))
+
+
+def build(box: Sandbox, name: str) -> nn.Module:
+    """Build the archive of a model; return the model."""
+    made = net(box.root, name)
+    more = ["index_to_name.json"]
+    if name in TEXTS:
+        more.append("source_vocab.pt" if name == "news" else "tokenizer.json")
+    archive_tool.build(
+        model_name=name,
+        handler=HANDLERS[name],
+        model_file=box.root / f"{name}_net.py",
+        serialized_file=box.root / f"{name}.pt",
+        extra_files=[box.root / one for one in more],
+        config_file=box.root / "model-config.yaml",
+        export_path=box.store,
+    )
+    return made
 
 
 def save_tokenizer(path: Path) -> None:
@@ -202,6 +209,7 @@ def for_imagenet(content: bytes) -> torch.Tensor:
 
 def ask(served: Served, name: str, *bodies: bytes) -> list[Any]:
     """Return answers to requests that are sent at once, so that they run in batches."""
+    served.net(name)
     answers = at_once([lambda body=body: predict(served.server, name, body) for body in bodies])  # type: ignore[misc]
     assert [answer.status for answer in answers] == [200] * len(bodies), model_log(served.server)[-4000:]
     return [answer.json() for answer in answers]
@@ -211,17 +219,18 @@ def test_image_classifier(served: Served) -> None:
     bodies = [picture(seed) for seed in range(4)]
     for reply, body in zip(ask(served, "classifier", *bodies), bodies, strict=True):
         with torch.inference_mode():
-            values, classes = served.nets["classifier"](for_imagenet(body)).softmax(dim=1)[0].topk(5)
+            values, classes = served.net("classifier")(for_imagenet(body)).softmax(dim=1)[0].topk(5)
         expected = {LABELS[str(index)]: value for index, value in zip(classes.tolist(), values.tolist(), strict=True)}
         assert reply == pytest.approx(expected, abs=1e-5)
         assert list(reply) == list(expected)
 
 
+@pytest.mark.slow
 def test_object_detector(served: Served) -> None:
     bodies = [picture(seed, (60 + 20 * (seed % 2), 40)) for seed in range(6)]
     for reply, body in zip(ask(served, "detector", *bodies), bodies, strict=True):
         with torch.inference_mode():
-            (found,) = served.nets["detector"](transforms.ToTensor()(Image.open(io.BytesIO(body)))[None])
+            (found,) = served.net("detector")(transforms.ToTensor()(Image.open(io.BytesIO(body)))[None])
         pairs = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
         expected = [(LABELS[str(label)], box, score) for box, label, score in pairs if score >= 0.5]
         assert len(reply) == len(expected)
@@ -230,11 +239,12 @@ def test_object_detector(served: Served) -> None:
             assert item["score"] == pytest.approx(score, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_image_segmenter(served: Served) -> None:
     bodies = [picture(seed) for seed in range(2)]
     for reply, body in zip(ask(served, "segmenter", *bodies), bodies, strict=True):
         with torch.inference_mode():
-            values, classes = served.nets["segmenter"](for_imagenet(body))["out"].softmax(dim=1)[0].max(dim=0)
+            values, classes = served.net("segmenter")(for_imagenet(body))["out"].softmax(dim=1)[0].max(dim=0)
         assert torch.allclose(torch.tensor(reply), torch.stack([classes.float(), values], dim=2), atol=1e-4)
 
 
@@ -242,13 +252,15 @@ def test_text_classifier(served: Served) -> None:
     texts = {"the rain": [3, 1, 0], "final": [4], "rain stops the final, truly": [1, 2, 3, 4, 0, 0, 0, 0, 0]}
     for reply, numbers in zip(ask(served, "news", *map(str.encode, texts)), texts.values(), strict=True):
         with torch.inference_mode():
-            (values,) = served.nets["news"](torch.tensor(numbers), torch.tensor([0])).softmax(dim=1).tolist()
+            (values,) = served.net("news")(torch.tensor(numbers), torch.tensor([0])).softmax(dim=1).tolist()
         assert reply == pytest.approx({LABELS[str(index)]: value for index, value in enumerate(values)}, abs=1e-5)
 
 
 def test_each_request_of_a_mixed_batch_is_explained_or_not(served: Served) -> None:
     """Predictions and explanations are sent at once, those with a target of their own, in a form's field or in JSON."""
     server, image = served.server, picture(0)
+    for name in ("classifier", "news", "embedder"):
+        served.net(name)
     as_json = {"Content-Type": "application/json"}
     file = server.sandbox.file("explained.png", image)
     news = [json.dumps({"text": "rain final", "target": target}) for target in (0, 3)]
@@ -266,7 +278,7 @@ def test_each_request_of_a_mixed_batch_is_explained_or_not(served: Served) -> No
         ]
     )
     assert answers[0] == ask(served, "classifier", image)[0]
-    gradients = IntegratedGradients(served.nets["classifier"])
+    gradients = IntegratedGradients(served.net("classifier"))
     for found, target in ((answers[1], 7), (answers[2], 0)):
         expected = gradients.attribute(for_imagenet(image), target=target, n_steps=15)[0]
         torch.testing.assert_close(torch.tensor(found), expected.float(), rtol=1e-3, atol=1e-5)
@@ -274,7 +286,7 @@ def test_each_request_of_a_mixed_batch_is_explained_or_not(served: Served) -> No
 
     def chances(*numbers: int) -> torch.Tensor:
         with torch.inference_mode():
-            return served.nets["news"](torch.tensor(numbers), torch.tensor([0])).softmax(dim=1)[0]  # type: ignore[no-any-return]
+            return served.net("news")(torch.tensor(numbers), torch.tensor([0])).softmax(dim=1)[0]  # type: ignore[no-any-return]
 
     for found, target in ((answers[5], 0), (answers[7], 3)):
         falls = [(chances(1, 4, 0) - chances(left))[target].item() for left in (4, 1)]
@@ -291,24 +303,26 @@ TOKENS = {"rain": [2, 4, 3], "the final stops": [2, 6, 7, 5, 3], "rain rain": [2
 def test_text_embedder(served: Served) -> None:
     for reply, numbers in zip(ask(served, "embedder", *map(str.encode, TOKENS)), TOKENS.values(), strict=True):
         with torch.inference_mode():
-            vector = served.nets["embedder"].table(torch.tensor(numbers)).mean(dim=0)
+            vector = served.net("embedder").table(torch.tensor(numbers)).mean(dim=0)
         assert reply == pytest.approx((vector / vector.norm()).tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_token_classifier(served: Served) -> None:
     for (text, numbers), reply in zip(TOKENS.items(), ask(served, "names", *map(str.encode, TOKENS)), strict=True):
         with torch.inference_mode():
-            values, classes = served.nets["names"](torch.tensor([numbers]), None).softmax(dim=2)[0].max(dim=1)
+            values, classes = served.net("names")(torch.tensor([numbers]), None).softmax(dim=2)[0].max(dim=1)
         assert [one["entity"] for one in reply] == [LABELS[str(index)] for index in classes[1:-1].tolist()]
         assert [one["score"] for one in reply] == pytest.approx(values[1:-1].tolist(), abs=1e-5)
         assert [text[one["start"] : one["end"]] for one in reply] == text.split()
 
 
+@pytest.mark.slow
 def test_text_generator(served: Served) -> None:
     """As many tokens as asked for, each the most probable one; the stream has the same text."""
     as_json = {"Content-Type": "application/json"}
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
-    table = served.nets["writer"].table.weight
+    table = served.net("writer").table.weight
     token, expected = 6, []
     while len(expected) < 5 and (token := int(table[token].argmax())) != 3:
         expected.append(names[token])
@@ -329,15 +343,18 @@ def test_audio_handler(served: Served) -> None:
     sounds = [wav(seed, 800 + 400 * (seed % 2)) for seed in range(4)]
     for reply, (_, sound) in zip(ask(served, "listener", *(content for content, _ in sounds)), sounds, strict=True):
         with torch.inference_mode():
-            expected = served.nets["listener"](sound)[0].tolist()
+            expected = served.net("listener")(sound)[0].tolist()
         assert reply == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", HANDLERS)
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in HANDLERS]
+)
 def test_a_bad_request_among_good_ones_fails_alone(served: Served, name: str) -> None:
     good = (b"rain", b"final") if name in TEXTS else (wav(1)[0], wav(2)[0]) if name == "listener" else ()
     first, second = good or (picture(1), picture(2))
     bodies = [first, b"\xff of no use", second, b""]
+    served.net(name)
     answers = at_once([lambda body=body: predict(served.server, name, body) for body in bodies])  # type: ignore[misc]
     assert [answer.status for answer in answers] == [200, 400, 200, 400]
     assert [answer.json()["type"] for answer in (answers[1], answers[3])] == ["BadInputError"] * 2

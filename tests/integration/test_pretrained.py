@@ -84,7 +84,13 @@ def serve(sandbox: Sandbox, kinds: dict, *options: str) -> None:
         assert status == 200, reply
 
 
-@pytest.mark.parametrize("frontend", ["python", pytest.param("java", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("frontend", ["python"])
+def test_a_folder(sandbox: Sandbox) -> None:
+    serve(sandbox, {"text-classification": KINDS["text-classification"]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frontend", ["python", "java"])
 def test_two_folders(sandbox: Sandbox) -> None:
     serve(sandbox, KINDS)
 

@@ -117,7 +117,8 @@ def stock(shared_sandbox: Sandbox) -> Server:
     return shared_sandbox.start(model, name="stock", options=("--stock-worker",))
 
 
-@pytest.fixture(params=["ours", "stock"])
+# That TorchServe's worker gives the very answers which are expected here is shown by the slow tests.
+@pytest.fixture(params=["ours", pytest.param("stock", marks=pytest.mark.slow)])
 def either(request: pytest.FixtureRequest) -> Server:
     found: Server = request.getfixturevalue(request.param)
     return found
@@ -184,6 +185,7 @@ def test_grpc(either: Server) -> None:
     assert json.loads(last) == body("call")
 
 
+@pytest.mark.slow  # with TorchServe's worker, too
 def test_both_answer_alike(ours: Server, stock: Server) -> None:
     assert send(ours, "same") == send(stock, "same")
 

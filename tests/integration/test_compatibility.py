@@ -34,6 +34,7 @@ from .support import (
     predict,
     prediction_request,
     ready,
+    register,
     session,
     wait_until,
 )
@@ -84,7 +85,6 @@ def pair(request: pytest.FixtureRequest, java_options: str) -> Iterator[Pair]:
     archives = [
         pack(box, "everything", "everything.py", source("everything")),
         tutorial(box),
-        built_in(box),
     ]
     text = (torchserve_home() / "ts" / "configs" / "metrics.yaml").read_text()
     text = text.replace("model_metrics:\n", f"model_metrics:{METRICS}", 1)
@@ -92,6 +92,14 @@ def pair(request: pytest.FixtureRequest, java_options: str) -> Iterator[Pair]:
     config = box.file("config.properties", f"metrics_config={metrics}\ndefault_response_timeout=60\n")
     with servers(box, request, archives, config) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def classifiers(pair: Pair) -> Pair:
+    """Return the servers with one model more: TorchServe's worker imports for seven seconds."""
+    archive = built_in(pair.ours.sandbox)
+    pair.both(lambda server: register(server, archive, "builtin"))
+    return pair
 
 
 def test_each_has_its_own_worker(pair: Pair) -> None:
@@ -367,7 +375,9 @@ def test_the_tutorials_handler_explains(pair: Pair) -> None:
     assert len(answer.json()[0]) == 28
 
 
-def test_the_built_in_classifier(pair: Pair) -> None:
+@pytest.mark.slow  # a worker more; tests/handlers compares the two handlers
+def test_the_built_in_classifier(classifiers: Pair) -> None:
+    pair = classifiers
     for sample in SAMPLES[:3]:
         data = picture(sample, "RGB")
         answer = pair.same(lambda server, data=data: predict(server, "builtin", data))
@@ -477,7 +487,9 @@ def test_differs_one_of_them_on_torchserves_worker(pair: Pair) -> None:
     wait_until(lambda: ready(pair.stock, "everything") not in ([], [before]), "TorchServe's worker again")
 
 
-def test_differs_the_built_in_classifier_takes_grey_pictures_and_says_what_is_wrong(pair: Pair) -> None:
+@pytest.mark.slow
+def test_differs_the_built_in_classifier_takes_grey_pictures_and_says_what_is_wrong(classifiers: Pair) -> None:
+    pair = classifiers
     stock, ours = pair.both(lambda server: predict(server, "builtin", picture(SAMPLES[0], "L")))
     assert (stock.status, ours.status) == (503, 200)
     stock, ours = pair.both(lambda server: predict(server, "builtin", b"no picture"))

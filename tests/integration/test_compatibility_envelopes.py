@@ -43,11 +43,11 @@ ENVELOPES = {
 }  # fmt: skip
 
 
-# Two servers each: what differs from envelope to envelope is tested in tests/serving/worker, too.
-RARE = ("body", "json", "kserve")
+# Two servers each: in every run, tests/serving/worker has them.
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=[pytest.param(e, marks=pytest.mark.slow) if e in RARE else e for e in ENVELOPES])
+@pytest.fixture(scope="module", params=ENVELOPES)
 def enveloped(request: pytest.FixtureRequest, java_options: str) -> Iterator[tuple[str, Pair]]:
     """Yield two servers with the envelope; it is a setting of a whole server."""
     box = light_sandbox(java_options)

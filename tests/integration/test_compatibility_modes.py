@@ -39,7 +39,8 @@ FORMS = {
     "form_file_function": "forms.py:special",
     "form_path_function": "where/forms.py:special",
 }
-# Each takes a worker of TorchServe's, which takes seconds: these have every kind of name, with and without a function.
+# Each takes a worker of TorchServe's, which takes seconds: the rest is registered by the slow tests.
+FEW = ("form_name", "form_file_function")
 # A path alone has the handler that streams.
 BATCHED = "batchSize: 4\nmaxBatchDelay: 2000\nminWorkers: 1\nmaxWorkers: 1\n"
 JSON = {"Content_Type": "application/json"}
@@ -59,14 +60,19 @@ def pair(request: pytest.FixtureRequest, java_options: str) -> Iterator[Pair]:
         pack(box, "streaming", "some/where/streaming.py", source("streaming")),
         pack(box, "sequence", "sequence.py", source("sequence"), SEQUENCES),
         pack(box, "continuous", "continuous.py", source("continuous"), CONTINUOUS),
-        *(pack(box, name, form, source("forms")) for name, form in FORMS.items()),
+        *(pack(box, name, form, source("forms")) for name, form in FORMS.items() if name in FEW),
     ]
     with servers(box, request, archives, box.file("config.properties", "default_response_timeout=60\n")) as started:
         yield started
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in FORMS]
+)
 def test_functions(pair: Pair, name: str) -> None:
+    if name not in FEW:
+        archive = pack(pair.ours.sandbox, name, FORMS[name], source("forms"))
+        pair.both(lambda server: register(server, archive, name))
     answer = pair.same(lambda server: predict(server, name, "x"))
     function = "special" if ":" in FORMS[name] else "handle"
     assert answer.json() == {"function": function, "loaded": function, "own": True}
@@ -197,16 +203,16 @@ def test_differs_an_answer_that_cannot_be_sent_fails_alone_and_says_why(pair: Pa
 
 def test_differs_a_grpc_stream_of_a_handler_that_does_not_stream(pair: Pair) -> None:
     """TorchServe's worker is killed by it, by TorchServe's frontend."""
-    request = prediction_request("form_file", {"data": b"x"})
-    (before,) = ready(pair.stock, "form_file")
+    request = prediction_request("form_name", {"data": b"x"})
+    (before,) = ready(pair.stock, "form_name")
     stock, ours = pair.both(lambda server: grpc(server, "StreamPredictions", request))
     assert ours.status == 0
     assert len(ours.predictions) == 1
     if usual_frontend() == "python":
-        assert (stock.status, len(stock.predictions), ready(pair.stock, "form_file")) == (0, 1, [before])
+        assert (stock.status, len(stock.predictions), ready(pair.stock, "form_name")) == (0, 1, [before])
         return
     assert stock.status != 0
-    wait_until(lambda: ready(pair.stock, "form_file") not in ([], [before]), "TorchServe's worker again")
+    wait_until(lambda: ready(pair.stock, "form_name") not in ([], [before]), "TorchServe's worker again")
 
 
 def test_differs_a_load_failure_names_its_first_cause(pair: Pair) -> None:

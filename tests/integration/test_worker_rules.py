@@ -250,6 +250,7 @@ def test_rule_6_an_error_in_a_sequence_ends_neither_the_worker_nor_the_others(se
 # ---- 7: loading --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("model", [pytest.param("dedicated", marks=pytest.mark.slow), "shared"])
 def test_rule_7_a_registration_that_fails_leaves_nothing(server: Server, model: str) -> None:
     before = {process.pid for process in session(server)}
     archive = pack(server.sandbox, f"bad_{model}", "bad.py", {"bad.py": "1 / 0\n"}, SHARED if model == "shared" else "")
@@ -343,7 +344,11 @@ def test_rule_10_workflows(server: Server) -> None:
 # ---- 11: the model's modules come first ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extra", [(), ("PIL.py",)], ids=["forked", "started plainly"])
+# A worker that is started plainly, as the second, imports by itself what the other finds: nine seconds.
+@pytest.mark.parametrize(
+    "extra",
+    [pytest.param((), id="forked"), pytest.param(("PIL.py",), id="started plainly", marks=pytest.mark.slow)],
+)
 def test_rule_11_modules_of_the_archive(server: Server, extra: tuple[str, ...]) -> None:
     names = ("context", "service", "metrics", "utils", "version", "protocol", "serving", "archive_tool", "launch")
     files = {f"{name}.py": f"own = {name!r}\n" for name in names} | dict.fromkeys(extra, "own = 'mine'\n")
@@ -437,7 +442,9 @@ def test_rule_13_memory_of_all_workers_again_and_again(server: Server, model: st
 # ---- 14 and 15: archives and their configuration -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["default", "zip-store", "tgz", "no-archive"])
+@pytest.mark.parametrize(
+    "form", ["default", "tgz", *(pytest.param(form, marks=pytest.mark.slow) for form in ("zip-store", "no-archive"))]
+)
 def test_rule_14_archives(server: Server, form: str) -> None:
     """More in tests/archive_tool/test_peer.py and test_scenarios.py: both archivers, all options, exit codes."""
     box = server.sandbox

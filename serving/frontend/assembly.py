@@ -24,6 +24,7 @@ from serving.frontend.listening import Place
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.local.models.gpus import Gpus
 from serving.frontend.local.models.snapshots import Snapshots
+from serving.frontend.metering.processes import Seen
 from serving.frontend.metering.server import ServerMeters
 from serving.frontend.metering.system import SystemMetrics
 from serving.frontend.settings import Settings
@@ -79,12 +80,18 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         StartError: the keys cannot be written down.
     """
 
-    def pids() -> Iterator[int]:
+    def seen() -> Iterator[Seen]:
         for name, _ in engine.names():
             for state in engine.describe(name, "all"):
-                yield from (worker.pid for worker in state.workers if worker.pid > 0)
+                workers = [(worker.id, worker.pid) for worker in state.workers]
+                ready = sum(worker.ready for worker in state.workers)
+                yield Seen(name, state.version, state.settings["minWorkers"], ready, workers)
+
+    def pids() -> Iterator[int]:
+        return (pid for one in seen() for _, pid in one.workers if pid > 0)
 
     meters = ServerMeters(settings)
+    meters.watch(seen)
     system = SystemMetrics(settings, meters.host_entry, pids, gpus=Gpus(settings).count)
     written = Snapshots(settings) if startup.snapshots else None
     # Where management is elsewhere, its routes are in nobody's way.

@@ -15,7 +15,9 @@ class Responses(Protocol):
 class Meters(Responses, Protocol):
     """Takes what happens; called in the event loop, so it must not wait for anything."""
 
-    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
+    def answered(
+        self, name: str, version: str, *, queue_s: float, total_s: float, batch: int, status: int = 200
+    ) -> None:
         """Count an answer of a model.
 
         Args:
@@ -24,10 +26,18 @@ class Meters(Responses, Protocol):
             queue_s: seconds that the request waited for a worker.
             total_s: seconds from its arrival to its (first part of an) answer.
             batch: requests that ran with it, itself included.
+            status: of the answer; 0 of one that comes too late, whose request was counted as dropped.
         """
 
     def dropped(self, name: str, version: str, reason: str) -> None:
-        """Count a request that no model answered: ``deadline``, ``queue``, ``client``, ``worker``, ``drain``."""
+        """Count a request that no model answered.
+
+        Args:
+            name: of the model.
+            version: of it.
+            reason: ``deadline`` of the client or of clientTimeoutInMills, ``queue`` is full, ``client`` has left, no
+                ``worker`` or one that died, ``timeout`` of a worker, ``sequence`` has ended, ``drain``: the version ends.
+        """
 
     def defaulted(self, name: str, version: str, reason: str) -> None:
         """Count a default answer, beside the drop that it hides: ``deadline``, ``queue``."""
@@ -51,6 +61,9 @@ class Meters(Responses, Protocol):
     def loaded(self, name: str, version: str, worker: str, seconds: float) -> None:
         """Take how long a worker took from its start until it had its model; ``worker`` is its number."""
 
+    def died(self, name: str, version: str) -> None:
+        """Count a worker that ended unasked, or could not load its model."""
+
     def forgotten(self, name: str, version: str) -> None:
         """Drop the series of a version that has been unregistered, once nothing answers for it any more."""
 
@@ -64,7 +77,9 @@ class Uncounted:
     def responded(self, status: int) -> None:
         """Count nothing."""
 
-    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
+    def answered(
+        self, name: str, version: str, *, queue_s: float, total_s: float, batch: int, status: int = 200
+    ) -> None:
         """Count nothing."""
 
     def dropped(self, name: str, version: str, reason: str) -> None:
@@ -83,6 +98,9 @@ class Uncounted:
         """Count nothing."""
 
     def loaded(self, name: str, version: str, worker: str, seconds: float) -> None:
+        """Count nothing."""
+
+    def died(self, name: str, version: str) -> None:
         """Count nothing."""
 
     def forgotten(self, name: str, version: str) -> None:

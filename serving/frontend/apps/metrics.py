@@ -20,7 +20,7 @@ class MetricsApp(App):
 
     def __init__(self, meters: ServerMeters, settings: Settings) -> None:
         super().__init__(constant_headers(settings), meters)
-        self._text = meters.text
+        self._metrics = meters
         self._version = openinference.version_of(settings)
         # A scrape takes a thread for some milliseconds; many at once must not take them all.
         self._one_at_a_time = asyncio.Semaphore(1)
@@ -37,7 +37,8 @@ class MetricsApp(App):
             case ["metrics", *_]:
                 names = sample_names(http.query)
                 async with self._one_at_a_time:
-                    text = await asyncio.to_thread(self._text, names)
+                    self._metrics.look()
+                    text = await asyncio.to_thread(self._metrics.text, names)
                 await http.text(text, METRICS_TYPE)
             case [] | ["api-description"]:
                 await self.describe_api(http, metrics_document(self._version))

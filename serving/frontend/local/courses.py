@@ -38,7 +38,7 @@ class Seat(Protocol):
     def transmit(self, frame: bytes) -> None:
         """Send a message to its process, or to all of them."""
 
-    def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
+    def answered(self, job: Job, timings: Timings, headers: dict[str, str], status: int) -> None:
         """Count an answer, or the first part of one."""
 
     def broken(self, why: str) -> None:
@@ -105,15 +105,18 @@ class Course(ABC):
 
     def _fail_all(self, reply: Reply) -> None:
         """Answer every request with the error of the whole message."""
+        error = refusal_of(reply)
         for job in self.take_all():
-            job.fail(refusal_of(reply))
+            if job.parts is None:
+                self._seat.answered(job, job.timings, {}, error.status)
+            job.fail(error)
 
     def _deliver(self, job: Job, item: PredictionItem) -> bool:
         """Give a part of an answer to who waits for it; say whether more will come."""
         if job.parts is not None:
             return job.take(item)
         timings = job.timings
-        self._seat.answered(job, timings, item.headers)
+        self._seat.answered(job, timings, item.headers, item.status)
         return job.take(item, self._seat.model.version, timings)
 
 
@@ -149,7 +152,9 @@ class Batches(Course):
                 if job.parts is not None:
                     job.parts.end()
                 elif not job.done:
-                    job.fail(InternalError("the worker gave no answer to this request"))
+                    error = InternalError("the worker gave no answer to this request")
+                    self._seat.answered(job, job.timings, {}, error.status)
+                    job.fail(error)
         self._seat.freed()
 
 

@@ -101,7 +101,8 @@ class Version:
             return await job.answer
         except asyncio.CancelledError:
             self._forget(job)
-            self._drop("client")
+            if job.answer.cancelled():  # else it has an answer, which was counted
+                self._drop("client")
             raise
 
     def shadow(self, request: Request) -> None:
@@ -253,6 +254,22 @@ class Version:
         """Give a worker nothing more."""
         self._free.pop(worker, None)
 
+    def fell(self) -> None:
+        """Count a worker that ended unasked."""
+        self._around.meters.died(self.model.name, self.model.version)
+
+    def overdue(self, jobs: list[Job], error: FrontendError) -> None:
+        """Answer the requests for which a worker took too long."""
+        for job in jobs:
+            self._lose(job, "timeout", error)
+
+    def _lose(self, job: Job, reason: str, error: FrontendError) -> None:
+        """Count a request that gets no answer of the model's, unless it has got one or is a copy, and end it."""
+        if not (job.done or job.shadow):
+            self._drop(reason)
+        job.forget_timer()
+        job.fail(error)
+
     def died(self, worker: Worker, jobs: list[Job], error: FrontendError) -> None:
         """Send the requests of a dead worker to another one, once; the others fail."""
         if worker.ended:
@@ -274,21 +291,19 @@ class Version:
                 continue
             if job.deaths >= _MAX_DEATHS:
                 logger.error(POISONED, job.request.request_id, self.model.label)
-            self._drop("worker")
-            job.fail(error)
+            self._lose(job, "worker", error)
         self._waiting.put_back(again)
         if self._sequences is not None:
             self._end_all(self._sequences.died(worker), "its worker died")
         if not self._workers.can_serve:
             for job in self._waiting.clear():
-                job.fail(UnavailableError(no_worker(self.model, None)))
+                self._lose(job, "worker", UnavailableError(no_worker(self.model, None)))
         self._look()
         self._level()
 
     def _end_all(self, jobs: list[Job], why: str) -> None:
         for job in jobs:
-            job.forget_timer()
-            job.fail(UnavailableError(f"the sequence of this request has ended: {why}"))
+            self._lose(job, "sequence", UnavailableError(f"the sequence of this request has ended: {why}"))
 
     def _may_be_resent(self, job: Job) -> bool:
         return (
@@ -299,7 +314,7 @@ class Version:
             and self._workers.can_serve
         )
 
-    def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
+    def answered(self, job: Job, timings: Timings, headers: dict[str, str], status: int) -> None:
         """Count an answer."""
         if job.shadow:
             return
@@ -311,6 +326,7 @@ class Version:
             queue_s=timings.queue,
             total_s=time.monotonic() - job.arrived,
             batch=timings.batch,
+            status=0 if job.done else status,
         )
 
     def heard(self, worker: Worker, pipe: str, line: str) -> None:
@@ -353,7 +369,7 @@ class Version:
         except asyncio.TimeoutError:
             in_time = False
             for job in self._waiting.clear():
-                job.fail(UnavailableError(f"{self.model.name} ends, and this request waited too long"))
+                self._lose(job, "drain", UnavailableError(f"{self.model.name} ends, and this request waited too long"))
         self._free.clear()
         await self._workers.end(1.0 if in_time else 0.0)
         self._around.meters.forgotten(self.model.name, self.model.version)

@@ -71,7 +71,13 @@ class Owner(Protocol):
     def died(self, worker: Worker, jobs: list[Job], error: FrontendError) -> None:
         """Take the requests back that it had."""
 
-    def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
+    def overdue(self, jobs: list[Job], error: FrontendError) -> None:
+        """Answer the requests for which it took too long."""
+
+    def fell(self) -> None:
+        """Take note that a worker has ended unasked, or could not load its model."""
+
+    def answered(self, job: Job, timings: Timings, headers: dict[str, str], status: int) -> None:
         """Count an answer, or the first part of one."""
 
     def heard(self, worker: Worker, pipe: str, line: str) -> None:
@@ -172,9 +178,9 @@ class Worker:
         for link in self._links if self.model.broadcasts else self._links[:1]:
             link.send(frame)
 
-    def answered(self, job: Job, timings: Timings, headers: dict[str, str]) -> None:
+    def answered(self, job: Job, timings: Timings, headers: dict[str, str], status: int) -> None:
         """Count an answer, or the first part of one."""
-        self._owner.answered(job, timings, headers)
+        self._owner.answered(job, timings, headers, status)
 
     def freed(self) -> None:
         """Take note that requests have been answered."""
@@ -372,8 +378,7 @@ class Worker:
             if self._late:
                 limit = self.model.response_timeout_s
                 error = InternalError(f"Worker died: it gave no answer within {limit} s (responseTimeout)")
-                for job in jobs:
-                    job.fail(error)
+                self._owner.overdue(jobs, error)
                 jobs = []
             elif code == _OUT_OF_MEMORY and was_ready:
                 error = OutOfResourcesError("Worker died: it ran out of memory")
@@ -381,6 +386,8 @@ class Worker:
                 why = self._why or ("its connection broke" if process.killed else f"it {how_it_ended(code)}")
                 error = InternalError(f"Worker died: {why}")
                 logger.error("%s died: %s", self.name, why)
+        if not self._leaving:
+            self._owner.fell()
         self._owner.died(self, jobs, error)
         self._quiet.set()
         return error

@@ -186,6 +186,14 @@ class Registry:
         self._registry.unregister(family)
         del self._families[family.name]
 
+    def add_collector(self, collector: Collector) -> None:
+        """Take another collector of prometheus-client's kind.
+
+        Raises:
+            ValueError: another one has the name of one of its samples.
+        """
+        self._registry.register(collector)
+
     def text(self, names: Sequence[str] | None = None) -> bytes:
         """Write the families in Prometheus' text format.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,21 @@ from serving.frontend.metering import catalogue as catalogues
 from serving.frontend.metering.catalogue import Kind, Specification
 from serving.frontend.metering.handlers import HandlerMetrics, RefusedError
 from serving.frontend.metering.lines import Entry, entry_of, logged
+from serving.frontend.metering.own import (
+    CLIENT,
+    COPIES,
+    COPY_SECONDS,
+    DEFAULTED,
+    DROPPED,
+    GONE,
+    MODEL,
+    OWN,
+    REQUESTS,
+    STATUSES,
+    UNCOUNTED,
+    class_of,
+)
+from serving.frontend.metering.processes import Processes, Seen
 from serving.frontend.metering.series import Family, Registry, Series, Silent
 from serving.frontend.settings import Settings
 
@@ -30,50 +45,6 @@ LEGACY: Final = frozenset(
 MAX_HOST_SERIES: Final = 1000
 #: Workers of a version whose times of loading are kept: the last ones.
 MAX_LOADED: Final = 64
-#: Seconds.
-TIMES: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-BATCHES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-
-_MODEL: Final = ("model_name", "model_version")
-#: Our own, which metrics_mode=prometheus shows: name, kind, labels, what it is, and the bounds of a histogram.
-_OWN: Final = (
-    ("torchmar_queue_seconds", Kind.HISTOGRAM, _MODEL, "Seconds that a request waited for a worker", TIMES),
-    ("torchmar_worker_seconds", Kind.HISTOGRAM, _MODEL, "Seconds from sending a request to its answer", TIMES),
-    ("torchmar_request_seconds", Kind.HISTOGRAM, _MODEL, "Seconds from the arrival of a request to its answer", TIMES),
-    ("torchmar_batch_size", Kind.HISTOGRAM, _MODEL, "Requests that ran with a request, itself included", BATCHES),
-    ("torchmar_requests_waiting", Kind.GAUGE, _MODEL, "Requests that wait for a worker", ()),
-    ("torchmar_requests_in_flight", Kind.GAUGE, _MODEL, "Requests that a worker has", ()),
-    ("torchmar_requests_resent_total", Kind.COUNTER, _MODEL, "Requests sent again because a worker died", ()),
-    (
-        "torchmar_shadow_requests_total",
-        Kind.COUNTER,
-        (*_MODEL, "outcome"),
-        "Copies for a shadow version: answered, failed, dropped",
-        (),
-    ),
-    ("torchmar_shadow_seconds", Kind.HISTOGRAM, _MODEL, "Seconds from sending a copy to its answer", TIMES),
-    (
-        "torchmar_requests_dropped_total",
-        Kind.COUNTER,
-        (*_MODEL, "reason"),
-        "Requests that no model answered: deadline, queue, client, worker, drain",
-        (),
-    ),
-    (
-        "torchmar_default_answers_total",
-        Kind.COUNTER,
-        (*_MODEL, "reason"),
-        "Default answers in the place of the model's: deadline, queue",
-        (),
-    ),
-    (
-        "torchmar_model_metrics_dropped_total",
-        Kind.COUNTER,
-        (*_MODEL, "reason"),
-        "Metrics of handlers that were not counted: line, unknown, name, labels, value, series",
-        (),
-    ),
-)
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +80,9 @@ class _Version:
     waiting: Series
     running: Series
     resent: Series
+    deaths: Series
+    load: Series
+    statuses: dict[str, Series]
     labels: set[tuple[str, tuple[str, ...]]] = field(default_factory=set)
     loaded: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -141,12 +115,13 @@ class ServerMeters:
                 if shown or (self._mode == "legacy" and one.name in LEGACY):
                     help_text = f"Torchserve prometheus {one.kind.value} metric with unit: {one.unit}"
                     self._family(one.name, one.kind, one.dimensions, help_text)
-            for name, kind, labels, help_text, bounds in _OWN if shown else ():
-                self._family(name, kind, labels, help_text, bounds)
+            for own in OWN if shown else ():
+                self._family(own.name, own.kind, own.labels, own.help, own.bounds)
             auto_detect = settings.on("model_metrics_auto_detect")
             self._handlers = HandlerMetrics(self._catalogue, self._registry if shown else None, auto_detect=auto_detect)
         except ValueError as error:
             raise InputError(f"Prometheus cannot have this metric: {error}", where=str(path)) from None
+        self._processes = Processes(self._registry) if shown else None
         # As in TorchServe, what is neither 2XX nor 4XX counts as 5XX.
         self._good, self._bad, self._failed = (
             self._frontend(f"Requests{digit}XX", "Host", self._host) for digit in "245"
@@ -155,10 +130,14 @@ class ServerMeters:
 
     # What happens to requests.
 
-    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
+    def answered(
+        self, name: str, version: str, *, queue_s: float, total_s: float, batch: int, status: int = 200
+    ) -> None:
         """Count an answer of a model; see `Meters.answered`."""
         of = self._versions.get((name, version)) or self._version(name, version)
-        of.requests.add(1.0)
+        if status:
+            of.requests.add(1.0)
+            of.statuses[class_of(status)].add(1.0)
         of.latency.add(total_s * 1e6)
         of.queue_latency.add(queue_s * 1e6)
         self._queue_time.add(int(queue_s * 1e3))
@@ -180,12 +159,13 @@ class ServerMeters:
         """Count a request that no model answered; TorchServe counts requests as they come, these too."""
         of = self._versions.get((name, version)) or self._version(name, version)
         of.requests.add(1.0)
-        self._own(of, "torchmar_requests_dropped_total", name, version, reason).add(1.0)
+        of.statuses[GONE if reason == CLIENT else "5xx"].add(1.0)
+        self._own(of, DROPPED, name, version, reason).add(1.0)
 
     def defaulted(self, name: str, version: str, reason: str) -> None:
         """Count a default answer."""
         of = self._versions.get((name, version)) or self._version(name, version)
-        self._own(of, "torchmar_default_answers_total", name, version, reason).add(1.0)
+        self._own(of, DEFAULTED, name, version, reason).add(1.0)
 
     def resent(self, name: str, version: str) -> None:
         """Count a request that was sent again."""
@@ -195,9 +175,9 @@ class ServerMeters:
     def shadowed(self, name: str, version: str, outcome: str, seconds: float) -> None:
         """Count a copy of a request; see `Meters.shadowed`."""
         of = self._versions.get((name, version)) or self._version(name, version)
-        self._own(of, "torchmar_shadow_requests_total", name, version, outcome).add(1.0)
+        self._own(of, COPIES, name, version, outcome).add(1.0)
         if outcome != "dropped":
-            self._own(of, "torchmar_shadow_seconds", name, version).add(seconds)
+            self._own(of, COPY_SECONDS, name, version).add(seconds)
 
     def level(self, name: str, version: str, *, waiting: int, running: int) -> None:
         """Take how many requests wait and run now."""
@@ -210,6 +190,7 @@ class ServerMeters:
     def loaded(self, name: str, version: str, worker: str, seconds: float) -> None:
         """Take how long a worker took to load its model."""
         of = self._versions.get((name, version)) or self._version(name, version)
+        of.load.add(seconds)
         # TorchServe's name of a worker.
         values = (f"W-{worker}-{f'{name}_{version}'[:25]}", "Host", self._host)
         self._frontend("WorkerLoadTime", *values).add(int(seconds * 1e3))
@@ -218,6 +199,11 @@ class ServerMeters:
         of.loaded.append(values)
         if len(of.loaded) > MAX_LOADED:
             self._forget("WorkerLoadTime", of.loaded.pop(0))
+
+    def died(self, name: str, version: str) -> None:
+        """Count a worker that ended unasked."""
+        of = self._versions.get((name, version)) or self._version(name, version)
+        of.deaths.add(1.0)
 
     def forgotten(self, name: str, version: str) -> None:
         """Drop the series of a version."""
@@ -241,7 +227,7 @@ class ServerMeters:
             self._handlers.take((name, version), text)
         except RefusedError as error:
             of = self._versions.get((name, version)) or self._version(name, version)
-            self._own(of, "torchmar_model_metrics_dropped_total", name, version, error.reason).add(1.0)
+            self._own(of, UNCOUNTED, name, version, error.reason).add(1.0)
             first = (name, version, error.reason)
             # A handler may print what metrics.yaml does not name: TorchServe ignores it.
             if error.reason != "unknown" and first not in self._refused:
@@ -254,6 +240,16 @@ class ServerMeters:
         family = self._families.get(entry.name)
         if family is None or entry.values in family or len(family) < MAX_HOST_SERIES:
             self._frontend(entry.name, *entry.values).add(entry.value)
+
+    def watch(self, look: Callable[[], Iterable[Seen]]) -> None:
+        """Show from now on the workers of the versions that this tells of."""
+        if self._processes is not None:
+            self._processes.watch(look)
+
+    def look(self) -> None:
+        """See which workers there are; in the loop, before `text`."""
+        if self._processes is not None:
+            self._processes.look()
 
     def text(self, names: Sequence[str] | None = None) -> bytes:
         """Write the metrics in Prometheus' text format; may be called in a thread.
@@ -275,9 +271,16 @@ class ServerMeters:
             waiting=self._series("torchmar_requests_waiting", name, version),
             running=self._series("torchmar_requests_in_flight", name, version),
             resent=self._series("torchmar_requests_resent_total", name, version),
+            deaths=self._series("torchmar_worker_deaths_total", name, version),
+            load=self._series("torchmar_load_seconds", name, version),
+            statuses={one: self._series(REQUESTS, name, version, one) for one in STATUSES},
         )
         of.labels |= {(one, (name, version, self._host)) for one in LEGACY}
-        of.labels |= {(one, (name, version)) for one, _, labels, _, _ in _OWN if labels is _MODEL}
+        for own in OWN:
+            if own.labels is MODEL:
+                of.labels.add((own.name, (name, version)))
+            for value in own.values:
+                self._own(of, own.name, name, version, value)
         return of
 
     def _own(self, of: _Version, family: str, *values: str) -> Series:

@@ -218,7 +218,9 @@ class PlayedMeters:
     def responded(self, status: int) -> None:
         self.statuses.append(status)
 
-    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
+    def answered(
+        self, name: str, version: str, *, queue_s: float, total_s: float, batch: int, status: int = 200
+    ) -> None:
         raise AssertionError("the engine counts answers")
 
     def dropped(self, name: str, version: str, reason: str) -> None:
@@ -235,6 +237,9 @@ class PlayedMeters:
 
     def forgotten(self, name: str, version: str) -> None:
         raise AssertionError("the engine forgets")
+
+    def died(self, name: str, version: str) -> None:
+        raise AssertionError("the engine knows its workers")
 
     def worker_line(self, name: str, version: str, line: str) -> bool:
         raise AssertionError("the engine reads the workers")

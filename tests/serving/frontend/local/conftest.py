@@ -32,14 +32,19 @@ class Counts:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.statuses: list[int] = []
+        self.deaths = 0
         self.drops: list[str] = []
         self.defaults: list[str] = []
         self.copies: list[str] = []
         self.resends = 0
         self.levels: tuple[int, int] = (0, 0)
 
-    def answered(self, name: str, version: str, *, queue_s: float, total_s: float, batch: int) -> None:
+    def answered(
+        self, name: str, version: str, *, queue_s: float, total_s: float, batch: int, status: int = 200
+    ) -> None:
         self.batches.append(batch)
+        self.statuses.append(status)
 
     def responded(self, status: int) -> None:
         raise AssertionError(f"an engine gives no HTTP response: {status}")
@@ -61,6 +66,9 @@ class Counts:
         self.copies.append(outcome)
 
     def loaded(self, name: str, version: str, worker: str, seconds: float) -> None: ...
+
+    def died(self, name: str, version: str) -> None:
+        self.deaths += 1
 
     def forgotten(self, name: str, version: str) -> None: ...
 

@@ -148,6 +148,10 @@ def test_without_leave_a_request_is_sent_once(bench: Bench) -> None:
             await bench.ask("echo", "die")
         assert bench.counts.resends == 0
         assert bytes((await bench.ask("echo", "after")).body).startswith(b"after")
+        assert (bench.counts.deaths, bench.counts.drops) == (1, ["worker"])
+        with pytest.raises(FrontendError) as failed:  # the handler cannot read it
+            await bench.ask("echo", b"\xff")
+        assert bench.counts.statuses == [200, failed.value.status] == [200, 503]
 
     bench.run(work)
 
@@ -264,7 +268,7 @@ def test_a_client_that_waits_for_a_time_only_gets_an_answer_then(bench: Bench) -
         await asyncio.sleep(0.7)
         # The late answer went nowhere, and what waited was not computed.
         assert bytes((await bench.ask("echo", "quick")).body).startswith(b"quick of 1")
-        assert len(bench.counts.batches) == 2
+        assert bench.counts.statuses == [0, 200]
         assert bench.counts.drops == ["deadline", "deadline"]
 
     bench.run(work)

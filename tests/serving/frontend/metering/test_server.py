@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from archive_tool.errors import InputError
 from serving.frontend.metering.lines import Entry
+from serving.frontend.metering.processes import MAX_WORKERS, Seen
 from serving.frontend.metering.server import MAX_HOST_SERIES, MAX_LOADED, ServerMeters
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings
@@ -36,6 +40,11 @@ def use(meters: Meters) -> None:
     meters.level("mnist", "1.0", waiting=5, running=2)
     for status in (200, 299, 404, 503, 302):
         meters.responded(status)
+
+
+def ours(meters: ServerMeters) -> dict[str, float]:
+    """Return the samples but those of this process, which change with each look."""
+    return {name: value for name, value in samples(meters.text()).items() if not name.startswith("process_")}
 
 
 def test_torchserves_metrics(settings_of: SettingsOf) -> None:
@@ -116,10 +125,10 @@ def test_lines_of_workers(settings_of: SettingsOf, caplog: pytest.LogCaptureFixt
 def test_a_handler_cannot_write_the_servers_metrics(settings_of: SettingsOf) -> None:
     meters = ServerMeters(settings_of(model_metrics_auto_detect="true"))
     use(meters)
-    before = samples(meters.text())
+    before = ours(meters)
     for name, kind in (("Requests2XX", "COUNTER"), ("torchmar_requests_waiting", "GAUGE"), ("CPUUtilization", "GAUGE")):
         assert meters.worker_line("mnist", "1.0", f"[METRICS]{name}.x:99|#Level:Host|#type:{kind}|#hostname:{HOST},1")
-    after = samples(meters.text())
+    after = ours(meters)
     dropped = "{'model_name': 'mnist', 'model_version': '1.0', 'reason': 'name'}"
     assert after == before | {f"torchmar_model_metrics_dropped_total{dropped}": 3}
 
@@ -206,7 +215,7 @@ def test_metrics_yaml_decides_what_there_is(
     meters = ServerMeters(settings_of(metrics_config=str(path)))
     use(meters)
     shown = {name.partition("{")[0] for name in samples(meters.text())}
-    assert {name for name in shown if not name.startswith("torchmar_")} == {"Requests2XX"}
+    assert {name for name in shown if not name.startswith(("torchmar_", "process_"))} == {"Requests2XX"}
     assert "metrics.yaml gives QueueTime the dimensions Hostname; there are 2 values" in caplog.text
 
 
@@ -221,7 +230,7 @@ def test_a_metrics_yaml_that_prometheus_cannot_show_is_named(tmp_path: Path, set
 
 def test_copies_count_by_themselves(settings_of: SettingsOf) -> None:
     meters = ServerMeters(settings_of())
-    before = samples(meters.text())
+    before = ours(meters)
     for outcome, seconds in (("answered", 0.5), ("answered", 0.25), ("failed", 1.0), ("dropped", 0.0)):
         meters.shadowed("mnist", "1.0", outcome, seconds)
     shown = samples(meters.text())
@@ -233,4 +242,60 @@ def test_copies_count_by_themselves(settings_of: SettingsOf) -> None:
     assert shown[f"ts_inference_requests_total{OF}"] == 0
     assert shown[f"torchmar_request_seconds_count{OUR}"] == 0
     meters.forgotten("mnist", "1.0")
-    assert samples(meters.text()) == before
+    assert ours(meters) == before
+
+
+def test_each_request_counts_once_by_the_status_of_its_answer(settings_of: SettingsOf) -> None:
+    meters = ServerMeters(settings_of())
+    for status in (200, 204, 302, 404, 503, 999, 0):
+        meters.answered("mnist", "1.0", queue_s=0.0, total_s=0.1, batch=1, status=status)
+    for reason in ("queue", "client", "timeout"):
+        meters.dropped("mnist", "1.0", reason)
+    meters.died("mnist", "1.0")
+    shown = samples(meters.text())
+
+    def requests(status: str) -> float:
+        labels = f"{{'model_name': 'mnist', 'model_version': '1.0', 'status': '{status}'}}"
+        return shown[f"torchmar_requests_total{labels}"]
+
+    found = {status: requests(status) for status in ("2xx", "3xx", "4xx", "5xx", "gone")}
+    assert found == {"2xx": 2, "3xx": 1, "4xx": 1, "5xx": 4, "gone": 1}
+    assert sum(found.values()) == shown[f"ts_inference_requests_total{OF}"]
+    # One that came too late: its time counts, and its request was dropped.
+    assert shown[f"torchmar_request_seconds_count{OUR}"] == 7
+    assert shown[f"torchmar_worker_deaths_total{OUR}"] == 1
+    # A counter that begins with 1 has not grown, as Prometheus sees it.
+    assert (
+        shown["torchmar_requests_dropped_total{'model_name': 'mnist', 'model_version': '1.0', 'reason': 'drain'}"] == 0
+    )
+
+
+def test_processes(settings_of: SettingsOf) -> None:
+    meters = ServerMeters(settings_of())
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    workers = [("9000", os.getpid()), ("9001", gone.pid), ("9002", -1)]
+    meters.watch(lambda: [Seen("mnist", "1.0", 2, 1, workers)])
+    assert "torchmar_workers{" not in meters.text().decode(), "nobody has looked yet"
+    meters.look()
+    shown = samples(meters.text())
+    state = "{'model_name': 'mnist', 'model_version': '1.0', 'state': 'ready'}"
+    assert shown[f"torchmar_workers{state}"] == 1
+    assert shown[f"torchmar_workers{state.replace('ready', 'starting')}"] == 2
+    assert shown[f"torchmar_workers_wanted{OUR}"] == 2
+    worker = "{'model_name': 'mnist', 'model_version': '1.0', 'worker': '9000'}"
+    assert shown[f"torchmar_worker_memory_bytes{worker}"] > 1_000_000
+    assert shown[f"torchmar_worker_cpu_seconds_total{worker}"] > 0
+    assert sum(name.startswith("torchmar_worker_memory_bytes") for name in shown) == 1
+    if sys.platform == "linux":
+        assert shown["process_open_fds{}"] > 2
+        assert shown["process_resident_memory_bytes{}"] > 1_000_000
+
+
+def test_many_workers_are_shown_up_to_a_bound(settings_of: SettingsOf) -> None:
+    meters = ServerMeters(settings_of())
+    many = [(str(number), os.getpid()) for number in range(MAX_WORKERS - 10)]
+    meters.watch(lambda: [Seen("a", "1.0", 1, 1, many), Seen("b", "1.0", 1, 1, many)])
+    meters.look()
+    shown = samples(meters.text())
+    assert sum(name.startswith("torchmar_worker_memory_bytes") for name in shown) == MAX_WORKERS

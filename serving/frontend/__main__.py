@@ -20,6 +20,7 @@ from serving.control.configuration import settings as keys
 from serving.control.configuration.config import ModelSpec
 from serving.frontend import listening, logs, server
 from serving.frontend.assembly import Parts, Startup, assemble
+from serving.frontend.entrance import Sampled
 from serving.frontend.settings import Place, Settings, home_of, read
 
 #: The variable by which a worker knows that nothing stands between it and us (serving/worker/starting/launch.py).
@@ -100,12 +101,12 @@ def _run(given: argparse.Namespace, assembled: Assemble) -> int:
         given.multi_model,
     )
     _allow_connections()
-    files = logs.LogFiles(place.logs, sys.stdout if given.console else None)
+    files = logs.of(settings, sys.stdout if given.console else None)
     with logs.installed(files), server.places(settings) as places:
         _tell(settings, given.config.name)
 
         async def serve() -> int:
-            access = (lambda line: files.line("access_log", line)) if settings.on("torchmar_access_log") else None
+            access = Sampled(files.access, settings.share(keys.ACCESS_SHARE, 1.0)) if settings.on(keys.ACCESS) else None
             return await server.Server(settings, assembled(settings, startup), places, access).run()
 
         number = _in_loop(serve)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from serving.control.configuration.config import ModelSpec
+from serving.control.following.forms import Access
 from serving.errors import StartError
 from serving.frontend import logs
 from serving.frontend.apps.inference import inference_app
@@ -50,7 +51,7 @@ class Startup:
 
 
 #: Makes what listens for gRPC at a place (serving/frontend/grpc/server.py): its APIs, and who takes the access log.
-Grpc: TypeAlias = Callable[[Place, Sequence[Kind], Callable[[str], None] | None], Any]
+Grpc: TypeAlias = Callable[[Place, Sequence[Kind], Callable[[Access], None] | None], Any]
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
     if settings.enable_metrics_api:
         apps["metrics"] = metrics_app(meters, settings)
 
-    def grpc(place: Place, apis: Sequence[Kind], access: Callable[[str], None] | None) -> Any:
+    def grpc(place: Place, apis: Sequence[Kind], access: Callable[[Access], None] | None) -> Any:
         from serving.frontend.grpc.server import GrpcListener  # only where it is served
 
         return GrpcListener(place, apis, engine, settings, keys, access)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from serving.frontend.apps.answers import NO_CACHE, json_body, new_id, our_headers
+from serving.control.following.forms import Access
+from serving.frontend.apps.answers import NO_CACHE, REQUEST_ID, json_body, new_id, our_headers
+from serving.frontend.engine import Answer
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -14,6 +17,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+#: Key of a scope: what the access log is to tell of the answer; not there where nobody asks.
+DETAILS: Final = "torchmar.details"
+#: What stands in the access log for the method of a call over gRPC.
+GRPC: Final = "gRPC"
+_FAILED: Final = 500
 _DRAINING: Final = json_body({"status": "Draining"})
 
 
@@ -50,44 +58,66 @@ def _draining(app: App) -> App:
     return answer
 
 
-def access_line(scope: Scope, status: int, seconds: float) -> str:
-    """Tell a request and its answer as in TorchServe's access_log.log; the last number is milliseconds.
-
-    Such as ``/127.0.0.1:36024 "GET /ping HTTP/1.1" 200 2``.
-    """
-    client = scope.get("client")
-    who = f"{client[0]}:{client[1]}" if client else "unix"
-    asked = f"{scope['method']} {shown_target(scope)} HTTP/{scope['http_version']}"
-    return f'/{who} "{asked}" {status} {round(1000 * seconds)}'
-
-
-def logged(app: App, line: Callable[[str], None], form: Callable[[Scope, int, float], str] = access_line) -> App:
-    """Make an application whose answers are each told in a line.
+def logged(app: App, take: Callable[[Access], None]) -> App:
+    """Make an application whose answers are each told.
 
     Args:
         app: to be asked.
-        line: takes it.
-        form: makes it, of the request, the status (0 where there is no answer) and the seconds that it took.
+        take: gets who asked, and how it was answered.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        begun, status = time.monotonic(), 0
+        begun, status, request_id = time.monotonic(), 0, ""
 
         async def told(message: Message) -> None:
-            nonlocal status
+            nonlocal status, request_id
             if message["type"] == "http.response.start":
                 status = message["status"]
+                request_id = next((value.decode() for name, value in message["headers"] if name == REQUEST_ID), "")
             await send(message)
 
+        details: dict[str, Any] = {}
+        scope[DETAILS] = details
         try:
             await app(scope, receive, told)
         finally:
-            line(form(scope, status, time.monotonic() - begun))
+            client = scope.get("client")
+            who = f"{client[0]}:{client[1]}" if client else "unix"
+            asked = scope["method"], shown_target(scope), f"HTTP/{scope['http_version']}"
+            take(Access(who, *asked, status, time.monotonic() - begun, request_id, details))
 
     return answer
+
+
+def details_of(name: str | None, answer: Answer) -> dict[str, Any]:
+    """Return what the log has of a model's answer beside the response's own."""
+    found: dict[str, Any] = {"model": name, "version": answer.version}
+    if answer.timings is not None:
+        of = answer.timings
+        found |= {"queue_ms": round(of.queue * 1000, 3), "worker_ms": round(of.worker * 1000, 3), "batch": of.batch}
+    return found
+
+
+class Sampled:
+    """Takes a share of the answers, and all of errors of the server's, for the access log.
+
+    Args:
+        take: gets them.
+        share: from 0 to 1.
+    """
+
+    def __init__(self, take: Callable[[Access], None], share: float) -> None:
+        self._take, self._share = take, share
+
+    def __call__(self, of: Access) -> None:
+        """Pass on an answer, or leave it out."""
+        # gRPC's statuses are small numbers: all but 0 are errors. Of HTTP 0 is a client that has left.
+        failed = of.status > 0 if of.method == GRPC else of.status >= _FAILED
+        if failed or random.random() < self._share:  # noqa: S311 (nobody gains by guessing)
+            self._take(of)
 
 
 def shown_target(scope: Scope) -> str:

@@ -1,6 +1,7 @@
 """The log files of a server, in the names and forms of TorchServe's: ts_log.log, model_log.log, access_log.log.
 
-`torchmar logs`, and what explains a failed start, read them (`serving.control.following`). Lines are put together where
+They hold text, or JSON lines (`serving.control.following.forms`). `torchmar logs`, and what explains a failed start,
+read them (`serving.control.following`). Lines are put together where
 they arise, in the event loop, and written by one thread, since a disk may let one wait. What waits for it is bounded,
 as is what one worker may print; what is left out is counted in the log.
 """
@@ -20,14 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TextIO
 
+from serving.control.configuration.settings import LOG_FORM
+from serving.control.following import forms
+from serving.frontend.settings import Settings
+
 File = Literal["ts_log", "model_log", "access_log", "ts_metrics", "model_metrics"]
 
 #: Bytes of a file before the next one is begun, and how many full ones are kept, packed: those of our log4j2.xml.
 FILE_BYTES: Final = 100 * 1024 * 1024
 FILES_KEPT: Final = 5
-#: Characters of a worker's line and of any event, lines of a worker in a second, bytes that wait to be written.
+#: Characters of a worker's line, lines of a worker in a second, bytes that wait to be written.
 LINE_CHARS: Final = 16 * 1024
-EVENT_CHARS: Final = 64 * 1024
 LINES_PER_SECOND: Final = 5000
 WAITING_BYTES: Final = 16 * 1024 * 1024
 
@@ -113,11 +117,18 @@ class LogFiles:
         folder: of the files; made if it is not there.
         console: shows the lines of ts_log and model_log, too; None for nowhere.
         file_bytes: of a file before the next one is begun.
+        form: of the lines, but for those of metrics.
     """
 
-    def __init__(self, folder: Path, console: TextIO | None = None, file_bytes: int = FILE_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        console: TextIO | None = None,
+        file_bytes: int = FILE_BYTES,
+        form: forms.Form = forms.TEXT,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._console, self._file_bytes = folder, console, file_bytes
+        self._folder, self._console, self._file_bytes, self._form = folder, console, file_bytes, form
         self._files: dict[File, _RollingFile] = {}
         self._lock = threading.Lock()
         self._waiting: dict[File, list[str]] = {}
@@ -131,7 +142,7 @@ class LogFiles:
 
     def event(self, level: str, thread: str, source: str, text: str) -> None:
         """Log what happens in the frontend: ts_log.log."""
-        self._put("ts_log", f"{_now()} [{level:<5}] {thread} {source} - {text}")
+        self._put("ts_log", self._form.event(level, thread, source, text))
 
     def model_line(self, worker: str, pipe: str, text: str) -> None:
         """Log what a worker prints: model_log.log; see the function of this name."""
@@ -147,11 +158,10 @@ class LogFiles:
             if second.lines > LINES_PER_SECOND:
                 second.dropped += 1
             else:
-                self._model_line(worker, pipe, _cut(line, LINE_CHARS))
+                self._model_line(worker, pipe, forms.cut(line, LINE_CHARS))
 
     def _model_line(self, worker: str, pipe: str, text: str) -> None:
-        level = "INFO " if pipe == "stdout" else "WARN "
-        self._put("model_log", f"{_now()} [{level}] {worker}-{pipe} MODEL_LOG - {text}")
+        self._put("model_log", self._form.printed(worker, pipe, text))
 
     def forget(self, worker: str) -> None:
         """Say what was left out of a worker's lines, if anything was, and keep nothing of it: it has ended."""
@@ -159,12 +169,16 @@ class LogFiles:
         if second is not None and second.dropped:
             self._model_line(worker, "stdout", f"({second.dropped} lines of this worker were left out)")
 
-    def line(self, file: File, text: str) -> None:
-        """Log an access or a metric: a line that has its time alone."""
-        self._put(file, f"{_now()} - {text}")
+    def access(self, of: forms.Access) -> None:
+        """Log who asked for what: access_log.log."""
+        self._put("access_log", self._form.access(of))
+
+    def metric(self, file: File, text: str) -> None:
+        """Log a metric: a line that has its time alone, in TorchServe's grammar."""
+        self._put(file, forms.whole(f"{forms.now()} - {text}"))
 
     def _put(self, file: File, event: str) -> None:
-        line = _lines(event)
+        line = f"{event}\n"
         with self._lock:
             if self._waiting_bytes > WAITING_BYTES:
                 self._dropped += 1
@@ -187,8 +201,8 @@ class LogFiles:
                 dropped, self._dropped = self._dropped, 0
             size, missed = sum(len(line) for lines in taken.values() for line in lines), 0
             if dropped:
-                text = f"{_now()} [WARN ] log {__name__} - {dropped} lines were left out: the disk was slow, or full\n"
-                taken.setdefault("ts_log", []).append(text)
+                text = f"{dropped} lines were left out: the disk was slow, or full"
+                taken.setdefault("ts_log", []).append(f"{self._form.event('WARN', 'log', __name__, text)}\n")
             for file, lines in taken.items():
                 try:
                     self._write(file, "".join(lines))
@@ -223,6 +237,12 @@ class LogFiles:
         self._thread.join(_ENDING_S)
 
 
+def of(settings: Settings, console: TextIO | None = None) -> LogFiles:
+    """Make the log files of a server, in the form that its settings name."""
+    form = forms.JSON if settings.text(LOG_FORM) == "json" else forms.TEXT
+    return LogFiles(settings.place.logs, console, form=form)
+
+
 class _Handler(logging.Handler):
     """Lets what the libraries and the modules here log go to ts_log.log."""
 
@@ -234,28 +254,13 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             if file := _METRICS.get(record.name):
-                self._to.line(file, self.format(record))
+                self._to.metric(file, self.format(record))
                 return
             level = _LEVELS.get(record.levelname, record.levelname)
             thread = "main" if record.threadName == "MainThread" else str(record.threadName)
             self._to.event(level, thread, record.name, self.format(record))
         except Exception:
             self.handleError(record)
-
-
-def _lines(event: str) -> str:
-    """Write an event, such as one with a traceback, so that no line of it but the first can pass for an event."""
-    return "\n    ".join(_cut(event, EVENT_CHARS).splitlines()) + "\n"
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]} ({len(text) - most} more characters left out)"
-
-
-def _now() -> str:
-    """Return the time as log4j's ISO8601 has it."""
-    now = time.time()
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.localtime(now))},{int(now * 1000) % 1000:03d}"
 
 
 _installed: LogFiles | None = None

@@ -36,7 +36,7 @@ class Meters(Responses, Protocol):
             name: of the model.
             version: of it.
             reason: ``deadline`` of the client or of clientTimeoutInMills, ``queue`` is full, ``client`` has left, no
-                ``worker`` or one that died, ``timeout`` of a worker, ``sequence`` has ended, ``drain``: the version ends.
+                ``worker`` or one that died, ``timeout`` of a worker, ``sequence`` has ended, ``drain`` of the version.
         """
 
     def defaulted(self, name: str, version: str, reason: str) -> None:

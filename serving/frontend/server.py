@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 
 from archive_tool.errors import InputError
 from serving.client.transport import Address
+from serving.control.following.forms import Access
 from serving.frontend import listening
 from serving.frontend.apps.keys import Kind
 from serving.frontend.entrance import App, Entrance, logged
@@ -265,7 +266,7 @@ class Server:
         settings: of the server.
         parts: of it.
         places: where each API is; several may have the same.
-        access: takes the lines of the access log; None for none.
+        access: takes what the access log has; None for none.
         patience: with clients.
     """
 
@@ -274,7 +275,7 @@ class Server:
         settings: Settings,
         parts: Parts,
         places: Mapping[str, listening.Place],
-        access: Callable[[str], None] | None = None,
+        access: Callable[[Access], None] | None = None,
         patience: Patience = Patience(),  # noqa: B008 (it is frozen)
     ) -> None:
         self._settings, self._engine, self._parts = settings, parts.engine, parts

@@ -20,7 +20,7 @@ from serving.control.configuration.config import (
 )
 from serving.control.configuration.frontends import javas_own
 from serving.control.configuration.java import worker_home
-from serving.control.configuration.settings import is_true
+from serving.control.configuration.settings import is_true, share_of
 
 #: Bytes of a request and of each field of an answer, unless the configuration says otherwise.
 MAX_SIZE: Final = 6_553_500
@@ -100,6 +100,14 @@ class Settings:
     def number(self, key: str, default: int) -> int:
         """Return a setting's number."""
         return _number(self.properties, key, default)
+
+    def share(self, key: str, default: float) -> float:
+        """Return a setting's number from 0 to 1.
+
+        Raises:
+            InputError: it is none.
+        """
+        return share_of(self.properties, key, default)
 
     @property
     def python(self) -> str:

@@ -15,12 +15,13 @@ from typing import Any, Final
 from serving.check.run import device_index
 from serving.client.transport import Address
 from serving.control.configuration.java import worker_home
+from serving.control.following.forms import Access
 from serving.errors import PortInUseError, StartError
 from serving.frontend import listening, settings
 from serving.frontend.apps.exchange import Exchange
 from serving.frontend.apps.inference import InferenceApp
 from serving.frontend.apps.routing import refuse_pages
-from serving.frontend.entrance import Scope, logged, shown_target
+from serving.frontend.entrance import logged
 from serving.frontend.errors import ForbiddenError, FrontendError
 from serving.frontend.guard import Patience
 from serving.frontend.server import Listener
@@ -119,7 +120,7 @@ async def answering(model: Reloading, place: listening.Place, tell: Tell) -> Asy
         {},
     )
     engine = ReloadingEngine(model, here, tell)
-    app = logged(_DevApp(engine, here, None, _Uncounted()), lambda line: tell(line, False), _line)
+    app = logged(_DevApp(engine, here, None, _Uncounted()), lambda of: tell(_line(of), False))
     listener = Listener(place, app, Patience())
     await listener.open()
     try:
@@ -155,8 +156,8 @@ class _Uncounted:
         """Count nothing."""
 
 
-def _line(scope: Scope, status: int, seconds: float) -> str:
-    return f"{scope['method']} {shown_target(scope)} {status or 'left'} {seconds * 1000:.1f} ms"
+def _line(of: Access) -> str:
+    return f"{of.method} {of.target} {of.status or 'left'} {of.seconds * 1000:.1f} ms"
 
 
 @contextlib.contextmanager

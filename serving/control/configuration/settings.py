@@ -20,8 +20,12 @@ from archive_tool.errors import InputError
 
 # Ours, which Java's frontend passes over.
 _OWN: Final = "torchmar_"
+#: Whether requests are logged, what share of them, and the form of all logs.
+ACCESS: Final = "torchmar_access_log"
+ACCESS_SHARE: Final = "torchmar_access_log_share"
+LOG_FORM: Final = "torchmar_log_format"
 #: Key to kind. "count" is an integer from 1, "amount" one from 0, "long" one of 64 bits; "file" and "folder" are paths,
-#: "plugins" is a folder of .jar files.
+#: "plugins" is a folder of .jar files, "share" a number from 0 to 1.
 KEYS: Final = {
     "allowed_urls": "text",
     "async_logging": "flag",
@@ -89,10 +93,12 @@ KEYS: Final = {
     "system_metrics_cmd": "text",
     "token_expiration_min": "text",
     "torchmar_access_log": "flag",
+    "torchmar_access_log_share": "share",
     "torchmar_drain_grace": "amount",
     "torchmar_drain_notice": "amount",
     "torchmar_frontend": "frontend",
     "torchmar_grpc": "flag",
+    "torchmar_log_format": "form",
     "torchmar_ray_address": "text",
     "torchmar_ray_cpus": "text",
     "torchmar_ray_gpus": "text",
@@ -145,6 +151,8 @@ _NOT_FROM_ENVIRONMENT: Final = frozenset(
 )
 #: What ``torchmar_frontend`` may be.
 FRONTENDS: Final = ("java", "python", "ray")
+#: What ``torchmar_log_format`` may be.
+LOG_FORMS: Final = ("text", "json")
 _MODES: Final = ("log", "prometheus", "legacy")
 _LIMITS: Final = {"count": (1, 2**31 - 1), "amount": (0, 2**31 - 1), "long": (0, 2**63 - 1)}
 # The frontend puts an environment variable in its place.
@@ -174,6 +182,19 @@ def expanded(properties: Mapping[str, str], environ: Mapping[str, str] = os.envi
 def is_true(properties: Mapping[str, str], key: str) -> bool:
     """Return whether a setting is on; a missing one is off."""
     return properties.get(key, "").strip().lower() == "true"
+
+
+def share_of(properties: Mapping[str, str], key: str, default: float) -> float:
+    """Return a setting that is a number from 0 to 1.
+
+    Raises:
+        InputError: it is none.
+    """
+    text = properties.get(key, str(default)).strip()
+    # Plain digits: float() takes "1_0" and "nan", too.
+    if not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{1,18}|[01]\.", text) or not 0 <= float(text) <= 1:
+        raise InputError(f"not a number from 0 to 1: {key}={text}", hint=f"correct or remove {key}")
+    return float(text)
 
 
 def from_environment(properties: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -210,6 +231,12 @@ def checked(properties: Mapping[str, str], folder: Path) -> dict[str, str]:
                 raise InputError(
                     f"not an integer from {least} to {most}: {key}={value}", hint=f"correct or remove {key}"
                 )
+        elif kind == "share":
+            share_of(properties, key, 0.0)
+        elif kind == "form":
+            found[key] = value.strip().lower()
+            if found[key] not in LOG_FORMS:
+                raise InputError(f"no such form of logs: {key}={value}", hint=f"write {' or '.join(LOG_FORMS)}")
         elif kind == "frontend":
             found[key] = frontend(value, f"{key}={value}")
         elif kind in ("file", "folder") and value != os.devnull:  # as a workflow store it is one that holds nothing

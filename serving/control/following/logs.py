@@ -2,7 +2,7 @@
 
 They are log4j's (``log4j2.xml``): one event a line, ``time [LEVEL] thread class - text``; further parts of an event,
 such as Java's stack traces, follow in lines without a time. What a worker prints is one event a line, under the name
-of the thread that reads its pipe.
+of the thread that reads its pipe. The Python frontend writes the same, or JSON lines (`forms`), shown as text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.control.following.diagnosis import MODEL_LINE, belongs_to, end_of_tracebacks
+from serving.control.following.forms import as_text
 
 FILES = ("ts_log.log", "model_log.log")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} ")
@@ -29,7 +30,7 @@ class Event:
     """One event of a log.
 
     Attributes:
-        text: its lines, as they are in the file.
+        text: its lines, as they are in the file, or as they would be if that held text.
         worker: the thread's name without its pipe; empty unless a worker printed it.
         pipe: ``stdout`` or ``stderr``.
         printed: what the worker printed.
@@ -123,10 +124,11 @@ def _number(name: str) -> int:
 def _events(lines: Iterable[str]) -> Iterator[Event]:
     held: list[str] = []
     for line in lines:
-        if held and _TIME.match(line):
+        text = as_text(line.rstrip("\n"))
+        if held and _TIME.match(text):
             yield Event.of("\n".join(held))
             held = []
-        held.append(line.rstrip("\n"))
+        held.append(text)
     if held:
         yield Event.of("\n".join(held))
 

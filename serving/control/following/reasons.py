@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from serving.control.following.forms import as_text
+
 # In the first two is what ended Java or the Python frontend, in ts_log.log what the frontend itself has noticed.
 _LOGS: Final = ("java.log", "frontend.log", "ts_log.log")
 _EXCEPTION: Final = re.compile(
@@ -103,9 +105,10 @@ class _Trace:
 
 def _read(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
+    return [text for line in lines for text in as_text(line).split("\n")]
 
 
 def _traces(lines: Sequence[str]) -> Iterator[_Trace]:

@@ -13,7 +13,9 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import DecodeError
 
+from serving.control.following.forms import Access
 from serving.frontend.apps.keys import FAILED, Keys, Kind
+from serving.frontend.entrance import GRPC
 from serving.frontend.errors import BadRequestError, FrontendError, InternalError, InvalidKeyError, UnavailableError
 from serving.frontend.grpc.messages import message
 from serving.frontend.grpc.statuses import RefusedError, refusal
@@ -44,7 +46,7 @@ class Calls:
         ending: whether new ones are refused.
     """
 
-    def __init__(self, access: Callable[[str], None] | None = None) -> None:
+    def __init__(self, access: Callable[[Access], None] | None = None) -> None:
         self.under_way = 0
         self.ending = False
         self._access = access
@@ -94,8 +96,7 @@ class Calls:
             finally:
                 self.under_way -= 1
                 if self._access:
-                    took = round(1000 * (time.monotonic() - begun))
-                    self._access(f'/{peer} "gRPC {name} HTTP/2.0" {told.value[0]} {took}')
+                    self._access(Access(peer, GRPC, name, "HTTP/2.0", told.value[0], time.monotonic() - begun))
 
         return call
 

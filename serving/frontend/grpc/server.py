@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import grpc
 
+from serving.control.following.forms import Access
 from serving.errors import StartError
 from serving.frontend.apps.keys import Keys, Kind
 from serving.frontend.engine import Engine
@@ -39,7 +40,7 @@ class GrpcListener:
             insists on being the only one.
         apis: to be served there: ``inference``, ``management``.
         keys: None where requests need none.
-        access: takes the lines of the access log; None for none.
+        access: takes what the access log has; None for none.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class GrpcListener:
         engine: Engine,
         settings: Settings,
         keys: Keys | None,
-        access: Callable[[str], None] | None,
+        access: Callable[[Access], None] | None,
     ) -> None:
         self.place = place
         self._settings, self._keys, self._apis = settings, keys, apis

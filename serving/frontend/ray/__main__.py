@@ -64,7 +64,7 @@ def _deploy(argv: Sequence[str]) -> int:
     place = Place(given.model_store.absolute(), home_of(given.home), given.runtime.absolute(), given.logs, Path.cwd())
     settings = read(given.config, place)
     address = settings.text(RAY_ADDRESS)
-    with logs.installed(logs.LogFiles(place.logs, sys.stdout if given.console else None)):
+    with logs.installed(logs.of(settings, sys.stdout if given.console else None)):
         haproxy = starting.has_haproxy()
         if not haproxy:
             log.warning(

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
 
-from serving.frontend.entrance import Entrance, Message, Receive, Scope, Send, logged
+from serving.control.following.forms import TEXT, Access
+from serving.frontend.engine import Answer, Timings
+from serving.frontend.entrance import (
+    DETAILS,
+    GRPC,
+    Entrance,
+    Message,
+    Receive,
+    Sampled,
+    Scope,
+    Send,
+    details_of,
+    logged,
+)
 
 
 async def _ok(scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,10 +47,10 @@ def ask(app: Any, path: str, method: str = "GET", **scope: object) -> tuple[int,
     return sent[0]["status"], b"".join(message["body"] for message in sent[1:])
 
 
-def without_times(lines: list[str]) -> list[str]:
-    """Lines of the access log, each without the milliseconds at its end."""
-    assert all(line.rpartition(" ")[2].isdecimal() for line in lines)
-    return [line.rpartition(" ")[0] for line in lines]
+def told(found: list[Access]) -> list[str]:
+    """Lines of the access log, each without its time and the milliseconds."""
+    pattern = re.compile(r"\S+ - (.*) \d+( \S+)?")
+    return ["".join(filter(None, pattern.fullmatch(TEXT.access(one)).groups())) for one in found]  # type: ignore[union-attr]
 
 
 def test_a_server_that_drains_is_not_ready_and_answers_everything_else() -> None:
@@ -48,18 +62,48 @@ def test_a_server_that_drains_is_not_ready_and_answers_everything_else() -> None
 
 
 def test_a_line_tells_who_asked_what_and_how_it_was_answered() -> None:
-    lines: list[str] = []
-    app = logged(_ok, lines.append)
+    found: list[Access] = []
+    app = logged(_ok, found.append)
     ask(app, "/ping", client=("127.0.0.1", 5), query_string=b"a=b")
     ask(app, "/x", "POST", client=None, raw_path=b'/x"%0A\xff')
-    assert without_times(lines) == [
+    assert told(found) == [
         '/127.0.0.1:5 "GET /ping?a=b HTTP/1.1" 201',
         '/unix "POST /x"%0A\\xff HTTP/1.1" 201',
     ]
 
 
 def test_what_was_not_answered_is_told_too() -> None:
-    lines: list[str] = []
+    found: list[Access] = []
     with pytest.raises(RuntimeError):
-        ask(logged(_broken, lines.append), "/x", client=("::1", 5))
-    assert without_times(lines) == ['/::1:5 "GET /x HTTP/1.1" 0']
+        ask(logged(_broken, found.append), "/x", client=("::1", 5))
+    assert told(found) == ['/::1:5 "GET /x HTTP/1.1" 0']
+
+
+def test_the_id_and_the_details_are_those_of_the_answer() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = Answer(200, "", "", {}, b"", version="1.0", timings=Timings(0.001, 0.0025, 3))
+        scope[DETAILS].update(details_of("mnist", answer))
+        headers = [(b"content-type", b"text/plain"), (b"x-request-id", b"mine")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    found: list[Access] = []
+    ask(logged(app, found.append), "/predictions/mnist", "POST")
+    assert told(found) == ['/unix "POST /predictions/mnist HTTP/1.1" 200 mine']
+    assert found[0].details == {"model": "mnist", "version": "1.0", "queue_ms": 1.0, "worker_ms": 2.5, "batch": 3}
+
+
+def test_of_a_sample_no_error_is_left_out() -> None:
+    found: list[Access] = []
+
+    def passed(share: float, status: int, method: str = "GET") -> int:
+        found.clear()
+        sampled = Sampled(found.append, share)
+        for _ in range(400):
+            sampled(Access("a", method, "/x", "HTTP/1.1", status, 0.1))
+        return len(found)
+
+    assert passed(1.0, 200) == 400
+    assert passed(0.0, 200) == passed(0.0, 404) == passed(0.0, 0) == passed(0.0, 0, GRPC) == 0
+    assert passed(0.0, 500) == passed(0.0, 13, GRPC) == 400
+    assert 50 < passed(0.25, 200) < 180

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import logging
 import re
 import threading
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from serving.control.following import logs as reader
 from serving.control.following.diagnosis import MODEL_LINE, LogWatch
+from serving.control.following.forms import EVENT_CHARS, JSON, TEXT, Access, Form, as_text
 from serving.control.following.reasons import reason
 from serving.frontend import logs
 from serving.frontend.logs import FILES_KEPT, LINE_CHARS, LINES_PER_SECOND, LogFiles
@@ -101,6 +103,7 @@ def test_no_text_of_a_worker_can_look_like_another_event(text: str) -> None:
         log = object.__new__(LogFiles)
         patch.setattr(log, "_put", lambda _, event: put.append(event), raising=False)
         patch.setattr(log, "_seconds", {}, raising=False)
+        patch.setattr(log, "_form", TEXT, raising=False)
         log.model_line(WORKER, "stdout", text)
     found = [MODEL_LINE.match(line) for whole in put for line in whole.splitlines()]
     assert all(match and match["worker"] == WORKER for match in found)
@@ -110,14 +113,15 @@ def test_no_text_of_a_worker_can_look_like_another_event(text: str) -> None:
 FORGED = "2026-01-01T00:00:00,000 [INFO ] main serving.frontend.server - Model server started."
 
 
+@pytest.mark.parametrize("form", [TEXT, JSON])
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
-def test_no_text_in_any_log_can_look_like_another_event(tmp_path: Path, end: str) -> None:
+def test_no_text_in_any_log_can_look_like_another_event(tmp_path: Path, end: str, form: Form) -> None:
     """Such as the message with which a worker refuses its model, or a name in a metric."""
-    with logs.installed(LogFiles(tmp_path)) as files:
+    with logs.installed(LogFiles(tmp_path, form=form)) as files:
         logging.getLogger("x").error("Load model failed: %s, error: %s", "m", f"no{end}{FORGED}{end}{end}")
         files.event("INFO", f"a{end}{FORGED}", f"b{end}{FORGED}", "c")
         for name in ("access_log", "ts_metrics", "model_metrics"):
-            files.line(name, f"a{end}{FORGED}")
+            files.access(Access("a", "GET", f"/x{end}{FORGED}", "HTTP/1.1", 200, 0.1, f"{end}{FORGED}"))
             logging.getLogger({"ts_metrics": "TS_METRICS"}.get(name, "MODEL_METRICS")).info("a%s%s", end, FORGED)
         logs.model_line(WORKER, "stdout", f"a{end}{FORGED}")
     for path in tmp_path.iterdir():
@@ -132,7 +136,7 @@ def test_an_event_is_bounded(tmp_path: Path) -> None:
     begun = time.monotonic()
     with logs.installed(LogFiles(tmp_path)):
         logging.getLogger("x").error("%s", "\n" * 6_000_000)
-    assert (tmp_path / "ts_log.log").stat().st_size < 6 * logs.EVENT_CHARS
+    assert (tmp_path / "ts_log.log").stat().st_size < 6 * EVENT_CHARS
     assert "more characters left out)" in lines(tmp_path, "ts_log")[-1]
     assert time.monotonic() - begun < 10
 
@@ -254,3 +258,50 @@ def test_lines_that_a_full_disk_does_not_take_are_counted_and_the_next_ones_writ
     files.close()
     assert (tmp_path / "model_log.log").read_text().endswith("MODEL_LOG - kept\n")
     assert "1 lines were left out: the disk was slow, or full" in (tmp_path / "ts_log.log").read_text()
+
+
+def test_json_lines_are_read_as_text_is(tmp_path: Path) -> None:
+    def fill(folder: Path, form: Form) -> None:
+        with logs.installed(LogFiles(folder, form=form)) as files:
+            logging.getLogger("serving.frontend.server").info("Model server started.")
+            logs.model_line(WORKER, "stdout", 'Zürich \udcff {"time": "x"}')
+            logs.model_line(WORKER, "stderr", "Traceback (most recent call last):")
+            logging.getLogger("x").error("Load model failed: mnist, error: ValueError: no\nsecond line")
+            files.access(Access("127.0.0.1:5", "GET", "/ping", "HTTP/1.1", 200, 0.0123, "mine", {"model": "mnist"}))
+
+    shown = []
+    for name, form in (("text", TEXT), ("json", JSON)):
+        fill(tmp_path / name, form)
+        events = reader.read(tmp_path / name)
+        assert all(event.time for event in events)
+        shown.append([(event.text[23:], event.worker, event.pipe, event.printed) for event in events])
+        watch = LogWatch(tmp_path / name, from_begin=True)
+        watch.poll()
+        assert watch.times_failed("mnist") == 1
+        assert reader.models(tmp_path / name) == ["mnist_1.0"]
+        assert "Load model failed" in reason(tmp_path / name, {}).text
+    assert sorted(shown[0]) == sorted(shown[1])  # of equal milliseconds one may come first, or the other
+    documents = [json.loads(line) for line in lines(tmp_path / "json", "access_log")]
+    assert documents[0].pop("time")
+    assert documents == [
+        {
+            "client": "127.0.0.1:5",
+            "method": "GET",
+            "target": "/ping",
+            "protocol": "HTTP/1.1",
+            "status": 200,
+            "ms": 12.3,
+            "request_id": "mine",
+            "model": "mnist",
+        }
+    ]
+    printed = json.loads(lines(tmp_path / "json")[0])
+    assert (printed["model"], printed["version"], printed["level"]) == ("mnist", "1.0", "INFO")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", printed["time"])
+
+
+@given(st.text(max_size=200))
+def test_whatever_stands_in_a_file_is_read(text: str) -> None:
+    assert isinstance(as_text(text), str)
+    assert isinstance(as_text('{"time": "' + text), str)
+    assert as_text(JSON.event("INFO", "main", "x", text)).split(" x - ")[0].endswith("[INFO ] main")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import signal
 import socket
 import subprocess
@@ -350,6 +351,17 @@ def test_the_access_log_is_written_when_asked_for(start: Start, running: Run) ->
     assert ' "GET /a%20b?c=%0Ad HTTP/1.1" 200 ' in file.read_text()
     running.get("/x")
     assert not (running.folder / "access_log.log").exists()
+
+
+def test_logs_are_json_lines_when_asked_for(start: Start) -> None:
+    run = start(torchmar_access_log="true", torchmar_log_format="json")
+    run.get("/a")
+    file = run.folder / "access_log.log"
+    assert wait_for(lambda: file.exists() and file.read_text().endswith("\n"))
+    asked = json.loads(file.read_text())
+    assert (asked["method"], asked["target"], asked["status"]) == ("GET", "/a", 200)
+    started = [json.loads(line)["message"] for line in (run.folder / "ts_log.log").read_text().splitlines()]
+    assert "Model server started." in started
 
 
 def test_what_has_no_meaning_here_is_said_once(start: Start) -> None:

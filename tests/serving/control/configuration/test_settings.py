@@ -175,5 +175,20 @@ def test_models_as_the_frontend_reads_them() -> None:
 
 
 def test_every_kind_is_one_that_is_looked_at() -> None:
-    kinds = {"text", "flag", "mode", "file", "folder", "frontend", "plugins", *settings._LIMITS}
+    kinds = {"text", "flag", "mode", "file", "folder", "form", "frontend", "plugins", "share", *settings._LIMITS}
     assert set(KEYS.values()) == kinds
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "", "1_0", "1e-2", "half", "9" * 400])
+def test_a_share_is_a_number_from_0_to_1(tmp_path: Path, value: str) -> None:
+    with pytest.raises(InputError, match="not a number from 0 to 1: torchmar_access_log_share="):
+        settings.checked({settings.ACCESS_SHARE: value}, tmp_path)
+
+
+def test_shares_and_forms_of_logs(tmp_path: Path) -> None:
+    for value, number in (("0", 0.0), ("1", 1.0), ("1.0", 1.0), (" .25 ", 0.25), ("0.001", 0.001)):
+        assert settings.share_of(settings.checked({"a": value}, tmp_path), "a", 1.0) == number
+    assert settings.share_of({}, "a", 0.5) == 0.5
+    assert settings.checked({settings.LOG_FORM: " JSON"}, tmp_path) == {settings.LOG_FORM: "json"}
+    with pytest.raises(InputError, match="no such form of logs: torchmar_log_format=xml"):
+        settings.checked({settings.LOG_FORM: "xml"}, tmp_path)

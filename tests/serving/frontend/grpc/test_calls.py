@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.control.following.forms import TEXT, Access
 from serving.frontend.apps.keys import FAILED, Keys
 
 from .client import SERVICES, Client, outcome
@@ -84,16 +85,17 @@ def test_keys(tmp_path: Path) -> None:
 
 
 def test_the_access_log(tmp_path: Path) -> None:
-    lines: list[str] = []
-    with reached(tmp_path, access=lines.append) as server, server.client() as call:
+    found: list[Access] = []
+    with reached(tmp_path, access=found.append) as server, server.client() as call:
         call("Ping")
         call.outcome("Predictions", model_name="nobody")
         call.outcome("Predictions", model_name="echo", input={"mode": b"wait"}, timeout=0.2)
     service = r"org\.pytorch\.serve\.grpc\.inference\.InferenceAPIsService"
     told = [
-        rf'/127\.0\.0\.1:\d+ "gRPC {service}/{method} HTTP/2\.0" {code} \d+'
+        rf'\S+ - /127\.0\.0\.1:\d+ "gRPC {service}/{method} HTTP/2\.0" {code} \d+'
         for method, code in (("Ping", 0), ("Predictions", 13), ("Predictions", 1))
     ]
+    lines = list(map(TEXT.access, found))
     assert len(lines) == 3
     for pattern, line in zip(told, lines, strict=True):
         assert re.fullmatch(pattern, line), line

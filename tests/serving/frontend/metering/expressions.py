@@ -12,7 +12,7 @@ DOCS = Path(__file__).resolve().parents[4] / "docs"
 
 
 def panels() -> dict[str, str]:
-    """Return the dashboard's expressions by their panels' titles and letters, with its variables filled in: all, and 5 s."""
+    """Return the dashboard's expressions by their panels' titles and letters, for all models and 5 s."""
     document = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
     found = {}
     for panel in document["panels"]:

@@ -64,7 +64,7 @@ def test_the_rules_pass_promtool() -> None:
 
 @needs_promtool
 def test_alerts_fire_where_they_are_to(tmp_path: Path) -> None:
-    """By promtool's own unit tests: a server whose model loses its worker, fails one request of ten, and refuses others."""
+    """By promtool's own unit tests: a model loses its worker, fails one request of ten, and refuses others."""
     of = 'instance="a:1", job="torchmar", model_name="mnist", model_version="1.0"'
     wrong = {"instance": "a:1", "model_name": "mnist", "model_version": "1.0"}
 

@@ -57,6 +57,7 @@ PACKAGES = [
     "serving.frontend.local",
     "serving.frontend.local.models",
     "serving.frontend.metering",
+    "serving.frontend.observing",
     "serving.frontend.ray",
     "serving.frontend.versions",
     "serving.image",
@@ -123,6 +124,12 @@ GRPC = [
     "protobuf>=4.25",
 ]
 
+# Traces of the Python frontend.
+OTEL = [
+    "opentelemetry-exporter-otlp-proto-http>=1.27",
+    "opentelemetry-sdk>=1.27",
+]
+
 # model-signing imports pyOpenSSL and does not depend on it.
 SIGN = [
     "model-signing>=1.1",
@@ -157,6 +164,7 @@ RAY = [
 
 DEV = [
     *GRPC,
+    *OTEL,
     *PARQUET,
     *SIGN,
     *TEXT,
@@ -200,6 +208,7 @@ setup(
         "dev": [*DEV, *ONNX],
         "grpc": GRPC,
         "onnx": ONNX,
+        "otel": OTEL,
         "parquet": PARQUET,
         "ray": RAY,
         "sign": SIGN,

@@ -266,7 +266,17 @@ class BatchTemplate(ModelHolder):
         return getattr(hook, "__func__", hook) is not getattr(self.__base, name)
 
     def _step(self, name: str, data: Any, run: Callable[[Any], Any] | None = None) -> Any:
-        """Run a hook, or what replaces it, and record its time if the configuration says so."""
+        """Run a hook, or what replaces it, and record its time if the configuration or a trace asks for it."""
+        parts: list[tuple[str, float, float]] | None = getattr(self.context, "torchmar_parts", None)
+        if parts is None:
+            return self._run_step(name, data, run)
+        begin = time.monotonic()
+        try:
+            return self._run_step(name, data, run)
+        finally:
+            parts.append((name, begin, time.monotonic()))
+
+    def _run_step(self, name: str, data: Any, run: Callable[[Any], Any] | None) -> Any:
         hook = getattr(self, name)
         run = hook if run is None else run
         if not self._handler_config().get("profile") or profiling.is_timed(hook):

@@ -12,7 +12,7 @@ class Context(Protocol):
     """The worker's context, TorchServe's or any other; `idx` counts the requests of the batch from 0.
 
     A context may lack `model_yaml_config`, and any value may be None until the worker has set it. TorchServe's own
-    lacks `deadline`, `attempt` and their getters; with TorchServe's frontend these are None and 1.
+    lacks `deadline`, `attempt`, `trace` and their getters; with TorchServe's frontend the first two are None and 1.
     """
 
     manifest: dict[str, Any] | None
@@ -37,6 +37,13 @@ class Context(Protocol):
     @property
     def attempt(self) -> int:
         """The highest of its requests' attempts."""
+
+    @property
+    def trace(self) -> str | None:
+        """W3C's `traceparent` of the first request of the batch that has one, for what the handler calls itself."""
+
+    def get_trace(self, idx: int = 0) -> str | None:
+        """Return `traceparent` of one request: the worker's span if it is traced, else the client's own, or None."""
 
     def get_deadline(self, idx: int = 0) -> float | None:
         """Return when the client of one request has given up; None if that is not known."""

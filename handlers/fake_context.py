@@ -229,6 +229,16 @@ class FakeContext:
         return attempt
 
     @property
+    def trace(self) -> str | None:
+        """`traceparent` of the first request of the batch that has one."""
+        return next(filter(None, map(self.get_trace, range(len(self.request_processor or ())))), None)
+
+    def get_trace(self, idx: int = 0) -> str | None:
+        """Return `traceparent` of a request, as its client has sent it."""
+        headers = self.request_processor[idx].get_request_properties()
+        return next((text for name, text in headers.items() if name.lower() == "traceparent"), None)
+
+    @property
     def system_properties(self) -> dict[str, Any]:
         """`model_dir`, `gpu_id`, `batch_size`, `server_name`, `server_version`, `limit_max_image_pixels`."""
         return self._system_properties

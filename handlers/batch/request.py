@@ -76,6 +76,11 @@ class RequestContext:
         return getattr(self._processor, "attempt", 1)
 
     @property
+    def trace(self) -> str | None:
+        """The request's `traceparent`: the worker's span if it is traced, else the client's own; or None."""
+        return getattr(self._processor, "trace", None) or self.headers.get("traceparent")
+
+    @property
     def request_id(self) -> str | None:
         """The frontend's identifier of the request, as in its log."""
         index = self._index()

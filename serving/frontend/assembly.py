@@ -28,6 +28,8 @@ from serving.frontend.local.models.snapshots import Snapshots
 from serving.frontend.metering.processes import Seen
 from serving.frontend.metering.server import ServerMeters
 from serving.frontend.metering.system import SystemMetrics
+from serving.frontend.observing.choosing import watchers
+from serving.frontend.observing.watched import watched
 from serving.frontend.settings import Settings
 
 
@@ -106,6 +108,7 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         written,
         reserved=RESERVED if single_port else (),
     )
+    seen_by = watched(engine, watchers(settings))
     keys = None
     if settings.token_authorization:
         file = settings.place.keys / "key_file.json"
@@ -114,11 +117,11 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         except OSError as error:
             raise StartError(f"the keys cannot be written: {error.strerror or error}", where=str(file)) from error
     apps: dict[Api, App] = {
-        "inference": inference_app(engine, settings, keys, meters),
-        "management": management_app(engine, settings, keys, meters),
+        "inference": inference_app(seen_by, settings, keys, meters),
+        "management": management_app(seen_by, settings, keys, meters),
     }
     if startup.multi_model is not None:
-        own = PlatformsApp(engine, settings, keys, meters, startup.multi_model)
+        own = PlatformsApp(seen_by, settings, keys, meters, startup.multi_model)
         apps["inference"] = with_platforms(apps["inference"], own)
     if settings.enable_metrics_api:
         apps["metrics"] = metrics_app(meters, settings)
@@ -126,9 +129,9 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
     def grpc(place: Place, apis: Sequence[Kind], access: Callable[[Access], None] | None) -> Any:
         from serving.frontend.grpc.server import GrpcListener  # only where it is served
 
-        return GrpcListener(place, apis, engine, settings, keys, access)
+        return GrpcListener(place, apis, seen_by, settings, keys, access)
 
-    return Parts(engine, apps, lambda: engine.start(startup.models, load_all=startup.load_all), (system.run,), grpc)
+    return Parts(seen_by, apps, lambda: engine.start(startup.models, load_all=startup.load_all), (system.run,), grpc)
 
 
 def _given(file: Path | None) -> dict[str, str] | None:

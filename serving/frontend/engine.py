@@ -33,6 +33,7 @@ class Call:
         deadline: of the client's, by the loop's clock; None without one. What has not begun by then is not begun.
         priority: among those that wait.
         may_default: whether the model's default answer may be given where the deadline or the queue is over.
+        trace: the client's ``traceparent``, where it is not among the request's headers: over gRPC.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Call:
     deadline: float | None = None
     priority: Priority = Priority.NORMAL
     may_default: bool = False
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,13 @@ class Timings:
         queue: from arrival until the request was sent to a worker.
         worker: from then until the (first part of the) answer.
         batch: requests that ran with it, itself included.
+        parts: seconds of the worker's parts by their names; only of a request that is traced.
     """
 
     queue: float
     worker: float
     batch: int
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(slots=True)

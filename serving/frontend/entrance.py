@@ -98,6 +98,8 @@ def details_of(name: str | None, answer: Answer) -> dict[str, Any]:
     if answer.timings is not None:
         of = answer.timings
         found |= {"queue_ms": round(of.queue * 1000, 3), "worker_ms": round(of.worker * 1000, 3), "batch": of.batch}
+    if trace := answer.headers.get("traceparent", "")[3:35]:
+        found["trace_id"] = trace
     return found
 
 

@@ -11,6 +11,8 @@ from serving.protocol.items import fit, sanitise
 from serving.protocol.messages import (
     ATTEMPT,
     DEADLINE,
+    PARTS,
+    TRACE,
     Inference,
     Load,
     Parameter,
@@ -24,6 +26,8 @@ from serving.protocol.values import decode_value, decoding_enabled
 __all__ = [
     "ATTEMPT",
     "DEADLINE",
+    "PARTS",
+    "TRACE",
     "Decoder",
     "Inference",
     "Load",

@@ -23,7 +23,12 @@ DEADLINE: Final = ":deadline"
 """When the client has given up, seconds on the clock of `time.monotonic`, which all processes of a machine share."""
 ATTEMPT: Final = ":attempt"
 """From 2 on: which try it is of a request whose workers died."""
-_OWN: Final = frozenset({DEADLINE, ATTEMPT})
+TRACE: Final = ":trace"
+"""Of a request that is traced: the span of its worker, as W3C's ``traceparent``. Its answer has `PARTS`."""
+_OWN: Final = frozenset({DEADLINE, ATTEMPT, TRACE})
+#: Header of the answer to a request that is traced: ``name=begin,end`` of the worker's work and its parts, with
+#: semicolons between them, seconds on the clock of `time.monotonic`. The frontend takes it out.
+PARTS: Final = "torchmar_parts"
 
 
 @dataclass(frozen=True, slots=True)

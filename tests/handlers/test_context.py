@@ -8,7 +8,7 @@ from handlers import Context
 
 NAMES = {*Context.__annotations__, *(name for name in vars(Context) if not name.startswith("_"))}
 #: What only torchmar's worker has.
-OURS = {"deadline", "attempt", "get_deadline", "get_attempt"}
+OURS = {"deadline", "attempt", "trace", "get_deadline", "get_attempt", "get_trace"}
 
 
 def untouched() -> Any:

@@ -102,11 +102,14 @@ def answer_headers(answer: Answer, request_id: str, constant: Iterable[tuple[byt
 
 def server_timing(timings: Timings) -> bytes:
     """Say where the time of an answer went, in milliseconds."""
-    return b"queue;dur=%.3f, worker;dur=%.3f, batch;desc=%d" % (
+    told = b"queue;dur=%.3f, worker;dur=%.3f, batch;desc=%d" % (
         timings.queue * 1000,
         timings.worker * 1000,
         timings.batch,
     )
+    for name, seconds in timings.parts:
+        told += b", %b;dur=%.3f" % (name.encode(), seconds * 1000)
+    return told
 
 
 def status_of(status: int) -> int:

@@ -132,7 +132,8 @@ async def ask(engine: Engine, name: str, version: str, request: Request, context
     left = context.time_remaining()
     deadline = None if left is None else asyncio.get_running_loop().time() + left
     priority = priority_named(told_in(context.invocation_metadata(), "x-request-priority") or "normal")
-    answer = await engine.predict(Call(name, version or None, request, deadline, priority))
+    trace = told_in(context.invocation_metadata(), "traceparent")
+    answer = await engine.predict(Call(name, version or None, request, deadline, priority, trace=trace))
     if answer.status >= 400:
         raise failure(answer.status, await whole_body(answer, most))
     return answer

@@ -11,10 +11,10 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from serving.protocol import PredictionItem, Request, decode_value, decoding_enabled
+from serving.protocol import PARTS, TRACE, PredictionItem, Request, decode_value, decoding_enabled
 from serving.worker.answering import intra_op_threads
 from serving.worker.answering.replies import Answer, Failure, check, failure_of, item_of
 from serving.worker.answering.streaming import Nowhere, Sink, Streams
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _METRIC = "PredictionTime"
 _METRIC_PAUSE_S = 0.1
+# Of a batch whose requests ran one by one after it had failed there are many.
+_MOST_PARTS = 16
 
 
 @dataclass(eq=False)
@@ -38,6 +40,8 @@ class Batch:
         known: what the context held before, if it was made for this batch.
         prepared: result of the handler's first half; None if it was not called, or raised `error`.
         seconds: that it took.
+        begun: when this was made, by the monotonic clock; 0 where no request is traced.
+        parts: what a handler of the SDK tells of its parts, as `noted` takes it; None where no request is traced.
     """
 
     requests: Sequence[Request]
@@ -47,6 +51,8 @@ class Batch:
     prepared: Any = None
     error: Exception | None = None
     seconds: float = 0.0
+    begun: float = 0.0
+    parts: list[tuple[str, float, float]] | None = None
 
     @property
     def ready(self) -> bool:
@@ -161,6 +167,7 @@ class Service:
                 if name != "_metrics" and batch.known.get(name, batch) is not value:
                     setattr(context, name, value)
             context.metrics.request_ids = context.request_ids
+            context.torchmar_parts = batch.parts
             batch.context = context
         return self._answer_group(batch.requests, batch)
 
@@ -205,7 +212,8 @@ class Service:
             if threads is not None:
                 threads.after(len(requests), time.monotonic() - begin)
             self._timer.report(context.metrics, begin - batch.seconds)
-            return [self._item(request, index, result) for index, request in enumerate(requests)], None
+            answers = [self._item(request, index, result) for index, request in enumerate(requests)]
+            return answers if batch.parts is None else noted(requests, answers, batch.begun, batch.parts), None
         except Exception as error:
             return [], error
 
@@ -221,7 +229,11 @@ class Service:
         context.request_ids = ids
         context.request_processor = processors
         context.metrics.request_ids = ids
-        return Batch(requests, rows, context)
+        batch = Batch(requests, rows, context)
+        if any(TRACE in request.headers for request in requests):
+            batch.begun, batch.parts = time.monotonic(), []
+        context.torchmar_parts = batch.parts
+        return batch
 
     def _item(self, request: Request, index: int, result: list[Any]) -> Answer:
         processor = self._context.request_processor[index]
@@ -253,6 +265,27 @@ class Timer:
         if now - self._last >= _METRIC_PAUSE_S:
             self._last = now
             metrics.add_time(_METRIC, round((now - begin) * 1000, 2))
+
+
+def noted(
+    requests: Sequence[Request], answers: list[Answer], begun: float, parts: Sequence[tuple[str, float, float]]
+) -> list[Answer]:
+    """Return the answers with what the traces of their requests are to show.
+
+    Args:
+        requests: of a batch.
+        answers: to them.
+        begun: when the worker began with it, by the monotonic clock.
+        parts: names, begins and ends.
+    """
+    told = [("worker", begun, time.monotonic()), *parts[:_MOST_PARTS]]
+    text = ";".join(f"{name}={begin!r},{end!r}" for name, begin, end in told)
+    return [
+        replace(answer, headers={**answer.headers, PARTS: text})
+        if TRACE in request.headers and isinstance(answer, PredictionItem)
+        else answer
+        for request, answer in zip(requests, answers, strict=True)
+    ]
 
 
 def inputs_of(request: Request, *, decode: bool) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""TorchServe's context, and what torchmar's own frontend says of a request besides: its deadline, and which try it is.
+"""TorchServe's context, and what torchmar's own frontend says of a request besides: deadline, which try it is, trace.
 
 They come as headers of names that no HTTP request can have, so no client can say them: `serving.protocol.messages`.
 Importing this adds them to TorchServe's own classes. Subclasses would be other types, and handlers look at the type.
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ts.context import Context, RequestProcessor
 
-from serving.protocol import ATTEMPT, DEADLINE, Request
+from serving.protocol import ATTEMPT, DEADLINE, TRACE, Request, header_of
 
 T = TypeVar("T")
 
@@ -31,6 +31,9 @@ def processor_of(request: Request, headers: dict[str, Any]) -> RequestProcessor:
     if ATTEMPT in given:
         processor.attempt = int(given[ATTEMPT])
         del headers[ATTEMPT]
+    if TRACE in given:
+        processor.trace = given[TRACE]
+        del headers[TRACE]
     return processor
 
 
@@ -56,6 +59,12 @@ def _attempt(context: Any) -> int:
     return max((one.attempt for one in context.request_processor or ()), default=1)
 
 
+def _trace(context: Any) -> str | None:
+    """Return the trace of its first request that has one."""
+    requests = range(len(context.request_processor or ()))
+    return next(filter(None, (get_trace(context, index) for index in requests)), None)
+
+
 def get_deadline(self: Any, idx: int = 0) -> float | None:
     """Return when the client of a request has given up; None if that is not known."""
     found: float | None = self.request_processor[idx].deadline
@@ -68,7 +77,16 @@ def get_attempt(self: Any, idx: int = 0) -> int:
     return found
 
 
+def get_trace(self: Any, idx: int = 0) -> str | None:
+    """Return a request's ``traceparent``: of its worker's span, else the client's own; None without either."""
+    processor = self.request_processor[idx]
+    texts = {str(name): value for name, value in processor.get_request_properties().items() if isinstance(value, str)}
+    return processor.trace or header_of(texts, "traceparent") or None
+
+
 # Of a request of which nothing is said.
-RequestProcessor.deadline, RequestProcessor.attempt = None, 1
-Context.deadline, Context.attempt = _Shown(_deadline), _Shown(_attempt)
-Context.get_deadline, Context.get_attempt = get_deadline, get_attempt
+RequestProcessor.deadline, RequestProcessor.attempt, RequestProcessor.trace = None, 1, None
+Context.deadline, Context.attempt, Context.trace = _Shown(_deadline), _Shown(_attempt), _Shown(_trace)
+Context.get_deadline, Context.get_attempt, Context.get_trace = get_deadline, get_attempt, get_trace
+#: Where handlers of the SDK write down when each part of their work began and ended; None where nobody asks.
+Context.torchmar_parts = None

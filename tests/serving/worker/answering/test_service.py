@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.protocol import Parameter, Reply, Request
+from serving.protocol import PARTS, TRACE, Parameter, Reply, Request
 from serving.worker.answering.replies import SUCCESS
 from tests.serving.worker.frontend import REST, bodies, grpc, rest
 from tests.serving.worker.handled import (
@@ -563,3 +563,46 @@ def test_the_threads_are_those_that_are_faster(two_threads):
     for _ in range(30):
         served.answer([rest("r")])
     assert set(seen) == {2}
+
+
+# ---- traces ----------------------------------------------------------------------------------------------------------
+
+
+def traced(request: Request) -> Request:
+    return Request(request.request_id, {**request.headers, TRACE: "00-1-2-01"}, request.parameters)
+
+
+def noting(data: Any, context: Any) -> Any:
+    """Handle as the SDK does: the times of the parts are written down where somebody asks."""
+    if context.torchmar_parts is not None:
+        context.torchmar_parts.append(("inference", 1.5, 2.25))
+    return [str(context.get_trace(n)) for n in range(len(data))]
+
+
+def test_only_who_is_traced_is_told_the_times() -> None:
+    begin = time.monotonic()
+    plain, other = ask(noting, rest("0"), traced(rest("1"))).items
+    assert (plain.body, other.body) == (b"None", b"00-1-2-01")
+    assert PARTS not in plain.headers
+    whole, part = other.headers[PARTS].split(";")
+    assert part == "inference=1.5,2.25"
+    name, _, times = whole.partition("=")
+    first, last = map(float, times.split(","))
+    assert name == "worker"
+    assert begin <= first <= last <= time.monotonic()
+
+
+def test_times_of_one_batch_are_not_those_of_the_next() -> None:
+    of = service(noting)
+    of.answer([traced(rest("0"))])
+    (plain,) = of.answer([rest("1")])
+    assert PARTS not in replied([rest("1")], [plain]).items[0].headers
+    assert of._context.torchmar_parts is None
+    (again,) = replied([traced(rest("2"))], of.answer([traced(rest("2"))])).items
+    assert again.headers[PARTS].count("inference") == 1
+
+
+def test_what_fails_alone_has_no_times() -> None:
+    reply = ask(raising(ValueError("no")), traced(rest("0")))
+    assert (reply.code, reply.items) == (503, ())
+    assert all(PARTS not in item.headers for item in ask(raising(ValueError("no")), traced(rest("0")), rest("1")).items)

@@ -10,7 +10,7 @@ import pytest
 from handlers import Context
 from handlers.testing import FakeContext
 from handlers.testing import Request as Fake
-from serving.protocol import ATTEMPT, DEADLINE, Request
+from serving.protocol import ATTEMPT, DEADLINE, TRACE, Request
 from serving.worker.loading.context import Context as WorkerContext
 from serving.worker.loading.context import processor_of
 
@@ -73,3 +73,18 @@ def test_a_copy_shows_its_own_batch() -> None:
     ahead = copy.copy(context)
     ahead.request_processor = context_of({}).request_processor
     assert (context.deadline, ahead.deadline) == (12.5, None)
+
+
+SPAN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
+
+
+def test_the_trace_is_the_workers_span_else_the_clients() -> None:
+    context = context_of({"Host": "here"}, {"TraceParent": OTHER}, {"traceparent": OTHER, TRACE: SPAN})
+    assert [context.get_trace(n) for n in range(3)] == [None, OTHER, SPAN]
+    assert context.trace == OTHER
+    assert context.get_all_request_header(2) == {"traceparent": OTHER}
+    assert context_of({}).trace is None
+    assert WorkerContext("m", "", None, 8, None, "0.12.0").trace is None
+    fake = FakeContext(requests=[Fake({"body": b""}), Fake({"body": b""}, {"traceparent": OTHER})])
+    assert (fake.get_trace(0), fake.get_trace(1), fake.trace) == (None, OTHER, OTHER)

@@ -1,0 +1,173 @@
+"""Traces of requests by OpenTelemetry, sent by OTLP over HTTP: the way of each through queue, batch and worker.
+
+::
+
+    request                          of the client's trace, or of a new one; the attributes are of this span
+    ├── queue                        until a worker got it
+    └── batch                        until the worker's answer was there
+        └── worker                   the worker's own time, as it tells (serving/worker/answering/service.py)
+            ├── preprocess           of handlers of the SDK
+            ├── inference
+            └── postprocess
+
+This module imports OpenTelemetry, and is imported where the environment names a receiver (`wanted`). The worker
+imports nothing of it: it tells times, and the spans are made of these when the answer is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from archive_tool.version import __version__
+from serving.frontend.engine import Answer, Call
+from serving.frontend.errors import FrontendError
+from serving.frontend.observing.watched import Passing, Predict
+from serving.protocol import PARTS, TRACE, header_of
+
+#: Milliseconds in which the last spans must be taken by their receiver when the server ends.
+END_MS: Final = 3000
+_NS: Final = 1_000_000_000
+_FAILED: Final = 500
+
+
+class _Ids(RandomIdGenerator):
+    """Makes ids at random, but for one of a span that the worker was told before the span could be made.
+
+    Attributes:
+        known: that id; None for a new one.
+    """
+
+    known: int | None = None
+
+    def generate_span_id(self) -> int:
+        """Return the id of the next span."""
+        known, self.known = self.known, None
+        return super().generate_span_id() if known is None else known
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of the worker's work; times are the wall clock's, ns."""
+
+    name: str
+    begin: int
+    end: int
+
+
+class Tracing:
+    """Watches predictions, and makes a trace of each that is sampled.
+
+    What is sampled, where spans go and what the service is called is in OpenTelemetry's environment variables, which
+    its SDK reads: OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME and so on.
+    """
+
+    def __init__(self) -> None:
+        self._ids = _Ids()
+        named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        resource = Resource.create({} if named else {SERVICE_NAME: "torchmar"})
+        self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("torchmar", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    async def predict(self, ask: Predict, call: Call) -> Answer:
+        """Pass a request on, and trace it if its client's trace, or the sampler, says so."""
+        request = call.request
+        begun = time.time_ns()
+        # What one clock is ahead of the other, on which engine and workers measure.
+        ahead = begun - time.monotonic_ns()
+        carrier = {name: header_of(request.headers, name) for name in ("traceparent", "tracestate")}
+        carrier["traceparent"] = call.trace or carrier["traceparent"]
+        parent = self._propagator.extract({name: text for name, text in carrier.items() if text})
+        span = self._tracer.start_span("request", parent, SpanKind.SERVER, start_time=begun)
+        if not span.is_recording():
+            return await ask(call)
+        worker = self._ids.generate_span_id()
+        trace_id = span.get_span_context().trace_id
+        headers = {**request.headers, TRACE: _traceparent(trace_id, worker)}
+        told = {"torchmar.model": call.name, "torchmar.request_id": request.request_id}
+        span.set_attributes(told)
+        try:
+            answer = await ask(replace(call, request=replace(request, headers=headers)))
+        except FrontendError as error:
+            span.set_attribute("http.response.status_code", error.status)
+            _end(span, error.status, error.message)
+            raise
+        except BaseException:  # the client has left
+            _end(span, 0, "the client has left")
+            raise
+        self._answered(span, answer, begun, ahead, worker)
+        return answer
+
+    def _answered(self, span: Span, answer: Answer, begun: int, ahead: int, worker: int) -> None:
+        """Make the spans of an answer, and take out of it what only they needed."""
+        parts = tuple(_parts(answer.headers.pop(PARTS, ""), ahead))
+        context = span.get_span_context()
+        answer.headers["traceparent"] = _traceparent(context.trace_id, context.span_id)
+        status = answer.counted or answer.status
+        span.set_attributes({"torchmar.version": answer.version, "http.response.status_code": answer.status})
+        if answer.timings is not None:
+            timings = answer.timings
+            sent = begun + int(timings.queue * _NS)
+            self._child(span, "queue", begun, sent)
+            of_batch = {"torchmar.batch_size": timings.batch}
+            batch = self._child(span, "batch", sent, sent + int(timings.worker * _NS), of_batch)
+            for one in parts[:1]:
+                self._ids.known = worker
+                own = self._child(batch, one.name, one.begin, one.end)
+                for part in parts[1:]:
+                    self._child(own, part.name, part.begin, part.end)
+            seconds = tuple((part.name, (part.end - part.begin) / _NS) for part in parts[1:])
+            answer.timings = replace(timings, parts=seconds)
+        if answer.rest is None:
+            _end(span, status)
+        else:
+            told = "the rest of the answer did not come, or was not wanted"
+            answer.rest = Passing(
+                answer.rest, lambda _: None, lambda whole: _end(span, status) if whole else _end(span, _FAILED, told)
+            )
+
+    def _child(
+        self, parent: Span, name: str, begin: int, end: int, attributes: Mapping[str, Any] | None = None
+    ) -> Span:
+        child = self._tracer.start_span(name, set_span_in_context(parent), attributes=attributes, start_time=begin)
+        child.end(end)
+        return child
+
+    async def end(self) -> None:
+        """Send what has not been sent yet, or give it up after a time."""
+        await asyncio.to_thread(self._provider.force_flush, END_MS)
+
+
+def _end(span: Span, status: int, message: str = "") -> None:
+    if message or status >= _FAILED:
+        span.set_status(Status(StatusCode.ERROR, message or None))
+    span.end()
+
+
+def _traceparent(trace_id: int, span_id: int) -> str:
+    return f"00-{trace_id:032x}-{span_id:016x}-01"
+
+
+def _parts(text: str, ahead: int) -> Iterator[_Part]:
+    """Read what a worker tells of its parts, the whole first; what cannot be read is passed over."""
+    for told in text.split(";") if text else ():
+        name, _, times = told.partition("=")
+        begin, _, end = times.partition(",")
+        try:
+            yield _Part(name, ahead + int(float(begin) * _NS), ahead + int(float(end) * _NS))
+        except (ValueError, OverflowError):
+            continue

@@ -1,0 +1,103 @@
+"""A server that tells all it can of its requests: traces, logs by the client's ids, and what it captures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.protocol import PARTS
+from tests.serving.frontend.observing.receiver import receiving
+
+from .conftest import Sandbox
+from .support import wait_until
+
+HANDLER = """
+import time
+from handlers import BaseHandler
+
+class Slow(BaseHandler):
+    def initialize(self, context):
+        self.context = context
+        self.model_yaml_config = {}
+
+    def preprocess(self, data):
+        return [row["body"] for row in data]
+
+    def inference(self, data):
+        time.sleep(0.02)
+        if b"bad" in map(bytes, data):
+            raise RuntimeError("this request is bad")
+        return data
+
+    def postprocess(self, data):
+        return [{"trace": self.context.get_trace(n), "body": bytes(one).decode()} for n, one in enumerate(data)]
+"""
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def lines(server: Any, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(server.record["log_folder"], name).read_text().splitlines()]
+
+
+def predictions(server: Any) -> dict[str, dict[str, Any]]:
+    """Return what the access log has of predictions, by their ids."""
+    found = [line for line in lines(server, "access_log.log") if line["target"] == "/predictions/slow"]
+    return {line["request_id"]: line for line in found}
+
+
+@pytest.mark.parametrize("frontend", ["python"])
+def test_one_request_in_traces_and_logs(sandbox: Sandbox) -> None:
+    sandbox.build("slow", HANDLER)
+    config = sandbox.file(
+        "config.properties", "torchmar_log_format=json\ntorchmar_access_log=true\n"
+    )
+    with receiving() as receiver:
+        # Sampled is what a client asks for.
+        sandbox.env |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.address,
+            "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+            "OTEL_SERVICE_NAME": "digits",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
+        server = sandbox.start("slow.mar", options=("--ts-config", config))
+        with httpx.Client(base_url=server.inference, timeout=60) as client:
+            traced = client.post(
+                "/predictions/slow",
+                content=b"good",
+                headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "x-request-id": "order-17"},
+            )
+            plain = client.post("/predictions/slow", content=b"plain", headers={"x-request-id": "order-18"})
+            failed = client.post("/predictions/slow", content=b"bad", headers={"x-request-id": "order-19"})
+        assert (traced.status_code, plain.status_code, failed.status_code) == (200, 200, 503)
+        spans = wait_until(lambda: len(found := receiver.traces()[TRACE]) == 7 and found, "seven spans")
+        assert spans.keys() == {"request", "queue", "batch", "worker", "preprocess", "inference", "postprocess"}
+        assert spans["inference"].end_time_unix_nano - spans["inference"].start_time_unix_nano >= 20_000_000
+        for name in ("preprocess", "inference", "postprocess"):
+            assert spans[name].parent_span_id == spans["worker"].span_id
+        # The handler saw the worker's span, the client its request's, and only the client that asked for it.
+        assert traced.json() == {"trace": f"00-{TRACE}-{spans['worker'].span_id.hex()}-01", "body": "good"}
+        assert traced.headers["traceparent"] == f"00-{TRACE}-{spans['request'].span_id.hex()}-01"
+        assert "inference;dur=" in traced.headers["server-timing"]
+        assert plain.json() == {"trace": None, "body": "plain"}
+        assert not {"traceparent", PARTS} & set(plain.headers)
+        assert PARTS not in traced.headers
+        assert set(receiver.traces()) == {TRACE}
+        assert receiver.services == {"digits"}
+        told = wait_until(lambda: len(found := predictions(server)) == 3 and found, "three lines")
+        assert {name: told[name]["status"] for name in ("order-17", "order-18", "order-19")} == {
+            "order-17": 200,
+            "order-18": 200,
+            "order-19": 503,
+        }
+        assert (told["order-17"]["model"], told["order-17"]["version"]) == ("slow", "1.0")
+        assert told["order-17"]["trace_id"] == TRACE
+        assert told["order-17"]["worker_ms"] >= 20
+        assert {line["level"] for line in lines(server, "model_log.log")} >= {"INFO"}
+        shown = sandbox.torchmar("logs", "--id", "order-19").ok().out
+        assert "RuntimeError: this request is bad" in shown
+        assert "[INFO ] W-9000-slow_1.0-stdout MODEL_LOG - " in sandbox.torchmar("logs", "slow").ok().out
+        sandbox.torchmar("stop").ok()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -13,6 +14,8 @@ from archive_tool import json_text
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 BINARY: Final = "application/octet-stream"
+#: What follows the name of a column whose bytes are in base64, in what a server has captured.
+BASE64: Final = "_base64"
 #: Bytes of a bad row that its failure shows.
 SHOWN: Final = 2_000
 _NAMES_SHOWN: Final = 10
@@ -116,6 +119,8 @@ class Columns:
         if self.input is None:
             rest = {name: value for name, value in record.items() if name != self.label}
             return Content(_dumped(rest, raw), JSON, label)
+        if self.input not in record and f"{self.input}{BASE64}" in record:
+            return Content(_unpacked(record[f"{self.input}{BASE64}"], raw), BINARY, label)
         if self.input not in record:
             raise RowError(f"it has no column {self.input!r}, but {_listed(record)}", raw)
         value = record[self.input]
@@ -124,6 +129,13 @@ class Columns:
         if isinstance(value, str):
             return Content(value.encode("utf-8", "backslashreplace"), TEXT, label)
         return Content(_dumped(value, raw), JSON, label)
+
+
+def _unpacked(text: Any, raw: bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise RowError(f"it is no base64: {error}", raw) from error
 
 
 def _listed(columns: Collection[str]) -> str:

@@ -48,7 +48,9 @@ class Scores:
     def take(self, label: Any, answer: Any) -> None:
         """Compare an answer with its label."""
         value = value_of(answer)
-        if value is None:
+        if isinstance(label, (dict, list)):  # an answer that was captured
+            label = value_of(label)
+        if value is None or label is None:
             self.unlike += 1
             return
         self.compared += 1

@@ -53,7 +53,7 @@ def predictions(server: Any) -> dict[str, dict[str, Any]]:
 def test_one_request_in_traces_and_logs(sandbox: Sandbox) -> None:
     sandbox.build("slow", HANDLER)
     config = sandbox.file(
-        "config.properties", "torchmar_log_format=json\ntorchmar_access_log=true\n"
+        "config.properties", "torchmar_log_format=json\ntorchmar_access_log=true\ntorchmar_capture_share=1\n"
     )
     with receiving() as receiver:
         # Sampled is what a client asks for.
@@ -101,3 +101,36 @@ def test_one_request_in_traces_and_logs(sandbox: Sandbox) -> None:
         assert "RuntimeError: this request is bad" in shown
         assert "[INFO ] W-9000-slow_1.0-stdout MODEL_LOG - " in sandbox.torchmar("logs", "slow").ok().out
         sandbox.torchmar("stop").ok()
+        (captured,) = sandbox.root.glob("state/**/captured.jsonl")
+        kept = {line["request_id"]: line for line in map(json.loads, captured.read_text().splitlines())}
+        assert set(kept) == {"order-17", "order-18"}
+        assert (kept["order-18"]["input"], kept["order-18"]["answer"]) == ("plain", {"trace": None, "body": "plain"})
+        assert kept["order-18"]["version"] == "1.0"
+
+
+VOWELS = """
+def handle(data, context):
+    texts = [row["body"] for row in data or ()]
+    return [sum(one in "aeiou" for one in (t if isinstance(t, str) else bytes(t).decode())) for t in texts]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.hides("torch")
+@pytest.mark.parametrize("frontend", ["python"])
+def test_a_new_version_is_compared_with_what_was_captured(sandbox: Sandbox) -> None:
+    """A job takes the file as it is: what was asked, and as labels what was answered."""
+    sandbox.build("vowels", VOWELS)
+    folder = sandbox.root / "kept"
+    config = sandbox.file("config.properties", f"torchmar_capture_share=1\ntorchmar_capture_folder={folder}\n")
+    server = sandbox.start("vowels.mar", options=("--ts-config", config))
+    for text in ("one", "two", "you", "sky"):
+        assert httpx.post(f"{server.inference}/predictions/vowels", content=text, timeout=60).status_code == 200
+    sandbox.torchmar("stop").ok()
+    sandbox.build("vowels", VOWELS.replace("aeiou", "aeiouy"), "--version", "2.0")
+    options = ("--column", "input", "--labels", "answer", "--output", sandbox.root / "out.csv", "--json")
+    done = sandbox.torchmar("batch", sandbox.store / "vowels.mar", folder / "captured.jsonl", *options).json()
+    assert (done["rows"], done["failed"]) == (4, 0)
+    told = json.dumps(done)
+    assert '"compared": 4' in told
+    assert '"accuracy": 0.5' in told, told

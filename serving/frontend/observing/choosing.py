@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Final
 
+from serving.frontend.observing import capturing
 from serving.frontend.observing.watched import Watcher
 from serving.frontend.settings import Settings
 
@@ -27,6 +28,9 @@ def watchers(settings: Settings, environ: Mapping[str, str] = os.environ) -> lis
         InputError: a setting cannot be used.
     """
     found: list[Watcher] = []
+    if capture := capturing.of(settings):
+        _log.warning("Requests and answers are written into %s (%s)", capture.folder, capturing.SHARE)
+        found.append(capture)
     if traces_wanted(environ):
         from serving.frontend.observing.tracing import Tracing  # only where it is asked for
 

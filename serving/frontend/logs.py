@@ -38,6 +38,8 @@ WAITING_BYTES: Final = 16 * 1024 * 1024
 _LEVELS: Final = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 #: Loggers that have a file of their own.
 _METRICS: Final[dict[str, File]] = {"TS_METRICS": "ts_metrics", "MODEL_METRICS": "model_metrics"}
+#: What a console shows, too.
+_SHOWN: Final = frozenset({"ts_log", "model_log", "access_log"})
 _ENDING_S: Final = 10.0
 
 
@@ -115,7 +117,7 @@ class LogFiles:
 
     Args:
         folder: of the files; made if it is not there.
-        console: shows the lines of ts_log and model_log, too; None for nowhere.
+        console: shows the lines of all but the metrics, too; None for nowhere.
         file_bytes: of a file before the next one is begun.
         form: of the lines, but for those of metrics.
     """
@@ -220,7 +222,7 @@ class LogFiles:
             one.close()
 
     def _write(self, file: File, text: str) -> None:
-        if self._console is not None and file in ("ts_log", "model_log"):
+        if self._console is not None and file in _SHOWN:
             with contextlib.suppress(OSError, ValueError):  # nobody looks any more
                 self._console.write(text)
                 self._console.flush()

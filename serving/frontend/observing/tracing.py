@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -37,8 +38,8 @@ from serving.frontend.errors import FrontendError
 from serving.frontend.observing.watched import Passing, Predict
 from serving.protocol import PARTS, TRACE, header_of
 
-#: Milliseconds in which the last spans must be taken by their receiver when the server ends.
-END_MS: Final = 3000
+#: Seconds in which the last spans must be taken by their receiver when the server ends.
+END_S: Final = 3.0
 _NS: Final = 1_000_000_000
 _FAILED: Final = 500
 
@@ -149,7 +150,10 @@ class Tracing:
 
     async def end(self) -> None:
         """Send what has not been sent yet, or give it up after a time."""
-        await asyncio.to_thread(self._provider.force_flush, END_MS)
+        # The SDK waits for its receiver as long as that takes. The process does not wait for a thread of this kind.
+        thread = threading.Thread(target=self._provider.force_flush, name="traces", daemon=True)
+        thread.start()
+        await asyncio.to_thread(thread.join, END_S)
 
 
 def _end(span: Span, status: int, message: str = "") -> None:

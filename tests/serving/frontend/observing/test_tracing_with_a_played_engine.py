@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from serving.frontend.apps.answers import server_timing
 from serving.frontend.apps.exchange import close_parts
 from serving.frontend.engine import Answer, Call, Timings
 from serving.frontend.errors import UnavailableError
+from serving.frontend.observing import tracing
 from serving.frontend.observing.tracing import Tracing, _parts
 from serving.protocol import PARTS, TRACE, Request
 
@@ -37,12 +39,12 @@ def traced(
     """Ask once with each of the headers; the answers, or errors, when all spans were sent."""
 
     async def main() -> list[Any]:
-        tracing = Tracing()
+        watcher = Tracing()
         found: list[Any] = []
         for number, one in enumerate(headers or ({},)):
             call = Call("mnist", None, Request(f"r{number}", one), trace=trace)
             try:
-                answer = await tracing.predict(answered, call)
+                answer = await watcher.predict(answered, call)
                 if answer.rest is not None:
                     if read:
                         answer.body = answer.body + b"".join([bytes(part) async for part in answer.rest])
@@ -50,7 +52,7 @@ def traced(
                 found.append(answer)
             except (UnavailableError, asyncio.CancelledError) as error:
                 found.append(error)
-        await tracing.end()
+        await watcher.end()
         return found
 
     return asyncio.run(main())
@@ -181,3 +183,14 @@ def test_a_stream_lasts_until_its_last_part(receiver: Receiver, read: bool, code
 def test_what_a_worker_tells_wrongly_is_passed_over() -> None:
     assert [one.name for one in _parts("worker=1.5,2.5;;a=b,c;b=nan,1;c=inf,1;d=1", 0)] == ["worker"]
     assert list(_parts("", 0)) == []
+
+
+def test_a_receiver_that_is_silent_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "20")
+        monkeypatch.setattr(tracing, "END_S", 0.5)
+        begun = time.monotonic()
+        (answer,) = traced(worked, {"traceparent": CLIENT})
+        assert answer.body == b"answer"
+        assert time.monotonic() - begun < 10

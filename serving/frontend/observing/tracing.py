@@ -80,7 +80,8 @@ class Tracing:
         named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         resource = Resource.create({} if named else {SERVICE_NAME: "torchmar"})
         self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._exporter = OTLPSpanExporter()
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("torchmar", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -151,9 +152,11 @@ class Tracing:
     async def end(self) -> None:
         """Send what has not been sent yet, or give it up after a time."""
         # The SDK waits for its receiver as long as that takes. The process does not wait for a thread of this kind.
-        thread = threading.Thread(target=self._provider.force_flush, name="traces", daemon=True)
+        thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, END_S)
+        if thread.is_alive():
+            self._exporter.shutdown()  # it tries no more
 
 
 def _end(span: Span, status: int, message: str = "") -> None:

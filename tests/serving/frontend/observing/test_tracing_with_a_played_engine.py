@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -194,3 +195,8 @@ def test_a_receiver_that_is_silent_does_not_hold_up_the_end(monkeypatch: pytest.
         (answer,) = traced(worked, {"traceparent": CLIENT})
         assert answer.body == b"answer"
         assert time.monotonic() - begun < 10
+    # Nobody listens any more, and nothing is tried again.
+    for thread in threading.enumerate():
+        if thread.name in ("traces", "OtelBatchSpanRecordProcessor"):
+            thread.join(30)
+            assert not thread.is_alive()

@@ -80,7 +80,7 @@ class Tracing:
         named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         resource = Resource.create({} if named else {SERVICE_NAME: "torchmar"})
         self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
-        self._exporter = OTLPSpanExporter()
+        self._exporter: Any = OTLPSpanExporter()  # partly typed
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("torchmar", __version__)
         self._propagator = TraceContextTextMapPropagator()

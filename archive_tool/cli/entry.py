@@ -60,6 +60,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "status": Entry("serving.cli.servers:status", "Show whether the server runs, where, and how it is."),
         "keys": Entry("serving.cli.keys:keys", "Show the keys that the server asks for."),
         "logs": Entry("serving.cli.logs:logs", "Show what a server and its models have logged."),
+        "console": Entry("serving.cli.dev:console", "Show a server in a browser."),
         "env": Entry("serving.cli.servers:env", "Print the shell lines that the stock torchserve command needs."),
         "home": Entry("serving.cli.servers:home", "Print the folder that holds torchmar's worker."),
     },

@@ -1,4 +1,4 @@
-"""Command: dev."""
+"""Commands that serve in this process: dev, console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from archive_tool.cli.options import allow_pickle_option
 from archive_tool.cli.output import printable
-from serving.cli.options import PortType
+from serving.cli.options import PortType, name_option
 
 
 @click.command()
@@ -56,3 +56,41 @@ def dev(
 
     options = {name: value for name, value in given.items() if value}
     serve(DevOptions(target, 0 if port == "auto" else port, device, options), tell, ready)
+
+
+@click.command()
+@click.option("--port", type=PortType(), default=8083, show_default=True, help="Port, or auto for a free one.")
+@name_option
+def console(port: int | Literal["auto"], server: str) -> None:
+    """Show a server in a browser.
+
+    Models, versions and workers with live numbers, the logs, and a page on which a model is tried. The Python frontend
+    has this console itself, at /console of its management API: there the command names the address. Beside Java's
+    frontend it serves it at http://127.0.0.1:PORT/console, until Ctrl-C. Where the server asks for keys, so does the
+    console.
+
+    \b
+    Examples:
+      torchmar console
+      torchmar console --name second --port auto
+    """
+    from serving.control import StateFolder
+    from serving.control.configuration.config import read_properties
+    from serving.control.configuration.settings import is_true
+    from serving.control.state import not_running
+
+    state = StateFolder(server)
+    record = state.record()
+    if record is None or not record.alive:
+        raise not_running(server)
+    properties = read_properties(state.config) if state.config.is_file() else {}
+    off = "torchmar_console" in properties and not is_true(properties, "torchmar_console")
+    if record.frontend == "python" and not off and record.management.startswith("http"):
+        click.echo(f"{record.management}/console")
+        return
+    from serving.local.console import serve
+
+    def ready(address: str) -> None:
+        click.echo(printable(f"{address} (Ctrl-C ends it)"))
+
+    serve(record, state, 0 if port == "auto" else port, ready)

@@ -12,6 +12,7 @@ from serving.control.configuration.config import ModelSpec
 from serving.control.following.forms import Access
 from serving.errors import StartError
 from serving.frontend import logs
+from serving.frontend.apps.console.beside import Beside
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys, Kind
 from serving.frontend.apps.management import management_app
@@ -66,6 +67,7 @@ class Parts:
         begin: registers the models of the start.
         beside: what runs as long as the server does.
         grpc: makes its listeners for gRPC; None where it has none.
+        ending: called when the server begins to drain, for what would not end by itself.
     """
 
     engine: Engine
@@ -73,6 +75,7 @@ class Parts:
     begin: Callable[[], Awaitable[None]]
     beside: Sequence[Callable[[], Awaitable[None]]] = field(default=())
     grpc: Grpc | None = None
+    ending: Sequence[Callable[[], None]] = field(default=())
 
 
 def assemble(settings: Settings, startup: Startup) -> Parts:
@@ -125,13 +128,30 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         apps["inference"] = with_platforms(apps["inference"], own)
     if settings.enable_metrics_api:
         apps["metrics"] = metrics_app(meters, settings)
+    ending: list[Callable[[], None]] = []
+    if settings.console:
+        console = Beside(apps["management"], lambda: _console(seen_by, settings, keys, meters))
+        apps["management"] = console
+        ending.append(console.end)
 
     def grpc(place: Place, apis: Sequence[Kind], access: Callable[[Access], None] | None) -> Any:
         from serving.frontend.grpc.server import GrpcListener  # only where it is served
 
         return GrpcListener(place, apis, seen_by, settings, keys, access)
 
-    return Parts(seen_by, apps, lambda: engine.start(startup.models, load_all=startup.load_all), (system.run,), grpc)
+    def begin() -> Awaitable[None]:
+        return engine.start(startup.models, load_all=startup.load_all)
+
+    return Parts(seen_by, apps, begin, (system.run,), grpc, ending)
+
+
+def _console(
+    engine: Engine, settings: Settings, keys: Keys | None, meters: ServerMeters
+) -> tuple[App, Callable[[], None]]:
+    from serving.frontend.apps.console.sources import EngineSource  # only where somebody opens it
+    from serving.frontend.apps.console.whole import console_of
+
+    return console_of(EngineSource(engine, settings, keys, meters.text))
 
 
 def _given(file: Path | None) -> dict[str, str] | None:

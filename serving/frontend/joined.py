@@ -15,15 +15,17 @@ Api = Literal["inference", "management", "metrics"]
 #: In the order in which a request that is nobody's is passed on.
 APIS: Final[tuple[Api, ...]] = ("inference", "management", "metrics")
 
-_MANAGEMENT: Final = frozenset({"models", "token", "workflows"})
+_MANAGEMENT: Final = frozenset({"console", "models", "token", "workflows"})
+# Where nothing follows.
+_ALONE: Final[Mapping[str, Api]] = {"docs": "management", "metrics": "metrics"}
 
 
 def api_of(path: str) -> Api:
     """Return the API that a path belongs to, where all of them are asked at one address."""
     segments = path.split("/")
     first = segments[1] if len(segments) > 1 else ""
-    if first == "metrics" and len(segments) == 2:
-        return "metrics"
+    if first in _ALONE and len(segments) == 2:
+        return _ALONE[first]
     if first in _MANAGEMENT:
         # SageMaker's way to ask a model.
         return "inference" if first == "models" and len(segments) == 4 and segments[3] == "invoke" else "management"

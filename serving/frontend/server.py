@@ -365,6 +365,8 @@ class Server:
     async def _drain(self) -> None:
         if self._at_once.is_set():
             return
+        for end in self._parts.ending:
+            end()
         asked = {"inference", f"{GRPC}inference"}
         first = [one for one, names in zip(self._listeners, self._names, strict=True) if asked.intersection(names)]
         deadline = time.monotonic() + self._grace_s

@@ -84,6 +84,7 @@ class Settings:
     install_py_dep_per_model: bool = False
     use_native_io: bool = True
     open_inference: bool = False
+    console: bool = True
     sequence_id: str = SEQUENCE_ID
     sequence_start: str = SEQUENCE_START
     sequence_end: str = SEQUENCE_END
@@ -165,6 +166,7 @@ def of(properties: Mapping[str, str], place: Place, environ: Mapping[str, str] =
         install_py_dep_per_model=flag("install_py_dep_per_model", False),
         use_native_io=flag("use_native_io", True),
         open_inference=open_inference,
+        console=flag("torchmar_console", True),
         sequence_id=properties.get("ts_header_key_sequence_id", SEQUENCE_ID),
         sequence_start=properties.get("ts_header_key_sequence_start", SEQUENCE_START),
         sequence_end=properties.get("ts_header_key_sequence_end", SEQUENCE_END),

@@ -99,6 +99,7 @@ KEYS: Final = {
     "torchmar_capture_megabytes": "count",
     "torchmar_capture_share": "share",
     "torchmar_capture_without": "text",
+    "torchmar_console": "flag",
     "torchmar_drain_grace": "amount",
     "torchmar_drain_notice": "amount",
     "torchmar_frontend": "frontend",

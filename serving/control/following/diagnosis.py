@@ -126,10 +126,12 @@ class LogWatch:
     Args:
         folder: of ts_log.log and model_log.log.
         from_begin: read what they hold already, too.
+        most: then no more than the last so many bytes of each; None for all.
     """
 
     folder: Path
     from_begin: bool = False
+    most: int | None = None
     _offsets: dict[str, int] = field(default_factory=dict)
     _workers: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     # By worker and pipe: the lines of the two come in any order, and must not break each other's tracebacks.
@@ -140,7 +142,9 @@ class LogWatch:
     def __post_init__(self) -> None:
         for name in ("ts_log.log", "model_log.log"):
             path = self.folder / name
-            self._offsets[name] = path.stat().st_size if path.exists() and not self.from_begin else 0
+            size = path.stat().st_size if path.exists() else 0
+            read = 0 if not self.from_begin else size if self.most is None else min(size, self.most)
+            self._offsets[name] = size - read
 
     def poll(self) -> None:
         """Take in the new lines."""

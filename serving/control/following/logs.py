@@ -77,7 +77,7 @@ def follow(
         last: yield only this many of the events that are there already.
     """
     names = FILES if model is None else ("model_log.log",)
-    tails = [_Tail(folder / name) for name in names]
+    tails = [Tail(folder / name) for name in names]
     while True:
         more = running()  # asked first, so that the last lines are still read
         events = sorted((one for tail in tails for one in tail.events()), key=lambda one: one.time)
@@ -153,11 +153,16 @@ def _with_tracebacks(events: list[Event], marked: str) -> Iterator[Event]:
         yield events[index]
 
 
-class _Tail:
-    """The growth of a file; one that was replaced, by a new start or a full file, is read from its beginning."""
+class Tail:
+    """The growth of a file; one that was replaced, by a new start or a full file, is read from its beginning.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: of the file.
+        most: bytes that are read at once, the last ones; None for all.
+    """
+
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        self._path, self._most = path, most
         self._identity, self._offset, self._rest = 0, 0, b""
 
     def _now(self) -> tuple[int, int]:
@@ -168,13 +173,16 @@ class _Tail:
         return found.st_ino, found.st_size
 
     def events(self) -> Iterator[Event]:
+        """Yield what has come since the last time."""
         identity, size = self._now()
         if identity != self._identity or size < self._offset:
             self._identity, self._offset, self._rest = identity, 0, b""
+        if self._most is not None and size - self._offset > self._most:
+            self._offset, self._rest = size - self._most, b""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
-                data = file.read()
+                data = file.read(-1 if self._most is None else self._most)
         except FileNotFoundError:
             return
         self._offset += len(data)

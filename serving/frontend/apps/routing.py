@@ -16,7 +16,18 @@ NO_WORKFLOWS: Final = "workflows are not served here; torchmar start --frontend 
 
 #: First segments that routes need where all APIs share one port; no model can have such a name there.
 RESERVED: Final = frozenset(
-    {"api-description", "explanations", "invocations", "livez", "metrics", "models", "ping", "predictions", "readyz"}
+    {
+        "api-description",
+        "console",
+        "explanations",
+        "invocations",
+        "livez",
+        "metrics",
+        "models",
+        "ping",
+        "predictions",
+        "readyz",
+    }
     | {"token", "v1", "v2", "wfpredict", "workflows"}
 )
 
@@ -40,17 +51,17 @@ def refuse_pages(scope: Mapping[str, Any], headers: Mapping[bytes, bytes], allow
         ForbiddenError: it is such a page.
     """
     server = (scope.get("server") or ("", None))[0]
-    local = _is_loopback(server)
+    local = is_loopback(server)
     host = headers.get(b"host", b"").decode("latin-1")
     if (given := headers.get(b"origin")) is not None:
         origin = given.decode("latin-1")
         known = allowed is not None and (allowed == "*" or origin in (one.strip() for one in allowed.split(",")))
-        own = _is_loopback(_name(origin)) if local else origin.partition("://")[2] == host != ""
+        own = is_loopback(_name(origin)) if local else origin.partition("://")[2] == host != ""
         if not (known or own):
             raise ForbiddenError(
                 f"a page of {origin} may not do this; set cors_allowed_origin in config.properties to let it"
             )
-    if local and not keyed and host and not _is_loopback(_name(f"//{host}")):
+    if local and not keyed and host and not is_loopback(_name(f"//{host}")):
         raise ForbiddenError(
             f"the Host of this request is {host}, which is not this machine; "
             "ask localhost, or let requests need a key: disable_token_authorization=false"
@@ -64,7 +75,8 @@ def _name(url: str) -> str:
         return ""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a name or number is this machine's own."""
     if host == "localhost":
         return True
     try:

@@ -1,0 +1,199 @@
+"""The overview, and the page of a model: what it is, and what can be done with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+from urllib.parse import quote
+
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from archive_tool.metadata.record import TensorSpec
+from serving.frontend.apps.console.app import SESSION, Around, posted
+from serving.frontend.apps.console.pages import link
+from serving.frontend.apps.console.shown import logs
+from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
+from serving.frontend.apps.console.sources import Served
+from serving.frontend.errors import BadRequestError, ResourceNotFoundError, VersionNotFoundError
+
+#: Milliseconds after which a browser looks again for a stream that has ended.
+_AGAIN_MS: Final = 1000
+#: Types of samples that a browser may take for what they are; others could hold a page.
+_SHOWN: Final = (
+    "image/png",
+    "image/jpeg",
+    "image/gif",
+    "image/webp",
+    "audio/wav",
+    "audio/x-wav",
+    "audio/mpeg",
+    "audio/ogg",
+)
+_MOST_WORKERS: Final = 1000
+
+
+class Models:
+    """The pages about models.
+
+    Args:
+        shared: what all pages share.
+    """
+
+    def __init__(self, shared: Around) -> None:
+        self._shared = shared
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Paths below the console's."""
+        version = "/models/{name}/{version}"
+        routes = [
+            Route("/", self._overview, methods=["GET"]),
+            Route("/events", self._events, methods=["GET"]),
+            Route("/models/{name}", self._model, methods=["GET"]),
+            Route(version, self._model, methods=["GET"]),
+            Route(f"{version}/samples/{{number:int}}", self._sample, methods=["GET"]),
+            Route(f"{version}/scale", posted(self._shared, self._scale), methods=["POST"]),
+            Route(f"{version}/set-default", posted(self._shared, self._set_default), methods=["POST"]),
+        ]
+        if self._shared.source.about.changes:
+            routes += [
+                Route("/models", posted(self._shared, self._register), methods=["POST"]),
+                Route(f"{version}/unregister", self._question, methods=["GET"]),
+                Route(f"{version}/unregister", posted(self._shared, self._unregister), methods=["POST"]),
+            ]
+        return routes
+
+    # ---- the overview ----------------------------------------------------------------------------------------------
+
+    async def _overview(self, request: Request) -> Response:
+        first = request.query_params.get("first", "0")
+        start = int(first) if first.isdecimal() and len(first) < 9 else 0
+        source = self._shared.source
+        names = await source.names()
+        served = await all_of(source, start)
+        archives = await asyncio.to_thread(self._shared.archives.of_store) if source.about.changes else []
+        return self._shared.pages.page(
+            request,
+            "overview.html",
+            served=served,
+            count=len(names),
+            next=start + MOST_MODELS if start + MOST_MODELS < len(names) else None,
+            archives=archives,
+        )
+
+    async def _events(self, request: Request) -> Response:
+        after = request.headers.get("last-event-id", "0")
+        watch, gate, session = self._shared.watch, self._shared.gate, request.scope[SESSION]
+
+        async def events() -> AsyncIterator[str]:
+            yield f"retry: {_AGAIN_MS}\n\n"
+            samples = watch.samples(int(after) if after.isdecimal() and len(after) < 12 else 0)
+            try:
+                async for number, sample in samples:
+                    if not await gate.is_in(session):
+                        return
+                    yield f"id: {number}\ndata: {json.dumps(sample)}\n\n"
+            finally:
+                await samples.aclose()  # type: ignore[attr-defined]
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    # ---- a model ---------------------------------------------------------------------------------------------------
+
+    async def _one(self, request: Request) -> tuple[Served, Sequence[Served]]:
+        """Find the version that a path names, the default one where it names none, and all of its model.
+
+        Raises:
+            VersionNotFoundError: there is none.
+        """
+        name, version = request.path_params["name"], request.path_params.get("version")
+        served = await self._shared.source.versions(name)
+        for one in served:
+            if version in (None, one.of.version):
+                return one, served
+        raise VersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
+
+    async def _model(self, request: Request) -> Response:
+        one, served = await self._one(request)
+        contents = await self._shared.archives.contents(one.of.url)
+        failure = None
+        if one.of.ready_workers < max(1, one.of.min_workers) and one.of.workers:
+            failure = await asyncio.to_thread(logs.failure_of, self._shared.source.about.logs, one.of.name)
+        return self._shared.pages.page(
+            request,
+            "model.html",
+            one=one,
+            served=served,
+            contents=contents,
+            failure=failure,
+            told=request.query_params.get("told", ""),
+            shape=_shape,
+        )
+
+    async def _sample(self, request: Request) -> Response:
+        one, _ = await self._one(request)
+        found = await self._shared.archives.sample(one.of.url, request.path_params["number"])
+        if found is None:
+            raise ResourceNotFoundError("there is no such sample")
+        sample, body = found
+        kind = (sample.content_type or "").partition(";")[0].strip().lower()
+        text = kind.startswith("text/") or kind == "application/json"
+        shown = kind if kind in _SHOWN else "text/plain; charset=utf-8" if text else "application/octet-stream"
+        return Response(body, headers={"content-security-policy": "sandbox; default-src 'none'"}, media_type=shown)
+
+    # ---- what can be done ------------------------------------------------------------------------------------------
+
+    async def _scale(self, request: Request, form: FormData) -> Response:
+        least = _count(form, "least")
+        most = _count(form, "most") if form.get("most") else least
+        name, version = request.path_params["name"], request.path_params["version"]
+        return self._done(name, version, await self._shared.source.scale(name, version, least, most))
+
+    async def _set_default(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
+        name, version = request.path_params["name"], request.path_params["version"]
+        return self._done(name, version, await self._shared.source.set_default(name, version))
+
+    async def _question(self, request: Request) -> Response:
+        one, served = await self._one(request)
+        return self._shared.pages.page(request, "unregister.html", one=one, last=len(served) == 1)
+
+    async def _unregister(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
+        name, version = request.path_params["name"], request.path_params["version"]
+        await self._shared.source.unregister(name, version)
+        return RedirectResponse(link(), 303)
+
+    async def _register(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
+        archive, workers = form.get("archive"), _count(form, "workers")
+        if archive not in await asyncio.to_thread(self._shared.archives.of_store) or not isinstance(archive, str):
+            raise BadRequestError(f"there is no archive {archive} in the model store")
+        before = set(await self._shared.source.names())
+        await self._shared.source.register(archive, workers)
+        new = sorted(set(await self._shared.source.names()) - before)
+        return RedirectResponse(link("models", new[0]) if new else link(), 303)
+
+    @staticmethod
+    def _done(name: str, version: str, told: str) -> Response:
+        return RedirectResponse(f"{link('models', name, version)}?told={quote(told)}", 303)
+
+
+def _count(form: FormData, name: str) -> int:
+    """Read a number of workers.
+
+    Raises:
+        BadRequestError: it is none.
+    """
+    text = form.get(name)
+    if not isinstance(text, str) or not text.strip().isdecimal() or int(text[:9]) > _MOST_WORKERS:
+        raise BadRequestError(f"a number of workers is wanted, 0 to {_MOST_WORKERS}")
+    return int(text)
+
+
+def _shape(spec: TensorSpec) -> str:
+    if spec.shape is None:
+        return "–"
+    return " × ".join("?" if size is None else str(size) for size in spec.shape) or "()"

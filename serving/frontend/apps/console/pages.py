@@ -1,0 +1,101 @@
+"""How a page is made: the templates, the reader's language, and what every page knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from archive_tool.cli.output import human_size
+from archive_tool.version import __version__
+from serving.frontend.apps.console import words
+from serving.frontend.apps.console.beside import PATH
+
+HERE: Final = Path(__file__).parent
+#: Cookie with the language that somebody has chosen.
+LANGUAGE: Final = "torchmar_language"
+
+
+class Pages:
+    """Makes pages.
+
+    Args:
+        about: what every page is told of the server.
+    """
+
+    def __init__(self, about: Mapping[str, Any]) -> None:
+        self._about = about
+        self._templates = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=select_autoescape(default=True, default_for_string=True),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters["size"] = _size
+        self._templates.filters["number"] = _number
+        self._templates.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+        self._templates.globals["link"] = link
+        # Compiled now, in the thread that makes the console: not in the event loop.
+        for name in self._templates.list_templates():
+            self._templates.get_template(name)
+
+    def text(self, request: Request, template: str, **values: Any) -> str:
+        """Fill a template in the reader's language."""
+        language = language_of(request)
+        session = request.scope["torchmar.session"]
+        found = self._templates.get_template(template)
+        return found.render(
+            self._about,
+            _=partial(_translated, language),
+            language=language,
+            other="zh" if language == "en" else "en",
+            mark=session.mark,
+            inside=session.key is not None,
+            here=request.url.path,
+            version_of_torchmar=__version__,
+            **values,
+        )
+
+    def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+        """Answer with a page."""
+        return HTMLResponse(self.text(request, template, **values), status, {"vary": "cookie, accept-language"})
+
+
+def link(*segments: str) -> str:
+    """Return the path of a page."""
+    return "/".join([PATH, *(quote(one, safe="") for one in segments)])
+
+
+def language_of(request: Request) -> str:
+    """Return the reader's language: as chosen, else as the browser says."""
+    chosen = request.query_params.get("lang") or request.cookies.get(LANGUAGE, "")
+    if chosen in words.LANGUAGES:
+        return chosen
+    for one in request.headers.get("accept-language", "").lower().split(","):
+        if one.strip()[:2] in words.LANGUAGES:
+            return one.strip()[:2]
+    return words.LANGUAGES[0]
+
+
+def _translated(language: str, text: str, **values: object) -> str | Markup:
+    """Say something in a language; values are escaped where they are put in."""
+    found = words.say(language, text)
+    # The text is ours, and the values are escaped.
+    return Markup(found).format(**values) if values else escape(found)  # noqa: S704
+
+
+def _size(count: float) -> str:
+    return human_size(int(count))
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{value:,.4g}{unit}" if value < 10_000 else f"{value:,.0f}{unit}"

@@ -1,0 +1,120 @@
+"""The pages on which one reads: the logs, and the APIs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from archive_tool.errors import ArchiveError
+from serving.frontend.apps.console.app import SESSION, Around
+from serving.frontend.apps.console.shown import logs
+from serving.frontend.apps.console.shown.apis import MOST_SAMPLE, Asking, document_of
+from serving.frontend.apps.console.shown.figures import all_of
+from serving.frontend.apps.console.sources import Served
+
+_MOST_MODEL, _MOST_MARK = 256, 200
+#: Looks without news after which a stream says that it is still there: so it is noticed when its reader has gone.
+_SILENT: Final = 15
+
+
+class Reading:
+    """The pages of logs and APIs.
+
+    Args:
+        shared: what all pages share.
+    """
+
+    def __init__(self, shared: Around) -> None:
+        self._shared = shared
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Paths below the console's."""
+        return [
+            Route("/logs", self._logs, methods=["GET"]),
+            Route("/logs/events", self._events, methods=["GET"]),
+            Route("/docs", self._apis, methods=["GET"]),
+            Route("/openapi.json", self._document, methods=["GET"]),
+        ]
+
+    # ---- logs ------------------------------------------------------------------------------------------------------
+
+    async def _logs(self, request: Request) -> Response:
+        wanted = _wanted(request)
+        following = logs.Following(self._shared.source.about.logs, wanted)
+        events = await asyncio.to_thread(following.events)
+        rows = [{"text": logs.shown(event), "level": logs.level_of(event)} for event in events]
+        names = await self._shared.source.names()
+        # What was shown is not sent again: a script goes on from here.
+        return self._shared.pages.page(
+            request, "logs.html", events=rows, wanted=wanted, names=names, folder=self._shared.source.about.logs
+        )
+
+    async def _events(self, request: Request) -> Response:
+        following = logs.Following(self._shared.source.about.logs, _wanted(request))
+        watch, gate, session = self._shared.watch, self._shared.gate, request.scope[SESSION]
+
+        async def events() -> AsyncIterator[str]:
+            await asyncio.to_thread(following.events)  # the page has them
+            silent = 0
+            while not watch.ended and await gate.is_in(session):
+                await asyncio.sleep(logs.EVERY_S)
+                found = await asyncio.to_thread(following.events)
+                silent = 0 if found else silent + 1
+                if found:
+                    rows = [{"text": logs.shown(event), "level": logs.level_of(event)} for event in found]
+                    yield f"data: {json.dumps(rows)}\n\n"
+                elif silent % _SILENT == 0:
+                    yield ": nothing new\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    # ---- APIs ------------------------------------------------------------------------------------------------------
+
+    async def _apis(self, request: Request) -> Response:
+        document = await self._openapi()
+        return self._shared.pages.page(request, "docs.html", document=document, routes=_by_address(document))
+
+    async def _document(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse(await self._openapi())
+
+    async def _openapi(self) -> dict[str, Any]:
+        served = await all_of(self._shared.source)
+        return document_of(await self._shared.source.apis(), [await self._asking(one) for one in served])
+
+    async def _asking(self, one: Served) -> Asking:
+        contents = await self._shared.archives.contents(one.of.url)
+        samples: list[tuple[str, bytes | int]] = []
+        for number, about in enumerate(contents.samples[: Asking.MOST]):
+            if (size := contents.size_of(about.input)) > MOST_SAMPLE:
+                samples.append((about.content_type or "", size))
+                continue
+            try:
+                found = await self._shared.archives.sample(one.of.url, number)
+            except ArchiveError:
+                continue
+            if found is not None:
+                samples.append((about.content_type or "", found[1]))
+        return Asking(one.of.name, one.of.version, one.of.default, contents.record, tuple(samples))
+
+
+def _wanted(request: Request) -> logs.Filter:
+    given = request.query_params
+    return logs.Filter(given.get("model", "")[:_MOST_MODEL], given.get("id", "").strip()[:_MOST_MARK])
+
+
+def _by_address(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+    """Return the operations of a document by the address that they are asked at: path, method, and what it says."""
+    found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
+    for path, item in document["paths"].items():
+        address = item["servers"][0]["url"] if item.get("servers") else ""
+        for method, operation in item.items():
+            if isinstance(operation, dict) and "responses" in operation:
+                found.setdefault(address, []).append((path, method, operation))
+    return found

@@ -1,0 +1,144 @@
+"""The server beside: a `Source` that asks its APIs, as `torchmar console` does of one that has no console itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from serving.client import Address, ManagementClient, Transport
+from serving.client.transport import segment
+from serving.control.configuration.config import read_properties
+from serving.control.configuration.settings import is_true
+from serving.control.keys import Api, current_key
+from serving.control.state import ServerRecord, StateFolder
+from serving.errors import ServingError
+from serving.frontend.apps.console.sources import About, Asked, Served
+from serving.frontend.settings import MAX_SIZE
+
+T = TypeVar("T")
+
+_TIMEOUT_S: Final = 120.0
+
+
+class ClientSource:
+    """A server of this machine that torchmar has started, with either frontend.
+
+    Its keys are those of its own folder, which this user can read.
+
+    Args:
+        record: of the server.
+        state: its folder.
+    """
+
+    def __init__(self, record: ServerRecord, state: StateFolder) -> None:
+        self._record, self._state = record, state
+        properties = read_properties(state.config) if state.config.is_file() else {}
+        self._transports: dict[tuple[str, str | None], Transport] = {}
+        self.about = About(
+            inference=record.inference,
+            management=record.management,
+            store=Path(record.trusted_store or record.model_store),
+            logs=Path(record.log_folder),
+            keyed=current_key(record, state, "management") is not None,
+            changes=is_true(properties, "enable_model_api"),
+            most=_bytes(properties, "max_request_size"),
+            most_answer=_bytes(properties, "max_response_size"),
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        for one in self._transports.values():
+            one.close()
+
+    def _transport(self, api: Api) -> Transport:
+        """Return the connections to an API, with its key as it is now."""
+        address = self._record.inference if api == "inference" else self._record.management
+        return self._connections(address, current_key(self._record, self._state, api))
+
+    def _connections(self, address: str, key: str | None) -> Transport:
+        known = self._transports.get((address, key))
+        if known is None:
+            known = self._transports[address, key] = Transport(Address(address), timeout_s=_TIMEOUT_S, token=key)
+        return known
+
+    async def _manage(self, do: Callable[[ManagementClient], T]) -> T:
+        return await asyncio.to_thread(lambda: do(ManagementClient(self._transport("management"))))
+
+    async def is_key(self, text: str) -> bool:
+        """Return whether a text is the key of the management API."""
+        key = await asyncio.to_thread(current_key, self._record, self._state, "management")
+        return key is not None and hmac.compare_digest(text.encode(), key.encode())
+
+    async def names(self) -> Sequence[str]:
+        """Return the names of the models."""
+        return [one.name for one in await self._manage(lambda client: client.models())]
+
+    async def versions(self, name: str) -> Sequence[Served]:
+        """Return all versions of a model, the default one first."""
+
+        def ask() -> list[Served]:
+            management, path = self._transport("management"), f"/models/{segment(name, 'model name')}"
+            default = str(management.checked("GET", path).json()[0].get("modelVersion"))
+            rows = management.checked("GET", f"{path}/all").json()
+            found = [Served.from_dict(row, default=str(row.get("modelVersion")) == default) for row in rows]
+            return sorted(found, key=lambda one: not one.of.default)
+
+        return await asyncio.to_thread(ask)
+
+    async def register(self, archive: str, workers: int) -> str:
+        """Take a model, and say what has come of it."""
+        return await self._manage(lambda client: client.register(archive, workers=workers, wait=False))
+
+    async def scale(self, name: str, version: str, least: int, most: int) -> str:
+        """Give a version as many workers, and say what has come of it."""
+        given = {"min_workers": least, "max_workers": most}
+        return await self._manage(lambda client: client.scale(name, version=version, wait=False, **given))
+
+    async def set_default(self, name: str, version: str) -> str:
+        """Send requests without a version to this one, and say what has come of it."""
+        return await self._manage(lambda client: client.set_default(name, version))
+
+    async def unregister(self, name: str, version: str) -> str:
+        """Forget a version, and say what has come of it."""
+        return await self._manage(lambda client: client.unregister(name, version))
+
+    async def predict(self, name: str, version: str | None, body: bytes, content_type: str) -> Asked:
+        """Ask a model; a streamed answer is read to its end."""
+        named = [segment(one, "name") for one in (name, version) if one is not None]
+        headers = {"content-type": content_type} if content_type else {}
+
+        def ask() -> Asked:
+            path = "/".join(["/predictions", *named])
+            reply = self._transport("inference").request("POST", path, body=body, headers=headers)
+            return Asked(reply.status, reply.content_type, reply.headers.get("server-timing", ""), reply.body)
+
+        return await asyncio.to_thread(ask)
+
+    async def metrics(self, names: Sequence[str]) -> str:  # noqa: ARG002 (Java's frontend gives all of them)
+        """Return the samples in Prometheus' text format; empty where the server has none."""
+
+        def ask() -> str:
+            try:
+                return self._connections(self._record.metrics, None).checked("GET", "/metrics").body.decode()
+            except ServingError:
+                return ""  # the metrics API is off
+
+        return await asyncio.to_thread(ask)
+
+    async def apis(self) -> Mapping[str, dict[str, Any]]:
+        """Return the OpenAPI document of each API by the API's address."""
+
+        def ask() -> dict[str, dict[str, Any]]:
+            apis: tuple[Api, ...] = ("inference", "management")
+            found = {api: self._transport(api).checked("GET", "/api-description").json() for api in apis}
+            return {self._record.inference: found["inference"], self._record.management: found["management"]}
+
+        return await asyncio.to_thread(ask)
+
+
+def _bytes(properties: Mapping[str, str], key: str) -> int:
+    text = properties.get(key, "").strip()
+    return int(text) if text.isdecimal() else MAX_SIZE

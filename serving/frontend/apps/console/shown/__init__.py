@@ -1,0 +1,1 @@
+"""What the pages of the console show: numbers, archives, answers, calls, logs and APIs."""

@@ -1,0 +1,78 @@
+"""The logs of a server for a page: their last part, what comes then, and why a model could not be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from serving.control.following.diagnosis import LoadFailure, LogWatch, belongs_to
+from serving.control.following.logs import FILES, Event, Tail
+
+#: Bytes of a file that are read at once, events that are shown, seconds between two looks.
+MOST_BYTES: Final = 1 << 20
+MOST_EVENTS: Final = 500
+EVERY_S: Final = 1.0
+MOST_TEXT: Final = 8_000
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What is wanted of the logs.
+
+    Attributes:
+        model: whose workers printed it; empty for everything.
+        marked: what is in it, such as a request's id; empty for everything.
+    """
+
+    model: str = ""
+    marked: str = ""
+
+    def takes(self, event: Event) -> bool:
+        """Whether an event is wanted."""
+        if self.model and not belongs_to(event.worker, self.model):
+            return False
+        return not self.marked or self.marked in event.text
+
+
+class Following:
+    """The logs of a folder from their last part on.
+
+    Args:
+        folder: of the logs.
+        wanted: of them.
+    """
+
+    def __init__(self, folder: Path, wanted: Filter) -> None:
+        self._wanted = wanted
+        names = ("model_log.log",) if wanted.model else FILES
+        self._tails = [Tail(folder / name, MOST_BYTES) for name in names]
+
+    def events(self) -> list[Event]:
+        """Return the newest of what has come since the last time; waits for the disk."""
+        found = sorted(self._all(), key=lambda one: one.time)
+        return [one for one in found if self._wanted.takes(one)][-MOST_EVENTS:]
+
+    def _all(self) -> Iterator[Event]:
+        for tail in self._tails:
+            yield from tail.events()
+
+
+def level_of(event: Event) -> str:
+    """Return the level of an event, ``info``, ``warn`` or ``error``; empty where it says none."""
+    words = event.text[:60].split("[", 1)
+    level = words[1].partition("]")[0].strip().lower() if len(words) == 2 else ""
+    return {"fatal": "error"}.get(level, level) if level in ("info", "warn", "error", "fatal", "debug") else ""
+
+
+def shown(event: Event) -> str:
+    """Return an event's text, without its end where it is long."""
+    return event.text if len(event.text) <= MOST_TEXT else f"{event.text[:MOST_TEXT]} ..."
+
+
+def failure_of(folder: Path, model: str) -> LoadFailure | None:
+    """Return why a model could not be loaded, as the logs have it; None where they say nothing. Waits for the disk."""
+    watch = LogWatch(folder, from_begin=True, most=MOST_BYTES)
+    watch.poll()
+    return watch.failure(model)

@@ -1,0 +1,19 @@
+"""The console, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from serving.frontend.apps.console.app import Console, around
+from serving.frontend.apps.console.models import Models
+from serving.frontend.apps.console.reading import Reading
+from serving.frontend.apps.console.sources import Source
+from serving.frontend.apps.console.trying import Trying
+from serving.frontend.entrance import App
+
+
+def console_of(source: Source) -> tuple[App, Callable[[], None]]:
+    """Make the console of a server, and what ends its streams."""
+    shared = around(source)
+    pages = (Models(shared), Trying(shared), Reading(shared))
+    return Console(shared, [route for page in pages for route in page.routes]), shared.watch.end

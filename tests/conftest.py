@@ -89,6 +89,7 @@ _LONGEST_FIRST = tuple(
         "integration/test_access",
         "test_docs",
         "integration/test_async",
+        "integration/test_console",
         "integration/test_shared",
         "serving/frontend/test_server",
         "serving/frontend/test_guard",

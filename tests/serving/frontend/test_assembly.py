@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,18 @@ def test_on_a_single_port_no_model_has_a_name_that_routes_begin_with(settings: S
         registered(single, "token")
     assert registered(single, "mine") == ["mine"]
     assert registered(settings, None) == ["ping"]
+
+
+def test_nothing_of_the_console_is_imported_before_somebody_opens_it() -> None:
+    looked = "print([name for name in sys.modules if name in ('starlette', 'jinja2', 'PIL')])"
+    command = [sys.executable, "-c", f"import sys; import serving.frontend.__main__; {looked}"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_server_without_the_console_has_nothing_of_it(settings: Settings) -> None:
+    async def parts(*, console: bool) -> tuple[str, int]:
+        made = assemble(replace(settings, console=console), Startup())
+        return type(made.apps["management"]).__name__, len(made.ending)
+
+    assert asyncio.run(parts(console=True)) == ("Beside", 1)
+    assert asyncio.run(parts(console=False)) == ("ManagementApp", 0)

@@ -1,0 +1,81 @@
+"""The console at a real port, in front of the management API, over an engine that is played."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+import archive_tool
+from serving.frontend.apps.console.beside import Beside
+from serving.frontend.apps.console.sources import EngineSource
+from serving.frontend.apps.console.whole import console_of
+from serving.frontend.apps.keys import Keys
+from serving.frontend.apps.management import management_app
+from tests.serving.frontend.apps.conftest import PlayedEngine, PlayedMeters, listening, played_engine, settings_of
+
+METRICS = """\
+ts_inference_requests_total{model_name="echo",model_version="1.0",hostname="h"} 5.0
+Requests5XX{Level="Host",Hostname="h"} 1.0
+"""
+
+
+@dataclass
+class Shown:
+    """A console and what it is about."""
+
+    engine: PlayedEngine
+    keys: Keys | None
+    port: int
+    folder: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+
+
+def mark_of(page: httpx.Response) -> str:
+    """Return the mark of a page's forms."""
+    found = re.search(r'name="mark" value="([0-9a-f]{64})"', page.text)
+    assert found, page.text
+    return found[1]
+
+
+@contextlib.contextmanager
+def shown(folder: Path, *, keyed: bool = False, **properties: str) -> Iterator[Shown]:
+    """Serve a console and the management API over a played engine."""
+    engine = played_engine()
+    settings = settings_of(folder, **properties)
+    keys = Keys(folder / "key_file.json", 60) if keyed else None
+    source = EngineSource(engine, settings, keys, lambda _: METRICS.encode())
+    with listening(Beside(management_app(engine, settings, keys, PlayedMeters()), lambda: console_of(source))) as port:
+        yield Shown(engine, keys, port, folder)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build an archive with samples, and signature and description."""
+    folder = tmp_path_factory.mktemp("archive")
+    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    (folder / "cat.txt").write_text("a cat <b>")
+    (folder / "two.json").write_text('{"a": 1}')
+    built = archive_tool.build(
+        model_name="echo",
+        handler=str(folder / "handler.py"),
+        export_path=folder,
+        sample=[str(folder / "cat.txt"), str(folder / "two.json")],
+        description="It says <again> what it hears.",
+    )
+    return Path(built.path)
+
+
+@pytest.fixture
+def console(tmp_path: Path, archive: Path) -> Iterator[Shown]:
+    """Serve a console that asks for no key, of models that can be registered and removed; echo has an archive."""
+    (tmp_path / "echo1.0.mar").write_bytes(archive.read_bytes())
+    with shown(tmp_path, enable_model_api="true") as found:
+        yield found

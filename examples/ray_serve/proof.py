@@ -139,6 +139,7 @@ def two_nodes(torchmar: Torchmar, name: str, private: Path) -> Iterator[Nodes]:
     os.environ.update(variables)
     import ray
     from ray.cluster_utils import Cluster
+    from ray.serve.context import _set_global_client
 
     cluster = Cluster()
     try:
@@ -150,6 +151,7 @@ def two_nodes(torchmar: Torchmar, name: str, private: Path) -> Iterator[Nodes]:
         yield nodes
     finally:
         ray.shutdown()
+        _set_global_client(None)  # Ray Serve would look for this cluster's controller in the next one
         cluster.shutdown()
         os.environ.clear()
         os.environ.update(before)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.serving.worker.frontend import ONLY_TENSORS
 
-from .conftest import OPEN, Sandbox, Server, close, make_sandbox
+from .conftest import Sandbox, Server, close, make_sandbox, usual_frontend
 from .support import Answer, at_once, model_log, predict
 
 MODELS = Path(__file__).parent / "models"
@@ -71,21 +71,26 @@ def servers(box: Sandbox, request: pytest.FixtureRequest, archives: list[str], c
     before = request.session.testsfailed
     tensors = box.root / "tensors"
     env = {"PYTHONPATH": str(tensors)} if tensors.exists() else {}
-    command = ("torchmar", "start", *archives, "--model-store", box.store, "--port", "auto", "--timeout", "400", "-q")
-    command += OPEN
+    what = (*archives, "--model-store", box.store, "--port", "auto", "--timeout", "400", "-q", "--enable-model-api")
+    on_ray = usual_frontend() == "ray"
+    keyless = box.file("keyless.properties", config.read_text() + "disable_token_authorization=true\n")
     # With --stock-worker it is TorchServe's, whatever the configuration names.
     other = box.file("other.properties", config.read_text() + "vmargs=-Dmodel_server_home=nowhere\n")
-    stocks = ("--name", "stock", "--stock-worker", "--ts-config", other)
+    stocks = ("start", *what, "--name", "stock", "--stock-worker", "--ts-config", other, "--disable-token-auth")
+    ours = ("start", *what, "--name", "ours", "--ts-config", config, "--disable-token-auth")
+    if on_ray:  # TorchServe's worker is never there
+        stocks += ("--frontend", "java")
+        ours = ("deploy", "ray", *what, "--name", "ours", "--ts-config", keyless, "--cpus", "0.1")
     try:
         at_once(
             [
-                lambda: box.run(*command, *stocks, env=env, timeout=420).ok(),
-                lambda: box.run(*command, "--name", "ours", "--ts-config", config, timeout=420).ok(),
+                lambda: box.run("torchmar", *stocks, env=env, timeout=420).ok(),
+                lambda: box.run("torchmar", *ours, timeout=420).ok(),
             ]
         )
-        stock, ours = box.server("stock"), box.server("ours")
-        assert (stock.record["worker"], ours.record["worker"]) == ("torchserve", "torchmar")
-        yield Pair(stock, ours)
+        pair = Pair(box.server("stock"), box.server("ours"))
+        assert (pair.stock.record["worker"], pair.ours.record["worker"]) == ("torchserve", "torchmar")
+        yield pair
         at_once([lambda name=name: box.torchmar("stop", "--name", name).ok() for name in ("stock", "ours")])
     finally:
         close(box, failed=request.session.testsfailed > before)

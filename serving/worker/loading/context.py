@@ -1,5 +1,7 @@
 """TorchServe's context, and what torchmar's own frontend says of a request besides: deadline, which try it is, trace.
 
+A header is found whatever the case of its name, for names of HTTP have none; TorchServe's context compares the text.
+
 They come as headers of names that no HTTP request can have, so no client can say them: `serving.protocol.messages`.
 Importing this adds them to TorchServe's own classes. Subclasses would be other types, and handlers look at the type.
 """
@@ -84,9 +86,20 @@ def get_trace(self: Any, idx: int = 0) -> str | None:
     return processor.trace or header_of(texts, "traceparent") or None
 
 
+def get_request_property(self: Any, key: Any) -> Any:
+    """Return a header of the request, whatever the case of its name: many proxies write names in small letters."""
+    headers = self.get_request_properties()
+    found = headers.get(key)
+    if found is None and isinstance(key, str):
+        wanted = key.lower()
+        return next((value for name, value in headers.items() if str(name).lower() == wanted), None)
+    return found
+
+
 # Of a request of which nothing is said.
 RequestProcessor.deadline, RequestProcessor.attempt, RequestProcessor.trace = None, 1, None
 Context.deadline, Context.attempt, Context.trace = _Shown(_deadline), _Shown(_attempt), _Shown(_trace)
 Context.get_deadline, Context.get_attempt, Context.get_trace = get_deadline, get_attempt, get_trace
+RequestProcessor.get_request_property = get_request_property
 #: Where handlers of the SDK write down when each part of their work began and ended; None where nobody asks.
 Context.torchmar_parts = None

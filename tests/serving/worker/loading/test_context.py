@@ -34,6 +34,14 @@ def test_the_handler_does_not_see_how_they_come() -> None:
     assert context.get_all_request_header(0) == {"Host": "here"}
 
 
+def test_a_header_is_found_whatever_the_case_of_its_name() -> None:
+    context = context_of({"x-mine": "1", "Host": "here"})
+    found = [context.get_request_header(0, name) for name in ("X-Mine", "x-mine", "host", "HOST")]
+    assert found == ["1", "1", "here", "here"]
+    assert context.get_request_header(0, "X-Other") is None
+    assert context.get_request_header(0, None) is None
+
+
 BATCHES = [
     ([], None, 1),
     ([(None, 1)], None, 1),

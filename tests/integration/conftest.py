@@ -197,6 +197,11 @@ def usual_frontend() -> str:
     return name
 
 
+def not_on_ray(why: str) -> pytest.MarkDecorator:
+    """Mark what Ray Serve cannot do; docs/compatibility.md tells of it."""
+    return pytest.mark.skipif(usual_frontend() == "ray", reason=f"not on Ray Serve: {why}")
+
+
 def make_sandbox(java_options: str, hidden: Iterable[str] = (), frontend: str | None = None) -> Sandbox:
     """Make a new sandbox.
 

@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from PIL import Image
 from model_defs.mnist import MNISTNet
 from serving.control.configuration.java import WORKER_SCRIPT, torchserve_home, worker_home
 
-from .conftest import ROOT, Sandbox, Server, make_sandbox, usual_frontend
+from .conftest import ROOT, Sandbox, Server, make_sandbox, not_on_ray, usual_frontend
 from .pairs import Pair, logged, run, servers, source, without_id
 from .support import (
     GrpcAnswer,
@@ -56,6 +56,12 @@ GAUGES = """
     - {name: Weighs, unit: MB, dimensions: [ModelName, Level]}
     - {name: Share, unit: percent, dimensions: [ModelName, Level]}
 """
+
+
+def table(cases: Mapping[str, str], others: Mapping[str, str]) -> list[Any]:
+    """Return parameters, with what Ray Serve does otherwise, and why."""
+    marks = {name: not_on_ray(why) for name, why in others.items()}
+    return [pytest.param(code, id=name, marks=marks.get(name, ())) for name, code in cases.items()]
 
 
 def tutorial(box: Sandbox) -> str:
@@ -163,7 +169,7 @@ STATUSES = {
 }
 
 
-@pytest.mark.parametrize("code", STATUSES.values(), ids=STATUSES.keys())
+@pytest.mark.parametrize("code", table(STATUSES, {"unknown code": "it sends the phrases of HTTP alone"}))
 def test_statuses_and_headers(pair: Pair, code: str) -> None:
     pair.run(code)
 
@@ -235,7 +241,7 @@ def test_methods(pair: Pair, method: str) -> None:
 
 CONTEXT = {
     "headers": "h = dict(context.get_all_request_header(0)); h.pop('Host'); return [h]",
-    "one header": "return [[context.get_request_header(0, 'X-Do')[:6], context.get_request_header(0, 'x-do')]]",
+    "one header": "return [[context.get_request_header(0, 'X-Do')[:6], context.get_request_header(0, 'x-other')]]",
     "url path": "return [context.get_request_header(0, 'url_path')]",
     "parameters": "return [context.request_processor[0].get_request_property('body')]",
     "explain": "return [context.get_request_header(0, 'explain')]",
@@ -259,7 +265,7 @@ CONTEXT = {
 }
 
 
-@pytest.mark.parametrize("code", CONTEXT.values(), ids=CONTEXT.keys())
+@pytest.mark.parametrize("code", table(CONTEXT, {"headers": "HAProxy writes their names in small letters"}))
 def test_context(pair: Pair, code: str) -> None:
     assert pair.run(code).status == 200
 
@@ -273,6 +279,7 @@ seen = [f"SigIgn: {int(x[7:], 16) & ~(3 << 31):x}" if x.startswith("SigIgn:") el
 return [{"seen": seen[:-1], "in the server's session": int(seen[-1]) == os.getsid(os.getppid())}]"""
 
 
+@not_on_ray("a replica is no session of its own")
 def test_what_a_program_that_a_handler_starts_has_of_the_server(pair: Pair) -> None:
     """Java itself changes some of it: it raises limits, and has a signal ignored."""
     seen = pair.run(INHERITED).json()["seen"]
@@ -310,6 +317,7 @@ def metrics(server: Server, names: str) -> list[str]:
     return sorted(line for line in lines if re.match(rf"(# \w+ )?({names})[_{{ ]", line))
 
 
+@not_on_ray("Ray counts")
 def test_custom_metrics(pair: Pair) -> None:
     code = (
         "m = context.metrics\n"
@@ -331,12 +339,14 @@ def test_custom_metrics(pair: Pair) -> None:
     assert sum(not line.startswith("#") for line in metrics(pair.ours, "Asked|Took|Weighs|Share|Sorted")) == 5
 
 
+@not_on_ray("Ray counts")
 def test_time_metrics_of_the_worker(pair: Pair) -> None:
     for server in (pair.stock, pair.ours):
         lines = wait_until(lambda server=server: metrics(server, "PredictionTime"), "PredictionTime")
         assert any('ModelName="everything"' in line and 'Level="Model"' in line for line in lines)
 
 
+@not_on_ray("its log is Ray's")
 def test_what_a_handler_prints_and_logs(pair: Pair) -> None:
     code = (
         "print('mark print ü'); print('mark', 1, [2]); logging.info('mark info'); logging.debug('mark debug')\n"
@@ -395,6 +405,7 @@ def picture(sample: Path, mode: str) -> bytes:
     return buffer.getvalue()
 
 
+@not_on_ray("it has no gRPC")
 def test_grpc(pair: Pair) -> None:
     def call(code: str) -> GrpcAnswer:
         request = prediction_request("everything", {"do": code.encode(), "b": b"2"})
@@ -416,6 +427,7 @@ def test_grpc(pair: Pair) -> None:
 # ---- what differs on purpose -------------------------------------------------------------------------------------
 
 
+@not_on_ray("its log is Ray's")
 @pytest.mark.parametrize("error", ["ValueError('wrong')", "KeyError('a')", "RuntimeError('no')"])
 def test_differs_a_failure_has_an_id_that_the_log_repeats(pair: Pair, error: str) -> None:
     stock, ours = pair.both(lambda server: run(server, f"raise {error}"))
@@ -442,6 +454,7 @@ def test_differs_arrays_may_stand_in_answers(pair: Pair, value: str, expected: A
     assert (ours.status, ours.json()) == (200, expected)
 
 
+@not_on_ray("it has no gRPC")
 def test_differs_grpc_learns_of_an_error_that_the_handler_sets(pair: Pair) -> None:
     code = b"context.set_response_status(404, 'None', 0); return ['there is none']"
     request = prediction_request("everything", {"do": code})
@@ -497,6 +510,14 @@ def test_differs_the_built_in_classifier_takes_grey_pictures_and_says_what_is_wr
     assert "not an image" in ours.text()
 
 
+def test_differs_a_header_is_found_whatever_the_case_of_its_name(pair: Pair) -> None:
+    stock, ours = pair.both(
+        lambda server: run(server, "return [str(context.get_request_header(0, 'x-dO'))[:6]]").text()
+    )
+    assert (stock, ours) == ("None", "return")
+
+
+@not_on_ray("its log is Ray's")
 def test_differs_no_line_in_the_log_for_every_request(pair: Pair) -> None:
     pair.run("return [1]")
     assert "Backend received inference at" in model_log(pair.stock)

@@ -144,6 +144,7 @@ def application(spec: Spec, code: str) -> serve.Application:
         max_ongoing_requests=spec.under_way,
         max_queued_requests=-1,  # what waits is bounded by the engine, which answers as TorchServe does
         graceful_shutdown_timeout_s=GRACE_S,
+        logging_config={"enable_access_log": False},  # a line for each request
         health_check_period_s=_HEALTH_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,
         ray_actor_options={"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": runtime_env},

@@ -41,6 +41,8 @@ _USUAL: Final = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     # An HAProxy that has been replaced, because something has another route, answers what it has for as long.
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
+    # Its manager, which is Python, would read a line of HAProxy's for each request: replicas count them, too.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # A machine with few processors takes long to begin.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "90",
     "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "60",

@@ -7,7 +7,9 @@ nothing is left running in any case.
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -34,12 +36,14 @@ class Demo:
         archives: what `build` puts into the model store, the models of these names.
         build: makes the archives, given a folder to work in and the model store.
         ask: asks the models and raises a `DemoError` for wrong answers, given the server and the same folder.
+        start: options of `torchmar start`.
     """
 
     name: str
     archives: Sequence[str]
     build: Callable[[Path, Path], None]
     ask: Callable[[Server, Path], None]
+    start: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,7 @@ def run(*command: str, capture: bool = False) -> str:
     Raises:
         DemoError: it failed.
     """
-    print(f"\n$ {shlex.join(map(_shown, command))}", flush=True)
-    program = BIN / command[0]
-    argv = [str(program) if program.exists() else command[0], *command[1:]]
+    argv = _told(command)
     try:
         result = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE if capture else None, text=True, check=False)
     except FileNotFoundError as error:
@@ -74,6 +76,33 @@ def run(*command: str, capture: bool = False) -> str:
     if result.returncode:
         raise DemoError(f"{shlex.join(command)} failed with exit code {result.returncode}: {result.stdout or ''}")
     return result.stdout or ""
+
+
+def follow(*command: str) -> Iterator[str]:
+    """Show a command, run it in the root of the repository, and yield what it prints as it comes.
+
+    Raises:
+        DemoError: it failed.
+    """
+    argv = _told(command)
+    try:
+        process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE)
+    except FileNotFoundError as error:
+        raise DemoError(f"{command[0]} is not installed here") from error
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    with process:
+        assert process.stdout is not None
+        while part := os.read(process.stdout.fileno(), 1 << 16):
+            yield decoder.decode(part)
+    if process.returncode:
+        raise DemoError(f"{shlex.join(command)} failed with exit code {process.returncode}")
+
+
+def _told(command: Sequence[str]) -> list[str]:
+    """Show a command; return it with the path of its program."""
+    print(f"\n$ {shlex.join(map(_shown, command))}", flush=True)
+    program = BIN / command[0]
+    return [str(program) if program.exists() else command[0], *command[1:]]
 
 
 def _shown(part: str) -> str:
@@ -101,7 +130,8 @@ def server(demo: Demo, store: Path, port: str) -> Iterator[Server]:
     name = f"{demo.name.replace('_', '-')}-demo"
     models = [f"{model}={model}.mar" for model in demo.archives]
     try:
-        run("torchmar", "start", "--models", *models, "--model-store", str(store), "--port", port, "--name", name)
+        place = ("--model-store", str(store), "--port", port, "--name", name)
+        run("torchmar", "start", "--models", *models, *place, *demo.start)
         status = json.loads(run("torchmar", "status", "--json", "--name", name, capture=True))
         yield Server(status["inference"], status["management"])
     finally:

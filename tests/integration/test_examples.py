@@ -274,11 +274,8 @@ def test_a_handler_says_what_the_folder_says_without_one(
     assert refused.status == 400
     assert "send a text" in refused.text()
     if worker == "torchmar":  # TorchServe's refuses all that came together
-        assert [answer.status for answer in served.together("mood_handler", texts[0], wrong, texts[1])] == [
-            200,
-            400,
-            200,
-        ]
+        together = served.together("mood_handler", texts[0], wrong, texts[1])
+        assert [answer.status for answer in together] == [200, 400, 200]
 
 
 # ---- fizbuz ----------------------------------------------------------------------------------------------------------

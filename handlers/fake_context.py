@@ -207,6 +207,9 @@ class FakeContext:
         self.metrics.request_ids = self.request_ids
         return [request.row() for request in found]
 
+    torchmar_parts: list[tuple[str, float, float]] | None = None
+    """Where handlers note when each part of their work began and ended, for traces; None: nobody asks."""
+
     @property
     def deadline(self) -> float | None:
         """When nobody waits for the batch any more: the latest of its requests; None if one has none."""

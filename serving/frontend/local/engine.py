@@ -202,7 +202,7 @@ class LocalEngine:
         if version.stateful:
             return await version.predict(call)
         try:
-            return await version.predict(call)
+            return await version.predict(call, spared=True)
         except UnavailableError:  # what is refused has not run, or may run twice
             return await self._table.find(call.name, None).predict(call)
 

@@ -39,6 +39,7 @@ class Job:
         deaths: workers that died of it, each counted twice, or with it and others, counted once.
         alone: whether it shares no batch: a description, which handlers tell by the first request of a batch.
         shadow: whether it is a copy, whose answer nobody sees.
+        spared: whether another version answers it where this one cannot take it.
         timer: of the deadline.
     """
 
@@ -57,6 +58,7 @@ class Job:
         "sent",
         "shadow",
         "size",
+        "spared",
         "timer",
         "until",
     )
@@ -70,6 +72,7 @@ class Job:
         priority: Priority = Priority.NORMAL,
         default: DefaultAnswer | None = None,
         shadow: bool = False,
+        spared: bool = False,
     ) -> None:
         self.request = request
         self.size = 0
@@ -87,6 +90,7 @@ class Job:
         self.until = None if deadline is None else self.arrived + deadline - loop.time()
         self.deaths = 0
         self.shadow = shadow
+        self.spared = spared
         self.alone = request.headers.get("describe") == "True"
         self.timer: asyncio.TimerHandle | None = None
 

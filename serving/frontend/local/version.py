@@ -92,10 +92,17 @@ class Version:
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
-    async def predict(self, call: Call) -> Answer:
-        """Answer a request; see `Engine.predict`."""
+    async def predict(self, call: Call, *, spared: bool = False) -> Answer:
+        """Answer a request; see `Engine.predict`.
+
+        Args:
+            call: the request.
+            spared: whether another version answers it where this one cannot take it.
+        """
         default = self.model.default_answer if call.may_default else None
-        job = Job(call.request, self._loop, deadline=call.deadline, priority=call.priority, default=default)
+        job = Job(
+            call.request, self._loop, deadline=call.deadline, priority=call.priority, default=default, spared=spared
+        )
         self._submit(job, call.version)
         try:
             return await job.answer
@@ -118,11 +125,13 @@ class Version:
     def _submit(self, job: Job, named: str | None) -> None:
         model = self.model
         if self.closing or not self._workers.can_serve:
-            self._drop("drain" if self.closing else "worker")
-            raise UnavailableError(no_worker(model, named))
+            error = UnavailableError(no_worker(model, named))
+            self._count(job, "drain" if self.closing else "worker", error)
+            raise error
         if model.ticketed and len(self._waiting) >= len(self._free):
-            self._drop("queue")
-            raise UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
+            error = UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
+            self._count(job, "queue", error)
+            raise error
         if not self._in_time(job):
             return
         if not self._waiting.put(job):
@@ -194,7 +203,7 @@ class Version:
 
     def _refuse(self, job: Job, reason: str, error: FrontendError) -> None:
         """Answer in the model's place: by the default answer, where the request may have it."""
-        self._drop(reason)
+        self._count(job, reason, error)
         if job.default is None:
             job.fail(error)
             return
@@ -210,6 +219,11 @@ class Version:
         if job.parts is not None:
             job.parts.end()
         self._level()
+
+    def _count(self, job: Job, reason: str, error: FrontendError) -> None:
+        """Count a request that this model does not answer, unless another version of it will."""
+        if not (job.spared and isinstance(error, UnavailableError)):
+            self._drop(reason)
 
     def _drop(self, reason: str) -> None:
         self._around.meters.dropped(self.model.name, self.model.version, reason)
@@ -266,7 +280,7 @@ class Version:
     def _lose(self, job: Job, reason: str, error: FrontendError) -> None:
         """Count a request that gets no answer of the model's, unless it has got one or is a copy, and end it."""
         if not (job.done or job.shadow):
-            self._drop(reason)
+            self._count(job, reason, error)
         job.forget_timer()
         job.fail(error)
 

@@ -83,7 +83,7 @@ def test_each_command_has_help_with_an_example(torchmar, name):
 
 def test_commands_of_the_server_are_named_and_not_loaded():
     names = [name for section in cli.COMMANDS.values() for name, entry in section.items() if "serving" in entry.target]
-    expected = "batch check run optimize dev start stop status keys logs env home image serve deploy "
+    expected = "batch bench check run optimize dev console start stop status keys logs env home image serve deploy "
     expected += "models register scale set-default traffic unregister predict"
     assert sorted(names) == sorted(expected.split())
 

@@ -107,4 +107,5 @@ def test_at_a_unix_socket_there_is_no_page() -> None:
 def test_names_of_routes_are_reserved() -> None:
     engine = played_engine()
     app = inference_app(engine, settings_of(Path("/tmp")), None, PlayedMeters())
-    assert {*app._routes, *(key[0] for key in app._open if key)} | {"metrics", "token", "workflows"} == RESERVED
+    others = {"console", "metrics", "token", "workflows"}
+    assert {*app._routes, *(key[0] for key in app._open if key)} | others == RESERVED

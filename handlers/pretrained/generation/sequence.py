@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 
+from handlers.errors import BadInputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -98,7 +100,11 @@ class Chooser:
         return not self.processors and self.generator is None and not penalized
 
     def choose(self, ids: Sequence[int], new: Sequence[int], scores: torch.Tensor) -> int:
-        """Choose the token that follows `ids`, of which `new` were written, by its scores `[words]`."""
+        """Choose the token that follows `ids`, of which `new` were written, by its scores `[words]`.
+
+        Raises:
+            BadInputError: the parameters leave none that can be drawn.
+        """
         scores = scores[None]
         if new and (self.frequency_penalty or self.presence_penalty):
             counts = Counter(new)
@@ -110,7 +116,10 @@ class Chooser:
             scores = self.processors(torch.tensor([ids], device=scores.device), scores)
         if self.generator is None:
             return int(scores.argmax())
-        return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator))
+        shares = scores.softmax(dim=-1)
+        if not shares.isfinite().all():  # on a GPU `multinomial` would end all work of the process
+            raise BadInputError("the parameters leave no token that could be drawn: their numbers are too extreme")
+        return int(torch.multinomial(shares, 1, generator=self.generator))
 
 
 #: Returns the logarithm of a token's probability, and as many others as asked for, by their numbers.

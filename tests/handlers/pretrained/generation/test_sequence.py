@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handlers.errors import BadInputError
 from handlers.pretrained.generation.sequence import ENDED, LENGTH, STOPPED, Chooser, Text, Written
 from tests.handlers.pretrained.models import make_byte_tokenizer
 
@@ -103,3 +104,10 @@ def test_drawing_is_the_generators():
     )
     assert first == second
     assert len(set(first)) > 5
+
+
+@pytest.mark.parametrize("scores", [[torch.inf, torch.inf, 0.0], [-torch.inf] * 3, [torch.nan, 0.0, 0.0]])
+def test_scores_of_which_none_can_be_drawn_are_the_requests_fault(scores):
+    """As after a temperature of 1e-40; a GPU's `multinomial` would take the whole worker with it."""
+    with pytest.raises(BadInputError, match="too extreme"):
+        Chooser(generator=torch.Generator()).choose([], [], torch.tensor(scores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST_INPUTS = 10_000
+# No tokenizer takes it, and JSON can have it.
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Parameter(NamedTuple):
@@ -176,7 +179,12 @@ def text_of(value: Any) -> str:
     Raises:
         BadInputError: it is none.
     """
-    return read_text(value)
+    found = read_text(value)
+    if not found.isascii() and _HALF.search(found):
+        raise BadInputError(
+            "the text has half a character (a lone surrogate, such as \\ud83d in JSON): send whole ones"
+        )
+    return found
 
 
 def _shown(value: Any) -> str:

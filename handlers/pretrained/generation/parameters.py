@@ -46,7 +46,12 @@ def _is_bias(value: Any) -> bool:
         isinstance(value, list)
         and 0 < len(value) <= _MOST_TOKENS
         and all(
-            isinstance(pair, list) and len(pair) == 2 and _are_tokens(pair[0]) and _is_number(pair[1]) for pair in value
+            isinstance(pair, list)
+            and len(pair) == 2
+            and _are_tokens(pair[0])
+            and _is_number(pair[1])
+            and abs(pair[1]) < 10**6
+            for pair in value
         )
     )
 

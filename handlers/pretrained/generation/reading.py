@@ -102,12 +102,12 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 
 def _content(content: Any, index: int) -> str:
     if isinstance(content, str):
-        return content
+        return asking.text_of(content)
     parts = content if isinstance(content, list) else [None]
     texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
     if not all(isinstance(one, str) for one in texts):
         raise BadInputError(f'messages[{index}].content is no text: send one, or [{{"type": "text", "text": "..."}}]')
-    return "".join(map(str, texts))
+    return asking.text_of("".join(map(str, texts)))
 
 
 def prompts_of(tokenizer: Any, wanted: Wanted, longest: int | None) -> list[list[int]]:

@@ -153,3 +153,22 @@ def test_limits():
 )
 def test_who_wants_tokens_to_be_drawn(given, found):
     assert draws(given) is found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"inputs": "a\ud800"},
+        {"messages": [{"role": "user", "content": "\udfff"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}]},
+    ],
+)
+def test_half_a_character_is_refused_before_a_tokenizer_fails_at_it(data):
+    with pytest.raises(BadInputError, match="half a character"):
+        read(json.dumps(data).encode())
+
+
+@pytest.mark.parametrize("bias", [10**400, 1e308, float("inf"), float("nan")], ids=["whole", "large", "inf", "nan"])
+def test_a_bias_is_a_number_that_scores_can_have(bias):
+    with pytest.raises(BadInputError, match="sequence_bias"):
+        read({"inputs": "hi", "parameters": {"sequence_bias": [[[1], bias]]}})

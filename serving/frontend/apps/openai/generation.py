@@ -21,6 +21,8 @@ from serving.frontend.errors import InternalError
 MOST_TEXTS: Final = 64
 _MOST_TOKENS: Final = 10_000_000
 _MOST_STOPS: Final = 16
+# Characters of one. It goes with each text that is asked for.
+_MOST_STOP: Final = 1000
 # Those beside OpenAI's own are what other servers of its routes take, too.
 _PENALTIES: Final = {"frequency_penalty": (-2, 2), "presence_penalty": (-2, 2), "repetition_penalty": (0, 100)}
 _SEED: Final = 2**63 - 1
@@ -163,8 +165,8 @@ def _sampling(given: Given, count: int) -> dict[str, Any]:
         stops = [stop] if isinstance(stop, str) else stop
         if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
             raise given.wrong("stop", "a text, or a list of texts")
-        if len(stops) > _MOST_STOPS:
-            raise given.wrong("stop", f"at most {_MOST_STOPS} texts")
+        if len(stops) > _MOST_STOPS or any(len(one) > _MOST_STOP for one in stops):
+            raise given.wrong("stop", f"at most {_MOST_STOPS} texts, each of at most {_MOST_STOP} characters")
         if stops:
             found["stop"] = stops
     return found

@@ -17,7 +17,7 @@ from serving.frontend.apps.bodies import read_body
 from serving.frontend.apps.exchange import Exchange
 from serving.frontend.apps.openai import chat, completions, embeddings, generation
 from serving.frontend.apps.openai.asking import EVENTS, Asked, all_of
-from serving.frontend.apps.openai.errors import FormedError
+from serving.frontend.apps.openai.errors import FormedError, ParameterError
 from serving.frontend.apps.openai.generation import Following, Piece, Wanted
 from serving.frontend.apps.openai.parameters import document_of
 from serving.frontend.apps.openai.streams import merged
@@ -79,8 +79,13 @@ class OpenAi:
             case route if (form := _POSTED.get(tuple(route))) is not None:
                 if http.method != "POST":
                     raise MethodNotAllowedError(NO_METHOD)
-                document = await document_of(await read_body(http, self._most))
-                wanted = form.understand(document)
+                body = await read_body(http, self._most)
+                wanted = form.understand(await document_of(body))
+                # Each text is a request of its own, with the whole prompt.
+                if form is not embeddings and wanted.count > 1 and wanted.count * len(body) > self._most:
+                    raise ParameterError(
+                        "n", f"{wanted.count} times {len(body)} bytes are more than {self._most} (max_request_size)"
+                    )
                 asked = Asked(self._engine, http, wanted.model, self._most_answer)
                 if form is embeddings:
                     asked.must_be_for((embeddings.TASK,), embeddings.ANSWERS)

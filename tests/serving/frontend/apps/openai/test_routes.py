@@ -330,3 +330,16 @@ def test_played_engine_is_asked_with_torchserves_key(tmp_path: Path) -> None:
 def test_played_engine_torchserves_calls_of_a_model_named_v1_are_its_own(routes: Routes) -> None:
     for path in ("/v1/predict", "/v1/audio/predict", "/v1/other"):
         assert set(routes.http.post(path).json()) == {"code", "type", "message"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"n": 64, "prompt": "x" * 200_000}, "max_request_size"),  # 13 MB in 64 requests
+        ({"prompt": "x", "stop": ["y" * 1001]}, "1000 characters"),  # which would go with each of 64 prompts
+    ],
+)
+def test_played_engine_a_request_does_not_grow(routes: Routes, more: dict[str, object], said: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=said):
+        routes.client.completions.create(model="writer", **more)  # type: ignore[call-overload]
+    assert not routes.engine.bodies

@@ -205,15 +205,18 @@ def _put(
     try:
         text = bytes(value).decode()
     except UnicodeDecodeError:
+        if kind.endswith("json") and without:  # as of UTF-16, which handlers may read
+            raise _LeftOutError from None
         into[f"{name}_base64"] = base64.b64encode(value).decode()
         return
+    says_so = kind.endswith("json")
     looks_so = text.lstrip()[:1] in ("{", "[")
-    if looks_so or not kind or kind.endswith("json"):
+    if looks_so or not kind or says_so:
         try:
             into[name] = _lacking(json_text.loads(bytes(value)), without)
             return
         except json_text.NotJsonError:
-            if looks_so and without:
+            if (looks_so or says_so) and without:
                 raise _LeftOutError from None
     into[name] = text
 

@@ -249,3 +249,13 @@ def test_settings(tmp_path: Path) -> None:
     assert capture is not None
     assert (capture.folder, capture._without) == (tmp_path / "captured", {"a", "b"})
     asyncio.run(capture.end())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_json_in_an_encoding_of_its_own_is_not_kept_with_what_is_left_out(encoding: str) -> None:
+    body = '{"password": "secret"}'.encode(encoding)
+    with pytest.raises(_LeftOutError):
+        _put({}, "input", body, "application/json; charset=x", {"password"})
+    kept: dict[str, Any] = {}
+    _put(kept, "input", body, "application/json", ())
+    assert len(kept) == 1

@@ -143,16 +143,26 @@ class Console:
         return self._shared.pages.page(request, "error.html", status, code=status, message=message, hint=hint)
 
 
-def posted(shared: Around, answer: Posted) -> Callable[[Request], Awaitable[Response]]:
-    """Make an endpoint of what answers a form: it must be of this session's pages, and not too large."""
+def posted(shared: Around, answer: Posted, most: int = 0) -> Callable[[Request], Awaitable[Response]]:
+    """Make an endpoint of what answers a form: it must be of this session's pages, and not too large.
+
+    Args:
+        shared: what all pages share.
+        answer: answers it.
+        most: bytes of a file, or a text, in it.
+    """
 
     async def endpoint(request: Request) -> Response:
         length = request.headers.get("content-length", "")
         if not length.isdecimal():
             raise BadRequestError("a form must say its length")
-        if int(length) > shared.source.about.most + _FORM:
-            raise TooLargeError(f"the form has more than {shared.source.about.most} bytes (max_request_size)")
-        async with request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=shared.source.about.most) as form:
+        if int(length) > most + _FORM:
+            raise TooLargeError(f"the form has more than {most or _FORM} bytes{' (max_request_size)' if most else ''}")
+        kind = request.headers.get("content-type", "").lower()
+        if kind.startswith("multipart/") and "charset" in kind:
+            # No browser sends one, and Python has charsets that decode to what is no text, or fail in their own way.
+            raise BadRequestError("a form is in UTF-8, and names no charset")
+        async with request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=most or _FORM) as form:
             shared.gate.check(request.scope[SESSION], form.get(MARK))
             return await answer(request, form)
 

@@ -62,7 +62,7 @@ class Trying:
     @property
     def routes(self) -> Sequence[BaseRoute]:
         """Paths below the console's."""
-        answer = posted(self._shared, self._ask)
+        answer = posted(self._shared, self._ask, self._shared.source.about.most)
         paths = ("/try/{name}", "/try/{name}/{version}")
         return [
             *(Route(path, self._page, methods=["GET"]) for path in paths),

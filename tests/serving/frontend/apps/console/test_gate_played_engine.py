@@ -188,3 +188,25 @@ def test_a_cookie_that_is_none_begins_a_new_session(cookie: bytes) -> None:
     scope = {"server": ("127.0.0.1", 8081)}
     session = Gate(None).session(scope, {b"cookie": cookie})
     assert session.new
+
+
+@pytest.mark.parametrize("charset", ["undefined", "utf-7"])
+def test_a_form_in_a_charset_of_its_own_is_refused(tmp_path: Path, charset: str) -> None:
+    """Python's `undefined` fails in its own way, and its `utf-7` makes texts that cannot be encoded again."""
+    parts = b"".join(
+        b'--b\r\ncontent-disposition: form-data; name="%s"\r\n\r\n+2AA-\r\n' % name for name in (b"mark", b"key")
+    )
+    with shown(tmp_path, keyed=True) as console, console.client() as client:
+        client.get("/console/login")
+        kind = f"multipart/form-data; boundary=b; charset={charset}"
+        answer = client.post("/console/login", content=parts + b"--b--\r\n", headers={"content-type": kind})
+        assert answer.status_code == 400
+        assert "charset" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/console/login", "/console/models/echo/1.0/scale"])
+def test_a_form_without_a_file_is_small(tmp_path: Path, path: str) -> None:
+    """Whoever reaches the login would keep the event loop busy with megabytes."""
+    with shown(tmp_path, keyed="login" in path) as console, console.client() as client:
+        client.get("/console/login")
+        assert client.post(path, data={"key": "x" * 100_000}).status_code == 413

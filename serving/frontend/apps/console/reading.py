@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from archive_tool import json_text
 from archive_tool.errors import ArchiveError
 from serving.frontend.apps.console.app import SESSION, Around
 from serving.frontend.apps.console.shown import logs
@@ -82,7 +83,7 @@ class Reading:
         return self._shared.pages.page(request, "docs.html", document=document, routes=_by_address(document))
 
     async def _document(self, request: Request) -> Response:  # noqa: ARG002
-        return JSONResponse(await self._openapi())
+        return Response(json_text.dumps(await self._openapi()), media_type="application/json")
 
     async def _openapi(self) -> dict[str, Any]:
         served = await all_of(self._shared.source)

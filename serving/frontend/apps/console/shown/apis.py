@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+from archive_tool import json_text
 from archive_tool.metadata.record import Record, TensorSpec
 from archive_tool.version import __version__
+from serving.answers import strict
 
 #: Bytes of a sample that stands in the document; of a larger one its place alone.
 MOST_SAMPLE: Final = 4096
@@ -100,8 +101,8 @@ def _example(kind: str, body: bytes | int) -> dict[str, Any]:
         return {"summary": f"{body} bytes"}
     if kind == "application/json":
         try:
-            return {"value": json.loads(body)}
-        except (ValueError, RecursionError):
+            return {"value": strict(json_text.loads(body))}
+        except json_text.NotJsonError:
             pass
     if kind.startswith("text/"):
         return {"value": body.decode("utf-8", "replace")}

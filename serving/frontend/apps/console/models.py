@@ -187,8 +187,9 @@ def _count(form: FormData, name: str) -> int:
     Raises:
         BadRequestError: it is none.
     """
-    text = form.get(name)
-    if not isinstance(text, str) or not text.strip().isdecimal() or int(text[:9]) > _MOST_WORKERS:
+    given = form.get(name)
+    text = given.strip() if isinstance(given, str) else ""
+    if not text.isdecimal() or len(text) > 9 or int(text) > _MOST_WORKERS:
         raise BadRequestError(f"a number of workers is wanted, 0 to {_MOST_WORKERS}")
     return int(text)
 

@@ -49,21 +49,23 @@ class Pages:
             self._templates.get_template(name)
 
     def text(self, request: Request, template: str, **values: Any) -> str:
-        """Fill a template in the reader's language."""
+        """Fill a template in the reader's language; a lone surrogate, which no answer of HTTP can have, is a `?`."""
         language = language_of(request)
         session = request.scope["torchmar.session"]
         found = self._templates.get_template(template)
-        return found.render(
+        text = found.render(
             self._about,
             _=partial(_translated, language),
             language=language,
             other="zh" if language == "en" else "en",
             mark=session.mark,
             inside=session.key is not None,
-            here=request.url.path,
+            # Not `request.url`, which fails at a query that is not UTF-8.
+            here=quote(request.scope["path"]),
             version_of_torchmar=__version__,
             **values,
         )
+        return text.encode("utf-8", "replace").decode()
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """Answer with a page."""

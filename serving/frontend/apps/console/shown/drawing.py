@@ -127,7 +127,7 @@ def drawn(body: bytes, content_type: str, sent: bytes = b"") -> Drawn:
         return Drawn(f"{len(answer)} bytes: {answer[:64].hex(' ')}{' ...' if len(answer) > 64 else ''}")
     if isinstance(answer, str):
         return Drawn(cut(answer))
-    text = cut(json.dumps(shortened(strict(answer)), indent=2, ensure_ascii=False))
+    text = cut(json.dumps(strict(shortened(answer)), indent=2, ensure_ascii=False))
     if boxes := boxes_of(answer):
         return Drawn(text, picture=picture_of(sent), boxes=boxes)
     if bars := bars_of(answer):

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.frontend.engine import Registration, Share, WorkerState
+from serving.frontend.engine import Answer, Call, Registration, Share, WorkerState
 
 from .conftest import Shown, mark_of, shown
 
@@ -249,3 +249,30 @@ def test_the_rest_is_the_management_api(console: Shown) -> None:
     with console.client() as client:
         assert [row["modelName"] for row in client.get("/models").json()["models"]] == ["echo", "idle", "stream"]
         assert client.get("/consoles").json()["code"] == 404
+
+
+@pytest.mark.parametrize("least", ["0000000001000000", "9" * 5000, " " * 9 + "2000", "-1", "1" + " " * 9 + "1"])
+def test_a_number_of_workers_is_read_whole(console: Shown, least: str) -> None:
+    with console.client() as client:
+        mark = mark_of(client.get("/console/models/echo"))
+        answer = client.post("/console/models/echo/1.0/scale", data={"mark": mark, "least": least})
+    assert answer.status_code == 400, answer.text
+    assert not console.engine.scaled
+
+
+@pytest.mark.parametrize(
+    "answer", ['"\\ud800"', '{"\\ud800": 0.5, "b": 0.5}', "[" * 900 + "]" * 900], ids=["text", "key", "deep"]
+)
+def test_an_answer_that_no_page_can_hold_is_shown_all_the_same(
+    console: Shown, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    async def predict(_: Call) -> Answer:
+        return Answer(200, "", "application/json", {}, answer.encode())
+
+    monkeypatch.setattr(console.engine, "predict", predict)
+    with console.client() as client:
+        mark = mark_of(client.get("/console/try/echo"))
+        for headers in ({}, {"x-torchmar-alone": "1"}):
+            page = client.post("/console/try/echo", data={"mark": mark, "text": "a"}, headers=headers)
+            assert page.status_code == 200, page.text
+            assert re.search(r"aria-label=.Answer.>[^<]*([?]|[.]{3})", page.text)

@@ -229,6 +229,8 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         found = {name: given[name] for name in CONFIG if name in given and name not in ("max_length", "temperature")}
         if given.get("temperature"):
             found["temperature"] = given["temperature"]
+        if "max_time" in given:
+            found["max_time"] = given["max_time"]
         return {**found, "do_sample": drawn, "max_new_tokens": most}
 
     # ---- a batch -------------------------------------------------------------------------------------------------

@@ -255,3 +255,10 @@ def test_a_description_comes_between(stepping):
     assert found["limits"]["most_sequences"] == 2
     assert context.stopping_criteria is None
     stepping.finish()
+
+
+def test_a_time_holds_for_several_beams_too(writer):
+    (found,) = writer.one(asked("the", details=True, num_beams=4, max_new_tokens=40, max_time=1e-6))
+    assert found["details"]["generated_tokens"] == 1
+    (found,) = writer.one(asked("the", details=True, num_beams=4, max_new_tokens=40, max_time=1000))
+    assert found["details"]["generated_tokens"] > 1

@@ -216,7 +216,7 @@ def _put(
             into[name] = _lacking(json_text.loads(bytes(value)), without)
             return
         except json_text.NotJsonError:
-            if (looks_so or says_so) and without:
+            if (looks_so or (says_so and text.strip())) and without:
                 raise _LeftOutError from None
     into[name] = text
 

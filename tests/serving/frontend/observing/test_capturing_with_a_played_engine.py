@@ -147,7 +147,8 @@ def test_every_input_has_a_form(value: bytes, kind: str) -> None:
     try:
         _put({}, "input", value, kind, ("a",))
     except _LeftOutError:
-        assert value.decode().lstrip()[:1] in ("{", "[")
+        assert value.strip()
+        assert kind == "application/json" or value.decode().lstrip()[:1] in ("{", "[")
 
 
 @pytest.mark.parametrize(("read", "count"), [(True, 1), (False, 0)])

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CARD: Final = "README.md"
-#: Bytes of a document; the longest are lists of tensors in shards, and of classes.
-MAX_DOCUMENT: Final = 16 << 20
 _FENCE: Final = "---"
 
 
@@ -37,7 +35,7 @@ def read_json(path: Path) -> Any:
         BuildError: it cannot be read, is not JSON, or is longer or deeper than an honest one.
     """
     try:
-        return json_text.loads(files.read_regular(path, MAX_DOCUMENT))
+        return json_text.loads(files.read_regular(path, json_text.MAX_BYTES))
     except OSError as error:
         raise BuildError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -61,6 +61,7 @@ class Found:
         task: what the model is for.
         architecture: the class of transformers that it was saved from; empty if the folder does not say.
         files: names of those that an archive needs, relative to the folder.
+        weights: names of the model's own weights, relative to the folder that holds its config.json.
         card: what the model card states.
         remote_code: whether code of the folder's own goes along, which runs when the model is loaded.
         inputs, outputs: of the model.
@@ -72,6 +73,7 @@ class Found:
     task: str
     architecture: str
     files: tuple[str, ...]
+    weights: tuple[str, ...]
     card: Card
     remote_code: bool = False
     inputs: tuple[TensorSpec, ...] = ()
@@ -149,11 +151,12 @@ def read(folder: Path, *, asked: str | None = None, trust_remote_code: bool = Fa
     else:
         raise BuildError(
             f"{inner / CONFIG} names no architecture, so nothing shows what the model is for",
-            hint=f"say it: --task, one of {', '.join(task.served())}",
+            hint=f"say it: --task, one of {', '.join(TASKS)}",
         )
     problems: list[Problem] = []
     code = _code(inner, problems, trust=trust_remote_code)
-    serving = [*_texts(inner), *weights.find(inner, problems), *code]
+    own = weights.find(inner, problems)
+    serving = [*_texts(inner), *own, *code]
     names = [f"{modules.model}/{name}" if modules and modules.model else name for name in serving]
     names += [name for name in _texts(folder) if name not in names] if inner != folder else []
     for place in modules.others if modules else ():
@@ -167,6 +170,7 @@ def read(folder: Path, *, asked: str | None = None, trust_remote_code: bool = Fa
         task=found,
         architecture=architecture,
         files=tuple(dict.fromkeys(names)),
+        weights=tuple(own),
         card=card,
         remote_code=bool(code),
         inputs=inputs,

@@ -12,7 +12,6 @@ from typing import Final
 
 from archive_tool import child_process
 from archive_tool.errors import BuildError
-from archive_tool.issues import Problem
 from archive_tool.pretrained import documents, folder, weights
 from handlers.pretrained.tasks import MODULES, TASKS, task_of
 
@@ -98,10 +97,8 @@ def _check(adapter: Path) -> None:
 
 def _assemble(base: Path, found: folder.Found, new: Path, whole: Path) -> None:
     """Make a folder of the base's files, and of the new weights in place of its own."""
-    known: list[Problem] = []  # none: the folder was read before
-    own = frozenset(weights.find(base, known))
     for name in found.files:
-        if name not in own:
+        if name not in found.weights:
             (whole / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, whole / name)
     for path in new.iterdir():

@@ -29,7 +29,11 @@ def engine_of(text: str) -> str:
     Raises:
         BuildError: it is none that there is.
     """
-    section = _document(text).get("handler")
+    return _engine(_document(text))
+
+
+def _engine(document: Mapping[str, Any]) -> str:
+    section = document.get("handler")
     engine = section.get("engine", TRANSFORMERS) if isinstance(section, Mapping) else TRANSFORMERS
     if engine not in ENGINES:
         raise BuildError(
@@ -61,7 +65,7 @@ def _with_mode(text: str) -> str:
         return text
     from archive_tool.config import yaml_edit
 
-    for name, value in (_ASYNCHRONOUS if engine_of(text) == VLLM else _CONTINUOUS).items():
+    for name, value in (_ASYNCHRONOUS if _engine(document) == VLLM else _CONTINUOUS).items():
         if name not in document:
             text = yaml_edit.with_section(text, name, value)
     return text

@@ -16,11 +16,6 @@ _TRANSLATORS: Final = frozenset({"fsmt", "m2m_100", "marian", "nllb-moe"})
 _SUMMARIZERS: Final = frozenset({"bigbird_pegasus", "pegasus", "pegasus_x"})
 
 
-def served() -> tuple[str, ...]:
-    """Return the names of the tasks."""
-    return tuple(TASKS)
-
-
 def given(name: str) -> str:
     """Return the task of a name that a user gives.
 
@@ -29,7 +24,7 @@ def given(name: str) -> str:
     """
     found = ALIASES.get(name, name)
     if found not in TASKS:
-        raise BuildError(f"{name!r} is no task", where="--task", hint=f"choose one of {', '.join(served())}")
+        raise BuildError(f"{name!r} is no task", where="--task", hint=f"choose one of {', '.join(TASKS)}")
     return found
 
 
@@ -51,7 +46,7 @@ def find(config: Mapping[str, Any], architecture: str, card: Card, where: str) -
     if found == "feature-extraction" and "vision_config" in config:
         found = None
     if found is None:
-        raise BuildError(f"no handler is known for {architecture}", where=where, hint=_ASK + ", ".join(served()))
+        raise BuildError(f"no handler is known for {architecture}", where=where, hint=_ASK + ", ".join(TASKS))
     if found == "text-classification" and judges_hypotheses(config):
         return "zero-shot-classification"
     if found == "text2text-generation":

@@ -39,8 +39,8 @@ def count(default: int | None, *, unlimited: bool = False) -> Parameter:
     return Parameter(default, "a whole number from 1 on", _is_count)
 
 
-def flag(default: bool) -> Parameter:
-    """Return a parameter that is true or false."""
+def flag(default: bool | None) -> Parameter:
+    """Return a parameter that is true or false; None where a request that leaves it out means neither."""
     return Parameter(default, "true or false", lambda value: isinstance(value, bool))
 
 
@@ -61,11 +61,16 @@ def text(default: str | None) -> Parameter:
 
 def texts(default: tuple[str, ...] = ()) -> Parameter:
     """Return a parameter that is a list of texts."""
-    return Parameter(
-        default,
-        "a list of texts",
-        lambda value: isinstance(value, list) and all(isinstance(one, str) and one for one in value),
-    )
+    return Parameter(default, "a list of texts", _are_texts)
+
+
+def text_or_texts(default: tuple[str, ...] | None, expected: str) -> Parameter:
+    """Return a parameter that is a text, or a list of texts."""
+    return Parameter(default, expected, lambda value: isinstance(value, str) or _are_texts(value))
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) and one for one in value)
 
 
 @dataclass(eq=False)

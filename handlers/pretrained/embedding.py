@@ -99,7 +99,7 @@ class PretrainedEmbedder(PretrainedTextHandler):
 
     task = "feature-extraction"
     parameters: ClassVar[Mapping[str, Parameter]] = {
-        "normalize": Parameter(None, "true or false", lambda value: isinstance(value, bool)),
+        "normalize": asking.flag(None),
         "prompt_name": asking.text(None),
         **PretrainedTextHandler.parameters,
         "truncation": asking.flag(True),

@@ -29,9 +29,7 @@ class PretrainedMaskFiller(PretrainedTextHandler):
     task = "fill-mask"
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "top_k": asking.count(5),
-        "targets": Parameter(
-            None, "a text, or a list of texts", lambda value: isinstance(value, str) or asking.texts().fits(value)
-        ),
+        "targets": asking.text_or_texts(None, "a text, or a list of texts"),
         **PretrainedTextHandler.parameters,
     }
 

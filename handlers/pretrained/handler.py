@@ -225,9 +225,10 @@ class PretrainedTextHandler(PretrainedHandler):
     """A handler for a model that reads a text at once; a subclass says what its outputs mean.
 
     A text of more tokens than the model takes is refused, or cut where the parameter `truncation` says so. `max_length`
-    sets another limit.
+    sets another limit. A subclass that needs to know where in a text its tokens are sets `needs_places`.
     """
 
+    needs_places: bool = False
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "truncation": asking.flag(False),
         "max_length": asking.count(None, unlimited=True),
@@ -248,8 +249,17 @@ class PretrainedTextHandler(PretrainedHandler):
         self.tokenizer = loading.load_tokenizer(saved)
 
     def initialize(self, context: Context) -> None:
-        """Load the model and the tokenizer, and find the number of tokens that the model takes."""
+        """Load the model and the tokenizer, and find the number of tokens that the model takes.
+
+        Raises:
+            LoadError: they cannot be loaded, or the tokenizer does not tell the places of its tokens and must.
+        """
         super().initialize(context)
+        if self.needs_places and not self.tokenizer.is_fast:
+            raise LoadError(
+                f"{type(self.tokenizer).__name__} does not tell where its tokens are in the text",
+                hint="save a fast tokenizer beside the model, which is a tokenizer.json",
+            )
         config = self.model.config
         if getattr(config, "use_cache", False):
             config.use_cache = False  # keys and values of a text that is read once

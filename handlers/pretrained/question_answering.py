@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from handlers.errors import BadInputError, LoadError
+from handlers.errors import BadInputError
 from handlers.pretrained import asking
 from handlers.pretrained.asking import Parameter, Piece
 from handlers.pretrained.handler import PretrainedTextHandler
-
-if TYPE_CHECKING:
-    from handlers.context import Context
 
 _LONGEST = 384
 _MASKED = -10_000.0
@@ -33,6 +30,7 @@ class PretrainedQuestionAnswerer(PretrainedTextHandler):
     """
 
     task = "question-answering"
+    needs_places = True
     wanted = 'a question and a text: {"question": "...", "context": "..."}'
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "top_k": asking.count(1),
@@ -43,19 +41,6 @@ class PretrainedQuestionAnswerer(PretrainedTextHandler):
         "handle_impossible_answer": asking.flag(False),
         "align_to_words": asking.flag(True),
     }
-
-    def initialize(self, context: Context) -> None:
-        """Load the model and the tokenizer.
-
-        Raises:
-            LoadError: they cannot be loaded, or the tokenizer does not tell the places of its tokens.
-        """
-        super().initialize(context)
-        if not self.tokenizer.is_fast:
-            raise LoadError(
-                f"{type(self.tokenizer).__name__} does not tell where its tokens are in the text",
-                hint="save a fast tokenizer beside the model, which is a tokenizer.json",
-            )
 
     def encode(self, value: Any, parameters: Mapping[str, Any]) -> list[Piece]:
         """Make tokens of question and text, in windows if it is long."""
@@ -82,17 +67,13 @@ class PretrainedQuestionAnswerer(PretrainedTextHandler):
             return_attention_mask=True,
             verbose=False,
         )
-        return [self._window(found, index) for index in range(len(found["input_ids"]))]
+        windows = ({name: rows[index] for name, rows in found.items()} for index in range(len(found["input_ids"])))
+        return [self.piece(one, encoding) for one, encoding in zip(windows, found.encodings, strict=True)]
 
     def _shortened(self, question: str, longest: int) -> str:
         """Cut a question at a number of tokens."""
         places = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return question if len(places) <= longest else question[: places[longest - 1][1]]
-
-    def _window(self, found: Any, index: int) -> Piece:
-        names = [name for name in self.tokenizer.model_input_names if name in found]
-        features = {name: found[name][index] for name in dict.fromkeys((*names, "attention_mask"))}
-        return Piece(features, len(features["input_ids"]), found.encodings[index])
 
     def take(self, output: Any, pieces: list[Piece]) -> list[Any]:
         """Return the scores of each token as the beginning and as the end, `[2, tokens]`."""

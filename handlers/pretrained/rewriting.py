@@ -10,7 +10,7 @@ import torch
 from handlers.errors import BadInputError, LoadError
 from handlers.pretrained import asking
 from handlers.pretrained.asking import Parameter, Piece
-from handlers.pretrained.generation.parameters import GENERATE
+from handlers.pretrained.generation.parameters import GENERATE, STATED
 from handlers.pretrained.handler import PretrainedTextHandler
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class PretrainedRewriter(PretrainedTextHandler):
             stated = getattr(config, "max_new_tokens", None) or getattr(config, "max_length", None)
             # 20 is what transformers takes where nothing is stated.
             if stated in (None, 20):
-                found["max_new_tokens"] = min(256, self.most_new_tokens)
+                found["max_new_tokens"] = min(STATED, self.most_new_tokens)
         if parameters["tgt_lang"] is not None:
             found["forced_bos_token_id"] = self._language("tgt_lang", parameters["tgt_lang"])
         return found

@@ -145,11 +145,7 @@ class PretrainedZeroShotClassifier(PretrainedTextHandler):
     wanted = 'a text and labels: {"inputs": "...", "parameters": {"candidate_labels": ["...", "..."]}}'
     most_labels: int = 1000
     parameters: ClassVar[Mapping[str, Parameter]] = {
-        "candidate_labels": Parameter(
-            (),
-            "a list of texts, or one text with commas",
-            lambda value: isinstance(value, str) or asking.texts().fits(value),
-        ),
+        "candidate_labels": asking.text_or_texts((), "a list of texts, or one text with commas"),
         "hypothesis_template": Parameter(
             "This example is {}.", "a text with {} in it", lambda value: isinstance(value, str) and "{}" in value
         ),

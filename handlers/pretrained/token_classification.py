@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from handlers.errors import LoadError
 from handlers.pretrained import asking
 from handlers.pretrained.asking import Parameter, Piece
 from handlers.pretrained.handler import PretrainedTextHandler
@@ -16,7 +15,6 @@ from handlers.pretrained.handler import PretrainedTextHandler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from handlers.context import Context
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
@@ -50,24 +48,12 @@ class PretrainedTokenClassifier(PretrainedTextHandler):
     """
 
     task = "token-classification"
+    needs_places = True
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "aggregation_strategy": asking.choice("simple", *STRATEGIES),
         "ignore_labels": asking.texts(("O",)),
         **PretrainedTextHandler.parameters,
     }
-
-    def initialize(self, context: Context) -> None:
-        """Load the model and the tokenizer.
-
-        Raises:
-            LoadError: they cannot be loaded, or the tokenizer does not tell the places of its tokens.
-        """
-        super().initialize(context)
-        if not self.tokenizer.is_fast:
-            raise LoadError(
-                f"{type(self.tokenizer).__name__} does not tell where its tokens are in the text",
-                hint="save a fast tokenizer beside the model, which is a tokenizer.json",
-            )
 
     def encode(self, value: Any, parameters: Mapping[str, Any]) -> list[Piece]:
         """Make tokens of a text, and keep their places."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from math import inf
@@ -16,7 +15,7 @@ from handlers.errors import BadInputError, RequestError
 from handlers.optimization.optimized_model import original
 from handlers.pretrained.asking import Parameter
 from handlers.pretrained.generation import cache, reading, replies
-from handlers.pretrained.generation.parameters import CONFIG, PARAMETERS, draws
+from handlers.pretrained.generation.parameters import CONFIG, PARAMETERS, STATED, draws, ends_of, seed_of, stops_of
 from handlers.pretrained.generation.replies import Generation
 from handlers.pretrained.generation.sequence import Chooser, Text, Written
 from handlers.pretrained.generation.writer import Writer
@@ -134,7 +133,10 @@ class PretrainedTextGenerator(PretrainedTextHandler):
             prompts = reading.prompts_of(self.tokenizer, wanted, self.longest)
             until = inf if self.continuous or stream or context.deadline is None else context.deadline - _RESERVE_S
             numbers = range(given.get("num_return_sequences", 1))
-            texts = [[self.write(prompt, given, number, until, stream) for number in numbers] for prompt in prompts]
+            config = self._config(given)
+            texts = [
+                [self.write(prompt, given, config, number, until, stream) for number in numbers] for prompt in prompts
+            ]
         if stream is not None:
             context.set_content_type(stream)
         found = replies.generation(texts, wanted, stream)
@@ -142,20 +144,19 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         return found
 
     def write(
-        self, prompt: list[int], given: Mapping[str, Any], number: int, until: float, stream: str | None
+        self, prompt: list[int], given: Mapping[str, Any], config: Any, number: int, until: float, stream: str | None
     ) -> Written:
-        """Return a text that is to be written on, with what a request sets.
+        """Return a text that is to be written on, with what a request sets, and the GenerationConfig made of that.
 
         Raises:
             BadInputError: the request asks for what the model cannot do.
         """
-        config = self._config(given)
         # 20 is what transformers takes where nothing is stated.
-        total = config.max_length if config.max_length not in (None, 20) else len(prompt) + 256
+        total = config.max_length if config.max_length not in (None, 20) else len(prompt) + STATED
         stated = config.max_new_tokens or max(1, total - len(prompt))
         most = reading.most(prompt, given, self.longest, self.limits, stated)
         drawn = bool(config.do_sample)
-        seed = (given.get("seed", secrets.randbits(63)) + number) % 2**63 if drawn else None
+        seed = seed_of(given, number) if drawn else None
         alone = self._alone(given, most, drawn=drawn, stream=stream)
         chooser = Chooser()
         if alone is None:
@@ -165,15 +166,14 @@ class PretrainedTextGenerator(PretrainedTextHandler):
                 given.get("frequency_penalty", 0.0),
                 given.get("presence_penalty", 0.0),
             )
-        ends = config.eos_token_id
-        stops = given.get("stop", [])
+        stops = stops_of(given)
         told = replies.tells_tokens(given, stream)
         return Written(
             prompt,
             most,
-            Text(self.tokenizer, prompt, [stops] if isinstance(stops, str) else stops),
+            Text(self.tokenizer, prompt, stops),
             chooser,
-            frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends]),
+            ends_of(config),
             self._special,
             alone,
             seed,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from handlers.pretrained import asking
 from handlers.pretrained.asking import Parameter
 
+#: New tokens of a text, where neither request nor model limits them.
+STATED: Final = 256
 _MOST_STOPS: Final = 16
 _MOST_TOKENS: Final = 10_000
 
@@ -56,7 +59,7 @@ def _is_bias(value: Any) -> bool:
     )
 
 
-_FLAG: Final = Parameter(None, "true or false", lambda value: isinstance(value, bool))
+_FLAG: Final = asking.flag(None)
 _TOKENS: Final = Parameter(None, "a list of numbers of tokens", _are_tokens)
 _PENALTY: Final = _number("a number from -2 to 2", lambda value: -2 <= value <= 2)
 
@@ -126,6 +129,23 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
 }
 #: Who sets one of these without saying `do_sample` wants tokens to be drawn.
 _DRAWING: Final = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def seed_of(given: Mapping[str, Any], number: int) -> int:
+    """Return the seed of one of the texts that a request wants of a prompt: its own and those that follow it."""
+    return int((given.get("seed", secrets.randbits(63)) + number) % 2**63)
+
+
+def stops_of(given: Mapping[str, Any]) -> list[str]:
+    """Return the texts at which a request wants to stop."""
+    stops = given.get("stop", [])
+    return [stops] if isinstance(stops, str) else stops
+
+
+def ends_of(config: Any) -> frozenset[int]:
+    """Return the tokens that end a text, by a GenerationConfig."""
+    ends = config.eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
 def draws(given: Mapping[str, Any]) -> bool | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -54,11 +54,11 @@ class Text:
         self.text += piece
         return piece
 
-    def after(self, token: int) -> str:
-        """Return what a token would add that could come next."""
+    def after(self, tokens: Iterable[int]) -> list[str]:
+        """Return what each of some tokens would add that could come next."""
         known = self._ids[self._begin :]
-        whole: str = self._tokenizer.decode([*known, token])
-        return whole[len(self._tokenizer.decode(known)) :]
+        begin = len(self._tokenizer.decode(known))
+        return [str(self._tokenizer.decode([*known, token]))[begin:] for token in tokens]
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
@@ -204,7 +204,9 @@ class Written:
             logprob, others = likely(token, self.top)
             found |= {"text": "", "logprob": logprob, "special": token in self.special}
             if self.top:
-                found["top"] = [{"id": one, "text": self.text.after(one), "logprob": log} for one, log in others]
+                texts = self.text.after(one for one, _ in others)
+                top = zip(others, texts, strict=True)
+                found["top"] = [{"id": one, "text": text, "logprob": log} for (one, log), text in top]
         found["text"] = self.text.add([] if self.finish == ENDED else [token], last=self.over)
         if self.text.stopped:
             self.finish = STOPPED

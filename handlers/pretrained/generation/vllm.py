@@ -16,7 +16,7 @@ from handlers.errors import LoadError, is_out_of_memory
 from handlers.pretrained import loading
 from handlers.pretrained.asking import Parameter
 from handlers.pretrained.generation import reading, replies
-from handlers.pretrained.generation.parameters import PARAMETERS, draws
+from handlers.pretrained.generation.parameters import PARAMETERS, STATED, draws, ends_of, seed_of, stops_of
 from handlers.pretrained.generation.replies import Generation
 from handlers.pretrained.generation.sequence import ENDED, LENGTH, Text, Written
 from handlers.pretrained.handler import PretrainedHandler
@@ -42,7 +42,6 @@ _OURS: Final = (
     *("max_new_tokens", "max_length", "do_sample", "num_return_sequences", "max_time", "seed", "stop", "truncate"),
     *("return_full_text", "details", "logprobs", "top_n_tokens"),
 )
-_STATED: Final = 256
 
 
 class PretrainedVllmGenerator(PretrainedHandler):
@@ -92,8 +91,7 @@ class PretrainedVllmGenerator(PretrainedHandler):
         self.model = vllm.AsyncLLMEngine.from_engine_args(vllm.AsyncEngineArgs(**arguments))
         config = loading.transformers().GenerationConfig
         with contextlib.suppress(OSError):  # there is no generation_config.json
-            ends = config.from_pretrained(str(self.saved.folder)).eos_token_id
-            self._ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+            self._ends = ends_of(config.from_pretrained(str(self.saved.folder)))
         if not self._ends and self.tokenizer.eos_token_id is not None:
             self._ends = frozenset([self.tokenizer.eos_token_id])
         self._special = frozenset(self.tokenizer.all_special_ids)
@@ -147,14 +145,13 @@ class PretrainedVllmGenerator(PretrainedHandler):
         return replies.generation(texts, wanted, stream), given
 
     def _text(self, prompt: list[int], given: Mapping[str, Any], number: int, stream: str | None) -> Written:
-        stops = given.get("stop", [])
         return Written(
             prompt,
-            reading.most(prompt, given, self.longest, self.limits, _STATED),
-            Text(self.tokenizer, prompt, [stops] if isinstance(stops, str) else stops),
+            reading.most(prompt, given, self.longest, self.limits, STATED),
+            Text(self.tokenizer, prompt, stops_of(given)),
             ends=self._ends,
             special=self._special,
-            seed=(given.get("seed", secrets.randbits(63)) + number) % 2**63 if draws(given) else None,
+            seed=seed_of(given, number) if draws(given) else None,
             told=replies.tells_tokens(given, stream),
             top=given.get("top_n_tokens", 0),
             eager=True,

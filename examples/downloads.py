@@ -7,6 +7,7 @@ TORCHMAR_EXAMPLES_CACHE says, so one run with a network is enough.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -173,6 +174,28 @@ def copy(package: Package, target: Path) -> None:
     for name in package.files:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)
+
+
+def command(package: Package, folder: Path, arguments: list[str] | None, *, about: str, made: str) -> int:
+    """Copy a package's files to the folder that a command names; return its exit code.
+
+    Args:
+        package: with the files.
+        folder: where nothing else is named.
+        arguments: of the command; None for those of this process.
+        about: what `--help` says.
+        made: what is said to be in the folder.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--output-dir", type=Path, default=folder, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        copy(package, options.output_dir)
+    except DownloadError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{made} in {options.output_dir}")
+    return 0
 
 
 def _download(package: Package, work: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -14,16 +13,13 @@ from examples import downloads  # noqa: E402
 
 def main(arguments: list[str] | None = None) -> int:
     """Put `silero_vad.jit`, `silero_vad.onnx`, their licence and `speech.wav` into a folder."""
-    parser = argparse.ArgumentParser(description="Fetch Silero VAD as TorchScript and as ONNX, and a recording.")
-    parser.add_argument("--output-dir", type=Path, default=HERE / "build", help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    try:
-        downloads.copy(downloads.SILERO_VAD, options.output_dir)
-    except downloads.DownloadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"silero_vad.jit, silero_vad.onnx and speech.wav are in {options.output_dir}")
-    return 0
+    return downloads.command(
+        downloads.SILERO_VAD,
+        HERE / "build",
+        arguments,
+        about="Fetch Silero VAD as TorchScript and as ONNX, and a recording.",
+        made="silero_vad.jit, silero_vad.onnx and speech.wav are",
+    )
 
 
 if __name__ == "__main__":

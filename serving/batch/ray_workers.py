@@ -1,7 +1,7 @@
 """The workers of a job on a Ray cluster: an actor for each, which runs the engine of one machine with one worker.
 
 The job itself stays here: it reads the rows, asks, and writes. So it goes on where it was cut, as on one machine, and
-no row is lost or doubled (docs/adr/37-batch-jobs-on-ray.md).
+no row is lost or doubled (docs/adr/0040-batch-jobs-on-ray.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from serving.errors import StartError
 from serving.frontend.engine import Answer, Call, Registration
 from serving.frontend.errors import FrontendError, InternalError, UnavailableError
 from serving.frontend.ray import nodes, starting
-from serving.frontend.ray.engine import parts
 from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.ray.replica import Replica
@@ -103,19 +102,10 @@ class _Worker:
 
     async def _item(self, replica: Replica, request: Request) -> Mapping[str, Any]:
         try:
-            return await self._asked(replica, request)
+            answer = await replica.predict(Call(self._name, None, request))
+            return answered(replace(answer, body=await whole(answer), rest=None))
         except FrontendError as error:
             return failed(error)
-
-    async def _asked(self, replica: Replica, request: Request) -> Mapping[str, Any]:
-        items: Any = replica.asked(Call(self._name, None, request), None)
-        first = await anext(items)
-        if "error" in first:
-            return first  # type: ignore[no-any-return]
-        answer: Answer = first["answer"]
-        if first["streams"]:
-            answer = replace(answer, rest=parts(items, self._name))
-        return answered(replace(answer, body=await whole(answer), rest=None))
 
     async def end(self) -> None:
         """End the worker, and remove what it has on its node."""

@@ -139,7 +139,7 @@ class RayEngine:
         if not first["streams"]:
             await items.aclose()
             return answer
-        return replace(answer, rest=parts(items, spec.name))
+        return replace(answer, rest=_parts(items, spec.name))
 
     @staticmethod
     def _remaining(call: Call) -> float | None:
@@ -381,12 +381,7 @@ def _workers(version: _Version) -> tuple[WorkerState, ...]:
     )
 
 
-async def parts(items: AsyncGenerator[Mapping[str, Any], None], name: str) -> AsyncGenerator[bytes, None]:
-    """Yield the parts of a streamed answer, of what `Replica.asked` yields after the first.
-
-    Raises:
-        InternalError: the replica died.
-    """
+async def _parts(items: AsyncGenerator[Mapping[str, Any], None], name: str) -> AsyncGenerator[bytes, None]:
     try:
         async for item in items:
             yield item["part"]

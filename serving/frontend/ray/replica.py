@@ -20,7 +20,7 @@ from typing import Any, Final
 from serving.frontend.__main__ import OWNER
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
-from serving.frontend.engine import Call, Registration
+from serving.frontend.engine import Answer, Call, Registration
 from serving.frontend.entrance import App, Message, Receive, Scope, Send
 from serving.frontend.errors import FrontendError, InternalError, ModelError
 from serving.frontend.local.engine import LocalEngine
@@ -189,6 +189,16 @@ class Replica:
         self._printed.append(line)
         self._told(line, pipe)
 
+    async def predict(self, call: Call) -> Answer:
+        """Answer a request; see `Engine.predict`.
+
+        Raises:
+            FrontendError: there is no answer.
+        """
+        if self._engine is None:
+            raise InternalError("the replica has no model")
+        return await self._engine.predict(replace(call, version=None))
+
     async def asked(self, call: Call, remaining_s: float | None) -> AsyncIterator[Mapping[str, Any]]:
         """Answer what came to another replica first.
 
@@ -199,13 +209,10 @@ class Replica:
         Yields:
             What `answered` and `failed` make, and then parts.
         """
-        if self._engine is None:
-            yield failed(InternalError("the replica has no model"))
-            return
         if remaining_s is not None:
             call = replace(call, deadline=asyncio.get_running_loop().time() + remaining_s)
         try:
-            answer = await self._engine.predict(replace(call, version=None))
+            answer = await self.predict(call)
         except FrontendError as error:
             yield failed(error)
             return

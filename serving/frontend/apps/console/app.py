@@ -18,17 +18,15 @@ from starlette.staticfiles import StaticFiles
 
 from archive_tool.errors import TorchmarError
 from serving.frontend.apps.console.beside import DOCS, PATH
-from serving.frontend.apps.console.gate import HEADERS, MARK, Gate, Session, set_cookie
+from serving.frontend.apps.console.gate import HEADERS, MARK, SESSION, Gate, Session, set_cookie
 from serving.frontend.apps.console.pages import HERE, LANGUAGE, Pages, link
 from serving.frontend.apps.console.shown.contents import Archives
 from serving.frontend.apps.console.shown.figures import Watch
-from serving.frontend.apps.console.sources import Source
+from serving.frontend.apps.console.sources import Served, Source
 from serving.frontend.apps.console.words import LANGUAGES
 from serving.frontend.entrance import App, Message, Receive, Scope, Send
-from serving.frontend.errors import BadRequestError, ForbiddenError, FrontendError, TooLargeError
+from serving.frontend.errors import BadRequestError, ForbiddenError, FrontendError, TooLargeError, VersionNotFoundError
 
-#: In a request's scope, the session that it belongs to.
-SESSION: Final = "torchmar.session"
 # Bytes of a form beside a file's.
 _FORM: Final = 1 << 16
 _MOST_FIELDS: Final = 20
@@ -56,6 +54,20 @@ def around(source: Source) -> Around:
     gate = Gate(source.is_key if source.about.keyed else None)
     pages = Pages({"about": source.about})
     return Around(source, gate, pages, Watch(source), Archives(source.about.store))
+
+
+async def version_of(source: Source, request: Request) -> tuple[Served, Sequence[Served]]:
+    """Find the version that a path names, the default one where it names none, and all of its model.
+
+    Raises:
+        VersionNotFoundError: there is none.
+    """
+    name, version = request.path_params["name"], request.path_params.get("version")
+    served = await source.versions(name)
+    for one in served:
+        if version in (None, one.of.version):
+            return one, served
+    raise VersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
 
 
 class Console:

@@ -21,9 +21,12 @@ from serving.frontend.errors import ForbiddenError
 
 #: Field of a form, and header of a script's request, with the mark.
 MARK: Final = "mark"
+#: In a request's scope, the session that it belongs to.
+SESSION: Final = "torchmar.session"
 #: Sessions that are kept: the oldest goes.
 MOST_SESSIONS: Final = 1000
 _SESSION_BYTES: Final = 32
+_ID_CHARS: Final = len(secrets.token_urlsafe(_SESSION_BYTES))
 #: Of every response. Nothing in a page is inline, but for pictures that the page itself has made.
 HEADERS: Final = (
     (
@@ -104,7 +107,7 @@ class Gate:
             found = cookie.value if cookie else ""
         except CookieError:
             pass
-        known = len(found) == len(_new_id()) and found.isascii()
+        known = len(found) == _ID_CHARS and found.isascii()
         session_id = found if known else _new_id()
         return Session(session_id, self._mark(session_id), self._keys.get(session_id), new=not known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -14,12 +15,12 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from archive_tool.metadata.record import TensorSpec
-from serving.frontend.apps.console.app import SESSION, Around, posted
+from serving.frontend.apps.console.app import Around, posted, version_of
+from serving.frontend.apps.console.gate import SESSION
 from serving.frontend.apps.console.pages import link
 from serving.frontend.apps.console.shown import logs
 from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
-from serving.frontend.apps.console.sources import Served
-from serving.frontend.errors import BadRequestError, ResourceNotFoundError, VersionNotFoundError
+from serving.frontend.errors import BadRequestError, ResourceNotFoundError
 
 #: Milliseconds after which a browser looks again for a stream that has ended.
 _AGAIN_MS: Final = 1000
@@ -75,7 +76,7 @@ class Models:
         start = int(first) if first.isdecimal() and len(first) < 9 else 0
         source = self._shared.source
         names = await source.names()
-        served = await all_of(source, start)
+        served = await all_of(source, names[start : start + MOST_MODELS])
         archives = await asyncio.to_thread(self._shared.archives.of_store) if source.about.changes else []
         return self._shared.pages.page(
             request,
@@ -92,34 +93,19 @@ class Models:
 
         async def events() -> AsyncIterator[str]:
             yield f"retry: {_AGAIN_MS}\n\n"
-            samples = watch.samples(int(after) if after.isdecimal() and len(after) < 12 else 0)
-            try:
+            begin = int(after) if after.isdecimal() and len(after) < 12 else 0
+            async with contextlib.aclosing(watch.samples(begin)) as samples:
                 async for number, sample in samples:
                     if not await gate.is_in(session):
                         return
                     yield f"id: {number}\ndata: {json.dumps(sample)}\n\n"
-            finally:
-                await samples.aclose()  # type: ignore[attr-defined]
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
     # ---- a model ---------------------------------------------------------------------------------------------------
 
-    async def _one(self, request: Request) -> tuple[Served, Sequence[Served]]:
-        """Find the version that a path names, the default one where it names none, and all of its model.
-
-        Raises:
-            VersionNotFoundError: there is none.
-        """
-        name, version = request.path_params["name"], request.path_params.get("version")
-        served = await self._shared.source.versions(name)
-        for one in served:
-            if version in (None, one.of.version):
-                return one, served
-        raise VersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
-
     async def _model(self, request: Request) -> Response:
-        one, served = await self._one(request)
+        one, served = await version_of(self._shared.source, request)
         contents = await self._shared.archives.contents(one.of.url)
         failure = None
         if one.of.ready_workers < max(1, one.of.min_workers) and one.of.workers:
@@ -136,7 +122,7 @@ class Models:
         )
 
     async def _sample(self, request: Request) -> Response:
-        one, _ = await self._one(request)
+        one, _ = await version_of(self._shared.source, request)
         found = await self._shared.archives.sample(one.of.url, request.path_params["number"])
         if found is None:
             raise ResourceNotFoundError("there is no such sample")
@@ -159,7 +145,7 @@ class Models:
         return self._done(name, version, await self._shared.source.set_default(name, version))
 
     async def _question(self, request: Request) -> Response:
-        one, served = await self._one(request)
+        one, served = await version_of(self._shared.source, request)
         return self._shared.pages.page(request, "unregister.html", one=one, last=len(served) == 1)
 
     async def _unregister(self, request: Request, form: FormData) -> Response:  # noqa: ARG002

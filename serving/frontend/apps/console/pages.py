@@ -18,6 +18,7 @@ from archive_tool.cli.output import human_size
 from archive_tool.version import __version__
 from serving.frontend.apps.console import words
 from serving.frontend.apps.console.beside import PATH
+from serving.frontend.apps.console.gate import SESSION
 
 HERE: Final = Path(__file__).parent
 #: Cookie with the language that somebody has chosen.
@@ -51,7 +52,7 @@ class Pages:
     def text(self, request: Request, template: str, **values: Any) -> str:
         """Fill a template in the reader's language; a lone surrogate, which no answer of HTTP can have, is a `?`."""
         language = language_of(request)
-        session = request.scope["torchmar.session"]
+        session = request.scope[SESSION]
         found = self._templates.get_template(template)
         text = found.render(
             self._about,

@@ -13,10 +13,11 @@ from starlette.routing import BaseRoute, Route
 
 from archive_tool import json_text
 from archive_tool.errors import ArchiveError
-from serving.frontend.apps.console.app import SESSION, Around
+from serving.frontend.apps.console.app import Around
+from serving.frontend.apps.console.gate import SESSION
 from serving.frontend.apps.console.shown import logs
 from serving.frontend.apps.console.shown.apis import MOST_SAMPLE, Asking, document_of
-from serving.frontend.apps.console.shown.figures import all_of
+from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
 from serving.frontend.apps.console.sources import Served
 
 _MOST_MODEL, _MOST_MARK = 256, 200
@@ -86,22 +87,21 @@ class Reading:
         return Response(json_text.dumps(await self._openapi()), media_type="application/json")
 
     async def _openapi(self) -> dict[str, Any]:
-        served = await all_of(self._shared.source)
-        return document_of(await self._shared.source.apis(), [await self._asking(one) for one in served])
+        source = self._shared.source
+        served = await all_of(source, (await source.names())[:MOST_MODELS])
+        return document_of(await source.apis(), [await self._asking(one) for one in served])
 
     async def _asking(self, one: Served) -> Asking:
         contents = await self._shared.archives.contents(one.of.url)
         samples: list[tuple[str, bytes | int]] = []
-        for number, about in enumerate(contents.samples[: Asking.MOST]):
+        for about in contents.samples[: Asking.MOST]:
             if (size := contents.size_of(about.input)) > MOST_SAMPLE:
                 samples.append((about.content_type or "", size))
                 continue
             try:
-                found = await self._shared.archives.sample(one.of.url, number)
+                samples.append((about.content_type or "", await self._shared.archives.body(contents, about)))
             except ArchiveError:
                 continue
-            if found is not None:
-                samples.append((about.content_type or "", found[1]))
         return Asking(one.of.name, one.of.version, one.of.default, contents.record, tuple(samples))
 
 

@@ -17,13 +17,12 @@ from starlette.routing import BaseRoute, Route
 from archive_tool.building.samples import content_type_of
 from archive_tool.errors import TorchmarError
 from serving.answers import decode
-from serving.frontend.apps.console.app import Around, posted
+from serving.frontend.apps.console.app import Around, posted, version_of
 from serving.frontend.apps.console.shown import drawing
 from serving.frontend.apps.console.shown.calls import Calls, calls
-from serving.frontend.apps.console.shown.contents import Contents
 from serving.frontend.apps.console.sources import Asked, Served
 from serving.frontend.apps.exchange import close_parts
-from serving.frontend.errors import BadRequestError, FrontendError, TooLargeError, VersionNotFoundError
+from serving.frontend.errors import BadRequestError, FrontendError, TooLargeError
 
 #: Header of a script that wants the answer alone, and not the page around it.
 ALONE: Final = "x-torchmar-alone"
@@ -69,22 +68,16 @@ class Trying:
             *(Route(path, answer, methods=["POST"]) for path in paths),
         ]
 
-    async def _about(self, request: Request) -> tuple[Served, Contents]:
-        name, version = request.path_params["name"], request.path_params.get("version")
-        for one in await self._shared.source.versions(name):
-            if version in (None, one.of.version):
-                return one, await self._shared.archives.contents(one.of.url)
-        raise VersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
-
     async def _page(self, request: Request) -> Response:
-        one, contents = await self._about(request)
+        one, _ = await version_of(self._shared.source, request)
+        contents = await self._shared.archives.contents(one.of.url)
         chosen = request.query_params.get("sample", "")
         return self._shared.pages.page(
             request, "try.html", one=one, contents=contents, chosen=chosen, answer=None, typed=""
         )
 
     async def _ask(self, request: Request, form: FormData) -> Response:
-        one, contents = await self._about(request)
+        one, _ = await version_of(self._shared.source, request)
         version = request.path_params.get("version")
         given = await self._given(one, form)
         begun = time.perf_counter()
@@ -118,6 +111,7 @@ class Trying:
         found = await values(await self._whole(asked))
         if alone:
             return HTMLResponse(self._shared.pages.text(request, "answer.html", **found))
+        contents = await self._shared.archives.contents(one.of.url)
         more: dict[str, Any] = {"chosen": form.get("sample") or "", "typed": given.text or ""}
         return self._shared.pages.page(request, "try.html", one=one, contents=contents, **found, **more)
 

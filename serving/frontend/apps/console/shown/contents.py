@@ -113,13 +113,21 @@ class Archives:
         if not 0 <= number < len(contents.samples):
             return None
         one = contents.samples[number]
+        return one, await self.body(contents, one)
 
-        def body() -> bytes:
+    async def body(self, contents: Contents, sample: Sample) -> bytes:
+        """Return the request's body of a sample of an archive.
+
+        Raises:
+            ArchiveError: it cannot be read.
+        """
+
+        def read() -> bytes:
             with open_archive(contents.path) as archive:
-                return archive.read(one.input, MOST_SAMPLE)
+                return archive.read(sample.input, MOST_SAMPLE)
 
         async with self._one_at_a_time:
-            return one, await asyncio.to_thread(body)
+            return await asyncio.to_thread(read)
 
     def of_store(self) -> list[str]:
         """Return the archives of the store, by name."""

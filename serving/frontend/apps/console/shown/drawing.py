@@ -174,7 +174,7 @@ def bars_of(answer: Any) -> tuple[tuple[str, float], ...]:
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return _is_number(value) and 0 <= value <= 1
 
 
 def boxes_of(answer: Any) -> tuple[Box, ...]:

@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -168,10 +168,10 @@ def sample_of(
     }
 
 
-async def all_of(source: Source, first: int = 0, most: int = MOST_MODELS) -> list[Served]:
-    """Return the versions of models, of those by number, as far as they are still there."""
+async def all_of(source: Source, names: Iterable[str]) -> list[Served]:
+    """Return the versions of models, as far as they are still there."""
     found: list[Served] = []
-    for name in (await source.names())[first : first + most]:
+    for name in names:
         with contextlib.suppress(FrontendError, TorchmarError):
             found += await source.versions(name)
     return found
@@ -202,7 +202,7 @@ class Watch:
         if self._task is not None:
             self._task.cancel()
 
-    async def samples(self, after: int = 0) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+    async def samples(self, after: int = 0) -> AsyncGenerator[tuple[int, dict[str, Any]], None]:
         """Yield the looks that are kept, and then each new one, with their numbers.
 
         Args:
@@ -247,6 +247,7 @@ class Watch:
         now, counts = time.monotonic(), read(text)
         last, self._last = self._last, (now, counts)
         before, seconds = (last[1], max(now - last[0], 1e-3)) if last else (None, 1.0)
-        sample = sample_of(await all_of(self._source), counts, before, seconds, time.time())
+        served = await all_of(self._source, (await self._source.names())[:MOST_MODELS])
+        sample = sample_of(served, counts, before, seconds, time.time())
         self._spent_s = time.thread_time() - begun
         return sample

@@ -88,6 +88,7 @@ class Service:
         """Answer every request, in order. Raises nothing but what is to end the process."""
         if not requests:
             return []
+        self.streams.begin()
         if self.model.backend.continuous and not all(map(_is_special, requests)):
             # The message has all requests that are not finished, but a description may come between.
             self.streams.forget_others(requests)

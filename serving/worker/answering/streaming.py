@@ -41,6 +41,10 @@ class Streams:
         self._silent: set[str] = set()
         self._open: set[str] = set()  # those begun by an answer, in this message or in one before
 
+    def begin(self) -> None:
+        """Begin with a message: of which of its requests nothing is to be said is not known yet."""
+        self._silent.clear()
+
     def forget_others(self, requests: Iterable[Request]) -> None:
         """Forget the streams of all other requests, whose clients have gone."""
         self._open.intersection_update(request.request_id for request in requests)
@@ -62,9 +66,7 @@ class Streams:
         """Return a reply without the requests that have no answer yet."""
         if not self._silent:
             return reply
-        items = tuple(item for item in reply.items if item.request_id not in self._silent)
-        self._silent.clear()
-        return replace(reply, items=items)
+        return replace(reply, items=tuple(item for item in reply.items if item.request_id not in self._silent))
 
     def steer(self, request: Request, index: int, value: Any, context: Any) -> None:
         """Set the header that tells the frontend whether more will come.

@@ -91,8 +91,10 @@ def serve(connection: Connection, request: Load, arguments: Arguments, guardian:
             guardian.busy_since = 0.0
             if profile is not None:
                 profile.dump_stats(_PROFILE)
-            reply = service.streams.spoken(reply_to(message.requests, answers, items_only=items_only))
-            if not silent and not connection.send(reply):
+            if silent:
+                continue
+            reply = reply_to(message.requests, answers, items_only=items_only)
+            if not connection.send(service.streams.spoken(reply)):
                 return 0
     except ProtocolError as error:
         output.say(f"The worker of {request.model_name} ends: {error}")

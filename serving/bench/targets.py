@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from archive_tool.errors import InputError
 from serving.bench.loads import Place
-from serving.client.transport import Address, segment
+from serving.client.transport import Address, model_path
 
 #: Those whose value is the request's own affair.
 _OURS = ("content-length", "transfer-encoding", "connection", "host", "expect")
@@ -39,9 +39,7 @@ class Target:
         Raises:
             InputError: the model's name or the version cannot stand in an address.
         """
-        kind = "explanations" if self.explain else "predictions"
-        version = f"/{segment(self.version, 'version')}" if self.version else ""
-        return f"/{kind}/{segment(self.model, 'model name')}{version}"
+        return model_path("explanations" if self.explain else "predictions", self.model, self.version)
 
     @property
     def place(self) -> Place:

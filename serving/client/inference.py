@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from archive_tool.building import samples
 from serving.answers import decode
-from serving.client.transport import Address, Transport, error_of, segment
+from serving.client.transport import Address, Transport, error_of, model_path
 from serving.errors import ReplyError
 
 
@@ -89,7 +89,7 @@ class InferenceClient:
         Raises:
             NotRunningError: the server does not listen.
         """
-        path = f"/predictions/{segment(name, 'model name')}" + (f"/{segment(version, 'version')}" if version else "")
+        path = model_path("predictions", name, version)
         named = {"content-type": content_type} | {key.lower(): value for key, value in (headers or {}).items()}
         try:
             reply = self._transport.request("POST", path, body=body, headers=named)

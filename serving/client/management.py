@@ -8,7 +8,7 @@ from typing import Any
 
 from archive_tool.metadata.names import check_model_name
 from serving.client.models import ModelSummary, ModelVersion
-from serving.client.transport import Address, Transport, segment
+from serving.client.transport import Address, Transport, model_path
 from serving.errors import ModelApiOffError, ReplyError
 
 PAGE = 100
@@ -52,8 +52,8 @@ class ManagementClient:
 
     def describe(self, name: str, version: str | None = None) -> tuple[ModelVersion, ...]:
         """Describe one version of a model, or all of them (the default one marked) if no version is given."""
-        default = self._describe(_model_path(name, None))
-        wanted = self._describe(_model_path(name, version or "all"))
+        default = self._describe(model_path("models", name, None))
+        wanted = self._describe(model_path("models", name, version or "all"))
         default_version = str(default[0].get("modelVersion")) if default else ""
         return tuple(
             ModelVersion.from_dict(row, default=str(row.get("modelVersion")) == default_version) for row in wanted
@@ -65,7 +65,7 @@ class ManagementClient:
         Raises:
             ReplyError: the server describes no version of the model.
         """
-        rows = self._describe(_model_path(name, None))
+        rows = self._describe(model_path("models", name, None))
         if not rows:
             raise ReplyError(f"the server describes no version of {name}", status=200)
         return ModelVersion.from_dict(rows[0], default=True)
@@ -134,11 +134,11 @@ class ManagementClient:
             "max_worker": str(min_workers if max_workers is None else max_workers),
             "synchronous": str(wait).lower(),
         }
-        return self._status("PUT", _model_path(name, version), params)
+        return self._status("PUT", model_path("models", name, version), params)
 
     def set_default(self, name: str, version: str) -> str:
         """Make a version the one that requests without a version reach."""
-        return self._status("PUT", _model_path(name, version) + "/set-default")
+        return self._status("PUT", model_path("models", name, version) + "/set-default")
 
     def share(
         self,
@@ -165,10 +165,10 @@ class ManagementClient:
         Raises:
             ReplyError: the frontend is one that knows no shares.
         """
-        path = _model_path(name, version) + "/traffic"
+        path = model_path("models", name, version) + "/traffic"
         # TorchServe's would take the call for that of scaling. Of a model, as where all APIs share one address
         # /api-description is about inference.
-        known = self._transport.checked("OPTIONS", _model_path(name, None)).json()
+        known = self._transport.checked("OPTIONS", model_path("models", name, None)).json()
         if not isinstance(known, dict) or _TRAFFIC not in (known.get("paths") or {}):
             raise ReplyError(
                 "this server's frontend cannot share requests out between versions; torchmar's own can",
@@ -187,7 +187,7 @@ class ManagementClient:
         Raises:
             ModelApiOffError: the server removes no models while it runs.
         """
-        return self._model_api("DELETE", _model_path(name, version))
+        return self._model_api("DELETE", model_path("models", name, version))
 
     def _model_api(self, method: str, path: str, params: dict[str, str] | None = None) -> str:
         try:
@@ -200,8 +200,3 @@ class ManagementClient:
     def _status(self, method: str, path: str, params: dict[str, str] | None = None) -> str:
         document = self._transport.checked(method, path, params=params).json()
         return str(document.get("status", "")) if isinstance(document, dict) else str(document)
-
-
-def _model_path(name: str, version: str | None) -> str:
-    path = f"/models/{segment(name, 'model name')}"
-    return f"{path}/{segment(version, 'version')}" if version else path

@@ -80,6 +80,21 @@ class Address:
         return certifi.where()
 
 
+def model_path(kind: str, name: str, version: str | None) -> str:
+    """Return the path of a model, or of a version of it.
+
+    Args:
+        kind: what the path begins with, such as ``predictions``.
+        name: of the model.
+        version: of it; None or empty for none.
+
+    Raises:
+        InputError: no address can hold one of them.
+    """
+    path = f"/{kind}/{segment(name, 'model name')}"
+    return f"{path}/{segment(version, 'version')}" if version else path
+
+
 def segment(text: str, what: str) -> str:
     """Encode a name as a segment of a URL's path.
 

@@ -99,14 +99,14 @@ def taken(settings: Settings, addresses: dict[str, Address]) -> Iterator[dict[st
     Raises:
         InputError, StartError, PortInUseError: one cannot be had; the key is named.
     """
-    tls = context(settings) if any(address.text.startswith("https") for address in addresses.values()) else None
+    tls = context(settings) if any(address.encrypted for address in addresses.values()) else None
     with contextlib.ExitStack() as stack:
         places: dict[str, Place] = {}
         found: dict[str, Place] = {}
         for key, address in addresses.items():
             name = _same(address)
             if name not in found:
-                secured = tls if address.text.startswith("https") else None
+                secured = tls if address.encrypted else None
                 found[name] = Place(address, key, bind(address, key), secured)
                 stack.callback(found[name].close)
             places[key] = found[name]

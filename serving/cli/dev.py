@@ -9,7 +9,7 @@ import click
 
 from archive_tool.cli.options import allow_pickle_option
 from archive_tool.cli.output import printable
-from serving.cli.options import PortType, name_option
+from serving.cli.options import PortType, name_option, running
 
 
 @click.command()
@@ -79,9 +79,8 @@ def console(port: int | Literal["auto"], server: str) -> None:
     from serving.control.configuration.settings import is_true
     from serving.control.state import not_running
 
-    state = StateFolder(server)
-    record = state.record()
-    if record is None or not record.alive:
+    state, record = StateFolder(server), running(server)
+    if record is None:
         raise not_running(server)
     properties = read_properties(state.config) if state.config.is_file() else {}
     off = "torchmar_console" in properties and not is_true(properties, "torchmar_console")

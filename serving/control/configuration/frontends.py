@@ -298,7 +298,7 @@ def serves_grpc(properties: Mapping[str, str]) -> bool:
     """
     if grpc_is_off(properties):
         return False
-    if all(map(_is_installed, _GRPC_PACKAGES)):
+    if all(map(is_installed, _GRPC_PACKAGES)):
         return True
     if GRPC in properties:
         raise InputError(
@@ -307,7 +307,8 @@ def serves_grpc(properties: Mapping[str, str]) -> bool:
     return False
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; nothing of it is, but those above it."""
     try:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # of the package above it

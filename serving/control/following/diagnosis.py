@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from serving.control.following.forms import as_text
+from serving.control.following.forms import lines_of
 from serving.errors import ModelLoadError
 
 #: A line that a worker printed, in model_log.log.
@@ -167,8 +167,7 @@ class LogWatch:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]  # the last line may still be in the writing
         self._offsets[name] += len(whole)
-        lines = whole.decode("utf-8", "replace").splitlines()
-        return [text for line in lines for text in as_text(line).split("\n")]
+        return lines_of(whole.decode("utf-8", "replace"))
 
     def times_failed(self, model: str) -> int:
         """Return how often the frontend reported that a worker of the model failed to load it."""

@@ -115,6 +115,11 @@ def as_text(line: str) -> str:
         return line
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a log, each event of which is as text."""
+    return [line for event in text.splitlines() for line in as_text(event).split("\n")]
+
+
 def whole(event: str) -> str:
     """Return an event, such as one with a traceback, so that no line of it but the first can pass for an event."""
     return "\n    ".join(cut(event, EVENT_CHARS).splitlines())

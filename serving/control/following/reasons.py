@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from serving.control.following.forms import as_text
+from serving.control.following.forms import lines_of
 
 # In the first two is what ended Java or the Python frontend, in ts_log.log what the frontend itself has noticed.
 _LOGS: Final = ("java.log", "frontend.log", "ts_log.log")
@@ -105,10 +105,9 @@ class _Trace:
 
 def _read(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines_of(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return []
-    return [text for line in lines for text in as_text(line).split("\n")]
 
 
 def _traces(lines: Sequence[str]) -> Iterator[_Trace]:

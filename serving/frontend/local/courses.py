@@ -17,7 +17,7 @@ from math import inf
 from typing import Final, Protocol
 
 from serving.frontend.engine import Timings
-from serving.frontend.errors import InternalError
+from serving.frontend.errors import FrontendError, InternalError
 from serving.frontend.local.job import Job
 from serving.frontend.local.models.model import Model
 from serving.protocol import Inference, PredictionItem, Reply, Request, encode_inference
@@ -107,9 +107,12 @@ class Course(ABC):
         """Answer every request with the error of the whole message."""
         error = refusal_of(reply)
         for job in self.take_all():
-            if job.parts is None:
-                self._seat.answered(job, job.timings, {}, error.status)
-            job.fail(error)
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: FrontendError) -> None:
+        if job.parts is None:
+            self._seat.answered(job, job.timings, {}, error.status)
+        job.fail(error)
 
     def _deliver(self, job: Job, item: PredictionItem) -> bool:
         """Give a part of an answer to who waits for it; say whether more will come."""
@@ -152,9 +155,7 @@ class Batches(Course):
                 if job.parts is not None:
                     job.parts.end()
                 elif not job.done:
-                    error = InternalError("the worker gave no answer to this request")
-                    self._seat.answered(job, job.timings, {}, error.status)
-                    job.fail(error)
+                    self._fail(job, InternalError("the worker gave no answer to this request"))
         self._seat.freed()
 
 

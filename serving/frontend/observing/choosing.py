@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Final
 
+from serving.control.configuration.frontends import is_installed
 from serving.frontend.observing import capturing
 from serving.frontend.observing.watched import Watcher
 from serving.frontend.settings import Settings
@@ -51,14 +51,7 @@ def traces_wanted(environ: Mapping[str, str]) -> bool:
     if protocol != _SPOKEN:
         _log.warning("No traces are sent: OTLP is spoken over HTTP alone (%s), not %s", _SPOKEN, protocol)
         return False
-    if not all(map(_is_installed, _PACKAGES)):
+    if not all(map(is_installed, _PACKAGES)):
         _log.warning("No traces are sent: OpenTelemetry is not installed; %s", INSTALL)
         return False
     return True
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # of the package above it
-        return False

@@ -10,8 +10,8 @@
             ├── inference
             └── postprocess
 
-This module imports OpenTelemetry, and is imported where the environment names a receiver (`wanted`). The worker
-imports nothing of it: it tells times, and the spans are made of these when the answer is there.
+This module imports OpenTelemetry, and is imported where the environment names a receiver (`choosing.traces_wanted`).
+The worker imports nothing of it: it tells times, and the spans are made of these when the answer is there.
 """
 
 from __future__ import annotations

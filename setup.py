@@ -148,7 +148,7 @@ TEXT = [
 
 # Models of Hugging Face's, from the folders that save_pretrained writes.
 TRANSFORMERS = [
-    "transformers>=4.57,<6",
+    "transformers>=4.57.1,<6",
 ]
 
 # To merge adapters into such models; servers need none of it.

@@ -35,6 +35,8 @@ _SHOWN_NAME: Final = 60
 
 #: A model's name is that of its archive and, with its version, a part of the URLs under which it is served.
 MAX_MODEL_NAME: Final = 200
+# A commit of a model in the cache of the Hub.
+_CACHED = re.compile(r"/models--(?:[^/]+--)?([^/]+)/snapshots/[^/]+$")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
 # Windows opens a device for these, with any suffix.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE)
@@ -58,7 +60,9 @@ def model_name_problem(name: str) -> str | None:
 
 def name_of_folder(folder: Path) -> str:
     """Return the name of a model that is called as its folder is."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name).lstrip("_.-")
+    whole = folder.resolve()
+    cached = _CACHED.search(whole.as_posix())
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", cached[1] if cached else whole.name).lstrip("_.-")
     return name[:MAX_MODEL_NAME] or "model"
 
 

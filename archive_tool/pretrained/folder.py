@@ -6,6 +6,7 @@ training, and of anything else stay behind.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from archive_tool.pretrained.documents import Card
 
 CONFIG: Final = "config.json"
+_PIPELINE: Final = "model_index.json"
 #: Files that go along: settings, vocabularies, templates, the card and the licence.
-_SUFFIXES: Final = frozenset({".bpe", ".jinja", ".json", ".md", ".model", ".spm", ".tiktoken", ".txt", ".vocab"})
+_SUFFIXES: Final = frozenset(
+    {".bpe", ".codes", ".jinja", ".json", ".md", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt", ".vocab"}
+)
 _NAMES: Final = frozenset({"LICENSE", "LICENCE", "NOTICE"})
 #: Texts of a training, of which nothing is needed to serve the model.
 _LEFT: Final = frozenset(
@@ -34,7 +38,7 @@ _LEFT: Final = frozenset(
 #: Folders of templates that tokenizers bring.
 _FOLDERS: Final = ("additional_chat_templates", "chat_templates")
 _MAX_FILES: Final = 10_000
-#: One of each line must be there, or all of a pair.
+#: Files of a vocabulary: all of one of these lines must be there.
 _TOKENIZERS: Final = (
     ("tokenizer.json",),
     ("vocab.txt",),
@@ -45,11 +49,21 @@ _TOKENIZERS: Final = (
     ("spm.model",),
     ("source.spm", "target.spm", "vocab.json"),
     ("vocab.json", "tokenizer_config.json"),
+    ("sentencepiece.model",),
+    ("spm_char.model",),
+    ("prophetnet.tokenizer",),
+    ("byte_maps.json",),
+    ("vocab-src.json", "vocab-tgt.json", "merges.txt"),
 )
+#: Tokenizers of bytes or characters, which have none.
+_WITHOUT: Final = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
+_SETTINGS: Final = "tokenizer_config.json"
 _PROCESSORS: Final = (("preprocessor_config.json",), ("processor_config.json",))
 #: Documents that may name code.
-_WITH_CODE: Final = (CONFIG, "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+_WITH_CODE: Final = (CONFIG, _SETTINGS, "preprocessor_config.json", "processor_config.json")
+_OPTION: Final = "--pretrained"
 _NO_FOLDER: Final = "give the folder that model.save_pretrained(folder) wrote"
+_HUB_NAME: Final = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -190,16 +204,33 @@ def is_one(folder: Path) -> bool:
     return has or (folder / weights.ADAPTER).is_file()
 
 
+def absent(folder: Path, option: str, hint: str) -> BuildError:
+    """Return the error for a folder that is not there, and may be a name of the Hub."""
+    if _HUB_NAME.fullmatch(str(folder)):
+        hint += (
+            f"; nothing is fetched here, so for one of the Hub first: hf download {folder} --local-dir {folder.name}"
+        )
+    return BuildError(f"the folder {folder} does not exist", where=option, hint=hint)
+
+
 def _no_config(folder: Path, inner: Path) -> BuildError:
     if not folder.exists():
-        return BuildError(f"the folder {folder} does not exist", where="--pretrained", hint=_NO_FOLDER)
-    if not folder.is_dir():
-        return BuildError(f"{folder} is no folder", where="--pretrained", hint=_NO_FOLDER)
-    if (folder / weights.ADAPTER).is_file():
-        problems: list[Problem] = []
-        weights.find(folder, problems)
-        return BuildError(problems[0].message, where=str(folder), hint=problems[0].hint)
-    return BuildError(f"{CONFIG} is missing in {inner}", where="--pretrained", hint=_NO_FOLDER)
+        return absent(folder, _OPTION, _NO_FOLDER)
+    is_file = not folder.is_dir()
+    problem = weights.of_others([folder.name], str(folder)) if is_file else weights.foreign(folder)
+    if problem is not None:
+        return BuildError(problem.message, where=problem.where, hint=problem.hint)
+    if is_file:
+        hint = f"give its folder: {folder.parent}" if (folder.parent / CONFIG).is_file() else _NO_FOLDER
+        return BuildError(f"{folder} is no folder", where=_OPTION, hint=hint)
+    if (folder / _PIPELINE).is_file():
+        return BuildError(
+            f"{folder} holds a pipeline of diffusers, which is not served", where=_OPTION, hint=_NO_FOLDER
+        )
+    # As in a folder of a training, or of the Hub's cache.
+    below = sorted(path for place in ("*", "snapshots/*") for path in folder.glob(f"{place}/{CONFIG}"))
+    hint = f"give the folder that holds it, such as {below[0].parent}" if below else _NO_FOLDER
+    return BuildError(f"{CONFIG} is missing in {inner}", where=_OPTION, hint=hint)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -242,7 +273,7 @@ def _module(folder: Path, place: str, problems: list[Problem]) -> list[str]:
 def _check_parts(folder: Path, name: str, problems: list[Problem]) -> None:
     """Report the parts that a task needs besides the model."""
     needs = TASKS[name].needs
-    if needs in (TOKENIZER, PROCESSOR) and not _has(folder, _TOKENIZERS):
+    if needs in (TOKENIZER, PROCESSOR) and not (_has(folder, _TOKENIZERS) or _needs_no_vocabulary(folder)):
         problems.append(
             Problem(
                 f"the tokenizer is missing, which {name} needs: there is no tokenizer.json, and no vocabulary",
@@ -262,6 +293,12 @@ def _check_parts(folder: Path, name: str, problems: list[Problem]) -> None:
 
 def _has(folder: Path, choices: tuple[tuple[str, ...], ...]) -> bool:
     return any(all((folder / name).is_file() for name in names) for names in choices)
+
+
+def _needs_no_vocabulary(folder: Path) -> bool:
+    """Return whether the tokenizer is of a kind without one, or code of its own that knows its files."""
+    settings = documents.read_object(folder / _SETTINGS) if (folder / _SETTINGS).is_file() else {}
+    return settings.get("tokenizer_class") in _WITHOUT or "auto_map" in settings
 
 
 def _code(folder: Path, problems: list[Problem], *, trust: bool) -> list[str]:

@@ -76,6 +76,8 @@ def merged(base: Path, adapter: Path, beside: Path, *, asked: str | None, trust_
 
 def _check(adapter: Path) -> None:
     """Refuse what is no adapter that can be merged."""
+    if not adapter.exists():
+        raise folder.absent(adapter, _OPTION, "give the folder that peft wrote")
     if not (adapter / weights.ADAPTER).is_file():
         raise BuildError(
             f"{weights.ADAPTER} is missing in {adapter}", where=_OPTION, hint="give the folder that peft wrote"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from archive_tool.errors import BuildError
 from archive_tool.metadata.names import name_problem
-from archive_tool.pretrained.documents import read_json
-from handlers.pretrained.tasks import MODULES, SENTENCE_MODULES
+from archive_tool.pretrained.documents import read_json, read_object
+from handlers.pretrained.tasks import MODULES, SENTENCE_INPUT, SENTENCE_MODULES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,4 +48,13 @@ def read(folder: Path) -> Modules | None:
         raise BuildError(
             f"the modules {', '.join(kinds)} of sentence-transformers are not served", where=str(path), hint=_HINT
         )
+    for kind, place in zip(kinds[1:], places[1:], strict=True):
+        settings = folder / place / "config.json"
+        reads = read_object(settings).get("module_input_name", SENTENCE_INPUT) if settings.is_file() else SENTENCE_INPUT
+        if place and reads != SENTENCE_INPUT:
+            raise BuildError(
+                f"the module {kind} of sentence-transformers reads {reads!r:.80}, and not the {SENTENCE_INPUT}",
+                where=str(settings),
+                hint="models that compare token by token, such as ColBERT, are not served",
+            )
     return Modules(places[0], tuple(place for place in places[1:] if place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -9,7 +10,7 @@ from archive_tool import files
 from archive_tool.issues import Problem
 from archive_tool.metadata.names import name_problem
 from archive_tool.pretrained.documents import read_object
-from archive_tool.weights.formats import Format, sniff
+from archive_tool.weights.formats import Format, sniff, why_not
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,14 @@ SINGLE: Final = ("model.safetensors", "pytorch_model.bin")
 INDEX: Final = ".index.json"
 ADAPTER: Final = "adapter_config.json"
 _MAX_SHARDS: Final = 10_000
+_SHARD: Final = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
+#: Of TensorFlow, Flax, ONNX, llama.cpp and Rust.
+_FOREIGN: Final = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
+_SHOWN: Final = 5
 _SAVE: Final = "save the model again: model.save_pretrained(folder)"
+_AGAIN: Final = "load the model with from_pretrained from what is there, and save it: model.save_pretrained(folder)"
+_COPY_THEM: Final = "copy or fetch them again"
+_COPY: Final = "copy or fetch it again"
 
 
 def find(folder: Path, problems: list[Problem]) -> list[str]:
@@ -34,23 +42,49 @@ def find(folder: Path, problems: list[Problem]) -> list[str]:
         looked = (problem_of(folder / file) for file in found if not file.endswith(INDEX))
         problems.extend(filter(None, looked))
         return found
-    problems.append(Problem(*_missing(folder)))
+    problems.append(_missing(folder))
     return []
 
 
-def _missing(folder: Path) -> tuple[str, str, str]:
+def foreign(folder: Path) -> Problem | None:
+    """Return what is wrong with a folder that has an adapter, or weights of another framework, and no model's own."""
     where = str(folder)
     if (folder / ADAPTER).is_file():
-        base = read_object(folder / ADAPTER).get("base_model_name_or_path")
-        return (
+        base = read_object(folder / ADAPTER).get("base_model_name_or_path") or "some model"
+        return Problem(
             f"the folder holds an adapter of {base}, and not the model itself",
             where,
             "give the folder of that model, and this one with --adapter",
         )
-    others = [name for name in ("tf_model.h5", "flax_model.msgpack", "model.onnx") if (folder / name).is_file()]
-    if others:
-        return f"the weights are those of another framework: {', '.join(others)}", where, _SAVE
-    return f"the weights are missing: {' or '.join(SINGLE)}, or shards with an index", where, _SAVE
+    return of_others(_names(folder), where)
+
+
+def of_others(names: list[str], where: str) -> Problem | None:
+    """Return what is wrong with files of another framework, if such are among some."""
+    others = [name for name in names if name.endswith(_FOREIGN)]
+    return Problem(f"the weights are those of another framework: {_listed(others)}", where, _AGAIN) if others else None
+
+
+def _missing(folder: Path) -> Problem:
+    """Return what to say of a folder without weights."""
+    where, names = str(folder), _names(folder)
+    if shards := [name for name in names if _SHARD.fullmatch(name)]:
+        index = f"{SINGLE[shards[0].endswith('.bin')]}{INDEX}"
+        return Problem(f"the index of the shards is missing: {index}", where, "copy it from where the shards are from")
+    if problem := foreign(folder):
+        return problem
+    # A variant, such as model.fp16.safetensors, or what another program saved.
+    if others := [name for name in names if name.endswith(".safetensors")]:
+        return Problem(f"the weights are not in {SINGLE[0]}, but in {_listed(others)}", where, _AGAIN)
+    return Problem(f"the weights are missing: {' or '.join(SINGLE)}, or shards with an index", where, _SAVE)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _shards(index: Path, problems: list[Problem]) -> list[str]:
@@ -66,8 +100,8 @@ def _shards(index: Path, problems: list[Problem]) -> list[str]:
             return []
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        problems.append(Problem(f"{len(missing)} of {len(names)} shards are missing: {listed}", str(index)))
+        said = f"{len(missing)} of {len(names)} shards are missing: {_listed(missing)}"
+        problems.append(Problem(said, str(index), _COPY_THEM))
     return [name for name in names if name not in missing]
 
 
@@ -87,7 +121,7 @@ def problem_of(path: Path) -> Problem | None:
     if kind is Format.LFS_POINTER:
         return Problem("the file is a Git LFS pointer, not the file itself", str(path), "fetch it with `git lfs pull`")
     if found is None or kind not in (Format.SAFETENSORS, Format.STATE_DICT, Format.LEGACY_PICKLE, Format.PICKLE):
-        return Problem(f"the file holds no weights ({kind.value})", str(path), _SAVE)
+        return _no_weights(path, kind)
     if found.needs:
         return Problem(
             f"the weights are not only tensors: reading them needs {found.needs[0]}, and could run code",
@@ -95,5 +129,11 @@ def problem_of(path: Path) -> Problem | None:
             "save the model as safetensors: model.save_pretrained(folder)",
         )
     if kind is Format.SAFETENSORS and size < header + sum(tensor.size for tensor in found.tensors):
-        return Problem("the weights are cut short: the file ends within them", str(path), "copy or fetch it again")
+        return Problem("the weights are cut short: the file ends within them", str(path), _COPY)
     return None
+
+
+def _no_weights(path: Path, kind: Format) -> Problem:
+    """Return what is said of a file without weights, in the words of those who load it."""
+    message, hint = why_not(path) or (f"the file holds no weights ({kind.value})", None)
+    return Problem(message, str(path), hint or _SAVE)

@@ -11,7 +11,7 @@ from handlers.loading.formats import LFS_MAX_BYTES, LFS_PREFIX, MAX_HEADER, Form
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LFS_MAX_BYTES", "LFS_PREFIX", "MAX_HEADER", "Format", "sniff", "sniff_file"]
+__all__ = ["LFS_MAX_BYTES", "LFS_PREFIX", "MAX_HEADER", "Format", "sniff", "sniff_file", "why_not"]
 
 
 def sniff(stream: IO[bytes]) -> Format:
@@ -33,3 +33,13 @@ def sniff_file(path: Path) -> Format:
     """
     with files.open_regular(path) as stream:
         return sniff(stream)
+
+
+def why_not(path: Path) -> tuple[str, str | None] | None:
+    """Return why workers load no such file, in their words, and what to do about it; None if they do."""
+    try:
+        formats.detect_format(path)
+    except RuntimeError as error:  # a LoadError
+        hint = getattr(error, "hint", None)
+        return str(error).partition("\n")[0], None if hint == formats.SUPPORTED else hint
+    return None

@@ -78,7 +78,7 @@ _STRANGERS: Final = (
     (b"\x1f\x8b", "a gzip file", "unpack it before archiving"),
     (b"\x80", *_NOT_LOADED[Format.PICKLE]),
 )
-_SUPPORTED: Final = (
+SUPPORTED: Final = (
     "read are state dicts written by torch.save, safetensors files (both with a model file), TorchScript, programs of "
     "torch.export, AOTInductor packages and libraries, and ONNX"
 )
@@ -122,21 +122,21 @@ def detect_format(path: Path) -> Format:
         raise LoadError(f"{path} is empty", hint="write or download the weights again")
     if form in _NOT_LOADED:
         what, remedy = _NOT_LOADED[form]
-        raise UnsupportedFormatError(f"{path} is {what}", hint=remedy or _SUPPORTED)
+        raise UnsupportedFormatError(f"{path} is {what}", hint=remedy or SUPPORTED)
     raise _unknown(path, start)
 
 
 def _unknown(path: Path, start: bytes) -> LoadError:
     if start.startswith(b"PK\x03\x04"):
         return _unknown_zip(path)
-    if _begins_as_onnx(start):
-        return LoadError(
-            f"{path} begins as an ONNX model and is damaged or cut short", hint="write or download the model again"
-        )
+    for what, begins in (("an ONNX model", _begins_as_onnx(start)), ("a safetensors file", start[6:9] == b"\0\0{")):
+        if begins:
+            hint = "write or download the model again"
+            return LoadError(f"{path} begins as {what} and is damaged or cut short", hint=hint)
     for magic, what, remedy in _STRANGERS:
         if start.lstrip().startswith(magic):
-            return UnsupportedFormatError(f"{path} is {what}", hint=remedy or _SUPPORTED)
-    return UnsupportedFormatError(f"{path} (which begins {start[:16]!r}) holds no known weights", hint=_SUPPORTED)
+            return UnsupportedFormatError(f"{path} is {what}", hint=remedy or SUPPORTED)
+    return UnsupportedFormatError(f"{path} (which begins {start[:16]!r}) holds no known weights", hint=SUPPORTED)
 
 
 def _unknown_zip(path: Path) -> LoadError:
@@ -144,7 +144,7 @@ def _unknown_zip(path: Path) -> LoadError:
 
     try:
         with zipfile.ZipFile(path):
-            return UnsupportedFormatError(f"{path} is a zip file without torch weights", hint=_SUPPORTED)
+            return UnsupportedFormatError(f"{path} is a zip file without torch weights", hint=SUPPORTED)
     # A broken directory raises all of these.
     except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, OverflowError) as error:
         return LoadError(f"{path} is damaged or cut short: {error}", hint="write or download the weights again")

@@ -16,7 +16,7 @@ from handlers.errors import BadInputError, LoadError
 from handlers.pretrained import asking, loading
 from handlers.pretrained.asking import Parameter, Piece
 from handlers.pretrained.handler import PretrainedTextHandler
-from handlers.pretrained.tasks import MODULES, SENTENCE_MODULES
+from handlers.pretrained.tasks import MODULES, SENTENCE_INPUT, SENTENCE_MODULES
 
 if TYPE_CHECKING:
     from handlers.context import Context
@@ -183,7 +183,8 @@ def read_recipe(folder: Path) -> tuple[Path, Recipe]:
         if kind not in SENTENCE_MODULES:
             raise LoadError(f"{MODULES} names the module {kind}", hint=f"served are {', '.join(SENTENCE_MODULES)}")
         if kind == "Transformer":
-            settings = _settings(place / "sentence_bert_config.json")
+            # The first versions named the file after the model: sentence_roberta_config.json and others.
+            settings = _settings(next(iter(sorted(place.glob("sentence_*_config.json"))), place / "none.json"))
             model = place
             recipe = replace(
                 recipe, lower=settings.get("do_lower_case") is True, longest=settings.get("max_seq_length")
@@ -191,8 +192,12 @@ def read_recipe(folder: Path) -> tuple[Path, Recipe]:
         elif kind == "Pooling":
             recipe = replace(recipe, poolings=_poolings(place))
         elif kind == "Dense":
-            recipe.layers.extend(_dense(place))
+            if recipe.normalize:  # before the layer, and not at the end
+                recipe.layers.append(_UnitLength())
+                recipe = replace(recipe, normalize=False)
+            recipe.layers.append(_dense(place))
         else:
+            _vector_settings(place)
             recipe = replace(recipe, normalize=True)
     settings = _settings(folder / _SETTINGS)
     prompts, prompt = settings.get("prompts") or {}, settings.get("default_prompt_name")
@@ -211,15 +216,48 @@ def _poolings(place: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _dense(place: Path) -> nn.Sequential:
-    """Return a layer, and the function after it."""
+def _vector_settings(place: Path) -> dict[str, Any]:
+    """Return the settings of a layer on the sentence's vector.
+
+    Raises:
+        LoadError: it reads something else, such as the vectors of the tokens.
+    """
     settings = _settings(place / "config.json")
+    if (reads := settings.get("module_input_name", SENTENCE_INPUT)) != SENTENCE_INPUT:
+        raise LoadError(f"the layer in {place} reads {reads!r:.80}", hint=f"served are layers on the {SENTENCE_INPUT}")
+    return settings
+
+
+class _UnitLength(nn.Module):
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(vectors, dim=-1)
+
+
+class _Dense(nn.Module):
+    """A layer and the function after it, with the names of sentence-transformers' weights."""
+
+    def __init__(self, settings: Mapping[str, Any], function: nn.Module) -> None:
+        super().__init__()
+        has, makes = settings["in_features"], settings["out_features"]
+        self.linear = nn.Linear(has, makes, bias=bool(settings.get("bias", True)))
+        self.activation_function = function
+        self.residual: nn.Module | None = None
+        if settings.get("use_residual") is True:
+            self.residual = nn.Identity() if has == makes else nn.Linear(has, makes, bias=False)
+
+    def forward(self, vectors: torch.Tensor) -> Any:
+        found = self.activation_function(self.linear(vectors))
+        return found if self.residual is None else found + self.residual(vectors)
+
+
+def _dense(place: Path) -> nn.Module:
+    settings = _vector_settings(place)
     name = str(settings.get("activation_function", "torch.nn.modules.linear.Identity")).rpartition(".")[2]
     activation = getattr(nn, name, None)
     if not isinstance(activation, type) or not issubclass(activation, nn.Module):
         raise LoadError(f"the layer in {place} has the function {name!r:.80}, which torch.nn does not have")
     try:
-        linear = nn.Linear(settings["in_features"], settings["out_features"], bias=bool(settings.get("bias", True)))
+        layer = _Dense(settings, activation())
         weights = place / "model.safetensors"
         if weights.is_file():
             from safetensors.torch import load_file
@@ -227,10 +265,10 @@ def _dense(place: Path) -> nn.Sequential:
             state = load_file(weights)
         else:
             state = torch.load(place / "pytorch_model.bin", weights_only=True, map_location="cpu")
-        linear.load_state_dict({key.removeprefix("linear."): tensor for key, tensor in state.items()})
-        return nn.Sequential(linear, activation())
+        layer.load_state_dict(state)
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         raise LoadError(f"the layer in {place} cannot be loaded: {error}") from error
+    return layer
 
 
 def _below(folder: Path, place: str) -> Path:

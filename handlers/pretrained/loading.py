@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from handlers.errors import CheckpointMismatchError, LoadError
 from handlers.pretrained.tasks import FOLDER, TASKS, task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5
+#: Parts of the names of weights that only a training uses.
+_UNUSED = ("masked_spec_embed", "num_batches_tracked")
 _INSTALL = "pip install 'torchmar[transformers]', or name transformers in the archive's requirements file"
 
 
@@ -86,17 +89,41 @@ def load_model(saved: Saved, auto: str, dtype: Any) -> Any:
     if not saved.remote_code and hasattr(library, own) and _is_of(own, auto):
         auto = own
     model, info = _load(
-        "the model", getattr(library, auto), saved, dtype=dtype, output_loading_info=True, weights_only=True
+        "the model",
+        getattr(library, auto),
+        saved,
+        dtype=dtype,
+        output_loading_info=True,
+        weights_only=True,
+        ignore_mismatched_sizes=True,  # refused below, where each is named
     )
-    prefix = f"{model.base_model_prefix}."
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith(prefix) and "pooler" not in name)
-    if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    if mismatched := [_mismatch(one) for one in info["mismatched_keys"]]:
         raise CheckpointMismatchError(
-            f"the weights lack what {type(model).__name__} needs: {', '.join(missing[:_SHOWN])}{more}",
-            hint="the model was saved for another task, or not trained for this one: build the archive with --task",
+            f"the weights do not fit the model's config.json: {_listed(mismatched)}",
+            hint="take both from one model: save it again with save_pretrained, and build the archive of that folder",
+        )
+    unused = (*_UNUSED, "pooler") if saved.task == "feature-extraction" else _UNUSED
+    missing = [name for name in info["missing_keys"] if not any(part in name for part in unused)]
+    if missing:
+        raise CheckpointMismatchError(
+            f"the weights lack what {type(model).__name__} needs: {_listed(missing)}",
+            hint="the model was saved for another task: use --task; or config.json is of another model",
         )
     return model
+
+
+def _mismatch(found: Any) -> str:
+    """Say which weight has other sizes than the model; older versions of the library do not tell the sizes."""
+    if isinstance(found, str):
+        return found
+    name, has, needs = found
+    return f"{name} is {list(has)}, and the model needs {list(needs)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = sorted(names)
+    more = f" and {len(first) - _SHOWN} more" if len(first) > _SHOWN else ""
+    return f"{', '.join(first[:_SHOWN])}{more}"
 
 
 def _is_of(architecture: str, auto: str) -> bool:
@@ -142,5 +169,15 @@ def _load(what: str, kind: Any, saved: Saved, **options: Any) -> Any:
         text = " ".join(str(error).split())
         raise LoadError(
             f"{what} in {saved.folder} cannot be loaded: {type(error).__name__}: {text[:1000]}",
-            hint="try from_pretrained on the folder that the archive was built from, with this version of transformers",
+            hint="try from_pretrained on the folder that the archive was built from, with transformers "
+            f"{transformers().__version__}, which is here{_saved_with(saved.folder)}",
         ) from error
+
+
+def _saved_with(folder: Path) -> str:
+    """Say which version of the library saved a folder, if it tells."""
+    try:
+        version = json.loads((folder / "config.json").read_bytes())["transformers_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"; the folder was saved with {version!s:.40}"

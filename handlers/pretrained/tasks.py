@@ -12,6 +12,8 @@ FOLDER: Final = "pretrained"
 #: What sentence-transformers adds to a model's folder, and the modules in it that are served, by their classes' names.
 MODULES: Final = "modules.json"
 SENTENCE_MODULES: Final = ("Transformer", "Pooling", "Dense", "Normalize")
+#: What Dense and Normalize read unless their config.json says otherwise: the vector that pooling made.
+SENTENCE_INPUT: Final = "sentence_embedding"
 #: What a task's requests are turned into the model's input with.
 TOKENIZER: Final = "tokenizer"
 IMAGE_PROCESSOR: Final = "image processor"
@@ -85,7 +87,19 @@ ALIASES: Final = {
 #: several things at once.
 TEXT_TO_TEXT: Final = frozenset(
     {"bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart"}
-    | {"mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "plbart", "prophetnet", "switch_transformers", "t5", "umt5"}
+    | {
+        "mt5",
+        "mvp",
+        "nllb-moe",
+        "pegasus",
+        "pegasus_x",
+        "plbart",
+        "prophetnet",
+        "switch_transformers",
+        "t5",
+        "t5gemma",
+        "umt5",
+    }
 )
 SPEECH_TO_TEXT: Final = frozenset({"moonshine", "speech_to_text", "whisper"})
 
@@ -99,4 +113,6 @@ def task_of(architecture: str, model_type: str) -> str | None:
         if model_type in TEXT_TO_TEXT:
             return "text2text-generation"
         return "automatic-speech-recognition" if model_type in SPEECH_TO_TEXT else None
+    if architecture.endswith("EncoderDecoderModel"):  # two models as one; others of the kind read images, or hear
+        return "text2text-generation" if architecture == "EncoderDecoderModel" else None
     return next((name for name, task in TASKS.items() if architecture.endswith(task.endings or ("\0",))), None)

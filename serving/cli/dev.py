@@ -32,9 +32,10 @@ def dev(
     """Serve a model while you write it.
 
     HANDLER_OR_FOLDER is a handler's Python file, a folder with a torchmar.yaml, which names handler, weights and
-    further files, or an unpacked archive. It answers at http://127.0.0.1:PORT/predictions/NAME, in a worker's process,
-    without Java. Save a file, and the next request is answered by what you saved; a request that comes meanwhile waits.
-    What goes wrong is answered with status 500 and the traceback. Ctrl-C ends it.
+    further files, one that save_pretrained wrote, or an unpacked archive. It answers at
+    http://127.0.0.1:PORT/predictions/NAME, in a worker's process, without Java. Save a file, and the next request is
+    answered by what you saved; a request that comes meanwhile waits. What goes wrong is answered with status 500 and
+    the traceback. Ctrl-C ends it.
 
     For development: one request at a time, on this machine only. The files are yours, so also those that run code when
     they are loaded are loaded; --allow-pickle is there because run and check of the archive need it.

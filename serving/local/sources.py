@@ -12,7 +12,8 @@ from archive_tool.building.options import BuildOptions
 from archive_tool.building.report import Report
 from archive_tool.errors import InputError, TorchmarError
 from archive_tool.metadata.manifest import Manifest
-from archive_tool.metadata.names import MANIFEST_NAME, is_skipped_directory
+from archive_tool.metadata.names import MANIFEST_NAME, is_skipped_directory, name_of_folder
+from archive_tool.pretrained import folder as pretrained
 from archive_tool.projects import project_file
 from archive_tool.reading.archive import open_archive
 from archive_tool.writing.plan import Member, Plan
@@ -41,7 +42,8 @@ class Sources:
     """The files of a model that is being written.
 
     Args:
-        target: a handler's file, a project file, a folder with one, or a folder that is a model's (with a manifest).
+        target: a handler's file, a project file, a folder with one, one that ``save_pretrained`` wrote, or one that is
+            a model's (with a manifest).
         given: options of `archive_tool.build` that are given apart; they win over those of a project file.
 
     Attributes:
@@ -56,11 +58,14 @@ class Sources:
         self._given = dict(given or {})
         self._is_model = False
         self._project: Path | None = None
+        self._saved: dict[str, Any] = {}
         if target.is_dir():
             if (target / project_file.NAME).is_file():
                 self._project = self.target / project_file.NAME
             elif (target / MANIFEST_NAME).is_file():
                 self._is_model = True
+            elif pretrained.is_one(target):
+                self._saved = {"model_name": name_of_folder(target), "pretrained": self.target}
             else:
                 raise InputError(
                     f"the folder {target} has no {project_file.NAME}, and it is no unpacked archive",
@@ -116,6 +121,8 @@ class Sources:
         return plan.manifest, report.told()
 
     def _options(self) -> BuildOptions:
+        if self._saved:
+            return BuildOptions(**self._saved | self._given)
         if self._project is None:
             return BuildOptions(**{"model_name": self.target.stem, "handler": self.target, **self._given})
         options = {name: value for name, value in project_file.read(self._project).items() if name in _FILES}

@@ -51,9 +51,9 @@ def _layer() -> Any:
         _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
         def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
             begin = self.get_seq_length()
+            if not self.is_initialized:  # not by the method for it, which takes other arguments in transformers 4
+                self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             end = begin + key_states.shape[-2]
             if self._buffers is None or self._buffers[0].shape[-2] < end:
                 self._buffers = (

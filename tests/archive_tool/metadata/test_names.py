@@ -135,3 +135,20 @@ def test_collisions_at_any_depth():
         "'A/x' needs a folder where 'a' is a file",
         "'e\u0301/x' needs a folder where 'é' is a file",
     ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my net!", "my_net_"),
+        ("_.net", "net"),
+        ("---", "model"),
+        ("snapshots/net", "net"),
+        (
+            "models--google-bert--bert-base-uncased/snapshots/86b5e0934494bd15c9632b12f734a8a67f723594",
+            "bert-base-uncased",
+        ),
+    ],
+)
+def test_models_called_as_their_folders_are(tmp_path, folder, name):
+    assert layout.name_of_folder(tmp_path / folder) == name

@@ -1,5 +1,7 @@
 """Folders of `save_pretrained`: what goes along, what is missing, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from archive_tool.errors import BuildError
@@ -71,12 +73,35 @@ def test_missing_parts_are_named_together(saved):
 
 
 @pytest.mark.parametrize(
-    "names", [("vocab.txt",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",)]
+    "names",
+    [
+        ("vocab.txt", "bpe.codes"),
+        ("vocab.json", "merges.txt"),
+        ("spiece.model",),
+        ("tokenizer.model",),
+        ("sentencepiece.model",),
+        ("spm_char.model",),
+        ("prophetnet.tokenizer",),
+        ("byte_maps.json",),
+        ("vocab-src.json", "vocab-tgt.json", "merges.txt"),
+    ],
 )
 def test_tokenizers_of_other_forms(saved, names):
     folder = saved(files=dict.fromkeys(names, "x"))
     (folder / "tokenizer.json").unlink()
+    found = read(folder)
+    assert told(found) == []
+    assert {*names} < {*found.files}
+
+
+def test_tokenizers_without_a_vocabulary(saved):
+    folder = saved(files={"tokenizer_config.json": {"tokenizer_class": "ByT5Tokenizer"}})
+    (folder / "tokenizer.json").unlink()
     assert told(read(folder)) == []
+    # Code of the folder's own knows which files it reads.
+    own = {"auto_map": {"AutoTokenizer": ["net.Tokenizer", None]}}
+    write(folder, {"tokenizer_config.json": own, "net.py": "", "words.tiktoken": "x"})
+    assert told(read(folder, trust_remote_code=True)) == []
 
 
 def test_images_need_their_processor(saved):
@@ -172,9 +197,17 @@ def test_sentence_transformers_with_the_model_in_a_folder(saved):
 
 def test_what_is_no_such_folder(work, saved):
     for path, said in (
-        (work / "absent", "does not exist"),
+        (work / "absent", "does not exist\n.*\n  hint: give the folder that .*wrote$"),
         (work / "h.py", "is no folder"),
-        (work, "config.json is miss"),
+        (
+            write(work / "net", {"config.json": {}, "x.bin": b""}) / "x.bin",
+            "is no folder\n.*\n  hint: give its folder: ",
+        ),
+        (work, f"config.json is missing in .*\n.*\n  hint: give the folder that holds it, such as {work}/net$"),
+        (write(work / "llama", {"q4.gguf": b"x"}), "those of another framework: q4.gguf"),
+        (work / "llama" / "q4.gguf", "those of another framework: q4.gguf"),
+        (write(work / "sd", {"model_index.json": {}, "unet/config.json": {}}), "a pipeline of diffusers"),
+        (write(work / "hub", {"snapshots/1/config.json": {}}), "such as .*/hub/snapshots/1$"),
     ):
         with pytest.raises(BuildError, match=said):
             read(path)
@@ -184,6 +217,24 @@ def test_what_is_no_such_folder(work, saved):
         read(work / "lora")
     assert is_one(work / "lora")
     assert is_one(saved())
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "google-bert/bert-base-uncased"])
+def test_a_name_of_the_hub_is_no_folder(work, monkeypatch, name):
+    monkeypatch.chdir(work)
+    with pytest.raises(BuildError, match=f"hf download {name} --local-dir bert-base-uncased$"):
+        read(Path(name))
+
+
+def test_a_snapshot_in_the_cache_of_the_hub(saved):
+    """Its files are links to others, beside it."""
+    folder = saved()
+    blobs = folder.parent / "blobs"
+    blobs.mkdir()
+    for path in [*folder.iterdir()]:
+        path.rename(blobs / path.name)
+        path.symlink_to(blobs / path.name)
+    assert told(read(folder)) == []
 
 
 def test_an_odd_card_is_a_warning(saved):

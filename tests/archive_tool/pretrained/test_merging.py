@@ -23,7 +23,7 @@ def build(folder, adapter, **options):
         ({"other.json": {}}, "adapter_config.json is missing"),
         ({"adapter_config.json": {"peft_type": "PROMPT_TUNING"}}, "of the kind PROMPT_TUNING, and only LORA is merged"),
         ({"adapter_config.json": ADAPTER}, "the adapter's weights are missing"),
-        ({"adapter_config.json": ADAPTER, "adapter_model.safetensors": b"x"}, "holds no weights"),
+        ({"adapter_config.json": ADAPTER, "adapter_model.safetensors": b"x"}, "holds no known weights"),
     ],
 )
 def test_what_is_no_adapter(saved, work, files, said):

@@ -38,3 +38,11 @@ def test_what_is_not_served(tmp_path, listed, said):
     write(tmp_path, {"modules.json": listed})
     with pytest.raises(BuildError, match=said):
         read(tmp_path)
+
+
+def test_models_that_compare_token_by_token_are_not_served(tmp_path):
+    """Without a pooling, they would be taken for others."""
+    listed = [module("Transformer", ""), module("Dense", "1_Dense")]
+    write(tmp_path, {"modules.json": listed, "1_Dense/config.json": {"module_input_name": "token_embeddings"}})
+    with pytest.raises(BuildError, match="Dense of sentence-transformers reads 'token_embeddings'"):
+        read(tmp_path)

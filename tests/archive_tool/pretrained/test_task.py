@@ -31,6 +31,7 @@ NLI = {"id2label": {"0": "CONTRADICTION", "1": "NEUTRAL", "2": "ENTAILMENT"}}
         ("Wav2Vec2ForCTC", {}, "automatic-speech-recognition"),
         ("WhisperForConditionalGeneration", {"model_type": "whisper"}, "automatic-speech-recognition"),
         ("T5ForConditionalGeneration", {"model_type": "t5"}, "text2text-generation"),
+        ("EncoderDecoderModel", {"model_type": "encoder-decoder"}, "text2text-generation"),
         ("MarianMTModel", {"model_type": "marian"}, "translation"),
         ("PegasusForConditionalGeneration", {"model_type": "pegasus"}, "summarization"),
         (
@@ -55,6 +56,8 @@ def test_a_card_says_what_a_model_rewrites_to(tag):
         ("BertForMultipleChoice", {}),
         ("CLIPModel", {"vision_config": {}}),
         ("LlavaForConditionalGeneration", {"model_type": "llava"}),
+        ("VisionEncoderDecoderModel", {}),
+        ("SpeechEncoderDecoderModel", {}),
         ("Nothing", {}),
     ],
 )

@@ -63,10 +63,13 @@ def test_pickles_of_more_than_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "holds no weights (empty)"),
-        (b"no weights at all", "holds no weights"),
+        (b"", "model.safetensors is empty (write or download the weights again)"),
+        (b"no weights at all", "holds no known weights (save the model again"),
         (safetensors()[:-2], "cut short"),
-        (safetensors()[:20], "holds no weights"),
+        (safetensors()[:20], "begins as a safetensors file and is damaged or cut short"),
+        (b"PK\3\4" + bytes(99), "model.safetensors is damaged or cut short"),
+        (b"<!DOCTYPE html>", "is an HTML or XML page (the download failed or needs a login"),
+        (b"GGUF\3\0\0\0", "is a GGUF file (save the model again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
     ],
 )
@@ -78,9 +81,23 @@ def test_what_is_no_file_of_weights(tmp_path, content, said):
 
 def test_nothing_there(tmp_path):
     assert "the weights are missing: model.safetensors or pytorch_model.bin" in find(tmp_path)[1][0]
-    write(tmp_path, {"tf_model.h5": b"x"})
-    assert "another framework: tf_model.h5" in find(tmp_path)[1][0]
+    write(tmp_path, {"model.fp16.safetensors": safetensors()})
+    assert "not in model.safetensors, but in model.fp16.safetensors" in find(tmp_path)[1][0]
+    write(tmp_path, {"tf_model.h5": b"x", "q4.gguf": b"x"})
+    assert "another framework: q4.gguf, tf_model.h5" in find(tmp_path)[1][0]
     write(tmp_path, {"adapter_config.json": {"base_model_name_or_path": "some/base"}})
     (problem,) = find(tmp_path)[1]
     assert "an adapter of some/base" in problem
     assert "--adapter" in problem
+
+
+@pytest.mark.parametrize(
+    ("shard", "index"),
+    [
+        ("model-00001-of-00002.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"),
+    ],
+)
+def test_shards_whose_index_is_missing(tmp_path, shard, index):
+    write(tmp_path, {shard: safetensors()})
+    assert f"the index of the shards is missing: {index}" in find(tmp_path)[1][0]

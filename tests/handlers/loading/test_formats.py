@@ -188,6 +188,12 @@ def test_an_onnx_model_that_is_cut_short_is_named(tmp_path):
         detect_format(tmp_path / "m.onnx")
 
 
+def test_a_safetensors_file_that_is_cut_short_is_named(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", 4096) + b'{"weight": {"dty')
+    with pytest.raises(LoadError, match="begins as a safetensors file and is damaged or cut short"):
+        detect_format(tmp_path / "m.safetensors")
+
+
 def test_the_archive_tool_has_no_table_of_its_own(monkeypatch):
     monkeypatch.setattr(formats, "sniff", lambda stream, open_zip: (stream, open_zip))
     assert archive_tool.weights.formats.sniff("stream") == ("stream", zip_consistency.open_zip)

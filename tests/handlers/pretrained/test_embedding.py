@@ -121,9 +121,31 @@ def test_layers_and_prompts(serve, sentences):
     assert "it has query, passage" in answered.replies[0]["message"]
 
 
+@pytest.mark.parametrize("size", [16, 3])
+def test_a_length_that_is_not_the_last_and_what_came_in_is_added(sentences, size):
+    torch.manual_seed(1)
+    layer, rest = nn.Linear(16, size), nn.Identity() if size == 16 else nn.Linear(16, size, bias=False)
+    dense = {"in_features": 16, "out_features": size, "activation_function": "torch.nn.Tanh", "use_residual": True}
+    write(sentences, modules=modules("Transformer", "Pooling", "Normalize", "Dense"), **{"3_Dense__config": dense})
+    state = {f"linear.{name}": one for name, one in layer.state_dict().items()}
+    state |= {f"residual.{name}": one for name, one in rest.state_dict().items()}
+    torch.save(state, sentences / "3_Dense" / "pytorch_model.bin")
+    _, recipe = read_recipe(sentences)
+    assert not recipe.normalize
+    vector = torch.randn(1, 16)
+    unit = vector / vector.norm()
+    torch.testing.assert_close(recipe.layers(vector), layer(unit).tanh() + rest(unit))
+
+
+def test_settings_named_after_the_model(sentences):
+    (sentences / "sentence_bert_config.json").rename(sentences / "sentence_roberta_config.json")
+    assert read_recipe(sentences)[1].longest == 12
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
+        ({"2_Normalize__config": {"module_input_name": "token_embeddings"}}, "reads 'token_embeddings'"),
         ({"1_Pooling__config": {}}, "the pooling in"),
         ({"1_Pooling__config": {"pooling_mode": "wishful"}}, "wishful"),
         ({"1_Pooling__config": {"pooling_mode": "mean", "include_prompt": False}}, "leaves prompts out"),

@@ -50,10 +50,42 @@ def test_archives_without_a_record(saved, tmp_path):
 
 def test_weights_for_another_task(saved):
     with pytest.raises(
-        CheckpointMismatchError, match=r"the weights lack what BertForSequenceClassification needs: cla"
+        CheckpointMismatchError, match=r"the weights lack what BertForSequenceClassification needs: .*classifier.weight"
     ):
         load(saved, "PretrainedTextClassifier", path=".", task="text-classification", architecture="BertForMaskedLM")
     assert load(saved, "PretrainedEmbedder", path=".", task="feature-extraction").model  # needs no head
+
+
+def changed(saved, folder, **settings):
+    """Copy a folder, with other settings in its config.json."""
+    for path in saved.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((saved / "config.json").read_text()) | settings
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_weights_of_fewer_layers_than_the_model_has(saved, tmp_path):
+    """transformers fills up with random numbers."""
+    record = {"path": ".", "task": "fill-mask", "architecture": "BertForMaskedLM"}
+    with pytest.raises(CheckpointMismatchError, match=r"lack what .* needs: bert\.encoder\.layer\.2\..* and 11 more"):
+        load(changed(saved, tmp_path, num_hidden_layers=3), **record)
+
+
+def test_weights_of_other_sizes_are_named(saved, tmp_path):
+    """transformers 5 points to a table in its log, and the older one leaves out the sizes."""
+    record = {"path": ".", "task": "fill-mask", "architecture": "BertForMaskedLM"}
+    with pytest.raises(CheckpointMismatchError, match=r"do not fit the model's config\.json: .*dense\.bias") as caught:
+        load(changed(saved, tmp_path, intermediate_size=48), **record)
+    assert "save it again" in caught.value.hint
+
+
+def test_a_model_of_a_later_version(saved, tmp_path):
+    folder = changed(saved, tmp_path, model_type="zamba9", transformers_version="99.1.0")
+    with pytest.raises(LoadError, match="zamba9") as caught:
+        load(folder, path=".", task="fill-mask", architecture="Zamba9ForMaskedLM")
+    here = loading.transformers().__version__
+    assert f"with transformers {here}, which is here; the folder was saved with 99.1.0" in caught.value.hint
 
 
 def test_nothing_is_fetched(saved, monkeypatch):
@@ -86,14 +118,8 @@ def test_damaged_files(saved, tmp_path, name, said):
 
 
 def test_code_is_not_run_without_leave(saved, tmp_path):
-    for path in saved.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    config = json.loads((saved / "config.json").read_text())
-    config |= {
-        "model_type": "unheard-of",
-        "auto_map": {"AutoConfig": "net.Config", "AutoModelForMaskedLM": "net.Model"},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    code = {"AutoConfig": "net.Config", "AutoModelForMaskedLM": "net.Model"}
+    changed(saved, tmp_path, model_type="unheard-of", auto_map=code)
     (tmp_path / "net.py").write_text("raise SystemExit('ran')\n")
     with pytest.raises(LoadError, match="cannot be loaded"):
         load(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .models import make_t5, save
+from .models import SIZES, WORDS, make_t5, make_tokenizer, save, transformers
 
 TEXTS = ["ada lives in rome", "rain", "the rain stopped the final , the rain of rome . " * 2]
 
@@ -73,6 +73,22 @@ def test_bad_parameters(writer, parameters, said):
 def test_other_tasks_have_other_keys(serve, saved, task, key):
     served = serve(saved, {"handler": {"max_new_tokens": 3}}, task=task)
     assert served.one("rain") == [{key: written(served, "rain", max_new_tokens=3)}]
+
+
+def test_two_models_of_bert_as_one(serve, tmp_path):
+    """As bert2bert: an EncoderDecoderModel, which is no embedder although its name ends as theirs do."""
+    sizes = {**SIZES, "vocab_size": len(WORDS), "max_position_embeddings": 64}
+    parts = [transformers.BertConfig(**sizes, is_decoder=last, add_cross_attention=last) for last in (False, True)]
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(*parts)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
+    torch.manual_seed(2)
+    tokenizer = make_tokenizer(eos_token="[SEP]")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    served = serve(save(tmp_path, transformers.EncoderDecoderModel(config).eval(), tokenizer))
+    assert served.handler.saved.task == "text2text-generation"
+    requests = [{"inputs": text, "parameters": {"max_new_tokens": 8}} for text in TEXTS]
+    expected = [[{"generated_text": written(served, text, max_new_tokens=8)}] for text in TEXTS]
+    assert served.ask(*requests).replies == expected
 
 
 def test_answers_are_those_of_the_pipeline(writer, saved, pipe):

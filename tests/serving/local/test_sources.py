@@ -64,7 +64,8 @@ def test_a_project_without_a_name_or_a_handler(author: Path, tmp_path: Path) -> 
         Sources(author).lay_out(tmp_path / "no")
 
 
-def test_a_folder_of_a_pretrained_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("project", [True, False])
+def test_a_folder_of_a_pretrained_model(tmp_path: Path, project: bool) -> None:
     folder = tmp_path / "net"
     folder.mkdir()
     config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
@@ -72,13 +73,16 @@ def test_a_folder_of_a_pretrained_model(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    (folder / "torchmar.yaml").write_text("pretrained: .\n")
+    if project:
+        (folder / "torchmar.yaml").write_text("pretrained: .\n")
     manifest, _ = Sources(folder).lay_out(tmp_path / "out")
+    assert manifest.model.model_name == "net"
     assert manifest.model.handler == "pretrained_text_generator"
     found = names(tmp_path / "out")
     assert "pretrained/model.safetensors" in found
     assert (tmp_path / "out" / "model-config.yaml").read_text().startswith("continuousBatching: true\n")
     assert Sources(folder).fingerprint() == Sources(folder).fingerprint()
+    assert Sources(folder, {"model_name": "m"}).model_name() == "m"
 
 
 def test_a_service_folder(author: Path, tmp_path: Path) -> None:

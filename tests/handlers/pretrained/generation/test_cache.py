@@ -40,6 +40,18 @@ def test_rows_join_and_leave(model):
     torch.testing.assert_close(rows.begin([[5, 6]])[0], alone(model, [5, 6]), rtol=1e-4, atol=1e-4)
 
 
+def test_layers_begin_in_every_version_of_the_library(monkeypatch):
+    """In transformers 4.57 the method of that name takes the keys alone."""
+
+    def begun(self, key_states):
+        raise AssertionError("called with what this version may not take")
+
+    model = make_writer()[0]
+    expected = alone(model, [5, 6])
+    monkeypatch.setattr(transformers.cache_utils.DynamicLayer, "lazy_initialization", begun)
+    torch.testing.assert_close(Rows(model, torch.device("cpu"), 0).begin([[5, 6]])[0], expected)
+
+
 def test_models_with_another_kind_of_memory():
     config = transformers.MambaConfig(vocab_size=16, hidden_size=16, num_hidden_layers=1, state_size=4)
     with pytest.raises(LoadError, match="keeps what it has read otherwise"):

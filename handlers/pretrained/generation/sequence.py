@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LENGTH: Final = "length"
 ENDED: Final = "eos_token"
 STOPPED: Final = "stop_sequence"
+TOO_EXTREME: Final = "the parameters leave no token that could be drawn: their numbers are too extreme"
 _INCOMPLETE: Final = "\ufffd"  # what a tokenizer returns for the first bytes of a character
 _LONGEST_CHARACTER: Final = 4
 #: Tokens of the prompt that are decoded with those that follow: they decide whether a blank comes first.
@@ -118,8 +119,13 @@ class Chooser:
             return int(scores.argmax())
         shares = scores.softmax(dim=-1)
         if not shares.isfinite().all():  # on a GPU `multinomial` would end all work of the process
-            raise BadInputError("the parameters leave no token that could be drawn: their numbers are too extreme")
+            raise BadInputError(TOO_EXTREME)
         return int(torch.multinomial(shares, 1, generator=self.generator))
+
+
+def blamed(error: Exception) -> Exception:
+    """Return the error of a choice: the request's own, where numbers of its parameters cannot be reckoned with."""
+    return BadInputError(TOO_EXTREME) if isinstance(error, ArithmeticError) else error
 
 
 #: Returns the logarithm of a token's probability, and as many others as asked for, by their numbers.
@@ -145,7 +151,7 @@ class Written:
         text: of those that are written.
         chooser: of the next one.
         ends: tokens that end a text.
-        alone: arguments of `generate`, if it cannot be written beside others.
+        alone: arguments of `generate`, if it cannot be a row beside others.
         told: whether each token is told, with its probability, as in `tokens`; `top` more that were likely.
         eager: whether the text is made with every token.
         until: when it ends at the latest, on the monotonic clock.

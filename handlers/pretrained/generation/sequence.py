@@ -127,7 +127,6 @@ class Chooser:
             raise BadInputError(TOO_EXTREME)
         return int(torch.multinomial(shares, 1, generator=self.generator))
 
-
     def _processed(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores that the processors leave; those that sort see only what the one before them has left."""
         names = [type(one).__name__ for one in self.processors]

@@ -80,7 +80,10 @@ def send(driver: Driver, url: str, bodies: Sequence[Path], connections: int, sec
     if driver == "bundled":
         return _bundled(bundled_load(url, bodies, connections, seconds))
     line = wrk_command(url, bodies, connections, seconds)
-    done = subprocess.run(line, capture_output=True, text=True, timeout=seconds + _SPARE_S, check=False)
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=seconds + _SPARE_S, check=False)
+    except subprocess.TimeoutExpired as error:  # which ends the figures of one contender, and not the run
+        raise RuntimeError(f"{line[0]} did not end {_SPARE_S:.0f} s after its time") from error
     if done.returncode != 0 or not done.stdout.strip():
         raise RuntimeError(
             f"{line[0]} failed with exit code {done.returncode}: {done.stderr[-500:] or done.stdout[-500:]}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import archive_tool
+from benchmarks.serving_bench import driver
 from benchmarks.serving_bench.contenders import Contender
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,15 @@ torch.save(getattr(module, sys.argv[2])().state_dict(), sys.argv[3])
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A figure as tables show it: its name, and where a load's figures have it, times `each`."""
+
+    name: str
+    field: str
+    each: int = 1
+
+
+@dataclass(frozen=True)
 class Workload:
     """A model and what is sent to it.
 
@@ -35,7 +45,10 @@ class Workload:
         parts: arguments of `archive_tool.build`.
         bodies: files that are posted in turn.
         essence: what of an answer must be the same from every contender.
+        shown: what its table has; the first of these is what targets are about.
     """
+
+    shown: ClassVar[Sequence[Shown]] = (Shown("requests/s", "rps"), Shown("p99 ms", "p99_ms"))
 
     name: str
     title: str
@@ -53,6 +66,14 @@ class Workload:
         )
         config.unlink()
         return result.path.name
+
+    def sent(self, contender: Contender) -> tuple[Path, ...]:  # noqa: ARG002
+        """Return the bodies as a contender takes them."""
+        return self.bodies
+
+    def load(self, drive: driver.Driver, url: str, contender: Contender, many: int, seconds: float) -> driver.Figures:
+        """Send its bodies to a contender for so many seconds, over `many` connections."""
+        return driver.send(drive, url, self.sent(contender), many, seconds)
 
 
 def noop(folder: Path) -> Workload:

@@ -14,7 +14,7 @@ from handlers.base import BaseHandler
 from handlers.device import to_device
 from handlers.errors import BadInputError, LoadError, TooLargeError
 from handlers.optimization.settings import compile_options, read
-from handlers.pretrained import asking, loading
+from handlers.pretrained import asking, lengths, loading
 from handlers.pretrained.asking import Asked, Parameter, Piece
 from handlers.pretrained.tasks import TASKS
 from handlers.text.normalization import WANTED
@@ -292,8 +292,9 @@ class PretrainedTextHandler(PretrainedHandler):
         """
         longest = min((one for one in (self.longest, parameters.get("max_length")) if one is not None), default=None)
         cut = bool(parameters.get("truncation")) and longest is not None
+        needed = [lengths.enough(self.tokenizer, text, longest) for text in texts]
         found = self.tokenizer(
-            *texts,
+            *needed,
             truncation=cutting if cut else False,
             max_length=longest if cut else None,
             return_attention_mask=True,
@@ -304,9 +305,10 @@ class PretrainedTextHandler(PretrainedHandler):
         if not length:
             raise BadInputError("the text holds no token")
         if longest is not None and length > longest and not cut:
+            least = "" if needed == [*texts] else "at least "
             raise TooLargeError(
-                f"the text has {length} tokens, and the model takes {longest}: send a shorter one, or the parameter "
-                "truncation: true"
+                f"the text has {least}{length} tokens, and the model takes {longest}: send a shorter one, or the "
+                "parameter truncation: true"
             )
         return found
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from handlers.errors import BadInputError
-from handlers.pretrained import asking
+from handlers.pretrained import asking, lengths
 from handlers.pretrained.asking import Parameter, Piece
 from handlers.pretrained.handler import PretrainedTextHandler
 
@@ -47,6 +47,7 @@ class PretrainedQuestionAnswerer(PretrainedTextHandler):
         if not isinstance(value, Mapping) or not {"question", "context"} <= value.keys():
             raise BadInputError(f"there is no question, or no context: send {self.wanted}")
         question, context = (asking.text_of(value[name]) for name in ("question", "context"))
+        question = lengths.enough(self.tokenizer, question, parameters["max_question_len"])
         longest = min(parameters["max_seq_len"], self.longest or parameters["max_seq_len"])
         asked = len(self.tokenizer(question, truncation=True, max_length=parameters["max_question_len"])["input_ids"])
         question = self._shortened(question, parameters["max_question_len"])

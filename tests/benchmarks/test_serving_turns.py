@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from benchmarks import frontend, pipeline
 from benchmarks.serving_bench import turns
 from benchmarks.serving_bench.contenders import Contender
 from benchmarks.serving_bench.driver import Figures
-from benchmarks.serving_bench.turns import Case
-from benchmarks.serving_bench.workloads import Workload, noop
+from benchmarks.serving_bench.turns import AtLeast, Case
+from benchmarks.serving_bench.workloads import Workload, noop, upload
 
 
 def figures(rps: float, p99: float) -> Figures:
@@ -45,14 +46,76 @@ def test_ratios_are_of_one_round() -> None:
     assert "| mnist, 8 | 20.0 | 20.0 (1.50) | 8.00 | 2.00 (0.50) | 0 |" in text
 
 
-class Silent:
-    """A server that is only asked for its address."""
+def test_a_contender_that_is_not_measured_everywhere_leaves_a_gap_and_targets_are_of_one_round() -> None:
+    one, four = Case("mnist", 1), Case("mnist", 4)
+    targets = [
+        AtLeast((four, "few"), (four, "usual"), 2.0),
+        AtLeast((four, "few"), (one, "few"), 3.0),
+        AtLeast((one, "few"), (one, "absent"), 1.0),
+    ]
+    comparison = replace(frontend.COMPARISON, targets=targets, workloads={"mnist": noop})
+    options = turns.parse(comparison, ["--driver", "bundled"])
+    workload = Workload("mnist", "", {}, (), str)
+    run = turns.Run(comparison, options, Path(), [workload])
+    run.figures = {
+        one: {"few": [figures(10, 1), figures(20, 1), figures(40, 1)]},
+        four: {
+            "usual": [figures(10, 1), figures(10, 1), figures(100, 1)],
+            "few": [figures(20, 1), figures(50, 1), figures(100, 1)],
+        },
+    }
+    text = turns.reports(run)
+    assert "| mnist, 1 | - | 20.0 | - | 1.00 | 0 |" in text
+    assert "| mnist at 4, few: requests/s against usual | >= 2 | 2.00 | yes |" in text
+    assert "| mnist at 4, few: requests/s against few at 1 | >= 3 | 2.50 | **no** |" in text
+    assert "absent" not in text
 
-    def __init__(self, url: str) -> None:
+
+class Silent:
+    """A server that is only asked for its address, and who it is."""
+
+    def __init__(self, url: str, contender: Contender) -> None:
         self.url = url
+        self.contender = contender
 
     def drain(self, body: bytes) -> None:
         pass
+
+
+def test_loops_and_contenders_of_one_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[tuple[str, int]] = []
+
+    @contextmanager
+    def server(contender: Contender, workload: Workload, *_: object) -> Iterator[Silent]:
+        served.append((workload.name, contender.batch_size))
+        yield Silent("", contender)
+
+    monkeypatch.setattr(turns, "serving", server)
+    monkeypatch.setattr(turns.driver, "send", lambda *_: figures(10, 1))
+    comparison = turns.Comparison(
+        "",
+        {"a": Contender("shared", batch_size=1), "b": Contender("shared", batch_size=2)},
+        "a,b,c,loop",
+        {"noop": noop, "upload": upload},
+        "4,8",
+        loops={"loop": lambda _, every, __: dict.fromkeys(every, figures(5, 1))},
+        others={"upload": {"a": Contender("shared", batch_size=3), "c": Contender("shared", batch_size=4)}},
+        only={"c": (8,)},
+    )
+    options = turns.parse(comparison, ["--rounds", "1", "--driver", "bundled"])
+    run = turns.Run(comparison, options, tmp_path, [noop(tmp_path), upload(tmp_path)])
+    run.all()
+    assert not run.problems
+    assert served == [("noop", 1), ("noop", 2), ("upload", 3), ("upload", 4)]
+    assert {case: [*by] for case, by in run.figures.items()} == {
+        Case("noop", 4): ["a", "b", "loop"],
+        Case("noop", 8): ["a", "b", "loop"],
+        Case("upload", 4): ["a", "loop"],
+        Case("upload", 8): ["a", "c", "loop"],
+    }
+    first, second = turns.reports(run).split("\n\n")
+    assert "| noop, 4 | 10.0 | 10.0 (1.00) | 5.00 (0.50) |" in first
+    assert "| upload, 4 | 10.0 | - | 5.00 (0.50) |" in second
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -61,11 +124,11 @@ def test_each_round_another_contender_begins(together: bool, tmp_path: Path, mon
 
     @contextmanager
     def servers(models: Sequence[tuple[Contender, Workload, int]], *_: object) -> Iterator[list[Silent]]:
-        yield [Silent(f"{contender.batch_size} {workload.name}") for contender, workload, _ in models]
+        yield [Silent(f"{contender.batch_size} {workload.name}", contender) for contender, workload, _ in models]
 
     @contextmanager
     def server(contender: Contender, workload: Workload, *_: object) -> Iterator[Silent]:
-        yield Silent(f"{contender.batch_size} {workload.name}")
+        yield Silent(f"{contender.batch_size} {workload.name}", contender)
 
     def send(driver: str, url: str, bodies: object, connections: int, seconds: float) -> Figures:
         if seconds == 3.0:

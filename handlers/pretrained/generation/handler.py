@@ -15,7 +15,16 @@ from handlers.errors import BadInputError, RequestError
 from handlers.optimization.optimized_model import original
 from handlers.pretrained.asking import Parameter
 from handlers.pretrained.generation import cache, reading, replies
-from handlers.pretrained.generation.parameters import CONFIG, PARAMETERS, STATED, draws, ends_of, seed_of, stops_of
+from handlers.pretrained.generation.parameters import (
+    CONFIG,
+    PARAMETERS,
+    STATED,
+    draws,
+    ends_of,
+    is_coldest,
+    seed_of,
+    stops_of,
+)
 from handlers.pretrained.generation.replies import Generation
 from handlers.pretrained.generation.sequence import Chooser, Text, Written
 from handlers.pretrained.generation.writer import Writer
@@ -186,7 +195,7 @@ class PretrainedTextGenerator(PretrainedTextHandler):
     def _config(self, given: Mapping[str, Any]) -> Any:
         """Return the GenerationConfig of a request: what it does not set is the model's, or greedy."""
         set_here = {name: given[name] for name in CONFIG if name in given}
-        if set_here.get("temperature") == 0:
+        if is_coldest(set_here):
             del set_here["temperature"]
         if (drawn := draws(given)) is not None:
             set_here["do_sample"] = drawn
@@ -226,11 +235,8 @@ class PretrainedTextGenerator(PretrainedTextHandler):
         for name in _ONE_BEAM:
             if given.get(name) and given[name] != 1:
                 raise BadInputError(f"num_beams does not go together with {name}: leave one of them out")
-        found = {name: given[name] for name in CONFIG if name in given and name not in ("max_length", "temperature")}
-        if given.get("temperature"):
-            found["temperature"] = given["temperature"]
-        if "max_time" in given:
-            found["max_time"] = given["max_time"]
+        left_out = {"max_length", *(["temperature"] if is_coldest(given) else [])}
+        found = {name: given[name] for name in CONFIG if name in given and name not in left_out}
         return {**found, "do_sample": drawn, "max_new_tokens": most}
 
     # ---- a batch -------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from handlers.pretrained.asking import Parameter
 
 #: New tokens of a text, where neither request nor model limits them.
 STATED: Final = 256
+#: A temperature below which the most probable token is as good as certain, and scores grow beyond all bounds.
+_COLDEST: Final = 1e-5
 _MOST_STOPS: Final = 16
 _MOST_TOKENS: Final = 10_000
 
@@ -72,11 +74,11 @@ GENERATE: Final[Mapping[str, Parameter]] = {
     "num_beams": asking.count(None),
     "do_sample": _FLAG,
     "early_stopping": _FLAG,
-    "temperature": _number("a number above 0", lambda value: 0 < value < 1000),
+    "temperature": _number(f"a number from {_COLDEST:f} on", lambda value: _COLDEST <= value < 1000),
     "top_k": asking.count(None),
     "top_p": _number("a number above 0, to 1", lambda value: 0 < value <= 1),
     "repetition_penalty": _number("a number above 0", lambda value: 0 < value < 1000),
-    "length_penalty": _number("a number", lambda value: abs(value) < 1000),
+    "length_penalty": _number("a number from -100 to 100", lambda value: abs(value) <= 100),
     "no_repeat_ngram_size": asking.count(None),
     "seed": _whole("a whole number from 0 on", 0, 2**63 - 1),
 }
@@ -148,9 +150,14 @@ def ends_of(config: Any) -> frozenset[int]:
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
+def is_coldest(given: Mapping[str, Any]) -> bool:
+    """Return whether the temperature is 0, or as good as that."""
+    return bool(given.get("temperature", 1.0) < _COLDEST)
+
+
 def draws(given: Mapping[str, Any]) -> bool | None:
     """Return whether a request wants tokens to be drawn; None where it leaves that to the model."""
-    if given.get("temperature") == 0:
+    if is_coldest(given):
         return False
     stated: bool | None = given.get("do_sample")
     return True if stated is None and any(name in given for name in _DRAWING) else stated

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from handlers.batch.inputs import require
 from handlers.errors import BadInputError, LoadError, TooLargeError
-from handlers.pretrained import asking
+from handlers.pretrained import asking, lengths
 from handlers.pretrained.asking import Parameter
 from handlers.pretrained.generation.parameters import PARAMETERS
 
@@ -117,11 +117,29 @@ def prompts_of(tokenizer: Any, wanted: Wanted, longest: int | None) -> list[list
         BadInputError: one holds no token, or the model takes no chat.
         TooLargeError: one has more tokens than the model takes.
     """
+    kept = wanted.parameters.get("truncate")
     if wanted.messages is not None:
-        found = [prompt_of_chat(tokenizer, wanted.messages)]
-    else:
-        found = [[*tokenizer(text, verbose=False)["input_ids"]] for text in wanted.inputs]
-    return [cut(prompt, wanted.parameters, longest) for prompt in found]
+        said = "\n".join(one["content"] for one in wanted.messages)
+        _require_room(tokenizer, said, longest)
+        return [cut(prompt_of_chat(tokenizer, wanted.messages), wanted.parameters, longest)]
+    found = []
+    for text in wanted.inputs:
+        if kept is None or (longest is not None and kept >= longest):
+            _require_room(tokenizer, text, longest)
+        end = lengths.enough(tokenizer, text, kept, end=True)
+        found.append(cut([*tokenizer(end, verbose=False)["input_ids"]], wanted.parameters, longest))
+    return found
+
+
+def _require_room(tokenizer: Any, text: str, longest: int | None) -> None:
+    """Refuse a text that is far too long before all of it is made tokens of."""
+    begin = lengths.enough(tokenizer, text, longest)
+    if longest is not None and len(begin) < len(text):
+        raise TooLargeError(
+            f"the text has {len(text)} characters, which are more than {longest} tokens, and the model takes {longest} "
+            "with those that it writes: send a shorter one, or the parameter truncate, the number of tokens at its end "
+            "that are read, of a text that is no chat"
+        )
 
 
 def prompt_of_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:

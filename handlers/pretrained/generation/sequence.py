@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import torch
 
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 LENGTH: Final = "length"
 ENDED: Final = "eos_token"
 STOPPED: Final = "stop_sequence"
+TOO_EXTREME: Final = "the parameters leave no token that could be drawn: their numbers are too extreme"
 _INCOMPLETE: Final = "\ufffd"  # what a tokenizer returns for the first bytes of a character
 _LONGEST_CHARACTER: Final = 4
+#: The processor that leaves few tokens, and those that look at the shares of all that are left, some by sorting them:
+#: among tens of thousands that takes as long as a small model.
+_FEW: Final = "TopKLogitsWarper"
+_SORTING: Final = frozenset({"TopPLogitsWarper", "TypicalLogitsWarper"})
+_BY_SHARE: Final = _SORTING | {"MinPLogitsWarper", "EpsilonLogitsWarper", "EtaLogitsWarper", "LogitNormalization"}
 #: Tokens of the prompt that are decoded with those that follow: they decide whether a blank comes first.
 _BEFORE: Final = 5
 
@@ -113,13 +119,32 @@ class Chooser:
             scores = scores.clone()
             scores[0, used] -= self.frequency_penalty * often + self.presence_penalty
         if self.processors:
-            scores = self.processors(torch.tensor([ids], device=scores.device), scores)
+            scores = self._processed(torch.tensor([ids], device=scores.device), scores)
         if self.generator is None:
             return int(scores.argmax())
         shares = scores.softmax(dim=-1)
         if not shares.isfinite().all():  # on a GPU `multinomial` would end all work of the process
-            raise BadInputError("the parameters leave no token that could be drawn: their numbers are too extreme")
+            raise BadInputError(TOO_EXTREME)
         return int(torch.multinomial(shares, 1, generator=self.generator))
+
+    def _processed(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores that the processors leave; those that sort see only what the one before them has left."""
+        names = [type(one).__name__ for one in self.processors]
+        some = names.index(_FEW) + 1 if _FEW in names else len(names)
+        if not _SORTING.intersection(names[some:]) or not _BY_SHARE.issuperset(names[some:]):
+            return cast("torch.Tensor", self.processors(ids, scores))
+        for one in self.processors[:some]:
+            scores = one(ids, scores)
+        left = (~scores[0].isneginf()).nonzero()[:, 0]
+        few = scores[:, left]
+        for one in self.processors[some:]:
+            few = one(ids, few)
+        return torch.full_like(scores, -inf).index_copy_(1, left, few)
+
+
+def blamed(error: Exception) -> Exception:
+    """Return the error of a choice: the request's own, where numbers of its parameters cannot be reckoned with."""
+    return BadInputError(TOO_EXTREME) if isinstance(error, ArithmeticError) else error
 
 
 #: Returns the logarithm of a token's probability, and as many others as asked for, by their numbers.
@@ -145,7 +170,7 @@ class Written:
         text: of those that are written.
         chooser: of the next one.
         ends: tokens that end a text.
-        alone: arguments of `generate`, if it cannot be written beside others.
+        alone: arguments of `generate`, if it cannot be a row beside others.
         told: whether each token is told, with its probability, as in `tokens`; `top` more that were likely.
         eager: whether the text is made with every token.
         until: when it ends at the latest, on the monotonic clock.

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from handlers.errors import is_out_of_memory
+from handlers.pretrained.generation.beside import Beside
 from handlers.pretrained.generation.cache import Rows
-from handlers.pretrained.generation.sequence import Written, likely_by
+from handlers.pretrained.generation.sequence import Written, blamed, likely_by
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ _MOST_READ = 2048
 
 class Writer:
     """Texts that are written together, in the order in which they came.
+
+    One that cannot be a row beside others, as one of several beams, gets a token in each step, too; of those there is
+    one at a time, and they wait in a queue of their own.
 
     Args:
         most_rows: texts that are written at once.
@@ -37,18 +41,24 @@ class Writer:
         self._rows = Rows(model, device, pad)
         self._running: list[Written] = []
         self._waiting: deque[Written] = deque()
+        self._waiting_alone: deque[Written] = deque()
+        self._beside: Beside | None = None
 
     def __len__(self) -> int:
-        return len(self._running) + len(self._waiting)
+        return len(self._running) + len(self._waiting) + len(self._waiting_alone) + (self._beside is not None)
 
     def add(self, texts: Iterable[Written]) -> None:
         """Put texts at the end of the queue."""
-        self._waiting.extend(texts)
+        for one in texts:
+            (self._waiting if one.alone is None else self._waiting_alone).append(one)
 
     def drop(self, texts: Iterable[Written]) -> None:
         """Forget texts for which nobody waits any more."""
         gone = set(map(id, texts))
         self._waiting = deque(one for one in self._waiting if id(one) not in gone)
+        self._waiting_alone = deque(one for one in self._waiting_alone if id(one) not in gone)
+        if self._beside is not None and id(self._beside.one) in gone:
+            self._leave_beside()
         self._keep([one for one in self._running if id(one) not in gone])
 
     def step(self) -> None:
@@ -65,11 +75,25 @@ class Writer:
             self._keep([one for one in self._running if not one.over])
             self._join()
             self._keep([one for one in self._running if not one.over])
+            self._step_beside()
         except BaseException:
             self._running.clear()
             self._waiting.clear()
+            self._waiting_alone.clear()
+            self._leave_beside()
             self._rows = Rows(self._model, self._device, self._pad)
             raise
+
+    def _step_beside(self) -> None:
+        if self._beside is None and self._waiting_alone:
+            self._beside = Beside(self._model, self._device, self._waiting_alone.popleft())
+        if self._beside is not None and self._beside.step():
+            self._beside = None
+
+    def _leave_beside(self) -> None:
+        if self._beside is not None:
+            self._beside.leave()
+            self._beside = None
 
     def _keep(self, texts: list[Written]) -> None:
         if len(texts) < len(self._running):
@@ -79,9 +103,6 @@ class Writer:
             self._rows.keep(rows)
 
     def _join(self) -> None:
-        if self._waiting and self._waiting[0].alone is not None:
-            self._write_alone(self._waiting.popleft())
-            return
         joining = self._next()
         if not joining:
             return
@@ -101,7 +122,7 @@ class Writer:
         """Take those that are read together: in their order, of like length, as many as there is room for."""
         found: list[Written] = []
         columns = max((one.columns for one in self._running), default=0)
-        while self._waiting and self._waiting[0].alone is None:
+        while self._waiting:
             one = self._waiting[0]
             rows = len(self._running) + len(found) + 1
             columns = max(columns, one.columns)
@@ -133,19 +154,5 @@ class Writer:
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                one.error = error
+                one.error = blamed(error)
         return True
-
-    def _write_alone(self, one: Written) -> None:
-        """Write a whole text with `generate`, such as one of several beams, while the others stand still."""
-        numbers = torch.tensor([one.prompt], device=self._device)
-        try:
-            with torch.inference_mode(), torch.random.fork_rng(enabled=one.seed is not None):
-                if one.seed is not None:
-                    torch.manual_seed(one.seed)
-                found = self._model.generate(numbers, attention_mask=torch.ones_like(numbers), **(one.alone or {}))
-            one.take(found[0, len(one.prompt) :].tolist())
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            one.error = error

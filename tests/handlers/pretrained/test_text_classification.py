@@ -74,6 +74,23 @@ def test_each_request_fails_alone(classes):
     assert classes.one({"inputs": long, "parameters": {"truncation": True}}) == near(classes.one("rome " * 62))
 
 
+def test_a_text_of_megabytes_is_refused_or_cut_at_once(classes, monkeypatch):
+    huge, read = "rome " * 500_000, []
+    tokenizer = classes.handler.tokenizer
+    inner = type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer),
+        "__call__",
+        lambda self, *texts, **options: read.extend(texts) or inner(self, *texts, **options),
+    )
+    refused = classes.ask(huge)
+    assert refused.statuses == [413]
+    assert "the text has at least" in refused.replies[0]["message"]
+    cut = classes.one({"inputs": huge, "parameters": {"truncation": True}})
+    assert sum(map(len, read)) < 20_000
+    assert cut == near(classes.one("rome " * 62))
+
+
 def test_runs_hold_texts_of_like_lengths(classes, monkeypatch):
     shapes = []
     forward = classes.handler.forward

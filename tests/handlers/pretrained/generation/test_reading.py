@@ -13,6 +13,7 @@ from tests.handlers.pretrained.models import make_byte_tokenizer
 
 TOKENIZER = make_byte_tokenizer()
 USER = {"role": "user", "content": "hi"}
+LONG = "the rain, " * 200_000
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -96,6 +97,34 @@ def test_prompts_are_cut_only_if_asked():
         prompts(6)
 
 
+@pytest.mark.parametrize(
+    ("data", "refused"),
+    [
+        ({"inputs": LONG}, True),
+        ({"inputs": LONG, "parameters": {"truncate": 7}}, False),
+        ({"inputs": LONG, "parameters": {"truncate": 2000}}, True),
+        ({"messages": [{"role": "user", "content": LONG}]}, True),
+    ],
+)
+def test_what_is_far_too_long_is_refused_before_it_is_read(data, refused):
+    longest, read_of = 128, []
+
+    class Counting:
+        chat_template = TOKENIZER.chat_template
+
+        def __call__(self, text, **options):
+            read_of.append(len(text))
+            return TOKENIZER(text, **options)
+
+    if refused:
+        with pytest.raises(TooLargeError, match=r"2000000 characters.* more than 128 tokens, and the model takes 128"):
+            reading.prompts_of(Counting(), read(data), longest)
+    else:
+        (prompt,) = reading.prompts_of(Counting(), read(data), longest)
+        assert prompt == TOKENIZER(LONG[-100:])["input_ids"][-7:]
+    assert 0 < sum(read_of) < 20_000
+
+
 def test_chats_are_written_by_the_models_template():
     def chat(*messages):
         return TOKENIZER.decode(reading.prompt_of_chat(TOKENIZER, messages))
@@ -147,6 +176,7 @@ def test_limits():
         ({}, None),
         ({"temperature": 0.5}, True),
         ({"temperature": 0, "top_p": 0.5}, False),
+        ({"temperature": 1e-40, "do_sample": True}, False),
         ({"top_k": 5, "do_sample": False}, False),
         ({"do_sample": True}, True),
     ],

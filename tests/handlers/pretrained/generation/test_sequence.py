@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from handlers.errors import BadInputError
 from handlers.pretrained.generation.sequence import ENDED, LENGTH, STOPPED, Chooser, Text, Written
-from tests.handlers.pretrained.models import make_byte_tokenizer
+from tests.handlers.pretrained.models import make_byte_tokenizer, make_writer
 
 TOKENIZER = make_byte_tokenizer()
+MODEL, _ = make_writer("Llama")
 
 
 def tokens(text):
@@ -111,3 +112,23 @@ def test_scores_of_which_none_can_be_drawn_are_the_requests_fault(scores):
     """As after a temperature of 1e-40; a GPU's `multinomial` would take the whole worker with it."""
     with pytest.raises(BadInputError, match="too extreme"):
         Chooser(generator=torch.Generator()).choose([], [], torch.tensor(scores))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"top_p": 0.7},
+        {"top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.3, "renormalize_logits": True},
+        {"typical_p": 0.6, "epsilon_cutoff": 0.01, "eta_cutoff": 0.01, "temperature": 0.5},
+        {"top_p": 0.5, "top_k": 1},
+        {"top_p": 0.5, "top_k": 0},
+    ],
+)
+def test_sorting_few_tokens_leaves_what_sorting_all_of_them_does(parameters):
+    ids, scores = [5, 6, 7], torch.randn(1, 200, generator=torch.Generator().manual_seed(1)) * 3
+    config, _ = MODEL._prepare_generation_config(None, **{"do_sample": True, "top_k": 20, **parameters})
+    processors = MODEL._get_logits_processor(config, input_ids_seq_length=3)
+    numbers = torch.tensor([ids])
+    expected = processors(numbers, scores)
+    assert 0 < (~expected.isneginf()).sum() < 200
+    torch.testing.assert_close(Chooser(processors)._processed(numbers, scores), expected)

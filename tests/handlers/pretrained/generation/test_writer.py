@@ -124,10 +124,30 @@ def test_without_memory_everything_is_forgotten(monkeypatch):
     assert one.new == tokens_of(text(5, 6))[0]
 
 
-def test_several_beams_are_written_alone():
-    arguments = {"num_beams": 3, "max_new_tokens": 5, "do_sample": False}
-    one, other = text(5, 6, alone=arguments), text(9)
-    written = tokens_of(one, other)
+BEAMS = {"num_beams": 3, "max_new_tokens": 5, "do_sample": False}
+
+
+def test_several_beams_are_written_beside_others():
+    beams, row = text(5, 6, alone=BEAMS), text(9, most=12)
+    queue = writer()
+    queue.add([beams, row])
+    for count in range(1, 5):
+        queue.step()
+        assert (len(row.new), beams.over) == (count, False)
+    assert len(queue) == 2
+    finish(queue)
     with torch.inference_mode():
-        expected = MODEL.generate(torch.tensor([[5, 6]]), **arguments)[0, 2:].tolist()
-    assert written == [expected, tokens_of(text(9))[0]]
+        expected = MODEL.generate(torch.tensor([[5, 6]]), **BEAMS)[0, 2:].tolist()
+    assert [beams.new, row.new] == [expected, *tokens_of(text(9, most=12))]
+
+
+def test_one_of_several_beams_at_a_time_and_none_for_who_has_gone():
+    first, second, third = (text(5, 6 + index, alone=BEAMS) for index in range(3))
+    queue = writer()
+    queue.add([first, second, third])
+    queue.step()
+    queue.drop([first, second])
+    assert len(queue) == 1
+    finish(queue)
+    assert first.new == second.new == []
+    assert len(third.new) == 5

@@ -41,19 +41,6 @@ def page_of(browser: Browser, scheme: str = "light", language: str = "en") -> Pa
     return browser.new_context(viewport=SIZE, color_scheme=scheme, locale=language).new_page()
 
 
-def take_load(browser: Browser, address: str) -> None:
-    """Take the page of a load test at its end."""
-    page = page_of(browser)
-    page.goto(f"{address}/load/mnist")
-    page.set_input_files("#file", SAMPLES[0])
-    page.locator("#rate").fill("40")
-    page.get_by_label("What an answer may take").fill("50")
-    page.get_by_role("button", name="Start").click()
-    page.locator("#outcome table").wait_for()
-    page.locator("#charts canvas").nth(2).wait_for()
-    page.screenshot(path=HERE / "load.png", full_page=True)
-
-
 def main() -> None:
     """Take them."""
     address = sys.argv[1]
@@ -78,7 +65,6 @@ def main() -> None:
             trying.get_by_role("button", name="Send").click()
             trying.wait_for_selector("#answer h2")
             trying.screenshot(path=HERE / "try.png", full_page=True)
-            take_load(browser, address)
             browser.close()
     finally:
         ended.set()

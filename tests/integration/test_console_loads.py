@@ -33,7 +33,7 @@ def test_it_ends_by_itself_by_a_click_and_with_the_server(sandbox: Sandbox) -> N
     def senders() -> list[psutil.Process]:
         return [one for one in frontend.children() if "serving.bench.generator" in one.cmdline()]
 
-    with httpx.Client(base_url=f"{server.management}/console/load", timeout=60) as client:
+    with httpx.Client(base_url=f"{server.management}/console/load", timeout=150) as client:
 
         def page() -> str:
             return client.get("").text

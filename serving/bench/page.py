@@ -29,8 +29,9 @@ figure { margin: 1rem 0; } svg { width: 100%; height: auto; } text { font: 12px 
 .one, .two { fill: none; stroke-width: 2; } .bad { fill: var(--three); } .name1 { fill: var(--one); }
 .name2 { fill: var(--two); }
 """
+#: Seconds of a load that are shown as one; fewer are the rest of it.
+LEAST_S: Final = 0.5
 _WIDTH, _HEIGHT = 900, 220
-_LEAST_S = 0.5
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 24, 28
 
 
@@ -77,7 +78,7 @@ def _section(run: Run) -> Iterator[str]:
     begun = [0.0, *(one.at for one in run.seconds)]
     # The last one is a rest, and may be a moment.
     spans = [(one, one.at - before) for one, before in zip(run.seconds, begun, strict=False)]
-    spans = [(one, span) for one, span in spans if span >= _LEAST_S]
+    spans = [(one, span) for one, span in spans if span >= LEAST_S]
     if len(spans) < 2:
         return
     workers = f", {run.workers} workers" if run.workers is not None and "workers" not in run.name else ""

@@ -50,7 +50,8 @@ async def run(load: Load, stop: asyncio.Event | None = None) -> AsyncGenerator[T
     figures: Figures | None = None
     try:
         with contextlib.suppress(ConnectionError):
-            process.stdin.write(load.to_json().encode() + b"\n")
+            # In a thread: a large body takes its time, and the caller may be a server.
+            process.stdin.write(await asyncio.to_thread(lambda: load.to_json().encode() + b"\n"))
             await process.stdin.drain()
         async for line in process.stdout:
             told = _told(line)

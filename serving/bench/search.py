@@ -13,7 +13,8 @@ SHARE: Final = 0.99
 _BEGIN: Final = 0.8  # of what the server does when it is never idle
 _UP: Final = 1.25
 _NEAR: Final = 1.05
-_MOST_TRIES: Final = 14
+#: Rates that are tried, at the most.
+MOST_TRIES: Final = 14
 _LEAST: Final = 1 / 64
 
 
@@ -40,7 +41,7 @@ class Search:
 
     def next(self) -> float | None:
         """Return the rate to try; None once the answer is known to a twentieth, or there is none."""
-        if self.tries >= _MOST_TRIES or self.missed <= self.kept * _NEAR or self.missed < self.capacity * _LEAST:
+        if self.tries >= MOST_TRIES or self.missed <= self.kept * _NEAR or self.missed < self.capacity * _LEAST:
             return None
         if not self.tries:
             rate = self.capacity * _BEGIN

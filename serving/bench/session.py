@@ -15,6 +15,8 @@ from serving.bench.search import Hopeless, Search, kept
 from serving.bench.tally import Figures, Second
 from serving.client import ManagementClient
 
+#: Connections of each closed loop, where nobody says how many.
+CONNECTIONS: Final = (1, 8, 32)
 #: Connections of a load with a rate, at the most, where nobody says how many.
 MOST_CONNECTIONS: Final = 256
 _UNTIL_STOPPED_S: Final = 3600.0

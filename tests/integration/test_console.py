@@ -49,6 +49,7 @@ class Words:
 """
 DIGIT = ROOT / "examples" / "mnist" / "samples" / "7_0.png"
 PATIENCE_MS = 120_000
+LOADS = ("/console/load", "/console/load/mnist")
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,23 @@ def test_words_appear_as_they_come(page: Any, tmp_path: Path) -> None:
     assert page.locator("#answer pre.body").inner_text() == "one two"
 
 
+def test_a_load_is_watched_and_its_table_read(page: Any) -> None:
+    page.goto("/console/models/mnist")
+    page.get_by_role("link", name="Load test").last.click()
+    assert page.locator("input[name=sample]").is_checked()
+    page.get_by_label("Requests a second", exact=True).fill("10")
+    page.get_by_label("Seconds").fill("3")
+    page.get_by_role("button", name="Start").press("Enter")
+    page.get_by_role("button", name="Stop").wait_for()
+    page.locator("#charts canvas").nth(2).wait_for()
+    playwright.expect(page.locator("#over")).to_have_text("The load test is over.", timeout=PATIENCE_MS)
+    row = page.locator("#outcome tbody tr")
+    assert row.locator("th").inner_text() == "10/s", "the number has chosen the kind of load"
+    assert float(row.locator("td").first.inner_text()) > 0
+    assert "torchmar bench mnist --input" in page.locator("#outcome pre").inner_text()
+    assert not page.locator("#running").count()
+
+
 def test_workers_are_scaled_by_a_click(page: Any, server: Server) -> None:
     page.goto("/console/models/words")
     page.get_by_label("At the least").fill("2")
@@ -180,7 +198,7 @@ def test_it_speaks_chinese(page: Any) -> None:
 
 def test_it_is_read_on_narrow_screens_and_by_the_keyboard(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 640})
-    for path in ("/console", "/console/models/mnist", "/console/try/mnist", "/console/logs", "/console/docs"):
+    for path in ("/console", "/console/models/mnist", "/console/try/mnist", *LOADS, "/console/logs", "/console/docs"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
     page.keyboard.press("Tab")
@@ -200,6 +218,8 @@ def test_axe_finds_no_serious_fault(page: Any, scheme: str) -> None:
         "/logs",
         "/docs",
         "/none",
+        "/load",
+        "/load/mnist",
         "/try/mnist",
     ]
     for path in paths:

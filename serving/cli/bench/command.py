@@ -28,8 +28,6 @@ from serving.cli.options import (
 
 if TYPE_CHECKING:
     from serving.bench.session import Session
-    from serving.bench.targets import Target
-    from serving.check import Input
 
 # Workers are scaled within this time, as a model may take its time to load.
 _LOADING_S = 600.0
@@ -151,7 +149,7 @@ def bench(
     """
     from serving.bench.loads import Load
     from serving.bench.report import Subject
-    from serving.bench.session import MOST_CONNECTIONS, Scaling, Session
+    from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Scaling, Session
     from serving.bench.targets import Target
     from serving.client import Address
 
@@ -169,11 +167,11 @@ def bench(
         timeout_s=timeout,
         slo_s=slo_ms / 1e3 if slo_ms else None,
     )
-    _try(target, files, timeout)
+    target.try_each(((one.body, one.content_type) for one in files), timeout)
     subject = Subject(model, version, address, explain, [(one.name, len(one.body), one.content_type) for one in files])
     session = Session(
         base,
-        connections or (1, 8, 32),
+        connections or CONNECTIONS,
         rates or (),
         search=slo_ms is not None and not rates,
         warm_up_s=warm_up,
@@ -190,21 +188,6 @@ def bench(
     if session.stop.is_set():
         raise KeyboardInterrupt
     showing.judge(session)
-
-
-def _try(target: Target, files: tuple[Input, ...], timeout: float) -> None:
-    """Send every input once: what is wrong with the request is no matter of load.
-
-    Raises:
-        NotRunningError: the server does not listen.
-        ReplyError: it answered with an error.
-    """
-    from serving.client.transport import Transport
-
-    with Transport(target.address, timeout, target.token) as transport:
-        for file in files:
-            headers = {"content-type": file.content_type} | {key.lower(): one for key, one in target.headers.items()}
-            transport.checked("POST", target.path, body=file.body, headers=headers)
 
 
 async def _until_interrupted(session: Session) -> None:

@@ -89,6 +89,16 @@ class Keys:
                 raise InternalError(f"the key file cannot be written: {error.strerror}") from error
             self._keys, self._expires = keys, expires
 
+    def current(self, kind: Literal["inference", "management"]) -> str:
+        """Return the key of an API, for who may have it; an expired one is renewed first. Waits for the disk.
+
+        Raises:
+            InternalError: the file cannot be written.
+        """
+        if datetime.now(timezone.utc) >= self._expires[kind]:
+            self.renew(f"Bearer {self._keys['API']}", kind)
+        return self._keys[kind]
+
     def _is_good(self, kind: Kind, authorization: str) -> bool:
         found = _BEARER.fullmatch(authorization)
         given = found[1] if found else ""

@@ -17,13 +17,11 @@ from starlette.routing import BaseRoute, Route
 from archive_tool.metadata.record import TensorSpec
 from serving.frontend.apps.console.app import Around, posted, version_of
 from serving.frontend.apps.console.gate import SESSION
-from serving.frontend.apps.console.pages import link
+from serving.frontend.apps.console.pages import AGAIN_MS, link
 from serving.frontend.apps.console.shown import logs
 from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
 from serving.frontend.errors import BadRequestError, ResourceNotFoundError
 
-#: Milliseconds after which a browser looks again for a stream that has ended.
-_AGAIN_MS: Final = 1000
 #: Types of samples that a browser may take for what they are; others could hold a page.
 _SHOWN: Final = (
     "image/png",
@@ -92,7 +90,7 @@ class Models:
         watch, gate, session = self._shared.watch, self._shared.gate, request.scope[SESSION]
 
         async def events() -> AsyncIterator[str]:
-            yield f"retry: {_AGAIN_MS}\n\n"
+            yield f"retry: {AGAIN_MS}\n\n"
             begin = int(after) if after.isdecimal() and len(after) < 12 else 0
             async with contextlib.aclosing(watch.samples(begin)) as samples:
                 async for number, sample in samples:

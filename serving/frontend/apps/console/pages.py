@@ -23,6 +23,8 @@ from serving.frontend.apps.console.gate import SESSION
 HERE: Final = Path(__file__).parent
 #: Cookie with the language that somebody has chosen.
 LANGUAGE: Final = "torchmar_language"
+#: Milliseconds after which a browser looks again for a stream that has ended.
+AGAIN_MS: Final = 1000
 
 
 class Pages:

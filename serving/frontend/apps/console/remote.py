@@ -72,6 +72,10 @@ class ClientSource:
         key = await asyncio.to_thread(current_key, self._record, self._state, "management")
         return key is not None and hmac.compare_digest(text.encode(), key.encode())
 
+    async def inference_key(self) -> str | None:
+        """Return the key of the inference API; None where requests need none."""
+        return await asyncio.to_thread(current_key, self._record, self._state, "inference")
+
     async def names(self) -> Sequence[str]:
         """Return the names of the models."""
         return [one.name for one in await self._manage(lambda client: client.models())]

@@ -100,6 +100,9 @@ class Source(Protocol):
     async def is_key(self, text: str) -> bool:
         """Return whether a text is the key of the management API."""
 
+    async def inference_key(self) -> str | None:
+        """Return the key of the inference API; None where requests need none."""
+
     async def names(self) -> Sequence[str]:
         """Return the names of the models."""
 
@@ -162,6 +165,10 @@ class EngineSource:
         except InvalidKeyError:
             return False
         return True
+
+    async def inference_key(self) -> str | None:
+        """Return the key of the inference API; None where requests need none."""
+        return None if self._keys is None else await asyncio.to_thread(self._keys.current, "inference")
 
     async def names(self) -> Sequence[str]:
         """Return the names of the models."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from serving.frontend.apps.console.app import Console, around
+from serving.frontend.apps.console.loads import Loads
 from serving.frontend.apps.console.models import Models
 from serving.frontend.apps.console.reading import Reading
 from serving.frontend.apps.console.sources import Source
@@ -13,7 +14,13 @@ from serving.frontend.entrance import App
 
 
 def console_of(source: Source) -> tuple[App, Callable[[], None]]:
-    """Make the console of a server, and what ends its streams."""
+    """Make the console of a server, and what ends what it does beside: streams, and a load test."""
     shared = around(source)
-    pages = (Models(shared), Trying(shared), Reading(shared))
-    return Console(shared, [route for page in pages for route in page.routes]), shared.watch.end
+    loads = Loads(shared)
+    pages = (Models(shared), Trying(shared), loads, Reading(shared))
+
+    def end() -> None:
+        shared.watch.end()
+        loads.end()
+
+    return Console(shared, [route for page in pages for route in page.routes]), end

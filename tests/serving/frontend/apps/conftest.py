@@ -31,7 +31,7 @@ from serving.frontend.errors import (
 from serving.frontend.guard import Patience
 from serving.frontend.settings import Place, Settings, of
 from serving.protocol import decode_value
-from tests.serving.frontend.listening_app import reached
+from tests.serving.frontend.listening_app import Reached, reached
 
 try:
     import uvloop
@@ -266,9 +266,14 @@ def settings_of(folder: Path, **properties: str) -> Settings:
 @contextlib.contextmanager
 def listening(app: App, patience: Patience | None = None) -> Iterator[int]:
     """Serve an application on a free port of the loopback interface, in the fast loop where there is one; its port."""
-    loop = uvloop.new_event_loop if uvloop is not None else asyncio.new_event_loop
-    with reached(app, patience, loop_of=loop) as found:
+    with reaching(app, patience) as found:
         yield found.port
+
+
+def reaching(app: App, patience: Patience | None = None) -> contextlib.AbstractContextManager[Reached]:
+    """Serve it so, to reach into its loop, too."""
+    loop = uvloop.new_event_loop if uvloop is not None else asyncio.new_event_loop
+    return reached(app, patience, loop_of=loop)
 
 
 @dataclass

@@ -86,6 +86,13 @@ def test_a_renewed_key_replaces_the_one_before(tmp_path: Path) -> None:
     keys.check("inference", f"Bearer {_key(tmp_path, 'inference')}")
 
 
+def test_who_may_have_a_key_has_one_that_is_good(tmp_path: Path) -> None:
+    assert Keys(_file(tmp_path), 60).current("inference") == _key(tmp_path, "inference")
+    keys = Keys(_file(tmp_path), 0)
+    before = _key(tmp_path, "inference")
+    assert keys.current("inference") == _key(tmp_path, "inference") != before
+
+
 @pytest.mark.parametrize("kind", ["API", "", "other"])
 def test_only_the_keys_of_the_apis_are_renewed(tmp_path: Path, kind: str) -> None:
     keys = Keys(_file(tmp_path), 60)

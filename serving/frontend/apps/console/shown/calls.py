@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -58,9 +59,28 @@ def calls(
         f"    print(client.predict({', '.join(given)}).answer)",
     ]
 
-    words = ["torchmar", "predict", name, "-" if short is not None else file, "--inference", where.text]
-    words += ["--version", version] if version is not None else []
+    return Calls(curl, "\n".join(lines), torchmar(("predict", name), (), where.text, version, file, content_type, text))
+
+
+def torchmar(
+    words: Sequence[str],
+    options: Sequence[str],
+    address: str,
+    version: str | None,
+    file: str,
+    content_type: str,
+    text: str | None,
+) -> str:
+    """Write a command of torchmar's down that sends an input.
+
+    Args:
+        words: the command, as far as the input.
+        options: behind it; the rest as in `calls`.
+    """
+    short = text if text is not None and len(text) <= MOST_TEXT else None
+    found = ["torchmar", *words, "-" if short is not None else file, *options, "--inference", address]
+    found += ["--version", version] if version is not None else []
     guessed = "" if short is not None else content_type_of(file)  # as the command does it
-    words += ["--header", f"content-type={content_type}"] if content_type not in ("", guessed) else []
+    found += ["--header", f"content-type={content_type}"] if content_type not in ("", guessed) else []
     before = "" if short is None else f"printf %s {shlex.quote(short)} | "
-    return Calls(curl, "\n".join(lines), before + shlex.join(words))
+    return before + shlex.join(found)

@@ -15,10 +15,10 @@ const clock = (seconds) => new Date(1000 * seconds).toTimeString().slice(0, 8);
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// ---- the overview ------------------------------------------------------------------------------------------------
+// ---- the overview, and a load test -------------------------------------------------------------------------------
 
-const overview = document.getElementById("charts");
-if (overview) watch(overview);
+const charted = document.getElementById("charts");
+if (charted) watch(charted);
 
 function watch(place) {
   const samples = [], charts = [];
@@ -76,18 +76,35 @@ function watch(place) {
         if (cell.textContent !== text) cell.textContent = text;
       }
     }
+    const stage = document.getElementById("stage");
+    if (stage && one.load) stage.textContent = one.load;
     redraw();
   };
+  // Of a load test, which ends: what has come of it is on the page.
+  events.addEventListener("over", async () => {
+    events.close();
+    const running = document.getElementById("running");
+    if (!running) return;
+    try {
+      const page = new DOMParser().parseFromString(await (await fetch(location.pathname)).text(), "text/html");
+      document.getElementById("outcome").replaceWith(page.getElementById("outcome"));
+      const held = running.contains(document.activeElement), over = document.getElementById("over");
+      running.remove();
+      over.textContent = over.dataset.over;
+      if (held) document.getElementById("content").focus();
+    } catch { events.onerror(); }
+  });
 }
 
-// ---- the page to try a model -------------------------------------------------------------------------------------
+// ---- what a model is asked with, and the page to try one ---------------------------------------------------------
 
-const form = document.getElementById("try");
+const drop = document.getElementById("drop"), form = document.getElementById("try");
+if (drop) chooseInput(drop.closest("form"), drop);
 if (form) tryModel(form);
+for (const one of document.querySelectorAll(".choices input[type=number]")) one.addEventListener("input", () => { one.parentElement.querySelector("input[type=radio]").checked = true; });
 
-function tryModel(place) {
-  const file = place.querySelector("#file"), drop = place.querySelector("#drop"), preview = place.querySelector("#preview");
-  const answer = document.getElementById("answer"), send = place.querySelector("#send"), text = place.querySelector("#text");
+function chooseInput(place, drop) {
+  const file = place.querySelector("#file"), preview = place.querySelector("#preview"), text = place.querySelector("#text");
   const hint = document.createElement("span");
   hint.className = "hint";
   hint.textContent = ` ${drop.dataset.hint}`;
@@ -118,6 +135,10 @@ function tryModel(place) {
     event.preventDefault();
     if (event.dataTransfer.files.length) { file.files = event.dataTransfer.files; file.dispatchEvent(new Event("change")); }
   });
+}
+
+function tryModel(place) {
+  const answer = document.getElementById("answer"), send = place.querySelector("#send");
   const fail = (said) => {
     const line = document.createElement("p");
     line.className = "bad";

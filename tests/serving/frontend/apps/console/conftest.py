@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,17 @@ import archive_tool
 from serving.frontend.apps.console.beside import Beside
 from serving.frontend.apps.console.sources import EngineSource
 from serving.frontend.apps.console.whole import console_of
+from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.management import management_app
-from tests.serving.frontend.apps.conftest import PlayedEngine, PlayedMeters, listening, played_engine, settings_of
+from tests.serving.frontend.apps.conftest import (
+    PlayedEngine,
+    PlayedMeters,
+    listening,
+    played_engine,
+    reaching,
+    settings_of,
+)
 
 METRICS = """\
 ts_inference_requests_total{model_name="echo",model_version="1.0",hostname="h"} 5.0
@@ -33,6 +41,7 @@ class Shown:
     keys: Keys | None
     port: int
     folder: Path
+    end: Callable[[], object]
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
@@ -46,14 +55,23 @@ def mark_of(page: httpx.Response) -> str:
 
 
 @contextlib.contextmanager
-def shown(folder: Path, *, keyed: bool = False, **properties: str) -> Iterator[Shown]:
-    """Serve a console and the management API over a played engine."""
-    engine = played_engine()
-    settings = settings_of(folder, **properties)
+def shown(folder: Path, *, keyed: bool = False, asked: bool = False, **properties: str) -> Iterator[Shown]:
+    """Serve a console and the management API over a played engine; with `asked` the inference API, too."""
+    engine, meters = played_engine(), PlayedMeters()
     keys = Keys(folder / "key_file.json", 60) if keyed else None
-    source = EngineSource(engine, settings, keys, lambda _: METRICS.encode())
-    with listening(Beside(management_app(engine, settings, keys, PlayedMeters()), lambda: console_of(source))) as port:
-        yield Shown(engine, keys, port, folder)
+    with contextlib.ExitStack() as stack:
+        if asked:
+            port = stack.enter_context(listening(inference_app(engine, settings_of(folder), keys, meters)))
+            properties["inference_address"] = f"http://127.0.0.1:{port}"
+        settings = settings_of(folder, **properties)
+        source = EngineSource(engine, settings, keys, lambda _: METRICS.encode())
+        console = Beside(management_app(engine, settings, keys, meters), lambda: console_of(source))
+        found = stack.enter_context(reaching(console))
+
+        async def end() -> None:
+            console.end()
+
+        yield Shown(engine, keys, found.port, folder, lambda: found.do(end()))
 
 
 @pytest.fixture(scope="module")

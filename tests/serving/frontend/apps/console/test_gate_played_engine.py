@@ -21,6 +21,8 @@ _ACTIONS = (
     ("/console/models/echo/2.0/unregister", {}),
     ("/console/models", {"archive": "echo1.0.mar", "workers": "1"}),
     ("/console/try/echo", {"text": "hello"}),
+    ("/console/load/echo", {"text": "hello", "loop": "connections", "connections": "1", "seconds": "1"}),
+    ("/console/load", {}),
 )
 
 

@@ -49,6 +49,7 @@ def test_it_sees_and_does_what_the_apis_let_it(tmp_path: Path, source_of: Make) 
 
         async def work() -> None:
             assert (source.about.changes, source.about.keyed, source.about.most) == (True, False, 1234)
+            assert await source.inference_key() is None
             assert await source.names() == ["echo", "idle", "stream"]
             await source.set_default("echo", "2.0")
             assert [(one.of.version, one.of.default) for one in await source.versions("echo")] == [
@@ -93,6 +94,7 @@ def test_it_asks_for_the_servers_key(tmp_path: Path, source_of: Make) -> None:
         assert server.keys is not None
         source = source_of(server)
         assert source.about.keyed
+        assert asyncio.run(source.inference_key()) == server.keys._keys["inference"]
         app, _ = console_of(source)
         with listening(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             assert client.get("/console").status_code == 303

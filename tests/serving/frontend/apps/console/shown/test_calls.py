@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from serving.frontend.apps.console.shown.calls import calls
+from serving.frontend.apps.console.shown.calls import calls, torchmar
 
 _AT = "http://127.0.0.1:8080"
 
@@ -25,6 +25,11 @@ def test_a_text_that_is_typed() -> None:
     assert found.torchmar.startswith("printf %s '@it'\"'\"'s' | torchmar predict m - ")
     long = calls(_AT, "m", None, "input.txt", "text/plain", "x" * 5000, keyed=False)
     assert "-T input.txt" in long.curl
+
+
+def test_a_command_with_options() -> None:
+    found = torchmar(("bench", "m", "--input"), ["--rate", "20"], _AT, "1.0", "7 0.png", "image/png", None)
+    assert found == f"torchmar bench m --input '7 0.png' --rate 20 --inference {_AT} --version 1.0"
 
 
 def test_a_server_that_asks_for_keys() -> None:

@@ -1,0 +1,144 @@
+"""The pages of load tests: what is to be sent, and how it goes and went."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from serving.bench import report
+from serving.bench.session import MOST_CONNECTIONS
+from serving.bench.targets import Target
+from serving.client import Address
+from serving.frontend.apps.console.app import Around, posted, version_of
+from serving.frontend.apps.console.gate import SESSION
+from serving.frontend.apps.console.given import given
+from serving.frontend.apps.console.pages import AGAIN_MS, link
+from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
+from serving.frontend.apps.console.shown.load_tests import MOST_RATE, MOST_S, SEARCHED, LoadTest, LoadTests, Wanted
+from serving.frontend.errors import BadRequestError
+
+_LEAST: Final = 0.1  # of a rate, and of seconds
+_LEAST_MS, _MOST_MS = 0.001, 3_600_000.0
+_NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+
+
+class Loads:
+    """The pages of load tests.
+
+    Args:
+        shared: what all pages share.
+    """
+
+    def __init__(self, shared: Around) -> None:
+        self._shared = shared
+        self._tests = LoadTests()
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Paths below the console's."""
+        start = posted(self._shared, self._start, self._shared.source.about.most)
+        paths = ("/load/{name}", "/load/{name}/{version}")
+        return [
+            Route("/load", self._page, methods=["GET"]),
+            Route("/load", posted(self._shared, self._stop), methods=["POST"]),
+            Route("/events/load", self._events, methods=["GET"]),
+            *(Route(path, self._form, methods=["GET"]) for path in paths),
+            *(Route(path, start, methods=["POST"]) for path in paths),
+        ]
+
+    def end(self) -> None:
+        """End the test under way with the server."""
+        self._tests.end()
+
+    # ---- how it goes -----------------------------------------------------------------------------------------------
+
+    async def _page(self, request: Request) -> Response:
+        source, test = self._shared.source, self._tests.last
+        served = await all_of(source, (await source.names())[:MOST_MODELS])
+        return self._shared.pages.page(request, "load.html", served=served, test=test, report=report)
+
+    async def _events(self, request: Request) -> Response:
+        after = request.headers.get("last-event-id", "0")
+        gate, session, test = self._shared.gate, request.scope[SESSION], self._tests.last
+
+        async def events() -> AsyncIterator[str]:
+            yield f"retry: {AGAIN_MS}\n\n"
+            if test is not None:
+                begin = int(after) if after.isdecimal() and len(after) < 12 else 0
+                async with contextlib.aclosing(test.told(begin)) as seconds:
+                    async for number, second in seconds:
+                        if not await gate.is_in(session):
+                            return
+                        yield f"id: {number}\ndata: {json.dumps(second)}\n\n"
+            yield "event: over\ndata: {}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    # ---- what can be done ------------------------------------------------------------------------------------------
+
+    async def _form(self, request: Request) -> Response:
+        one, _ = await version_of(self._shared.source, request)
+        contents = await self._shared.archives.contents(one.of.url)
+        return self._shared.pages.page(
+            request,
+            "load_form.html",
+            one=one,
+            contents=contents,
+            chosen=request.query_params.get("sample", "0"),
+            typed="",
+            under_way=self._tests.under_way,
+            most={"connections": MOST_CONNECTIONS, "rate": MOST_RATE, "seconds": MOST_S, "searched": MOST_S / SEARCHED},
+        )
+
+    async def _start(self, request: Request, form: FormData) -> Response:
+        self._tests.refuse_second()
+        one, _ = await version_of(self._shared.source, request)
+        wanted = _wanted(form)
+        sent = await given(self._shared.archives, one, form)
+        source, version = self._shared.source, request.path_params.get("version")
+        key = await source.inference_key()
+        target = Target(Address(source.about.inference), one.of.name, version, token=key)
+        self._tests.start(LoadTest(target, sent, wanted))
+        return RedirectResponse(link("load"), 303)
+
+    async def _stop(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
+        await self._tests.stop()
+        return RedirectResponse(link("load"), 303)
+
+
+def _wanted(form: FormData) -> Wanted:
+    """Read how much is to be sent.
+
+    Raises:
+        BadRequestError: it cannot be, or is too much.
+    """
+    slo = _number(form, "slo", _LEAST_MS, _MOST_MS) if form.get("slo") else None
+    if form.get("loop") == "rate":
+        rate = _number(form, "rate", _LEAST, MOST_RATE)
+        return Wanted(None, rate, _number(form, "seconds", _LEAST, MOST_S), slo)
+    connections = _number(form, "connections", 1, MOST_CONNECTIONS)
+    if connections != int(connections):
+        raise BadRequestError("connections: a whole number is wanted")
+    most = MOST_S / SEARCHED if slo is not None else MOST_S
+    return Wanted(int(connections), None, _number(form, "seconds", _LEAST, most), slo)
+
+
+def _number(form: FormData, name: str, least: float, most: float) -> float:
+    """Read a number.
+
+    Raises:
+        BadRequestError: it is none, or out of bounds.
+    """
+    given = form.get(name)
+    text = given.strip() if isinstance(given, str) else ""
+    if not _NUMBER.fullmatch(text) or not least <= float(text) <= most:
+        raise BadRequestError(f"{name}: a number is wanted, {least:g} to {most:g}")
+    return float(text)

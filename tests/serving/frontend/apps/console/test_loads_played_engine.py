@@ -1,0 +1,143 @@
+"""Load tests as a browser without a script starts, sees and stops them, sent to a played engine at a real port."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from serving.frontend.apps.console.shown import load_tests
+
+from .conftest import Shown, mark_of, shown
+
+AGAIN = '<meta http-equiv="refresh" content="2">'
+
+
+@pytest.fixture(autouse=True)
+def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_tests, "_WARM_UP_S", 0.0)
+
+
+def senders() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children() if "serving.bench.generator" in one.cmdline()]
+
+
+def start(client: httpx.Client, path: str = "/echo", **fields: str) -> httpx.Response:
+    mark = mark_of(client.get(f"/console/load{path}"))
+    given = {"mark": mark, "text": "hello", "loop": "connections", "connections": "2", "rate": "20", "seconds": "0.7"}
+    return client.post(f"/console/load{path}", data=given | fields)
+
+
+def result(client: httpx.Client) -> str:
+    """Wait for the end of the test under way, as a browser does that loads the page again."""
+    deadline = time.monotonic() + 60
+    while AGAIN in (page := client.get("/console/load").text):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return page
+
+
+def test_a_model_is_loaded_and_the_table_shown(tmp_path: Path) -> None:
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        assert 'href="/console/load/echo/2.0"' in client.get("/console/load").text
+        assert 'href="/console/load/echo/1.0"' in client.get("/console/models/echo").text
+        begun = start(client, "/echo/2.0", slo="1000", loop="rate", rate="30")
+        assert (begun.status_code, begun.headers["location"]) == (303, "/console/load")
+        page = result(client)
+        with client.stream("GET", "/console/events/load") as stream:
+            lines = list(stream.iter_lines())
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', page)
+    assert heads[:7] == ["load", "requests/s", "p50 ms", "p90", "p99", "max", "within 1000 ms"]
+    row = re.search(r'<th scope="row">30/s</th>(.*)', page)
+    assert row
+    cells = dict(zip(heads[1:], re.findall(r"<td[^>]*>([^<]*)</td>", row[1]), strict=True))
+    assert float(cells["requests/s"]) > 0
+    assert cells["errors"] == "0"
+    command = re.search(r'<pre tabindex="0" aria-label="The same test">([^<]*)</pre>', page)
+    assert command
+    words = shlex.split(html.unescape(command[1]))
+    assert words[:8] == ["printf", "%s", "hello", "|", "torchmar", "bench", "echo", "--input"]
+    assert words[9:15] == ["--rate", "30", "--duration", "0.7", "--slo-ms", "1000"]
+    assert words[-4:] == ["--version", "2.0", "--header", "content-type=text/plain"]
+    assert {call.version for call in console.engine.calls} == {"2.0"}
+    told = [json.loads(line[6:]) for line in lines if line.startswith('data: {"at')]
+    assert [one["load"] for one in told] == ["30/s"] * len(told)
+    assert "event: over" in lines
+    assert not senders()
+
+
+def test_one_at_a_time_with_the_servers_key_until_it_is_stopped(tmp_path: Path) -> None:
+    with shown(tmp_path, keyed=True, asked=True) as console, console.client() as client:
+        assert console.keys is not None
+        key, secret = (console.keys._keys[kind] for kind in ("management", "inference"))
+        client.post("/console/login", data={"mark": mark_of(client.get("/console/login")), "key": key})
+        assert start(client, seconds="300").status_code == 303
+        second = start(client)
+        assert second.status_code == 409
+        assert "a load test is under way" in second.text
+        with client.stream("GET", "/console/events/load") as stream:
+            told = next(json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: "))
+        assert told["requests"] > 0
+        assert told["failed"] == 0
+        (sender,) = senders()
+        assert not [word for word in (*sender.cmdline(), *sender.environ().values()) if key in word or secret in word]
+        stopped = client.post("/console/load", data={"mark": mark_of(client.get("/console/load"))})
+        assert stopped.status_code == 303
+        page = result(client)
+        assert "It was stopped." in page
+        assert '<th scope="row">2 connections</th>' in page
+        assert secret not in page
+        sender.wait(10)
+
+
+def test_it_ends_with_the_server(tmp_path: Path) -> None:
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        start(client, seconds="300")
+        with client.stream("GET", "/console/events/load") as stream:
+            lines = stream.iter_lines()
+            next(line for line in lines if line.startswith("data: "))
+            (sender,) = senders()
+            console.end()
+            assert "event: over" in list(lines)
+        sender.wait(10)
+        assert start(client).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"connections": "257"}, "connections: a number is wanted, 1 to 256"),
+        ({"connections": "1.5"}, "connections: a whole number is wanted"),
+        ({"connections": ""}, "connections: a number is wanted"),
+        ({"seconds": "301"}, "seconds: a number is wanted, 0.1 to 300"),
+        ({"seconds": "nan"}, "seconds: a number is wanted"),
+        ({"seconds": "\u0663"}, "seconds: a number is wanted"),
+        ({"seconds": "21", "slo": "50"}, "seconds: a number is wanted, 0.1 to 20"),
+        ({"loop": "rate", "rate": "1e6"}, "rate: a number is wanted, 0.1 to 10000"),
+        ({"slo": "0"}, "slo: a number is wanted"),
+        ({"text": ""}, "choose a file or a sample, or write something"),
+    ],
+)
+def test_what_cannot_be_sent_says_why(console: Shown, fields: dict[str, str], told: str) -> None:
+    with console.client() as client:
+        page = start(client, **fields)
+        assert page.status_code == 400
+        assert told in page.text
+        assert AGAIN not in client.get("/console/load").text
+    assert not console.engine.calls
+
+
+def test_an_input_that_is_refused_is_no_load(tmp_path: Path) -> None:
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        assert client.get("/console/load/none").status_code == 404
+        start(client, "/idle")
+        page = result(client)
+        assert re.search(r'<p class="bad" role="alert">[^<]*has no worker to serve', page)
+        assert "<table" not in page

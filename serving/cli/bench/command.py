@@ -28,8 +28,6 @@ from serving.cli.options import (
 
 if TYPE_CHECKING:
     from serving.bench.session import Session
-    from serving.bench.targets import Target
-    from serving.check import Input
 
 # Workers are scaled within this time, as a model may take its time to load.
 _LOADING_S = 600.0
@@ -153,6 +151,7 @@ def bench(
     from serving.bench.report import Subject
     from serving.bench.session import MOST_CONNECTIONS, Scaling, Session
     from serving.bench.targets import Target
+    from serving.cli.bench import trial
     from serving.client import Address
 
     if page is not None and not page.absolute().parent.is_dir():
@@ -169,7 +168,7 @@ def bench(
         timeout_s=timeout,
         slo_s=slo_ms / 1e3 if slo_ms else None,
     )
-    _try(target, files, timeout)
+    trial.try_each(target, base.requests, timeout)
     subject = Subject(model, version, address, explain, [(one.name, len(one.body), one.content_type) for one in files])
     session = Session(
         base,
@@ -190,21 +189,6 @@ def bench(
     if session.stop.is_set():
         raise KeyboardInterrupt
     showing.judge(session)
-
-
-def _try(target: Target, files: tuple[Input, ...], timeout: float) -> None:
-    """Send every input once: what is wrong with the request is no matter of load.
-
-    Raises:
-        NotRunningError: the server does not listen.
-        ReplyError: it answered with an error.
-    """
-    from serving.client.transport import Transport
-
-    with Transport(target.address, timeout, target.token) as transport:
-        for file in files:
-            headers = {"content-type": file.content_type} | {key.lower(): one for key, one in target.headers.items()}
-            transport.checked("POST", target.path, body=file.body, headers=headers)
 
 
 async def _until_interrupted(session: Session) -> None:

@@ -12,7 +12,8 @@ import pytest
 from archive_tool.cli.entry import main
 from tests.serving.bench.played import played
 
-LOAD = ("--duration", "0.3", "--warm-up", "0", "--connections", "2")
+# With a rate requests are sent, however late their process begins.
+LOAD = ("--duration", "0.3", "--warm-up", "0", "--rate", "30")
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ class Contender:
         settings: further lines of its config.properties.
         pipeline: what a shared one says of preparing the next batch while one runs; None leaves it to the handler.
         threads: of torch; None leaves them to the worker.
+        environ: further variables of its processes, which may be empty.
     """
 
     kind: Kind
@@ -57,6 +58,7 @@ class Contender:
     settings: str = ""
     pipeline: bool | None = None
     threads: int | None = None
+    environ: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Contender:

@@ -245,7 +245,7 @@ def serving_together(
     config = folder / "config.properties"
     first = models[0][0]
     config.write_text(properties(http, ports[3:]) + first.settings, encoding="utf-8")
-    environ = environment(folder, temporary, mark)
+    environ = environment(folder, temporary, mark) | dict(first.environ)
     command = start_command(first, archives, folder)
     with ManagementClient.at(http[1], timeout_s=START_TIMEOUT_S) as management:
         launcher: subprocess.Popen[bytes] | None = None

@@ -10,11 +10,13 @@ MOST_HEAD: Final = 1 << 16
 _MOST_LINE: Final = 1 << 12
 _KEPT: Final = 2000  # of the body of an error
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r")
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked")
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r")
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close")
 _TIMING = re.compile(rb"\r\nserver-timing:([^\r]*)")
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,15}")
+_INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)\d\d\b")
 _NO_BODY: Final = (204, 304)
+_LINE_END: Final = b"\r\n"
 _END: Final = b"\r\n\r\n"
 
 
@@ -34,7 +36,7 @@ class AnswerReader:
         kept: the beginning of an error's body.
     """
 
-    __slots__ = ("_held", "_last", "_left", "closes", "kept", "parts", "status", "streamed", "timing")
+    __slots__ = ("_held", "_last", "_left", "_within", "closes", "kept", "parts", "status", "streamed", "timing")
 
     def __init__(self) -> None:
         self._held = b""
@@ -43,7 +45,7 @@ class AnswerReader:
     def clear(self) -> None:
         """Expect the next answer."""
         self.status = self.parts = self._left = 0
-        self.streamed = self.closes = self._last = False
+        self.streamed = self.closes = self._last = self._within = False
         self.timing = self.kept = b""
 
     def feed(self, data: bytes) -> bool:
@@ -52,10 +54,11 @@ class AnswerReader:
         Raises:
             BadAnswerError: the bytes are not an answer, or more than one.
         """
-        if not self.status:
-            if self._held:
+        while not self.status:  # informational answers (1xx) may come before the one
+            seen = len(self._held)
+            if seen:
                 data = self._held + data
-            end = data.find(_END) + 4
+            end = data.find(_END, max(0, seen - 3)) + 4
             if end < 4:
                 if len(data) > MOST_HEAD:
                     raise BadAnswerError(f"a head of more than {MOST_HEAD} bytes")
@@ -64,7 +67,7 @@ class AnswerReader:
             self._held = b""
             self._read_head(data[:end])
             data = data[end:]
-        if self.status >= 400 and len(self.kept) < _KEPT:
+        if self.status >= 300 and len(self.kept) < _KEPT:
             self.kept += data[: _KEPT - len(self.kept)]
         if self.streamed:
             return self._read_chunks(data)
@@ -75,15 +78,19 @@ class AnswerReader:
 
     def _read_head(self, head: bytes) -> None:
         status = head[9:12]
+        if _INTERIM.match(head):
+            return
         if not head.startswith(b"HTTP/1.1 ") or not status.isdigit() or status < b"200":
             raise BadAnswerError(f"not an HTTP/1.1 answer: {head[:40]!r}")
         head = head.lower()
         self.status = int(status)
-        if _CHUNKED.search(head):
+        if self.status in _NO_BODY:
+            pass
+        elif _CHUNKED.search(head):
             self.streamed = True
         elif found := _LENGTH.search(head):
             self._left = int(found[1])
-        elif self.status not in _NO_BODY:
+        else:
             self.status = 0
             raise BadAnswerError("an answer without a length")
         self.closes = _CLOSE.search(head) is not None
@@ -91,7 +98,7 @@ class AnswerReader:
             self.timing = timing[1]
 
     def _read_chunks(self, data: bytes) -> bool:
-        """Go over chunks; trailers are not expected."""
+        """Go over chunks, and the trailers after them."""
         if self._held:
             data, self._held = self._held + data, b""
         position = 0
@@ -101,18 +108,27 @@ class AnswerReader:
             self._left -= taken
             if self._left:
                 return False
+            # The end of a chunk comes before the line that follows it.
+            begin = position + 2 if self._within else position
+            if not _LINE_END.startswith(data[position:begin]):
+                raise BadAnswerError("a chunk that is longer than it says")
+            end = data.find(_LINE_END, begin)
+            if end < 0:
+                if len(data) - position >= _MOST_LINE:
+                    raise BadAnswerError(f"a line of more than {_MOST_LINE} bytes beside the chunks")
+                self._held = data[position:]
+                return False
+            line, position = data[begin:end], end + 2
+            if self._last and line:
+                continue  # a trailer
             if self._last:
                 if position < len(data):
                     raise BadAnswerError(f"{len(data) - position} bytes after the end of an answer")
                 return True
-            line = data.find(b"\r\n", position)
-            if line < 0 and len(data) - position < _MOST_LINE:
-                self._held = data[position:]
-                return False
-            size = data[position:line].partition(b";")[0].strip()
-            if line < 0 or not _SIZE.fullmatch(size):
+            size = line.partition(b";")[0].strip()
+            if not _SIZE.fullmatch(size):
                 raise BadAnswerError(f"not the size of a chunk: {size[:40]!r}")
-            position = line + 2
-            self._left = int(size, 16) + 2
-            self._last = self._left == 2
-            self.parts += not self._last
+            self._left = int(size, 16)
+            self._within = self._left > 0
+            self._last = not self._within
+            self.parts += self._within

@@ -109,7 +109,7 @@ def message_of(body: bytes) -> str:
     """Return the message of an error's body: TorchServe's JSON, or text."""
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict) and isinstance(document.get("message"), str):
         return str(document["message"])
@@ -143,7 +143,7 @@ class Sending:
         self._next = next(self._starts, None)
         self._done = asyncio.Event()
         self._stopped = False
-        self._ssl = _context(load.place)
+        self._ssl = tls_of(load.place)
         self._told = 0.0
         self._core = 0.0
 
@@ -306,7 +306,8 @@ class Sending:
         self.tally = Tally(self.load.slo_s)
 
 
-def _context(place: Place) -> ssl.SSLContext | None:
+def tls_of(place: Place) -> ssl.SSLContext | None:
+    """Return how connections are encrypted; None for not at all."""
     if not place.tls:
         return None
     context = ssl.create_default_context(cafile=place.authorities)

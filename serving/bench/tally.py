@@ -180,20 +180,23 @@ class Tally:
             self.within += 1
         if timing:
             for name, value in _TIMING.findall(timing):
-                stage = self.server.get(name)
-                if stage is None:
-                    if len(self.server) >= _MOST_NAMES:
-                        continue
-                    stage = self.server[name] = Times()
-                stage.add(float(value))
+                if (stage := self._stage(name)) is not None:
+                    stage.add(float(value))
 
-    def failed(self, kind: str, message: str = "") -> None:
-        """Count a request without a good answer."""
+    def failed(self, kind: str, message: str = "", number: int = 1) -> None:
+        """Count a request, or so many, without a good answer."""
         if kind not in self.errors and len(self.errors) >= _MOST_KINDS:
             kind = "other"
-        self.errors[kind] += 1
+        self.errors[kind] += number
         if message and kind not in self.messages:
             self.messages[kind] = message[:_MOST_MESSAGE]
+
+    def _stage(self, name: bytes) -> Times | None:
+        """Return the times of a stage; None of one too many."""
+        stage = self.server.get(name)
+        if stage is None and len(self.server) < _MOST_NAMES:
+            stage = self.server[name] = Times()
+        return stage
 
     @property
     def missed(self) -> int:
@@ -212,10 +215,11 @@ class Tally:
         self.parts += other.parts
         self.in_time += other.in_time
         self.within += other.within
-        self.errors.update(other.errors)
-        self.messages = other.messages | self.messages
+        for kind, number in other.errors.items():
+            self.failed(kind, other.messages.get(kind, ""), number)
         for name, times in other.server.items():
-            self.server.setdefault(name, Times()).merge(times)
+            if (stage := self._stage(name)) is not None:
+                stage.merge(times)
 
     def figures(self, seconds: float, own_core: float) -> Figures:
         """Return the figures of so many seconds."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from archive_tool.errors import InputError
 from serving.bench.loads import Place
-from serving.client.transport import Address, Transport, model_path
+from serving.client.transport import Address, model_path
 
 #: Those whose value is the request's own affair.
 _OURS = ("content-length", "transfer-encoding", "connection", "host", "expect")
@@ -54,18 +54,6 @@ class Target:
             InputError: a header is named that cannot be chosen.
         """
         return tuple(self._request(body, content_type) for body, content_type in inputs)
-
-    def try_each(self, inputs: Iterable[tuple[bytes, str]], timeout_s: float) -> None:
-        """Send every input once: what is wrong with the request is no matter of load.
-
-        Raises:
-            NotRunningError: the server does not listen.
-            ReplyError: it answered with an error.
-        """
-        with Transport(self.address, timeout_s, self.token) as transport:
-            for body, content_type in inputs:
-                headers = {"content-type": content_type} | {key.lower(): one for key, one in self.headers.items()}
-                transport.checked("POST", self.path, body=body, headers=headers)
 
     def _request(self, body: bytes, content_type: str) -> bytes:
         own = {name.lower(): value for name, value in self.headers.items()}

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archive_tool.cli.output import printable
 from serving.cli.options import complete_models, name_option
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def logs(model: str | None, marked: str | None, follow: bool, lines: int | None,
     """Show what a server and its models have logged.
 
     Of the last start of the server, whether or not it still runs. With MODEL only what that model's workers printed.
-    An answer that failed names an id: --id shows its traceback.
+    An answer that failed names an id: --id shows its traceback. On a terminal control characters are shown escaped.
 
     \b
     Examples:
@@ -71,7 +70,9 @@ def logs(model: str | None, marked: str | None, follow: bool, lines: int | None,
 
 
 def _show(event: Event) -> None:
-    # A model prints what it likes; nothing of it that could move the cursor reaches a terminal.
-    text = "\n".join(map(printable, event.text.split("\n"))) if sys.stdout.isatty() else event.text
-    click.echo(text)
+    from serving.control.following.forms import visible
+
+    # What reads a pipe is to have what is in the log, from which click would take colours.
+    text = visible(event.text) if sys.stdout.isatty() else event.text
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from archive_tool.metadata.names import check_model_name
 from serving.client.models import ModelSummary, ModelVersion
@@ -12,6 +13,9 @@ from serving.client.transport import Address, Transport, model_path
 from serving.errors import ModelApiOffError, ReplyError
 
 PAGE = 100
+#: Bytes of an answer, and pages of a list.
+MOST_ANSWER: Final = 64 << 20
+MOST_PAGES: Final = 1000
 _TRAFFIC = "/models/{model_name}/{model_version}/traffic"
 
 
@@ -28,7 +32,7 @@ class ManagementClient:
     @classmethod
     def at(cls, address: str, *, timeout_s: float = 120.0, token: str | None = None) -> ManagementClient:
         """Return a client of the server at ``address``, such as ``http://127.0.0.1:8081``."""
-        return cls(Transport(Address(address), timeout_s=timeout_s, token=token))
+        return cls(Transport(Address(address), timeout_s=timeout_s, token=token, most=MOST_ANSWER))
 
     def __enter__(self) -> ManagementClient:
         return self
@@ -42,22 +46,26 @@ class ManagementClient:
         """Return all registered models, page by page."""
         rows: list[ModelSummary] = []
         token: str | None = None
-        while True:
+        for _ in range(MOST_PAGES):
             params = {"limit": str(PAGE)} | ({"next_page_token": token} if token else {})
             document = self._transport.checked("GET", "/models", params=params).json()
-            rows += [ModelSummary.from_dict(row) for row in document.get("models") or ()]
-            token = document.get("nextPageToken")
+            with _as_described("/models"):
+                rows += [ModelSummary.from_dict(row) for row in document.get("models") or ()]
+                token = document.get("nextPageToken")
             if not token:
                 return tuple(rows)
+        raise ReplyError(f"the server lists models on more than {MOST_PAGES} pages", status=200, where="/models")
 
     def describe(self, name: str, version: str | None = None) -> tuple[ModelVersion, ...]:
         """Describe one version of a model, or all of them (the default one marked) if no version is given."""
         default = self._describe(model_path("models", name, None))
-        wanted = self._describe(model_path("models", name, version or "all"))
-        default_version = str(default[0].get("modelVersion")) if default else ""
-        return tuple(
-            ModelVersion.from_dict(row, default=str(row.get("modelVersion")) == default_version) for row in wanted
-        )
+        path = model_path("models", name, version or "all")
+        wanted = self._describe(path)
+        with _as_described(path):
+            default_version = str(default[0].get("modelVersion")) if default else ""
+            return tuple(
+                ModelVersion.from_dict(row, default=str(row.get("modelVersion")) == default_version) for row in wanted
+            )
 
     def default_version(self, name: str) -> ModelVersion:
         """Return the version that requests without a version reach.
@@ -65,15 +73,17 @@ class ManagementClient:
         Raises:
             ReplyError: the server describes no version of the model.
         """
-        rows = self._describe(model_path("models", name, None))
+        path = model_path("models", name, None)
+        rows = self._describe(path)
         if not rows:
             raise ReplyError(f"the server describes no version of {name}", status=200)
-        return ModelVersion.from_dict(rows[0], default=True)
+        with _as_described(path):
+            return ModelVersion.from_dict(rows[0], default=True)
 
     def _describe(self, path: str) -> list[dict[str, Any]]:
         rows = self._transport.checked("GET", path).json()
         if not isinstance(rows, list):
-            raise ReplyError(f"unexpected description of a model: {rows!r}", status=200, where=path)
+            raise _unexpected(path, f"it is no list: {rows!r:.200}")
         return rows
 
     def register(
@@ -169,7 +179,8 @@ class ManagementClient:
         # TorchServe's would take the call for that of scaling. Of a model, as where all APIs share one address
         # /api-description is about inference.
         known = self._transport.checked("OPTIONS", model_path("models", name, None)).json()
-        if not isinstance(known, dict) or _TRAFFIC not in (known.get("paths") or {}):
+        paths = known.get("paths") if isinstance(known, dict) else None
+        if not isinstance(paths, dict) or _TRAFFIC not in paths:
             raise ReplyError(
                 "this server's frontend cannot share requests out between versions; torchmar's own can",
                 status=405,
@@ -200,3 +211,21 @@ class ManagementClient:
     def _status(self, method: str, path: str, params: dict[str, str] | None = None) -> str:
         document = self._transport.checked(method, path, params=params).json()
         return str(document.get("status", "")) if isinstance(document, dict) else str(document)
+
+
+@contextmanager
+def _as_described(path: str) -> Iterator[None]:
+    """Read what a server describes.
+
+    Raises:
+        ReplyError: it is described as no server of TorchServe's API does.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise _unexpected(path, f"{type(error).__name__}: {error!s:.200}") from error
+
+
+def _unexpected(path: str, problem: str) -> ReplyError:
+    hint = "is this the address of a management API?"
+    return ReplyError(f"the description of models cannot be read: {problem}", status=200, where=path, hint=hint)

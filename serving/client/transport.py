@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
@@ -142,7 +143,7 @@ class Reply:
         """
         try:
             return json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             text = self.body[:200].decode("utf-8", "replace")
             raise ReplyError(f"the server's answer is not JSON: {text!r}", status=self.status) from error
 
@@ -152,7 +153,7 @@ def error_of(reply: Reply, where: str) -> ReplyError:
     message, kind = "", ""
     try:
         document = json.loads(reply.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
         message = str(document.get("message", ""))
@@ -174,12 +175,14 @@ class Transport:
         address: where the server listens.
         timeout_s: seconds that an answer may take.
         token: key of TorchServe's token authorization, if it is on.
+        most: bytes of an answer, which must then be whole within the timeout; None where it may be what a model gives.
     """
 
     address: Address
     timeout_s: float = 120.0
     token: str | None = None
     connections: int = 32
+    most: int | None = None
     _http: httpx.Client = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -219,11 +222,12 @@ class Transport:
 
         Raises:
             NotRunningError: the server does not listen there.
-            ReplyError: the answer took longer than the timeout (status 0), or the connection broke.
+            ReplyError: the answer took longer than the timeout (status 0), is too large, or the connection broke.
         """
         where = f"{method} {self.address.text}{path}"
         try:
-            response = self._http.request(method, path, params=params, content=body, headers=headers)
+            with self._http.stream(method, path, params=params, content=body, headers=headers) as response:
+                answer = response.read() if self.most is None else self._bounded(response, self.most, where)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise NotRunningError(
                 f"nobody answers at {self.address.text}", where=where, hint="start a server: torchmar start"
@@ -242,9 +246,19 @@ class Transport:
         return Reply(
             status=response.status_code,
             headers={key.lower(): value for key, value in response.headers.items()},
-            body=response.content,
+            body=answer,
             seconds=response.elapsed.total_seconds(),
         )
+
+    def _bounded(self, response: httpx.Response, most: int, where: str) -> bytes:
+        end, body = time.monotonic() + self.timeout_s, bytearray()
+        for part in response.iter_bytes():
+            body += part
+            if len(body) > most:
+                raise ReplyError(f"the answer has more than {most} bytes", status=response.status_code, where=where)
+            if time.monotonic() > end:
+                raise httpx.ReadTimeout("the answer goes on")
+        return bytes(body)
 
     def checked(
         self,

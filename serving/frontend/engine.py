@@ -77,6 +77,7 @@ class Answer:
         version: that answered.
         timings: where the time went.
         counted: status that it counts as: of a default answer, that of the error which it hides; 0 for its own.
+        trailers: of a streamed answer: what the worker tells with its last part, once that is there. No client sees it.
     """
 
     status: int
@@ -88,6 +89,7 @@ class Answer:
     version: str = ""
     timings: Timings | None = None
     counted: int = 0
+    trailers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ class LogFiles:
     def _write(self, file: File, text: str) -> None:
         if self._console is not None and file in _SHOWN:
             with contextlib.suppress(OSError, ValueError):  # nobody looks any more
-                self._console.write(text)
+                self._console.write(forms.visible(text) if self._console.isatty() else text)
                 self._console.flush()
         if file not in self._files:
             self._files[file] = _RollingFile(self._folder / f"{file}.log", self._file_bytes, FILES_KEPT)

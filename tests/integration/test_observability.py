@@ -16,8 +16,10 @@ from .conftest import Sandbox
 from .support import wait_until
 
 HANDLER = """
+import sys
 import time
 from handlers import BaseHandler
+from ts.handler_utils.utils import send_intermediate_predict_response
 
 class Slow(BaseHandler):
     def initialize(self, context):
@@ -29,14 +31,19 @@ class Slow(BaseHandler):
 
     def inference(self, data):
         time.sleep(0.02)
+        if b"parts" in map(bytes, data):
+            send_intermediate_predict_response(["first "], self.context.request_ids, "ok", 200, self.context)
+            time.sleep(0.02)
         if b"bad" in map(bytes, data):
             raise RuntimeError("this request is bad")
         return data
 
     def postprocess(self, data):
+        assert not [name for name in sys.modules if name.startswith("opentelemetry")]
         return [{"trace": self.context.get_trace(n), "body": bytes(one).decode()} for n, one in enumerate(data)]
 """
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+STREAM = "1af7651916cd43dd8448eb211c80319c"
 
 
 def lines(server: Any, name: str) -> list[dict[str, Any]]:
@@ -86,8 +93,16 @@ def test_one_request_in_traces_and_logs(sandbox: Sandbox) -> None:
         assert not {"traceparent", PARTS} & set(plain.headers)
         assert PARTS not in traced.headers
         assert set(receiver.traces()) == {TRACE}
+        # A stream has the same spans, until its last part.
+        headers = {"traceparent": f"00-{STREAM}-b7ad6b7169203331-01", "x-request-id": "order-20"}
+        answer = httpx.post(f"{server.inference}/predictions/slow", content=b"parts", headers=headers, timeout=60)
+        assert answer.text.startswith("first {")
+        of_stream = wait_until(lambda: len(found := receiver.traces().get(STREAM, {})) == 7 and found, "seven spans")
+        assert of_stream.keys() == spans.keys()
+        assert of_stream["batch"].end_time_unix_nano >= of_stream["worker"].end_time_unix_nano
+        assert of_stream["inference"].end_time_unix_nano - of_stream["inference"].start_time_unix_nano >= 40_000_000
         assert receiver.services == {"digits"}
-        told = wait_until(lambda: len(found := predictions(server)) == 3 and found, "three lines")
+        told = wait_until(lambda: len(found := predictions(server)) == 4 and found, "four lines")
         assert {name: told[name]["status"] for name in ("order-17", "order-18", "order-19")} == {
             "order-17": 200,
             "order-18": 200,
@@ -103,7 +118,7 @@ def test_one_request_in_traces_and_logs(sandbox: Sandbox) -> None:
         sandbox.torchmar("stop").ok()
         (captured,) = sandbox.root.glob("state/**/captured.jsonl")
         kept = {line["request_id"]: line for line in map(json.loads, captured.read_text().splitlines())}
-        assert set(kept) == {"order-17", "order-18"}
+        assert set(kept) == {"order-17", "order-18", "order-20"}
         assert (kept["order-18"]["input"], kept["order-18"]["answer"]) == ("plain", {"trace": None, "body": "plain"})
         assert kept["order-18"]["version"] == "1.0"
 

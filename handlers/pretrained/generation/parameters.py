@@ -74,7 +74,7 @@ GENERATE: Final[Mapping[str, Parameter]] = {
     "num_beams": asking.count(None),
     "do_sample": _FLAG,
     "early_stopping": _FLAG,
-    "temperature": _number(f"a number from {_COLDEST:f} on", lambda value: _COLDEST <= value < 1000),
+    "temperature": _number(f"a number from {_COLDEST:.5f} on", lambda value: _COLDEST <= value < 1000),
     "top_k": asking.count(None),
     "top_p": _number("a number above 0, to 1", lambda value: 0 < value <= 1),
     "repetition_penalty": _number("a number above 0", lambda value: 0 < value < 1000),

@@ -151,6 +151,7 @@ def bench(
     from serving.bench.report import Subject
     from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Scaling, Session
     from serving.bench.targets import Target
+    from serving.bench.trial import try_each
     from serving.client import Address
 
     if page is not None and not page.absolute().parent.is_dir():
@@ -167,7 +168,7 @@ def bench(
         timeout_s=timeout,
         slo_s=slo_ms / 1e3 if slo_ms else None,
     )
-    target.try_each(((one.body, one.content_type) for one in files), timeout)
+    asyncio.run(try_each(target, base.requests, timeout))
     subject = Subject(model, version, address, explain, [(one.name, len(one.body), one.content_type) for one in files])
     session = Session(
         base,

@@ -1,6 +1,7 @@
 """The two forms of a log's events: text as log4j writes it for TorchServe, and JSON lines.
 
-`TEXT` and `JSON` write them, for the frontend's log files. `as_text` makes text of either, for what reads those files.
+`TEXT` and `JSON` write them, for the frontend's log files. `as_text` makes text of either, for what reads those files,
+and `visible` what may be shown of it.
 
 ::
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -123,6 +125,20 @@ def lines_of(text: str) -> list[str]:
 def whole(event: str) -> str:
     """Return an event, such as one with a traceback, so that no line of it but the first can pass for an event."""
     return "\n    ".join(cut(event, EVENT_CHARS).splitlines())
+
+
+def visible(text: str) -> str:
+    """Return a text with all characters escaped that would move a cursor, colour, hide or reorder what stands there.
+
+    What clients send and models print is in the logs, and a terminal takes some of it for commands.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if _is_harmless(one) else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def _is_harmless(one: str) -> bool:
+    return one.isprintable() or one in "\n\t" or unicodedata.category(one) == "Zs"
 
 
 def cut(text: str, most: int) -> str:

@@ -103,14 +103,15 @@ def models(folder: Path) -> list[str]:
 def _lines(folder: Path, name: str) -> Iterator[str]:
     """Yield all lines of a log, packed files first; log4j numbers these from the oldest on."""
     packed = sorted(folder.glob(f"{name.removesuffix('.log')}.*.log.gz"), key=lambda path: _number(path.name))
+    # A carriage return is a part of a line, as in a file that is followed.
     for path in packed:
         try:
-            with gzip.open(path, "rt", encoding="utf-8", errors="replace") as stream:
+            with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n") as stream:
                 yield from stream
         except (OSError, EOFError):
             continue  # it is just being packed, or removed
     try:
-        with (folder / name).open(encoding="utf-8", errors="replace") as stream:
+        with (folder / name).open(encoding="utf-8", errors="replace", newline="\n") as stream:
             yield from stream
     except FileNotFoundError:
         return

@@ -157,6 +157,7 @@ class Job:
         if self.parts is not None:
             self.parts.feed(body)
             if not more:
+                self.parts.trailers.update(headers)
                 self.parts.end()
             return more
         if flag is not None:
@@ -164,9 +165,10 @@ class Job:
         if more:
             self.parts = Parts()
         if not self.answer.done():
-            self.answer.set_result(
-                Answer(item.status, item.phrase, item.content_type, headers, body, self.parts, version, timings)
-            )
+            answer = Answer(item.status, item.phrase, item.content_type, headers, body, self.parts, version, timings)
+            if self.parts is not None:
+                answer.trailers = self.parts.trailers
+            self.answer.set_result(answer)
         elif self.parts is not None:
             self.parts.end()  # the client has left
         return more
@@ -186,9 +188,14 @@ class Job:
 
 
 class Parts(AsyncIterator[bytes]):
-    """The further parts of a streamed answer, from a worker that does not wait to a client that may be slow."""
+    """The further parts of a streamed answer, from a worker that does not wait to a client that may be slow.
+
+    Attributes:
+        trailers: headers of the last part.
+    """
 
     def __init__(self) -> None:
+        self.trailers: dict[str, str] = {}
         self._parts: deque[bytes | bytearray] = deque()
         self._unread = 0
         self._come = asyncio.Event()

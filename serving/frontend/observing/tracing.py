@@ -4,7 +4,7 @@
 
     request                          of the client's trace, or of a new one; the attributes are of this span
     ├── queue                        until a worker got it
-    └── batch                        until the worker's answer was there
+    └── batch                        until the worker's answer was there, of a streamed one the last part
         └── worker                   the worker's own time, as it tells (serving/worker/answering/service.py)
             ├── preprocess           of handlers of the SDK
             ├── inference
@@ -20,7 +20,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from archive_tool.version import __version__
-from serving.frontend.engine import Answer, Call
+from serving.frontend.engine import Answer, Call, Timings
 from serving.frontend.errors import FrontendError
 from serving.frontend.observing.watched import Passing, Predict
 from serving.protocol import PARTS, TRACE, header_of
@@ -68,6 +68,27 @@ class _Part:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """A request of which there is a trace.
+
+    Attributes:
+        span: of the whole.
+        begun: when, by the wall clock, ns.
+        ahead: what that clock is ahead of the monotonic one, on which engine and workers measure, ns.
+        worker: id of the worker's span.
+    """
+
+    span: Span
+    begun: int
+    ahead: int
+    worker: int
+
+    def parts(self, text: str) -> tuple[_Part, ...]:
+        """Read what a worker has told."""
+        return tuple(_parts(text, self.ahead))
+
+
 class Tracing:
     """Watches predictions, and makes a trace of each that is sampled.
 
@@ -89,7 +110,6 @@ class Tracing:
         """Pass a request on, and trace it if its client's trace, or the sampler, says so."""
         request = call.request
         begun = time.time_ns()
-        # What one clock is ahead of the other, on which engine and workers measure.
         ahead = begun - time.monotonic_ns()
         carrier = {name: header_of(request.headers, name) for name in ("traceparent", "tracestate")}
         carrier["traceparent"] = call.trace or carrier["traceparent"]
@@ -111,36 +131,56 @@ class Tracing:
         except BaseException:  # the client has left
             _end(span, 0, "the client has left")
             raise
-        self._answered(span, answer, begun, ahead, worker)
+        self._answered(_Traced(span, begun, ahead, worker), answer)
         return answer
 
-    def _answered(self, span: Span, answer: Answer, begun: int, ahead: int, worker: int) -> None:
-        """Make the spans of an answer, and take out of it what only they needed."""
-        parts = tuple(_parts(answer.headers.pop(PARTS, ""), ahead))
+    def _answered(self, of: _Traced, answer: Answer) -> None:
+        """Make the spans of an answer, of a streamed one at its end, and take out of it what only they needed."""
+        span, timings, status = of.span, answer.timings, answer.counted or answer.status
+        parts = of.parts(answer.headers.pop(PARTS, ""))
         context = span.get_span_context()
         answer.headers["traceparent"] = _traceparent(context.trace_id, context.span_id)
-        status = answer.counted or answer.status
         span.set_attributes({"torchmar.version": answer.version, "http.response.status_code": answer.status})
-        if answer.timings is not None:
-            timings = answer.timings
-            sent = begun + int(timings.queue * _NS)
-            self._child(span, "queue", begun, sent)
-            of_batch = {"torchmar.batch_size": timings.batch}
-            batch = self._child(span, "batch", sent, sent + int(timings.worker * _NS), of_batch)
-            for one in parts[:1]:
-                self._ids.known = worker
-                own = self._child(batch, one.name, one.begin, one.end)
-                for part in parts[1:]:
-                    self._child(own, part.name, part.begin, part.end)
-            seconds = tuple((part.name, (part.end - part.begin) / _NS) for part in parts[1:])
-            answer.timings = replace(timings, parts=seconds)
         if answer.rest is None:
+            if timings is not None:
+                self._below(of, timings, parts)
+                seconds = tuple((part.name, (part.end - part.begin) / _NS) for part in parts[1:])
+                answer.timings = replace(timings, parts=seconds)
             _end(span, status)
-        else:
-            told = "the rest of the answer did not come, or was not wanted"
-            answer.rest = Passing(
-                answer.rest, lambda _: None, lambda whole: _end(span, status) if whole else _end(span, _FAILED, told)
-            )
+            return
+
+        def ended(whole: bool) -> None:
+            if timings is not None:
+                now, last = time.time_ns(), of.parts((answer.trailers or {}).get(PARTS, ""))
+                self._below(of, timings, _of_stream(parts, last, now), now)
+            told = "" if whole else "the rest of the answer did not come, or was not wanted"
+            _end(span, status if whole else _FAILED, told)
+
+        answer.rest = Passing(answer.rest, lambda _: None, ended)
+
+    def _below(self, of: _Traced, timings: Timings, parts: Sequence[_Part], until: int = 0) -> None:
+        """Make the spans below a request's.
+
+        Args:
+            of: the request.
+            timings: of its (first part of an) answer.
+            parts: what the worker has told of its work, the whole first.
+            until: when the last part of a streamed answer was taken; 0 of one that came as a whole.
+        """
+        sent = of.begun + int(timings.queue * _NS)
+        came = sent + int(timings.worker * _NS)
+        attributes: dict[str, Any] = {"torchmar.batch_size": timings.batch}
+        self._child(of.span, "queue", of.begun, sent)
+        if until:
+            attributes["torchmar.first_part_ms"] = round(1000 * timings.worker, 3)
+            # Its reader may be slow: where the worker tells it is known when it was there.
+            came = max(came, parts[0].end if parts else until)
+        batch = self._child(of.span, "batch", sent, came, attributes)
+        for one in parts[:1]:
+            self._ids.known = of.worker
+            own = self._child(batch, one.name, one.begin, one.end)
+            for part in parts[1:]:
+                self._child(own, part.name, part.begin, part.end)
 
     def _child(
         self, parent: Span, name: str, begin: int, end: int, attributes: Mapping[str, Any] | None = None
@@ -163,6 +203,15 @@ def _end(span: Span, status: int, message: str = "") -> None:
     if message or status >= _FAILED:
         span.set_status(Status(StatusCode.ERROR, message or None))
     span.end()
+
+
+def _of_stream(first: Sequence[_Part], last: Sequence[_Part], now: int) -> Sequence[_Part]:
+    """Return what is shown of a stream that has ended, by what the worker has told with its first and its last part.
+
+    With the first part it tells in continuous batching, where it is asked for each. Then its span is all of the time,
+    in which it had other requests, too, and the parts of two of its turns would say nothing.
+    """
+    return (replace(first[0], end=last[0].end if last else now),) if first else last
 
 
 def _traceparent(trace_id: int, span_id: int) -> str:

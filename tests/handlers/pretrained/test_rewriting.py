@@ -53,7 +53,7 @@ def test_parameters_of_a_request_are_its_own(writer):
         ({"max_new_tokens": 5000}, "at most 1024 are written"),
         ({"min_length": 2000}, "at most 1024"),
         ({"num_beams": 100}, "at most 32"),
-        ({"temperature": 0}, "a number above 0"),
+        ({"temperature": 0}, "a number from 0.00001 on"),
         ({"tgt_lang": "fr"}, "no language of the model"),
         ({"src_lang": "fr"}, "no language of the model"),
         ({"stop": "x"}, "no parameter"),

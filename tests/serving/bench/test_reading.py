@@ -10,7 +10,19 @@ PLAIN = b"HTTP/1.1 200 OK\r\nx-request-id: 1\r\nContent-Length: 5\r\nconnection:
 EMPTY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nConnection: close\r\n\r\n"
 NO_BODY = b"HTTP/1.1 204 No Content\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n10;x=y\r\n0123456789abcdef\r\n0\r\n\r\n"
-ANSWERS = [(PLAIN, 200, 0), (EMPTY, 503, 0), (NO_BODY, 204, 0), (CHUNKED, 200, 2)]
+HINTS = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n"
+TRAILERS = CHUNKED[:-2] + b"x-sum: 1\r\nx: y\r\n\r\n"
+NO_BODY_BUT_A_LENGTH = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n"
+ANSWERS = [
+    (PLAIN, 200, 0),
+    (EMPTY, 503, 0),
+    (NO_BODY, 204, 0),
+    (NO_BODY_BUT_A_LENGTH, 304, 0),
+    (CHUNKED, 200, 2),
+    (TRAILERS, 200, 2),
+    (HINTS + PLAIN, 200, 0),
+    (HINTS + CHUNKED, 200, 2),
+]
 
 
 @pytest.mark.parametrize(("answer", "status", "parts"), ANSWERS)
@@ -59,13 +71,13 @@ def test_nothing_may_follow_an_answer(answer: bytes) -> None:
     [
         b"HTTP/1.0 200 OK\r\n\r\n",
         b"HTTP/1.1 2x0 OK\r\n\r\n",
-        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nother: 1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"x" * MOST_HEAD,
         *(
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + size
-            for size in (b"zz\r\n", b"-1\r\n", b"0x1\r\n", b"\r\n", b"1" * 5000)
+            for size in (b"zz\r\n", b"-1\r\n", b"0x1\r\n", b"\r\n", b"1" * 5000, b"1\r\n77", b"0\r\nx: " + b"y" * 5000)
         ),
     ],
 )

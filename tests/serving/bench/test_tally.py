@@ -69,6 +69,17 @@ def test_what_a_server_tells_is_bounded() -> None:
     assert (figures.server["queue"].mean, figures.server["batch"].max) == (2.0, 4.0)
     assert len(figures.server) == 16
     assert len(figures.errors) == 33
+    # So it is when other seconds have told of other things.
+    whole = Tally()
+    for second in range(100):
+        part = Tally()
+        part.answered(0.1, in_time=True, timing=b"queue;dur=2, x%d;dur=1" % second)
+        part.failed(f"kind {second}", f"message {second}", 3)
+        whole.merge(part)
+    merged = whole.figures(1.0, 0.0)
+    assert (len(merged.server), merged.server["queue"].mean) == (16, 2.0)
+    assert (len(merged.errors), merged.failed, merged.errors["other"]) == (33, 300, 3 * 68)
+    assert (merged.messages["kind 0"], merged.messages["other"]) == ("message 0", "message 32")
     assert max(map(len, figures.messages.values())) == 300
 
 

@@ -6,9 +6,7 @@ from archive_tool.errors import InputError
 from serving.bench.loads import Place
 from serving.bench.targets import Target
 from serving.client import Address
-from serving.errors import ReplyError
 
-from .answering import Server
 
 
 def test_a_request_names_host_path_type_and_length() -> None:
@@ -38,15 +36,6 @@ def test_places() -> None:
     unix = Target(Address("unix:/tmp/x.sock"), "m")
     assert unix.place == Place("localhost", 0, "/tmp/x.sock", False, None)
     assert b"host: localhost\r\n" in unix.requests([(b"", "text/plain")])[0]
-
-
-def test_an_input_is_tried_as_it_is_sent(server: Server) -> None:
-    inputs = [(b"one", "text/x"), (b"two", "text/y")]
-    Target(Address(server.address), "good", token="secret", headers={"X-One": "1"}).try_each(inputs, 10)
-    assert server.seen == {b"one": 1, b"two": 1}
-    assert {"authorization": "Bearer secret", "x-one": "1", "content-type": "text/y"}.items() <= server.heard.items()
-    with pytest.raises(ReplyError, match="no worker"):
-        Target(Address(server.address), "bad").try_each(inputs, 10)
 
 
 @pytest.mark.parametrize("name", ["a/b", "", ".."])

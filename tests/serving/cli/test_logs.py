@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import pty
+import sys
+import tty
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,23 @@ def test_the_server_need_not_run_and_following_ends_with_it(
     assert "line 8" in capsys.readouterr().out
     state.write(record(pid=2**22 - 3, started=1.0))
     assert main(["logs", "-f", "-n", "1"]) == 0
+
+
+def test_a_terminal_gets_no_commands_and_a_pipe_what_is_in_the_log(
+    state: StateFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (state.logs / "model_log.log").write_text(printed(1, "\x1b[2J\x1b]0;mine\x07\x9b2J\r\u202e\tone 你好\u3000"))
+    assert main(["logs"]) == 0
+    assert capsys.readouterr().out.endswith(" - \x1b[2J\x1b]0;mine\x07\x9b2J\r\u202e\tone 你好\u3000\n")
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    with open(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert main(["logs"]) == 0
+        shown = os.read(ours, 10_000).decode()
+        os.close(ours)
+        monkeypatch.undo()
+    assert shown.endswith(" - \\x1b[2J\\x1b]0;mine\\x07\\x9b2J\\r\\u202e\tone 你好\u3000\n")
 
 
 @pytest.mark.usefixtures("state")

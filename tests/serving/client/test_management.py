@@ -84,3 +84,43 @@ def test_a_frontend_that_knows_no_shares_is_asked_for_none(document: Any) -> Non
         ManagementClient(played).share("m", "2.0", percent=5)
     assert "--frontend python" in (caught.value.hint or "")
     assert [(method, path) for method, path, _ in played.asked] == [("OPTIONS", "/models/m")]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *(7, "text", None, [1], [None], [{}]),
+        *([{"modelName": "m", "minWorkers": number}] for number in ("many", {}, float("inf"))),
+        *([{"modelName": "m", "workers": workers}] for workers in (1, ["x"])),
+        [{"modelName": "m", "traffic": [1]}],
+    ],
+)
+def test_a_played_server_that_describes_nothing_known_is_an_error(document: Any) -> None:
+    for ask in (
+        lambda client: client.default_version("m"),
+        lambda client: client.describe("m"),
+        lambda client: client.describe("m", "1.0"),
+    ):
+        with pytest.raises(ReplyError, match="cannot be read") as caught:
+            ask(ManagementClient(Answering(document)))
+        assert (caught.value.where or "").startswith("/models/m")
+        assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("document", [7, [], {"models": 1}, {"models": [1]}, {"models": [{}]}])
+def test_a_played_server_that_lists_nothing_known_is_an_error(document: Any) -> None:
+    with pytest.raises(ReplyError, match="cannot be read"):
+        ManagementClient(Answering(document)).models()
+
+
+def test_a_played_server_whose_list_has_no_end_is_an_error() -> None:
+    played = Answering({"models": [], "nextPageToken": "1"})
+    with pytest.raises(ReplyError, match="more than 1000 pages"):
+        ManagementClient(played).models()
+
+
+def test_json_within_json_without_end_is_none() -> None:
+    deep = Reply(200, {}, b"[" * 100_000, 0.0)
+    with pytest.raises(ReplyError, match="not JSON"):
+        deep.json()
+    assert "[[[" in error_of(deep, "x").message

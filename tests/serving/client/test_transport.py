@@ -13,6 +13,7 @@ from archive_tool.errors import InputError
 from serving.client import ManagementClient
 from serving.client.transport import Address, Reply, Transport, error_of, segment
 from serving.errors import NotRunningError, ReplyError, ServingError
+from tests.serving.bench.played import played
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -96,6 +97,26 @@ class UnixHTTPServer(HTTPServer):
     def server_bind(self) -> None:
         UnixStreamServer.server_bind(self)  # type: ignore[arg-type]
         self.server_name, self.server_port = "localhost", 0
+
+
+@pytest.mark.parametrize(
+    ("manner", "said"),
+    [
+        ("a body without end", "more than 1048576 bytes"),
+        ("a terabyte", "more than 1048576 bytes"),
+        ("compressed", "more than 1048576 bytes"),
+        ("a body byte by byte", "no answer within 1 s"),
+        ("never answers", "no answer within 1 s"),
+    ],
+)
+def test_of_a_played_server_that_does_not_end_no_more_is_taken_than_may_be(manner: str, said: str) -> None:
+    timeout_s = 1.0 if "1 s" in said else 60.0
+    with (
+        played(manner) as server,
+        Transport(Address(server.address), timeout_s, most=1 << 20) as transport,
+        pytest.raises(ReplyError, match=said),
+    ):
+        transport.request("GET", "/models")
 
 
 def test_a_unix_socket_is_an_address(tmp_path: Path) -> None:

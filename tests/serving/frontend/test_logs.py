@@ -200,6 +200,20 @@ def test_the_console_shows_them_and_may_go_away(tmp_path: Path) -> None:
     assert [line[-3:] for line in lines(tmp_path, "ts_log")] == ["one", "two"]
 
 
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_terminal_gets_no_commands(is_terminal: bool, tmp_path: Path) -> None:
+    class Console(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    console = Console()
+    files = LogFiles(tmp_path, console)
+    files.model_line(WORKER, "stdout", "\x1b[2Jone")
+    files.close()
+    assert lines(tmp_path, "model_log")[0].endswith(" - \x1b[2Jone")
+    assert console.getvalue().endswith(" - \\x1b[2Jone\n" if is_terminal else " - \x1b[2Jone\n")
+
+
 def test_a_disk_that_cannot_be_written_to_ends_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     files = LogFiles(tmp_path)
     (tmp_path / "model_log.log").mkdir()

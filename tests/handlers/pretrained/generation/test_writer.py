@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LogitsProcessorList
 
 from handlers.pretrained.generation.sequence import Chooser, Text, Written
 from handlers.pretrained.generation.writer import Writer
@@ -103,7 +104,7 @@ def test_a_choice_that_fails_fails_alone():
         raise RuntimeError("no")
 
     queue = writer()
-    good, bad = text(5, 6), text(7, 8, chooser=Chooser(processors=fail))
+    good, bad = text(5, 6), text(7, 8, chooser=Chooser(processors=LogitsProcessorList([fail])))
     queue.add([good, bad])
     finish(queue)
     assert good.new == tokens_of(text(5, 6))[0]

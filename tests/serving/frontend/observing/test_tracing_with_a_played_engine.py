@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -179,6 +180,58 @@ def test_a_stream_lasts_until_its_last_part(receiver: Receiver, read: bool, code
     if read:
         assert answer.body == b"abc"
         assert span.end_time_unix_nano - span.start_time_unix_nano > 90_000_000
+
+
+def streamed(*turns: bool) -> Callable[[Call], Awaitable[Answer]]:
+    """Answer in two parts, of which a worker tells its times with the first, the last, both or neither."""
+
+    async def answered(call: Call) -> Answer:
+        whole = await worked(call)
+        trailers: dict[str, str] = {}
+
+        async def rest() -> AsyncIterator[bytes]:
+            last = await worked(call)
+            if turns[1]:
+                trailers[PARTS] = last.headers[PARTS]
+            yield b"b"
+
+        headers = whole.headers if turns[0] else {"x-mine": "1"}
+        return replace(whole, headers=headers, rest=rest(), trailers=trailers)
+
+    return answered
+
+
+def test_a_stream_has_the_spans_of_its_worker(receiver: Receiver) -> None:
+    (answer,) = traced(streamed(False, True), {"traceparent": CLIENT})
+    (spans,) = receiver.traces().values()
+    assert spans.keys() == {"request", "queue", "batch", "worker", "preprocess", "inference", "postprocess"}
+    assert spans["inference"].parent_span_id == spans["worker"].span_id
+    assert spans["worker"].parent_span_id == spans["batch"].span_id
+    # It lasts until the worker was ready with all of it, and tells when the first part was there.
+    assert spans["batch"].end_time_unix_nano == spans["worker"].end_time_unix_nano
+    assert attributes(spans["batch"])["torchmar.first_part_ms"] == 16.0
+    assert answer.headers.keys() == {"x-mine", "traceparent"}
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_in_continuous_batching_the_workers_span_is_from_the_first_turn_to_the_last(
+    receiver: Receiver, read: bool
+) -> None:
+    traced(streamed(True, True), {"traceparent": CLIENT}, read=read)
+    (spans,) = receiver.traces().values()
+    assert spans.keys() == {"request", "queue", "batch", "worker"}
+    worker = spans["worker"]
+    assert spans["batch"].end_time_unix_nano == worker.end_time_unix_nano <= spans["request"].end_time_unix_nano
+    if read:
+        assert worker.end_time_unix_nano - worker.start_time_unix_nano > 20_000_000
+
+
+def test_a_stream_of_a_worker_that_tells_nothing_ends_with_its_batch(receiver: Receiver) -> None:
+    traced(streamed(False, False), {"traceparent": CLIENT})
+    (spans,) = receiver.traces().values()
+    assert spans.keys() == {"request", "queue", "batch"}
+    took = spans["batch"].end_time_unix_nano - spans["batch"].start_time_unix_nano
+    assert took > 30_000_000
 
 
 def test_what_a_worker_tells_wrongly_is_passed_over() -> None:

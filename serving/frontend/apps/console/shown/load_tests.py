@@ -18,6 +18,7 @@ from serving.bench.search import MOST_TRIES
 from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Session
 from serving.bench.tally import Second
 from serving.bench.targets import Target
+from serving.bench.trial import try_each
 from serving.frontend.apps.console.given import Given
 from serving.frontend.apps.console.shown.calls import torchmar
 from serving.frontend.errors import ConflictError, UnavailableError
@@ -95,10 +96,10 @@ class LoadTest:
             kind,
             sent.text,
         )
-        self._target, self._inputs = target, [(sent.body, kind)]
+        self._target = target
         base = Load(
             target.place,
-            target.requests(self._inputs),
+            target.requests([(sent.body, kind)]),
             wanted.connections or MOST_CONNECTIONS,
             wanted.seconds,
             timeout_s=_ANSWER_S,
@@ -122,7 +123,7 @@ class LoadTest:
     async def run(self) -> None:
         """Send it."""
         try:
-            await asyncio.to_thread(self._target.try_each, self._inputs, _ANSWER_S)
+            await try_each(self._target, self.session.base.requests, _ANSWER_S)
             if not self.stopped:
                 await asyncio.wait_for(self.session.all(), self._most_s)
         except asyncio.TimeoutError:

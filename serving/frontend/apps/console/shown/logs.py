@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.control.following.diagnosis import LoadFailure, LogWatch, belongs_to
+from serving.control.following.forms import visible
 from serving.control.following.logs import FILES, Event, Tail
 
 #: Bytes of a file that are read at once, events that are shown, seconds between two looks.
@@ -67,8 +68,8 @@ def level_of(event: Event) -> str:
 
 
 def shown(event: Event) -> str:
-    """Return an event's text, without its end where it is long."""
-    return event.text if len(event.text) <= MOST_TEXT else f"{event.text[:MOST_TEXT]} ..."
+    """Return an event's text, without its end where it is long: as it may be copied into a terminal, too."""
+    return visible(event.text if len(event.text) <= MOST_TEXT else f"{event.text[:MOST_TEXT]} ...")
 
 
 def failure_of(folder: Path, model: str) -> LoadFailure | None:

@@ -15,8 +15,11 @@ import torch
 
 from archive_tool import compare
 from archive_tool.building import builder
-from archive_tool.building.files import sdk_handler_source
+from archive_tool.building.checks import check_config
+from archive_tool.building.files import check_file, sdk_handler_source
+from archive_tool.building.looked import Contents
 from archive_tool.building.options import BuildOptions
+from archive_tool.building.report import Report
 from archive_tool.building.samples import FOLDER, GivenSample
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata import names, record
@@ -108,6 +111,9 @@ def publish(
         TargetExistsError: the version is given, and is in the store already.
     """
     start = time.perf_counter()
+    store = _store(model_store)
+    _check(store, name, version, tolerance, {"--requirements-file": requirements_file, "--config-file": config_file})
+    module, tell = live.unwrap(model), steps(progress, quiet=quiet)
     if tokenizer is not None or processor is not None:
         tensors = {"source": source, "format": format, "x_test": x_test, "y_test": y_test, "metrics": metrics}
         if given := [key for key, value in {**tensors, "shapes": shapes}.items() if value is not None]:
@@ -117,23 +123,15 @@ def publish(
             extra_files=extra_files,
             requirements_file=requirements_file,
             config_file=config_file,
+            export_path=store,
             description=description,
             licence=licence,
             task=task,
         )
         parts = {"tokenizer": tokenizer, "processor": processor}
-        tell = steps(progress, quiet=quiet)
-        return _publish_pretrained(
-            live.unwrap(model), parts, example, options, model_store, version, tolerance, address, tell
-        )
+        return _publish_pretrained(module, parts, example, options, store, version, tolerance, address, tell)
     if format is not None and format not in exports.FORMATS:
         raise BuildError(f"{format!r} is no format", hint=f"choose one of {', '.join(exports.FORMATS)}")
-    names.check_model_name(name)
-    store = _store(model_store)
-    if version is not None and os.path.lexists(target := _target(store, name, version)):
-        raise TargetExistsError(f"{target} exists already", hint="give another version=..., or None to count up")
-    module = live.unwrap(model)
-    tell = steps(progress, quiet=quiet)
     tell(f"{name}: running the model on its example")
     studied = live.study(module, _example(module, example, x_test), batch=batch, shapes=shapes)
     if y_test is not None:
@@ -141,8 +139,6 @@ def publish(
     measured = _measure(module, x_test, y_test, has_rows=studied.has_rows, metrics=metrics)
     request, reply = _sample(*studied.first())
     allowed = proof.tolerance_for(studied.output_specs()) if tolerance is None else tolerance
-    if not allowed >= 0:
-        raise BuildError(f"the tolerance is a number from 0 up, not {allowed}")
     stated = min(allowed, sys.float_info.max)  # JSON has no infinity
     differences: list[float] = []
 
@@ -197,16 +193,14 @@ def _publish_pretrained(
     parts: Mapping[str, object],
     example: object,
     options: BuildOptions,
-    model_store: StrPath,
+    store: Path,
     version: str | None,
     tolerance: float | None,
     address: str,
     tell: Callable[[str], None],
 ) -> Published:
-    """Publish a model of transformers; see `publish` for the arguments."""
+    """Publish a model of transformers; see `publish` for the arguments, which are checked."""
     start, name = time.perf_counter(), options.model_name
-    names.check_model_name(name)
-    store = _store(model_store)
     coarse = any(one.dtype in (torch.float16, torch.bfloat16) for one in model.parameters())
     allowed = tolerance if tolerance is not None else compare.COARSE if coarse else compare.RELATIVE
     with tempfile.TemporaryDirectory(prefix=".torchmar-publish-", dir=store) as scratch:
@@ -230,7 +224,7 @@ def _publish_pretrained(
             "application/json",
             min(allowed, sys.float_info.max),
         )
-        complete = replace(options, pretrained=folder, export_path=store, sample=[sample])
+        complete = replace(options, pretrained=folder, sample=[sample])
         built, number = _build(store, version, complete, compared)
     return Published(
         name=name,
@@ -255,6 +249,31 @@ def _store(path: StrPath) -> Path:
     if not store.is_dir():
         raise BuildError(f"the model store {store} is no directory", where="model_store", hint=f"mkdir -p {store}")
     return store.resolve()
+
+
+def _check(
+    store: Path, name: str, version: str | None, tolerance: float | None, files: Mapping[str, StrPath | None]
+) -> None:
+    """Refuse what cannot be published, before the model runs.
+
+    Args:
+        store, name, version, tolerance: see `publish`.
+        files: for the archive, by the options of a build.
+
+    Raises:
+        BuildError: one of them cannot be used.
+        TargetExistsError: the version is in the store already.
+    """
+    names.check_model_name(name)
+    if version is not None and os.path.lexists(target := _target(store, name, version)):
+        raise TargetExistsError(f"{target} exists already", hint="give another version=..., or None to count up")
+    if tolerance is not None and not tolerance >= 0:
+        raise BuildError(f"the tolerance is a number from 0 up, not {tolerance}")
+    report = Report()
+    for option, path in files.items():
+        if path and check_file(Path(path), option, report) and option == "--config-file":
+            check_config(Path(path), Contents(), report)
+    report.raise_errors()
 
 
 def _target(store: Path, name: str, version: str) -> Path:

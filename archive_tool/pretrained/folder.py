@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from archive_tool.errors import BuildError
-from archive_tool.issues import Problem
+from archive_tool.issues import Problem, refuse_build
 from archive_tool.metadata.names import is_skipped_directory, name_problem
 from archive_tool.metadata.record import Pretrained, Record, TensorSpec
 from archive_tool.pretrained import documents, sentences, signature, task, weights
@@ -138,7 +138,7 @@ def read(folder: Path, *, asked: str | None = None, trust_remote_code: bool = Fa
     modules = sentences.read(folder)
     inner = folder / modules.model if modules else folder
     if not (inner / CONFIG).is_file():
-        raise _no_config(folder, inner)
+        _refuse_without_config(folder, inner)
     config = documents.read_object(inner / CONFIG)
     card, odd = documents.read_card(folder)
     architecture = _architecture(config)
@@ -190,16 +190,21 @@ def is_one(folder: Path) -> bool:
     return has or (folder / weights.ADAPTER).is_file()
 
 
-def _no_config(folder: Path, inner: Path) -> BuildError:
+def _refuse_without_config(folder: Path, inner: Path) -> NoReturn:
+    """Say what a folder is that lacks its config.json.
+
+    Raises:
+        BuildError: always.
+    """
     if not folder.exists():
-        return BuildError(f"the folder {folder} does not exist", where="--pretrained", hint=_NO_FOLDER)
+        raise BuildError(f"the folder {folder} does not exist", where="--pretrained", hint=_NO_FOLDER)
     if not folder.is_dir():
-        return BuildError(f"{folder} is no folder", where="--pretrained", hint=_NO_FOLDER)
+        raise BuildError(f"{folder} is no folder", where="--pretrained", hint=_NO_FOLDER)
     if (folder / weights.ADAPTER).is_file():
         problems: list[Problem] = []
         weights.find(folder, problems)
-        return BuildError(problems[0].message, where=str(folder), hint=problems[0].hint)
-    return BuildError(f"{CONFIG} is missing in {inner}", where="--pretrained", hint=_NO_FOLDER)
+        refuse_build(problems)
+    raise BuildError(f"{CONFIG} is missing in {inner}", where="--pretrained", hint=_NO_FOLDER)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

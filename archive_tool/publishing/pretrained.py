@@ -8,6 +8,7 @@ import json
 import wave
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ import yaml
 import handlers
 from archive_tool import compare
 from archive_tool.errors import BuildError
+from archive_tool.issues import refuse_build
 from archive_tool.pretrained import folder as saved_folder
 from archive_tool.pretrained.task import given
 from archive_tool.publishing import live, proof
@@ -56,9 +58,7 @@ def save(folder: Path, model: Any, parts: Mapping[str, Any], task: str | None) -
     for part in all_parts.values():
         part.save_pretrained(folder)
     found = saved_folder.read(folder, asked=task)
-    if found.problems:
-        first = found.problems[0]
-        raise BuildError(first.message, hint=first.hint)
+    refuse_build(replace(problem, where=None) for problem in found.problems)  # that folder will be gone
     return found
 
 

@@ -52,12 +52,14 @@ class ManagementClient:
 
     def describe(self, name: str, version: str | None = None) -> tuple[ModelVersion, ...]:
         """Describe one version of a model, or all of them (the default one marked) if no version is given."""
+        return tuple(ModelVersion.from_dict(row, default=default) for row, default in self.rows(name, version))
+
+    def rows(self, name: str, version: str | None = None) -> tuple[tuple[dict[str, Any], bool], ...]:
+        """Describe versions as `describe` does: all that the server says of each, and whether it is the default one."""
         default = self._describe(model_path("models", name, None))
         wanted = self._describe(model_path("models", name, version or "all"))
         default_version = str(default[0].get("modelVersion")) if default else ""
-        return tuple(
-            ModelVersion.from_dict(row, default=str(row.get("modelVersion")) == default_version) for row in wanted
-        )
+        return tuple((row, str(row.get("modelVersion")) == default_version) for row in wanted)
 
     def default_version(self, name: str) -> ModelVersion:
         """Return the version that requests without a version reach.
@@ -72,7 +74,7 @@ class ManagementClient:
 
     def _describe(self, path: str) -> list[dict[str, Any]]:
         rows = self._transport.checked("GET", path).json()
-        if not isinstance(rows, list):
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ReplyError(f"unexpected description of a model: {rows!r}", status=200, where=path)
         return rows
 

@@ -122,13 +122,13 @@ class ClientSource:
 
         return await asyncio.to_thread(ask)
 
-    async def apis(self) -> Mapping[str, dict[str, Any]]:
-        """Return the OpenAPI document of each API by the API's address."""
+    async def apis(self) -> Sequence[tuple[str, dict[str, Any]]]:
+        """Return the address of each API and its OpenAPI document, those of the inference API first."""
 
-        def ask() -> dict[str, dict[str, Any]]:
+        def ask() -> list[tuple[str, dict[str, Any]]]:
             apis: tuple[Api, ...] = ("inference", "management")
-            found = {api: self._transport(api).checked("GET", "/api-description").json() for api in apis}
-            return {self._record.inference: found["inference"], self._record.management: found["management"]}
+            asked = [self._transport(api) for api in apis]
+            return [(one.address.text, one.checked("GET", "/api-description").json()) for one in asked]
 
         return await asyncio.to_thread(ask)
 

@@ -65,7 +65,10 @@ def test_it_sees_and_does_what_the_apis_let_it(tmp_path: Path, source_of: Make) 
             assert asked.timing.startswith("queue;dur=")
             assert (await source.predict("none", None, b"", "")).status == 404
             assert await source.metrics(()) == "", "nobody listens there"
-            assert [list(found["paths"])[:1] for found in (await source.apis()).values()] == [["/"], ["/"]]
+            assert [(where, list(found["paths"])[:1]) for where, found in await source.apis()] == [
+                (source.about.inference, ["/"]),
+                (source.about.management, ["/"]),
+            ]
             with pytest.raises(ReplyError, match="Model not found: none"):
                 await source.versions("none")
 

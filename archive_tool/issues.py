@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from archive_tool.errors import AlteredArchiveError, ArchiveError, UnreadableArchiveError, UnsafeArchiveError
+from archive_tool.errors import (
+    AlteredArchiveError,
+    ArchiveError,
+    BuildError,
+    UnreadableArchiveError,
+    UnsafeArchiveError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,6 +64,20 @@ class Problem:
         """Return what is set as a JSON-ready object."""
         known = {"message": self.message, "where": self.where, "hint": self.hint}
         return {key: value for key, value in known.items() if value is not None}
+
+
+def refuse_build(problems: Iterable[Problem]) -> None:
+    """Refuse a build whose inputs have problems, if there is any.
+
+    Raises:
+        BuildError: with the parts of the one problem, or with a list of all problems.
+    """
+    found = list(dict.fromkeys(problems))
+    if len(found) == 1:
+        raise BuildError(found[0].message, where=found[0].where, hint=found[0].hint)
+    if found:
+        lines = "".join(f"\n- {problem}" for problem in found)
+        raise BuildError(f"{len(found)} problems with the inputs{lines}")
 
 
 _ORDER: Final = list(Kind)

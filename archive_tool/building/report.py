@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from archive_tool.errors import BuildError
-from archive_tool.issues import Problem
+from archive_tool.issues import Problem, refuse_build
 
 
 @dataclass
@@ -33,9 +32,4 @@ class Report:
         Raises:
             BuildError: with the parts of the one problem, or with a list of all problems.
         """
-        problems = list(dict.fromkeys(self.errors))
-        if len(problems) == 1:
-            raise BuildError(problems[0].message, where=problems[0].where, hint=problems[0].hint)
-        if problems:
-            lines = "".join(f"\n- {problem}" for problem in problems)
-            raise BuildError(f"{len(problems)} problems with the inputs{lines}")
+        refuse_build(self.errors)

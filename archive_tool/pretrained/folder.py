@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from archive_tool.errors import BuildError
-from archive_tool.issues import Problem
+from archive_tool.issues import Problem, refuse_build
 from archive_tool.metadata.names import is_skipped_directory, name_problem
 from archive_tool.metadata.record import Pretrained, Record, TensorSpec
 from archive_tool.pretrained import documents, sentences, signature, task, weights
@@ -152,7 +152,7 @@ def read(folder: Path, *, asked: str | None = None, trust_remote_code: bool = Fa
     modules = sentences.read(folder)
     inner = folder / modules.model if modules else folder
     if not (inner / CONFIG).is_file():
-        raise _no_config(folder, inner)
+        _refuse_without_config(folder, inner)
     config = documents.read_object(inner / CONFIG)
     card, odd = documents.read_card(folder)
     architecture = _architecture(config)
@@ -213,24 +213,26 @@ def absent(folder: Path, option: str, hint: str) -> BuildError:
     return BuildError(f"the folder {folder} does not exist", where=option, hint=hint)
 
 
-def _no_config(folder: Path, inner: Path) -> BuildError:
+def _refuse_without_config(folder: Path, inner: Path) -> NoReturn:
+    """Say what a folder is that lacks its config.json.
+
+    Raises:
+        BuildError: always.
+    """
     if not folder.exists():
-        return absent(folder, _OPTION, _NO_FOLDER)
+        raise absent(folder, _OPTION, _NO_FOLDER)
     is_file = not folder.is_dir()
     problem = weights.of_others([folder.name], str(folder)) if is_file else weights.foreign(folder)
-    if problem is not None:
-        return BuildError(problem.message, where=problem.where, hint=problem.hint)
+    refuse_build([problem] if problem else ())
     if is_file:
         hint = f"give its folder: {folder.parent}" if (folder.parent / CONFIG).is_file() else _NO_FOLDER
-        return BuildError(f"{folder} is no folder", where=_OPTION, hint=hint)
+        raise BuildError(f"{folder} is no folder", where=_OPTION, hint=hint)
     if (folder / _PIPELINE).is_file():
-        return BuildError(
-            f"{folder} holds a pipeline of diffusers, which is not served", where=_OPTION, hint=_NO_FOLDER
-        )
+        raise BuildError(f"{folder} holds a pipeline of diffusers, which is not served", where=_OPTION, hint=_NO_FOLDER)
     # As in a folder of a training, or of the Hub's cache.
     below = sorted(path for place in ("*", "snapshots/*") for path in folder.glob(f"{place}/{CONFIG}"))
     hint = f"give the folder that holds it, such as {below[0].parent}" if below else _NO_FOLDER
-    return BuildError(f"{CONFIG} is missing in {inner}", where=_OPTION, hint=hint)
+    raise BuildError(f"{CONFIG} is missing in {inner}", where=_OPTION, hint=hint)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

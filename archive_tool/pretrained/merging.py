@@ -12,6 +12,7 @@ from typing import Final
 
 from archive_tool import child_process
 from archive_tool.errors import BuildError
+from archive_tool.issues import refuse_build
 from archive_tool.pretrained import documents, folder, weights
 from handlers.pretrained.tasks import MODULES, TASKS, task_of
 
@@ -43,9 +44,7 @@ def merged(base: Path, adapter: Path, beside: Path, *, asked: str | None, trust_
             f"merging an adapter needs the package {missing[0]}", where=_OPTION, hint="pip install 'torchmar[adapters]'"
         )
     found = folder.read(base, asked=asked, trust_remote_code=trust_remote_code)
-    if found.problems:
-        first = found.problems[0]
-        raise BuildError(first.message, where=first.where, hint=first.hint)
+    refuse_build(found.problems)
     if (base / MODULES).is_file():
         raise BuildError(
             "an adapter is merged into a model of transformers, and not of sentence-transformers",
@@ -93,8 +92,7 @@ def _check(adapter: Path) -> None:
     present = [name for name in _WEIGHTS if (adapter / name).is_file()]
     if not present:
         raise BuildError(f"the adapter's weights are missing: {' or '.join(_WEIGHTS)}", where=str(adapter))
-    if problem := weights.problem_of(adapter / present[0]):
-        raise BuildError(problem.message, where=problem.where, hint=problem.hint)
+    refuse_build(filter(None, [weights.problem_of(adapter / present[0])]))
 
 
 def _assemble(base: Path, found: folder.Found, new: Path, whole: Path) -> None:

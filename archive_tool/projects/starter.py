@@ -15,6 +15,7 @@ import yaml
 from archive_tool.analysis import python_source
 from archive_tool.building.options import BuildOptions
 from archive_tool.errors import BuildError, TargetExistsError
+from archive_tool.issues import refuse_build
 from archive_tool.metadata.names import name_of_folder
 from archive_tool.pretrained import folder as pretrained
 from archive_tool.projects import project_file as project
@@ -146,9 +147,7 @@ def _start_pretrained(folder: Path, target: Path, kind: str | None) -> Started:
             hint="leave --kind out, which needs no code, or take custom",
         )
     found = pretrained.read(folder, trust_remote_code=True)  # whoever builds it is asked
-    if found.problems:
-        first = found.problems[0]
-        raise BuildError(first.message, where=first.where, hint=first.hint)
+    refuse_build(found.problems)
     _, handlers = _sources(sorted(folder.glob("*.py")))
     written, handler = [target], _one("handler", handlers, folder) or ""
     if kind is not None:

@@ -8,6 +8,7 @@ import json
 import wave
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,9 @@ import yaml
 import handlers
 from archive_tool import compare
 from archive_tool.errors import BuildError
+from archive_tool.issues import refuse_build
 from archive_tool.pretrained import folder as saved_folder
+from archive_tool.pretrained.task import given
 from archive_tool.publishing import live, proof
 from handlers.builtin import SDK_HANDLERS
 from handlers.fake_context import FakeContext
@@ -41,21 +44,21 @@ def save(folder: Path, model: Any, parts: Mapping[str, Any], task: str | None) -
         task: what it is for; None to find it.
 
     Raises:
-        BuildError: one of them cannot be saved, or something is missing.
+        BuildError: one of them cannot be saved, which is said before any is, or something is missing.
     """
-    for name, part in {"model": model, **parts}.items():
-        if part is None:
-            continue
+    if task is not None:
+        given(task)
+    all_parts = {name: part for name, part in {"model": model, **parts}.items() if part is not None}
+    for name, part in all_parts.items():
         if not hasattr(part, "save_pretrained"):
             raise BuildError(
                 f"{name} is {type(part).__name__}, which has no save_pretrained",
                 hint="give a model and a tokenizer, or processor, of transformers; any other model without them",
             )
+    for part in all_parts.values():
         part.save_pretrained(folder)
     found = saved_folder.read(folder, asked=task)
-    if found.problems:
-        first = found.problems[0]
-        raise BuildError(first.message, hint=first.hint)
+    refuse_build(replace(problem, where=None) for problem in found.problems)  # that folder will be gone
     return found
 
 

@@ -7,16 +7,19 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from archive_tool import compare
 from archive_tool.building import builder
-from archive_tool.building.files import sdk_handler_source
+from archive_tool.building.checks import check_config
+from archive_tool.building.files import check_file, sdk_handler_source
+from archive_tool.building.looked import Contents
 from archive_tool.building.options import BuildOptions
+from archive_tool.building.report import Report
 from archive_tool.building.samples import FOLDER, GivenSample
 from archive_tool.errors import BuildError, TargetExistsError
 from archive_tool.metadata import names, record
@@ -107,147 +110,161 @@ def publish(
         BuildError: the model cannot be archived so that it answers as it does here.
         TargetExistsError: the version is given, and is in the store already.
     """
-    start = time.perf_counter()
-    if tokenizer is not None or processor is not None:
-        tensors = {"source": source, "format": format, "x_test": x_test, "y_test": y_test, "metrics": metrics}
-        if given := [key for key, value in {**tensors, "shapes": shapes}.items() if value is not None]:
-            raise BuildError(f"{given[0]} is about a model of tensors, and this one has a tokenizer or processor")
-        options = BuildOptions(
-            model_name=name,
-            extra_files=extra_files,
-            requirements_file=requirements_file,
-            config_file=config_file,
-            description=description,
-            licence=licence,
-            task=task,
-        )
-        parts = {"tokenizer": tokenizer, "processor": processor}
-        tell = steps(progress, quiet=quiet)
-        return _publish_pretrained(
-            live.unwrap(model), parts, example, options, model_store, version, tolerance, address, tell
-        )
-    if format is not None and format not in exports.FORMATS:
-        raise BuildError(f"{format!r} is no format", hint=f"choose one of {', '.join(exports.FORMATS)}")
-    names.check_model_name(name)
-    store = _store(model_store)
-    if version is not None and os.path.lexists(target := _target(store, name, version)):
-        raise TargetExistsError(f"{target} exists already", hint="give another version=..., or None to count up")
-    module = live.unwrap(model)
+    start, store = time.perf_counter(), _store(model_store)
+    _check(store, name, version, tolerance, {"--requirements-file": requirements_file, "--config-file": config_file})
+    options = BuildOptions(
+        model_name=name,
+        extra_files=extra_files,
+        requirements_file=requirements_file,
+        config_file=config_file,
+        export_path=store,
+        description=description,
+        licence=licence,
+    )
     tell = steps(progress, quiet=quiet)
-    tell(f"{name}: running the model on its example")
-    studied = live.study(module, _example(module, example, x_test), batch=batch, shapes=shapes)
-    if y_test is not None:
-        tell(f"{name}: measuring on the test set")
-    measured = _measure(module, x_test, y_test, has_rows=studied.has_rows, metrics=metrics)
+    asked = _Asked(live.unwrap(model), options, store, version, example, tolerance, address, start, tell)
+    tensors = _OfTensors(source, format, x_test, y_test, metrics, shapes)
+    if tokenizer is None and processor is None:
+        return _publish_tensors(asked, tensors, batch=batch)
+    if given := tensors.given():
+        raise BuildError(f"{given[0]} is about a model of tensors, and this one has a tokenizer or processor")
+    return _publish_pretrained(asked, {"tokenizer": tokenizer, "processor": processor}, task)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of `publish`, whatever kind of model it is."""
+
+    model: nn.Module
+    options: BuildOptions
+    store: Path
+    version: str | None
+    example: object
+    tolerance: float | None
+    address: str
+    start: float
+    steps: Callable[[str], None]
+
+    def tell(self, step: str) -> None:
+        self.steps(f"{self.options.model_name}: {step}")
+
+    def scratch(self) -> tempfile.TemporaryDirectory[str]:
+        """Make a folder beside the archive, so that its parts are written to the same disk."""
+        return tempfile.TemporaryDirectory(prefix=".torchmar-publish-", dir=self.store)
+
+    def told(self, built: builder.BuildResult, version: str, request: str) -> dict[str, Any]:
+        """Return what is told of every model that was published, by the names of `Published`."""
+        return {
+            "name": self.options.model_name,
+            "version": version,
+            "path": built.path,
+            "size": built.size,
+            "seconds": time.perf_counter() - self.start,
+            "request": request,
+            "sample": f"{FOLDER}/0/input.json",
+            "address": self.address,
+        }
+
+
+@dataclass(frozen=True)
+class _OfTensors:
+    """What is said of a model of tensors alone; see `publish`."""
+
+    source: object
+    format: str | None
+    x_test: object
+    y_test: object
+    metrics: Mapping[str, evaluation.Metric] | None
+    shapes: live.Shapes | None
+
+    def given(self) -> list[str]:
+        """Return the names of those that are given."""
+        return [one.name for one in fields(self) if getattr(self, one.name) is not None]
+
+
+def _publish_tensors(asked: _Asked, of: _OfTensors, *, batch: bool) -> Published:
+    """Publish a model that takes and returns tensors."""
+    model, name = asked.model, of.format
+    if name is not None and name not in exports.FORMATS:
+        raise BuildError(f"{name!r} is no format", hint=f"choose one of {', '.join(exports.FORMATS)}")
+    asked.tell("running the model on its example")
+    studied = live.study(model, _example(model, asked.example, of.x_test), batch=batch, shapes=of.shapes)
+    inputs, outputs = studied.input_specs(), studied.output_specs()
+    if of.y_test is not None:
+        asked.tell("measuring on the test set")
+    measured = _measure(model, of.x_test, of.y_test, has_rows=studied.has_rows, metrics=of.metrics)
     request, reply = _sample(*studied.first())
-    allowed = proof.tolerance_for(studied.output_specs()) if tolerance is None else tolerance
-    if not allowed >= 0:
-        raise BuildError(f"the tolerance is a number from 0 up, not {allowed}")
-    stated = min(allowed, sys.float_info.max)  # JSON has no infinity
+    allowed = proof.tolerance_for(outputs) if asked.tolerance is None else asked.tolerance
     differences: list[float] = []
 
-    def compare(archive: Path) -> None:
-        tell(f"{name}: loading the archive in another process, and comparing its answers with the model's")
+    def prove(archive: Path) -> None:
+        asked.tell("loading the archive in another process, and comparing its answers with the model's")
         trials = [(request, studied.first()[1]), (_sample(studied.inputs, studied.outputs)[0], studied.outputs)]
-        found = proof.prove(archive, _HANDLER, trials, tolerance=allowed, gpu=_gpu(module, format))
-        differences.append(found)
+        differences.append(proof.prove(archive, _HANDLER, trials, tolerance=allowed, gpu=_gpu(model, name)))
 
-    # Beside the archive, so that its parts are written to the same disk.
-    with tempfile.TemporaryDirectory(prefix=".torchmar-publish-", dir=store) as scratch:
-        tell(f"{name}: writing {'the weights and their source' if format in (None, 'eager') else f'as {format}'}")
-        chosen, files = _write(format, module, studied, Path(scratch), source)
+    with asked.scratch() as scratch:
+        asked.tell(f"writing {'the weights and their source' if name in (None, 'eager') else f'as {name}'}")
+        chosen, files = _write(name, model, studied, Path(scratch), of.source)
         handler = Path(scratch, f"{_HANDLER}.py")
         handler.write_bytes(sdk_handler_source(SDK_HANDLERS[_HANDLER]))
-        options = BuildOptions(
-            model_name=name,
+        options = replace(
+            asked.options,
             handler=handler,
             serialized_file=files.serialized,
             model_file=files.model_file,
-            extra_files=[*_listed(extra_files), *([files.modules] if files.modules else [])],
-            requirements_file=requirements_file,
-            config_file=config_file,
-            export_path=store,
-            description=description,
-            licence=licence,
-            record=record.Record(inputs=studied.input_specs(), outputs=studied.output_specs(), metrics=measured),
-            sample=[GivenSample("input.json", request.encode(), reply.encode(), "application/json", stated)],
+            extra_files=[*_listed(asked.options.extra_files), *([files.modules] if files.modules else [])],
+            record=record.Record(inputs=inputs, outputs=outputs, metrics=measured),
+            sample=[_given(request, reply, allowed)],
         )
-        tell(f"{name}: building the archive")
-        built, version = _build(store, version, options, compare)
+        asked.tell("building the archive")
+        built, version = _build(asked.store, asked.version, options, prove)
     return Published(
-        name=name,
-        version=version,
-        path=built.path,
-        size=built.size,
+        **asked.told(built, version, request),
         format=chosen,
-        inputs=studied.input_specs(),
-        outputs=studied.output_specs(),
+        inputs=inputs,
+        outputs=outputs,
         metrics=measured,
         largest_difference=differences[-1],
         warnings=(*studied.warnings, *files.warnings, *built.warnings),
-        seconds=time.perf_counter() - start,
-        request=request,
-        sample=f"{FOLDER}/0/input.json",
-        address=address,
     )
 
 
-def _publish_pretrained(
-    model: nn.Module,
-    parts: Mapping[str, object],
-    example: object,
-    options: BuildOptions,
-    model_store: StrPath,
-    version: str | None,
-    tolerance: float | None,
-    address: str,
-    tell: Callable[[str], None],
-) -> Published:
-    """Publish a model of transformers; see `publish` for the arguments."""
-    start, name = time.perf_counter(), options.model_name
-    names.check_model_name(name)
-    store = _store(model_store)
-    coarse = any(one.dtype in (torch.float16, torch.bfloat16) for one in model.parameters())
-    allowed = tolerance if tolerance is not None else compare.COARSE if coarse else compare.RELATIVE
-    with tempfile.TemporaryDirectory(prefix=".torchmar-publish-", dir=store) as scratch:
+def _publish_pretrained(asked: _Asked, parts: Mapping[str, object], task: str | None) -> Published:
+    """Publish a model of transformers with what its inputs are made with, by the names of `publish`."""
+    coarse = any(one.dtype in (torch.float16, torch.bfloat16) for one in asked.model.parameters())
+    allowed = asked.tolerance if asked.tolerance is not None else compare.COARSE if coarse else compare.RELATIVE
+    with asked.scratch() as scratch:
         folder = Path(scratch, "saved")
-        tell(f"{name}: saving the model, and what its inputs are made with")
-        found = pretrained.save(folder, model, parts, options.task)
-        tell(f"{name}: running the model on its example")
-        asked = pretrained.example_of(found.task, parts) if example is None else example
-        request = json.dumps(asked)
-        reply = pretrained.answer(model, found, asked, options.config_file)
+        asked.tell("saving the model, and what its inputs are made with")
+        found = pretrained.save(folder, asked.model, parts, task)
+        asked.tell("running the model on its example")
+        example = pretrained.example_of(found.task, parts) if asked.example is None else asked.example
+        request = json.dumps(example)
+        reply = pretrained.answer(asked.model, found, example, asked.options.config_file)
 
-        def compared(archive: Path) -> None:
-            tell(f"{name}: loading the archive in another process, and comparing its answer with the model's")
+        def prove(archive: Path) -> None:
+            asked.tell("loading the archive in another process, and comparing its answer with the model's")
             pretrained.prove(archive, found.handler, request, reply, tolerance=allowed)
 
-        tell(f"{name}: building the archive")
-        sample = GivenSample(
-            "input.json",
-            request.encode(),
-            json.dumps(reply).encode(),
-            "application/json",
-            min(allowed, sys.float_info.max),
-        )
-        complete = replace(options, pretrained=folder, export_path=store, sample=[sample])
-        built, number = _build(store, version, complete, compared)
+        asked.tell("building the archive")
+        sample = _given(request, json.dumps(reply), allowed)
+        options = replace(asked.options, task=task, pretrained=folder, sample=[sample])
+        built, version = _build(asked.store, asked.version, options, prove)
     return Published(
-        name=name,
-        version=number,
-        path=built.path,
-        size=built.size,
+        **asked.told(built, version, request),
         format=_PRETRAINED,
         inputs=found.inputs,
         outputs=found.outputs,
         metrics={},
         largest_difference=allowed,
         warnings=built.warnings,
-        seconds=time.perf_counter() - start,
-        request=request,
-        sample=f"{FOLDER}/0/input.json",
-        address=address,
     )
+
+
+def _given(request: str, reply: str, allowed: float) -> GivenSample:
+    """Make the archive's sample, which states by how much a reply may differ."""
+    stated = min(allowed, sys.float_info.max)  # JSON has no infinity
+    return GivenSample("input.json", request.encode(), reply.encode(), "application/json", stated)
 
 
 def _store(path: StrPath) -> Path:
@@ -255,6 +272,31 @@ def _store(path: StrPath) -> Path:
     if not store.is_dir():
         raise BuildError(f"the model store {store} is no directory", where="model_store", hint=f"mkdir -p {store}")
     return store.resolve()
+
+
+def _check(
+    store: Path, name: str, version: str | None, tolerance: float | None, files: Mapping[str, StrPath | None]
+) -> None:
+    """Refuse what cannot be published, before the model runs.
+
+    Args:
+        store, name, version, tolerance: see `publish`.
+        files: for the archive, by the options of a build.
+
+    Raises:
+        BuildError: one of them cannot be used.
+        TargetExistsError: the version is in the store already.
+    """
+    names.check_model_name(name)
+    if version is not None and os.path.lexists(target := _target(store, name, version)):
+        raise TargetExistsError(f"{target} exists already", hint="give another version=..., or None to count up")
+    if tolerance is not None and not tolerance >= 0:
+        raise BuildError(f"the tolerance is a number from 0 up, not {tolerance}")
+    report = Report()
+    for option, path in files.items():
+        if path and check_file(Path(path), option, report) and option == "--config-file":
+            check_config(Path(path), Contents(), report)
+    report.raise_errors()
 
 
 def _target(store: Path, name: str, version: str) -> Path:

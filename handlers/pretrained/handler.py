@@ -21,7 +21,7 @@ from handlers.text.normalization import WANTED
 from handlers.text.tokenizer import padded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from handlers.batch.request import RequestContext
     from handlers.context import Context
@@ -40,8 +40,8 @@ class PretrainedHandler(BaseHandler):
     none. Several inputs in one request get several answers.
 
     A subclass says what the model takes for one input, in `encode`, and what its outputs mean, in `answer`. All inputs
-    of a batch run together, sorted by length: each run is padded to its longest input, and ends where the next one is
-    less than half as long, or after `largest_run`.
+    of a batch that are `alike` run together, sorted by length: each run is padded to its longest input, and ends where
+    the next one is less than half as long, or after `largest_run`.
 
     `handler: {dtype: bfloat16}` loads the weights in 16 bits, `auto` as they were saved; by default they are float32,
     and `optimize: {dtype: bfloat16}` computes in 16 bits and checks the difference.
@@ -166,15 +166,22 @@ class PretrainedHandler(BaseHandler):
                 piece.output = output
         return data
 
+    def alike(self, piece: Piece) -> Hashable:  # noqa: ARG002
+        """Return what pieces must have in common to run together. Default: nothing."""
+        return None
+
     def runs(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-        """Yield the pieces that run together: sorted, the longest first, and none less than half as long."""
-        run: list[Piece] = []
-        for piece in sorted(pieces, key=lambda one: -one.length):
-            if run and (len(run) >= self.largest_run or 2 * piece.length < run[0].length):
-                yield run
-                run = []
-            run.append(piece)
-        if run:
+        """Yield the pieces that run together: alike, the longest first, and none less than half as long."""
+        groups: dict[Hashable, list[Piece]] = {}
+        for piece in pieces:
+            groups.setdefault(self.alike(piece), []).append(piece)
+        for group in groups.values():
+            run: list[Piece] = []
+            for piece in sorted(group, key=lambda one: -one.length):
+                if run and (len(run) >= self.largest_run or 2 * piece.length < run[0].length):
+                    yield run
+                    run = []
+                run.append(piece)
             yield run
 
     def run(self, pieces: list[Piece]) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -66,15 +66,9 @@ class PretrainedImageHandler(PretrainedHandler):
         others = {name: one[0] for name, one in found.items() if isinstance(one, torch.Tensor)}
         return [Piece({"pixel_values": pixels, **others}, pixels.shape[-1] * pixels.shape[-2], image)]
 
-    def run(self, pieces: list[Piece]) -> list[Any]:
-        """Run the model on the images of one size at a time: an answer does not depend on the rest of the batch."""
-        shapes: dict[torch.Size, list[int]] = {}
-        for index, piece in enumerate(pieces):
-            shapes.setdefault(piece.features["pixel_values"].shape, []).append(index)
-        found: dict[int, Any] = {}
-        for group in shapes.values():
-            found |= zip(group, super().run([pieces[index] for index in group]), strict=True)
-        return [found[index] for index in range(len(pieces))]
+    def alike(self, piece: Piece) -> Hashable:
+        """Return the size of the image: an answer does not depend on the rest of the batch."""
+        return tuple(piece.features["pixel_values"].shape)
 
     def whole(self, output: Any, pieces: list[Piece]) -> list[Any]:
         """Return the model's whole output for each image, as the processor takes it: a batch of one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -124,14 +124,9 @@ class PretrainedRewriter(PretrainedTextHandler):
             raise BadInputError(f"{parameter} is {language[:40]!r}, which is no language of the model")
         return int(number)
 
-    def runs(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-        """Yield the pieces that run together: those of like length with the same arguments, alone if they sample."""
-        groups: dict[Any, list[Piece]] = {}
-        for index, piece in enumerate(pieces):
-            alone = index if piece.about.get("do_sample") else None
-            groups.setdefault((alone, tuple(sorted(piece.about.items()))), []).append(piece)
-        for group in groups.values():
-            yield from super().runs(group)
+    def alike(self, piece: Piece) -> Hashable:
+        """Return the arguments of `generate`; a piece that samples runs alone."""
+        return id(piece) if piece.about.get("do_sample") else tuple(sorted(piece.about.items()))
 
     def run(self, pieces: list[Piece]) -> list[Any]:
         """Write a text for each piece."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -84,14 +84,10 @@ class PretrainedSpeechRecognizer(PretrainedHandler):
             raise BadInputError(f"the model has no parameter {next(iter(asked))}: it spells what it hears")
         return [Piece(features, len(samples), asked)]
 
-    def runs(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-        """Yield the pieces that run together: those of one length with the same parameters."""
-        groups: dict[Any, list[Piece]] = {}
-        for piece in pieces:
-            shapes = tuple((name, one.shape) for name, one in piece.features.items())
-            groups.setdefault((shapes, tuple(sorted(piece.about.items()))), []).append(piece)
-        for group in groups.values():
-            yield from super().runs(group)
+    def alike(self, piece: Piece) -> Hashable:
+        """Return the length of the sound, as the model takes it, and the parameters."""
+        shapes = tuple((name, one.shape) for name, one in piece.features.items())
+        return shapes, tuple(sorted(piece.about.items()))
 
     def run(self, pieces: list[Piece]) -> list[Any]:
         """Return a text for each piece."""

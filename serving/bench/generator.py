@@ -7,7 +7,6 @@ When its standard input ends it stops, and says what it has: also where whoever 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import os
@@ -15,6 +14,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from serving import descriptors
 from serving.bench.loads import Load
 from serving.bench.sending import Sending
 
@@ -25,7 +25,7 @@ SECOND, FIGURES = "second", "figures"
 def main() -> int:
     """Send the load that standard input names."""
     load = Load.from_json(sys.stdin.buffer.readline())
-    _take_descriptors()
+    descriptors.allow()
     gc.freeze()  # what is there stays
     try:
         import uvloop
@@ -50,17 +50,6 @@ async def _send(load: Load) -> None:
     await loop.connect_read_pipe(Told, sys.stdin)
     figures = await sending.run()
     _write({FIGURES: figures.document()})
-
-
-def _take_descriptors() -> None:
-    """Take as many descriptors as there are to have: each connection is one."""
-    try:
-        import resource
-    except ImportError:
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _fail(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

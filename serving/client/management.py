@@ -58,14 +58,16 @@ class ManagementClient:
 
     def describe(self, name: str, version: str | None = None) -> tuple[ModelVersion, ...]:
         """Describe one version of a model, or all of them (the default one marked) if no version is given."""
+        rows = self.rows(name, version)
+        with _as_described(model_path("models", name, version or "all")):
+            return tuple(ModelVersion.from_dict(row, default=default) for row, default in rows)
+
+    def rows(self, name: str, version: str | None = None) -> tuple[tuple[dict[str, Any], bool], ...]:
+        """Describe versions as `describe` does: all that the server says of each, and whether it is the default one."""
         default = self._describe(model_path("models", name, None))
-        path = model_path("models", name, version or "all")
-        wanted = self._describe(path)
-        with _as_described(path):
-            default_version = str(default[0].get("modelVersion")) if default else ""
-            return tuple(
-                ModelVersion.from_dict(row, default=str(row.get("modelVersion")) == default_version) for row in wanted
-            )
+        wanted = self._describe(model_path("models", name, version or "all"))
+        default_version = str(default[0].get("modelVersion")) if default else ""
+        return tuple((row, str(row.get("modelVersion")) == default_version) for row in wanted)
 
     def default_version(self, name: str) -> ModelVersion:
         """Return the version that requests without a version reach.
@@ -82,8 +84,8 @@ class ManagementClient:
 
     def _describe(self, path: str) -> list[dict[str, Any]]:
         rows = self._transport.checked("GET", path).json()
-        if not isinstance(rows, list):
-            raise _unexpected(path, f"it is no list: {rows!r:.200}")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise _unexpected(path, f"it is no list of objects: {rows!r:.200}")
         return rows
 
     def register(

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from archive_tool.errors import TorchmarError
+from serving import descriptors
 from serving.control.configuration import frontends
 from serving.control.configuration import settings as keys
 from serving.control.configuration.config import ModelSpec
@@ -100,7 +100,7 @@ def _run(given: argparse.Namespace, assembled: Assemble) -> int:
         given.given_keys,
         given.multi_model,
     )
-    _allow_connections()
+    descriptors.allow()  # as Java does
     files = logs.of(settings, sys.stdout if given.console else None)
     with logs.installed(files), server.places(settings) as places:
         _tell(settings, given.config.name)
@@ -121,13 +121,6 @@ def _tell(settings: Settings, file: str) -> None:
         server.log.warning("gRPC is not served: grpcio is not installed; %s", frontends.INSTALL_GRPC)
     for text in keys.warnings(settings.properties, file):
         server.log.warning("%s", text)
-
-
-def _allow_connections() -> None:
-    """Raise the limit of open files, as Java does; each connection is one."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _in_loop(serve: Callable[[], Coroutine[Any, Any, int]]) -> int:

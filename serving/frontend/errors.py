@@ -162,3 +162,20 @@ class OutOfResourcesError(FrontendError):
     """A worker ran out of memory."""
 
     status, kind = 507, "OutOfMemoryException"
+
+
+def no_worker(name: str, version: str | None, *, headers: dict[str, str] | None = None) -> UnavailableError:
+    """Make the error of a request that nobody can answer, in TorchServe's words, with its quotation marks.
+
+    Args:
+        name: of the model.
+        version: that the request named.
+        headers: of the response.
+    """
+    named = f'" Version {version}' if version is not None else ""
+    return UnavailableError(
+        f'Model "{name}{named}" has no worker to serve inference request. '
+        "Please use scale workers API to add workers. If this is a sequence inference, please check if it is closed, "
+        "or expired; or exceeds maxSequenceJobQueueSize",
+        headers=headers,
+    )

@@ -3,8 +3,7 @@
 uvicorn waits without end for a request's head and body, httptools takes a head of any length, and what is not read of
 an answer stays in memory. Here a watch goes over all connections once a second and ends those of clients that are too
 slow, so that a request in time pays nothing but the addition of two numbers. What is refused gets TorchServe's form of
-an error. And a response's head leaves with its body, which uvicorn writes one after the other: with uvloop each write
-is a system call, and a packet for which the client may wake up.
+an error.
 
 The attributes of uvicorn's protocols that are used here are not documented. tests/serving/frontend/test_guard.py sends
 real slow clients, and setup.py says which versions of uvicorn it was run with.
@@ -25,6 +24,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from serving.frontend.apps.answers import NO_CACHE, error_body, new_id, our_headers
 from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError, UnavailableError
+from serving.frontend.responses import InOnePiece
 
 #: Bytes of a request's line and headers.
 HEAD_BYTES: Final = 64 * 1024
@@ -34,10 +34,6 @@ PART_BYTES: Final = 16 * 1024
 WATCH_S: Final = 1.0
 #: Key of a scope: the names of its headers as they were sent, in their order; not there with h11.
 NAMES: Final = "torchmar.names"
-_LINES: Final = tuple(
-    f"HTTP/1.1 {status} {HTTPStatus(status).phrase if status in set(HTTPStatus) else ''}\r\n".encode()
-    for status in range(600)
-)
 _UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
@@ -238,74 +234,6 @@ class _Guard:
         return ("body", id(self.cycle), 0) if self.cycle.more_body and not waits else None
 
 
-class _InOnePiece:
-    """In place of httptools' way of a response: what is whole is put together once, and written once.
-
-    Two writes are two packets, for each of which the client may wake up; and two patterns go over every header there.
-    Everything else goes uvicorn's way: streams, answers without a body, what has a fault.
-    """
-
-    # Of uvicorn's.
-    scope: Any
-    transport: Any
-    flow: Any
-    default_headers: list[tuple[bytes, bytes]]
-    message_event: Any
-    on_response: Any
-    disconnected: bool
-    keep_alive: bool
-    waiting_for_100_continue: bool
-    response_started: bool
-    response_complete: bool
-
-    _start: Any = None
-
-    async def send(self, message: Any) -> None:
-        start, self._start = self._start, None
-        if start is None and not self.response_started and message["type"] == "http.response.start":
-            self.response_started, self.waiting_for_100_continue = True, False
-            self._start = message
-            return
-        if start is not None:
-            if (data := self._whole(start, message)) is not None:
-                self.transport.write(data)
-                self.response_complete = True
-                self.message_event.set()
-                if not self.keep_alive:
-                    self.transport.close()
-                self.on_response()
-                return
-            self.response_started = False
-            await super().send(start)  # type: ignore[misc]
-        await super().send(message)  # type: ignore[misc]
-
-    def _whole(self, start: Any, message: Any) -> bytes | None:
-        """Return the bytes of a response; None where it has no length, or is not whole, or cannot be sent so."""
-        if message.get("more_body") or self.flow.write_paused or self.disconnected or self.scope["method"] == "HEAD":
-            return None
-        headers = self.default_headers + start["headers"]
-        parts = [_LINES[start["status"]]]
-        lines, length, closes = len(headers) + 2, -1, False
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection":
-                closes = value == b"close"
-        body = message["body"]
-        if length != len(body):
-            return None
-        if closes:
-            self.keep_alive = False
-        elif not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-            lines += 1
-        parts.append(b"\r\n")
-        head = b"".join(parts)
-        # A line's end within a header would begin another one.
-        return head + body if head.count(b"\n") == lines else None
-
-
 class _AsSent:
     """Beside httptools' protocol: keeps the names of headers as the client wrote them, for handlers see them so.
 
@@ -409,7 +337,7 @@ def guarded(implementation: str | None = None) -> type[asyncio.Protocol]:
             if implementation is not None:
                 raise
         else:
-            kind = type("Cycle", (_InOnePiece, module.RequestResponseCycle), {})
+            kind = type("Cycle", (InOnePiece, module.RequestResponseCycle), {})
             return type("GuardedHttpToolsProtocol", (_Guard, _AsSent, module.HttpToolsProtocol), {"kind": kind})
     module = import_module("uvicorn.protocols.http.h11_impl")
     return type("GuardedH11Protocol", (_OneByOne, _Guard, module.H11Protocol), {})

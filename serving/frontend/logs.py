@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import logging
+import os
 import re
 import shutil
 import sys
@@ -43,6 +44,27 @@ _SHOWN: Final = frozenset({"ts_log", "model_log", "access_log"})
 _ENDING_S: Final = 10.0
 
 
+def append(file: int, data: bytes, size: int) -> None:
+    """Write at the end of a file, all or nothing.
+
+    Args:
+        file: its descriptor.
+        data: to be written.
+        size: of the file before.
+
+    Raises:
+        OSError: it cannot be written; no part of it is there.
+    """
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(file, view) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, size)  # the disk is full: no half line is left on it
+        raise
+
+
 class _RollingFile:
     """A file that is packed away when it is full; the packed ones are numbered from the oldest on, as log4j does."""
 
@@ -57,13 +79,9 @@ class _RollingFile:
         if self._file is None:
             self._file = self._path.open("ab", buffering=0)
             self._size = self._file.tell()
-        view = memoryview(data)
         try:
-            while view:
-                view = view[self._file.write(view) :]
+            append(self._file.fileno(), data, self._size)
         except OSError:
-            with contextlib.suppress(OSError):
-                self._file.truncate(self._size)  # the disk is full: no half line is left on it
             self.close()
             raise
         self._size += len(data)

@@ -48,6 +48,7 @@ def _layer() -> Any:
 
         keys: torch.Tensor
         values: torch.Tensor
+        is_initialized: bool
         _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
         def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:

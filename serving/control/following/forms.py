@@ -68,10 +68,10 @@ class Form(Protocol):
 
 class _Text:
     def event(self, level: str, thread: str, source: str, text: str) -> str:
-        return whole(f"{now()} [{level:<5}] {thread} {source} - {text}")
+        return whole(_laid_out(now(), level, f"{thread} {source}", text))
 
     def printed(self, worker: str, pipe: str, text: str) -> str:
-        return whole(f"{now()} [{_LEVELS[pipe]:<5}] {worker}-{pipe} MODEL_LOG - {text}")
+        return whole(_laid_out(now(), _LEVELS[pipe], _printing(worker, pipe), text))
 
     def access(self, of: Access) -> str:
         """Tell it as TorchServe does, such as ``/127.0.0.1:36024 "GET /ping HTTP/1.1" 200 2``, and the request's id."""
@@ -106,15 +106,21 @@ def as_text(line: str) -> str:
         return line
     try:
         told = json.loads(line)
-        begin = f"{told['time'][:19]},{told['time'][20:23]} [{told['level']:<5}]"
-        if "pipe" in told:
-            text = f"{begin} {told['worker']}-{told['pipe']} MODEL_LOG - {told['message']}"
-        else:
-            text = f"{begin} {told['thread']} {told['logger']} - {told['message']}"
+        at = f"{told['time'][:19]},{told['time'][20:23]}"
+        source = _printing(told["worker"], told["pipe"]) if "pipe" in told else f"{told['thread']} {told['logger']}"
+        text = _laid_out(at, told["level"], source, told["message"])
         # As it stands in a file of text, which has no lone surrogates.
         return whole(text.encode("utf-8", "backslashreplace").decode())
     except (ValueError, TypeError, KeyError, RecursionError):
         return line
+
+
+def _printing(worker: str, pipe: str) -> str:
+    return f"{worker}-{pipe} MODEL_LOG"
+
+
+def _laid_out(at: str, level: str, source: str, text: str) -> str:
+    return f"{at} [{level:<5}] {source} - {text}"
 
 
 def lines_of(text: str) -> list[str]:

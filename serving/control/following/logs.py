@@ -11,7 +11,7 @@ import gzip
 import heapq
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,9 +61,8 @@ def read(folder: Path, model: str | None = None, marked: str | None = None) -> l
         model: only what its workers printed.
         marked: only what has this in it, with the traceback under it: an error's id, or a request's.
     """
-    files = FILES if model is None else ("model_log.log",)
-    events: Iterable[Event] = heapq.merge(*(_events(_lines(folder, name)) for name in files), key=lambda one: one.time)
-    found = [event for event in events if model is None or belongs_to(event.worker, model)]
+    logs = (_events(_lines(folder, name)) for name in _files(model))
+    found = list(_printed_by(model, heapq.merge(*logs, key=lambda one: one.time)))
     return found if marked is None else list(_with_tracebacks(found, marked))
 
 
@@ -76,17 +75,34 @@ def follow(
         running: whether it still runs.
         last: yield only this many of the events that are there already.
     """
-    names = FILES if model is None else ("model_log.log",)
-    tails = [Tail(folder / name) for name in names]
+    following = Following(folder, model)
     while True:
         more = running()  # asked first, so that the last lines are still read
-        events = sorted((one for tail in tails for one in tail.events()), key=lambda one: one.time)
-        found = [event for event in events if model is None or belongs_to(event.worker, model)]
-        yield from newest(found, last)
+        yield from newest(following.events(), last)
         last = None
         if not more:
             return
         time.sleep(_POLL_S)
+
+
+class Following:
+    """What comes to the logs of a folder, but for packed files.
+
+    Args:
+        folder: of the logs.
+        model: only what its workers print.
+        marked: only what has this in it, such as a request's id; empty for everything.
+        most: bytes of a file that are read at once, the last ones; None for all.
+    """
+
+    def __init__(self, folder: Path, model: str | None = None, marked: str = "", most: int | None = None) -> None:
+        self._model, self._marked = model, marked
+        self._tails = [Tail(folder / name, most) for name in _files(model)]
+
+    def events(self) -> list[Event]:
+        """Return what has come since the last time, in the order of the times; waits for the disk."""
+        found = sorted((one for tail in self._tails for one in tail.events()), key=lambda one: one.time)
+        return [event for event in _printed_by(self._model, found) if self._marked in event.text]
 
 
 def newest(events: list[Event], count: int | None) -> list[Event]:
@@ -98,6 +114,15 @@ def models(folder: Path) -> list[str]:
     """Return the workers that printed something, as ``model_version``."""
     workers = {event.worker for event in _events(_lines(folder, "model_log.log")) if event.worker}
     return sorted({worker.split("-", 2)[2] for worker in workers})
+
+
+def _files(model: str | None) -> Sequence[str]:
+    return FILES if model is None else ("model_log.log",)
+
+
+def _printed_by(model: str | None, events: Iterable[Event]) -> Iterator[Event]:
+    """Yield the events of a model's workers; all of them without a model."""
+    return (event for event in events if model is None or belongs_to(event.worker, model))
 
 
 def _lines(folder: Path, name: str) -> Iterator[str]:

@@ -328,6 +328,25 @@ async def close_parts(parts: AsyncIterator[bytes | bytearray]) -> None:
         await parts.aclose()
 
 
+async def parts_of(
+    first: bytes | bytearray, rest: AsyncIterator[bytes | bytearray] | None
+) -> AsyncGenerator[bytes | bytearray, None]:
+    """Yield the parts of an answer; who leaves them early lets the engine know.
+
+    Args:
+        first: part of it, or all of it.
+        rest: the further parts; None where there are none.
+    """
+    try:
+        yield first
+        if rest is not None:
+            async for part in rest:
+                yield part
+    finally:
+        if rest is not None:
+            await close_parts(rest)
+
+
 async def whole_body(answer: Answer, most: int) -> bytes:
     """Read an answer to its end.
 
@@ -336,12 +355,10 @@ async def whole_body(answer: Answer, most: int) -> bytes:
     """
     if answer.rest is None:
         return bytes(answer.body)
-    body = bytearray(answer.body)
-    try:
-        async for part in answer.rest:
+    body = bytearray()
+    async with contextlib.aclosing(parts_of(answer.body, answer.rest)) as parts:
+        async for part in parts:
             body += part
             if len(body) > most:
                 raise InternalError(f"the streamed answer has more than {most} bytes, which is too much for one piece")
-    finally:
-        await close_parts(answer.rest)
     return bytes(body)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from serving.frontend.apps.answers import new_id
-from serving.frontend.apps.exchange import close_parts, whole_body
+from serving.frontend.apps.exchange import parts_of, whole_body
 from serving.frontend.apps.inputs import MOST_FIELDS, priority_named
 from serving.frontend.engine import Answer, Call, Engine
 from serving.frontend.errors import BadRequestError, FrontendError, RequestTimeoutError
@@ -141,13 +141,9 @@ async def ask(engine: Engine, name: str, version: str, request: Request, context
 
 async def _write(answer: Answer, write: Any) -> None:
     """Write an answer, each part in a response."""
-    async with contextlib.AsyncExitStack() as stack:
-        if answer.rest is not None:
-            stack.push_async_callback(close_parts, answer.rest)
-        await write(PredictionResponse(prediction=bytes(answer.body)))
-        if answer.rest is not None:
-            async for part in answer.rest:
-                await write(PredictionResponse(prediction=bytes(part)))
+    async with contextlib.aclosing(parts_of(answer.body, answer.rest)) as parts:
+        async for part in parts:
+            await write(PredictionResponse(prediction=bytes(part)))
 
 
 def _patient(write: Any) -> Any:

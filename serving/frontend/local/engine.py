@@ -21,7 +21,8 @@ from serving.frontend.errors import BadRequestError, ConflictError, FrontendErro
 from serving.frontend.local.models import archives, dependencies, snapshots
 from serving.frontend.local.models.gpus import Gpus
 from serving.frontend.local.models.model import Model, check_workers, model_of, settings_of_properties
-from serving.frontend.local.version import Surroundings, Version
+from serving.frontend.local.surroundings import Surroundings
+from serving.frontend.local.version import Version
 from serving.frontend.meters import Meters
 from serving.frontend.settings import Settings
 from serving.frontend.versions.changing import Changing

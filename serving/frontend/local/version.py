@@ -10,12 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from serving.frontend.engine import Answer, Call, ModelState, Share, Timings
-from serving.frontend.errors import DeadlineError, FrontendError, UnavailableError
+from serving.frontend.errors import DeadlineError, FrontendError, UnavailableError, no_worker
 from serving.frontend.local.crew import Crew
 from serving.frontend.local.job import Job
 from serving.frontend.local.models import describing
@@ -23,10 +22,9 @@ from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import Launch, launch_of
 from serving.frontend.local.sequences import Sequences
 from serving.frontend.local.shadows import Shadows
+from serving.frontend.local.surroundings import Surroundings
 from serving.frontend.local.waiting import Waiting
 from serving.frontend.local.worker import Worker
-from serving.frontend.meters import Meters
-from serving.frontend.settings import Settings
 from serving.protocol import Load, Request
 
 logger = logging.getLogger(__name__)
@@ -37,29 +35,6 @@ _SHARED: Final = 1
 _MAX_DEATHS: Final = 2 * _ALONE
 #: What the log says of such a request: its id, and name and version of the model.
 POISONED: Final = "request %s of %s fails: too many workers died of it"
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the versions of one server share.
-
-    Attributes:
-        numbers: gives the next number of a worker, of so many processes.
-        gpus: gives the next GPU of a version; None for the processor.
-        python: gives the interpreter of a model's workers.
-        printed: takes a line of a worker that is no metric: worker, pipe, text.
-        memory: resident bytes of a process, as of the last collection; 0 if it is not known.
-        ended: told of a worker that is started no more.
-    """
-
-    settings: Settings
-    meters: Meters
-    numbers: Callable[[int], int]
-    gpus: Callable[[Model], int | None]
-    python: Callable[[Model], str]
-    printed: Callable[[str, str, str], None]
-    memory: Callable[[int], int]
-    ended: Callable[[str], None]
 
 
 class Version:
@@ -87,7 +62,7 @@ class Version:
         self._free: dict[Worker, None] = {}
         self._shadows = Shadows(partial(around.meters.shadowed, model.name, model.version))
         self._scheduled = False
-        self._shared = _is_shared(model)
+        self._shared = model.shared
         self._empty = asyncio.Event()
 
     # ---- requests --------------------------------------------------------------------------------------------------
@@ -125,18 +100,18 @@ class Version:
     def _submit(self, job: Job, named: str | None) -> None:
         model = self.model
         if self.closing or not self._workers.can_serve:
-            error = UnavailableError(no_worker(model, named))
+            error = no_worker(model.name, named)
             self._count(job, "drain" if self.closing else "worker", error)
             raise error
         if model.ticketed and len(self._waiting) >= len(self._free):
-            error = UnavailableError(no_worker(model, named), headers={"Retry-After": "1"})
+            error = no_worker(model.name, named, headers={"Retry-After": "1"})
             self._count(job, "queue", error)
             raise error
         if not self._in_time(job):
             return
         if not self._waiting.put(job):
             job.forget_timer()
-            self._refuse(job, "queue", UnavailableError(no_worker(model, named), headers={"Retry-After": "1"}))
+            self._refuse(job, "queue", no_worker(model.name, named, headers={"Retry-After": "1"}))
             return
         if model.client_timeout_s:
             patience = self._loop.call_later(model.client_timeout_s, self._overdue, job, self._too_slow)
@@ -311,7 +286,7 @@ class Version:
             self._end_all(self._sequences.died(worker), "its worker died")
         if not self._workers.can_serve:
             for job in self._waiting.clear():
-                self._lose(job, "worker", UnavailableError(no_worker(self.model, None)))
+                self._lose(job, "worker", no_worker(self.model.name, None))
         self._look()
         self._level()
 
@@ -420,24 +395,5 @@ class Version:
         )
 
 
-def no_worker(model: Model, version: str | None) -> str:
-    """Return what a request gets that nobody can answer, in TorchServe's words, with its quotation marks.
-
-    Args:
-        version: that the request named.
-    """
-    named = f'" Version {version}' if version is not None else ""
-    return (
-        f'Model "{model.name}{named}" has no worker to serve inference request. '
-        "Please use scale workers API to add workers. If this is a sequence inference, please check if it is closed, "
-        "or expired; or exceeds maxSequenceJobQueueSize"
-    )
-
-
 def _too_late() -> DeadlineError:
     return DeadlineError("the time that the request gave has passed before a worker was free")
-
-
-def _is_shared(model: Model) -> bool:
-    backend = model.document.get("backend")
-    return isinstance(backend, dict) and backend.get("mode") == "shared"

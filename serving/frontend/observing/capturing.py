@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import logging
 import os
 import queue
@@ -25,6 +24,7 @@ from typing import Any, Final
 from archive_tool import json_text
 from archive_tool.errors import InputError
 from serving.frontend.engine import Answer, Call
+from serving.frontend.logs import append
 from serving.frontend.observing.watched import Passing, Predict
 from serving.frontend.settings import Settings
 from serving.protocol import Parameter
@@ -263,14 +263,7 @@ class _Files:
         if self._size and self._size + len(line) > self._most:
             self._begin_anew()
         file = self._open() if self._file is None else self._file
-        view = memoryview(line)
-        try:
-            while view:
-                view = view[os.write(file, view) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(file, self._size)  # the disk is full
-            raise
+        append(file, line, self._size)
         self._size += len(line)
 
     def _begin_anew(self) -> None:

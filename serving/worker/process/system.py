@@ -47,12 +47,3 @@ def ended_child() -> int:
     except ChildProcessError:
         return 0
     return found.si_pid if found is not None else 0
-
-
-def allow_descriptors() -> None:
-    """Raise the limit of open files: this process holds some for every worker. Those that it forks get their own."""
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

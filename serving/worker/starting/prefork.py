@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving import descriptors
 from serving.protocol import Load, ProtocolError
 from serving.worker.process import leftovers, rendezvous, system
 from serving.worker.starting import torch_imports
@@ -62,7 +63,7 @@ def main(listener_fd: int, owner: int) -> int:
     """Run until the owner, the frontend, has ended; in a forked process, until its work is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(listener_fd, False)
-    system.allow_descriptors()
+    descriptors.allow()  # it holds some for every worker; those that it forks get limits of their own
     with contextlib.suppress(OSError):
         os.chdir("/")
     torch_imports.prepare()

@@ -37,9 +37,12 @@ def test_an_adapter_needs_its_model(saved, work):
         archive_tool.build(model_name="m", handler="h.py", adapter="lora")
     folder = saved()
     (folder / "tokenizer.json").unlink()
+    (folder / "model.safetensors").unlink()
     lora = write(work / "lora", {"adapter_config.json": ADAPTER, "adapter_model.safetensors": safetensors()})
-    with pytest.raises(BuildError, match="the tokenizer is missing"):
+    with pytest.raises(BuildError, match="2 problems with the inputs") as caught:
         build(folder, lora)
+    assert "the weights are missing" in str(caught.value)
+    assert "the tokenizer is missing" in str(caught.value)
 
 
 def test_peft_is_asked_for(saved, work, monkeypatch):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import archive_tool
-from archive_tool.errors import BuildError
+from archive_tool.errors import BuildError, InputError
 
 pytest.importorskip("transformers")
 
@@ -53,6 +53,38 @@ def test_what_cannot_be_published(classifier, store, options, said):
     with pytest.raises(BuildError, match=said):
         archive_tool.publish(classifier, name="mood", model_store=store, quiet=True, **given)
     assert not list(store.iterdir())
+
+
+class Unsaved:
+    """What takes long to save."""
+
+    def save_pretrained(self, folder):
+        pytest.fail("it is saved before its options are looked at")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tolerance": -1.0}, "a number from 0 up, not -1.0"),
+        ({"tolerance": float("nan")}, "a number from 0 up, not nan"),
+        ({"version": "1.0"}, "mood-1.0.mar exists already"),
+        ({"task": "chess"}, "is no task"),
+        ({"processor": object()}, "processor is object, which has no save_pretrained"),
+        ({"config_file": "no_such.yaml"}, "no_such.yaml does not exist"),
+        ({"config_file": "broken.yaml"}, "is not YAML"),
+        ({"requirements_file": "no_such.txt"}, "no_such.txt does not exist"),
+    ],
+)
+def test_what_shows_at_once_is_refused_before_a_file_is_written(
+    classifier, store, tmp_path, monkeypatch, options, said
+):
+    (store / "mood-1.0.mar").touch()
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(type(classifier), "save_pretrained", Unsaved.save_pretrained)
+    with pytest.raises(InputError, match=said):
+        archive_tool.publish(classifier, name="mood", model_store=store, tokenizer=Unsaved(), quiet=True, **options)
+    assert [one.name for one in store.iterdir()] == ["mood-1.0.mar"]
 
 
 def test_another_answer_is_refused(monkeypatch, tmp_path):

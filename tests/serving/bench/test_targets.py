@@ -8,7 +8,6 @@ from serving.bench.targets import Target
 from serving.client import Address
 
 
-
 def test_a_request_names_host_path_type_and_length() -> None:
     (request,) = Target(Address("http://h:8080/"), "m").requests([(b"\x00abc", "image/png")])
     head, _, body = request.partition(b"\r\n\r\n")

@@ -65,6 +65,19 @@ class Answering(Transport):
 _TRAFFIC = "/models/{model_name}/{model_version}/traffic"
 
 
+@pytest.mark.parametrize("document", [{}, ["no version"], [{"modelName": "m"}, 1], "no", None])
+def test_a_description_that_is_none_is_told_as_it_is(document: Any) -> None:
+    client = ManagementClient(Answering(document))
+    for describe in (client.describe, client.rows, client.default_version):
+        with pytest.raises(ReplyError, match="unexpected description of a model"):
+            describe("m")
+
+
+def test_a_model_without_versions_is_described_by_nothing() -> None:
+    client = ManagementClient(Answering([]))
+    assert client.describe("m") == client.rows("m") == ()
+
+
 def test_a_share_is_asked_for_where_the_frontend_knows_shares() -> None:
     played = Answering({"paths": {_TRAFFIC: {}}, "status": "done"})
     client = ManagementClient(played)

@@ -41,7 +41,7 @@ class Seen(list[tuple[Settings, Startup]]):
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(program.OWNER, "1")  # put back after the test
-    monkeypatch.setattr("serving.frontend.__main__._allow_connections", lambda: None)
+    monkeypatch.setattr("serving.descriptors.allow", lambda: None)
 
 
 def test_what_the_command_line_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

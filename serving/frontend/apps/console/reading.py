@@ -49,29 +49,25 @@ class Reading:
 
     async def _logs(self, request: Request) -> Response:
         wanted = _wanted(request)
-        following = logs.Following(self._shared.source.about.logs, wanted)
-        events = await asyncio.to_thread(following.events)
-        rows = [{"text": logs.shown(event), "level": logs.level_of(event)} for event in events]
+        folder = self._shared.source.about.logs
+        rows = await asyncio.to_thread(logs.rows, logs.following(folder, wanted))
         names = await self._shared.source.names()
         # What was shown is not sent again: a script goes on from here.
-        return self._shared.pages.page(
-            request, "logs.html", events=rows, wanted=wanted, names=names, folder=self._shared.source.about.logs
-        )
+        return self._shared.pages.page(request, "logs.html", events=rows, wanted=wanted, names=names, folder=folder)
 
     async def _events(self, request: Request) -> Response:
-        following = logs.Following(self._shared.source.about.logs, _wanted(request))
+        followed = logs.following(self._shared.source.about.logs, _wanted(request))
         watch, gate, session = self._shared.watch, self._shared.gate, request.scope[SESSION]
 
         async def events() -> AsyncIterator[str]:
-            await asyncio.to_thread(following.events)  # the page has them
+            await asyncio.to_thread(followed.events)  # the page has them
             silent = 0
             while not watch.ended and await gate.is_in(session):
                 await asyncio.sleep(logs.EVERY_S)
-                found = await asyncio.to_thread(following.events)
+                found = await asyncio.to_thread(logs.rows, followed)
                 silent = 0 if found else silent + 1
                 if found:
-                    rows = [{"text": logs.shown(event), "level": logs.level_of(event)} for event in found]
-                    yield f"data: {json.dumps(rows)}\n\n"
+                    yield f"data: {json.dumps(found)}\n\n"
                 elif silent % _SILENT == 0:
                     yield ": nothing new\n\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from serving.client import Address, ManagementClient, Transport
-from serving.client.transport import segment
+from serving.client.transport import model_path
 from serving.control.configuration.config import read_properties
 from serving.control.configuration.settings import is_true
 from serving.control.keys import Api, current_key
@@ -82,15 +82,10 @@ class ClientSource:
 
     async def versions(self, name: str) -> Sequence[Served]:
         """Return all versions of a model, the default one first."""
-
-        def ask() -> list[Served]:
-            management, path = self._transport("management"), f"/models/{segment(name, 'model name')}"
-            default = str(management.checked("GET", path).json()[0].get("modelVersion"))
-            rows = management.checked("GET", f"{path}/all").json()
-            found = [Served.from_dict(row, default=str(row.get("modelVersion")) == default) for row in rows]
-            return sorted(found, key=lambda one: not one.of.default)
-
-        return await asyncio.to_thread(ask)
+        rows = await self._manage(lambda client: client.rows(name))
+        return sorted(
+            (Served.from_dict(row, default=default) for row, default in rows), key=lambda one: not one.of.default
+        )
 
     async def register(self, archive: str, workers: int) -> str:
         """Take a model, and say what has come of it."""
@@ -111,11 +106,10 @@ class ClientSource:
 
     async def predict(self, name: str, version: str | None, body: bytes, content_type: str) -> Asked:
         """Ask a model; a streamed answer is read to its end."""
-        named = [segment(one, "name") for one in (name, version) if one is not None]
+        path = model_path("predictions", name, version)
         headers = {"content-type": content_type} if content_type else {}
 
         def ask() -> Asked:
-            path = "/".join(["/predictions", *named])
             reply = self._transport("inference").request("POST", path, body=body, headers=headers)
             return Asked(reply.status, reply.content_type, reply.headers.get("server-timing", ""), reply.body)
 
@@ -132,13 +126,13 @@ class ClientSource:
 
         return await asyncio.to_thread(ask)
 
-    async def apis(self) -> Mapping[str, dict[str, Any]]:
-        """Return the OpenAPI document of each API by the API's address."""
+    async def apis(self) -> Sequence[tuple[str, dict[str, Any]]]:
+        """Return the address of each API and its OpenAPI document, those of the inference API first."""
 
-        def ask() -> dict[str, dict[str, Any]]:
+        def ask() -> list[tuple[str, dict[str, Any]]]:
             apis: tuple[Api, ...] = ("inference", "management")
-            found = {api: self._transport(api).checked("GET", "/api-description").json() for api in apis}
-            return {self._record.inference: found["inference"], self._record.management: found["management"]}
+            asked = [self._transport(api) for api in apis]
+            return [(one.address.text, one.checked("GET", "/api-description").json()) for one in asked]
 
         return await asyncio.to_thread(ask)
 

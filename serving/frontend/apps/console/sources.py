@@ -127,8 +127,8 @@ class Source(Protocol):
     async def metrics(self, names: Sequence[str]) -> str:
         """Return these samples, or more, in Prometheus' text format; empty where the server has none."""
 
-    async def apis(self) -> Mapping[str, dict[str, Any]]:
-        """Return the OpenAPI document of each API by the API's address."""
+    async def apis(self) -> Sequence[tuple[str, dict[str, Any]]]:
+        """Return the address of each API and its OpenAPI document, those of the inference API first."""
 
 
 class EngineSource:
@@ -221,15 +221,11 @@ class EngineSource:
         """Return these samples in Prometheus' text format."""
         return (await asyncio.to_thread(self._text, names)).decode()
 
-    async def apis(self) -> Mapping[str, dict[str, Any]]:
-        """Return the OpenAPI document of each API by the API's address."""
+    async def apis(self) -> Sequence[tuple[str, dict[str, Any]]]:
+        """Return the address of each API and its OpenAPI document, those of the inference API first."""
         version, settings = openinference.version_of(self._settings), self._settings
         found = [(settings.inference_address, inference_document(version))]
         found.append((settings.management_address, management_document(version)))
         if settings.enable_metrics_api:
             found.append((settings.metrics_address, metrics_document(version)))
-        joined: dict[str, dict[str, Any]] = {}
-        for address, document in found:  # several may be at one
-            known = joined.setdefault(address.text, document)
-            known["paths"] = {**known["paths"], **document["paths"]}
-        return joined
+        return [(address.text, document) for address, document in found]

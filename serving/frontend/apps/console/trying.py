@@ -19,7 +19,7 @@ from serving.frontend.apps.console.given import Given, given
 from serving.frontend.apps.console.shown import drawing
 from serving.frontend.apps.console.shown.calls import Calls, calls
 from serving.frontend.apps.console.sources import Asked, Served
-from serving.frontend.apps.exchange import close_parts
+from serving.frontend.apps.exchange import parts_of
 from serving.frontend.errors import FrontendError, TooLargeError
 
 #: Header of a script that wants the answer alone, and not the page around it.
@@ -108,9 +108,9 @@ class Trying:
         """
         if asked.rest is None:
             return asked.body
-        most, body = self._shared.source.about.most_answer, bytearray(asked.body)
-        async with _closed(asked.rest):
-            async for part in asked.rest:
+        most, body = self._shared.source.about.most_answer, bytearray()
+        async with contextlib.aclosing(parts_of(asked.body, asked.rest)) as parts:
+            async for part in parts:
                 body += part
                 if len(body) > most:
                     raise TooLargeError(f"the answer has more than {most} bytes (max_response_size)")
@@ -119,20 +119,10 @@ class Trying:
 
 async def _stream(asked: Asked, most: int, last: Callable[[bytes], Awaitable[bytes]]) -> AsyncIterator[bytes]:
     """Yield the parts of an answer as they come, and behind an end mark what is to be shown of the whole."""
-    body = bytearray(asked.body)
-    yield asked.body.replace(_END, b"")
-    if asked.rest is not None:
-        async with _closed(asked.rest):
-            async for part in asked.rest:
-                if len(body) <= most:
-                    body += part
-                yield bytes(part).replace(_END, b"")
+    body = bytearray()
+    async with contextlib.aclosing(parts_of(asked.body, asked.rest)) as parts:
+        async for part in parts:
+            if len(body) <= most:
+                body += part
+            yield bytes(part).replace(_END, b"")
     yield await last(bytes(body[:most]))
-
-
-@contextlib.asynccontextmanager
-async def _closed(parts: AsyncIterator[bytes | bytearray]) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        await close_parts(parts)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from archive_tool import json_text
 from serving.answers import decode
 from serving.frontend.apps.answers import JSON, new_id
-from serving.frontend.apps.exchange import Exchange, close_parts, whole_body
+from serving.frontend.apps.exchange import Exchange, parts_of, whole_body
 from serving.frontend.apps.inputs import deadline_of, priority_of
 from serving.frontend.apps.openai.errors import NOT_FOR_THIS, ParameterError
 from serving.frontend.apps.openai.parameters import SHORT
@@ -114,22 +114,10 @@ class Asked:
         if answer.rest is None and not answer.content_type.startswith(EVENTS):
             yield decode(bytes(answer.body), answer.content_type)
             return
-        async with contextlib.aclosing(_parts(answer)) as parts, contextlib.aclosing(events(parts, self._most)) as all_:
+        parts = parts_of(answer.body, answer.rest)
+        async with contextlib.aclosing(parts), contextlib.aclosing(events(parts, self._most)) as all_:
             async for event in all_:
                 yield event
-
-
-async def _parts(answer: Answer) -> AsyncGenerator[bytes | bytearray, None]:
-    """Give the parts of an answer; who leaves them lets the engine know."""
-    if answer.rest is None:
-        yield answer.body
-        return
-    try:
-        yield answer.body
-        async for part in answer.rest:
-            yield part
-    finally:
-        await close_parts(answer.rest)
 
 
 async def events(parts: AsyncIterator[bytes | bytearray], most: int) -> AsyncGenerator[Any, None]:

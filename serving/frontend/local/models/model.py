@@ -115,6 +115,12 @@ class Model:
         return bool(self.values.get("asyncCommunication"))
 
     @property
+    def shared(self) -> bool:
+        """Whether its workers are one process."""
+        backend = self.document.get("backend")
+        return isinstance(backend, dict) and backend.get("mode") == "shared"
+
+    @property
     def stateful(self) -> bool:
         """Whether its requests belong to sequences, each of which stays with one worker."""
         return bool(self.values.get("sequenceBatching"))

@@ -120,3 +120,22 @@ def test_a_file_that_begins_anew_is_read_from_its_begin(folder: Path, monkeypatc
 
     monkeypatch.setattr("time.sleep", rotate)
     assert texts(list(logs.follow(folder, lambda: turns.pop(0), "net", 0))) == ["new"]
+
+
+def test_what_comes_is_told_once_and_only_what_is_marked(folder: Path) -> None:
+    everything, marked = logs.Following(folder), logs.Following(folder, "net", "request r")
+    assert texts(everything.events()) == texts(logs.read(folder))
+    assert texts(marked.events()) == ["Error 5f0c2e1d: request r failed"]
+    with (folder / "model_log.log").open("a") as stream:
+        stream.write(printed(8, "request r again") + printed(9, "request s"))
+    assert texts(everything.events()) == ["request r again", "request s"]
+    assert texts(marked.events()) == ["request r again"]
+    assert everything.events() == marked.events() == []
+
+
+def test_of_much_that_comes_only_the_last_part_is_read(folder: Path) -> None:
+    last = printed(9, "last")
+    following = logs.Following(folder, "net", most=len(last) + 5)
+    with (folder / "model_log.log").open("a") as stream:
+        stream.write(printed(8, "before") + last)
+    assert texts(following.events()) == ["last"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
-from serving.frontend.apps.exchange import App, ClientGoneError, Exchange, whole_body
+from serving.frontend.apps.exchange import App, ClientGoneError, Exchange, parts_of, whole_body
 from serving.frontend.engine import Answer
 from serving.frontend.errors import InternalError
 
@@ -71,6 +72,31 @@ def test_only_http_is_served() -> None:
 
     with pytest.raises(ValueError, match="only HTTP is served here, not websocket"):
         asyncio.run(App((), PlayedMeters())({"type": "websocket"}, nobody, nobody))
+
+
+def test_who_leaves_the_parts_of_an_answer_ends_the_rest() -> None:
+    closed: list[str] = []
+
+    async def rest(name: str) -> Any:
+        try:
+            for part in (b"second", b"third"):
+                yield part
+        finally:
+            closed.append(name)
+
+    async def taken(most: int, of: Any) -> list[bytes]:
+        found: list[bytes] = []
+        async with contextlib.aclosing(parts_of(b"first", of)) as parts:
+            async for part in parts:
+                found.append(bytes(part))
+                if len(found) == most:
+                    break
+        return found
+
+    assert asyncio.run(taken(9, None)) == [b"first"]
+    assert asyncio.run(taken(9, rest("whole"))) == [b"first", b"second", b"third"]
+    assert asyncio.run(taken(2, rest("left"))) == [b"first", b"second"]
+    assert closed == ["whole", "left"]
 
 
 def test_a_streamed_answer_in_one_piece_has_a_bound() -> None:

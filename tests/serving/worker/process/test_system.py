@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import subprocess
 import sys
@@ -31,7 +30,7 @@ def test_the_end_of_a_process() -> None:
 
 
 CODE = """
-import os, resource, time
+import os, time
 from serving.worker.process import system
 assert system.ended_child() == 0
 pid = os.fork()
@@ -42,14 +41,10 @@ while system.ended_child() == 0:
 assert system.ended_child() == pid
 assert os.waitpid(pid, 0) == (pid, 3 << 8)
 assert system.ended_child() == 0
-resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300))
-system.allow_descriptors()
-assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, 300)
 print("done")
 """
 
 
-def test_a_child_that_has_ended_is_told_until_it_is_reaped_and_many_files_may_be_open() -> None:
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 300
+def test_a_child_that_has_ended_is_told_until_it_is_reaped() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -38,15 +38,17 @@ class Asking:
     MOST: ClassVar[int] = 3
 
 
-def document_of(apis: Mapping[str, dict[str, Any]], models: Sequence[Asking]) -> dict[str, Any]:
+def document_of(apis: Sequence[tuple[str, dict[str, Any]]], models: Sequence[Asking]) -> dict[str, Any]:
     """Join the documents of several APIs, each with its address, and add the models' own calls.
 
+    A path that several have is the first one's, which is also asked where they share an address.
+
     Args:
-        apis: OpenAPI documents by address, of the inference API first.
+        apis: addresses and OpenAPI documents, those of the inference API first.
         models: how each version is asked.
     """
     paths: dict[str, Any] = {}
-    inference = [{"url": next(iter(apis), "")}]
+    inference = [{"url": apis[0][0] if apis else ""}]
     for one in models:
         asked = _operation(one)
         paths[f"/predictions/{one.name}/{one.version}"] = {"post": asked, "servers": inference}
@@ -54,7 +56,7 @@ def document_of(apis: Mapping[str, dict[str, Any]], models: Sequence[Asking]) ->
             default = {**asked, "operationId": f"predict_{one.name}", "summary": f"Ask {one.name}."}
             paths[f"/predictions/{one.name}"] = {"post": default, "servers": inference}
     components: dict[str, Any] = {}
-    for address, document in apis.items():
+    for address, document in apis:
         for path, item in document.get("paths", {}).items():
             paths.setdefault(path, {**item, "servers": [{"url": address}]})
         for kind, found in document.get("components", {}).items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from serving.control.following.diagnosis import LoadFailure, LogWatch, belongs_to
+from serving.control.following.diagnosis import LoadFailure, LogWatch
 from serving.control.following.forms import visible
-from serving.control.following.logs import FILES, Event, Tail
+from serving.control.following.logs import Event, Following, newest
 
 #: Bytes of a file that are read at once, events that are shown, seconds between two looks.
 MOST_BYTES: Final = 1 << 20
@@ -30,34 +29,15 @@ class Filter:
     model: str = ""
     marked: str = ""
 
-    def takes(self, event: Event) -> bool:
-        """Whether an event is wanted."""
-        if self.model and not belongs_to(event.worker, self.model):
-            return False
-        return not self.marked or self.marked in event.text
+
+def following(folder: Path, wanted: Filter) -> Following:
+    """Return what follows the logs of a folder from their last part on."""
+    return Following(folder, wanted.model or None, wanted.marked, MOST_BYTES)
 
 
-class Following:
-    """The logs of a folder from their last part on.
-
-    Args:
-        folder: of the logs.
-        wanted: of them.
-    """
-
-    def __init__(self, folder: Path, wanted: Filter) -> None:
-        self._wanted = wanted
-        names = ("model_log.log",) if wanted.model else FILES
-        self._tails = [Tail(folder / name, MOST_BYTES) for name in names]
-
-    def events(self) -> list[Event]:
-        """Return the newest of what has come since the last time; waits for the disk."""
-        found = sorted(self._all(), key=lambda one: one.time)
-        return [one for one in found if self._wanted.takes(one)][-MOST_EVENTS:]
-
-    def _all(self) -> Iterator[Event]:
-        for tail in self._tails:
-            yield from tail.events()
+def rows(followed: Following) -> list[dict[str, str]]:
+    """Return the newest of what has come since the last time, and its levels; waits for the disk."""
+    return [{"text": shown(one), "level": level_of(one)} for one in newest(followed.events(), MOST_EVENTS)]
 
 
 def level_of(event: Event) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from serving.control.state import ServerRecord, StateFolder
 from serving.errors import ReplyError
 from serving.frontend.apps.console.remote import ClientSource
 from serving.frontend.apps.console.whole import console_of
+from serving.frontend.entrance import Receive, Scope, Send
 from tests.serving.frontend.apps.conftest import Served, listening, served
 
 from .conftest import mark_of
@@ -64,13 +66,30 @@ def test_it_sees_and_does_what_the_apis_let_it(tmp_path: Path, source_of: Make) 
             assert asked.timing.startswith("queue;dur=")
             assert (await source.predict("none", None, b"", "")).status == 404
             assert await source.metrics(()) == "", "nobody listens there"
-            assert [list(found["paths"])[:1] for found in (await source.apis()).values()] == [["/"], ["/"]]
+            assert [(where, list(found["paths"])[:1]) for where, found in await source.apis()] == [
+                (source.about.inference, ["/"]),
+                (source.about.management, ["/"]),
+            ]
             with pytest.raises(ReplyError, match="Model not found: none"):
                 await source.versions("none")
 
         asyncio.run(work())
         assert server.engine.scaled == [("echo", "1.0", 2, 3, False)]
         assert [one.url for one in server.engine.registered] == ["echo1.0.mar"]
+
+
+def test_an_odd_description_of_a_model_is_told_as_it_is(tmp_path: Path, source_of: Make) -> None:
+    replies = {b"/models/none": b"[]", b"/models/none/all": b"[]", b"/models/odd": b"[1]"}
+
+    async def odd(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": replies[scope["raw_path"]]})
+
+    with served(tmp_path) as server, listening(odd) as port:
+        source = source_of(replace(server, management=port))
+        assert list(asyncio.run(source.versions("none"))) == []
+        with pytest.raises(ReplyError, match="unexpected description of a model"):
+            asyncio.run(source.versions("odd"))
 
 
 def test_its_pages_are_those_of_a_server_that_has_them(tmp_path: Path, source_of: Make) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serving.control.following.logs import Event
-from serving.frontend.apps.console.shown.logs import MOST_TEXT, Filter, Following, level_of, shown
+from serving.frontend.apps.console.shown.logs import MOST_TEXT, Filter, following, level_of, shown
 from tests.serving.control.following.test_logs import printed
 
 
@@ -26,9 +26,9 @@ def test_levels(text: str, level: str) -> None:
 def test_what_comes_is_followed_by_model_and_mark(tmp_path: Path) -> None:
     log = tmp_path / "model_log.log"
     log.write_text(printed(1, "one") + printed(2, "two", worker="W-9001-other_1.0"))
-    following = Following(tmp_path, Filter("net", ""))
-    assert [event.printed for event in following.events()] == ["one"]
+    net = following(tmp_path, Filter("net", ""))
+    assert [event.printed for event in net.events()] == ["one"]
     with log.open("a") as file:
         file.write(printed(3, "three order-17") + printed(4, "four"))
-    assert [event.printed for event in following.events()] == ["three order-17", "four"]
-    assert [event.printed for event in Following(tmp_path, Filter("", "order-17")).events()] == ["three order-17"]
+    assert [event.printed for event in net.events()] == ["three order-17", "four"]
+    assert [event.printed for event in following(tmp_path, Filter("", "order-17")).events()] == ["three order-17"]

@@ -1,6 +1,7 @@
 """What is asked for: every form, and what is said of one that is wrong."""
 
 import json
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from handlers.pretrained.generation import reading
 from handlers.pretrained.generation.parameters import PARAMETERS, draws
 from tests.handlers.pretrained.models import make_byte_tokenizer
 
-TOKENIZER = make_byte_tokenizer()
+tokenizer = cache(make_byte_tokenizer)
 USER = {"role": "user", "content": "hi"}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -87,9 +88,9 @@ def test_anything_is_read_or_refused(data):
 
 def test_prompts_are_cut_only_if_asked():
     def prompts(longest, **parameters):
-        return reading.prompts_of(TOKENIZER, read({"inputs": "abcdef", "parameters": parameters}), longest)
+        return reading.prompts_of(tokenizer(), read({"inputs": "abcdef", "parameters": parameters}), longest)
 
-    whole = TOKENIZER("abcdef")["input_ids"]
+    whole = tokenizer()("abcdef")["input_ids"]
     assert prompts(None) == prompts(7) == [whole]
     assert prompts(7, truncate=2) == [whole[-2:]]
     with pytest.raises(TooLargeError, match="has 6 tokens, and the model takes 6"):
@@ -98,7 +99,7 @@ def test_prompts_are_cut_only_if_asked():
 
 def test_chats_are_written_by_the_models_template():
     def chat(*messages):
-        return TOKENIZER.decode(reading.prompt_of_chat(TOKENIZER, messages))
+        return tokenizer().decode(reading.prompt_of_chat(tokenizer(), messages))
 
     assert chat(USER) == "user: hi\nassistant: "
     assert chat(USER, {"role": "assistant", "content": "Well"}) == "user: hi\nassistant: Well"

@@ -1,5 +1,7 @@
 """The queue: who joins when, what is bounded, and that one bad text fails alone."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -7,16 +9,16 @@ from handlers.pretrained.generation.sequence import Chooser, Text, Written
 from handlers.pretrained.generation.writer import Writer
 from tests.handlers.pretrained.models import make_writer
 
-MODEL, TOKENIZER = make_writer("Llama")
+tiny = cache(lambda: make_writer("Llama"))  # a model, and its tokenizer
 
 
 def writer(**limits):
-    return Writer(MODEL, torch.device("cpu"), pad=0, **{"most_rows": 8, "most_tokens": 10_000, **limits})
+    return Writer(tiny()[0], torch.device("cpu"), pad=0, **{"most_rows": 8, "most_tokens": 10_000, **limits})
 
 
 def text(*prompt, most=4, **options):
     ids = list(prompt)
-    return Written(ids, most, Text(TOKENIZER, ids, ()), **options)
+    return Written(ids, most, Text(tiny()[1], ids, ()), **options)
 
 
 def finish(queue, limit=200):
@@ -129,5 +131,5 @@ def test_several_beams_are_written_alone():
     one, other = text(5, 6, alone=arguments), text(9)
     written = tokens_of(one, other)
     with torch.inference_mode():
-        expected = MODEL.generate(torch.tensor([[5, 6]]), **arguments)[0, 2:].tolist()
+        expected = tiny()[0].generate(torch.tensor([[5, 6]]), **arguments)[0, 2:].tolist()
     assert written == [expected, tokens_of(text(9))[0]]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -69,24 +70,70 @@ _OF_PROCESSES = tuple(
 )
 
 
-# The longest files come first in a parallel run, which hands out whole files: the end is no time to begin such a one.
+# A parallel run hands out whole files, and these together, to one process: they share what costs seconds of its time.
+_TOGETHER = {
+    # torchvision, transformers, captum and torch's compiler, which are imported in the process of the tests.
+    "libraries": (
+        "handlers/",
+        "archive_tool/publishing/",
+        "examples/test_mnist_handler.py",
+        "model_defs/",
+        "benchmarks/test_pictures.py",
+        "integration/test_generation.py",
+        "integration/test_handlers.py",
+        "integration/test_openai.py",
+        "integration/test_pretrained.py",
+    ),
+    # The servers of the fixture `light_server`.
+    "light servers": (
+        "integration/test_access.py",
+        "integration/test_bench.py",
+        "integration/test_client.py",
+        "integration/test_commands.py",
+        "integration/test_console_beside.py",
+        "integration/test_deadlines.py",
+        "integration/test_warm_up.py",
+        "integration/test_workers.py",
+        "integration/test_wrong_input.py",
+    ),
+}
+
+
+def _scope(nodeid: str) -> str:
+    """Return the name of the tests that a process runs with a test: of its file, or of several."""
+    file = nodeid.partition("::")[0]
+    inside = file.removeprefix("tests/")
+    return next((name for name, places in _TOGETHER.items() if inside.startswith(places)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests by `_scope` with `--dist loadfile`."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+# The longest come first: the end is no time to begin such a one. All of _TOGETHER come before.
 _LONGEST_FIRST = tuple(
     ROOT / "tests" / f"{name}.py"
     for name in (
         "integration/test_demo",
         "integration/test_examples",
         "integration/test_compatibility",
-        "handlers/test_compiled",
         "integration/test_compatibility_modes",
         "integration/test_worker_rules",
         "integration/test_worker_rules_played",
-        "integration/test_wrong_input",
         "serving/check/test_run",
         "integration/test_lifecycle",
-        "integration/test_handlers",
         "integration/test_golden",
         "integration/test_kserve",
-        "integration/test_access",
         "test_docs",
         "integration/test_async",
         "integration/test_console",
@@ -105,7 +152,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=1))
     if _PARALLEL:
         places = {path: place for place, path in enumerate(_LONGEST_FIRST)}
-        items.sort(key=lambda item: places.get(item.path, len(places)))
+        items.sort(key=lambda item: (_scope(item.nodeid) not in _TOGETHER, places.get(item.path, len(places))))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,14 +13,14 @@ from PIL import Image
 
 from examples.mnist import data
 from model_defs.mnist import MNISTNet
+from tests.later import Later
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the torchserve package uses what Python deprecates
     from ts.context import Context, RequestProcessor
 
-    from examples.mnist import mnist_handler_ts
-from examples.mnist import mnist_handler
-
+mnist_handler = Later("examples.mnist.mnist_handler")
+mnist_handler_ts = Later("examples.mnist.mnist_handler_ts")
 EXAMPLE = Path(data.__file__).parent
 SAMPLES = sorted((EXAMPLE / "samples").glob("*.png"))
 

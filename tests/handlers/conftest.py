@@ -21,7 +21,6 @@ import yaml
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package leaves a file open and uses what Python deprecates
     import ts.model_loader
-    import ts.torch_handler.image_classifier
     from ts.context import Context, RequestProcessor
     from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch._inductor import config
 
 import archive_tool
 from handlers import BaseHandler, LoadError
@@ -30,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module", autouse=True)
 def _is_asked_nothing():
     """Keep the compiler from being asked what it can do: that takes a compilation of its own, here and in children."""
+    from torch._inductor import config  # takes seconds
+
     known = {"cpp.vec_isa_ok": True} if hasattr(config.cpp, "vec_isa_ok") else {}
     with pytest.MonkeyPatch.context() as patch, config.patch(known):
         patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")

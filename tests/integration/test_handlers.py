@@ -15,18 +15,19 @@ from typing import Any
 
 import pytest
 import torch
-from captum.attr import IntegratedGradients
 from PIL import Image
 from torch import nn
-from torchvision import transforms
 
 import archive_tool
+from tests.later import Later
 
 from .conftest import OPEN, PYTHON_FIRST, Sandbox, Server
 from .support import ask as ask_for
 from .support import at_once, model_log, predict
 
 pytestmark = pytest.mark.parametrize("frontend", PYTHON_FIRST, scope="module")
+transforms = Later("torchvision.transforms")
+captum = Later("captum.attr")
 
 NETS = {
     "classifier": """
@@ -278,7 +279,7 @@ def test_each_request_of_a_mixed_batch_is_explained_or_not(served: Served) -> No
         ]
     )
     assert answers[0] == ask(served, "classifier", image)[0]
-    gradients = IntegratedGradients(served.net("classifier"))
+    gradients = captum.IntegratedGradients(served.net("classifier"))
     for found, target in ((answers[1], 7), (answers[2], 0)):
         expected = gradients.attribute(for_imagenet(image), target=target, n_steps=15)[0]
         torch.testing.assert_close(torch.tensor(found), expected.float(), rtol=1e-3, atol=1e-5)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
-import openai
 import pytest
 
 from tests.handlers.pretrained.models import make_bert, make_tokenizer, make_writer, save, transformers
+from tests.later import Later
 
 from .conftest import Sandbox, Server
 
+openai = Later("openai")
 pytestmark = pytest.mark.parametrize("frontend", ["python"], scope="module")
 
 OWN = """
@@ -33,7 +35,7 @@ def server(shared_sandbox: Sandbox) -> Server:
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[openai.OpenAI]:
+def client(server: Server) -> Iterator[Any]:
     with openai.OpenAI(base_url=f"{server.inference}/v1", api_key="none", max_retries=0, timeout=120) as found:
         yield found
 
@@ -48,7 +50,7 @@ def greedy(server: Server, prompt: str, count: int) -> str:
     return str(tokenizer.decode(found[given["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def test_a_chat_is_what_the_model_writes_at_once_and_in_parts(server: Server, client: openai.OpenAI) -> None:
+def test_a_chat_is_what_the_model_writes_at_once_and_in_parts(server: Server, client: Any) -> None:
     asked = {"model": "writer", "messages": CHAT, "max_tokens": 12, "temperature": 0, "logprobs": True}
     answer = client.chat.completions.create(**asked, top_logprobs=2)  # type: ignore[call-overload]
     text = answer.choices[0].message.content
@@ -65,7 +67,7 @@ def test_a_chat_is_what_the_model_writes_at_once_and_in_parts(server: Server, cl
     assert last.usage == answer.usage
 
 
-def test_completions_with_seeds_are_repeated(client: openai.OpenAI) -> None:
+def test_completions_with_seeds_are_repeated(client: Any) -> None:
     asked = {"model": "writer", "prompt": ["the rain", "in"], "n": 2, "seed": 5, "temperature": 1.5, "max_tokens": 8}
     first, second = (client.completions.create(**asked) for _ in range(2))  # type: ignore[call-overload]
     texts = [choice.text for choice in first.choices]
@@ -77,7 +79,7 @@ def test_completions_with_seeds_are_repeated(client: openai.OpenAI) -> None:
     assert merged == texts[:2]
 
 
-def test_the_handlers_own_refusals_come_through(client: openai.OpenAI) -> None:
+def test_the_handlers_own_refusals_come_through(client: Any) -> None:
     with pytest.raises(openai.BadRequestError, match="max_new_tokens is 5000"):
         client.completions.create(model="writer", prompt="a", max_tokens=5000)
     with pytest.raises(openai.APIStatusError) as raised:
@@ -85,7 +87,7 @@ def test_the_handlers_own_refusals_come_through(client: openai.OpenAI) -> None:
     assert raised.value.status_code == 413
 
 
-def test_embeddings_are_those_of_the_archive(server: Server, client: openai.OpenAI) -> None:
+def test_embeddings_are_those_of_the_archive(server: Server, client: Any) -> None:
     texts = ["ada lives in rome", "rain"]
     body = server.sandbox.file("request.json", json.dumps({"inputs": texts}))
     status, reply = server.curl(
@@ -99,7 +101,7 @@ def test_embeddings_are_those_of_the_archive(server: Server, client: openai.Open
     assert [one.embedding for one in own.data] == [[3.0, 1.0], [2.0, 1.0]]
 
 
-def test_what_a_model_is_for_is_known(client: openai.OpenAI) -> None:
+def test_what_a_model_is_for_is_known(client: Any) -> None:
     found = {one.id: getattr(one, "task", None) for one in client.models.list()}
     assert found == {"own": None, "vectors": "feature-extraction", "writer": "text-generation"}
     with pytest.raises(openai.BadRequestError, match="is for feature-extraction and answers no chats"):

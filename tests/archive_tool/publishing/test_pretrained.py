@@ -6,9 +6,6 @@ import pytest
 
 import archive_tool
 from archive_tool.errors import BuildError, InputError
-
-pytest.importorskip("transformers")
-
 from archive_tool.publishing import pretrained, proof
 from tests.handlers.pretrained.models import make_bert, make_tokenizer, make_writer
 

@@ -8,7 +8,6 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from torchvision import transforms
 
 from handlers import BadInputError, BaseHandler, ImageClassifier
 from handlers.batch.prepared import Prepared, is_computed, is_sdks
@@ -279,13 +278,13 @@ class Reasons(BaseHandler):
 
 
 class Digits(ImageClassifier):
-    image_processing = transforms.ToTensor()
+    image_processing = torch.nn.Identity()
 
 
 class Sized(ImageClassifier):
     def image_processing(self, image):
         self.size = image.size
-        return transforms.functional.to_tensor(image)
+        return image
 
 
 class Processing(ImageClassifier):
@@ -297,7 +296,7 @@ class Processing(ImageClassifier):
 class Computed(ImageClassifier):
     @property
     def image_processing(self):
-        return transforms.ToTensor()
+        return torch.nn.Identity()
 
 
 @pytest.mark.parametrize(

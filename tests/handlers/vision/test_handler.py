@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision import transforms
 
 from handlers import ImageClassifier, LoadError, ObjectDetector, VisionHandler
+from tests.later import Later
+
+transforms = Later("torchvision.transforms")
 
 
 class Brightness(VisionHandler):

@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision import models, transforms
-from ts.torch_handler.image_classifier import ImageClassifier as StockClassifier
 
 from handlers import BadInputError, ImageClassifier, NotSupportedError
+from tests.later import Later
+
+models = Later("torchvision.models")
+transforms = Later("torchvision.transforms")
+torchserves = Later("ts.torch_handler.image_classifier")
 
 LABELS = {str(index): [f"n{index:08}", f"label {index}"] for index in range(1000)}
 
@@ -43,15 +46,11 @@ def handler():
     return made
 
 
-class Stock(StockClassifier):
-    pass
-
-
 @pytest.mark.parametrize("config", [{"optimize": {"channels_last": False}}, {}])
 def test_the_answers_are_the_stocks(folder, make_context, picture, monkeypatch, config):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    ours, stock = ImageClassifier(), Stock()
+    ours, stock = ImageClassifier(), type("Stock", (torchserves.ImageClassifier,), {})()
     ours.initialize(make_context(folder, config=config))
     stock.initialize(make_context(folder))
     tensor = transforms.ToTensor()(Image.open(io.BytesIO(picture(size=(224, 224))))).tolist()

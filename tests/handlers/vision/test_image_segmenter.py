@@ -5,11 +5,13 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from torchvision import transforms
-from torchvision.models.segmentation import lraspp_mobilenet_v3_large
-from ts.torch_handler.image_segmenter import ImageSegmenter as StockSegmenter
 
 from handlers import ImageClassifier, ImageSegmenter
+from tests.later import Later
+
+segmentation = Later("torchvision.models.segmentation")
+transforms = Later("torchvision.transforms")
+torchserves = Later("ts.torch_handler.image_segmenter")
 
 NET = """
     from torch import nn
@@ -21,10 +23,6 @@ NET = """
             self.net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
         def forward(self, pictures): return self.net(pictures)
 """
-
-
-class Stock(StockSegmenter):
-    pass
 
 
 @pytest.fixture
@@ -52,14 +50,14 @@ def png(*rows):
 
 def test_the_answers_of_torchvisions_model_are_the_stocks(archives, make_context, picture, monkeypatch):
     torch.manual_seed(0)
-    net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
+    net = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
     weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     folder = archives.make(model_file=NET, weights=weights)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     found = []
     plainly = {"optimize": {"channels_last": False}}
-    for handler in (ImageSegmenter(), Stock()):
+    for handler in (ImageSegmenter(), type("Stock", (torchserves.ImageSegmenter,), {})()):
         handler.initialize(make_context(folder, config=plainly))
         context = make_context(requests=2)
         context.metrics = type("Metrics", (), {"add_time": lambda *_: None})()

@@ -3,11 +3,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision import transforms
 
 from handlers.vision import imagenet
 from handlers.vision.imagenet import fit, make_processing
 from handlers.vision.to_tensor import ending_of
+from tests.later import Later
+
+transforms = Later("torchvision.transforms")
 
 SIZES = [
     (256, 256),

@@ -6,10 +6,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.models.detection import ssdlite320_mobilenet_v3_large
-from ts.torch_handler.object_detector import ObjectDetector as StockDetector
 
 from handlers import NotSupportedError, ObjectDetector
+from tests.later import Later
+
+detection = Later("torchvision.models.detection")
+torchserves = Later("ts.torch_handler.object_detector")
 
 NET = """
     from torch import nn
@@ -68,10 +70,6 @@ def handler():
     return made
 
 
-class Stock(StockDetector):
-    pass
-
-
 def ask(handler: Any, context: Any, *bodies: Any) -> list[Any]:
     context.metrics = type("Metrics", (), {"add_time": lambda *_: None})()
     return handler.handle([{"body": body} for body in bodies], context)
@@ -96,7 +94,9 @@ def _end(quarter, width, height):
 @pytest.mark.slow  # a large model, twice
 def test_the_answers_of_torchvisions_model_are_the_stocks(archives, make_context, picture, monkeypatch):
     torch.manual_seed(0)
-    ssd = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4, detections_per_img=200)
+    ssd = detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=4, detections_per_img=200
+    )
     ssd.eval()
     for module in ssd.head.classification_head.module_list:
         nn.init.normal_(module[1].bias)  # else all scores are equal
@@ -104,7 +104,7 @@ def test_the_answers_of_torchvisions_model_are_the_stocks(archives, make_context
     folder = archives.make(model_file=NET, weights=weights, labels=LABELS)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    ours, stock = ObjectDetector(), Stock()
+    ours, stock = ObjectDetector(), type("Stock", (torchserves.ObjectDetector,), {})()
     ours.initialize(make_context(folder))
     stock.initialize(make_context(folder))
     bodies = [picture(size=(64, 48), seed=1), bytes(picture(size=(64, 48), form="JPEG", seed=2))]

@@ -69,7 +69,7 @@ _TRAFFIC = "/models/{model_name}/{model_version}/traffic"
 def test_a_description_that_is_none_is_told_as_it_is(document: Any) -> None:
     client = ManagementClient(Answering(document))
     for describe in (client.describe, client.rows, client.default_version):
-        with pytest.raises(ReplyError, match="unexpected description of a model"):
+        with pytest.raises(ReplyError, match="the description of models cannot be read"):
             describe("m")
 
 

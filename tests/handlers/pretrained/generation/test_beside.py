@@ -1,6 +1,7 @@
 """Texts that `generate` writes, a token at a time."""
 
 import threading
+from functools import cache
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from handlers.pretrained.generation.beside import Beside
 from handlers.pretrained.generation.sequence import LENGTH, Text, Written
 from tests.handlers.pretrained.models import make_writer
 
-MODEL, TOKENIZER = make_writer("Llama")
+tiny = cache(lambda: make_writer("Llama"))  # a model, and its tokenizer
 PROMPT = [5, 6, 7]
 CPU = torch.device("cpu")
 BEAMS = {"num_beams": 3, "max_new_tokens": 8, "do_sample": False}
@@ -18,13 +19,13 @@ DRAWN = {**BEAMS, "do_sample": True, "temperature": 2.0, "top_k": 50}
 
 
 def text(arguments, seed=None, **options):
-    return Written(list(PROMPT), 8, Text(TOKENIZER, PROMPT, ()), alone=arguments, seed=seed, **options)
+    return Written(list(PROMPT), 8, Text(tiny()[1], PROMPT, ()), alone=arguments, seed=seed, **options)
 
 
 def expected(arguments, seed=0):
     torch.manual_seed(seed)
     with torch.inference_mode():
-        return MODEL.generate(torch.tensor([PROMPT]), **arguments)[0, len(PROMPT) :].tolist()
+        return tiny()[0].generate(torch.tensor([PROMPT]), **arguments)[0, len(PROMPT) :].tolist()
 
 
 def threads():
@@ -33,7 +34,7 @@ def threads():
 
 def test_one_token_in_each_step():
     one = text(BEAMS)
-    beside = Beside(MODEL, CPU, one)
+    beside = Beside(tiny()[0], CPU, one)
     for _ in range(8):
         assert not one.over
         assert threads() == 1
@@ -46,7 +47,7 @@ def test_one_token_in_each_step():
 
 def test_what_is_drawn_is_by_its_own_seed():
     first, second = text(DRAWN, seed=3), text(DRAWN, seed=4)
-    besides = [Beside(MODEL, CPU, first), Beside(MODEL, CPU, second)]
+    besides = [Beside(tiny()[0], CPU, first), Beside(tiny()[0], CPU, second)]
     torch.manual_seed(9)
     before = torch.get_rng_state()
     while besides:
@@ -57,7 +58,7 @@ def test_what_is_drawn_is_by_its_own_seed():
 
 
 def test_one_that_is_left_ends():
-    begun, new = (Beside(MODEL, CPU, text(BEAMS)) for _ in range(2))
+    begun, new = (Beside(tiny()[0], CPU, text(BEAMS)) for _ in range(2))
     begun.step()
     for one in (begun, new):
         one.leave()
@@ -67,7 +68,7 @@ def test_one_that_is_left_ends():
 
 def test_it_ends_in_time():
     one = text(BEAMS, until=0.0)
-    beside = Beside(MODEL, CPU, one)
+    beside = Beside(tiny()[0], CPU, one)
     while not beside.step():
         pass
     assert (len(one.new), one.finish) == (1, LENGTH)
@@ -78,9 +79,9 @@ def test_an_error_is_the_texts(error, monkeypatch):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(MODEL, "forward", fail)
+    monkeypatch.setattr(tiny()[0], "forward", fail)
     one = text(BEAMS)
-    assert Beside(MODEL, CPU, one).step()
+    assert Beside(tiny()[0], CPU, one).step()
     is_ours = isinstance(error, RuntimeError)
     assert isinstance(one.error, RuntimeError if is_ours else BadInputError)
     assert threads() == 0
@@ -90,15 +91,15 @@ def test_without_memory_it_is_everybodys(monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(MODEL, "forward", fail)
+    monkeypatch.setattr(tiny()[0], "forward", fail)
     with pytest.raises(MemoryError):
-        Beside(MODEL, CPU, text(BEAMS)).step()
+        Beside(tiny()[0], CPU, text(BEAMS)).step()
     assert threads() == 0
 
 
 def test_nothing_that_can_be_drawn_is_the_requests_fault():
-    one = text({**DRAWN, "suppress_tokens": [*range(len(TOKENIZER))]}, seed=1)
-    beside = Beside(MODEL, CPU, one)
+    one = text({**DRAWN, "suppress_tokens": [*range(len(tiny()[1]))]}, seed=1)
+    beside = Beside(tiny()[0], CPU, one)
     while not beside.step():
         pass
     assert isinstance(one.error, BadInputError)

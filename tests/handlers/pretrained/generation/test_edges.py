@@ -10,8 +10,7 @@ from handlers.pretrained.generation.parameters import PARAMETERS
 from tests.handlers.pretrained.models import make_writer, save
 
 PLACES = 128
-MODEL, TOKENIZER = make_writer("Llama", max_position_embeddings=PLACES)
-EVERY = [*range(len(TOKENIZER))]
+EVERY = [*range(264)]  # tokens of the model
 TOKENS = [[0], [5, 6], EVERY, EVERY[3:]]
 FLAGS = [True, False]
 SHARES = [1e-300, 1e-9, 0.5, 0.999999]
@@ -58,7 +57,9 @@ PLAIN = {"inputs": "the rain", "parameters": {"max_new_tokens": 4}}
 
 @pytest.fixture(scope="module")
 def served(serve, tmp_path_factory):
-    return serve(save(tmp_path_factory.mktemp("writer"), MODEL, TOKENIZER))
+    model, tokenizer = make_writer("Llama", max_position_embeddings=PLACES)
+    assert len(tokenizer) == len(EVERY)
+    return serve(save(tmp_path_factory.mktemp("writer"), model, tokenizer))
 
 
 def test_every_parameter_has_edges():

@@ -1,6 +1,7 @@
 """What is asked for: every form, and what is said of one that is wrong."""
 
 import json
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from handlers.pretrained.generation import reading
 from handlers.pretrained.generation.parameters import PARAMETERS, draws
 from tests.handlers.pretrained.models import make_byte_tokenizer
 
-TOKENIZER = make_byte_tokenizer()
+tokenizer = cache(make_byte_tokenizer)
 USER = {"role": "user", "content": "hi"}
 LONG = "the rain, " * 200_000
 JSON = st.recursive(
@@ -88,9 +89,9 @@ def test_anything_is_read_or_refused(data):
 
 def test_prompts_are_cut_only_if_asked():
     def prompts(longest, **parameters):
-        return reading.prompts_of(TOKENIZER, read({"inputs": "abcdef", "parameters": parameters}), longest)
+        return reading.prompts_of(tokenizer(), read({"inputs": "abcdef", "parameters": parameters}), longest)
 
-    whole = TOKENIZER("abcdef")["input_ids"]
+    whole = tokenizer()("abcdef")["input_ids"]
     assert prompts(None) == prompts(7) == [whole]
     assert prompts(7, truncate=2) == [whole[-2:]]
     with pytest.raises(TooLargeError, match="has 6 tokens, and the model takes 6"):
@@ -110,24 +111,24 @@ def test_what_is_far_too_long_is_refused_before_it_is_read(data, refused):
     longest, read_of = 128, []
 
     class Counting:
-        chat_template = TOKENIZER.chat_template
+        chat_template = tokenizer().chat_template
 
         def __call__(self, text, **options):
             read_of.append(len(text))
-            return TOKENIZER(text, **options)
+            return tokenizer()(text, **options)
 
     if refused:
         with pytest.raises(TooLargeError, match=r"2000000 characters.* more than 128 tokens, and the model takes 128"):
             reading.prompts_of(Counting(), read(data), longest)
     else:
         (prompt,) = reading.prompts_of(Counting(), read(data), longest)
-        assert prompt == TOKENIZER(LONG[-100:])["input_ids"][-7:]
+        assert prompt == tokenizer()(LONG[-100:])["input_ids"][-7:]
     assert 0 < sum(read_of) < 20_000
 
 
 def test_chats_are_written_by_the_models_template():
     def chat(*messages):
-        return TOKENIZER.decode(reading.prompt_of_chat(TOKENIZER, messages))
+        return tokenizer().decode(reading.prompt_of_chat(tokenizer(), messages))
 
     assert chat(USER) == "user: hi\nassistant: "
     assert chat(USER, {"role": "assistant", "content": "Well"}) == "user: hi\nassistant: Well"

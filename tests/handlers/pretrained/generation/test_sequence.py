@@ -1,6 +1,7 @@
 """One text: its pieces, where it stops, and how the next token is chosen."""
 
 import time
+from functools import cache
 
 import pytest
 import torch
@@ -11,16 +12,16 @@ from handlers.errors import BadInputError
 from handlers.pretrained.generation.sequence import ENDED, LENGTH, STOPPED, Chooser, Text, Written
 from tests.handlers.pretrained.models import make_byte_tokenizer, make_writer
 
-TOKENIZER = make_byte_tokenizer()
-MODEL, _ = make_writer("Llama")
+tokenizer = cache(make_byte_tokenizer)
+tiny = cache(lambda: make_writer("Llama"))  # a model, and its tokenizer
 
 
 def tokens(text):
-    return TOKENIZER(text)["input_ids"]
+    return tokenizer()(text)["input_ids"]
 
 
 def pieces(text, stops=(), prompt="the rain"):
-    found = Text(TOKENIZER, tokens(prompt), stops)
+    found = Text(tokenizer(), tokens(prompt), stops)
     ids = tokens(text)
     parts = []
     for index, one in enumerate(ids):
@@ -34,7 +35,7 @@ def pieces(text, stops=(), prompt="the rain"):
 @given(st.text(max_size=30), st.text(max_size=8))
 def test_pieces_are_whole_characters_and_join_to_the_text(text, prompt):
     parts, found = pieces(text, prompt=prompt)
-    assert "".join(parts) == found.text == TOKENIZER.decode(tokens(text))
+    assert "".join(parts) == found.text == tokenizer().decode(tokens(text))
     assert "\ufffd" not in "".join(parts) or "\ufffd" in text
 
 
@@ -52,12 +53,12 @@ def test_a_text_ends_before_the_first_stop(text, stops):
 
 def test_what_is_no_character_comes_nevertheless():
     ids = tokens("é")[:1] * 6
-    found = Text(TOKENIZER, tokens("a"), ())
+    found = Text(tokenizer(), tokens("a"), ())
     assert "".join(found.add([one], last=index == 5) for index, one in enumerate(ids)) == "\ufffd" * 6
 
 
 def written(text="ab", **options):
-    given = {"most": 10, "text": Text(TOKENIZER, [3], options.pop("stops", ())), **options}
+    given = {"most": 10, "text": Text(tokenizer(), [3], options.pop("stops", ())), **options}
     one = Written([3], **given)
     for token in tokens(text):
         one.add(token, lambda token, top: (-1.5, [(token, -1.5)][:top]))
@@ -126,8 +127,8 @@ def test_scores_of_which_none_can_be_drawn_are_the_requests_fault(scores):
 )
 def test_sorting_few_tokens_leaves_what_sorting_all_of_them_does(parameters):
     ids, scores = [5, 6, 7], torch.randn(1, 200, generator=torch.Generator().manual_seed(1)) * 3
-    config, _ = MODEL._prepare_generation_config(None, **{"do_sample": True, "top_k": 20, **parameters})
-    processors = MODEL._get_logits_processor(config, input_ids_seq_length=3)
+    config, _ = tiny()[0]._prepare_generation_config(None, **{"do_sample": True, "top_k": 20, **parameters})
+    processors = tiny()[0]._get_logits_processor(config, input_ids_seq_length=3)
     numbers = torch.tensor([ids])
     expected = processors(numbers, scores)
     assert 0 < (~expected.isneginf()).sum() < 200

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from functools import cache
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from handlers.errors import LoadError
 from tests.handlers.pretrained.models import make_writer, save
 
-MODEL, _ = make_writer("Llama")
+tiny = cache(lambda: make_writer("Llama")[0])
 
 
 class SamplingParams(SimpleNamespace):
@@ -38,7 +39,7 @@ class PlayedEngine:
         try:
             while len(found.token_ids) < settings.max_tokens:
                 with torch.inference_mode():
-                    logs = MODEL(torch.tensor([ids]))["logits"][0, -1].log_softmax(dim=-1)
+                    logs = tiny()(torch.tensor([ids]))["logits"][0, -1].log_softmax(dim=-1)
                 token = int(logs.argmax())
                 ids.append(token)
                 found.token_ids.append(token)

@@ -1,23 +1,24 @@
 """The queue: who joins when, what is bounded, and that one bad text fails alone."""
 
+from functools import cache
+
 import pytest
 import torch
-from transformers import LogitsProcessorList
 
 from handlers.pretrained.generation.sequence import Chooser, Text, Written
 from handlers.pretrained.generation.writer import Writer
 from tests.handlers.pretrained.models import make_writer
 
-MODEL, TOKENIZER = make_writer("Llama")
+tiny = cache(lambda: make_writer("Llama"))  # a model, and its tokenizer
 
 
 def writer(**limits):
-    return Writer(MODEL, torch.device("cpu"), pad=0, **{"most_rows": 8, "most_tokens": 10_000, **limits})
+    return Writer(tiny()[0], torch.device("cpu"), pad=0, **{"most_rows": 8, "most_tokens": 10_000, **limits})
 
 
 def text(*prompt, most=4, **options):
     ids = list(prompt)
-    return Written(ids, most, Text(TOKENIZER, ids, ()), **options)
+    return Written(ids, most, Text(tiny()[1], ids, ()), **options)
 
 
 def finish(queue, limit=200):
@@ -100,6 +101,8 @@ def test_a_text_that_cannot_be_read_fails_alone():
 
 
 def test_a_choice_that_fails_fails_alone():
+    from transformers import LogitsProcessorList
+
     def fail(ids, scores):
         raise RuntimeError("no")
 
@@ -138,7 +141,7 @@ def test_several_beams_are_written_beside_others():
     assert len(queue) == 2
     finish(queue)
     with torch.inference_mode():
-        expected = MODEL.generate(torch.tensor([[5, 6]]), **BEAMS)[0, 2:].tolist()
+        expected = tiny()[0].generate(torch.tensor([[5, 6]]), **BEAMS)[0, 2:].tolist()
     assert [beams.new, row.new] == [expected, *tokens_of(text(9, most=12))]
 
 

@@ -88,7 +88,7 @@ def test_an_odd_description_of_a_model_is_told_as_it_is(tmp_path: Path, source_o
     with served(tmp_path) as server, listening(odd) as port:
         source = source_of(replace(server, management=port))
         assert list(asyncio.run(source.versions("none"))) == []
-        with pytest.raises(ReplyError, match="unexpected description of a model"):
+        with pytest.raises(ReplyError, match="the description of models cannot be read"):
             asyncio.run(source.versions("odd"))
 
 

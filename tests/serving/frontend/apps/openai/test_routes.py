@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import openai
 import pytest
 
+from tests.later import Later
 from tests.serving.frontend.apps.conftest import served
 
 from .conftest import Routes, writing_engine
 
+openai = Later("openai")
 HELLO = [{"role": "user", "content": "who plays"}]
 REFUSED = ("unsupported_parameter", "is not supported here")
 MISSPELT = ("unknown_parameter", "did you mean max_tokens")

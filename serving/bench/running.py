@@ -46,13 +46,15 @@ async def run(load: Load, stop: asyncio.Event | None = None) -> AsyncGenerator[T
     )
     assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 - pipes
     errors = asyncio.ensure_future(process.stderr.read())
-    stopping = asyncio.ensure_future(_close_when(stop, process.stdin)) if stop else None
+    stopping: asyncio.Future[None] | None = None
     figures: Figures | None = None
     try:
         with contextlib.suppress(ConnectionError):
             # In a thread: a large body takes its time, and the caller may be a server.
             process.stdin.write(await asyncio.to_thread(lambda: load.to_json().encode() + b"\n"))
             await process.stdin.drain()
+        if stop:  # not before the load is written, whose end says so
+            stopping = asyncio.ensure_future(_close_when(stop, process.stdin))
         async for line in process.stdout:
             told = _told(line)
             if isinstance(told, Figures):

@@ -150,6 +150,8 @@ class Session:
             changing.result()
 
     async def _loads(self, workers: int | None) -> None:
+        if self.stop.is_set():
+            return
         if self.search:
             self.highest[workers] = await self._search(workers)
             return

@@ -60,7 +60,9 @@ async def _try(target: Target, request: bytes, timeout_s: float) -> None:
 async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if place.socket_path:
         return await asyncio.open_unix_connection(place.socket_path)
-    tls: dict[str, Any] = {"ssl": tls_of(place), "server_hostname": place.host} if place.tls else {}
+    # In a thread: certificates are read from the disk, and the caller may be a server.
+    ssl = await asyncio.to_thread(tls_of, place) if place.tls else None
+    tls: dict[str, Any] = {"ssl": ssl, "server_hostname": place.host} if ssl else {}
     return await asyncio.open_connection(place.host, place.port, **tls)
 
 

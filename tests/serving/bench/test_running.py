@@ -62,6 +62,15 @@ def test_an_event_ends_a_load(server: Server) -> None:
     assert asyncio.run(main()).good > 0
 
 
+def test_an_event_that_is_set_before_a_load_begins_leaves_it_its_figures(server: Server) -> None:
+    async def main() -> list[Second | Figures]:
+        stop = asyncio.Event()
+        stop.set()
+        return [told async for told in run(load_of(server, seconds=600), stop)]
+
+    assert isinstance(asyncio.run(main())[-1], Figures)
+
+
 def test_who_looks_no_more_ends_the_load(server: Server) -> None:
     async def main() -> None:
         telling = run(load_of(server, seconds=600))

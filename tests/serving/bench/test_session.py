@@ -111,3 +111,16 @@ def test_a_session_that_is_stopped_has_what_there_is(server: Server) -> None:
     asyncio.run(main())
     assert [run.name for run in session.runs] == ["1 connection"]
     assert session.runs[0].figures.good > 0
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_a_session_that_is_stopped_while_it_warms_up_sends_no_load(server: Server, search: bool) -> None:
+    session = session_of(server, connections=(1,), seconds=600, search=search, warm_up_s=600)
+
+    async def main() -> None:
+        session.tell = lambda *_: session.stop.set()
+        await session.all()
+
+    asyncio.run(main())
+    assert not session.runs
+    assert not session.highest

@@ -59,7 +59,7 @@ async def given(archives: Archives, one: Served, form: FormData) -> Given:
         found = await archives.sample(one.of.url, int(sample))
         if found is not None:
             about, body = found
-            return Given(body, named or about.content_type or "", about.input.rpartition("/")[2])
+            return Given(body, named or _plain(about.content_type), about.input.rpartition("/")[2])
     raise BadRequestError("choose a file or a sample, or write something")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from serving.client import Address, ManagementClient, Transport
+from serving.client.management import MOST_ANSWER
 from serving.client.transport import model_path
 from serving.control.configuration.config import read_properties
 from serving.control.configuration.settings import is_true
@@ -36,7 +37,7 @@ class ClientSource:
     def __init__(self, record: ServerRecord, state: StateFolder) -> None:
         self._record, self._state = record, state
         properties = read_properties(state.config) if state.config.is_file() else {}
-        self._transports: dict[tuple[str, str | None], Transport] = {}
+        self._transports: dict[tuple[str, str | None, int | None], Transport] = {}
         self.about = About(
             inference=record.inference,
             management=record.management,
@@ -55,13 +56,16 @@ class ClientSource:
 
     def _transport(self, api: Api) -> Transport:
         """Return the connections to an API, with its key as it is now."""
-        address = self._record.inference if api == "inference" else self._record.management
-        return self._connections(address, current_key(self._record, self._state, api))
+        key = current_key(self._record, self._state, api)
+        if api == "inference":
+            return self._connections(self._record.inference, key, None)
+        return self._connections(self._record.management, key, MOST_ANSWER)
 
-    def _connections(self, address: str, key: str | None) -> Transport:
-        known = self._transports.get((address, key))
+    def _connections(self, address: str, key: str | None, most: int | None) -> Transport:
+        known = self._transports.get((address, key, most))
         if known is None:
-            known = self._transports[address, key] = Transport(Address(address), timeout_s=_TIMEOUT_S, token=key)
+            known = Transport(Address(address), timeout_s=_TIMEOUT_S, token=key, most=most)
+            self._transports[address, key, most] = known
         return known
 
     async def _manage(self, do: Callable[[ManagementClient], T]) -> T:
@@ -120,7 +124,8 @@ class ClientSource:
 
         def ask() -> str:
             try:
-                return self._connections(self._record.metrics, None).checked("GET", "/metrics").body.decode()
+                metrics = self._connections(self._record.metrics, None, MOST_ANSWER)
+                return metrics.checked("GET", "/metrics").body.decode()
             except ServingError:
                 return ""  # the metrics API is off
 

@@ -123,7 +123,7 @@ class LoadTest:
     async def run(self) -> None:
         """Send it."""
         try:
-            await try_each(self._target, self.session.base.requests, _ANSWER_S)
+            await self._try()
             if not self.stopped:
                 await asyncio.wait_for(self.session.all(), self._most_s)
         except asyncio.TimeoutError:
@@ -135,6 +135,18 @@ class LoadTest:
         except Exception:
             log.exception("A load test has failed")
             self.error = ("it has failed: the server's log says why", "")
+
+    async def _try(self) -> None:
+        """Send the input once, until somebody stops the test."""
+        trial = asyncio.ensure_future(try_each(self._target, self.session.base.requests, _ANSWER_S))
+        stop = asyncio.ensure_future(self.session.stop.wait())
+        try:
+            await asyncio.wait({trial, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if trial.done():
+                trial.result()
+        finally:
+            trial.cancel()
+            stop.cancel()
 
     @property
     def stopped(self) -> bool:

@@ -87,7 +87,9 @@ function watch(place) {
     if (!running) return;
     try {
       const page = new DOMParser().parseFromString(await (await fetch(location.pathname)).text(), "text/html");
-      document.getElementById("outcome").replaceWith(page.getElementById("outcome"));
+      const found = page.getElementById("outcome");
+      if (!found) { location.reload(); return; }  // the server has begun anew, or wants a key
+      document.getElementById("outcome").replaceWith(found);
       const held = running.contains(document.activeElement), over = document.getElementById("over");
       running.remove();
       over.textContent = over.dataset.over;

@@ -14,6 +14,7 @@ import pytest
 
 from serving.control.state import ServerRecord, StateFolder
 from serving.errors import ReplyError
+from serving.frontend.apps.console import remote
 from serving.frontend.apps.console.remote import ClientSource
 from serving.frontend.apps.console.whole import console_of
 from serving.frontend.entrance import Receive, Scope, Send
@@ -90,6 +91,22 @@ def test_an_odd_description_of_a_model_is_told_as_it_is(tmp_path: Path, source_o
         assert list(asyncio.run(source.versions("none"))) == []
         with pytest.raises(ReplyError, match="the description of models cannot be read"):
             asyncio.run(source.versions("odd"))
+
+
+def test_a_description_that_is_too_long_is_not_read_to_its_end(
+    tmp_path: Path, source_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MOST_ANSWER", 1 << 20)
+
+    async def long(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for left in reversed(range(64)):
+            await send({"type": "http.response.body", "body": b" " * 65536, "more_body": left > 0})
+
+    with served(tmp_path) as server, listening(long) as port:
+        source = source_of(replace(server, management=port))
+        with pytest.raises(ReplyError, match="more than 1048576 bytes"):
+            asyncio.run(source.names())
 
 
 def test_its_pages_are_those_of_a_server_that_has_them(tmp_path: Path, source_of: Make) -> None:

@@ -88,6 +88,25 @@ def test_one_at_a_time(server: Server) -> None:
     asyncio.run(main())
 
 
+def test_one_that_is_stopped_before_the_model_has_answered_is_over(server: Server) -> None:
+    async def main() -> None:
+        tests, test = LoadTests(), load_test(server, "silent")
+        tests.start(test)
+        await asyncio.wait_for(asked(), 60)
+        await tests.stop()
+        assert test.over
+        assert test.stopped
+        assert test.error == ("", "")
+        assert not test.session.runs
+
+    async def asked() -> None:
+        while not server.seen[b"x"]:
+            await asyncio.sleep(0.01)
+
+    server.seen.clear()
+    asyncio.run(main())
+
+
 def test_one_that_drags_on_is_ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_tests, "_REST_S", 0.5)
     test = load_test(server, "slow", Wanted(1, None, 0.1, None))

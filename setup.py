@@ -40,6 +40,7 @@ PACKAGES = [
     "serving",
     "serving.batch",
     "serving.bench",
+    "serving.bench.wire",
     "serving.check",
     "serving.cli",
     "serving.cli.bench",

@@ -16,7 +16,7 @@ from typing import Any
 
 from serving import descriptors
 from serving.bench.loads import Load
-from serving.bench.sending import Sending
+from serving.bench.wire.sending import Sending
 
 #: Keys of the lines.
 SECOND, FIGURES = "second", "figures"

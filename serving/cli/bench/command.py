@@ -151,7 +151,7 @@ def bench(
     from serving.bench.report import Subject
     from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Scaling, Session
     from serving.bench.targets import Target
-    from serving.bench.trial import try_each
+    from serving.bench.wire.trial import try_each
     from serving.client import Address
 
     if page is not None and not page.absolute().parent.is_dir():

@@ -217,7 +217,7 @@ def test_what_is_no_such_folder(work, saved):
         read(work / "lora")
     assert is_one(work / "lora")
     write(work / "lora", {"model.safetensors": safetensors()})
-    with pytest.raises(BuildError, match="is missing in"):
+    with pytest.raises(BuildError, match="an adapter of some/base"):
         read(work / "lora")
     assert is_one(saved())
 

@@ -18,7 +18,7 @@ from serving.bench.search import MOST_TRIES
 from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Session
 from serving.bench.tally import Second
 from serving.bench.targets import Target
-from serving.bench.trial import try_each
+from serving.bench.wire.trial import try_each
 from serving.frontend.apps.console.given import Given
 from serving.frontend.apps.console.shown.calls import torchmar
 from serving.frontend.errors import ConflictError, UnavailableError

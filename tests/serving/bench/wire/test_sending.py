@@ -15,13 +15,12 @@ from typing import Any, cast
 import pytest
 
 from serving.bench.loads import Load, Place
-from serving.bench.sending import CLOSED, NOT_SENT, REFUSED, TIMEOUT, UNREADABLE, Sending, message_of
 from serving.bench.tally import Figures, Second
 from serving.bench.targets import Target
+from serving.bench.wire.sending import CLOSED, NOT_SENT, REFUSED, TIMEOUT, UNREADABLE, Sending, message_of
 from serving.client import Address
 from serving.control.configuration.ports import choose_free
-
-from .answering import Server
+from tests.serving.bench.answering import Server
 
 Send = Callable[..., Figures]
 

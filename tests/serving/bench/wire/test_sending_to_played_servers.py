@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from serving.bench.loads import Load
-from serving.bench.sending import CLOSED, TIMEOUT, UNREADABLE, Sending
 from serving.bench.tally import Figures
+from serving.bench.wire.sending import CLOSED, TIMEOUT, UNREADABLE, Sending
+from tests.serving.bench.played import MANNERS, Played, played
 
-from .played import MANNERS, Played, played
 from .test_sending import _uvloop
 
 SECONDS, TIMEOUT_S = 0.2, 0.3

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from serving.bench.clock import Alarm
+from serving.bench.wire.clock import Alarm
 
 # 2.4 ms: the event loop's own timers are late by half a millisecond then, or more.
 _WAIT_S = 0.0024

@@ -7,11 +7,10 @@ import asyncio
 import pytest
 
 from serving.bench.targets import Target
-from serving.bench.trial import try_each
+from serving.bench.wire.trial import try_each
 from serving.client import Address
 from serving.errors import NotRunningError, ReplyError
-
-from .answering import Server
+from tests.serving.bench.answering import Server
 
 
 def test_an_input_is_tried_as_it_is_sent(server: Server) -> None:

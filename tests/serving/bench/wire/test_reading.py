@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.bench.reading import MOST_HEAD, AnswerReader, BadAnswerError
+from serving.bench.wire.reading import MOST_HEAD, AnswerReader, BadAnswerError
 
 PLAIN = b"HTTP/1.1 200 OK\r\nx-request-id: 1\r\nContent-Length: 5\r\nconnection: keep-alive\r\n\r\nhello"
 EMPTY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nConnection: close\r\n\r\n"

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
-from serving.bench.clock import Alarm
 from serving.bench.loads import Load, Place
-from serving.bench.reading import AnswerReader, BadAnswerError
 from serving.bench.tally import Figures, Second, Tally
+from serving.bench.wire.clock import Alarm
+from serving.bench.wire.reading import AnswerReader, BadAnswerError
 
 _LOOK_S: Final = 0.1  # how often it is looked whether an answer takes too long
 _TELL_S: Final = 1.0

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from serving.bench.loads import Place
-from serving.bench.reading import AnswerReader, BadAnswerError
-from serving.bench.sending import tls_of
 from serving.bench.targets import Target
+from serving.bench.wire.reading import AnswerReader, BadAnswerError
+from serving.bench.wire.sending import tls_of
 from serving.client.transport import CONNECT_TIMEOUT_S, Reply, error_of
 from serving.errors import NotRunningError, ReplyError
 

@@ -1,0 +1,1 @@
+"""What passes the connections of a load test: requests at their times, answers as they are read."""

@@ -45,12 +45,14 @@ class Beside:
         if not self._ended:
             return False
         self._thread.join()
-        if self._error is None:
+        try:
+            if self._error is not None:
+                raise self._error
             self.one.take(self._tokens)
-        elif isinstance(self._error, Exception) and not is_out_of_memory(self._error):
-            self.one.error = blamed(self._error)
-        else:
-            raise self._error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.one.error = blamed(error)
         return True
 
     def leave(self) -> None:

@@ -64,11 +64,12 @@ class Beside:
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:
         """Draw on where this text has stopped drawing, and leave the numbers of others as they were."""
-        with torch.random.fork_rng(enabled=self.one.seed is not None):
+        on_gpu = self._device.type == "cuda"
+        # Without the device it would look at all GPUs of the machine, for every token.
+        with torch.random.fork_rng([self._device] if on_gpu else [], enabled=self.one.seed is not None):
             if self.one.seed is None:
                 yield
                 return
-            on_gpu = self._device.type == "cuda"
             if not self._drawn:
                 torch.manual_seed(self.one.seed)
             else:

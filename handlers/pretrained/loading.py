@@ -104,9 +104,9 @@ def load_model(saved: Saved, auto: str, dtype: Any) -> Any:
             f"the weights do not fit the model's config.json: {_listed(mismatched)}",
             hint="take both from one model: save it again with save_pretrained, and build the archive of that folder",
         )
-    spared = _UNUSED if saved.remote_code else (*_UNUSED, *_COMPUTED)
+    spared = [*_UNUSED, *(() if saved.remote_code else _COMPUTED)]
     if saved.task == "feature-extraction":
-        spared += ("pooler",)
+        spared.append("pooler")
     missing = [name for name in info["missing_keys"] if not any(part in name for part in spared)]
     if missing:
         raise CheckpointMismatchError(

@@ -56,7 +56,7 @@ _TOKENIZERS: Final = (
     ("vocab-src.json", "vocab-tgt.json", "merges.txt"),
 )
 #: Tokenizers of bytes or characters, which have none.
-_WITHOUT: Final = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
+_WITHOUT: Final = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 _SETTINGS: Final = "tokenizer_config.json"
 _PROCESSORS: Final = (("preprocessor_config.json",), ("processor_config.json",))
 #: Documents that may name code.
@@ -198,10 +198,7 @@ def is_one(folder: Path) -> bool:
     """Return whether a folder looks as if `save_pretrained` had written it."""
     if (folder / MODULES).is_file():
         return True
-    has = (folder / CONFIG).is_file() and any(
-        (folder / f"{name}{end}").is_file() for name in weights.SINGLE for end in ("", weights.INDEX)
-    )
-    return has or (folder / weights.ADAPTER).is_file()
+    return ((folder / CONFIG).is_file() and weights.has(folder)) or (folder / weights.ADAPTER).is_file()
 
 
 def absent(folder: Path, option: str, hint: str) -> BuildError:

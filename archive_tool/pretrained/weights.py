@@ -46,9 +46,16 @@ def find(folder: Path, problems: list[Problem]) -> list[str]:
     return []
 
 
+def has(folder: Path) -> bool:
+    """Return whether a folder has a model's weights, or their index."""
+    return any((folder / f"{name}{end}").is_file() for name in SINGLE for end in ("", INDEX))
+
+
 def foreign(folder: Path) -> Problem | None:
     """Return what is wrong with a folder that has an adapter, or weights of another framework, and no model's own."""
     where = str(folder)
+    if has(folder):
+        return None
     if (folder / ADAPTER).is_file():
         base = read_object(folder / ADAPTER).get("base_model_name_or_path") or "some model"
         return Problem(

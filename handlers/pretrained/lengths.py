@@ -6,8 +6,9 @@ from typing import Any, Final
 
 #: Characters for each token that a model reads: a text of no more of them is taken as it is.
 _CHARACTERS: Final = 16
-#: Tokens beyond those that are read: what follows a place in a text, or comes before it, changes its tokens nearby.
-_BEYOND: Final = 64
+#: Tokens beyond those that are read: what follows a place in a text, or comes before it, changes its tokens nearby. To
+#: BERT's tokenizer a word of more than 100 characters is one unknown token, and what is left of a cut one up to 100.
+_BEYOND: Final = 128
 
 
 def enough(tokenizer: Any, text: str, longest: int | None, *, end: bool = False) -> str:

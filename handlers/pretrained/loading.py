@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 #: Parts of the names of weights that only a training uses.
-_UNUSED = ("masked_spec_embed", "num_batches_tracked")
+_UNUSED = ("masked_spec_embed", "embeddings.mask_token", "num_batches_tracked")
+#: And of those that transformers' own models compute from config.json: which of them are saved differs by its version.
+_COMPUTED = ("inv_freq", "relative_position_index")
 _INSTALL = "pip install 'torchmar[transformers]', or name transformers in the archive's requirements file"
 
 
@@ -102,8 +104,10 @@ def load_model(saved: Saved, auto: str, dtype: Any) -> Any:
             f"the weights do not fit the model's config.json: {_listed(mismatched)}",
             hint="take both from one model: save it again with save_pretrained, and build the archive of that folder",
         )
-    unused = (*_UNUSED, "pooler") if saved.task == "feature-extraction" else _UNUSED
-    missing = [name for name in info["missing_keys"] if not any(part in name for part in unused)]
+    spared = [*_UNUSED, *(() if saved.remote_code else _COMPUTED)]
+    if saved.task == "feature-extraction":
+        spared.append("pooler")
+    missing = [name for name in info["missing_keys"] if not any(part in name for part in spared)]
     if missing:
         raise CheckpointMismatchError(
             f"the weights lack what {type(model).__name__} needs: {_listed(missing)}",

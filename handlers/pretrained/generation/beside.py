@@ -45,12 +45,14 @@ class Beside:
         if not self._ended:
             return False
         self._thread.join()
-        if self._error is None:
+        try:
+            if self._error is not None:
+                raise self._error
             self.one.take(self._tokens)
-        elif isinstance(self._error, Exception) and not is_out_of_memory(self._error):
-            self.one.error = blamed(self._error)
-        else:
-            raise self._error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.one.error = blamed(error)
         return True
 
     def leave(self) -> None:
@@ -62,11 +64,12 @@ class Beside:
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:
         """Draw on where this text has stopped drawing, and leave the numbers of others as they were."""
-        with torch.random.fork_rng(enabled=self.one.seed is not None):
+        on_gpu = self._device.type == "cuda"
+        # Without the device it would look at all GPUs of the machine, for every token.
+        with torch.random.fork_rng([self._device] if on_gpu else [], enabled=self.one.seed is not None):
             if self.one.seed is None:
                 yield
                 return
-            on_gpu = self._device.type == "cuda"
             if not self._drawn:
                 torch.manual_seed(self.one.seed)
             else:

@@ -137,7 +137,7 @@ class Chooser:
             scores = one(ids, scores)
         left = (~scores[0].isneginf()).nonzero()[:, 0]
         few = scores[:, left]
-        for one in self.processors[some:]:
+        for one in self.processors[some:] if len(left) else ():  # some cannot take none at all, on a GPU fatally
             few = one(ids, few)
         return torch.full_like(scores, -inf).index_copy_(1, left, few)
 

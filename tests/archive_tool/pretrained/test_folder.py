@@ -104,6 +104,13 @@ def test_tokenizers_without_a_vocabulary(saved):
     assert told(read(folder, trust_remote_code=True)) == []
 
 
+@pytest.mark.parametrize("odd", [["ByT5Tokenizer"], {}, 3, None])
+def test_a_tokenizer_without_a_vocabulary_that_is_not_named(saved, odd):
+    folder = saved(files={"tokenizer_config.json": {"tokenizer_class": odd}})
+    (folder / "tokenizer.json").unlink()
+    assert "the tokenizer is missing" in told(read(folder))[0]
+
+
 def test_images_need_their_processor(saved):
     folder = saved(**IMAGES)
     assert "the image processor is missing" in told(read(folder))[0]

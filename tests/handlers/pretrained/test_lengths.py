@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.models import WordPiece
 
 from handlers.pretrained import lengths
 
@@ -31,6 +32,16 @@ def test_the_tokens_are_those_of_the_whole_text(tokenizer, text, longest):
     assert tokens(tokenizer, end)[-longest:] == whole[-longest:]
     # Who is refused for a text that is too long would be for the whole of it, and nobody else is.
     assert (len(tokens(tokenizer, begin)) > longest) is (len(whole) > longest)
+
+
+def test_a_long_word_that_is_cut_makes_no_text_too_long():
+    """A word of more than 100 characters is one token to BERT's tokenizer, and of its first 90 each may be one."""
+    tokenizer, longest = make_tokenizer(), 40
+    inner = tokenizer.backend_tokenizer
+    inner.model = WordPiece({"[UNK]": 0, "a": 1, "##a": 2}, unk_token="[UNK]")
+    for size in range(1000, 4000, 7):  # one of them is where the text is first cut
+        text = "a " * 30 + " " * size + "a" * 150
+        assert len(tokens(tokenizer, lengths.enough(tokenizer, text, longest))) == 31
 
 
 @pytest.mark.parametrize("end", [False, True])

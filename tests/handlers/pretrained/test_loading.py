@@ -5,13 +5,16 @@ import json
 import os
 
 import pytest
+import torch
+from safetensors import torch as safetensors
 
 import handlers
 from handlers.errors import CheckpointMismatchError, LoadError
 from handlers.pretrained import loading
+from handlers.pretrained.tasks import TASKS
 from handlers.testing import FakeContext
 
-from .models import make_bert, make_tokenizer, save
+from .models import SIZES, make_bert, make_tokenizer, save, transformers
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,35 @@ def test_weights_of_fewer_layers_than_the_model_has(saved, tmp_path):
     record = {"path": ".", "task": "fill-mask", "architecture": "BertForMaskedLM"}
     with pytest.raises(CheckpointMismatchError, match=r"lack what .* needs: bert\.encoder\.layer\.2\..* and 11 more"):
         load(changed(saved, tmp_path, num_hidden_layers=3), **record)
+
+
+WITHOUT_MLP = {name: size for name, size in SIZES.items() if name != "intermediate_size"}
+ROTARY = {"vocab_size": 30, "position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 2}
+SWIN = {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "settings", "lacks"),
+    [
+        ("fill-mask", "EsmForMaskedLM", SIZES | ROTARY, "inv_freq"),
+        ("image-classification", "Dinov2ForImageClassification", WITHOUT_MLP | {"image_size": 28}, "mask_token"),
+        # transformers 4 saves these numbers, and 5 does not.
+        ("image-classification", "SwinForImageClassification", SWIN, "relative_position_index"),
+    ],
+)
+def test_weights_that_nothing_needs(tmp_path, task, architecture, settings, lacks):
+    """What is computed from config.json, or used in training alone, may be left out."""
+    model = getattr(transformers, architecture)(
+        getattr(transformers, architecture.partition("For")[0] + "Config")(**settings)
+    )
+    save(tmp_path, model)
+    path = tmp_path / "model.safetensors"
+    left = {name: tensor for name, tensor in safetensors.load_file(path).items() if lacks not in name}
+    safetensors.save_file(left, path, {"format": "pt"})
+    found = loading.load_model(loading.Saved(tmp_path, task, architecture), TASKS[task].model, torch.float32)
+    states = found.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert "mask_token" in name or torch.equal(states[name], tensor), name
 
 
 def test_weights_of_other_sizes_are_named(saved, tmp_path):

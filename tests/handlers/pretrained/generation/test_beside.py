@@ -87,6 +87,20 @@ def test_an_error_is_the_texts(error, monkeypatch):
     assert threads() == 0
 
 
+def test_a_text_that_cannot_be_decoded_has_the_error_itself(monkeypatch):
+    """As where the model has more tokens than its tokenizer."""
+
+    def fail(*_, **__):
+        raise TypeError("a token without a text")
+
+    one = text(BEAMS)
+    monkeypatch.setattr(one.text, "add", fail)
+    beside = Beside(tiny()[0], CPU, one)
+    while not beside.step():
+        pass
+    assert isinstance(one.error, TypeError)
+
+
 def test_without_memory_it_is_everybodys(monkeypatch):
     def fail(*_, **__):
         raise MemoryError

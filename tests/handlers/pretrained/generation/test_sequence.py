@@ -117,6 +117,18 @@ def test_scores_of_which_none_can_be_drawn_are_the_requests_fault(scores):
 
 @pytest.mark.parametrize(
     "parameters",
+    [{"top_p": 0.7}, {"top_p": 0.7, "min_p": 0.05}, {"typical_p": 0.6}, {"typical_p": 0.6, "epsilon_cutoff": 0.01}],
+)
+def test_where_no_token_is_left_to_sort_it_is_the_requests_fault(parameters):
+    """As after `suppress_tokens` of all that the model knows."""
+    config, _ = tiny()[0]._prepare_generation_config(None, **{"do_sample": True, "top_k": 20, **parameters})
+    processors = tiny()[0]._get_logits_processor(config, input_ids_seq_length=3)
+    with pytest.raises(BadInputError, match="too extreme"):
+        Chooser(processors, torch.Generator()).choose([5, 6, 7], [], torch.full((200,), -float("inf")))
+
+
+@pytest.mark.parametrize(
+    "parameters",
     [
         {"top_p": 0.7},
         {"top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.3, "renormalize_logits": True},

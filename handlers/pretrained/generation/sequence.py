@@ -144,7 +144,8 @@ class Chooser:
 
 def blamed(error: Exception) -> Exception:
     """Return the error of a choice: the request's own, where numbers of its parameters cannot be reckoned with."""
-    return BadInputError(TOO_EXTREME) if isinstance(error, ArithmeticError) else error
+    # ValueError: torch's distributions, of scores that are no numbers any more.
+    return BadInputError(TOO_EXTREME) if isinstance(error, (ArithmeticError, ValueError)) else error
 
 
 #: Returns the logarithm of a token's probability, and as many others as asked for, by their numbers.

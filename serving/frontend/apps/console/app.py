@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,14 +13,14 @@ from starlette.applications import Starlette
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from archive_tool.errors import TorchmarError
 from serving.frontend.apps.console.beside import DOCS, PATH
 from serving.frontend.apps.console.gate import HEADERS, MARK, SESSION, Gate, Session, set_cookie
-from serving.frontend.apps.console.pages import HERE, LANGUAGE, Pages, link
+from serving.frontend.apps.console.pages import AGAIN_MS, HERE, LANGUAGE, Pages, link
 from serving.frontend.apps.console.shown.contents import Archives
 from serving.frontend.apps.console.shown.figures import Watch
 from serving.frontend.apps.console.sources import Served, Source
@@ -242,3 +243,34 @@ def _sealed(scope: Scope, send: Send, body: _Body) -> Send:
 def _chosen(scope: Scope) -> str | None:
     """Return the language that a link of a page has chosen."""
     return next((one for one in LANGUAGES if scope["query_string"] == f"lang={one}".encode()), None)
+
+
+def numbered(
+    shared: Around,
+    request: Request,
+    told: Callable[[int], AsyncGenerator[tuple[int, dict[str, Any]], None]] | None,
+    last: str = "",
+) -> Response:
+    """Answer with documents as server-sent events, as long as the session goes on.
+
+    Args:
+        shared: what all pages share.
+        request: whose reader may have some of them already.
+        told: yields documents with their numbers, those behind the number that it is given; None where there are none.
+        last: name of an event that ends them; empty for none.
+    """
+    after, session = request.headers.get("last-event-id", "0"), request.scope[SESSION]
+
+    async def events() -> AsyncIterator[str]:
+        yield f"retry: {AGAIN_MS}\n\n"
+        if told is not None:
+            begin = int(after) if after.isdecimal() and len(after) < 12 else 0
+            async with contextlib.aclosing(told(begin)) as documents:
+                async for number, document in documents:
+                    if not await shared.gate.is_in(session):
+                        return
+                    yield f"id: {number}\ndata: {json.dumps(document)}\n\n"
+        if last:
+            yield f"event: {last}\ndata: {{}}\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")

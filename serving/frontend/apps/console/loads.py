@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from serving.bench import report
 from serving.bench.session import MOST_CONNECTIONS
 from serving.bench.targets import Target
 from serving.client import Address
-from serving.frontend.apps.console.app import Around, posted, version_of
-from serving.frontend.apps.console.gate import SESSION
+from serving.frontend.apps.console.app import Around, numbered, posted, version_of
 from serving.frontend.apps.console.given import given
-from serving.frontend.apps.console.pages import AGAIN_MS, link
+from serving.frontend.apps.console.pages import link
 from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
 from serving.frontend.apps.console.shown.load_tests import MOST_RATE, MOST_S, SEARCHED, LoadTest, LoadTests, Wanted
 from serving.frontend.errors import BadRequestError
@@ -66,21 +63,8 @@ class Loads:
         return self._shared.pages.page(request, "load.html", served=served, test=test, report=report)
 
     async def _events(self, request: Request) -> Response:
-        after = request.headers.get("last-event-id", "0")
-        gate, session, test = self._shared.gate, request.scope[SESSION], self._tests.last
-
-        async def events() -> AsyncIterator[str]:
-            yield f"retry: {AGAIN_MS}\n\n"
-            if test is not None:
-                begin = int(after) if after.isdecimal() and len(after) < 12 else 0
-                async with contextlib.aclosing(test.told(begin)) as seconds:
-                    async for number, second in seconds:
-                        if not await gate.is_in(session):
-                            return
-                        yield f"id: {number}\ndata: {json.dumps(second)}\n\n"
-            yield "event: over\ndata: {}\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
+        test = self._tests.last
+        return numbered(self._shared, request, None if test is None else test.told, "over")
 
     # ---- what can be done ------------------------------------------------------------------------------------------
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from archive_tool.metadata.record import TensorSpec
-from serving.frontend.apps.console.app import Around, posted, version_of
-from serving.frontend.apps.console.gate import SESSION
-from serving.frontend.apps.console.pages import AGAIN_MS, link
+from serving.frontend.apps.console.app import Around, numbered, posted, version_of
+from serving.frontend.apps.console.pages import link
 from serving.frontend.apps.console.shown import logs
 from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
 from serving.frontend.errors import BadRequestError, ResourceNotFoundError
@@ -86,19 +83,7 @@ class Models:
         )
 
     async def _events(self, request: Request) -> Response:
-        after = request.headers.get("last-event-id", "0")
-        watch, gate, session = self._shared.watch, self._shared.gate, request.scope[SESSION]
-
-        async def events() -> AsyncIterator[str]:
-            yield f"retry: {AGAIN_MS}\n\n"
-            begin = int(after) if after.isdecimal() and len(after) < 12 else 0
-            async with contextlib.aclosing(watch.samples(begin)) as samples:
-                async for number, sample in samples:
-                    if not await gate.is_in(session):
-                        return
-                    yield f"id: {number}\ndata: {json.dumps(sample)}\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
+        return numbered(self._shared, request, self._shared.watch.samples)
 
     # ---- a model ---------------------------------------------------------------------------------------------------
 

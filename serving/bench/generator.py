@@ -1,7 +1,8 @@
 """``python -m serving.bench.generator``: a load, in a process that does nothing else.
 
 It reads the load as one line of JSON from its standard input and writes a line for each second and one of the figures.
-When its standard input ends it stops, and says what it has: also where whoever started it is gone.
+When its standard input ends it stops, and says what it has. It is killed when who started it ends, whose process id is
+its argument: one that is stopped reads no end of its input.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import asyncio
 import gc
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from typing import Any
 
-from serving import descriptors
+from serving import descriptors, parent
 from serving.bench.loads import Load
 from serving.bench.wire.sending import Sending
 
@@ -24,6 +26,8 @@ SECOND, FIGURES = "second", "figures"
 
 def main() -> int:
     """Send the load that standard input names."""
+    if sys.platform == "linux":
+        parent.ends_with_parent(signal.SIGKILL, int(sys.argv[1]))()
     load = Load.from_json(sys.stdin.buffer.readline())
     descriptors.allow()
     gc.freeze()  # what is there stays

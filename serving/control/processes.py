@@ -7,15 +7,10 @@ killed or not, is found by the session's number. No process id is reused while i
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import time
-from collections.abc import Callable
 
 import psutil
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def session_members(leader: int) -> list[psutil.Process]:
@@ -64,21 +59,6 @@ def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
     while any(_lives(process.pid) for process in left) and time.monotonic() < deadline:
         time.sleep(0.02)
     return len(left)
-
-
-def ends_with_parent() -> Callable[[], None]:
-    """Return what a child process must call at its start to get SIGTERM when this one ends, killed or not.
-
-    It holds over `exec`, but not for that process's own children. Linux only.
-    """
-    libc, parent = ctypes.CDLL(None), os.getpid()  # before the fork: little may be done after it
-
-    def call() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it has just ended
-            os._exit(1)
-
-    return call
 
 
 def _lives(pid: int) -> bool:

@@ -22,10 +22,11 @@ from serving.control.keys import current_key, without_given
 from serving.control.models import snapshots
 from serving.control.models.versions import with_defaults
 from serving.control.preparing import Prepared, StartOptions, prepare
-from serving.control.processes import end_session, ends_with_parent
+from serving.control.processes import end_session
 from serving.control.runtime_folder import remove_runtime_folder
 from serving.control.state import ServerRecord, StateFolder, identity_of, not_running
 from serving.errors import AlreadyRunningError, NotRunningError, StartError
+from serving.parent import ends_with_parent
 
 # Seconds that the frontend may take to end by itself; one that never became ready has nothing to finish.
 _GRACE_S = 30.0

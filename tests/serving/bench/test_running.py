@@ -82,7 +82,36 @@ def test_who_looks_no_more_ends_the_load(server: Server) -> None:
     asyncio.run(main())
 
 
-def test_a_generator_whose_starter_is_gone_ends(server: Server) -> None:
+@pytest.mark.parametrize("body", [b"x", bytes(1 << 20)], ids=["under way", "not yet read"])
+def test_a_generator_that_does_not_answer_is_killed_when_it_is_stopped(
+    server: Server, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(running, "_GRACE_S", 0.5)
+    load = replace(load_of(server, seconds=600), requests=server.requests("good", body))
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        telling = run(load, stop)
+        told = asyncio.ensure_future(anext(telling))
+        while not generators():
+            await asyncio.sleep(0)
+        if len(body) == 1:
+            await told
+            told = asyncio.ensure_future(anext(telling))
+        (generator,) = generators()
+        generator.suspend()
+        stop.set()
+        with pytest.raises(ServingError, match="did not end when it was stopped, and was killed"):  # noqa: PT012
+            while True:  # a second may be on its way
+                await asyncio.wait_for(told, 20)
+                told = asyncio.ensure_future(anext(telling))
+        assert not generators()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_a_generator_whose_starter_is_gone_ends(server: Server, still: bool) -> None:
     program = (
         "import asyncio, sys; from serving.bench.loads import Load; from serving.bench.running import figures_of; "
         "asyncio.run(figures_of(Load.from_json(sys.stdin.read())))"
@@ -95,6 +124,8 @@ def test_a_generator_whose_starter_is_gone_ends(server: Server) -> None:
         while not server.seen and time.monotonic() < deadline:
             time.sleep(0.05)
         (child,) = psutil.Process(starter.pid).children()
+        if still:
+            child.suspend()
         starter.kill()
     child.wait(30)
     assert not child.is_running()

@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from serving.control.processes import ends_with_parent
 from serving.frontend.errors import ModelError
 from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import environment
 from serving.frontend.settings import Settings
+from serving.parent import ends_with_parent
 
 _SHOWN: Final = 4000
 

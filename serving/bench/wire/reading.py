@@ -54,19 +54,11 @@ class AnswerReader:
         Raises:
             BadAnswerError: the bytes are not an answer, or more than one.
         """
-        while not self.status:  # informational answers (1xx) may come before the one
-            seen = len(self._held)
-            if seen:
-                data = self._held + data
-            end = data.find(_END, max(0, seen - 3)) + 4
-            if end < 4:
-                if len(data) > MOST_HEAD:
-                    raise BadAnswerError(f"a head of more than {MOST_HEAD} bytes")
-                self._held = data
+        if not self.status:
+            rest = self._read_heads(data)
+            if rest is None:
                 return False
-            self._held = b""
-            self._read_head(data[:end])
-            data = data[end:]
+            data = rest
         if self.status >= 300 and len(self.kept) < _KEPT:
             self.kept += data[: _KEPT - len(self.kept)]
         if self.streamed:
@@ -75,6 +67,21 @@ class AnswerReader:
         if self._left < 0:
             raise BadAnswerError(f"{-self._left} bytes after the end of an answer")
         return not self._left
+
+    def _read_heads(self, data: bytes) -> bytes | None:
+        """Read the head, and those of informational answers (1xx) before it; return what follows, None before that."""
+        seen, begin = len(self._held), 0
+        data, self._held = self._held + data, b""
+        while not self.status:
+            end = data.find(_END, max(begin, seen - 3)) + 4
+            if end < 4:
+                if len(data) - begin > MOST_HEAD:
+                    raise BadAnswerError(f"a head of more than {MOST_HEAD} bytes")
+                self._held = data[begin:]
+                return None
+            self._read_head(data[begin:end])
+            begin = end
+        return data[begin:]  # cut once, however many there were
 
     def _read_head(self, head: bytes) -> None:
         status = head[9:12]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,3 +103,15 @@ def test_of_an_error_the_beginning_is_kept() -> None:
     assert not reader.feed(head + b"a" * 1500)
     assert reader.feed(b"b" * 7500)
     assert reader.kept == b"a" * 1500 + b"b" * 500
+
+
+def test_many_informational_answers_are_read_in_time_of_their_length() -> None:
+    def seconds(number: int) -> float:
+        flood, begun = b"HTTP/1.1 100 C\r\n\r\n" * number, time.process_time()
+        reader = AnswerReader()
+        assert not reader.feed(flood + b"HTTP/1.1 2")
+        assert reader.feed(PLAIN[10:])
+        return time.process_time() - begun
+
+    # Ten times as many took a hundred times as long.
+    assert seconds(100_000) < 40 * max(1e-3, min(seconds(10_000) for _ in range(3)))

@@ -16,9 +16,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from archive_tool.errors import TorchmarError
+
+#: TorchServe's name of the error of a key that is missing, wrong or no longer good.
+INVALID_KEY: Final = "InvalidKeyException"
 
 
 class ServingError(TorchmarError):

@@ -35,7 +35,7 @@ class Load:
     Attributes:
         requests: whole HTTP/1.1 requests, sent in turn.
         connections: how many are open; with a rate, at the most.
-        seconds: during which requests begin.
+        seconds: during which requests begin; in a closed loop, from the first connection on.
         rate: requests a second, whatever the server does (an open loop); None to send the next one on each connection
             as soon as the answer to the last is there (a closed loop).
         steady: with a rate, begin them at equal distances; else as many independent users do, at random.

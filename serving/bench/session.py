@@ -13,7 +13,9 @@ from serving.bench.machine import Processors, is_here, warnings
 from serving.bench.running import run
 from serving.bench.search import Hopeless, Search, kept
 from serving.bench.tally import Figures, Second
+from serving.bench.wire.sending import KEY
 from serving.client import ManagementClient
+from serving.errors import INVALID_KEY, ReplyError
 
 #: Connections of each closed loop, where nobody says how many.
 CONNECTIONS: Final = (1, 8, 32)
@@ -94,7 +96,7 @@ class Session:
         """Send everything.
 
         Raises:
-            ReplyError: the workers could not be scaled.
+            ReplyError: the workers could not be scaled, or the key is not good any more.
             ServingError: the generator failed.
         """
         self._here = await asyncio.to_thread(is_here, self.base.place)
@@ -187,6 +189,9 @@ class Session:
         Args:
             hopeless: end it as soon as the SLO is missed for good.
             begun: set when the first second is over.
+
+        Raises:
+            ReplyError: the key is not good any more.
         """
         processors = Processors()
         figures, seconds = await self._figures(name, load, stop, hopeless=hopeless, begun=begun)
@@ -194,6 +199,13 @@ class Session:
         said = warnings(figures, busy if self._here else None)
         one = Run(name, workers, load, figures, tuple(seconds), busy, tuple(said))
         self.runs.append(one)
+        if KEY in figures.errors:
+            raise ReplyError(
+                f"{KEY}: it was renewed during the test, or has expired",
+                status=400,
+                kind=INVALID_KEY,
+                hint="begin the test again: it then takes the key that is good",
+            )
         return one
 
     async def _figures(

@@ -17,7 +17,7 @@ import httpx
 
 from archive_tool.errors import InputError
 from archive_tool.metadata.names import MODEL_NAME_HINT, shown_name
-from serving.errors import NotRunningError, ReplyError, ServingError
+from serving.errors import INVALID_KEY, NotRunningError, ReplyError, ServingError
 
 CONNECT_TIMEOUT_S = 5.0
 #: Names of headers: a token (RFC 9110, 5.6.2).
@@ -158,7 +158,7 @@ def error_of(reply: Reply, where: str) -> ReplyError:
     if isinstance(document, dict):
         message = str(document.get("message", ""))
         kind = str(document.get("type", ""))
-    hint = _KEY_HINT if kind == "InvalidKeyException" else None
+    hint = _KEY_HINT if kind == INVALID_KEY else None
     if not message and reply.status == _TOO_LARGE:  # of the frontend, which says nothing; a model's own has a message
         message = "the request is larger than the server's max_request_size allows"
         hint = "raise max_request_size in config.properties, and restart"

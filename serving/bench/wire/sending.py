@@ -14,6 +14,7 @@ from serving.bench.loads import Load, Place
 from serving.bench.tally import Figures, Second, Tally
 from serving.bench.wire.clock import Alarm
 from serving.bench.wire.reading import AnswerReader, BadAnswerError
+from serving.errors import INVALID_KEY
 
 _LOOK_S: Final = 0.1  # how often it is looked whether an answer takes too long
 _TELL_S: Final = 1.0
@@ -26,6 +27,8 @@ NOT_SENT: Final = "not sent in time: every connection was busy"
 CLOSED: Final = "the connection was closed"
 REFUSED: Final = "no connection"
 UNREADABLE: Final = "an answer that cannot be read"
+#: It ends the load: no request after it has a better key.
+KEY: Final = "the key is not taken any more"
 
 
 class Link(asyncio.Protocol):
@@ -88,7 +91,10 @@ class Link(asyncio.Protocol):
                 tally.firsts.add(self._part_at - self.intended)
                 tally.parts += reader.parts
         else:
-            tally.failed(f"HTTP {reader.status}", message_of(reader.kept))
+            kind, message = failure_of(reader.status, reader.kept)
+            tally.failed(kind, message)
+            if kind == KEY:
+                self._sending.stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the connection is gone, and with it the request under way."""
@@ -105,15 +111,16 @@ class Link(asyncio.Protocol):
         self.transport.abort()
 
 
-def message_of(body: bytes) -> str:
-    """Return the message of an error's body: TorchServe's JSON, or text."""
+def failure_of(status: int, body: bytes) -> tuple[str, str]:
+    """Return the kind of an error, and its message: of TorchServe's JSON, or the text of the body."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         document = None
+    kind = f"HTTP {status}"
     if isinstance(document, dict) and isinstance(document.get("message"), str):
-        return str(document["message"])
-    return body.decode("utf-8", "replace").strip()
+        return KEY if document.get("type") == INVALID_KEY else kind, document["message"]
+    return kind, body.decode("utf-8", "replace").strip()
 
 
 class Sending:
@@ -121,7 +128,7 @@ class Sending:
 
     Attributes:
         tally: of the second that runs.
-        end: when no more requests begin.
+        begun: when the first one may begin; end: when no more do.
 
     Args:
         load: what to send.
@@ -142,7 +149,7 @@ class Sending:
         self._starts = load.starts()
         self._next = next(self._starts, None)
         self._done = asyncio.Event()
-        self._stopped = False
+        self._stopped = self._tried = False
         self._ssl = tls_of(load.place)
         self._told = 0.0
         self._core = 0.0
@@ -195,11 +202,17 @@ class Sending:
     def made(self, link: Link) -> None:
         """Count a connection in."""
         self._links.add(link)
+        if self.load.rate is None and not self._tried and not self._stopped:
+            # The time of a closed loop begins here: a short one would be over before a busy machine has connected.
+            self._core = 0.0
+            self.begun = self._told = time.monotonic()
+            self.end = self.begun + self.load.seconds
+        self._tried = True
 
     def free(self, link: Link, now: float) -> None:
         """Give a connection that has its answer something to do."""
         if self.load.rate is None:
-            if now < self.end:
+            if now < self.end and not self._stopped:
                 link.begin(now)
                 return
         elif self._waiting:
@@ -260,6 +273,7 @@ class Sending:
         try:
             _, link = await asyncio.wait_for(making, self.load.timeout_s)
         except (OSError, asyncio.TimeoutError) as error:
+            self._tried = True
             self.tally.failed(REFUSED, str(error) or "it took too long")
             await asyncio.sleep(_AGAIN_S)
             now = time.monotonic()

@@ -16,7 +16,10 @@ from serving.client import Address
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Models: good, slow (0.25 s), silent, bad (503), close, closing (answers, and closes), parts, nonsense."""
+    """Models: good, slow (0.25 s), silent, bad (503), close, closing (answers, and closes), parts, nonsense, key.
+
+    The last one takes the key of ten requests.
+    """
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -48,6 +51,14 @@ class Answering(BaseHTTPRequestHandler):
 
     def answer_bad(self) -> None:
         self.answer_good(503, b'{"code": 503, "message": "no worker <b>here</b>"}')
+
+    def answer_key(self) -> None:
+        if self.server.seen.total() <= 10:
+            self.answer_good()
+        else:
+            self.answer_good(
+                400, b'{"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}'
+            )
 
     def answer_close(self) -> None:
         self.close_connection = True

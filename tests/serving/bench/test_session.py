@@ -124,3 +124,11 @@ def test_a_session_that_is_stopped_while_it_warms_up_sends_no_load(server: Serve
     asyncio.run(main())
     assert not session.runs
     assert not session.highest
+
+
+def test_a_key_that_is_not_taken_any_more_ends_it_with_what_there_is(server: Server) -> None:
+    session = session_of(server, "key", seconds=600.0)
+    with pytest.raises(ReplyError, match=r"^the key is not taken any more: it was renewed .*, or has expired"):
+        asyncio.run(session.all())
+    (run,) = session.runs
+    assert run.figures.good == 10

@@ -17,7 +17,7 @@ import pytest
 from serving.bench.loads import Load, Place
 from serving.bench.tally import Figures, Second
 from serving.bench.targets import Target
-from serving.bench.wire.sending import CLOSED, NOT_SENT, REFUSED, TIMEOUT, UNREADABLE, Sending, message_of
+from serving.bench.wire.sending import CLOSED, KEY, NOT_SENT, REFUSED, TIMEOUT, UNREADABLE, Sending, failure_of
 from serving.client import Address
 from serving.control.configuration.ports import choose_free
 from tests.serving.bench.answering import Server
@@ -161,6 +161,34 @@ def test_a_load_that_is_stopped_has_figures(server: Server) -> None:
     assert found.rate == pytest.approx(found.good_in_time / found.seconds)
 
 
+@pytest.mark.parametrize("rate", [None, 50.0])
+def test_a_key_that_is_not_taken_any_more_ends_a_load(server: Server, rate: float | None) -> None:
+    found = asyncio.run(Sending(Load(server.place, server.requests("key"), 2, 600.0, rate)).run())
+    assert found.good == 10
+    assert 1 <= found.errors[KEY] == found.failed <= 2
+    assert found.messages[KEY] == "Token Authorization failed."
+    assert found.seconds < 60
+
+
+@pytest.mark.parametrize("late", [0.0, 0.4])
+def test_a_short_closed_loop_begins_when_it_has_connected(server: Server, late: float) -> None:
+    async def main() -> Figures:
+        loop = asyncio.get_running_loop()
+        connect = loop.create_connection
+
+        async def slowly(*given: Any, **more: Any) -> Any:
+            await asyncio.sleep(late)
+            return await connect(*given, **more)
+
+        cast("Any", loop).create_connection = slowly
+        return await Sending(Load(server.place, server.requests("good"), 2, 0.2)).run()
+
+    found = asyncio.run(main())
+    assert found.good > 2
+    assert found.seconds == pytest.approx(0.2)
+    assert found.latency_ms.max >= 1000 * late, "who has to wait for a connection waits"
+
+
 def test_a_stop_does_not_wait_for_a_slow_answer(server: Server) -> None:
     async def main() -> Figures:
         load = Sending(Load(server.place, server.requests("silent"), 2, 600.0))
@@ -251,4 +279,4 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     ],
 )
 def test_messages(body: bytes, message: str) -> None:
-    assert message_of(body) == message
+    assert failure_of(503, body) == ("HTTP 503", message)

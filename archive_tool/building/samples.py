@@ -61,7 +61,8 @@ def content_type_of(name: str) -> str:
     if known := _MEDIA_TYPES.get(Path(name).suffix.lower()):
         return known
     # A table of its own: the module's functions also read this system's files, and the archive would depend on them.
-    return mimetypes.MimeTypes().guess_type(name)[0] or "application/octet-stream"
+    # And a path, which a name as `data:text/x` is not: it would be taken for an address that says its type itself.
+    return mimetypes.MimeTypes().guess_type(f"./{name}")[0] or "application/octet-stream"
 
 
 def read(text: str, report: Report, *, option: str = _OPTION) -> GivenSample | None:

@@ -141,6 +141,10 @@ def test_content_types_do_not_depend_on_the_system(monkeypatch):
     assert samples.content_type_of("a.safetensors") == "application/safetensors"
     assert samples.content_type_of("a.txt") == "text/plain"
     assert samples.content_type_of("a") == "application/octet-stream"
+    # A file's name is no address.
+    assert samples.content_type_of("data:text/\u00e9,x") == "application/octet-stream"
+    assert samples.content_type_of("data:text/evil,x.png") == "image/png"
+    assert samples.content_type_of("http://[x/a.txt") == "text/plain"
 
 
 def test_the_same_bytes_from_the_same_samples(files, options):

@@ -14,37 +14,39 @@ from serving.client.transport import CONNECT_TIMEOUT_S, Reply, error_of
 from serving.errors import NotRunningError, ReplyError
 
 _READ: Final = 1 << 16
+_LOG: Final = "see the server's log"
 
 
-async def try_each(target: Target, requests: Sequence[bytes], timeout_s: float) -> None:
+async def try_each(target: Target, requests: Sequence[bytes], timeout_s: float, late: str = _LOG) -> None:
     """Send every request as the load will, and wait for the whole answer; no more is kept than the begin of an error.
 
     Args:
         target: of the requests.
         requests: whole, as `Target.requests` makes them.
         timeout_s: seconds that an answer may take.
+        late: what can be done where it takes longer.
 
     Raises:
         NotRunningError: the server does not listen.
         ReplyError: it answered with something else than 2xx, with nothing in time, or with what cannot be read.
     """
     for request in requests:
-        await _try(target, request, timeout_s)
+        await _try(target, request, timeout_s, late)
 
 
-async def _try(target: Target, request: bytes, timeout_s: float) -> None:
+async def _try(target: Target, request: bytes, timeout_s: float, late: str) -> None:
     at = target.address.text
     where = f"POST {at}{target.path}"
     try:
         reader, writer = await asyncio.wait_for(_connect(target.place), min(timeout_s, CONNECT_TIMEOUT_S))
     except (OSError, asyncio.TimeoutError) as error:
         raise NotRunningError(f"nobody answers at {at}", where=where, hint="start a server: torchmar start") from error
-    answer, problem, hint = AnswerReader(), "", "see the server's log"
+    answer, problem, hint = AnswerReader(), "", _LOG
     try:
         writer.write(request)
         await asyncio.wait_for(_read(reader, answer), timeout_s)
     except asyncio.TimeoutError:
-        problem, hint = f"no answer within {timeout_s:g} s", "allow more with --timeout"
+        problem, hint = f"no answer within {timeout_s:g} s", late
     except OSError as error:
         problem = f"the connection broke: {error}"
     except BadAnswerError as error:

@@ -168,7 +168,7 @@ def bench(
         timeout_s=timeout,
         slo_s=slo_ms / 1e3 if slo_ms else None,
     )
-    asyncio.run(try_each(target, base.requests, timeout))
+    asyncio.run(try_each(target, base.requests, timeout, late="allow more with --timeout"))
     subject = Subject(model, version, address, explain, [(one.name, len(one.body), one.content_type) for one in files])
     session = Session(
         base,

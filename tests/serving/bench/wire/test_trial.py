@@ -24,6 +24,18 @@ def test_an_input_is_tried_as_it_is_sent(server: Server) -> None:
         asyncio.run(try_each(bad, bad.requests(inputs), 10))
 
 
+def test_an_answer_that_is_late(server: Server) -> None:
+    """What can be done goes by who asks: the console has no option --timeout."""
+    target = Target(Address(server.address), "silent")
+    requests = target.requests([(b"x", "text/plain")])
+    with pytest.raises(ReplyError, match=r"no answer within 0\.1 s") as failed:
+        asyncio.run(try_each(target, requests, 0.1))
+    assert failed.value.hint == "see the server's log"
+    with pytest.raises(ReplyError) as failed:
+        asyncio.run(try_each(target, requests, 0.1, late="wait"))
+    assert failed.value.hint == "wait"
+
+
 def test_nobody_listens() -> None:
     target = Target(Address("unix:/no/such.sock"), "m")
     with pytest.raises(NotRunningError, match="nobody answers"):

@@ -52,6 +52,7 @@ def test_a_played_server_ends_a_load_test_before_it_begins(
         assert server.connections == 1
     told = capsys.readouterr()
     assert said in told.err
+    assert ("allow more with --timeout" in told.err) == said.startswith("no answer")
     assert "\x1b[2J" not in told.err
     assert "Traceback" not in told.err
     assert time.monotonic() - begun < 30

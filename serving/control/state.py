@@ -9,6 +9,7 @@
     last_models.cfg    the models of the run before the last start, for ``torchmar start --restore``
     logs/              of the last start; logs.previous/ of the one before
     lock               held while a server is started or stopped
+    load_test.lock     held while a console that stands beside the server loads it
 """
 
 from __future__ import annotations
@@ -159,6 +160,11 @@ class StateFolder:
     def keys(self) -> Path:
         """The frontend's key file."""
         return self.path / "key_file.json"
+
+    @property
+    def load_test(self) -> Path:
+        """What a console that stands beside the server locks while it loads it."""
+        return self.path / "load_test.lock"
 
     @property
     def signature_key(self) -> Path:

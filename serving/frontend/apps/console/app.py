@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +19,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from archive_tool.cli.output import human_size
 from archive_tool.errors import TorchmarError
 from serving.frontend.apps.console.beside import DOCS, PATH
 from serving.frontend.apps.console.gate import HEADERS, MARK, SESSION, Gate, Session, set_cookie
@@ -26,7 +29,13 @@ from serving.frontend.apps.console.shown.figures import Watch
 from serving.frontend.apps.console.sources import Served, Source
 from serving.frontend.apps.console.words import LANGUAGES
 from serving.frontend.entrance import App, Message, Receive, Scope, Send
-from serving.frontend.errors import BadRequestError, ForbiddenError, FrontendError, TooLargeError, VersionNotFoundError
+from serving.frontend.errors import (
+    BadRequestError,
+    FrontendError,
+    OutOfResourcesError,
+    TooLargeError,
+    VersionNotFoundError,
+)
 
 # Bytes of a form beside a file's.
 _FORM: Final = 1 << 16
@@ -107,10 +116,13 @@ class Console:
         asked: App = self._app
         try:
             self._shared.gate.refuse_others(scope, headers)
-        except ForbiddenError as error:
+            inside = scope["path"].startswith((_LOGIN, f"{_STATIC}/")) or await self._shared.gate.is_in(session)
+        except FrontendError as error:
             asked = await self._refused(Request(scope), error)
+        except TorchmarError as error:  # of a server beside, which is asked for a key in place of one that has expired
+            asked = await self._failed(Request(scope), error)
         else:
-            if not scope["path"].startswith((_LOGIN, f"{_STATIC}/")) and not await self._shared.gate.is_in(session):
+            if not inside:
                 where = f"{_LOGIN}?next={scope['path']}" if scope["path"].startswith(PATH) else _LOGIN
                 asked = RedirectResponse(where, 303)
         body = _Body(headers, receive)
@@ -175,11 +187,29 @@ def posted(shared: Around, answer: Posted, most: int = 0) -> Callable[[Request],
         if kind.startswith("multipart/") and "charset" in kind:
             # No browser sends one, and Python has charsets that decode to what is no text, or fail in their own way.
             raise BadRequestError("a form is in UTF-8, and names no charset")
-        async with request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=most or _FORM) as form:
-            shared.gate.check(request.scope[SESSION], form.get(MARK))
-            return await answer(request, form)
+        async with contextlib.AsyncExitStack() as closing:
+            form = request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=most or _FORM)
+            try:
+                read = await closing.enter_async_context(form)
+            except OSError as error:
+                raise _not_kept(error, int(length)) from error
+            shared.gate.check(request.scope[SESSION], read.get(MARK))
+            return await answer(request, read)
 
     return endpoint
+
+
+def _not_kept(error: OSError, size: int) -> OutOfResourcesError:
+    """Make the error of a form whose file cannot be written down."""
+    try:
+        folder = tempfile.gettempdir()
+        room = f", which has {human_size(shutil.disk_usage(folder).free)} left"
+    except OSError:
+        folder, room = "for temporary files", ""
+    return OutOfResourcesError(
+        f"a form of {human_size(size)} cannot be kept in the folder {folder}{room}: {error.strerror or error}; "
+        "make room there, or start the server with another one in TMPDIR"
+    )
 
 
 def _inside(given: object) -> str:

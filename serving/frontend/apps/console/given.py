@@ -43,9 +43,9 @@ async def given(archives: Archives, one: Served, form: FormData) -> Given:
         form: says what.
 
     Raises:
-        BadRequestError: there is nothing of it.
+        BadRequestError: there is nothing of it, or its type cannot be one.
     """
-    named = _plain(form.get("kind"))
+    named = _named(form.get("kind"))
     file, text, sample = form.get("file"), form.get("text"), form.get("sample")
     if isinstance(file, UploadFile) and file.filename:
         body = await file.read()
@@ -61,6 +61,18 @@ async def given(archives: Archives, one: Served, form: FormData) -> Given:
             about, body = found
             return Given(body, named or _plain(about.content_type), about.input.rpartition("/")[2])
     raise BadRequestError("choose a file or a sample, or write something")
+
+
+def _named(kind: object) -> str:
+    """Return the type that a form names; empty for none.
+
+    Raises:
+        BadRequestError: it cannot stand in a header.
+    """
+    given = kind.strip() if isinstance(kind, str) else ""
+    if given and not _plain(given):
+        raise BadRequestError("content type: write printable ASCII, such as text/plain")
+    return given
 
 
 def _plain(kind: object) -> str:

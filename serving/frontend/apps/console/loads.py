@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -11,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from archive_tool.errors import TorchmarError
 from serving.bench import report
 from serving.bench.session import MOST_CONNECTIONS
 from serving.bench.targets import Target
@@ -20,10 +23,13 @@ from serving.frontend.apps.console.given import given
 from serving.frontend.apps.console.pages import link
 from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
 from serving.frontend.apps.console.shown.load_tests import MOST_RATE, MOST_S, SEARCHED, LoadTest, LoadTests, Wanted
-from serving.frontend.errors import BadRequestError
+from serving.frontend.apps.console.sources import Served
+from serving.frontend.errors import BadRequestError, FrontendError
 
 _LEAST: Final = 0.1  # of a rate, and of seconds
 _LEAST_MS, _MOST_MS = 0.001, 3_600_000.0
+# For which a page waits for the models of a server.
+_LISTING_S: Final = 3.0
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 
 
@@ -36,7 +42,8 @@ class Loads:
 
     def __init__(self, shared: Around) -> None:
         self._shared = shared
-        self._tests = LoadTests()
+        self._tests = LoadTests(shared.source.about.lock)
+        self._listing: asyncio.Future[list[Served] | None] | None = None
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
@@ -58,9 +65,22 @@ class Loads:
     # ---- how it goes -----------------------------------------------------------------------------------------------
 
     async def _page(self, request: Request) -> Response:
-        source, test = self._shared.source, self._tests.last
-        served = await all_of(source, (await source.names())[:MOST_MODELS])
+        served, test = await self._served(), self._tests.last
         return self._shared.pages.page(request, "load.html", served=served, test=test, report=report)
+
+    async def _served(self) -> list[Served] | None:
+        """Return the models; None where the server does not say them: a test is seen, and stopped, all the same."""
+
+        async def ask() -> list[Served] | None:
+            with contextlib.suppress(FrontendError, TorchmarError):
+                source = self._shared.source
+                return await all_of(source, (await source.names())[:MOST_MODELS])
+            return None
+
+        if self._listing is None or self._listing.done():  # one for all who wait: each has a thread
+            self._listing = asyncio.ensure_future(ask())
+        await asyncio.wait({self._listing}, timeout=_LISTING_S)
+        return self._listing.result() if self._listing.done() else None
 
     async def _events(self, request: Request) -> Response:
         test = self._tests.last
@@ -104,8 +124,11 @@ def _wanted(form: FormData) -> Wanted:
     Raises:
         BadRequestError: it cannot be, or is too much.
     """
-    slo = _number(form, "slo", _LEAST_MS, _MOST_MS) if form.get("slo") else None
-    if form.get("loop") == "rate":
+    slo = _number(form, "slo", _LEAST_MS, _MOST_MS) if _text(form, "slo") else None
+    loop = _text(form, "loop")
+    if loop not in ("connections", "rate"):
+        raise BadRequestError("loop: connections or rate is wanted")
+    if loop == "rate":
         rate = _number(form, "rate", _LEAST, MOST_RATE)
         return Wanted(None, rate, _number(form, "seconds", _LEAST, MOST_S), slo)
     connections = _number(form, "connections", 1, MOST_CONNECTIONS)
@@ -121,8 +144,12 @@ def _number(form: FormData, name: str, least: float, most: float) -> float:
     Raises:
         BadRequestError: it is none, or out of bounds.
     """
-    given = form.get(name)
-    text = given.strip() if isinstance(given, str) else ""
+    text = _text(form, name)
     if not _NUMBER.fullmatch(text) or not least <= float(text) <= most:
         raise BadRequestError(f"{name}: a number is wanted, {least:g} to {most:g}")
     return float(text)
+
+
+def _text(form: FormData, name: str) -> str:
+    given = form.get(name)
+    return given.strip() if isinstance(given, str) else ""

@@ -47,6 +47,7 @@ class ClientSource:
             changes=is_true(properties, "enable_model_api"),
             most=_bytes(properties, "max_request_size"),
             most_answer=_bytes(properties, "max_response_size"),
+            lock=state.load_test,
         )
 
     def close(self) -> None:

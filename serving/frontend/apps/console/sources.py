@@ -77,6 +77,7 @@ class About:
         changes: whether models can be registered and removed.
         most: bytes of a request.
         most_answer: bytes of an answer.
+        lock: file that is locked during a load test, where several consoles may be about this server.
     """
 
     inference: str
@@ -87,6 +88,7 @@ class About:
     changes: bool
     most: int
     most_answer: int
+    lock: Path | None = None
 
 
 class Source(Protocol):

@@ -34,6 +34,7 @@ _CHINESE: Final = {
     "In": "位置",
     "It begins.": "正在开始。",
     "It cannot be loaded": "无法加载",
+    "It is being stopped.": "正在停止。",
     "It comes when a load is over.": "一轮负载结束后显示。",
     "It has no worker.": "没有工作进程。",
     "It is the last version: the model is then no longer served.": "这是最后一个版本：此后不再提供该模型。",

@@ -248,6 +248,8 @@ class Watch:
         last, self._last = self._last, (now, counts)
         before, seconds = (last[1], max(now - last[0], 1e-3)) if last else (None, 1.0)
         served = await all_of(self._source, (await self._source.names())[:MOST_MODELS])
-        sample = sample_of(served, counts, before, seconds, time.time())
+        # Charts want times that do not fall, also where somebody sets the clock back.
+        at = max(time.time(), self._kept[-1][1]["at"] if self._kept else 0.0)
+        sample = sample_of(served, counts, before, seconds, at)
         self._spent_s = time.thread_time() - begun
         return sample

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from archive_tool.building.samples import content_type_of
+from archive_tool.cli.output import human_size
 from archive_tool.errors import TorchmarError
 from serving.bench.loads import Load
 from serving.bench.page import LEAST_S
@@ -21,13 +25,15 @@ from serving.bench.targets import Target
 from serving.bench.wire.trial import try_each
 from serving.frontend.apps.console.given import Given
 from serving.frontend.apps.console.shown.calls import torchmar
-from serving.frontend.errors import ConflictError, UnavailableError
+from serving.frontend.errors import BadRequestError, ConflictError, UnavailableError
 
 #: Seconds of all loads of a test together, and requests a second.
 MOST_S: Final = 300.0
 MOST_RATE: Final = 10_000.0
 #: Loads of a search: a closed loop first, and each rate that is tried.
 SEARCHED: Final = 1 + MOST_TRIES
+#: Bytes of requests that may be under way at once: the server holds them.
+MOST_AT_ONCE: Final = 256_000_000
 _ANSWER_S: Final = 30.0
 _WARM_UP_S: Final = 1.0
 #: Seconds beside the loads': starting processes, warming up, answers that are late.
@@ -79,17 +85,23 @@ class LoadTest:
         command: that does the same.
         session: its loads, and what came of them.
         seconds: what each second brought, for the charts.
+        before: number of the last of them of the tests before; theirs go on from there.
         over: whether it has ended.
         error: what it failed at, and a hint; empty where it did not.
+
+    Raises:
+        BadRequestError: so many inputs at once are too much.
     """
 
     def __init__(self, target: Target, sent: Given, wanted: Wanted) -> None:
+        connections = _connections(wanted, len(sent.body))
+        fewer = ["--connections", str(connections)] if wanted.rate and connections < MOST_CONNECTIONS else []
         kind = sent.content_type or content_type_of(sent.file)
         inputs = [(sent.file, len(sent.body), kind)]
         self.subject = Subject(target.model, target.version, target.address.text, explain=False, inputs=inputs)
         self.command = torchmar(
             ("bench", target.model, "--input"),
-            wanted.options,
+            [*wanted.options, *fewer],
             target.address.text,
             target.version,
             sent.file,
@@ -100,14 +112,14 @@ class LoadTest:
         base = Load(
             target.place,
             target.requests([(sent.body, kind)]),
-            wanted.connections or MOST_CONNECTIONS,
+            connections,
             wanted.seconds,
             timeout_s=_ANSWER_S,
             slo_s=wanted.slo_ms / 1e3 if wanted.slo_ms is not None else None,
         )
         self.session = Session(
             base,
-            (wanted.connections,) if wanted.connections else CONNECTIONS,
+            (wanted.connections or min(connections, max(CONNECTIONS)),),
             (wanted.rate,) if wanted.rate else (),
             search=wanted.searches,
             warm_up_s=_WARM_UP_S,
@@ -115,6 +127,9 @@ class LoadTest:
         )
         self._most_s = wanted.seconds * (SEARCHED if wanted.searches else 1) + _REST_S
         self.seconds: list[dict[str, Any]] = []
+        self.before = 0
+        # Charts want times that rise, also where somebody sets the clock back.
+        self._clock = time.time() - time.monotonic()
         self._last = ("", 0.0)
         self._news = asyncio.Event()
         self.over = False
@@ -170,7 +185,7 @@ class LoadTest:
             return  # the rest of a load
         self.seconds.append(
             {
-                "at": round(time.time(), 3),
+                "at": round(self._clock + time.monotonic(), 3),
                 "load": name,
                 "requests": round(second.good / span, 1),
                 "p50": round(second.p50_ms, 3) if second.good else None,
@@ -188,28 +203,49 @@ class LoadTest:
         """Yield what the seconds brought, with their numbers, until it is over.
 
         Args:
-            after: number of the last one that the viewer has.
+            after: number of the last one that the viewer has; one of another test counts for nothing.
         """
-        seen = after if after <= len(self.seconds) else 0
+        seen = after - self.before if 0 <= after - self.before <= len(self.seconds) else 0
         while True:
             news = self._news
             while seen < len(self.seconds):
                 seen += 1
-                yield seen, self.seconds[seen - 1]
+                yield self.before + seen, self.seconds[seen - 1]
             if self.over:
                 return
             await news.wait()
 
 
+def _connections(wanted: Wanted, size: int) -> int:
+    """Return how many connections there are, with a rate at the most: each may hold an input in the server.
+
+    Raises:
+        BadRequestError: more are wanted than can be.
+    """
+    most = max(1, MOST_AT_ONCE // max(1, size))
+    if wanted.connections is None:
+        return min(MOST_CONNECTIONS, most)
+    if wanted.connections > most:
+        raise BadRequestError(
+            f"connections: with an input of {human_size(size)} {most} at the most, for all at once may have "
+            f"{human_size(MOST_AT_ONCE)}; lower them, or choose a smaller input"
+        )
+    return wanted.connections
+
+
 class LoadTests:
     """The load tests of a server.
+
+    Args:
+        lock: file that is locked during each: other consoles of the server then begin none. None where there are none.
 
     Attributes:
         last: the one under way, else the last one that was; None before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: Path | None = None) -> None:
         self.last: LoadTest | None = None
+        self._lock = lock
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -234,13 +270,42 @@ class LoadTests:
         """Begin one.
 
         Raises:
-            ConflictError: there is one.
+            ConflictError: there is one, of this console or another one.
             UnavailableError: the server ends.
         """
         self.refuse_second()
+        held = self._hold()
+
+        def over(_: object) -> None:
+            if held is not None:
+                os.close(held)
+            test.finish()
+
+        test.before = self.last.before + len(self.last.seconds) if self.last is not None else 0
         self.last = test
         self._task = asyncio.get_running_loop().create_task(test.run())
-        self._task.add_done_callback(lambda _: test.finish())
+        self._task.add_done_callback(over)
+
+    def _hold(self) -> int | None:
+        """Return a descriptor that keeps other consoles from loading the server; None where that cannot be done.
+
+        Raises:
+            ConflictError: another one has it.
+        """
+        if self._lock is None:
+            return None
+        try:
+            held = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            return None  # the folder is gone, and the server with it
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            raise ConflictError("another console loads this server: stop its load test, or wait for its end") from None
+        except OSError:
+            log.warning("%s cannot be locked: another console could load the server, too", self._lock, exc_info=True)
+        return held
 
     async def stop(self) -> None:
         """Stop the one under way, and wait a moment for what has come of it."""

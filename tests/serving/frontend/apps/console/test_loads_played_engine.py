@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
 import shlex
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 import psutil
 import pytest
 
+from serving.errors import NotRunningError
+from serving.frontend.apps.console import loads
 from serving.frontend.apps.console.shown import load_tests
+from serving.frontend.apps.console.sources import EngineSource
 
 from .conftest import Shown, mark_of, shown
 
@@ -48,7 +55,7 @@ def test_a_model_is_loaded_and_the_table_shown(tmp_path: Path) -> None:
     with shown(tmp_path, asked=True) as console, console.client() as client:
         assert 'href="/console/load/echo/2.0"' in client.get("/console/load").text
         assert 'href="/console/load/echo/1.0"' in client.get("/console/models/echo").text
-        begun = start(client, "/echo/2.0", slo="1000", loop="rate", rate="30")
+        begun = start(client, "/echo/2.0", slo=" 1000 ", loop="rate", rate="30")
         assert (begun.status_code, begun.headers["location"]) == (303, "/console/load")
         page = result(client)
         with client.stream("GET", "/console/events/load") as stream:
@@ -122,6 +129,8 @@ def test_it_ends_with_the_server(tmp_path: Path) -> None:
         ({"seconds": "21", "slo": "50"}, "seconds: a number is wanted, 0.1 to 20"),
         ({"loop": "rate", "rate": "1e6"}, "rate: a number is wanted, 0.1 to 10000"),
         ({"slo": "0"}, "slo: a number is wanted"),
+        ({"loop": "zzz"}, "loop: connections or rate is wanted"),
+        ({"kind": "text/\u00e9"}, "content type: write printable ASCII"),
         ({"text": ""}, "choose a file or a sample, or write something"),
     ],
 )
@@ -141,3 +150,103 @@ def test_an_input_that_is_refused_is_no_load(tmp_path: Path) -> None:
         page = result(client)
         assert re.search(r'<p class="bad" role="alert">[^<]*has no worker to serve', page)
         assert "<table" not in page
+
+
+def test_a_key_that_is_renewed_ends_the_test_and_is_named(tmp_path: Path) -> None:
+    with shown(tmp_path, keyed=True, asked=True) as console, console.client() as client:
+        assert console.keys is not None
+        key = console.keys._keys["management"]
+        client.post("/console/login", data={"mark": mark_of(client.get("/console/login")), "key": key})
+        assert start(client, seconds="300", slo=" ").status_code == 303
+        with client.stream("GET", "/console/events/load") as stream:
+            next(line for line in stream.iter_lines() if line.startswith("data: "))
+        console.keys.renew(f"Bearer {console.keys._keys['API']}", "inference")
+        page = result(client)
+    assert "the key is not taken any more: it was renewed during the test, or has expired" in page
+    assert '<th scope="row">2 connections</th>' in page, "what came until then is kept"
+    assert re.search(r"2 connections: \d x the key is not taken any more: Token Authorization failed", page)
+    assert not senders()
+
+
+def test_the_test_is_seen_and_stopped_while_the_models_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: EngineSource) -> Sequence[str]:
+        raise NotRunningError("nobody answers")
+
+    async def late(self: EngineSource) -> Sequence[str]:
+        silent_for.append(1)
+        await asyncio.sleep(600)
+        return ()
+
+    silent_for: list[int] = []
+    monkeypatch.setattr(loads, "_LISTING_S", 0.1)
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        start(client, seconds="300")
+        for names in (silent, late):
+            monkeypatch.setattr(EngineSource, "names", names)
+            for _ in range(2):
+                page = client.get("/console/load")
+                assert page.status_code == 200
+                assert 'id="running"' in page.text
+                assert "The server does not answer." in page.text
+                assert "No model is served." not in page.text
+        assert len(silent_for) == 1, "who waits, waits for the same"
+        client.post("/console/load", data={"mark": mark_of(page)})
+        assert "It was stopped." in result(client)
+
+
+def test_the_events_of_a_test_are_none_of_the_one_before(tmp_path: Path) -> None:
+    def numbers(after: str) -> list[int]:
+        with client.stream("GET", "/console/events/load", headers={"last-event-id": after}) as stream:
+            return [int(line[4:]) for line in stream.iter_lines() if line.startswith("id: ")]
+
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        start(client, seconds="1.3")
+        result(client)
+        first = numbers("0")
+        assert numbers(str(first[-1])) == []
+        start(client, seconds="1.3")
+        result(client)
+        second = numbers("0")
+        assert second[0] == first[-1] + 1
+        assert numbers(str(first[0])) == numbers(str(first[-1])) == second
+        assert numbers(str(second[0])) == second[1:]
+
+
+def test_a_file_that_cannot_be_kept_says_where_and_why(console: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> BinaryIO:
+        return open("/dev/full", "r+b", buffering=0)
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", full)
+    monkeypatch.setattr("tempfile.tempdir", str(console.folder))
+    with console.client() as client:
+        for path in ("/console/load/echo", "/console/try/echo"):
+            sent = {"mark": (None, mark_of(client.get(path))), "file": ("a.bin", bytes(50_000))}
+            page = client.post(path, files=sent)
+            assert page.status_code == 507
+            assert re.search(
+                r"a form of 5\d\.\d kB cannot be kept in the folder \S+, which has [\d.]+ .?B left", page.text
+            )
+            assert "No space left on device; make room there" in page.text
+            assert client.get(path).status_code == 200
+
+
+def test_a_session_that_cannot_be_looked_up_is_an_error_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = threading.Event()
+    is_key = EngineSource.is_key
+
+    async def asked(self: EngineSource, text: str) -> bool:
+        if silent.is_set():
+            raise NotRunningError("nobody answers at http://127.0.0.1:1")
+        return await is_key(self, text)
+
+    monkeypatch.setattr(EngineSource, "is_key", asked)
+    with shown(tmp_path, keyed=True) as console, console.client() as client:
+        assert console.keys is not None
+        key = console.keys._keys["management"]
+        client.post("/console/login", data={"mark": mark_of(client.get("/console/login")), "key": key})
+        silent.set()
+        page = client.get("/console/load")
+        assert page.status_code == 502
+        assert "nobody answers at http://127.0.0.1:1" in page.text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,3 +149,30 @@ def test_a_server_that_has_ended_is_told(tmp_path: Path, source_of: Make) -> Non
         page = client.get("/console")
         assert page.status_code == 502
         assert "nobody answers at" in page.text
+
+
+def test_one_load_test_at_a_time_of_two_consoles_of_a_server(tmp_path: Path, source_of: Make) -> None:
+    with served(tmp_path) as server, ExitStack() as stack:
+
+        def console() -> httpx.Client:
+            port = stack.enter_context(listening(console_of(source_of(server))[0]))
+            return stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30))
+
+        def start(client: httpx.Client) -> httpx.Response:
+            mark = mark_of(client.get("/console/load/echo"))
+            wanted = {"text": "hello", "loop": "connections", "connections": "1", "seconds": "60"}
+            return client.post("/console/load/echo", data={"mark": mark} | wanted)
+
+        def stop(client: httpx.Client) -> None:
+            client.post("/console/load", data={"mark": mark_of(client.get("/console/load/echo"))})
+            while 'id="running"' in client.get("/console/load").text:
+                time.sleep(0.05)
+
+        one, other = console(), console()
+        assert start(one).status_code == 303
+        refused = start(other)
+        stop(one)
+        assert refused.status_code == 409
+        assert "another console loads this server" in refused.text
+        assert start(other).status_code == 303
+        stop(other)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -143,3 +145,20 @@ def test_played_source_is_looked_at_while_somebody_watches_and_once_for_all() ->
 
 def test_what_is_kept_is_bounded() -> None:
     assert Watch(cast("Source", PlayedSource()))._kept.maxlen == figures.KEPT
+
+
+def test_times_do_not_fall_though_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def times() -> list[float]:
+        found: list[float] = []
+        samples = Watch(cast("Source", PlayedSource()), every_s=0.01).samples()
+        async for _, sample in samples:
+            found.append(sample["at"])
+            monkeypatch.setattr(time, "time", lambda: 1.5e9)
+            if len(found) == 3:
+                break
+        await samples.aclose()
+        return found
+
+    found = asyncio.run(times())
+    assert found == sorted(found)
+    assert found[0] > 1.6e9

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from serving.bench import report
+from serving.bench import report, running
+from serving.bench.session import MOST_CONNECTIONS
+from serving.bench.tally import Second
 from serving.bench.targets import Target
 from serving.client import Address
 from serving.frontend.apps.console.given import Given
 from serving.frontend.apps.console.shown import load_tests
 from serving.frontend.apps.console.shown.load_tests import MOST_S, SEARCHED, LoadTest, LoadTests, Wanted
-from serving.frontend.errors import ConflictError, UnavailableError
+from serving.frontend.errors import BadRequestError, ConflictError, UnavailableError
 from tests.serving.bench.answering import Server, answering
 
 SENT = Given(b"x", "text/plain", "input.txt", "x")
@@ -84,6 +88,70 @@ def test_one_at_a_time(server: Server) -> None:
         assert not senders()
         with pytest.raises(UnavailableError):
             tests.start(load_test(server))
+
+    asyncio.run(main())
+
+
+def test_one_whose_process_does_not_answer_is_over_when_it_is_stopped(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_GRACE_S", 0.5)
+
+    async def main() -> None:
+        tests, test = LoadTests(), load_test(server)
+        tests.start(test)
+        await anext(test.told())
+        senders()[0].suspend()
+        await tests.stop()
+        assert not tests.under_way
+        assert test.error[0] == "the process that sends the load did not end when it was stopped, and was killed"
+        assert not senders()
+        tests.start(load_test(server))
+        await tests.stop()
+
+    asyncio.run(main())
+
+
+def test_times_rise_though_the_clock_is_set_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = load_test(server)
+    test._tell("1 connection", Second(1.0, 1, 0, 0, 1.0, 1.0, 0, 0))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    test._tell("1 connection", Second(2.0, 1, 0, 0, 1.0, 1.0, 0, 0))
+    first, second = (one["at"] for one in test.seconds)
+    assert abs(first - now) < 5
+    assert 0 <= second - first < 5
+
+
+def test_what_is_under_way_at_once_is_bounded(server: Server) -> None:
+    large = Given(bytes(2_000_000), "text/plain", "large.txt")
+
+    def made(connections: int | None, rate: float | None) -> LoadTest:
+        return LoadTest(Target(Address(server.address), "good"), large, Wanted(connections, rate, 1.0, None))
+
+    assert made(128, None).session.base.connections == 128
+    with pytest.raises(BadRequestError, match=r"^connections: .* 2\.0 MB 128 at the most, .* 256 MB; lower"):
+        made(129, None)
+    # With a rate nobody chooses them.
+    bounded = made(None, 5.0)
+    assert bounded.session.base.connections == 128
+    assert "--rate 5 --duration 1 --connections 128" in bounded.command
+    assert load_test(server, wanted=Wanted(None, 5.0, 1.0, None)).session.base.connections == MOST_CONNECTIONS
+
+
+def test_one_at_a_time_of_several_consoles(server: Server, tmp_path: Path) -> None:
+    async def main() -> None:
+        one, other = LoadTests(tmp_path / "lock"), LoadTests(tmp_path / "lock")
+        one.start(load_test(server))
+        with pytest.raises(ConflictError, match="another console loads this server"):
+            other.start(load_test(server))
+        assert other.last is None
+        await one.stop()
+        other.start(load_test(server))
+        await other.stop()
+        alone = LoadTests(tmp_path / "none" / "lock")
+        alone.start(load_test(server))
+        await alone.stop()
 
     asyncio.run(main())
 

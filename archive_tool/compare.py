@@ -6,6 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+from handlers.wording import first_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -49,8 +51,7 @@ def json_difference(
         return "nested too deep to be compared"
     if not found:
         return None
-    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return "; ".join(found[:_SHOWN]) + more
+    return first_of(found, _SHOWN, "; ")
 
 
 def _differences(path: str, expected: Any, actual: Any, relative: float, absolute: float) -> Iterator[str]:

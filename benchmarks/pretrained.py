@@ -218,7 +218,7 @@ COMPARISON = turns.Comparison(
         "torchserve": Contender.parse("stock"),
         "batches": replace(Contender.parse("stock"), batch_size=8, batch_delay_ms=5),
         "java": Contender.parse("shared"),
-        "python": Contender.parse("python-shared"),
+        "python": Contender.parse("python-dedicated:1:32"),
     },
     loops={"bare": bare},
     chosen="torchserve,batches,java,python,bare,older",

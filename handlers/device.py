@@ -12,8 +12,17 @@ from handlers.errors import LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 logger = logging.getLogger(__name__)
+
+
+def forked_numbers(device: torch.device | None, *, enabled: bool = True) -> AbstractContextManager[None]:
+    """Leave the random numbers that others draw, on the CPU and on this device, as they were.
+
+    Without the device torch would look at all GPUs of the machine.
+    """
+    return torch.random.fork_rng([device] if device is not None and device.type == "cuda" else [], enabled=enabled)
 
 
 def pick_device(gpu_id: Any) -> torch.device:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import SkipTest
 
 from handlers.fake_context import FakeContext, FakeMetrics, FakeProcessor, Metric, Request
+from handlers.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -274,4 +275,4 @@ def _shown(value: Any) -> str:
 
 
 def _listed(requests: Sequence[Any]) -> str:
-    return ", ".join(map(_shown, requests[:4])) + (f" and {len(requests) - 4} more" if len(requests) > 4 else "")
+    return first_of([*map(_shown, requests)], 4)

@@ -11,6 +11,7 @@ from archive_tool.issues import Problem
 from archive_tool.metadata.names import name_problem
 from archive_tool.pretrained.documents import read_object
 from archive_tool.weights.formats import Format, sniff, why_not
+from handlers.wording import first_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,8 @@ _SHARD: Final = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
 _FOREIGN: Final = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _SHOWN: Final = 5
 _SAVE: Final = "save the model again: model.save_pretrained(folder)"
-_AGAIN: Final = "load the model with from_pretrained from what is there, and save it: model.save_pretrained(folder)"
+_AGAIN: Final = "load the model with from_pretrained and its variant, and save it: model.save_pretrained(folder)"
+_OWN: Final = f"fetch the same model's weights for PyTorch: {' or '.join(SINGLE)}"
 _COPY_THEM: Final = "copy or fetch them again"
 _COPY: Final = "copy or fetch it again"
 
@@ -69,7 +71,8 @@ def foreign(folder: Path) -> Problem | None:
 def of_others(names: list[str], where: str) -> Problem | None:
     """Return what is wrong with files of another framework, if such are among some."""
     others = [name for name in names if name.endswith(_FOREIGN)]
-    return Problem(f"the weights are those of another framework: {_listed(others)}", where, _AGAIN) if others else None
+    said = f"the weights are those of another framework: {first_of(others, _SHOWN)}"
+    return Problem(said, where, _OWN) if others else None
 
 
 def _missing(folder: Path) -> Problem:
@@ -82,16 +85,12 @@ def _missing(folder: Path) -> Problem:
         return problem
     # A variant, such as model.fp16.safetensors, or what another program saved.
     if others := [name for name in names if name.endswith(".safetensors")]:
-        return Problem(f"the weights are not in {SINGLE[0]}, but in {_listed(others)}", where, _AGAIN)
+        return Problem(f"the weights are not in {SINGLE[0]}, but in {first_of(others, _SHOWN)}", where, _AGAIN)
     return Problem(f"the weights are missing: {' or '.join(SINGLE)}, or shards with an index", where, _SAVE)
 
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _shards(index: Path, problems: list[Problem]) -> list[str]:
@@ -107,7 +106,7 @@ def _shards(index: Path, problems: list[Problem]) -> list[str]:
             return []
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        said = f"{len(missing)} of {len(names)} shards are missing: {_listed(missing)}"
+        said = f"{len(missing)} of {len(names)} shards are missing: {first_of(missing, _SHOWN)}"
         problems.append(Problem(said, str(index), _COPY_THEM))
     return [name for name in names if name not in missing]
 

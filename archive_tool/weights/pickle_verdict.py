@@ -13,6 +13,7 @@ from archive_tool.pickles import joblib as joblib_pickles
 from archive_tool.pickles import names as pickle_names
 from archive_tool.pickles.values import PickleError
 from archive_tool.weights.first_look import PROTOCOLS, File, read
+from handlers.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -56,9 +57,7 @@ def judge(file: File, start: int, found: Imports, budget: Budget) -> Problems:
     refused = {name for name in names if not pickle_names.is_data(name, torchscript=file.torchscript)}
     if refused:
         shown = sorted(refused, key=lambda name: (name not in known, name))
-        listed = ", ".join(map(_shown, shown[:_SHOWN])) + (
-            f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-        )
+        listed = first_of([*map(_shown, shown)], _SHOWN)
         attack = f"; {_shown(min(known))} is known from attacks" if known else ""
         yield f"would run code when it is loaded: it imports {listed}{attack}"
     if found.unknown:

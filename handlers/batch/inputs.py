@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from handlers.errors import BadInputError
+from handlers.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,13 +55,13 @@ def require(value: Any, fields: Any, wanted: str) -> None:
         raise BadInputError(f"the request has no body, and is no form with a value: send {wanted}; {_CURL}")
     if not set(names) - {"data", "body"}:
         raise BadInputError(f"the request has no body: send {wanted}")
-    shown = ", ".join(repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...") for name in names[:_SHOWN_NAMES])
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    quoted = [repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...") for name in names]
+    shown = first_of(quoted, _SHOWN_NAMES)
     if len(names) == 1:
         raise BadInputError(
             f"the request is a form with the field {shown} alone, which is empty: send {wanted}; {_CURL}"
         )
-    raise BadInputError(f"the request is a form without data or body, it has {shown}{more}: send {wanted} as data")
+    raise BadInputError(f"the request is a form without data or body, it has {shown}: send {wanted} as data")
 
 
 def is_empty(value: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 
 from handlers.errors import CheckpointMismatchError, LoadError, UnsafeCheckpointError, UnsupportedFormatError
 from handlers.loading.formats import Format, detect_format
+from handlers.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -228,9 +229,7 @@ def _describe(model: nn.Module) -> str:
 def _list(kind: str, items: list[str]) -> str:
     if not items:
         return ""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    separator = "; " if ":" in items[0] else ", "
-    return f"  {len(items)} {kind}: {separator.join(items[:_SHOWN])}{more}"
+    return f"  {len(items)} {kind}: {first_of(items, _SHOWN, '; ' if ':' in items[0] else ', ')}"
 
 
 def _explain(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:

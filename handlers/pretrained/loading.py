@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from handlers.errors import CheckpointMismatchError, LoadError
 from handlers.pretrained.tasks import FOLDER, TASKS, task_of
+from handlers.wording import first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def load_model(saved: Saved, auto: str, dtype: Any) -> Any:
     )
     if mismatched := [_mismatch(one) for one in info["mismatched_keys"]]:
         raise CheckpointMismatchError(
-            f"the weights do not fit the model's config.json: {_listed(mismatched)}",
+            f"the weights do not fit the model's config.json: {first_of(sorted(mismatched), _SHOWN)}",
             hint="take both from one model: save it again with save_pretrained, and build the archive of that folder",
         )
     spared = [*_UNUSED, *(() if saved.remote_code else _COMPUTED)]
@@ -110,7 +111,7 @@ def load_model(saved: Saved, auto: str, dtype: Any) -> Any:
     missing = [name for name in info["missing_keys"] if not any(part in name for part in spared)]
     if missing:
         raise CheckpointMismatchError(
-            f"the weights lack what {type(model).__name__} needs: {_listed(missing)}",
+            f"the weights lack what {type(model).__name__} needs: {first_of(sorted(missing), _SHOWN)}",
             hint="the model was saved for another task: use --task; or config.json is of another model",
         )
     return model
@@ -122,12 +123,6 @@ def _mismatch(found: Any) -> str:
         return found
     name, has, needs = found
     return f"{name} is {list(has)}, and the model needs {list(needs)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    first = sorted(names)
-    more = f" and {len(first) - _SHOWN} more" if len(first) > _SHOWN else ""
-    return f"{', '.join(first[:_SHOWN])}{more}"
 
 
 def _is_of(architecture: str, auto: str) -> bool:

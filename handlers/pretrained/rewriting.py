@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from handlers.device import forked_numbers
 from handlers.errors import BadInputError, LoadError
 from handlers.pretrained import asking
 from handlers.pretrained.asking import Parameter, Piece
@@ -133,7 +134,7 @@ class PretrainedRewriter(PretrainedTextHandler):
         arguments = dict(pieces[0].about)
         seed = arguments.pop("seed", None)
         features = {name: one.to(self.device) for name, one in self.join(pieces).items()}
-        with torch.inference_mode(), torch.random.fork_rng(enabled=seed is not None):
+        with torch.inference_mode(), forked_numbers(self.device, enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             written = self.model.generate(**features, **arguments)

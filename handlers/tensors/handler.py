@@ -14,6 +14,7 @@ from handlers.errors import BadInputError, UnsupportedMediaError
 from handlers.loading.signature import Signature, Tensor, named_tensors, read_signature
 from handlers.tensors import codecs, media_types, open_inference
 from handlers.tensors.media_types import BINARY, JSON, NPY, NPZ, SAFETENSORS
+from handlers.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -330,8 +331,7 @@ def _wrong_names(given: Mapping[str, Any], names: list[str], place: str = "") ->
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:40]) for name in names[:8])
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+    return first_of([repr(name[:40]) for name in names], 8)
 
 
 # ---- JSON out ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from serving.errors import INVALID_KEY, ReplyError
 CONNECTIONS: Final = (1, 8, 32)
 #: Connections of a load with a rate, at the most, where nobody says how many.
 MOST_CONNECTIONS: Final = 256
+#: What the seconds before the first load are called, which are in no run.
+WARM_UP: Final = "warm-up"
 _UNTIL_STOPPED_S: Final = 3600.0
 _AFTER_S: Final = 1.0
 
@@ -74,8 +76,8 @@ class Session:
         connections: of each closed loop.
         rates: of each open one, in place of closed ones.
         search: find the highest rate that keeps the SLO of `base`.
-        warm_up_s: seconds of load before, which count for nothing.
-        tell: called with the name of a load and each of its seconds.
+        warm_up_s: seconds of load before, which count for nothing; 0 for none.
+        tell: called with the name of a load, or `WARM_UP`, and each of its seconds.
         stop: once it is set the test ends; `runs` has what there is.
         runs: what was sent so far.
         highest: the highest rate found, by number of workers (None where they are not scaled); 0 for none.
@@ -96,16 +98,30 @@ class Session:
         """Send everything.
 
         Raises:
-            ReplyError: the workers could not be scaled, or the key is not good any more.
+            ReplyError: the workers could not be scaled, the key is not good any more, or no request of the warm-up got
+                a good answer.
             ServingError: the generator failed.
         """
         self._here = await asyncio.to_thread(is_here, self.base.place)
         if self.warm_up_s:
-            await self._figures("warm-up", replace(self._closed(max(self.connections)), seconds=self.warm_up_s))
+            await self._warm_up()
         if self.scaling is None:
             await self._loads(None)
         else:
             await self._scaled(self.scaling)
+
+    async def _warm_up(self) -> None:
+        """Send no more than the test does: whoever asks for 20 requests a second has a server for them, perhaps."""
+        if self.rates:
+            load = replace(self.base, rate=min(self.rates))
+        else:  # a search asks how much is too much; closed loops are the most from the beginning
+            load = self._closed((min if self.search else max)(self.connections))
+        figures, _ = await self._figures(WARM_UP, replace(load, seconds=self.warm_up_s))
+        if figures.errors and not figures.good and not self.stop.is_set():
+            kind = next(iter(figures.errors))
+            said = f": {figures.messages[kind]}" if kind in figures.messages else ""
+            count = f"{figures.requests:,}"
+            raise ReplyError(f"of {count} requests of the warm-up none got a good answer: {kind}{said}", status=0)
 
     def _closed(self, connections: int) -> Load:
         return replace(self.base, connections=connections, rate=None)

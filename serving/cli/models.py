@@ -134,8 +134,8 @@ def _memory_now(found: Sequence[ModelVersion]) -> dict[int, int]:
                 parent.name().startswith("java") or process.environ().get(OWNER) == f"{parent.pid}"
             ):
                 servers.setdefault(parent.pid, []).append(pid)
-    sizes = {pid: size for server, pids in servers.items() for pid, size in collector.sizes(pids, server)}
-    return {pid: size for pid, size in sizes.items() if size}
+    sizes = (collector.sizes(pids, collector.backends(server)) for server, pids in servers.items())
+    return {pid: size for found_there in sizes for pid, size in found_there if size}
 
 
 @click.command()

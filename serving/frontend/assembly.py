@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from serving.control.configuration.config import ModelSpec
-from serving.control.following.forms import Access
 from serving.errors import StartError
 from serving.frontend import logs
 from serving.frontend.apps.console.beside import Beside
@@ -20,7 +19,7 @@ from serving.frontend.apps.metrics import metrics_app
 from serving.frontend.apps.platforms import PlatformsApp, with_platforms
 from serving.frontend.apps.routing import RESERVED
 from serving.frontend.engine import Engine
-from serving.frontend.entrance import App
+from serving.frontend.entrance import App, Sampled
 from serving.frontend.joined import Api
 from serving.frontend.listening import Place
 from serving.frontend.local.engine import LocalEngine
@@ -54,7 +53,7 @@ class Startup:
 
 
 #: Makes what listens for gRPC at a place (serving/frontend/grpc/server.py): its APIs, and who takes the access log.
-Grpc: TypeAlias = Callable[[Place, Sequence[Kind], Callable[[Access], None] | None], Any]
+Grpc: TypeAlias = Callable[[Place, Sequence[Kind], Sampled | None], Any]
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def assemble(settings: Settings, startup: Startup) -> Parts:
         apps["management"] = console
         ending.append(console.end)
 
-    def grpc(place: Place, apis: Sequence[Kind], access: Callable[[Access], None] | None) -> Any:
+    def grpc(place: Place, apis: Sequence[Kind], access: Sampled | None) -> Any:
         from serving.frontend.grpc.server import GrpcListener  # only where it is served
 
         return GrpcListener(place, apis, seen_by, settings, keys, access)

@@ -17,8 +17,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Key of a scope: what the access log is to tell of the answer; not there where nobody asks.
-DETAILS: Final = "torchmar.details"
+#: Key of a scope: a list that gets a model's name and its answer, for the access log; not there where nobody asks.
+ANSWERED: Final = "torchmar.answered"
 #: What stands in the access log for the method of a call over gRPC.
 GRPC: Final = "gRPC"
 _FAILED: Final = 500
@@ -58,36 +58,63 @@ def _draining(app: App) -> App:
     return answer
 
 
-def logged(app: App, take: Callable[[Access], None]) -> App:
-    """Make an application whose answers are each told.
+class Sampled:
+    """Takes a share of the answers, and all errors of the server's, for the access log.
+
+    Args:
+        take: gets who asked, and how it was answered.
+        share: from 0 to 1.
+    """
+
+    def __init__(self, take: Callable[[Access], None], share: float = 1.0) -> None:
+        self._take, self._share = take, share
+
+    def __call__(self, make: Callable[[], Access], *, failed: bool) -> None:
+        """Pass on an answer, or leave it out.
+
+        Args:
+            make: what is passed on: it costs more than all else here, and is made for those alone that are taken.
+            failed: whether the answer is an error of the server's.
+        """
+        if failed or random.random() < self._share:  # noqa: S311 (nobody gains by guessing)
+            self._take(make())
+
+
+def logged(app: App, access: Sampled) -> App:
+    """Make an application of whose answers the access log is told.
 
     Args:
         app: to be asked.
-        take: gets who asked, and how it was answered.
+        access: asked of each answer.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        begun, status, request_id = time.monotonic(), 0, ""
+        begun = time.monotonic()
+        start: Message = {"status": 0, "headers": ()}
 
-        async def told(message: Message) -> None:
-            nonlocal status, request_id
+        def told(message: Message) -> Awaitable[None]:
+            nonlocal start
             if message["type"] == "http.response.start":
-                status = message["status"]
-                request_id = next((value.decode() for name, value in message["headers"] if name == REQUEST_ID), "")
-            await send(message)
+                start = message
+            return send(message)
 
-        details: dict[str, Any] = {}
-        scope[DETAILS] = details
-        try:
-            await app(scope, receive, told)
-        finally:
+        def made() -> Access:
             client = scope.get("client")
             who = f"{client[0]}:{client[1]}" if client else "unix"
             asked = scope["method"], shown_target(scope), f"HTTP/{scope['http_version']}"
-            take(Access(who, *asked, status, time.monotonic() - begun, request_id, details))
+            request_id = next((value.decode() for name, value in start["headers"] if name == REQUEST_ID), "")
+            details = details_of(*answered[-1]) if answered else {}
+            return Access(who, *asked, start["status"], time.monotonic() - begun, request_id, details)
+
+        answered: list[tuple[str | None, Answer]] = []
+        scope[ANSWERED] = answered
+        try:
+            await app(scope, receive, told)
+        finally:
+            access(made, failed=start["status"] >= _FAILED)  # 0 is a client that has left
 
     return answer
 
@@ -101,25 +128,6 @@ def details_of(name: str | None, answer: Answer) -> dict[str, Any]:
     if trace := answer.headers.get("traceparent", "")[3:35]:
         found["trace_id"] = trace
     return found
-
-
-class Sampled:
-    """Takes a share of the answers, and all of errors of the server's, for the access log.
-
-    Args:
-        take: gets them.
-        share: from 0 to 1.
-    """
-
-    def __init__(self, take: Callable[[Access], None], share: float) -> None:
-        self._take, self._share = take, share
-
-    def __call__(self, of: Access) -> None:
-        """Pass on an answer, or leave it out."""
-        # gRPC's statuses are small numbers: all but 0 are errors. Of HTTP 0 is a client that has left.
-        failed = of.status > 0 if of.method == GRPC else of.status >= _FAILED
-        if failed or random.random() < self._share:  # noqa: S311 (nobody gains by guessing)
-            self._take(of)
 
 
 def shown_target(scope: Scope) -> str:

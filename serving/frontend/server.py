@@ -24,10 +24,9 @@ from uvicorn.server import ServerState
 
 from archive_tool.errors import InputError
 from serving.client.transport import Address
-from serving.control.following.forms import Access
 from serving.frontend import listening
 from serving.frontend.apps.keys import Kind
-from serving.frontend.entrance import App, Entrance, logged
+from serving.frontend.entrance import App, Entrance, Sampled, logged
 from serving.frontend.guard import WATCH_S, Patience, guarded, watch
 from serving.frontend.joined import APIS, Api, joined
 from serving.frontend.settings import Settings
@@ -275,7 +274,7 @@ class Server:
         settings: Settings,
         parts: Parts,
         places: Mapping[str, listening.Place],
-        access: Callable[[Access], None] | None = None,
+        access: Sampled | None = None,
         patience: Patience = Patience(),  # noqa: B008 (it is frozen)
     ) -> None:
         self._settings, self._engine, self._parts = settings, parts.engine, parts

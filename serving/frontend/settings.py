@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,8 @@ class Settings:
 
     @property
     def python(self) -> str:
-        """The interpreter of the workers."""
-        return self.text("python") or "python"
+        """The interpreter of what collects the machine's metrics: the server's own, whatever PATH has first."""
+        return self.text("python") or sys.executable
 
     @property
     def without_meaning(self) -> tuple[str, ...]:

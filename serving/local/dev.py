@@ -21,7 +21,7 @@ from serving.frontend import listening, settings
 from serving.frontend.apps.exchange import Exchange
 from serving.frontend.apps.inference import InferenceApp
 from serving.frontend.apps.routing import refuse_pages
-from serving.frontend.entrance import logged
+from serving.frontend.entrance import Sampled, logged
 from serving.frontend.errors import ForbiddenError, FrontendError
 from serving.frontend.guard import Patience
 from serving.frontend.server import Listener
@@ -120,7 +120,7 @@ async def answering(model: Reloading, place: listening.Place, tell: Tell) -> Asy
         {},
     )
     engine = ReloadingEngine(model, here, tell)
-    app = logged(_DevApp(engine, here, None, _Uncounted()), lambda of: tell(_line(of), False))
+    app = logged(_DevApp(engine, here, None, _Uncounted()), Sampled(lambda of: tell(_line(of), False)))
     listener = Listener(place, app, Patience())
     await listener.open()
     try:

@@ -220,6 +220,7 @@ def make_sandbox(java_options: str, hidden: Iterable[str] = (), frontend: str | 
         "HOME": str(root / "home"),
         "TMPDIR": str(root / "tmp"),
         "TORCHMAR_STATE_HOME": str(root / "state"),
+        "TORCHMAR_RAY_CACHE": str(root / "ray"),  # not what a test has left: Ray's nodes keep their archives
         "PATH": f"{BIN}:{os.environ['PATH']}",
         # A worker a core: two tests side by side on two cores.
         "OMP_NUM_THREADS": "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from serving.protocol import PARTS
 from tests.serving.frontend.observing.receiver import receiving
 
 from .conftest import Sandbox
-from .support import wait_until
+from .support import describe, pack, wait_until
 
 HANDLER = """
 import sys
@@ -121,6 +122,65 @@ def test_one_request_in_traces_and_logs(sandbox: Sandbox) -> None:
         assert set(kept) == {"order-17", "order-18", "order-20"}
         assert (kept["order-18"]["input"], kept["order-18"]["answer"]) == ("plain", {"trace": None, "body": "plain"})
         assert kept["order-18"]["version"] == "1.0"
+
+
+BUSY = """
+import time
+
+class Busy:
+    def initialize(self, context):
+        self.kept = bytes(range(256)) * 240_000
+
+    def handle(self, data, context):
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+        return [b"done"] * len(data)
+"""
+
+
+def of_workers(server: Any, metric: str) -> dict[tuple[str, str], float]:
+    """Return a metric's values by model and number of the worker."""
+    text = httpx.get(f"{server.record['metrics']}/metrics", timeout=60).text
+    found = re.findall(rf'^{metric}{{model_name="(\w+)",.*worker="(\d+)"}} (\S+)$', text, re.MULTILINE)
+    return {(model, number): float(value) for model, number, value in found}
+
+
+@pytest.mark.hides("torch")
+@pytest.mark.parametrize("frontend", ["python"])
+def test_what_workers_take_is_what_their_processes_take(sandbox: Sandbox) -> None:
+    """The one that has a worker's pid is thin: its model is in a fork, which two may share."""
+    for name, backend in (("alone", "dedicated"), ("shared", "shared")):
+        yaml = f"minWorkers: 2\nmaxWorkers: 2\nbackend: {{mode: {backend}, warm_up: false}}\n"
+        pack(sandbox, name, "handler.py", {"handler.py": BUSY}, yaml)
+    config = sandbox.file("config.properties", "metric_time_interval=1\n")
+    server = sandbox.start("alone.mar", "shared.mar", options=("--ts-config", config))
+    before = of_workers(server, "torchmar_worker_cpu_seconds_total")
+    assert len(before) == 4
+    with httpx.Client(base_url=server.inference, timeout=60) as client:
+        for model in ("alone", "shared"):
+            for _ in range(10):
+                assert client.post(f"/predictions/{model}", content=b"x").status_code == 200
+    taken = of_workers(server, "torchmar_worker_cpu_seconds_total")
+    for model in ("alone", "shared"):
+        grown = [taken[key] - before[key] for key in taken if key[0] == model]
+        assert 0.9 < sum(grown) < 2, (before, taken)
+        if model == "shared":
+            assert grown[0] == pytest.approx(grown[1], abs=0.1)
+    memory = of_workers(server, "torchmar_worker_memory_bytes")
+    assert min(memory.values()) > 20_000_000
+    listed = {
+        (version["name"], worker["id"]): worker["memory_bytes"]
+        for version in sandbox.torchmar("models", "--json").json()
+        for worker in version["workers"]
+    }
+    assert memory == pytest.approx(listed, rel=0.1)
+
+    def described() -> dict[tuple[str, str], int]:
+        found = ((model, worker) for model in ("alone", "shared") for worker in describe(server, model)["workers"])
+        return {(model, worker["id"]): worker["memoryUsage"] for model, worker in found}
+
+    wait_until(lambda: described() == pytest.approx(memory, rel=0.1), "the same memory")
 
 
 VOWELS = """

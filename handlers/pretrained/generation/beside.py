@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from handlers.device import forked_numbers
 from handlers.errors import BadInputError, is_out_of_memory
-from handlers.pretrained.generation.sequence import TOO_EXTREME, Written, blamed
+from handlers.pretrained.generation.sequence import TOO_EXTREME, UNRECKONABLE, Written
 
 
 class Beside:
@@ -19,10 +20,15 @@ class Beside:
 
     It runs in a thread of its own, and only while `step` waits for it, so nothing happens at once. What it draws is by
     its own seed, whoever else draws meanwhile.
+
+    Attributes:
+        one: the text.
+        tokens: that are remembered at most.
     """
 
     def __init__(self, model: Any, device: torch.device, one: Written) -> None:
         self.one = one
+        self.tokens = (one.alone or {}).get("num_beams", 1) * one.columns
         self._model = model
         self._device = device
         self._go, self._stands = threading.Semaphore(0), threading.Semaphore(0)
@@ -52,7 +58,7 @@ class Beside:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self.one.error = blamed(error)
+            self.one.error = BadInputError(TOO_EXTREME) if isinstance(error, UNRECKONABLE) else error
         return True
 
     def leave(self) -> None:
@@ -65,8 +71,7 @@ class Beside:
     def _own_numbers(self) -> Iterator[None]:
         """Draw on where this text has stopped drawing, and leave the numbers of others as they were."""
         on_gpu = self._device.type == "cuda"
-        # Without the device it would look at all GPUs of the machine, for every token.
-        with torch.random.fork_rng([self._device] if on_gpu else [], enabled=self.one.seed is not None):
+        with forked_numbers(self._device, enabled=self.one.seed is not None):
             if self.one.seed is None:
                 yield
                 return

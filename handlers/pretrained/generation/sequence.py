@@ -20,6 +20,8 @@ LENGTH: Final = "length"
 ENDED: Final = "eos_token"
 STOPPED: Final = "stop_sequence"
 TOO_EXTREME: Final = "the parameters leave no token that could be drawn: their numbers are too extreme"
+#: What is raised of numbers that nobody can reckon with: by torch's distributions, of scores that are none any more.
+UNRECKONABLE: Final = (ArithmeticError, ValueError)
 _INCOMPLETE: Final = "\ufffd"  # what a tokenizer returns for the first bytes of a character
 _LONGEST_CHARACTER: Final = 4
 #: The processor that leaves few tokens, and those that look at the shares of all that are left, some by sorting them:
@@ -119,7 +121,10 @@ class Chooser:
             scores = scores.clone()
             scores[0, used] -= self.frequency_penalty * often + self.presence_penalty
         if self.processors:
-            scores = self._processed(torch.tensor([ids], device=scores.device), scores)
+            try:
+                scores = self._processed(torch.tensor([ids], device=scores.device), scores)
+            except UNRECKONABLE as error:
+                raise BadInputError(TOO_EXTREME) from error
         if self.generator is None:
             return int(scores.argmax())
         shares = scores.softmax(dim=-1)
@@ -140,12 +145,6 @@ class Chooser:
         for one in self.processors[some:] if len(left) else ():  # some cannot take none at all, on a GPU fatally
             few = one(ids, few)
         return torch.full_like(scores, -inf).index_copy_(1, left, few)
-
-
-def blamed(error: Exception) -> Exception:
-    """Return the error of a choice: the request's own, where numbers of its parameters cannot be reckoned with."""
-    # ValueError: torch's distributions, of scores that are no numbers any more.
-    return BadInputError(TOO_EXTREME) if isinstance(error, (ArithmeticError, ValueError)) else error
 
 
 #: Returns the logarithm of a token's probability, and as many others as asked for, by their numbers.

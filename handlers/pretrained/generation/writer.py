@@ -13,7 +13,7 @@ import torch
 from handlers.errors import is_out_of_memory
 from handlers.pretrained.generation.beside import Beside
 from handlers.pretrained.generation.cache import Rows
-from handlers.pretrained.generation.sequence import Written, blamed, likely_by
+from handlers.pretrained.generation.sequence import Written, likely_by
 
 logger = logging.getLogger(__name__)
 
@@ -122,11 +122,12 @@ class Writer:
         """Take those that are read together: in their order, of like length, as many as there is room for."""
         found: list[Written] = []
         columns = max((one.columns for one in self._running), default=0)
+        beside = self._beside.tokens if self._beside is not None else 0
         while self._waiting:
             one = self._waiting[0]
             rows = len(self._running) + len(found) + 1
             columns = max(columns, one.columns)
-            if rows > self.most_rows or (rows > 1 and rows * columns > self.most_tokens):
+            if rows > self.most_rows or (rows > 1 and rows * columns + beside > self.most_tokens):
                 break
             if found:
                 lengths = [len(other.prompt) for other in (*found, one)]
@@ -154,5 +155,5 @@ class Writer:
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                one.error = blamed(error)
+                one.error = error
         return True

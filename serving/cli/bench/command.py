@@ -83,7 +83,14 @@ class Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # gene
 @click.option(
     "--duration", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True, help="Seconds of each load."
 )
-@click.option("--warm-up", type=click.FloatRange(0, 3600), default=1.0, show_default=True, help="Seconds before.")
+@click.option(
+    "--warm-up",
+    type=click.FloatRange(0, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds of load before, which are in no figure: at the lowest --rate; without one over the most "
+    "connections, and before a search over the fewest.",
+)
 @click.option(
     "--slo-ms",
     type=click.FloatRange(min=0, min_open=True),

@@ -17,7 +17,7 @@ from serving.frontend.apps.openai.routes import OpenAi, is_asked
 from serving.frontend.apps.openapi import inference_document, model_document
 from serving.frontend.apps.routing import NO_ROUTE, NO_WORKFLOWS
 from serving.frontend.engine import Answering, Call
-from serving.frontend.entrance import DETAILS, details_of
+from serving.frontend.entrance import ANSWERED
 from serving.frontend.errors import BadRequestError, FrontendError, NotImplementedHereError, ResourceNotFoundError
 from serving.frontend.meters import Responses
 from serving.frontend.settings import Settings
@@ -188,8 +188,8 @@ class InferenceApp(App):
         try:
             call = Call(name, version, request, deadline, priority, may_default)
             answer = await http.unless_gone(self._engine.predict(call))
-            if DETAILS in http.scope:
-                http.scope[DETAILS].update(details_of(name, answer))
+            if ANSWERED in http.scope:
+                http.scope[ANSWERED].append((name, answer))
             await http.answer(answer, self._most_answer)
         finally:
             if http.own_id:

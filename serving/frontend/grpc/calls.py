@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from serving.control.following.forms import Access
 from serving.frontend.apps.keys import FAILED, Keys, Kind
-from serving.frontend.entrance import GRPC
+from serving.frontend.entrance import GRPC, Sampled
 from serving.frontend.errors import BadRequestError, FrontendError, InternalError, InvalidKeyError, UnavailableError
 from serving.frontend.grpc.messages import message
 from serving.frontend.grpc.statuses import RefusedError, refusal
@@ -46,7 +46,7 @@ class Calls:
         ending: whether new ones are refused.
     """
 
-    def __init__(self, access: Callable[[Access], None] | None = None) -> None:
+    def __init__(self, access: Sampled | None = None) -> None:
         self.under_way = 0
         self.ending = False
         self._access = access
@@ -76,8 +76,12 @@ class Calls:
 
         async def call(request: Any, context: Any) -> Any:
             # Asked now: of a call that has ended nothing is known.
-            peer = _peer(context) if self._access else ""
+            peer = context.peer() if self._access else ""
             begun, told = time.monotonic(), grpc.StatusCode.OK
+
+            def made() -> Access:
+                return Access(_shown(peer), GRPC, name, "HTTP/2.0", told.value[0], time.monotonic() - begun)
+
             self.under_way += 1
             try:
                 if self.ending:
@@ -96,7 +100,7 @@ class Calls:
             finally:
                 self.under_way -= 1
                 if self._access:
-                    self._access(Access(peer, GRPC, name, "HTTP/2.0", told.value[0], time.monotonic() - begun))
+                    self._access(made, failed=told is not grpc.StatusCode.OK)
 
         return call
 
@@ -160,6 +164,6 @@ async def _deny(requests: AsyncIterator[bytes], context: Any) -> None:
 _DENIED = grpc.stream_stream_rpc_method_handler(_deny)
 
 
-def _peer(context: Any) -> str:
+def _shown(peer: str) -> str:
     """Return a client's address as the access log has it."""
-    return unquote(context.peer().partition(":")[2])
+    return unquote(peer.partition(":")[2])

@@ -6,16 +6,16 @@ A call is answered by `grpc.aio`, whose own threads do HTTP/2 without holding up
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
-from serving.control.following.forms import Access
 from serving.errors import StartError
 from serving.frontend.apps.keys import Keys, Kind
 from serving.frontend.engine import Engine
+from serving.frontend.entrance import Sampled
 from serving.frontend.grpc import messages
 from serving.frontend.grpc.calls import Calls, KeyCheck
 from serving.frontend.grpc.inference import Inference
@@ -50,7 +50,7 @@ class GrpcListener:
         engine: Engine,
         settings: Settings,
         keys: Keys | None,
-        access: Callable[[Access], None] | None,
+        access: Sampled | None,
     ) -> None:
         self.place = place
         self._settings, self._keys, self._apis = settings, keys, apis

@@ -1,7 +1,8 @@
 """A version of a model that is served: the requests that wait for its workers, and who gets which.
 
-A worker that becomes free takes what waits, up to the batch size, at once. Nobody waits while a worker is idle: what
-came in one turn of the event loop is one batch, shared out over the workers that are free.
+A worker that is free takes what waits, up to the batch size, at once: what came in one turn of the event loop is one
+batch, shared out over the workers that are free. One that becomes free waits a moment for those whom it has just
+answered (`Hold`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from serving.frontend.local.process import Launch, launch_of
 from serving.frontend.local.sequences import Sequences
 from serving.frontend.local.shadows import Shadows
 from serving.frontend.local.surroundings import Surroundings
-from serving.frontend.local.waiting import Waiting
+from serving.frontend.local.waiting import Hold, Waiting
 from serving.frontend.local.worker import Worker
 from serving.protocol import Load, Request
 
@@ -62,6 +63,11 @@ class Version:
         self._free: dict[Worker, None] = {}
         self._shadows = Shadows(partial(around.meters.shadowed, model.name, model.version))
         self._scheduled = False
+        # The process of a shared model gathers by itself; what joins others at any time needs no batch.
+        alone = model.shared or model.stateful or model.asynchronous or model.continuous
+        self._gathers = model.batch_size > 1 and not alone
+        self._hold = Hold(self._look)
+        self._last = 0, 0.0
         self._shared = model.shared
         self._empty = asyncio.Event()
 
@@ -136,6 +142,9 @@ class Version:
 
     def _share_out(self) -> None:
         self._scheduled = False
+        if self._hold.lasts(len(self._waiting)):
+            self._level()
+            return
         free = list(self._free)
         while free and len(self._waiting):
             # Workers of a shared model are one process: half a batch each would only be more batches.
@@ -232,12 +241,20 @@ class Version:
     def freed(self, worker: Worker) -> None:
         """Give a worker that has room what waits."""
         if worker.room and worker in self._workers:
+            self._gather()
             self._free[worker] = None
         if len(self._waiting):
             self._share_out()  # at once: an idle worker is what everybody waits for
         else:
             self._level()
         worker.go_on()
+
+    def _gather(self) -> None:
+        """Let the only worker that is free wait for those whom it has just answered."""
+        answered, seconds = self._last
+        wanted = min(answered + len(self._waiting), self.model.batch_size)
+        if self._gathers and not self._free and len(self._waiting) < wanted > 1:
+            self._hold.begin(wanted, seconds)
 
     def left(self, worker: Worker) -> None:
         """Give a worker nothing more."""
@@ -307,6 +324,7 @@ class Version:
         """Count an answer."""
         if job.shadow:
             return
+        self._last = timings.batch, timings.worker
         if self._sequences is not None:
             self._end_all(self._sequences.answered(headers), "an answer said so")
         self._around.meters.answered(

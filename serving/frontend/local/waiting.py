@@ -1,9 +1,13 @@
-"""The jobs of a model that wait for a worker: bounded, by priority and arrival, without the clients that have left."""
+"""The jobs of a model that wait for a worker: bounded, by priority and arrival, without the clients that have left.
+
+And the worker that waits for them, for a moment: who has just been answered may ask again.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from serving.frontend.engine import Priority
@@ -13,6 +17,9 @@ from serving.frontend.local.job import Job
 _PATIENCE: Final = {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 10.0}
 #: Bytes that the requests of one version may hold, beside one of any size.
 MAX_BYTES: Final = 512 * 1024 * 1024
+#: Of the time that the last batch took, and seconds at the most: longer on their way are few clients.
+_HOLD: Final = 0.05
+_MAX_HOLD_S: Final = 0.1
 
 
 class Waiting:
@@ -106,3 +113,41 @@ class Waiting:
             line.clear()
         self._count = self._bytes = 0
         return jobs
+
+
+class Hold:
+    """The moment in which a worker that has answered a batch waits for a full one.
+
+    Clients that ask again when they are answered fall into two groups else: one runs, the other one waits, and the
+    worker never sees them together. It takes up to a third more requests, where two small batches take longer than a
+    large one (docs/adr/0030).
+
+    Args:
+        over: called when the moment ends without so many.
+    """
+
+    def __init__(self, over: Callable[[], None]) -> None:
+        self._over = over
+        self._wanted = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, wanted: int, seconds: float) -> None:
+        """Wait for so many jobs after a batch that took so many seconds."""
+        self._end()
+        self._wanted = wanted
+        self._timer = asyncio.get_running_loop().call_later(min(_HOLD * seconds, _MAX_HOLD_S), self._run_out)
+
+    def lasts(self, waiting: int) -> bool:
+        """Return whether more jobs than these are waited for; else it has ended."""
+        if self._timer is not None and waiting >= self._wanted:
+            self._end()
+        return self._timer is not None
+
+    def _run_out(self) -> None:
+        self._end()
+        self._over()
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

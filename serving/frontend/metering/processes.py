@@ -5,7 +5,9 @@ They are looked up when somebody asks. Each worker has a series as long as it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +18,13 @@ from prometheus_client.registry import Collector
 
 from serving.frontend.metering.own import MODEL
 from serving.frontend.metering.series import Registry
+from serving.worker.scripts import collector
+from serving.worker.scripts import registry as prefork
 
 #: Workers that are shown; a version may have as many.
 MAX_WORKERS: Final = 1000
+#: Seconds that the prefork process may take to say what it has forked; it imports modules in between.
+WITHIN_S: Final = 1.0
 _STATES: Final = ("ready", "starting")
 
 
@@ -49,6 +55,8 @@ class Processes(Collector):
     def __init__(self, registry: Registry) -> None:
         self._look: Callable[[], Iterable[Seen]] = tuple
         self._seen: Sequence[Seen] = ()
+        self._behind: Mapping[int, tuple[int, int]] = {}
+        self._processor = Processor()
         registry.add_collector(ProcessCollector(registry=None))
         registry.add_collector(self)
 
@@ -67,19 +75,24 @@ class Processes(Collector):
     def collect(self) -> Iterator[Metric]:
         """Give the series; called in a thread."""
         workers, wanted, memory, processor = families = self._families()
-        left = MAX_WORKERS
+        shown: list[tuple[dict[str, str], int]] = []
         for one in self._seen:
             labels = dict(zip(MODEL, (one.name, one.version), strict=True))
             for state, count in zip(_STATES, (one.ready, len(one.workers) - one.ready), strict=True):
                 workers.add_sample(workers.name, {**labels, "state": state}, count)
             wanted.add_sample(wanted.name, labels, one.wanted)
-            for number, pid in one.workers[:left]:
-                left -= 1
-                used = _used(pid)
-                if used is not None:
-                    own = {**labels, "worker": number}
-                    memory.add_sample(memory.name, own, used[0])
-                    processor.add_sample(f"{processor.name}_total", own, used[1])
+            shown += [({**labels, "worker": number}, pid) for number, pid in one.workers]
+        shown = [(own, pid) for own, pid in shown[:MAX_WORKERS] if pid > 0]
+        if shown:
+            with suppress(OSError, ValueError):  # what it said before still holds for those that it named
+                self._behind = prefork.backends(os.getpid(), WITHIN_S)
+        pids = [pid for _, pid in shown]
+        sizes = collector.sizes(pids, self._behind)
+        taken = self._processor.taken({pid: collector.parts(pid, self._behind) for pid in pids})
+        for (own, pid), (_, size) in zip(shown, sizes, strict=True):
+            if size and pid in taken:  # else it has just ended
+                memory.add_sample(memory.name, own, size)
+                processor.add_sample(f"{processor.name}_total", own, taken[pid])
         yield from families
 
     @staticmethod
@@ -87,19 +100,44 @@ class Processes(Collector):
         return (
             Metric("torchmar_workers", "Workers that have their model, and those that are to have it", "gauge"),
             Metric("torchmar_workers_wanted", "Workers that there are to be at least", "gauge"),
-            Metric("torchmar_worker_memory_bytes", "Resident memory of a worker's process", "gauge"),
-            Metric("torchmar_worker_cpu_seconds", "Processor time of a worker's process", "counter"),
+            Metric("torchmar_worker_memory_bytes", "Memory of a worker's processes; shared pages in part", "gauge"),
+            Metric("torchmar_worker_cpu_seconds", "Processor time of a worker's processes", "counter"),
         )
 
 
-def _used(pid: int) -> tuple[int, float] | None:
-    """Return a process' resident bytes and seconds of processor time; None of one that is not there."""
-    if pid <= 0:
-        return None
+class Processor:
+    """Adds up the processor time of workers, as it grows.
+
+    What a process has taken since the last look is divided among the workers that share it now. Its whole time divided
+    would shrink with each further one, which Prometheus takes for a restart, and counts all of it again.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, float] = {}
+        self._taken: dict[int, float] = {}
+
+    def taken(self, workers: Mapping[int, Sequence[tuple[int, int]]]) -> Mapping[int, float]:
+        """Return the seconds of each worker by pid; those that are gone are left out.
+
+        Args:
+            workers: processes that each consists of, its own first, and how many workers share each.
+        """
+        processes = {process for parts in workers.values() for process, _ in parts}
+        now = {process: found for process in processes if (found := _seconds(process)) is not None}
+        grown = {process: max(0.0, found - self._seen.get(process, 0.0)) for process, found in now.items()}
+        self._taken = {
+            pid: self._taken.get(pid, 0.0) + sum(grown.get(process, 0.0) / sharers for process, sharers in parts)
+            for pid, parts in workers.items()
+            if pid in now
+        }
+        self._seen = now
+        return self._taken
+
+
+def _seconds(pid: int) -> float | None:
+    """Return the seconds of the processor that a process has taken; None of one that is not there."""
     try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            times = process.cpu_times()
-            return process.memory_info().rss, times.user + times.system
+        times = psutil.Process(pid).cpu_times()
     except (psutil.Error, OSError):
         return None
+    return times.user + times.system

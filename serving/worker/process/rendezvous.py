@@ -39,11 +39,13 @@ OWNER = "TORCHMAR_OWNER"
 It is no secret and grants nothing: whom a worker hands its work to is settled by the address and by the kernel.
 """
 
+TIMEOUT_S = 10.0
+"""Seconds that each part of a message may take to come."""
+
 STATUS = struct.Struct("!i")
 _LENGTH = struct.Struct("!I")
 _MAX_MESSAGE = 64 * 1024 * 1024
 _MAX_FDS = 8
-_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 30
 _TIMEVAL = struct.Struct("@ll")
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -152,14 +154,14 @@ def send(connection: socket.socket, message: dict[str, Any], fds: tuple[int, ...
         connection.sendall(memoryview(frame)[sent:])
 
 
-def receive(connection: socket.socket) -> Message | None:
+def receive(connection: socket.socket, within_s: float = TIMEOUT_S) -> Message | None:
     """Receive the next message and its file descriptors, which the caller owns; None at the end of the stream.
 
     Raises:
         OSError: the other side has gone, or did not send the rest in time.
         ValueError: this is not a message. The file descriptors are closed.
     """
-    connection.settimeout(_TIMEOUT_S)
+    connection.settimeout(within_s)
     receiver = Receiver()
     try:
         while (message := receiver.read(connection)) is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import math
 import os
 import re
@@ -146,32 +147,37 @@ def read_pids() -> list[int]:
 
 def memory(pids: Iterable[int], frontend: int) -> list[str]:
     """Return the ``pid:bytes`` lines."""
-    return [f"{pid}:{size}" for pid, size in sizes(pids, frontend)]
+    return [f"{pid}:{size}" for pid, size in sizes(pids, backends(frontend))]
 
 
-def sizes(pids: Iterable[int], frontend: int) -> Iterator[tuple[int, int]]:
-    """Bytes of memory of workers, with their pids in the order given.
+def sizes(pids: Iterable[int], behind: Mapping[int, tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Bytes of memory of workers, with their pids in the order given; 0 of one that is gone.
+
+    Args:
+        pids: that the frontend knows them by.
+        behind: what `backends` found.
+    """
+    known = functools.cache(memory_of)
+    for pid in pids:
+        # A dead process has nothing; the backend that it is still registered for may be another program by now.
+        yield pid, sum(known(one) // sharers for one, sharers in parts(pid, behind)) if known(pid) else 0
+
+
+def parts(pid: int, behind: Mapping[int, tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return the processes that a worker consists of, and how many workers each is divided among.
 
     The pid that the frontend knows may be that of a thin process, with the model in a backend process behind it, which
-    many may share: each has its own memory and its part of the backend's.
+    many may share: what a worker takes is what its own process takes, and its part of what the backend does.
     """
-    behind = _backends(frontend)
-    known: dict[int, int] = {}
-
-    def size(pid: int) -> int:
-        if pid not in known:
-            known[pid] = memory_of(pid)
-        return known[pid]
-
-    for pid in pids:
-        own = size(pid)
-        backend, sharers = behind.get(pid, (pid, 1))
-        # A dead process has nothing; the backend that it is still registered for may be another program by now.
-        part = size(backend) // max(sharers, 1) if own and backend != pid else 0
-        yield pid, own + part
+    backend, sharers = behind.get(pid, (pid, 1))
+    return ((pid, 1),) if backend == pid else ((pid, 1), (backend, max(sharers, 1)))
 
 
-def _backends(frontend: int) -> Mapping[int, tuple[int, int]]:
+def backends(frontend: int) -> Mapping[int, tuple[int, int]]:
+    """Return, by the pid that the frontend knows, the process behind it and how many workers share that.
+
+    Empty, with a complaint on standard error, if nobody tells.
+    """
     try:
         from serving.worker.scripts import registry
 

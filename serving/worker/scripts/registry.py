@@ -5,11 +5,12 @@ from __future__ import annotations
 from serving.worker.process import rendezvous
 
 
-def backends(owner: int) -> dict[int, tuple[int, int]]:
+def backends(owner: int, within_s: float = rendezvous.TIMEOUT_S) -> dict[int, tuple[int, int]]:
     """Ask the prefork process of a server which processes serve which workers.
 
     Args:
         owner: pid of the frontend.
+        within_s: seconds that it may take; it imports modules in between, which takes some.
 
     Returns:
         For each thin process, by pid: the pid of the process that serves it, and how many that one serves. Empty if
@@ -25,5 +26,5 @@ def backends(owner: int) -> dict[int, tuple[int, int]]:
         return {}
     with connection:
         rendezvous.send(connection, {"query": "backends"})
-        received = rendezvous.receive(connection)
+        received = rendezvous.receive(connection, within_s)
     return dict(received[0]["backends"]) if received else {}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 import pytest
 
+from serving.bench import session as sessions
 from serving.bench.loads import Load
-from serving.bench.session import Scaling, Session
+from serving.bench.running import Told, run
+from serving.bench.session import WARM_UP, Scaling, Session
 from serving.client import ManagementClient
 from serving.errors import ReplyError
 
@@ -49,9 +52,50 @@ def test_a_load_for_each_number_of_connections(server: Server) -> None:
         ("1 connection", 1, None),
         ("2 connections", 2, None),
     ]
-    assert list(dict.fromkeys(told)) == ["warm-up", "1 connection", "2 connections"]
+    assert list(dict.fromkeys(told)) == [WARM_UP, "1 connection", "2 connections"]
     assert all(run.figures.good and 0 <= run.busy <= 1 for run in session.runs)
     assert sum(run.figures.good for run in session.runs) < server.seen.total()
+
+
+@pytest.mark.parametrize(
+    ("more", "connections", "rate"),
+    [
+        ({"rates": (40.0, 20.0)}, 64, 20.0),
+        ({}, 2, None),
+        ({"search": True, "slo_s": 0.001}, 1, None),
+    ],
+)
+def test_a_warm_up_sends_no_more_than_the_test(
+    server: Server, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], connections: int, rate: float | None
+) -> None:
+    sent: list[Load] = []
+
+    def noted(load: Load, stop: asyncio.Event | None = None) -> AsyncGenerator[Told, None]:
+        sent.append(load)
+        return run(load, stop)
+
+    monkeypatch.setattr(sessions, "run", noted)
+    session = session_of(server, warm_up_s=0.5, **more)
+    session.tell = lambda name, _: session.stop.set() if name != WARM_UP else None
+    asyncio.run(session.all())
+    assert (sent[0].connections, sent[0].rate, sent[0].seconds) == (connections, rate, 0.5)
+    assert WARM_UP not in [one.name for one in session.runs]
+
+
+@pytest.mark.parametrize("rates", [(), (20.0,)])
+def test_where_the_warm_up_fails_as_a_whole_the_error_says_so(server: Server, rates: tuple[float, ...]) -> None:
+    session = session_of(server, "bad", rates=rates, warm_up_s=0.3)
+    with pytest.raises(
+        ReplyError, match=r"of [\d,]+ requests of the warm-up none got a good answer: HTTP 503: .*no worker"
+    ):
+        asyncio.run(session.all())
+    assert session.runs == []
+
+
+def test_a_warm_up_in_which_nothing_is_due_has_not_failed(server: Server) -> None:
+    session = session_of(server, rates=(0.5,), warm_up_s=0.1, seconds=0.1)
+    asyncio.run(session.all())
+    assert [(one.name, one.figures.requests) for one in session.runs] == [("0.5/s", 0)]
 
 
 def test_rates_in_place_of_connections(server: Server) -> None:

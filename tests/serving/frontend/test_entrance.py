@@ -11,15 +11,13 @@ import pytest
 from serving.control.following.forms import TEXT, Access
 from serving.frontend.engine import Answer, Timings
 from serving.frontend.entrance import (
-    DETAILS,
-    GRPC,
+    ANSWERED,
     Entrance,
     Message,
     Receive,
     Sampled,
     Scope,
     Send,
-    details_of,
     logged,
 )
 
@@ -63,7 +61,7 @@ def test_a_server_that_drains_is_not_ready_and_answers_everything_else() -> None
 
 def test_a_line_tells_who_asked_what_and_how_it_was_answered() -> None:
     found: list[Access] = []
-    app = logged(_ok, found.append)
+    app = logged(_ok, Sampled(found.append))
     ask(app, "/ping", client=("127.0.0.1", 5), query_string=b"a=b")
     ask(app, "/x", "POST", client=None, raw_path=b'/x"%0A\xff')
     assert told(found) == [
@@ -75,35 +73,64 @@ def test_a_line_tells_who_asked_what_and_how_it_was_answered() -> None:
 def test_what_was_not_answered_is_told_too() -> None:
     found: list[Access] = []
     with pytest.raises(RuntimeError):
-        ask(logged(_broken, found.append), "/x", client=("::1", 5))
+        ask(logged(_broken, Sampled(found.append)), "/x", client=("::1", 5))
     assert told(found) == ['/::1:5 "GET /x HTTP/1.1" 0']
 
 
 def test_the_id_and_the_details_are_those_of_the_answer() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         answer = Answer(200, "", "", {}, b"", version="1.0", timings=Timings(0.001, 0.0025, 3))
-        scope[DETAILS].update(details_of("mnist", answer))
+        scope[ANSWERED].append(("mnist", answer))
         headers = [(b"content-type", b"text/plain"), (b"x-request-id", b"mine")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
     found: list[Access] = []
-    ask(logged(app, found.append), "/predictions/mnist", "POST")
+    ask(logged(app, Sampled(found.append)), "/predictions/mnist", "POST")
     assert told(found) == ['/unix "POST /predictions/mnist HTTP/1.1" 200 mine']
     assert found[0].details == {"model": "mnist", "version": "1.0", "queue_ms": 1.0, "worker_ms": 2.5, "batch": 3}
+
+
+def answered(status: int) -> Any:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
 
 
 def test_of_a_sample_no_error_is_left_out() -> None:
     found: list[Access] = []
 
-    def passed(share: float, status: int, method: str = "GET") -> int:
+    def passed(share: float, status: int) -> int:
         found.clear()
-        sampled = Sampled(found.append, share)
-        for _ in range(400):
-            sampled(Access("a", method, "/x", "HTTP/1.1", status, 0.1))
+        app = logged(answered(status), Sampled(found.append, share))
+        for _ in range(200):
+            ask(app, "/x")
+        assert {one.status for one in found} <= {status}
         return len(found)
 
-    assert passed(1.0, 200) == 400
-    assert passed(0.0, 200) == passed(0.0, 404) == passed(0.0, 0) == passed(0.0, 0, GRPC) == 0
-    assert passed(0.0, 500) == passed(0.0, 13, GRPC) == 400
-    assert 50 < passed(0.25, 200) < 180
+    assert passed(1.0, 200) == 200
+    assert passed(0.0, 200) == passed(0.0, 404) == 0
+    assert passed(0.0, 500) == 200
+    assert 20 < passed(0.25, 200) < 90
+
+
+def test_a_client_that_has_left_is_no_error() -> None:
+    found: list[Access] = []
+    with pytest.raises(RuntimeError):
+        ask(logged(_broken, Sampled(found.append, 0.0)), "/x")
+    assert found == []
+
+
+def test_of_what_is_left_out_no_record_is_made() -> None:
+    """It costs as much as all else that the access log costs."""
+
+    def make() -> Access:
+        raise AssertionError("nobody wants it")
+
+    found: list[Access] = []
+    sampled = Sampled(found.append, 0.0)
+    sampled(make, failed=False)
+    sampled(lambda: Access("a", "GET", "/x", "HTTP/1.1", 503, 0.1), failed=True)
+    assert [one.status for one in found] == [503]

@@ -71,6 +71,28 @@ def test_no_more_tokens_than_allowed():
     assert all(one.finish == "length" for one in texts)
 
 
+def test_beams_take_room_too():
+    queue = writer(most_tokens=40)
+    beams = text(5, most=9, alone={"num_beams": 2, "max_new_tokens": 9, "do_sample": False})
+    queue.add([beams])
+    queue.step()
+    texts = [text(5, most=19), text(6, most=19)]
+    queue.add(texts)
+    queue.step()
+    assert [len(one.new) for one in texts] == [1, 0]  # two rows of 20, and two beams of 10
+    finish(queue)
+    assert all(one.finish == "length" for one in (beams, *texts))
+
+
+def test_a_fault_of_ours_is_not_the_requests(monkeypatch):
+    one = text(5)
+    monkeypatch.setattr(one.text, "add", lambda *_, **__: [].index(0))
+    queue = writer()
+    queue.add([one])
+    finish(queue)
+    assert type(one.error) is ValueError
+
+
 def test_prompts_of_unlike_length_are_read_apart():
     queue = writer()
     texts = [text(5), text(*range(5, 30))]

@@ -16,6 +16,7 @@ import pytest
 from serving.client.transport import Address
 from serving.frontend.apps.keys import Keys
 from serving.frontend.engine import Answer, Call
+from serving.frontend.entrance import Sampled
 from serving.frontend.grpc.server import GrpcListener
 from serving.frontend.listening import Place, bind
 from serving.frontend.settings import Settings
@@ -74,7 +75,7 @@ def reached(
     folder: Path,
     *,
     keys: Keys | None = None,
-    access: Callable[[str], None] | None = None,
+    access: Sampled | None = None,
     tls: Any = None,
     **properties: str,
 ) -> Iterator[Reached]:

@@ -87,6 +87,23 @@ def test_what_waits_is_one_batch_and_nobody_waits_for_it(bench: Bench) -> None:
     bench.run(work)
 
 
+def test_clients_that_ask_again_come_together(bench: Bench) -> None:
+    archive = bench.build("echo", _ECHO, "batchSize: 8\n")
+
+    async def ask_again() -> None:
+        for _ in range(4):
+            await bench.ask("echo", "sleep 0.4")
+
+    async def work() -> None:
+        await bench.register(archive)
+        first = asyncio.ensure_future(ask_again())
+        await asyncio.sleep(0.1)
+        await asyncio.gather(first, *(ask_again() for _ in range(3)))
+        assert bench.counts.batches == [1, *[4] * 12, *[3] * 3]
+
+    bench.run(work)
+
+
 def test_idle_workers_share_what_comes_at_once(bench: Bench) -> None:
     archive = bench.build("echo", _ECHO, "batchSize: 8\nminWorkers: 2\nmaxWorkers: 2\n")
 

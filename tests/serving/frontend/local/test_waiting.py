@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from serving.frontend.engine import Priority
 from serving.frontend.local import waiting
 from serving.frontend.local.job import Job
-from serving.frontend.local.waiting import Waiting
+from serving.frontend.local.waiting import Hold, Waiting
 from serving.protocol import Parameter, Request
 
 
@@ -131,3 +131,32 @@ def test_none_is_lost_and_none_is_given_twice(loop: asyncio.AbstractEventLoop, s
         assert len(line) == len(inside)
     assert sorted(map(id, line.clear())) == sorted(map(id, inside))
     assert len(line) == 0
+
+
+def test_a_worker_waits_for_so_many_or_a_twentieth_of_its_time() -> None:
+    async def work() -> None:
+        over = asyncio.Event()
+        hold = Hold(over.set)
+        assert not hold.lasts(0)
+        hold.begin(3, 60.0)
+        assert hold.lasts(2)
+        assert not hold.lasts(3)
+        assert not hold.lasts(2)
+        hold.begin(3, 0.2)
+        hold.begin(3, 0.2)
+        assert hold.lasts(0)
+        begun = asyncio.get_running_loop().time()
+        await asyncio.wait_for(over.wait(), 60.0)
+        assert asyncio.get_running_loop().time() - begun >= 0.009
+        assert not hold.lasts(0)
+
+    asyncio.run(work())
+
+
+def test_nobody_is_waited_for_longer_than_it_takes_to_ask() -> None:
+    async def work() -> None:
+        over = asyncio.Event()
+        Hold(over.set).begin(2, 3600.0)
+        await asyncio.wait_for(over.wait(), 60.0)
+
+    asyncio.run(work())

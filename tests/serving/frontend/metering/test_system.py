@@ -49,8 +49,9 @@ async def until(done: Callable[[], object], metrics: SystemMetrics) -> None:
         await asyncio.gather(running, return_exceptions=True)
 
 
-def test_our_collector(settings_of: SettingsOf) -> None:
-    settings = settings_of(python=sys.executable)
+def test_our_collector(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # as where the command is called by its path: another Python comes first
+    settings = settings_of()
     meters = ServerMeters(settings)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
         metrics = SystemMetrics(settings, meters.host_entry, lambda: [worker.pid, -1])

@@ -117,7 +117,7 @@ def test_what_wastes_the_processor_is_not_kept(took):
     processor = Processor()
     assert run(trial(2, processor), took, processor=processor, wasted={2: 0.045, 1: 0.004})[-1] == 1
     torch.set_num_threads(2)
-    assert run(trial(2, processor), took, processor=processor, wasted={2: 0.014, 1: 0.01})[-1] == 2
+    assert run(trial(2, processor), took, processor=processor, wasted={2: 0.017, 1: 0.01})[-1] == 2
 
 
 def test_of_long_batches_fewer_must_be_clearly_faster():

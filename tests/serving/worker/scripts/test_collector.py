@@ -247,7 +247,7 @@ def test_a_shared_backend_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
         return sizes[pid]
 
     monkeypatch.setattr(collector, "memory_of", memory_of)
-    monkeypatch.setattr(collector, "_backends", lambda _: {1: (900, 2), 2: (900, 2), 3: (3, 1), 4: (900, 2)})
+    monkeypatch.setattr(collector, "backends", lambda _: {1: (900, 2), 2: (900, 2), 3: (3, 1), 4: (900, 2)})
     assert collector.memory([1, 2, 3, 4], frontend=7) == ["1:60", "2:70", "3:30", "4:0"]
     assert sorted(asked) == [1, 2, 3, 4, 900]
 

@@ -63,3 +63,11 @@ def test_no_answer(owner: int) -> None:
 def test_another_system(monkeypatch: pytest.MonkeyPatch, owner: int) -> None:
     monkeypatch.setattr(rendezvous, "supported", False)
     assert registry.backends(owner) == {}
+
+
+@pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
+def test_who_asks_waits_no_longer_than_it_wants(owner: int) -> None:
+    listener = rendezvous.listen(rendezvous.address(owner))
+    assert listener is not None
+    with listener, pytest.raises(TimeoutError):
+        registry.backends(owner, 0.05)

@@ -19,7 +19,7 @@ from serving.bench.loads import Load
 from serving.bench.page import LEAST_S
 from serving.bench.report import Subject
 from serving.bench.search import MOST_TRIES
-from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Session
+from serving.bench.session import MOST_CONNECTIONS, Session
 from serving.bench.tally import Second
 from serving.bench.targets import Target
 from serving.bench.wire.trial import try_each
@@ -119,7 +119,7 @@ class LoadTest:
         )
         self.session = Session(
             base,
-            (wanted.connections or min(connections, max(CONNECTIONS)),),
+            (connections,),
             (wanted.rate,) if wanted.rate else (),
             search=wanted.searches,
             warm_up_s=_WARM_UP_S,

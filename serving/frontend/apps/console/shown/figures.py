@@ -149,7 +149,8 @@ def sample_of(
                 "workers": len(one.of.workers),
                 "waiting": one.waiting,
                 "running": now.values.get(_RUNNING, {}).get(key),
-                "memory": sum(worker.memory_bytes for worker in one.of.workers),
+                # Of workers that have just begun nothing is known yet.
+                "memory": sum(worker.memory_bytes for worker in one.of.workers) or None,
                 "requests": rate(_REQUESTS, key),
                 **times(key),
             }
@@ -162,7 +163,7 @@ def sample_of(
         "failed": rate(_FAILED),
         "waiting": sum(one.waiting for one in served),
         "running": None if running is None else sum(running.values()),
-        "memory": sum(row["memory"] for row in rows),
+        "memory": sum(row["memory"] or 0 for row in rows) or None,
         **times(None),
         "models": rows,
     }

@@ -78,7 +78,9 @@ def test_a_load_test_that_its_server_outlives_not(reader: Any, tmp_path: Path, m
         console.end()
         over = page.locator("#over p")
         over.wait_for()
-        assert over.inner_text().startswith("The load test has failed: the server has ended before it.")
+        assert over.inner_text().startswith(
+            "The load test has failed: the server, or its console, has ended before it."
+        )
         assert "The load test is over." not in page.locator("main").inner_text()
         assert page.get_by_role("button", name="Run it again").is_visible()
 

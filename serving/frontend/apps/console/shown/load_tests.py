@@ -287,5 +287,5 @@ class LoadTests:
         """End it with the server: its process goes, and nobody begins another one."""
         self._ended = True
         if self._task is not None and self.last is not None and self.under_way:
-            self.last.error = ("the server has ended before it", "")
+            self.last.error = ("the server, or its console, has ended before it", "")
             self._task.cancel()

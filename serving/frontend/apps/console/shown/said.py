@@ -57,7 +57,7 @@ _CHINESE: Final = {
     ),
     "it was ended after {seconds} s: the server's answers took too long": "{seconds} 秒后被终止：服务器回答太慢",
     "it has failed: the server's log says why": "出错：原因在服务器日志中",
-    "the server has ended before it": "服务器在测试结束之前已停止",
+    "the server, or its console, has ended before it": "服务器或控制台在测试结束之前已停止",
     "the process that sends the load could not be started: {error}": "无法启动发送负载的进程：{error}",
     "a load test is under way: stop it, or wait for its end": "负载测试正在进行：请停止它，或等待其结束",
     "the server ends": "服务器正在停止",

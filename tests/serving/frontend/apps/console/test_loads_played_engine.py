@@ -110,7 +110,7 @@ def test_it_ends_with_the_server(tmp_path: Path) -> None:
         sender.wait(10)
         assert start(client).status_code == 503
         page = result(client)
-        assert "The load test has failed: the server has ended before it. There is no result." in page
+        assert "The load test has failed: the server, or its console, has ended before it. There is no result." in page
         assert "The load test is over." not in page
 
 

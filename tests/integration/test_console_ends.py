@@ -41,6 +41,12 @@ def opened(reader: Any, console: Shown, path: str) -> Any:
     return page
 
 
+def serious(page: Any) -> list[Any]:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    found = axe.Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+
+
 def test_every_page_says_that_its_session_has_ended(reader: Any, tmp_path: Path) -> None:
     with shown(tmp_path, keyed=True) as console:
         assert console.keys is not None
@@ -58,12 +64,11 @@ def test_every_page_says_that_its_session_has_ended(reader: Any, tmp_path: Path)
             assert page.locator("#out").inner_text() == "Your session has ended. Log in"
             assert not page.locator("#lost").is_visible()
             assert not page.get_by_role("button", name="Log out").count()
+            assert not serious(page), page.url
         assert pages[2].input_value("#text") == "x", "what was typed is still there"
         pages[2].get_by_role("link", name="Log in").click()
         assert pages[2].get_by_role("alert").inner_text() == "Your session has ended."
-    # The server has gone.
-    for page in pages[:2]:
-        page.close()
+        assert not serious(pages[2])
 
 
 def test_a_load_test_that_its_server_outlives_not(reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

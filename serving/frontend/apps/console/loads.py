@@ -107,9 +107,9 @@ class Loads:
         one, _ = await version_of(self._shared.source, request)
         wanted = _wanted(form)
         sent = await given(self._shared.archives, one, form)
-        return await self._begun(one.of.name, request.path_params.get("version"), sent, wanted)
+        return await self._begin(one.of.name, request.path_params.get("version"), sent, wanted)
 
-    async def _begun(self, name: str, version: str | None, sent: Given, wanted: Wanted) -> Response:
+    async def _begin(self, name: str, version: str | None, sent: Given, wanted: Wanted) -> Response:
         source = self._shared.source
         key = await source.inference_key()
         target = Target(Address(source.about.inference), name, version, token=key)
@@ -123,7 +123,7 @@ class Loads:
         self._tests.refuse_second()
         if (last := self._tests.last) is None:
             raise ConflictError("there was no load test yet")
-        return await self._begun(last.target.model, last.target.version, last.sent, last.wanted)
+        return await self._begin(last.target.model, last.target.version, last.sent, last.wanted)
 
 
 def _wanted(form: FormData) -> Wanted:

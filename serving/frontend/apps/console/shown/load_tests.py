@@ -15,14 +15,7 @@ from serving.bench.loads import Load
 from serving.bench.page import LEAST_S
 from serving.bench.report import Subject
 from serving.bench.search import MOST_TRIES
-from serving.bench.session import (
-    CONNECTIONS,
-    MOST_CONNECTIONS,
-    Run,
-    Session,
-    connections_name,
-    rate_name,
-)
+from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Run, Session, connections_name, rate_name
 from serving.bench.tally import Second
 from serving.bench.targets import Target
 from serving.bench.wire.trial import try_each

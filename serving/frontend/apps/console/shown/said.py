@@ -42,6 +42,9 @@ _CHINESE: Final = {
         "{load}：{share} 的请求在时限内得到回答，未达到 {wanted}"
     ),
     "no request got a good answer: {kind}": "没有一个请求得到正常回答：{kind}",
+    "of {number} requests of the warm-up none got a good answer: {kind}": (
+        "预热的 {number} 个请求没有一个得到正常回答：{kind}"
+    ),
     "no request was sent": "没有发送任何请求",
     "warning, {loads}: {warning}": "警告，{loads}：{warning}",
     "{load}: {number} x {kind}: {error}": "{load}：{number} 次 {kind}：{error}",

@@ -172,9 +172,9 @@ function chooseInput(place, drop) {
   // One input at a time is what the reader means: the last one that was chosen. What it replaces is said.
   const samples = [...place.querySelectorAll("input[name=sample]")], chosen = place.querySelector("#chosen");
   const unchoose = () => samples.forEach((one) => { one.checked = false; });
-  const replaced = (key, what) => { chosen.textContent = what ? chosen.dataset[key] : chosen.textContent; };
+  const replaced = (key, what, otherwise = "") => { chosen.textContent = what ? chosen.dataset[key] : otherwise; };
   file.addEventListener("change", () => { show(); if (file.files.length) { replaced("file", text.value); unchoose(); text.value = ""; } });
-  text.addEventListener("input", () => { if (text.value) { replaced("text", file.value || samples.some((one) => one.checked)); unchoose(); file.value = ""; show(); } });
+  text.addEventListener("input", () => { if (text.value) { replaced("text", file.value || samples.some((one) => one.checked), chosen.textContent); unchoose(); file.value = ""; show(); } });
   samples.forEach((one) => one.addEventListener("change", () => { replaced("sample", file.value || text.value); file.value = ""; text.value = ""; show(); }));
   for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
@@ -274,12 +274,15 @@ function copies(place) {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "quiet copy";
-    button.textContent = words.copy;
-    button.setAttribute("aria-label", `${words.copy}: ${command.getAttribute("aria-label")}`);
+    const say = (word) => {
+      button.textContent = word;
+      button.setAttribute("aria-label", `${word}: ${command.getAttribute("aria-label")}`);
+    };
+    say(words.copy);
     button.onclick = async () => {
       await navigator.clipboard.writeText(command.textContent);
-      button.textContent = words.copied;
-      setTimeout(() => { button.textContent = words.copy; }, 2000);
+      say(words.copied);
+      setTimeout(() => say(words.copy), 2000);
     };
     command.after(button);
   }

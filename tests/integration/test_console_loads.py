@@ -49,7 +49,7 @@ def test_it_ends_by_itself_by_a_click_and_with_the_server(sandbox: Sandbox) -> N
         client.follow_redirects = True
         start("0.7")
         wait_until(lambda: '<th scope="row">2 connections</th>' in page(), "the table")
-        command = re.search(r'<pre tabindex="0" aria-label="The same test">([^<]*)</pre>', page())
+        command = re.search(r'<pre class="command" tabindex="0" aria-label="The same test">([^<]*)</pre>', page())
         assert command
         done = sandbox.run("sh", "-c", f"{html.unescape(command[1])} --warm-up 0 --json").ok()
         (run,) = json.loads(done.out)["runs"]
@@ -58,10 +58,11 @@ def test_it_ends_by_itself_by_a_click_and_with_the_server(sandbox: Sandbox) -> N
         wait_until(senders, "a process that sends the load")
         send("")
         wait_until(lambda: 'id="running"' not in page(), "its end")
-        assert "It was stopped." in page()
+        assert "The load test was stopped." in page()
         assert not senders()
         start("300")
         wait_until(senders, "a process that sends the load")
         (sender,) = senders()
+    sender.suspend()  # so it does not see the end of its input
     kill(server.pid)
     sender.wait(30)

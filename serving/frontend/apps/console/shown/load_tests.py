@@ -19,7 +19,7 @@ from serving.bench.loads import Load
 from serving.bench.page import LEAST_S
 from serving.bench.report import Subject
 from serving.bench.search import MOST_TRIES
-from serving.bench.session import MOST_CONNECTIONS, Session
+from serving.bench.session import MOST_CONNECTIONS, WARM_UP, Run, Session, connections_name, rate_name
 from serving.bench.tally import Second
 from serving.bench.targets import Target
 from serving.bench.wire.trial import try_each
@@ -65,6 +65,11 @@ class Wanted:
         return self.rate is None and self.slo_ms is not None
 
     @property
+    def name(self) -> str:
+        """What it is, or begins with, in words."""
+        return connections_name(self.connections or 0) if self.rate is None else rate_name(self.rate)
+
+    @property
     def options(self) -> list[str]:
         """Return them as options of ``torchmar bench``."""
         found = ["--connections", str(self.connections)] if self.rate is None else ["--rate", f"{self.rate:.12g}"]
@@ -81,10 +86,13 @@ class LoadTest:
         wanted: how much.
 
     Attributes:
+        target, sent, wanted: as they were given.
+        begun: when, seconds since the epoch.
+        took_s: how long it has run, once it is over.
         subject: what is tested.
         command: that does the same.
         session: its loads, and what came of them.
-        seconds: what each second brought, for the charts.
+        seconds: what each second brought, for the charts; of the warm-up no more than that it was.
         before: number of the last of them of the tests before; theirs go on from there.
         over: whether it has ended.
         error: what it failed at, and a hint; empty where it did not.
@@ -108,7 +116,8 @@ class LoadTest:
             kind,
             sent.text,
         )
-        self._target = target
+        self.target, self.sent, self.wanted = target, sent, wanted
+        self.begun, self.took_s = time.time(), 0.0
         base = Load(
             target.place,
             target.requests([(sent.body, kind)]),
@@ -129,7 +138,7 @@ class LoadTest:
         self.seconds: list[dict[str, Any]] = []
         self.before = 0
         # Charts want times that rise, also where somebody sets the clock back.
-        self._clock = time.time() - time.monotonic()
+        self._clock = self.begun - time.monotonic()
         self._last = ("", 0.0)
         self._news = asyncio.Event()
         self.over = False
@@ -137,6 +146,7 @@ class LoadTest:
 
     async def run(self) -> None:
         """Send it."""
+        begun = time.monotonic()
         try:
             await self._try()
             if not self.stopped:
@@ -150,10 +160,12 @@ class LoadTest:
         except Exception:
             log.exception("A load test has failed")
             self.error = ("it has failed: the server's log says why", "")
+        finally:
+            self.took_s = time.monotonic() - begun
 
     async def _try(self) -> None:
         """Send the input once, until somebody stops the test."""
-        trial = asyncio.ensure_future(try_each(self._target, self.session.base.requests, _ANSWER_S))
+        trial = asyncio.ensure_future(try_each(self.target, self.session.base.requests, _ANSWER_S))
         stop = asyncio.ensure_future(self.session.stop.wait())
         try:
             await asyncio.wait({trial, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -168,6 +180,15 @@ class LoadTest:
         """Return whether somebody has stopped it."""
         return self.session.stop.is_set()
 
+    @property
+    def result(self) -> Run | None:
+        """The load whose figures are the test's: the only one, or of a search the one at the rate that it found."""
+        runs = self.session.runs
+        if not self.wanted.searches:
+            return runs[-1] if runs else None
+        rate = self.session.highest.get(None)
+        return next((run for run in runs if rate and run.load.rate == rate), None)
+
     def stop(self) -> None:
         """Send nothing more: what has come of it is kept."""
         self.session.stop.set()
@@ -178,14 +199,16 @@ class LoadTest:
         self._say()
 
     def _tell(self, name: str, second: Second) -> None:
+        if name == WARM_UP:
+            self._add({"load": name, "warm": True})
+            return
         before = self._last[1] if self._last[0] == name else 0.0
         self._last = (name, second.at)
         span = second.at - before
         if span < LEAST_S:
             return  # the rest of a load
-        self.seconds.append(
+        self._add(
             {
-                "at": round(self._clock + time.monotonic(), 3),
                 "load": name,
                 "requests": round(second.good / span, 1),
                 "p50": round(second.p50_ms, 3) if second.good else None,
@@ -193,6 +216,9 @@ class LoadTest:
                 "failed": round(second.errors / span, 1),
             }
         )
+
+    def _add(self, second: dict[str, Any]) -> None:
+        self.seconds.append({"at": round(self._clock + time.monotonic(), 3), **second})
         self._say()
 
     def _say(self) -> None:
@@ -227,7 +253,7 @@ def _connections(wanted: Wanted, size: int) -> int:
         return min(MOST_CONNECTIONS, most)
     if wanted.connections > most:
         raise BadRequestError(
-            f"connections: with an input of {human_size(size)} {most} at the most, for all at once may have "
+            f"connections: {most} at the most with an input of {human_size(size)}, for all at once may have "
             f"{human_size(MOST_AT_ONCE)}; lower them, or choose a smaller input"
         )
     return wanted.connections
@@ -316,5 +342,6 @@ class LoadTests:
     def end(self) -> None:
         """End it with the server: its process goes, and nobody begins another one."""
         self._ended = True
-        if self._task is not None:
+        if self._task is not None and self.last is not None and self.under_way:
+            self.last.error = ("the server, or its console, has ended before it", "")
             self._task.cancel()

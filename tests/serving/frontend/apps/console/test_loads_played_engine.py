@@ -17,10 +17,12 @@ import httpx
 import psutil
 import pytest
 
+from serving.control.state import StateFolder
 from serving.errors import NotRunningError
 from serving.frontend.apps.console import loads
 from serving.frontend.apps.console.shown import load_tests
-from serving.frontend.apps.console.sources import EngineSource
+from serving.frontend.apps.console.sources import About, EngineSource
+from tests.serving.frontend.apps.conftest import played_engine, settings_of
 
 from .conftest import Shown, mark_of, shown
 
@@ -67,7 +69,7 @@ def test_a_model_is_loaded_and_the_table_shown(tmp_path: Path) -> None:
     cells = dict(zip(heads[1:], re.findall(r"<td[^>]*>([^<]*)</td>", row[1]), strict=True))
     assert float(cells["requests/s"]) > 0
     assert cells["errors"] == "0"
-    command = re.search(r'<pre tabindex="0" aria-label="The same test">([^<]*)</pre>', page)
+    command = re.search(r'<pre class="command" tabindex="0" aria-label="The same test">([^<]*)</pre>', page)
     assert command
     words = shlex.split(html.unescape(command[1]))
     assert words[:8] == ["printf", "%s", "hello", "|", "torchmar", "bench", "echo", "--input"]
@@ -98,7 +100,8 @@ def test_one_at_a_time_with_the_servers_key_until_it_is_stopped(tmp_path: Path) 
         stopped = client.post("/console/load", data={"mark": mark_of(client.get("/console/load"))})
         assert stopped.status_code == 303
         page = result(client)
-        assert "It was stopped." in page
+        assert "The load test was stopped." in page
+        assert re.search(r"over after [0-9.]+ s", page)
         assert '<th scope="row">2 connections</th>' in page
         assert secret not in page
         sender.wait(10)
@@ -115,6 +118,47 @@ def test_it_ends_with_the_server(tmp_path: Path) -> None:
             assert "event: over" in list(lines)
         sender.wait(10)
         assert start(client).status_code == 503
+        page = result(client)
+        assert "The load test has failed: the server, or its console, has ended before it. There is no result." in page
+        assert "The load test is over." not in page
+
+
+def test_a_promise_that_is_missed_is_told(tmp_path: Path) -> None:
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        start(client, loop="rate", slo="0.001")
+        page = result(client)
+        assert re.search(
+            r'<p class="bad">20/s: [0-9.]+ % of the requests were answered within the SLO, not 99 %</p>', page
+        )
+        assert "The load test is over." not in page
+        start(client, loop="rate", slo="30000")
+        page = result(client)
+        assert "The load test is over." in page
+        # The numbers over the charts are those of the table.
+        (rate,) = re.findall(r"<output>([0-9.]+)</output></figcaption>", page)[:1]
+        assert f'<td class="n">{rate}</td>' in page
+
+
+def test_it_is_run_again_as_it_was(tmp_path: Path) -> None:
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        mark = mark_of(client.get("/console/load/echo"))
+        assert client.post("/console/load", data={"mark": mark, "again": "1"}).status_code == 409
+        start(client, "/echo/2.0", text="<b>", kind="text/x-own", loop="rate", rate="33", slo="30000")
+        page = result(client)
+        assert "<code>&lt;b&gt;</code> · 3 B · <code>text/x-own</code>" in page
+        assert "33/s · 0.7 s · ≤ 30,000 ms" in page
+        assert re.search(r'<time datetime="[0-9T:+-]+">[^<]+</time> · over after [0-9.]+ s', page)
+        calls = len(console.engine.calls)
+        assert client.post("/console/load", data={"mark": mark, "again": "1"}).status_code == 303
+        assert re.search(r'<th scope="row">33/s</th>', result(client))
+        again = console.engine.calls[calls:]
+        assert {(call.version, call.request.headers["content-type"]) for call in again} == {("2.0", "text/x-own")}
+        # And a form has it all, to be changed.
+        form = client.get("/console/load/echo/2.0").text
+        assert '<textarea id="text" name="text" rows="4">&lt;b&gt;</textarea>' in form
+        assert 'name="kind" value="text/x-own"' in form
+        assert re.search(r'value="rate" checked>.* value="33">', form)
+        assert 'value="30000"' in form
 
 
 @pytest.mark.parametrize(
@@ -148,8 +192,10 @@ def test_an_input_that_is_refused_is_no_load(tmp_path: Path) -> None:
         assert client.get("/console/load/none").status_code == 404
         start(client, "/idle")
         page = result(client)
-        assert re.search(r'<p class="bad" role="alert">[^<]*has no worker to serve', page)
-        assert "<table" not in page
+        assert re.search(r'<p class="bad">The load test did not begin: [^<]*has no worker to serve', page)
+        assert "There is no result." in page
+        assert "The load test is over." not in page
+        assert "Result</h2>" not in page
 
 
 def test_a_key_that_is_renewed_ends_the_test_and_is_named(tmp_path: Path) -> None:
@@ -162,7 +208,10 @@ def test_a_key_that_is_renewed_ends_the_test_and_is_named(tmp_path: Path) -> Non
             next(line for line in stream.iter_lines() if line.startswith("data: "))
         console.keys.renew(f"Bearer {console.keys._keys['API']}", "inference")
         page = result(client)
+        chinese = client.get("/console/load", headers={"accept-language": "zh"}).text
     assert "the key is not taken any more: it was renewed during the test, or has expired" in page
+    assert "密钥不再被接受：它在测试期间被更换，或已过期" in chinese
+    assert "请重新开始测试" in chinese
     assert '<th scope="row">2 connections</th>' in page, "what came until then is kept"
     assert re.search(r"2 connections: \d x the key is not taken any more: Token Authorization failed", page)
     assert not senders()
@@ -175,11 +224,13 @@ def test_the_test_is_seen_and_stopped_while_the_models_cannot_be_listed(
         raise NotRunningError("nobody answers")
 
     async def late(self: EngineSource) -> Sequence[str]:
-        silent_for.append(1)
-        await asyncio.sleep(600)
+        looks.append(1)
+        while not over.is_set():
+            await asyncio.sleep(0.02)
         return ()
 
-    silent_for: list[int] = []
+    over = threading.Event()
+    looks: list[int] = []
     monkeypatch.setattr(loads, "_LISTING_S", 0.1)
     with shown(tmp_path, asked=True) as console, console.client() as client:
         start(client, seconds="300")
@@ -191,9 +242,10 @@ def test_the_test_is_seen_and_stopped_while_the_models_cannot_be_listed(
                 assert 'id="running"' in page.text
                 assert "The server does not answer." in page.text
                 assert "No model is served." not in page.text
-        assert len(silent_for) == 1, "who waits, waits for the same"
+        assert len(looks) == 1, "who waits, waits for the same"
+        over.set()
         client.post("/console/load", data={"mark": mark_of(page)})
-        assert "It was stopped." in result(client)
+        assert "The load test was stopped." in result(client)
 
 
 def test_the_events_of_a_test_are_none_of_the_one_before(tmp_path: Path) -> None:
@@ -214,6 +266,19 @@ def test_the_events_of_a_test_are_none_of_the_one_before(tmp_path: Path) -> None
         assert numbers(str(second[0])) == second[1:]
 
 
+def test_a_server_that_torchmar_has_started_has_the_lock_of_a_console_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def about(folder: Path) -> About:
+        return EngineSource(played_engine(), settings_of(folder), None, lambda _: b"").about
+
+    monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
+    state = StateFolder("one")
+    state.create()
+    assert about(state.path).lock == state.load_test
+    assert about(tmp_path).lock is None
+
+
 def test_a_file_that_cannot_be_kept_says_where_and_why(console: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(**_: object) -> BinaryIO:
         return open("/dev/full", "r+b", buffering=0)
@@ -229,6 +294,7 @@ def test_a_file_that_cannot_be_kept_says_where_and_why(console: Shown, monkeypat
                 r"a form of 5\d\.\d kB cannot be kept in the folder \S+, which has [\d.]+ .?B left", page.text
             )
             assert "No space left on device; make room there" in page.text
+            assert "无法存放在目录" in client.post(path, files=sent, headers={"accept-language": "zh"}).text
             assert client.get(path).status_code == 200
 
 

@@ -18,6 +18,7 @@ from serving.client import Address
 from serving.frontend.apps.console.given import Given
 from serving.frontend.apps.console.shown import load_tests
 from serving.frontend.apps.console.shown.load_tests import MOST_S, SEARCHED, LoadTest, LoadTests, Wanted
+from serving.frontend.apps.console.shown.said import said
 from serving.frontend.errors import BadRequestError, ConflictError, UnavailableError
 from tests.serving.bench.answering import Server, answering
 
@@ -68,6 +69,18 @@ def test_who_watches_has_every_second_and_at_last_the_table(server: Server) -> N
     assert [row[0] for row in report.rows(test.session)] == ["2 connections"]
 
 
+def test_the_warm_up_is_told_and_no_part_of_the_charts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_tests, "_WARM_UP_S", 0.6)
+    test = load_test(server, wanted=Wanted(None, 20.0, 0.6, None))
+    asyncio.run(test.run())
+    warm = [one for one in test.seconds if "warm" in one]
+    assert {one["load"] for one in warm} == {"warm-up"}
+    assert not any("requests" in one for one in warm)
+    assert {one["load"] for one in test.seconds[len(warm) :]} == {"20/s"}
+    assert test.result is test.session.runs[0]
+    assert test.took_s > 1.2
+
+
 def test_one_at_a_time(server: Server) -> None:
     async def main() -> None:
         tests = LoadTests()
@@ -105,6 +118,7 @@ def test_one_whose_process_does_not_answer_is_over_when_it_is_stopped(
         await tests.stop()
         assert not tests.under_way
         assert test.error[0] == "the process that sends the load did not end when it was stopped, and was killed"
+        assert said("zh", test.error[0])
         assert not senders()
         tests.start(load_test(server))
         await tests.stop()
@@ -130,8 +144,9 @@ def test_what_is_under_way_at_once_is_bounded(server: Server) -> None:
         return LoadTest(Target(Address(server.address), "good"), large, Wanted(connections, rate, 1.0, None))
 
     assert made(128, None).session.base.connections == 128
-    with pytest.raises(BadRequestError, match=r"^connections: .* 2\.0 MB 128 at the most, .* 256 MB; lower"):
+    with pytest.raises(BadRequestError, match=r"^connections: 128 at .* 2\.0 MB, .* 256 MB; lower") as refused:
         made(129, None)
+    assert "2.0 MB 时最多 128 个" in (said("zh", refused.value.message) or "")
     # With a rate nobody chooses them.
     bounded = made(None, 5.0)
     assert bounded.session.base.connections == 128

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.bench.search import SHARE
+from serving.bench.search import SHARE, kept
 from serving.bench.session import Run, Session
 from serving.bench.tally import Figures, Summary
 
@@ -164,3 +164,17 @@ def all_failed(session: Session) -> Figures | None:
     if not session.runs or any(run.figures.good for run in session.runs):
         return None
     return session.runs[0].figures
+
+
+def missed(session: Session) -> str:
+    """Return what a test has not kept, of what was asked of it, in a sentence; empty where it has."""
+    if failed := all_failed(session):
+        return f"no request got a good answer: {next(iter(failed.errors), 'no request was sent')}"
+    for workers, rate in session.highest.items():
+        if not rate:
+            return highest(session, workers, rate)
+    for run in session.runs if session.base.slo_s is not None and session.rates else ():
+        if not kept(run.figures):
+            share = percent(run.figures.within_share)
+            return f"{run.name}: {share} of the requests were answered within the SLO, not {percent(SHARE)}"
+    return ""

@@ -237,6 +237,12 @@ def _make_private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
+def name_of(folder: Path, home: Path | None = None) -> str:
+    """Return the name of the server whose folder this is; empty for any other folder."""
+    named = _NAME.fullmatch(folder.name) and StateFolder(folder.name, home).path.resolve() == folder.resolve()
+    return folder.name if named else ""
+
+
 def not_running(name: str, home: Path | None = None) -> NotRunningError:
     """Return the error for a server that does not run: it names those that do, or says how to start this one."""
     others = [record.name for record in running_servers(home)]

@@ -103,6 +103,20 @@ def test_whether_everything_failed(session: Session) -> None:
     assert report.all_failed(session) is None
 
 
+def test_what_was_not_kept_is_said(session: Session) -> None:
+    session.highest = {}
+    assert report.missed(session) == "", "nothing was asked of it"
+    session.rates, session.base = (20.0,), replace(session.base, slo_s=0.05)
+    session.runs = session.runs[:1]
+    share = report.percent(session.runs[0].figures.within_share)
+    expected = f"{session.runs[0].name}: {share} of the requests were answered within the SLO, not 99 %"
+    assert report.missed(session) == expected
+    session.highest = {None: 0.0}
+    assert report.missed(session).startswith("no rate was found at which 99% of the requests")
+    session.runs = [replace(one, figures=replace(one.figures, good=0)) for one in session.runs]
+    assert report.missed(session).startswith("no request got a good answer: ")
+
+
 def test_a_share_is_whole_only_of_everything() -> None:
     assert (percent(1.0), percent(0.99999), percent(0.5), percent(0.0)) == ("100 %", "99.99 %", "50 %", "0 %")
     assert [number(value) for value in (1234.5, 12.34, 1.234, 0.0)] == ["1234", "12.3", "1.23", "0.00"]

@@ -15,6 +15,7 @@ from serving.control.state import (
     StateFolder,
     identity_of,
     known_servers,
+    name_of,
     not_running,
     running_servers,
     state_home,
@@ -121,6 +122,12 @@ def test_where_state_is_kept() -> None:
     assert state_home({"TORCHMAR_STATE_HOME": "/a", "XDG_STATE_HOME": "/b"}) == Path("/a")
     assert state_home({"XDG_STATE_HOME": "/b"}) == Path("/b/torchmar")
     assert state_home({}) == Path.home() / ".local" / "state" / "torchmar"
+
+
+def test_the_name_of_a_servers_folder(tmp_path: Path) -> None:
+    assert name_of(StateFolder("two", tmp_path).path, tmp_path) == "two"
+    for other in (tmp_path, tmp_path / "servers" / "..", tmp_path / "others" / "two"):
+        assert name_of(other, tmp_path) == ""
 
 
 def test_the_lock_lets_one_in_at_a_time(tmp_path: Path) -> None:

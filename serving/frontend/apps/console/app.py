@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote, unquote, urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import FormData
@@ -34,6 +35,11 @@ _MOST_FIELDS: Final = 20
 # Seconds in which a body that nobody wants is read.
 _LINGER_S: Final = 2.0
 _LOGIN, _LOGOUT, _STATIC = f"{PATH}/login", f"{PATH}/logout", f"{PATH}/static"
+#: Header of a script that wants the answer alone, and not the page around it.
+ALONE: Final = "x-torchmar-alone"
+_EVENTS: Final = "text/event-stream"
+#: Of a stream of events: the session that it was for has ended.
+OUT: Final = "event: out\ndata: {}\n\n"
 
 #: Answers a form.
 Posted = Callable[[Request, FormData], Awaitable[Response]]
@@ -111,8 +117,7 @@ class Console:
             asked = await self._refused(Request(scope), error)
         else:
             if not scope["path"].startswith((_LOGIN, f"{_STATIC}/")) and not await self._shared.gate.is_in(session):
-                where = f"{_LOGIN}?next={scope['path']}" if scope["path"].startswith(PATH) else _LOGIN
-                asked = RedirectResponse(where, 303)
+                asked = _outside(scope, headers)
         body = _Body(headers, receive)
         await asked(scope, body.receive, _sealed(scope, send, body))
 
@@ -121,15 +126,14 @@ class Console:
     async def _login_page(self, request: Request) -> Response:
         if not self._shared.gate.keyed:
             return RedirectResponse(PATH, 303)
-        return self._shared.pages.page(
-            request, "login.html", next=_inside(request.query_params.get("next")), wrong=False
-        )
+        where, ended = _inside(request.query_params.get("next")), request.scope[SESSION].key == ""
+        return self._shared.pages.page(request, "login.html", next=where, wrong=False, ended=ended)
 
     async def _login(self, request: Request, form: FormData) -> Response:
         where, key = _inside(form.get("next")), form.get("key")
         come = await self._shared.gate.come_in(request.scope[SESSION], key.strip() if isinstance(key, str) else "")
         if come is None:
-            return self._shared.pages.page(request, "login.html", 403, next=where, wrong=True)
+            return self._shared.pages.page(request, "login.html", 403, next=where, wrong=True, ended=False)
         request.scope[SESSION] = come
         return RedirectResponse(where, 303)
 
@@ -153,7 +157,8 @@ class Console:
         return self._error(request, status, error.detail if isinstance(error, HTTPException) else "", "")
 
     def _error(self, request: Request, status: int, message: str, hint: str) -> Response:
-        return self._shared.pages.page(request, "error.html", status, code=status, message=message, hint=hint)
+        template = "refused.html" if ALONE in request.headers else "error.html"
+        return self._shared.pages.page(request, template, status, code=status, message=message, hint=hint)
 
 
 def posted(shared: Around, answer: Posted, most: int = 0) -> Callable[[Request], Awaitable[Response]]:
@@ -180,6 +185,20 @@ def posted(shared: Around, answer: Posted, most: int = 0) -> Callable[[Request],
             return await answer(request, form)
 
     return endpoint
+
+
+def _outside(scope: Scope, headers: Mapping[bytes, bytes]) -> App:
+    """Answer who has no session: a script is told so, and who asks for a page, or sends a form, led to the login."""
+    if headers.get(b"accept") == _EVENTS.encode():
+        return Response(OUT, media_type=_EVENTS)
+    if ALONE.encode() in headers:
+        return Response(status_code=401)
+    path = scope["path"]
+    if scope["method"] not in ("GET", "HEAD"):
+        # Back to the page with the form: where it leads there may be no page.
+        with contextlib.suppress(ValueError):
+            path = unquote(urlsplit(headers.get(b"referer", b"").decode("latin-1")).path)
+    return RedirectResponse(f"{_LOGIN}?next={quote(path)}" if path.startswith(PATH) else _LOGIN, 303)
 
 
 def _inside(given: object) -> str:
@@ -268,9 +287,10 @@ def numbered(
             async with contextlib.aclosing(told(begin)) as documents:
                 async for number, document in documents:
                     if not await shared.gate.is_in(session):
+                        yield OUT
                         return
                     yield f"id: {number}\ndata: {json.dumps(document)}\n\n"
         if last:
             yield f"event: {last}\ndata: {{}}\n\n"
 
-    return StreamingResponse(events(), media_type="text/event-stream")
+    return StreamingResponse(events(), media_type=_EVENTS)

@@ -53,7 +53,7 @@ class Session:
         id: what the cookie says.
         new: whether the cookie is to be set.
         mark: that forms must carry.
-        key: with which somebody has come in; None for nobody.
+        key: with which somebody has come in; empty once it is not good any more, None for nobody.
     """
 
     __slots__ = ("id", "key", "mark", "new")
@@ -116,9 +116,10 @@ class Gate:
         if self._is_key is None:
             return True
         key = self._keys.get(session.id)
-        if key is not None and await self._is_key(key):
+        if key and await self._is_key(key):
             return True
-        self._keys.pop(session.id, None)
+        if session.id in self._keys:
+            self._keys[session.id] = ""  # so that the login can say why one is there again
         return False
 
     async def come_in(self, session: Session, key: str) -> Session | None:

@@ -26,16 +26,20 @@ class Given:
         content_type: of it.
         file: name that stands for it in a command.
         text: what was typed; None for a file.
+        sample: number of a sample, as the form says it; empty for another input.
+        named: the type, where the form names one.
     """
 
     body: bytes
     content_type: str
     file: str
     text: str | None = None
+    sample: str = ""
+    named: str = ""
 
 
 async def given(archives: Archives, one: Served, form: FormData) -> Given:
-    """Read what is to be sent: a file, else what was typed, else a sample.
+    """Read what is to be sent: a file or what was typed, else a sample, for one is chosen where there are some.
 
     Args:
         archives: that have the samples.
@@ -43,23 +47,28 @@ async def given(archives: Archives, one: Served, form: FormData) -> Given:
         form: says what.
 
     Raises:
-        BadRequestError: there is nothing of it.
+        BadRequestError: there is nothing of it, or both a file and a text.
     """
     named = _plain(form.get("kind"))
     file, text, sample = form.get("file"), form.get("text"), form.get("sample")
+    typed = isinstance(text, str) and text != ""
     if isinstance(file, UploadFile) and file.filename:
+        if typed:
+            raise BadRequestError("a file is chosen and a text written: leave one of them out")
         body = await file.read()
         name = file.filename[:_MOST_NAME]
-        return Given(body, named or _type_of(file.content_type, name), name)
-    if isinstance(text, str) and text:
+        return Given(body, named or _type_of(file.content_type, name), name, named=named)
+    if isinstance(text, str) and typed:
         text = text.replace("\r\n", "\n")
         json = isinstance(await asyncio.to_thread(decode, text.encode()), dict | list)
-        return Given(text.encode(), named or ("application/json" if json else "text/plain"), "input.txt", text)
+        kind = named or ("application/json" if json else "text/plain")
+        return Given(text.encode(), kind, "input.txt", text, named=named)
     if isinstance(sample, str) and sample.isdecimal() and len(sample) < 6:
         found = await archives.sample(one.of.url, int(sample))
         if found is not None:
             about, body = found
-            return Given(body, named or _plain(about.content_type), about.input.rpartition("/")[2])
+            name = about.input.rpartition("/")[2]
+            return Given(body, named or _plain(about.content_type), name, sample=sample, named=named)
     raise BadRequestError("choose a file or a sample, or write something")
 
 

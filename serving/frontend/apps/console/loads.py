@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any, Final
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -16,15 +18,18 @@ from serving.bench.session import MOST_CONNECTIONS
 from serving.bench.targets import Target
 from serving.client import Address
 from serving.frontend.apps.console.app import Around, numbered, posted, version_of
-from serving.frontend.apps.console.given import given
-from serving.frontend.apps.console.pages import link
+from serving.frontend.apps.console.given import Given, given
+from serving.frontend.apps.console.pages import language_of, link
 from serving.frontend.apps.console.shown.figures import MOST_MODELS, all_of
 from serving.frontend.apps.console.shown.load_tests import MOST_RATE, MOST_S, SEARCHED, LoadTest, LoadTests, Wanted
-from serving.frontend.errors import BadRequestError
+from serving.frontend.apps.console.shown.said import said
+from serving.frontend.errors import BadRequestError, ConflictError
 
 _LEAST: Final = 0.1  # of a rate, and of seconds
 _LEAST_MS, _MOST_MS = 0.001, 3_600_000.0
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+#: What a form proposes.
+_FIRST: Final = Wanted(8, None, 10.0, None)
 
 
 class Loads:
@@ -45,7 +50,7 @@ class Loads:
         paths = ("/load/{name}", "/load/{name}/{version}")
         return [
             Route("/load", self._page, methods=["GET"]),
-            Route("/load", posted(self._shared, self._stop), methods=["POST"]),
+            Route("/load", posted(self._shared, self._stop_or_repeat), methods=["POST"]),
             Route("/events/load", self._events, methods=["GET"]),
             *(Route(path, self._form, methods=["GET"]) for path in paths),
             *(Route(path, start, methods=["POST"]) for path in paths),
@@ -60,24 +65,39 @@ class Loads:
     async def _page(self, request: Request) -> Response:
         source, test = self._shared.source, self._tests.last
         served = await all_of(source, (await source.names())[:MOST_MODELS])
-        return self._shared.pages.page(request, "load.html", served=served, test=test, report=report)
+        begun = datetime.fromtimestamp(test.begun).astimezone() if test else None
+        return self._shared.pages.page(request, "load.html", served=served, test=test, report=report, begun=begun)
 
     async def _events(self, request: Request) -> Response:
-        test = self._tests.last
-        return numbered(self._shared, request, None if test is None else test.told, "over")
+        test, language = self._tests.last, language_of(request)
+        if test is None:
+            return numbered(self._shared, request, None, "over")
+
+        async def told(after: int) -> AsyncGenerator[tuple[int, dict[str, Any]], None]:
+            async with aclosing(test.told(after)) as seconds:
+                async for number, second in seconds:
+                    yield number, {**second, "load": said(language, second["load"]) or second["load"]}
+
+        return numbered(self._shared, request, told, "over")
 
     # ---- what can be done ------------------------------------------------------------------------------------------
 
     async def _form(self, request: Request) -> Response:
         one, _ = await version_of(self._shared.source, request)
         contents = await self._shared.archives.contents(one.of.url)
+        last = self._tests.last
+        # Who has tested this model wants much of it again.
+        before = last if last is not None and last.target.model == one.of.name else None
+        sent = before.sent if before else Given(b"", "", "", sample="0")
         return self._shared.pages.page(
             request,
             "load_form.html",
             one=one,
             contents=contents,
-            chosen=request.query_params.get("sample", "0"),
-            typed="",
+            chosen=request.query_params.get("sample", sent.sample),
+            typed=sent.text or "",
+            kind=sent.named,
+            wanted=before.wanted if before else _FIRST,
             under_way=self._tests.under_way,
             most={"connections": MOST_CONNECTIONS, "rate": MOST_RATE, "seconds": MOST_S, "searched": MOST_S / SEARCHED},
         )
@@ -87,15 +107,23 @@ class Loads:
         one, _ = await version_of(self._shared.source, request)
         wanted = _wanted(form)
         sent = await given(self._shared.archives, one, form)
-        source, version = self._shared.source, request.path_params.get("version")
+        return await self._begin(one.of.name, request.path_params.get("version"), sent, wanted)
+
+    async def _begin(self, name: str, version: str | None, sent: Given, wanted: Wanted) -> Response:
+        source = self._shared.source
         key = await source.inference_key()
-        target = Target(Address(source.about.inference), one.of.name, version, token=key)
+        target = Target(Address(source.about.inference), name, version, token=key)
         self._tests.start(LoadTest(target, sent, wanted))
         return RedirectResponse(link("load"), 303)
 
-    async def _stop(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
-        await self._tests.stop()
-        return RedirectResponse(link("load"), 303)
+    async def _stop_or_repeat(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
+        if not form.get("again"):
+            await self._tests.stop()
+            return RedirectResponse(link("load"), 303)
+        self._tests.refuse_second()
+        if (last := self._tests.last) is None:
+            raise ConflictError("there was no load test yet")
+        return await self._begin(last.target.model, last.target.version, last.sent, last.wanted)
 
 
 def _wanted(form: FormData) -> Wanted:

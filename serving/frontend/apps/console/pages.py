@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,15 @@ from archive_tool.version import __version__
 from serving.frontend.apps.console import words
 from serving.frontend.apps.console.beside import PATH
 from serving.frontend.apps.console.gate import SESSION
+from serving.frontend.apps.console.shown.said import said
 
 HERE: Final = Path(__file__).parent
 #: Cookie with the language that somebody has chosen.
 LANGUAGE: Final = "torchmar_language"
 #: Milliseconds after which a browser looks again for a stream that has ended.
 AGAIN_MS: Final = 1000
+# What an error is found by in the logs.
+_ID: Final = re.compile(r"\b(under the id|beside|编号为) ([0-9a-f][0-9a-f-]{7,35})\b")
 
 
 class Pages:
@@ -44,8 +48,11 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters["size"] = _size
+        # Of a process that has just begun the memory is not known yet.
+        self._templates.filters["memory"] = lambda count: _size(count) if count else "–"
         self._templates.filters["number"] = _number
         self._templates.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+        self._templates.filters["linked"] = _linked
         self._templates.globals["link"] = link
         # Compiled now, in the thread that makes the console: not in the event loop.
         for name in self._templates.list_templates():
@@ -59,10 +66,11 @@ class Pages:
         text = found.render(
             self._about,
             _=partial(_translated, language),
+            said=partial(_said, language),
             language=language,
             other="zh" if language == "en" else "en",
             mark=session.mark,
-            inside=session.key is not None,
+            inside=bool(session.key),
             # Not `request.url`, which fails at a query that is not UTF-8.
             here=quote(request.scope["path"]),
             version_of_torchmar=__version__,
@@ -96,6 +104,21 @@ def _translated(language: str, text: str, **values: object) -> str | Markup:
     found = words.say(language, text)
     # The text is ours, and the values are escaped.
     return Markup(found).format(**values) if values else escape(found)  # noqa: S704
+
+
+def _said(language: str, text: str) -> Markup:
+    """Say what another part of torchmar says in English; what stays so is marked as that."""
+    found = said(language, text)
+    if found is None and text.isascii():
+        return Markup('<span lang="en">{}</span>').format(_linked(text))
+    return _linked(text if found is None else found)
+
+
+def _linked(text: str) -> Markup:
+    """Lead from the ids in a text to the lines of the logs that have them."""
+    linked = _ID.sub(lambda one: f'{one[1]} <a href="{link("logs")}?id={one[2]}">{one[2]}</a>', str(escape(text)))
+    # It is escaped, and an id is letters and digits.
+    return Markup(linked)  # noqa: S704
 
 
 def _size(count: float) -> str:

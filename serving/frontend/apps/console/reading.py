@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from archive_tool import json_text
 from archive_tool.errors import ArchiveError
-from serving.frontend.apps.console.app import Around
+from serving.frontend.apps.console.app import OUT, Around
 from serving.frontend.apps.console.gate import SESSION
 from serving.frontend.apps.console.shown import logs
 from serving.frontend.apps.console.shown.apis import MOST_SAMPLE, Asking, document_of
@@ -62,7 +62,10 @@ class Reading:
         async def events() -> AsyncIterator[str]:
             await asyncio.to_thread(followed.events)  # the page has them
             silent = 0
-            while not watch.ended and await gate.is_in(session):
+            while not watch.ended:
+                if not await gate.is_in(session):
+                    yield OUT
+                    return
                 await asyncio.sleep(logs.EVERY_S)
                 found = await asyncio.to_thread(logs.rows, followed)
                 silent = 0 if found else silent + 1

@@ -41,6 +41,7 @@ class ClientSource:
         self.about = About(
             inference=record.inference,
             management=record.management,
+            name=record.name,
             store=Path(record.trusted_store or record.model_store),
             logs=Path(record.log_folder),
             keyed=current_key(record, state, "management") is not None,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from serving.client.models import ModelVersion
+from serving.control.keys import Api
+from serving.control.state import DEFAULT_NAME, name_of
 from serving.frontend.apps import openinference
 from serving.frontend.apps.answers import new_id, server_timing
 from serving.frontend.apps.inputs import inputs_of
@@ -71,6 +73,7 @@ class About:
 
     Attributes:
         inference: address of its inference API; management likewise.
+        name: that `torchmar` knows it by; empty where it was not started by that.
         store: folder of its archives.
         logs: folder of its logs.
         keyed: whether requests need a key.
@@ -81,12 +84,18 @@ class About:
 
     inference: str
     management: str
+    name: str
     store: Path
     logs: Path
     keyed: bool
     changes: bool
     most: int
     most_answer: int
+
+    def shows_key(self, api: Api) -> str:
+        """Return the command that shows the key of an API; empty where there is none."""
+        named = "" if self.name == DEFAULT_NAME else f" --name {self.name}"
+        return f"torchmar keys --{api}{named}" if self.keyed and self.name else ""
 
 
 class Source(Protocol):
@@ -149,6 +158,7 @@ class EngineSource:
         self.about = About(
             inference=settings.inference_address.text,
             management=settings.management_address.text,
+            name=name_of(place.keys),
             store=place.model_store,
             logs=place.logs,
             keyed=keys is not None,

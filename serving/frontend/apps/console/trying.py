@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from archive_tool.errors import TorchmarError
-from serving.frontend.apps.console.app import Around, posted, version_of
+from serving.frontend.apps.console.app import ALONE, Around, posted, version_of
 from serving.frontend.apps.console.given import Given, given
 from serving.frontend.apps.console.shown import drawing
 from serving.frontend.apps.console.shown.calls import Calls, calls
@@ -22,8 +22,6 @@ from serving.frontend.apps.console.sources import Asked, Served
 from serving.frontend.apps.exchange import parts_of
 from serving.frontend.errors import FrontendError, TooLargeError
 
-#: Header of a script that wants the answer alone, and not the page around it.
-ALONE: Final = "x-torchmar-alone"
 # Between the parts of a streamed answer, which cannot hold it, and the page's.
 _END: Final = b"\0"
 
@@ -53,7 +51,7 @@ class Trying:
         contents = await self._shared.archives.contents(one.of.url)
         chosen = request.query_params.get("sample", "")
         return self._shared.pages.page(
-            request, "try.html", one=one, contents=contents, chosen=chosen, answer=None, typed=""
+            request, "try.html", one=one, contents=contents, chosen=chosen, answer=None, typed="", kind=""
         )
 
     async def _ask(self, request: Request, form: FormData) -> Response:
@@ -92,7 +90,7 @@ class Trying:
         if alone:
             return HTMLResponse(self._shared.pages.text(request, "answer.html", **found))
         contents = await self._shared.archives.contents(one.of.url)
-        more: dict[str, Any] = {"chosen": form.get("sample") or "", "typed": sent.text or ""}
+        more: dict[str, Any] = {"chosen": form.get("sample") or "", "typed": sent.text or "", "kind": sent.named}
         return self._shared.pages.page(request, "try.html", one=one, contents=contents, **found, **more)
 
     def _calls(self, one: Served, version: str | None, sent: Given) -> Calls:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from archive_tool.building.vendoring import PACKAGE
 from archive_tool.errors import ArchiveError, TorchmarError
 from archive_tool.inspection.describe import describe
 from archive_tool.metadata.manifest import Manifest
@@ -42,9 +43,11 @@ class Contents:
 
     @property
     def members(self) -> list[dict[str, Any]]:
-        """The members that are shown, with their hashes where the manifest records them."""
+        """The members that are shown, with their hashes where the manifest records them; those of the SDK come last."""
         hashes = self.record.members if self.record else {}
-        rows = self.described.get("members", [])[:MOST_MEMBERS]
+        sdk = f"{PACKAGE}/" if self.described.get("sdk") else "/"
+        rows = [{**row, "sdk": row["name"].startswith(sdk)} for row in self.described.get("members", [])]
+        rows = sorted(rows, key=lambda row: bool(row["sdk"]))[:MOST_MEMBERS]
         return [{**row, "sha256": hashes[row["name"]].sha256 if row["name"] in hashes else ""} for row in rows]
 
     def size_of(self, name: str) -> int:

@@ -28,6 +28,8 @@ _REQUESTS: Final = "ts_inference_requests_total"
 _LATENCY: Final = "ts_inference_latency_microseconds"
 _BUCKET: Final = "torchmar_request_seconds_bucket"
 _RUNNING: Final = "torchmar_requests_in_flight"
+# Java's frontend counts the requests that name no version as this one's.
+_UNNAMED: Final = "default"
 _BAD: Final = "Requests4XX"
 _FAILED: Final = "Requests5XX"
 #: The samples that are read.
@@ -116,31 +118,32 @@ def sample_of(
         at: seconds since the epoch.
     """
 
-    def rate(name: str, key: Key | None = None) -> float | None:
+    def rate(name: str, wanted: Sequence[Key] | None = None) -> float | None:
         if before is None or not now.known:
             return None
         new, old = now.values.get(name, {}), before.values.get(name, {})
-        keys = list(new) if key is None else [key]
+        keys = list(new) if wanted is None else wanted
         grown = sum(max(0.0, new.get(one, 0.0) - old.get(one, 0.0)) for one in keys)
         return round(grown / seconds, 2)
 
-    def mean(key: Key | None) -> float | None:
+    def mean(wanted: Sequence[Key] | None) -> float | None:
         """Where there is no histogram, as of Java's frontend, the mean is all that there is."""
-        requests, spent = rate(_REQUESTS, key), rate(_LATENCY, key)
+        requests, spent = rate(_REQUESTS, wanted), rate(_LATENCY, wanted)
         return round(spent / requests / 1000, 3) if requests and spent is not None else None
 
-    def times(key: Key | None) -> dict[str, float | None]:
+    def times(wanted: Sequence[Key] | None) -> dict[str, float | None]:
         if before is None:
             return {"p50": None, "p99": None, "mean": None}
-        if key is None:
+        if wanted is None:
             found = _times(_merged(now.below.values()), _merged(before.below.values()))
         else:
-            found = _times(now.below.get(key, {}), before.below.get(key, {}))
-        return {**found, "mean": mean(key)}
+            found = _times(now.below.get(wanted[0], {}), before.below.get(wanted[0], {}))
+        return {**found, "mean": mean(wanted)}
 
     rows = []
     for one in served:
         key = one.of.name, one.of.version
+        keys = [key, (one.of.name, _UNNAMED)] if one.of.default else [key]
         rows.append(
             {
                 "name": key[0],
@@ -149,9 +152,10 @@ def sample_of(
                 "workers": len(one.of.workers),
                 "waiting": one.waiting,
                 "running": now.values.get(_RUNNING, {}).get(key),
-                "memory": sum(worker.memory_bytes for worker in one.of.workers),
-                "requests": rate(_REQUESTS, key),
-                **times(key),
+                # Of workers that have just begun nothing is known yet.
+                "memory": sum(worker.memory_bytes for worker in one.of.workers) or None,
+                "requests": rate(_REQUESTS, keys),
+                **times(keys),
             }
         )
     running = now.values.get(_RUNNING)
@@ -162,7 +166,7 @@ def sample_of(
         "failed": rate(_FAILED),
         "waiting": sum(one.waiting for one in served),
         "running": None if running is None else sum(running.values()),
-        "memory": sum(row["memory"] for row in rows),
+        "memory": sum(row["memory"] or 0 for row in rows) or None,
         **times(None),
         "models": rows,
     }

@@ -15,7 +15,7 @@ from serving.bench.loads import Load
 from serving.bench.page import LEAST_S
 from serving.bench.report import Subject
 from serving.bench.search import MOST_TRIES
-from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Session
+from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Run, Session, connections_name, rate_name
 from serving.bench.tally import Second
 from serving.bench.targets import Target
 from serving.bench.wire.trial import try_each
@@ -30,6 +30,8 @@ MOST_RATE: Final = 10_000.0
 SEARCHED: Final = 1 + MOST_TRIES
 _ANSWER_S: Final = 30.0
 _WARM_UP_S: Final = 1.0
+# What a session calls the load before all others.
+_WARM_UP: Final = "warm-up"
 #: Seconds beside the loads': starting processes, warming up, answers that are late.
 _REST_S: Final = 90.0
 _STOPPING_S: Final = 3.0
@@ -59,6 +61,11 @@ class Wanted:
         return self.rate is None and self.slo_ms is not None
 
     @property
+    def name(self) -> str:
+        """What it is, or begins with, in words."""
+        return connections_name(self.connections or 0) if self.rate is None else rate_name(self.rate)
+
+    @property
     def options(self) -> list[str]:
         """Return them as options of ``torchmar bench``."""
         found = ["--connections", str(self.connections)] if self.rate is None else ["--rate", f"{self.rate:.12g}"]
@@ -75,10 +82,13 @@ class LoadTest:
         wanted: how much.
 
     Attributes:
+        target, sent, wanted: as they were given.
+        begun: when, seconds since the epoch.
+        took_s: how long it has run, once it is over.
         subject: what is tested.
         command: that does the same.
         session: its loads, and what came of them.
-        seconds: what each second brought, for the charts.
+        seconds: what each second brought, for the charts; of the warm-up no more than that it was.
         over: whether it has ended.
         error: what it failed at, and a hint; empty where it did not.
     """
@@ -96,7 +106,8 @@ class LoadTest:
             kind,
             sent.text,
         )
-        self._target = target
+        self.target, self.sent, self.wanted = target, sent, wanted
+        self.begun, self.took_s = time.time(), 0.0
         base = Load(
             target.place,
             target.requests([(sent.body, kind)]),
@@ -122,6 +133,7 @@ class LoadTest:
 
     async def run(self) -> None:
         """Send it."""
+        begun = time.monotonic()
         try:
             await self._try()
             if not self.stopped:
@@ -135,10 +147,12 @@ class LoadTest:
         except Exception:
             log.exception("A load test has failed")
             self.error = ("it has failed: the server's log says why", "")
+        finally:
+            self.took_s = time.monotonic() - begun
 
     async def _try(self) -> None:
         """Send the input once, until somebody stops the test."""
-        trial = asyncio.ensure_future(try_each(self._target, self.session.base.requests, _ANSWER_S))
+        trial = asyncio.ensure_future(try_each(self.target, self.session.base.requests, _ANSWER_S))
         stop = asyncio.ensure_future(self.session.stop.wait())
         try:
             await asyncio.wait({trial, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -153,6 +167,15 @@ class LoadTest:
         """Return whether somebody has stopped it."""
         return self.session.stop.is_set()
 
+    @property
+    def result(self) -> Run | None:
+        """The load whose figures are the test's: the only one, or of a search the one at the rate that it found."""
+        runs = self.session.runs
+        if not self.wanted.searches:
+            return runs[-1] if runs else None
+        rate = self.session.highest.get(None)
+        return next((run for run in runs if rate and run.load.rate == rate), None)
+
     def stop(self) -> None:
         """Send nothing more: what has come of it is kept."""
         self.session.stop.set()
@@ -163,14 +186,16 @@ class LoadTest:
         self._say()
 
     def _tell(self, name: str, second: Second) -> None:
+        if name == _WARM_UP:
+            self._add({"load": name, "warm": True})
+            return
         before = self._last[1] if self._last[0] == name else 0.0
         self._last = (name, second.at)
         span = second.at - before
         if span < LEAST_S:
             return  # the rest of a load
-        self.seconds.append(
+        self._add(
             {
-                "at": round(time.time(), 3),
                 "load": name,
                 "requests": round(second.good / span, 1),
                 "p50": round(second.p50_ms, 3) if second.good else None,
@@ -178,6 +203,9 @@ class LoadTest:
                 "failed": round(second.errors / span, 1),
             }
         )
+
+    def _add(self, second: dict[str, Any]) -> None:
+        self.seconds.append({"at": round(time.time(), 3), **second})
         self._say()
 
     def _say(self) -> None:
@@ -251,5 +279,6 @@ class LoadTests:
     def end(self) -> None:
         """End it with the server: its process goes, and nobody begins another one."""
         self._ended = True
-        if self._task is not None:
+        if self._task is not None and self.last is not None and self.under_way:
+            self.last.error = ("the server, or its console, has ended before it", "")
             self._task.cancel()

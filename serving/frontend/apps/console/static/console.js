@@ -1,5 +1,8 @@
 // What the pages do beyond what they do without a script: live charts, answers in place, logs that go on.
 const LIVE_WIDTH = 220, CHART_HEIGHT = 130;
+// Seconds that a chart shows at the least, and between the marks of its axis.
+const LEAST_SPAN = 5, MARKS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
+const ALONE = { "x-torchmar-alone": "1" };
 
 const number = (value) =>
   value === null || value === undefined ? "–" : value >= 10000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(3));
@@ -15,6 +18,26 @@ const clock = (seconds) => new Date(1000 * seconds).toTimeString().slice(0, 8);
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+// ---- the server, and the session -----------------------------------------------------------------------------------
+
+const lost = document.getElementById("lost"), words = document.querySelector("script[data-copy]").dataset;
+
+function sessionEnded() {
+  document.getElementById("leave")?.remove();
+  lost.hidden = true;
+  document.getElementById("out").hidden = false;
+}
+
+// A stream of documents, as long as the session goes on.
+function follow(address, told) {
+  const events = new EventSource(address);
+  events.onopen = () => { lost.hidden = true; };
+  events.onerror = () => { lost.hidden = false; };
+  events.onmessage = ({ data }) => told(JSON.parse(data));
+  events.addEventListener("out", () => { events.close(); sessionEnded(); });
+  return events;
+}
+
 // ---- the overview, and a load test -------------------------------------------------------------------------------
 
 const charted = document.getElementById("charts");
@@ -22,34 +45,48 @@ if (charted) watch(charted);
 
 function watch(place) {
   const samples = [], charts = [];
-  const keys = (figure) => {
-    const own = figure.dataset.chart.split(",");
+  const known = (key) => samples.some((one) => one[key] !== null && one[key] !== undefined);
+  // What a server tells nothing of is left out: of Java's frontend the mean is all that there is.
+  const series = (figure) => {
+    const own = figure.dataset.chart.split(","), titles = (figure.dataset.names || "").split(",");
     const other = figure.dataset.else;
-    return other && samples.length && samples.every((one) => own.every((key) => one[key] === null)) && samples.some((one) => one[other] !== null)
-      ? { keys: [other], names: figure.dataset.elsenames } : { keys: own, names: figure.dataset.names };
+    if (other && known(other) && !own.some(known)) return { wanted: [other], names: [figure.dataset.elsenames] };
+    const found = own.some(known) ? own.filter(known) : own;
+    return { wanted: found, names: found.map((key) => titles[own.indexOf(key)] || "") };
+  };
+  const say = (figure, names, texts) => figure.querySelector("output").replaceChildren(...texts.flatMap((text, at) => {
+    const part = document.createElement("span");
+    if (texts.length > 1) part.className = `key${at}`;
+    part.textContent = `${names[at]} ${text}`.trim();
+    return [part, " "];
+  }));
+  // A value without neighbours is no line: it is a dot.
+  const alone = (plot, at) => {
+    const column = plot.data[at];
+    return column.flatMap((value, index) => (value !== null && (column[index - 1] ?? null) === null && (column[index + 1] ?? null) === null ? [index] : []));
   };
   const draw = (figure, index) => {
-    const { keys: wanted, names } = keys(figure), scale = Number(figure.dataset.scale || 1);
+    const { wanted, names } = series(figure), scale = Number(figure.dataset.scale || 1);
     const values = wanted.map((key) => samples.map((one) => (one[key] === null || one[key] === undefined ? null : one[key] / scale)));
-    const last = values.map((column) => number(column.at(-1)) + (figure.dataset.unit || ""));
-    const titles = (names || "").split(",");
-    figure.querySelector("output").textContent = last.map((text, at) => (titles[at] ? `${titles[at]} ${text}` : text)).join("  ");
+    // Once a test is over its figures stand there, and not those of its last second.
+    if (!("over" in place.dataset)) say(figure, names, values.map((column) => column.at(-1)).map((last) => number(last) + (last === null ? "" : figure.dataset.unit || "")));
     const data = [samples.map((one) => one.at), ...values];
     if (charts[index] && charts[index].wanted === wanted.join()) { charts[index].plot.setData(data); return; }
     if (charts[index]) charts[index].plot.destroy();
     const box = figure.querySelector(".plot"), axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 0.5 }, ticks: { show: false }, font: "11px system-ui" };
     const plot = new window.uPlot({
       width: box.clientWidth || LIVE_WIDTH, height: CHART_HEIGHT, cursor: { show: false }, legend: { show: false },
-      scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-      axes: [{ ...axis, size: 26, space: 80, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 44 }],
-      series: [{}, ...wanted.map((_, at) => ({ stroke: colour(`--c${at}`), width: 1.5, spanGaps: false, points: { show: false } }))],
+      padding: [null, 28, null, null],  // for half of the last mark
+      scales: { x: { time: false, range: (_, low, high) => [low, Math.max(high, low + LEAST_SPAN)] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+      axes: [{ ...axis, size: 26, space: 80, incrs: MARKS, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 44 }],
+      series: [{}, ...wanted.map((_, at) => ({ stroke: colour(`--c${at}`), width: 1.5, dash: at ? [5, 3] : undefined, spanGaps: false, points: { show: false, filter: alone, size: 5, fill: colour(`--c${at}`) } }))],
     }, data, box);
     charts[index] = { plot, wanted: wanted.join() };
   };
   const figures = [...place.querySelectorAll("figure")];
   let waiting = false;
   const redraw = () => {
-    if (waiting || document.hidden || !window.uPlot) return;
+    if (waiting || document.hidden || !window.uPlot || !samples.length) return;
     waiting = true;
     requestAnimationFrame(() => { waiting = false; place.hidden = false; figures.forEach(draw); });
   };
@@ -59,42 +96,48 @@ function watch(place) {
   document.addEventListener("visibilitychange", redraw);
   window.addEventListener("load", redraw);
   const rows = () => new Map([...document.querySelectorAll("#models tbody tr[data-name]")].map((row) => [`${row.dataset.name}\n${row.dataset.version}`, row]));
-  const lost = document.getElementById("lost");
-  const events = new EventSource(place.dataset.events);
-  events.onerror = () => { lost.textContent = place.dataset.lost; lost.hidden = false; };
-  events.onmessage = ({ data }) => {
-    lost.hidden = true;
-    const one = JSON.parse(data), known = rows();
-    samples.push(one);
+  const mean = document.getElementById("models")?.dataset.mean;
+  const events = follow(place.dataset.events, (one) => {
+    const shown = rows();
+    if (!one.warm) samples.push(one);
     if (samples.length > 300) samples.shift();
     for (const model of one.models || []) {
-      const row = known.get(`${model.name}\n${model.version}`);
+      const row = shown.get(`${model.name}\n${model.version}`);
       if (!row) continue;
       for (const cell of row.querySelectorAll("[data-live]")) {
-        const key = cell.dataset.live, value = key === "p50" && model.p50 === null ? model.mean : model[key];
-        const text = key === "memory" ? size(value) : number(value);
+        const key = cell.dataset.live, value = model[key];
+        const instead = key === "p50" && value === null && model.mean !== null;
+        const text = instead ? `${mean} ${number(model.mean)}` : key === "memory" && value !== null ? size(value) : number(value);
         if (cell.textContent !== text) cell.textContent = text;
       }
     }
     const stage = document.getElementById("stage");
     if (stage && one.load) stage.textContent = one.load;
     redraw();
-  };
+  });
   // Of a load test, which ends: what has come of it is on the page.
   events.addEventListener("over", async () => {
     events.close();
-    const running = document.getElementById("running");
+    const running = document.getElementById("running"), over = document.getElementById("over");
     if (!running) return;
     try {
-      const page = new DOMParser().parseFromString(await (await fetch(location.pathname)).text(), "text/html");
-      const found = page.getElementById("outcome");
-      if (!found) { location.reload(); return; }  // the server has begun anew, or wants a key
-      document.getElementById("outcome").replaceWith(found);
-      const held = running.contains(document.activeElement), over = document.getElementById("over");
+      const reply = await fetch(location.pathname, { headers: ALONE });
+      if (reply.status === 401) { sessionEnded(); return; }
+      const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+      if (!page.getElementById("over") || page.getElementById("running")) { location.reload(); return; }  // another test, or none
+      for (const old of document.querySelectorAll("[data-fresh]")) old.replaceWith(page.getElementById(old.id));
+      place.dataset.over = "";
+      page.querySelectorAll("#charts output").forEach((output, at) => figures[at].querySelector("output").replaceWith(output));
+      copies(document);
+      const held = running.contains(document.activeElement);
       running.remove();
-      over.textContent = over.dataset.over;
+      over.replaceChildren(...page.getElementById("over").childNodes);
       if (held) document.getElementById("content").focus();
-    } catch { events.onerror(); }
+    } catch {
+      lost.hidden = false;
+      over.textContent = over.dataset.none;
+      running.remove();
+    }
   });
 }
 
@@ -126,11 +169,13 @@ function chooseInput(place, drop) {
     if (kind === "image") made.alt = one.name; else made.controls = true;
     preview.append(made);
   };
-  // One input at a time is what the reader means: the last one that was chosen.
-  const unchoose = () => place.querySelectorAll("input[name=sample]").forEach((one) => { one.checked = false; });
-  file.addEventListener("change", () => { show(); if (file.files.length) { unchoose(); text.value = ""; } });
-  text.addEventListener("input", () => { if (text.value) { unchoose(); file.value = ""; show(); } });
-  place.querySelectorAll("input[name=sample]").forEach((one) => one.addEventListener("change", () => { file.value = ""; text.value = ""; show(); }));
+  // One input at a time is what the reader means: the last one that was chosen. What it replaces is said.
+  const samples = [...place.querySelectorAll("input[name=sample]")], chosen = place.querySelector("#chosen");
+  const unchoose = () => samples.forEach((one) => { one.checked = false; });
+  const replaced = (key, what, otherwise = "") => { chosen.textContent = what ? chosen.dataset[key] : otherwise; };
+  file.addEventListener("change", () => { show(); if (file.files.length) { replaced("file", text.value); unchoose(); text.value = ""; } });
+  text.addEventListener("input", () => { if (text.value) { replaced("text", file.value || samples.some((one) => one.checked), chosen.textContent); unchoose(); file.value = ""; show(); } });
+  samples.forEach((one) => one.addEventListener("change", () => { replaced("sample", file.value || text.value); file.value = ""; text.value = ""; show(); }));
   for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
   drop.addEventListener("drop", (event) => {
@@ -141,6 +186,7 @@ function chooseInput(place, drop) {
 
 function tryModel(place) {
   const answer = document.getElementById("answer"), send = place.querySelector("#send");
+  const waiting = place.querySelector("#waiting"), waited = place.querySelector("#waited"), cancel = place.querySelector("#cancel");
   const fail = (said) => {
     const line = document.createElement("p");
     line.className = "bad";
@@ -152,19 +198,32 @@ function tryModel(place) {
     event.preventDefault();
     send.disabled = true;
     answer.setAttribute("aria-busy", "true");
+    answer.replaceChildren();
+    const asking = new AbortController(), begun = Date.now();
+    const tick = () => { waited.textContent = `${Math.floor((Date.now() - begun) / 1000)} s`; };
+    // Most answers are there before one could read it.
+    const slow = setTimeout(() => { waiting.hidden = false; }, 300), ticking = setInterval(tick, 1000);
+    tick();
+    cancel.onclick = () => asking.abort();
     try {
-      const reply = await fetch(place.action, { method: "POST", body: new FormData(place), headers: { "x-torchmar-alone": "1" } });
-      if (reply.headers.get("x-torchmar-answer") === "stream") await stream(reply);
+      const reply = await fetch(place.action, { method: "POST", body: new FormData(place), headers: ALONE, signal: asking.signal });
+      if (reply.status === 401) sessionEnded();
+      else if (reply.headers.get("x-torchmar-answer") === "stream") await stream(reply, asking.signal);
       else if (reply.headers.get("content-type").startsWith("text/html")) {
         const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-        const found = page.querySelector("main") || page.body;
-        answer.replaceChildren(...found.childNodes);
+        answer.replaceChildren(...page.body.childNodes);
+        copies(answer);
       }
-    } catch { fail(place.dataset.none); }
+    } catch { fail(asking.signal.aborted ? place.dataset.cancelled : place.dataset.none); }
+    clearTimeout(slow);
+    clearInterval(ticking);
+    const held = waiting.contains(document.activeElement);
+    waiting.hidden = true;
     answer.removeAttribute("aria-busy");
     send.disabled = false;
+    if (held) send.focus();
   });
-  async function stream(reply) {
+  async function stream(reply, signal) {
     const body = document.createElement("pre");
     body.className = "body";
     body.tabIndex = 0;
@@ -182,7 +241,8 @@ function tryModel(place) {
       }
       if (page === null) fail(place.dataset.early);
       else answer.replaceChildren(...new DOMParser().parseFromString(page, "text/html").body.childNodes);
-    } catch { fail(place.dataset.early); }
+      copies(answer);
+    } catch { fail(signal.aborted ? place.dataset.cancelled : place.dataset.early); }
   }
 }
 
@@ -193,10 +253,9 @@ if (log && log.dataset.events) {
   const most = 1000;
   const toEnd = () => { log.scrollTop = log.scrollHeight; };
   toEnd();
-  const events = new EventSource(log.dataset.events);
-  events.onmessage = ({ data }) => {
+  follow(log.dataset.events, (rows) => {
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    for (const { text, level } of JSON.parse(data)) {
+    for (const { text, level } of rows) {
       const line = document.createElement("div");
       line.textContent = text;
       if (level) line.className = level;
@@ -204,5 +263,28 @@ if (log && log.dataset.events) {
     }
     while (log.children.length > most) log.firstElementChild.remove();
     if (atEnd) toEnd();
-  };
+  });
 }
+
+// ---- commands ----------------------------------------------------------------------------------------------------
+
+// Where a browser lets a page write to the clipboard: over https, or of this machine.
+function copies(place) {
+  for (const command of navigator.clipboard ? place.querySelectorAll("pre.command:not(:has(+ .copy))") : []) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "quiet copy";
+    const say = (word) => {
+      button.textContent = word;
+      button.setAttribute("aria-label", `${word}: ${command.getAttribute("aria-label")}`);
+    };
+    say(words.copy);
+    button.onclick = async () => {
+      await navigator.clipboard.writeText(command.textContent);
+      say(words.copied);
+      setTimeout(() => say(words.copy), 2000);
+    };
+    command.after(button);
+  }
+}
+copies(document);

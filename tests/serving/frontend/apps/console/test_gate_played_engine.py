@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,54 @@ def test_a_session_ends_with_its_key(tmp_path: Path) -> None:
         assert console.keys is not None
         log_in(client, console.keys._keys["management"])
         assert client.get("/console").status_code == 200
-        console.keys.renew(f"Bearer {console.keys._keys['API']}", "management")
+        mark = mark_of(client.get("/console/models/echo"))
+        assert not ended(client.get("/console/login"))
+        streams = ("/console/events", "/console/logs/events")
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(client.stream("GET", path)).iter_lines() for path in streams]
+            console.keys.renew(f"Bearer {console.keys._keys['API']}", "management")
+            for lines in opened:
+                assert "event: out" in list(lines), "who watches is told"
         assert client.get("/console").status_code == 303
+        # A script is told, too, whatever it asks for.
+        for path in (*streams, "/console/events/load"):
+            answer = client.get(path, headers={"accept": "text/event-stream"})
+            assert (answer.status_code, answer.text) == (200, "event: out\ndata: {}\n\n")
+        assert client.post("/console/try/echo", headers={"x-torchmar-alone": "1"}).status_code == 401
+        # The login says why one is there again; and leads back to the page with the form.
+        where = "/console/models/echo/1.0"
+        sent = client.post(f"{where}/scale", data={"mark": mark}, headers={"referer": str(client.base_url) + where})
+        assert sent.headers["location"] == f"/console/login?next={where}"
+        assert ended(client.get(sent.headers["location"]))
+        log_in(client, console.keys._keys["management"])
+        client.post("/console/logout", data={"mark": mark_of(client.get("/console"))})
+        assert not ended(client.get("/console/login")), "who has left knows it"
+
+
+def ended(page: httpx.Response) -> bool:
+    return '<p class="bad" role="alert">Your session has ended.</p>' in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("default", "torchmar keys --management"), ("two", "torchmar keys --management --name two")]
+)
+def test_the_login_names_the_servers_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str
+) -> None:
+    monkeypatch.setenv("TORCHMAR_STATE_HOME", str(tmp_path))
+    folder = tmp_path / "servers" / name
+    folder.mkdir(parents=True)
+    with shown(folder, keyed=True) as console, console.client() as client:
+        assert f"<code>{command}</code>" in client.get("/console/login").text
+        assert console.keys is not None
+        log_in(client, console.keys._keys["management"])
+        answer = client.post("/console/try/echo", data={"mark": mark_of(client.get("/console/try/echo")), "text": "x"})
+        assert f"export TORCHMAR_TOKEN=$({command.replace('management', 'inference')})" in answer.text
+
+
+def test_a_server_that_torchmar_has_not_started_has_no_command(tmp_path: Path) -> None:
+    with shown(tmp_path, keyed=True) as console, console.client() as client:
+        assert "torchmar keys" not in client.get("/console/login").text
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_model_is_loaded_and_the_table_shown(tmp_path: Path) -> None:
     cells = dict(zip(heads[1:], re.findall(r"<td[^>]*>([^<]*)</td>", row[1]), strict=True))
     assert float(cells["requests/s"]) > 0
     assert cells["errors"] == "0"
-    command = re.search(r'<pre tabindex="0" aria-label="The same test">([^<]*)</pre>', page)
+    command = re.search(r'<pre class="command" tabindex="0" aria-label="The same test">([^<]*)</pre>', page)
     assert command
     words = shlex.split(html.unescape(command[1]))
     assert words[:8] == ["printf", "%s", "hello", "|", "torchmar", "bench", "echo", "--input"]
@@ -91,7 +91,8 @@ def test_one_at_a_time_with_the_servers_key_until_it_is_stopped(tmp_path: Path) 
         stopped = client.post("/console/load", data={"mark": mark_of(client.get("/console/load"))})
         assert stopped.status_code == 303
         page = result(client)
-        assert "It was stopped." in page
+        assert "The load test was stopped." in page
+        assert re.search(r"over after [0-9.]+ s", page)
         assert '<th scope="row">2 connections</th>' in page
         assert secret not in page
         sender.wait(10)
@@ -108,6 +109,47 @@ def test_it_ends_with_the_server(tmp_path: Path) -> None:
             assert "event: over" in list(lines)
         sender.wait(10)
         assert start(client).status_code == 503
+        page = result(client)
+        assert "The load test has failed: the server, or its console, has ended before it. There is no result." in page
+        assert "The load test is over." not in page
+
+
+def test_a_promise_that_is_missed_is_told(tmp_path: Path) -> None:
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        start(client, loop="rate", slo="0.001")
+        page = result(client)
+        assert re.search(
+            r'<p class="bad">20/s: [0-9.]+ % of the requests were answered within the SLO, not 99 %</p>', page
+        )
+        assert "The load test is over." not in page
+        start(client, loop="rate", slo="30000")
+        page = result(client)
+        assert "The load test is over." in page
+        # The numbers over the charts are those of the table.
+        (rate,) = re.findall(r"<output>([0-9.]+)</output></figcaption>", page)[:1]
+        assert f'<td class="n">{rate}</td>' in page
+
+
+def test_it_is_run_again_as_it_was(tmp_path: Path) -> None:
+    with shown(tmp_path, asked=True) as console, console.client() as client:
+        mark = mark_of(client.get("/console/load/echo"))
+        assert client.post("/console/load", data={"mark": mark, "again": "1"}).status_code == 409
+        start(client, "/echo/2.0", text="<b>", kind="text/x-own", loop="rate", rate="33", slo="30000")
+        page = result(client)
+        assert "<code>&lt;b&gt;</code> · 3 B · <code>text/x-own</code>" in page
+        assert "33/s · 0.7 s · ≤ 30,000 ms" in page
+        assert re.search(r'<time datetime="[0-9T:+-]+">[^<]+</time> · over after [0-9.]+ s', page)
+        calls = len(console.engine.calls)
+        assert client.post("/console/load", data={"mark": mark, "again": "1"}).status_code == 303
+        assert re.search(r'<th scope="row">33/s</th>', result(client))
+        again = console.engine.calls[calls:]
+        assert {(call.version, call.request.headers["content-type"]) for call in again} == {("2.0", "text/x-own")}
+        # And a form has it all, to be changed.
+        form = client.get("/console/load/echo/2.0").text
+        assert '<textarea id="text" name="text" rows="4">&lt;b&gt;</textarea>' in form
+        assert 'name="kind" value="text/x-own"' in form
+        assert re.search(r'value="rate" checked>.* value="33">', form)
+        assert 'value="30000"' in form
 
 
 @pytest.mark.parametrize(
@@ -139,5 +181,7 @@ def test_an_input_that_is_refused_is_no_load(tmp_path: Path) -> None:
         assert client.get("/console/load/none").status_code == 404
         start(client, "/idle")
         page = result(client)
-        assert re.search(r'<p class="bad" role="alert">[^<]*has no worker to serve', page)
-        assert "<table" not in page
+        assert re.search(r'<p class="bad">The load test did not begin: [^<]*has no worker to serve', page)
+        assert "There is no result." in page
+        assert "The load test is over." not in page
+        assert "Result</h2>" not in page

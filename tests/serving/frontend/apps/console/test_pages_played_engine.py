@@ -157,6 +157,34 @@ def test_a_failure_is_shown(console: Shown) -> None:
         assert "has no worker to serve" in page.text
         nothing = client.post("/console/try/echo", data={"mark": mark})
         assert nothing.status_code == 400
+        alone = client.post("/console/try/echo", data={"mark": mark}, headers={"x-torchmar-alone": "1"})
+        assert alone.text.strip() == '<p class="bad" role="alert">choose a file or a sample, or write something</p>'
+        both = client.post("/console/try/echo", data={"mark": mark, "text": "x"}, files={"file": ("a", b"x")})
+        assert "a file is chosen and a text written" in both.text
+    assert not console.engine.calls[1:], "nothing was sent of what is not clear"
+
+
+def test_the_id_of_an_error_leads_to_its_lines(console: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def predict(_: Call) -> Answer:
+        return Answer(503, "", "text/plain", {}, b"<b>. The server's log has the reason under the id c59b024b.")
+
+    monkeypatch.setattr(console.engine, "predict", predict)
+    with console.client() as client:
+        mark = mark_of(client.get("/console/try/echo"))
+        page = client.post("/console/try/echo", data={"mark": mark, "text": "x"}).text
+    assert "&lt;b&gt;" in page
+    assert 'under the id <a href="/console/logs?id=c59b024b">c59b024b</a>.' in page
+
+
+def test_what_is_not_known_yet_is_no_zero(console: Shown) -> None:
+    worker = WorkerState("9007", 1.5e9, True, 4242, 0, None)
+    console.engine.add(replace(console.engine.models["echo", "1.0"], workers=(worker,)))
+    with console.client() as client:
+        assert '<td class="n" data-live="memory">–</td>' in client.get("/console").text
+        assert "0 B" not in client.get("/console/models/echo").text.partition("Members")[0]
+        with client.stream("GET", "/console/events") as stream:
+            line = next(line for line in stream.iter_lines() if line.startswith("data: "))
+    assert json.loads(line[6:])["models"][0]["memory"] is None
 
 
 def test_a_stream_comes_as_it_is_made(console: Shown) -> None:

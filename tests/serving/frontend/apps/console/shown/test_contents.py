@@ -9,7 +9,7 @@ import pytest
 
 from archive_tool.errors import TorchmarError
 from serving.frontend.apps.console.shown import contents as module
-from serving.frontend.apps.console.shown.contents import Archives
+from serving.frontend.apps.console.shown.contents import Archives, Contents
 
 
 def test_it_is_read_once_and_again_when_the_file_changes(
@@ -35,6 +35,18 @@ def test_its_members_have_their_hashes(archive: Path) -> None:
     assert {row["name"] for row in found.members} >= {"handler.py", "MAR-INF/MANIFEST.json"}
     assert all(len(row["sha256"]) == 64 for row in found.members if row["name"] != "MAR-INF/MANIFEST.json")
     assert [sample.content_type for sample in found.samples] == ["text/plain", "application/json"]
+
+
+def test_the_sdks_members_come_last() -> None:
+    members = [{"name": name, "size": 1} for name in ("a.py", "handlers/base.py", "z.pt")]
+    found = Contents(Path("m.mar"), {"sdk": {"version": "1"}, "members": members}).members
+    assert [(row["name"], row["sdk"]) for row in found] == [
+        ("a.py", False),
+        ("z.pt", False),
+        ("handlers/base.py", True),
+    ]
+    own = Contents(Path("m.mar"), {"sdk": None, "members": members}).members
+    assert not any(row["sdk"] for row in own), "a folder that is only called like it"
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"nothing of the kind", b"\x1f\x8b" + bytes(40)])

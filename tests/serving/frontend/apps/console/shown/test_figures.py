@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -51,6 +52,16 @@ def test_a_server_without_histograms_has_a_mean() -> None:
 
     sample = sample_of([SERVED], counts(30, 90_000), counts(10, 50_000), 2.0, 0.0)
     assert (sample["p50"], sample["mean"], sample["models"][0]["mean"]) == (None, 2.0, 2.0)
+
+
+def test_requests_without_a_version_are_the_default_ones() -> None:
+    def counts(requests: float) -> Counts:
+        return read(f'ts_inference_requests_total{{model_name="m",model_version="default"}} {requests}')
+
+    other = replace(SERVED, of=replace(SERVED.of, version="2.0", default=False))
+    sample = sample_of([SERVED, other], counts(30), counts(10), 2.0, 0.0)
+    assert [row["requests"] for row in sample["models"]] == [10.0, 0.0]
+    assert sample["requests"] == 10.0
 
 
 def test_a_server_that_was_restarted_has_no_negative_rates() -> None:

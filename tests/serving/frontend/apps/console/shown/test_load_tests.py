@@ -64,6 +64,18 @@ def test_who_watches_has_every_second_and_at_last_the_table(server: Server) -> N
     assert [row[0] for row in report.rows(test.session)] == ["2 connections"]
 
 
+def test_the_warm_up_is_told_and_no_part_of_the_charts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_tests, "_WARM_UP_S", 0.6)
+    test = load_test(server, wanted=Wanted(None, 20.0, 0.6, None))
+    asyncio.run(test.run())
+    warm = [one for one in test.seconds if "warm" in one]
+    assert {one["load"] for one in warm} == {"warm-up"}
+    assert not any("requests" in one for one in warm)
+    assert {one["load"] for one in test.seconds[len(warm) :]} == {"20/s"}
+    assert test.result is test.session.runs[0]
+    assert test.took_s > 1.2
+
+
 def test_one_at_a_time(server: Server) -> None:
     async def main() -> None:
         tests = LoadTests()

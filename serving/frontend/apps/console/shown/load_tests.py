@@ -15,7 +15,7 @@ from serving.bench.loads import Load
 from serving.bench.page import LEAST_S
 from serving.bench.report import Subject
 from serving.bench.search import MOST_TRIES
-from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, Run, Session, connections_name, rate_name
+from serving.bench.session import CONNECTIONS, MOST_CONNECTIONS, WARM_UP, Run, Session, connections_name, rate_name
 from serving.bench.tally import Second
 from serving.bench.targets import Target
 from serving.bench.wire.trial import try_each
@@ -30,8 +30,6 @@ MOST_RATE: Final = 10_000.0
 SEARCHED: Final = 1 + MOST_TRIES
 _ANSWER_S: Final = 30.0
 _WARM_UP_S: Final = 1.0
-# What a session calls the load before all others.
-_WARM_UP: Final = "warm-up"
 #: Seconds beside the loads': starting processes, warming up, answers that are late.
 _REST_S: Final = 90.0
 _STOPPING_S: Final = 3.0
@@ -186,7 +184,7 @@ class LoadTest:
         self._say()
 
     def _tell(self, name: str, second: Second) -> None:
-        if name == _WARM_UP:
+        if name == WARM_UP:
             self._add({"load": name, "warm": True})
             return
         before = self._last[1] if self._last[0] == name else 0.0

@@ -1,6 +1,7 @@
 """The only exit for requests: ``Transport.request``.
 
-The APIs are pure functions around it; a test that needs a fake replaces only this class.
+The APIs are pure functions around it; a test that needs a fake replaces only this class. httpx is imported when one is
+made: it takes a tenth of a second, in which `torchmar start` has begun a server.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import re
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
-
-import httpx
 
 from archive_tool.errors import InputError
 from archive_tool.metadata.names import MODEL_NAME_HINT, shown_name
 from serving.errors import INVALID_KEY, NotRunningError, ReplyError, ServingError
+
+if TYPE_CHECKING:
+    import httpx
 
 CONNECT_TIMEOUT_S = 5.0
 #: Names of headers: a token (RFC 9110, 5.6.2).
@@ -186,6 +188,8 @@ class Transport:
     _http: httpx.Client = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        import httpx
+
         verify = self.address.authorities is not None
         limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
         self._http = httpx.Client(
@@ -224,6 +228,8 @@ class Transport:
             NotRunningError: the server does not listen there.
             ReplyError: the answer took longer than the timeout (status 0), is too large, or the connection broke.
         """
+        import httpx
+
         where = f"{method} {self.address.text}{path}"
         try:
             with self._http.stream(method, path, params=params, content=body, headers=headers) as response:
@@ -251,6 +257,8 @@ class Transport:
         )
 
     def _bounded(self, response: httpx.Response, most: int, where: str) -> bytes:
+        import httpx
+
         end, body = time.monotonic() + self.timeout_s, bytearray()
         for part in response.iter_bytes():
             body += part

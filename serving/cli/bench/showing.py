@@ -70,17 +70,7 @@ def judge(session: Session) -> None:
         CheckError: too many requests missed the SLO.
     """
     from serving.bench import report
-    from serving.bench.search import kept
     from serving.errors import CheckError, ReplyError
 
-    if failed := report.all_failed(session):
-        kind = next(iter(failed.errors), "no request was sent")
-        raise ReplyError(f"no request got a good answer: {kind}", status=0)
-    missed = [workers for workers, rate in session.highest.items() if not rate]
-    if missed:
-        raise CheckError(report.highest(session, missed[0], 0.0))
-    if session.base.slo_s is not None and session.rates:
-        for run in session.runs:
-            if not kept(run.figures):
-                share = report.percent(run.figures.within_share)
-                raise CheckError(f"{run.name}: {share} of the requests were answered within the SLO, not 99 %")
+    if missed := report.missed(session):
+        raise ReplyError(missed, status=0) if report.all_failed(session) else CheckError(missed)

@@ -52,7 +52,6 @@ class Reading:
         folder = self._shared.source.about.logs
         rows = await asyncio.to_thread(logs.rows, logs.following(folder, wanted))
         names = await self._shared.source.names()
-        # What was shown is not sent again: a script goes on from here.
         return self._shared.pages.page(request, "logs.html", events=rows, wanted=wanted, names=names, folder=folder)
 
     async def _events(self, request: Request) -> Response:
@@ -60,7 +59,8 @@ class Reading:
         watch, gate, session = self._shared.watch, self._shared.gate, request.scope[SESSION]
 
         async def events() -> AsyncIterator[str]:
-            await asyncio.to_thread(followed.events)  # the page has them
+            # In place of the page's: what came since it was made is among them, and after a broken connection, too.
+            yield f"event: anew\ndata: {json.dumps(await asyncio.to_thread(logs.rows, followed))}\n\n"
             silent = 0
             while not watch.ended:
                 if not await gate.is_in(session):

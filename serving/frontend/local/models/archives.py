@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import unquote
 
-import httpx
-
 from archive_tool import files
 from archive_tool.building.samples import content_type_of
 from archive_tool.config import default_answer, effective
@@ -245,6 +243,8 @@ def _fetched(url: str, target: Path, settings: Settings) -> Path:
         raise ModelNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
     if _looked(Path.exists, target, url):
         raise InternalError(f"Model file already exists {target.name}")
+    import httpx  # it takes a tenth of a second, which no start of a server needs
+
     temporary = target.with_name(uuid.uuid4().hex.join(_FETCHING))
     _unfinished.add(temporary)
     try:
@@ -272,6 +272,8 @@ def _fetched(url: str, target: Path, settings: Settings) -> Path:
 
 
 def _download(url: str, sink: IO[bytes]) -> None:
+    import httpx
+
     with httpx.stream("GET", url, timeout=_TIMEOUT_S, follow_redirects=False) as response:
         if response.status_code != httpx.codes.OK:
             raise BadRequestError(f"Failed to download archive from: {url}, code: {response.status_code}")

@@ -188,11 +188,17 @@ _CHINESE: Final = {
 }
 
 
+#: Characters of what is looked up. Models say much longer texts, too, and forms would take long to find that none fits.
+_LONGEST: Final = 400
+
+
 @lru_cache(maxsize=2048)
 def said(language: str, text: str) -> str | None:
     """Say a text in a language; None where nothing is known of it, which is then in English."""
     if language == "en" or text in ("", "p90", "p99"):
         return text
+    if len(text) > _LONGEST:
+        return None
     for form, chinese in _forms():
         if found := form.fullmatch(text):
             values = {name: _said_in(language, value) for name, value in found.groupdict().items()}

@@ -253,8 +253,9 @@ if (log && log.dataset.events) {
   const most = 1000;
   const toEnd = () => { log.scrollTop = log.scrollHeight; };
   toEnd();
-  follow(log.dataset.events, (rows) => {
+  const take = (rows, anew) => {
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    if (anew) log.replaceChildren();
     for (const { text, level } of rows) {
       const line = document.createElement("div");
       line.textContent = text;
@@ -263,7 +264,9 @@ if (log && log.dataset.events) {
     }
     while (log.children.length > most) log.firstElementChild.remove();
     if (atEnd) toEnd();
-  });
+  };
+  const events = follow(log.dataset.events, (rows) => take(rows, false));
+  events.addEventListener("anew", ({ data }) => take(JSON.parse(data), true));
 }
 
 // ---- commands ----------------------------------------------------------------------------------------------------

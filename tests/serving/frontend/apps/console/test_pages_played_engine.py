@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,13 +233,16 @@ def test_the_logs_go_on(tmp_path: Path) -> None:
         assert re.search(r'<div class="warn">.*careful</div>', page)
         assert "careful" not in client.get("/console/logs?model=echo").text
         assert "hello" not in client.get("/console/logs?id=careful").text
+        with log.open("a") as file:
+            file.write(line.format("INFO ", "echo", "since the page"))
         with client.stream("GET", "/console/logs/events?model=echo") as stream:
-            said = log.read_text() + line.format("INFO ", "echo", "and more")
-            later = threading.Timer(1.0, log.write_text, (said,))
-            later.start()
-            found = next(one for one in stream.iter_lines() if one.startswith("data: "))
-        later.join()
-    assert [row["text"].rpartition(" - ")[2] for row in json.loads(found[6:])] == ["and more"]
+            told = (one[6:] for one in stream.iter_lines() if one.startswith("data: "))
+            found = [next(told)]
+            with log.open("a") as file:
+                file.write(line.format("INFO ", "echo", "and more"))
+            found.append(next(told))
+    said = [[row["text"].rpartition(" - ")[2] for row in json.loads(one)] for one in found]
+    assert said == [["<b>hello</b>", "since the page"], ["and more"]]
 
 
 def test_the_error_of_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 ::
 
     torchmar start --frontend python --models mnist=mnist.mar --model-store model_store --workers 2
+    sleep 60                                         # once a minute the server looks at its workers' memory
     python docs/console/take.py $(torchmar console)
+
+With a font for Chinese, such as Debian's fonts-noto-cjk.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from serving.control.following.forms import Access
 from serving.frontend.apps.answers import NO_CACHE, REQUEST_ID, json_body, new_id, our_headers
-from serving.frontend.engine import Answer
+from serving.frontend.engine import Timings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,7 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Key of a scope: a list that gets a model's name and its answer, for the access log; not there where nobody asks.
+#: Key of a scope: a list that gets what `details_of` wants of a model's answer; not there where nobody asks.
 ANSWERED: Final = "torchmar.answered"
 #: What stands in the access log for the method of a call over gRPC.
 GRPC: Final = "gRPC"
@@ -109,7 +109,7 @@ def logged(app: App, access: Sampled) -> App:
             details = details_of(*answered[-1]) if answered else {}
             return Access(who, *asked, start["status"], time.monotonic() - begun, request_id, details)
 
-        answered: list[tuple[str | None, Answer]] = []
+        answered: list[tuple[str | None, str | None, Mapping[str, str], Timings | None]] = []
         scope[ANSWERED] = answered
         try:
             await app(scope, receive, told)
@@ -119,13 +119,19 @@ def logged(app: App, access: Sampled) -> App:
     return answer
 
 
-def details_of(name: str | None, answer: Answer) -> dict[str, Any]:
-    """Return what the log has of a model's answer beside the response's own."""
-    found: dict[str, Any] = {"model": name, "version": answer.version}
-    if answer.timings is not None:
-        of = answer.timings
+def details_of(name: str | None, version: str | None, headers: Mapping[str, str], of: Timings | None) -> dict[str, Any]:
+    """Return what the log has of a model's answer, or of an error in its place, beside the response's own.
+
+    Args:
+        name: of the model.
+        version: that answered, or was asked for; None for an error of the default one.
+        headers: of the answer.
+        of: its times; None of an error.
+    """
+    found: dict[str, Any] = {"model": name} | ({"version": version} if version else {})
+    if of is not None:
         found |= {"queue_ms": round(of.queue * 1000, 3), "worker_ms": round(of.worker * 1000, 3), "batch": of.batch}
-    if trace := answer.headers.get("traceparent", "")[3:35]:
+    if trace := headers.get("traceparent", "")[3:35]:
         found["trace_id"] = trace
     return found
 

@@ -187,9 +187,13 @@ class InferenceApp(App):
         request = Request(self._begin(http) if http.own_id else http.request_id, headers, inputs)
         try:
             call = Call(name, version, request, deadline, priority, may_default)
-            answer = await http.unless_gone(self._engine.predict(call))
-            if ANSWERED in http.scope:
-                http.scope[ANSWERED].append((name, answer))
+            told = http.scope.get(ANSWERED, [])
+            try:
+                answer = await http.unless_gone(self._engine.predict(call))
+            except FrontendError as error:
+                told.append((name, version, error.headers, None))
+                raise
+            told.append((name, answer.version, answer.headers, answer.timings))
             await http.answer(answer, self._most_answer)
         finally:
             if http.own_id:

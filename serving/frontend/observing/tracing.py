@@ -17,6 +17,7 @@ The worker imports nothing of it: it tells times, and the spans are made of thes
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import threading
 import time
@@ -127,7 +128,9 @@ class Tracing:
         except FrontendError as error:
             span.set_attribute("http.response.status_code", error.status)
             _end(span, error.status, error.message)
-            raise
+            own = copy.copy(error)  # others of its batch may have the same one
+            own.headers = {**error.headers, "traceparent": _traceparent(trace_id, span.get_span_context().span_id)}
+            raise own from error
         except BaseException:  # the client has left
             _end(span, 0, "the client has left")
             raise

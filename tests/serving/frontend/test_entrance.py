@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serving.control.following.forms import TEXT, Access
-from serving.frontend.engine import Answer, Timings
+from serving.frontend.engine import Timings
 from serving.frontend.entrance import (
     ANSWERED,
     Entrance,
@@ -18,6 +18,7 @@ from serving.frontend.entrance import (
     Sampled,
     Scope,
     Send,
+    details_of,
     logged,
 )
 
@@ -79,8 +80,7 @@ def test_what_was_not_answered_is_told_too() -> None:
 
 def test_the_id_and_the_details_are_those_of_the_answer() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        answer = Answer(200, "", "", {}, b"", version="1.0", timings=Timings(0.001, 0.0025, 3))
-        scope[ANSWERED].append(("mnist", answer))
+        scope[ANSWERED].append(("mnist", "1.0", {}, Timings(0.001, 0.0025, 3)))
         headers = [(b"content-type", b"text/plain"), (b"x-request-id", b"mine")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
@@ -89,6 +89,12 @@ def test_the_id_and_the_details_are_those_of_the_answer() -> None:
     ask(logged(app, Sampled(found.append)), "/predictions/mnist", "POST")
     assert told(found) == ['/unix "POST /predictions/mnist HTTP/1.1" 200 mine']
     assert found[0].details == {"model": "mnist", "version": "1.0", "queue_ms": 1.0, "worker_ms": 2.5, "batch": 3}
+
+
+def test_an_error_in_a_models_place_has_its_name_and_its_trace() -> None:
+    headers = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    assert details_of("mnist", None, headers, None) == {"model": "mnist", "trace_id": "a" * 32}
+    assert details_of("mnist", "2.0", {}, None) == {"model": "mnist", "version": "2.0"}
 
 
 def answered(status: int) -> Any:

@@ -164,6 +164,19 @@ def test_errors_and_clients_that_have_left(receiver: Receiver) -> None:
     assert attributes(found[0])["http.response.status_code"] == 503
 
 
+def test_each_error_of_a_batch_has_a_trace_of_its_own(receiver: Receiver) -> None:
+    error = UnavailableError("full", headers={"Retry-After": "1"})
+
+    async def answered(call: Call) -> Answer:
+        raise error
+
+    found = traced(answered, {}, {})
+    assert error.headers == {"Retry-After": "1"}
+    told = [one.headers["traceparent"][3:35] for one in found]
+    assert sorted(told) == sorted(span.trace_id.hex() for span in receiver.spans)
+    assert all(one.headers["Retry-After"] == "1" and str(one) == "full" for one in found)
+
+
 @pytest.mark.parametrize(("read", "code"), [(True, 0), (False, 2)])
 def test_a_stream_lasts_until_its_last_part(receiver: Receiver, read: bool, code: int) -> None:
     async def rest() -> AsyncIterator[bytes]:

@@ -204,7 +204,11 @@ class RayEngine:
             archive = await asyncio.to_thread(self._registry.put, found)
         finally:
             await asyncio.to_thread(archives.remove_fetched, wanted.url, self._settings)
-        return await self.take(archive, wanted)
+        try:
+            return await self.take(archive, wanted)
+        except FrontendError as error:
+            error.message = error.message.partition("\n")[0]  # the rest is what the worker has printed
+            raise
 
     async def take(self, archive: Archive, wanted: Registration, *, at_startup: bool = False) -> Done:
         """Take a model whose archive the registry has, and start its replicas.

@@ -125,6 +125,7 @@ def start(
         if first:
             if before is not None:  # its cluster has ended meanwhile
                 state.forget()
+            progress(time.monotonic() - begun, "taking off the cluster what was deployed")
             _take_off(prepared.cluster, state.name, warn)
         raise
     return started

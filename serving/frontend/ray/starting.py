@@ -265,8 +265,8 @@ def link_logs(folder: Path) -> None:
     """Have a folder of logs lead to those of the replicas of this node, for `torchmar logs`."""
     import ray
 
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
-    with suppress(OSError):  # there are no links here
+    with suppress(OSError, AttributeError):  # there are no links here, or Ray keeps it elsewhere some day
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
         (folder / RAY).symlink_to(session / "logs" / "serve")
 
 

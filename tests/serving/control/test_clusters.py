@@ -7,13 +7,16 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 import archive_tool
 from archive_tool.errors import InputError
-from serving.control import StartOptions, StateFolder, clusters, start, stop
+from serving.control import StartOptions, StateFolder, clusters, server, start, stop
 from serving.control.configuration import frontends
+from serving.control.configuration.config import ModelSpec
+from serving.control.models.store import Selection
 from serving.errors import NotRunningError, StartError
 
 from .test_state import record
@@ -132,3 +135,19 @@ def test_an_address_at_which_nothing_answers_is_told_at_once() -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(InputError, match=f"not the address of a Ray cluster: {address}"):
         clusters.reach(address)
+
+
+def test_a_number_of_workers_is_for_the_models_that_are_named(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [MagicMock(version="1.0", url=f"{name}.mar", min_workers=1) for name in ("before", "named")]
+    client = MagicMock()
+    client.__enter__.return_value = client
+    client.describe.side_effect = lambda name, _: (f"{name} scaled",)
+    models[1].name = "named"
+    monkeypatch.setattr(server, "management_client", lambda *_, **__: client)
+    monkeypatch.setattr(server, "with_defaults", lambda _, found, __: found)
+    prepared = MagicMock(cluster=address, snapshot="", selection=Selection(tmp_path, (ModelSpec("", "named.mar"),)))
+    found = server._as_asked(StartOptions(workers=2), prepared, tuple(models), MagicMock(), MagicMock())
+    assert found == ("named scaled", models[0])
+    client.scale.assert_called_once_with("named", min_workers=2, version="1.0")

@@ -235,6 +235,8 @@ class RayEngine:
                 await self._settle(spec.name)
                 if wanted.synchronous:
                     await self._until_running(version)
+                    if len(self._table.all(spec.name)) > 1:  # else this application answers for the version meanwhile
+                        await asyncio.sleep(_HEARD_S)
             except BaseException:
                 self._table.forget(spec.name, spec.version, version)
                 await self._save(spec.name)

@@ -103,8 +103,8 @@ class ModelApiOffError(ReplyError):
             status=405,
             kind="MethodNotAllowedException",
             where=where,
-            hint="start it with its model API: torchmar start --enable-model-api; requests then need a key, which "
-            "torchmar's commands find",
+            hint="start it with its model API: torchmar start --enable-model-api (on Ray: torchmar deploy ray); "
+            "requests then need a key, which torchmar's commands find",
         )
 
 

@@ -41,7 +41,7 @@ def keys(only: Literal["inference", "management"] | None, as_json: bool, server:
     if not found:
         raise InputError(
             f"server {server!r} asks for no keys",
-            hint="they are on with torchmar start --enable-model-api, or disable_token_authorization=false in "
+            hint="they are on with --enable-model-api at its start, or disable_token_authorization=false in "
             "config.properties",
         )
     if only:

@@ -10,6 +10,7 @@ import click
 from serving.cli.options import complete_models, name_option
 
 if TYPE_CHECKING:
+    from serving.control import StateFolder
     from serving.control.following.logs import Event
 
 
@@ -58,7 +59,7 @@ def logs(model: str | None, marked: str | None, follow: bool, lines: int | None,
         raise InputError(
             f"nothing in the logs of server {server!r} has {marked!r} in it",
             where=str(state.logs),
-            hint="the logs are those of the server's last start",
+            hint=f"the logs are those of the server's last start{_elsewhere(state)}",
         )
     if not found and model is not None:
         others = ", ".join(reader.models(state.logs))
@@ -67,6 +68,14 @@ def logs(model: str | None, marked: str | None, follow: bool, lines: int | None,
             where=str(state.logs),
             hint=f"these have, by model and version: {others}" if others else None,
         )
+
+
+def _elsewhere(state: StateFolder) -> str:
+    """Return where else logs may be, as the end of a hint."""
+    record = state.record()
+    if record is None or record.frontend != "ray":
+        return ""
+    return "; replicas of other nodes have theirs in Ray's: ray logs cluster 'serve/replica_*' --node-ip IP"
 
 
 def _show(event: Event) -> None:

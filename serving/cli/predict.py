@@ -95,9 +95,11 @@ def predict(
 
 def _log_hint(model: str, error: str | None, server: str) -> str:
     """Return the command that shows what the server has logged of a failed request."""
+    from serving.control.state import named
+
     found = re.search(r"under the id (\w+)", error or "")
     what = f"--id {found[1]}" if found else model
-    return f"the log: torchmar logs {what}" + ("" if server == "default" else f" --name {server}")
+    return f"the log: torchmar logs {what}{named(server)}"
 
 
 def prediction_to_dict(prediction: Prediction) -> dict[str, Any]:

@@ -236,6 +236,7 @@ def _spinner() -> Iterator[Callable[[float, str], None]]:
 
 def _print_started(started: Started, state: StateFolder, empty: str) -> None:
     from serving.control.keys import current_key
+    from serving.control.state import named
 
     record, models = started.record, started.models
     if started.snapshot:
@@ -248,14 +249,15 @@ def _print_started(started: Started, state: StateFolder, empty: str) -> None:
     click.echo(f"started in {started.seconds:.1f} s ({record.whereabouts})")
     click.echo(f"  inference   {record.inference}")
     click.echo(f"  management  {record.management}")
-    click.echo(f"  metrics     {_metrics_at(record)}")
+    if metrics := _metrics_at(record):
+        click.echo(f"  metrics     {metrics}")
     click.echo(f"  logs        {record.log_folder}")
-    named = "" if record.name == "default" else f" --name {record.name}"
+    name = named(record.name)
     header = ""
     if current_key(record, state, "inference"):
-        click.echo(f"  keys        torchmar keys{named}")
+        click.echo(f"  keys        torchmar keys{name}")
         # The command rather than the key: a terminal keeps what it has shown, and a key expires.
-        header = f' -H "Authorization: Bearer $(torchmar keys --inference{named})"'
+        header = f' -H "Authorization: Bearer $(torchmar keys --inference{name})"'
     if models:
         click.echo(f"try: curl{header} {_for_curl(record.inference)}/predictions/{models[0].name} -T FILE")
     else:
@@ -263,18 +265,23 @@ def _print_started(started: Started, state: StateFolder, empty: str) -> None:
 
 
 def _metrics_at(record: ServerRecord) -> str:
-    """Tell where the metrics are read: a browser can be given it, unless it is a socket."""
+    """Tell where the metrics are read: a browser can be given it, unless it is a socket. Empty where there are none."""
     from serving.client import Address
 
-    return record.metrics if Address(record.metrics).socket_path else f"{record.metrics}/metrics"
+    if not record.metrics or Address(record.metrics).socket_path:
+        return record.metrics
+    return f"{record.metrics}/metrics"
 
 
 def _for_curl(address: str) -> str:
-    """Write an address as curl takes it, before a path."""
+    """Write an address as curl takes it on this machine, before a path."""
     from serving.client import Address
 
     at = Address(address)
-    return f"--unix-socket {shlex.quote(at.socket_path)} {at.base_url}" if at.socket_path else at.base_url
+    if at.socket_path:
+        return f"--unix-socket {shlex.quote(at.socket_path)} {at.base_url}"
+    # Who listens everywhere listens here, and nobody can be sent to everywhere.
+    return at.base_url.replace("//0.0.0.0", "//127.0.0.1", 1).replace("//[::]", "//[::1]", 1)
 
 
 def _stay(process: Any, state: StateFolder) -> None:

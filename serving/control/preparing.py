@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from archive_tool import files
-from archive_tool.errors import InputError
+from archive_tool.errors import InputError, TorchmarError
+from serving.control import clusters
 from serving.control.configuration import access, few_cores, frontends, java, ports, settings, vmargs
 from serving.control.configuration import config as configuration
 from serving.control.keys import given_keys, write_given
@@ -17,6 +19,8 @@ from serving.control.models import snapshots, trust
 from serving.control.models.store import Selection, restored, select
 from serving.control.runtime_folder import make_runtime_folder
 from serving.control.state import StateFolder
+
+_KEYS_OFF: Final = "disable_token_authorization"
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], Non
     Raises:
         InputError, ArchiveError: a configuration, an archive or a key cannot be used.
         PortInUseError: a port that it needs is taken.
-        StartError: it would listen beyond loopback without keys, or what it needs is not installed.
+        StartError: it would listen beyond loopback without keys, what it needs is not installed, or the Ray cluster
+            that it is for does not answer.
     """
     keys = given_keys()
     last = snapshots.last_frontend(state) if options.restore else None
@@ -135,6 +140,10 @@ def prepare(options: StartOptions, state: StateFolder, warn: Callable[[str], Non
     properties.pop("load_models", None)
     if frontend == "java":
         java.java_home()
+    if frontend == "ray":
+        frontends.check_ray()
+        if address := properties.get(frontends.RAY_ADDRESS):
+            clusters.reach(address)
     runtime_folder = make_runtime_folder()
     try:
         user_store = selection.store
@@ -202,19 +211,32 @@ def configured(
     config_file = options.ts_config
     if config_file is None and Path("config.properties").is_file():
         config_file = Path("config.properties")
-    user = {**(configuration.read_properties(config_file) if config_file else {}), **options.settings}
+    written = configuration.read_properties(config_file) if config_file else {}
+    # A file that nobody named is one of a server of this machine: nodes of a cluster are not open for its sake.
+    unasked = options.frontend == "ray" and options.ts_config is None
+    opened = "" if not unasked or configuration.token_authorization(written) else written.pop(_KEYS_OFF)
+    user = {**written, **options.settings}
     port = None if options.port == "auto" else options.port
-    properties = configuration.effective(user, port=port, workers=options.workers)
-    properties[frontends.KEY] = frontends.chosen(options.frontend, properties, last=last_frontend)
-    properties = access.settled(
-        properties,
-        enable_model_api=options.enable_model_api,
-        disable_token_auth=options.disable_token_auth,
-        warn=warn,
-        given_keys=given_keys,
-        trusted_network=options.trusted_network,
-        multi_model=options.multi_model,
-    )
+    with _naming(config_file, written.keys() - options.settings.keys()):
+        properties = configuration.effective(user, port=port, workers=options.workers)
+        properties[frontends.KEY] = frontends.chosen(options.frontend, properties, last=last_frontend)
+        properties = access.settled(
+            properties,
+            enable_model_api=options.enable_model_api,
+            disable_token_auth=options.disable_token_auth,
+            warn=warn,
+            given_keys=given_keys,
+            trusted_network=options.trusted_network,
+            multi_model=options.multi_model,
+        )
+        if properties[frontends.KEY] != "java":
+            frontends.refuse_plugins(properties)
+            frontends.refuse_client_certificates(properties)
+    if opened and configuration.token_authorization(properties):
+        warn(
+            f"{_KEYS_OFF}={opened} of {config_file} does not hold here: requests need a key "
+            "(--ts-config would take the whole file)"
+        )
     if properties[frontends.KEY] == "java" and given_keys:
         raise InputError("TorchServe's frontend makes its own keys, and takes none", hint="add --frontend python")
     told = {key: properties[key] for key in user}
@@ -224,11 +246,20 @@ def configured(
         if options.single_port:
             raise InputError("TorchServe's frontend needs more than a single port", hint="add --frontend python")
         return few_cores.properties(properties)
-    frontends.refuse_plugins(properties)
-    frontends.refuse_client_certificates(properties)
-    for key in frontends.javas_own(told):
+    for key in () if unasked else frontends.javas_own(told):
         warn(f"{config_file}: {key} has no meaning for the Python frontend")
     return properties
+
+
+@contextmanager
+def _naming(config_file: Path | None, keys: Iterable[str]) -> Iterator[None]:
+    """Have an error about a setting say which file has it: it may be one that nobody named."""
+    try:
+        yield
+    except TorchmarError as error:
+        if config_file is not None and any(f"{key}=" in f"{error.message} {error.hint}" for key in keys):
+            error.where = f"{error.where}, by {config_file}" if error.where else str(config_file)
+        raise
 
 
 def _select(options: StartOptions, snapshot: snapshots.Snapshot | None, properties: Mapping[str, str]) -> Selection:

@@ -37,24 +37,25 @@ def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:
     Returns:
         How many processes had to be killed.
     """
-    if leader_is_ours:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(leader).terminate()
-        # Not psutil's wait: that waits until the process has been reaped, and not every init does so at once.
-        deadline = time.monotonic() + grace_s
-        while _lives(leader) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    elif _lives(leader):
+    if not leader_is_ours and _lives(leader):
         return 0
-    # Workers leave by themselves when their connection closes.
-    deadline = time.monotonic() + min(grace_s, 5.0)
-    while (left := session_members(leader)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for process in left:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
+    try:
+        if leader_is_ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(leader).terminate()
+            # Not psutil's wait: that waits until the process has been reaped, and not every init does so at once.
+            deadline = time.monotonic() + grace_s
+            while _lives(leader) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        # Workers leave by themselves when their connection closes.
+        deadline = time.monotonic() + min(grace_s, 5.0)
+        while session_members(leader) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:  # who does not want to wait, and sends another signal, leaves nothing running either
+        left = session_members(leader)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     deadline = time.monotonic() + 5.0
     while any(_lives(process.pid) for process in left) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import psutil
 from serving.client import ManagementClient, ModelVersion
 from serving.client.transport import Address
 from serving.control import clusters
-from serving.control.configuration import frontends, java, ports
+from serving.control.configuration import access, frontends, java, ports
+from serving.control.configuration import config as configuration
 from serving.control.following.waiting import Progress, Waiting
 from serving.control.keys import current_key, without_given
 from serving.control.models import snapshots
@@ -24,8 +25,8 @@ from serving.control.models.versions import with_defaults
 from serving.control.preparing import Prepared, StartOptions, prepare
 from serving.control.processes import end_session
 from serving.control.runtime_folder import remove_runtime_folder
-from serving.control.state import ServerRecord, StateFolder, identity_of, not_running
-from serving.errors import AlreadyRunningError, NotRunningError, StartError
+from serving.control.state import ServerRecord, StateFolder, identity_of, named, not_running
+from serving.errors import AlreadyRunningError, NotRunningError, ServingError, StartError
 from serving.parent import ends_with_parent
 
 # Seconds that the frontend may take to end by itself; one that never became ready has nothing to finish.
@@ -83,12 +84,16 @@ def start(
     begun = time.monotonic()
     state = state or StateFolder(options.name)
     with state.locked():
-        _clear_previous(state, options)
+        before = _clear_previous(state, options)
+        had_model_api = before is not None and access.model_api(configuration.read_properties(state.config))
         prepared = prepare(options, state, warn)
+        if had_model_api and not access.model_api(prepared.properties):
+            warn("the model API was on, and this deployment turns it off: --enable-model-api keeps it")
         process = _spawn(prepared, state)
         try:
             record = _record(state, process, prepared)
-            state.write(record)
+            if before is None:  # else what the cluster serves is found by that record, whatever comes of this
+                state.write(record)
         except BaseException:
             process.kill()
             process.wait()
@@ -106,7 +111,7 @@ def start(
         models = waiting.until_ready(begun + options.timeout_s)
         models = _as_asked(options, prepared, models, record, state)
         if prepared.cluster:
-            record = clusters.left(record, prepared.cluster)
+            record = _left(record, before, prepared)
             state.write(record)
         started = Started(record, models, time.monotonic() - begun, process, prepared.snapshot)
         ready = True
@@ -114,9 +119,15 @@ def start(
             grace_s = _GRACE_S
             meanwhile(started)
     except BaseException:
-        _end(record, state, process, grace_s=grace_s)
+        first = (prepared.runtime_folder / frontends.FIRST).exists()
+        _end(record, state, process, grace_s=grace_s, forget=before is None)
         if not ready:
             snapshots.discard(state)
+        if first:
+            if before is not None:  # its cluster has ended meanwhile
+                state.forget()
+            progress(time.monotonic() - begun, "taking off the cluster what was deployed")
+            _take_off(prepared.cluster, state.name, warn)
         raise
     return started
 
@@ -136,7 +147,7 @@ def stop(state: StateFolder, *, grace_s: float = _GRACE_S) -> int:
             raise not_running(state.name, state.path.parent.parent)
         alive = record.alive
         if record.cluster:
-            clusters.remove(record.cluster, grace_s=grace_s)
+            alive = clusters.remove(record.cluster, state.name, grace_s=grace_s)
         killed = _end(record, state, None, grace_s=grace_s)
     if not alive:
         raise NotRunningError(
@@ -156,25 +167,51 @@ def management_client(record: ServerRecord, state: StateFolder, *, timeout_s: fl
     return ManagementClient.at(record.management, timeout_s=timeout_s, token=token)
 
 
-def _clear_previous(state: StateFolder, options: StartOptions) -> None:
+def _left(record: ServerRecord, before: ServerRecord | None, prepared: Prepared) -> ServerRecord:
+    """Leave a server to its cluster; of the folder of its deployment only a store of checked archives is needed."""
+    record = clusters.left(record, prepared.cluster)
+    if before is not None:
+        remove_runtime_folder(Path(before.runtime_folder))
+    if prepared.trusted_store:
+        if given := prepared.launch.given_keys:
+            given.unlink(missing_ok=True)
+        return record
+    remove_runtime_folder(prepared.runtime_folder)
+    return replace(record, runtime_folder="")
+
+
+def _take_off(address: str, name: str, warn: Callable[[str], None]) -> None:
+    """Take off a cluster what a first deployment has left there, which has failed."""
+    try:
+        clusters.remove(address, name, grace_s=_GRACE_S)
+    except ServingError as error:  # the failure before it is what there is to be said
+        warn(f"what was deployed may still be there: {error.message}")
+
+
+def _clear_previous(state: StateFolder, options: StartOptions) -> ServerRecord | None:
+    """Make room for a server; return the record of one that its cluster has, and that may be deployed there anew."""
     record = state.record()
     if record is None:
         state.forget()
-        return
+        return None
     if record.cluster and record.cluster == options.settings.get(frontends.RAY_ADDRESS):
-        return  # what it serves there may be deployed anew
+        return record
     if record.alive:
+        on_ray = options.frontend == "ray"
+        anew = f"; --address {record.cluster} deploys anew to it" if on_ray and record.cluster else ""
+        another = f"torchmar {'deploy ray' if on_ray else 'start'} --name OTHER --port auto starts a second one"
         raise AlreadyRunningError(
             f"server {state.name!r} is running already ({record.whereabouts}, {record.inference})",
-            hint="torchmar stop ends it; torchmar start --name OTHER --port auto starts a second one",
+            hint=f"torchmar stop{named(state.name)} ends it{anew}; {another}",
         )
     _end(record, state, None, grace_s=0.0)
+    return None
 
 
 def _spawn(prepared: Prepared, state: StateFolder) -> subprocess.Popen[bytes]:
     launch = prepared.launch
-    # A foreground server is part of the command, however that ends; Linux alone has this.
-    together = launch.console and sys.platform == "linux"
+    # A foreground server is part of the command, however that ends, and so is a deployment; Linux alone has this.
+    together = (launch.console or prepared.cluster) and sys.platform == "linux"
     try:
         with (state.logs / launch.output).open("wb") as log:
             return subprocess.Popen(
@@ -208,7 +245,7 @@ def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: Prep
         started=psutil.Process(process.pid).create_time(),
         inference=properties["inference_address"],
         management=properties["management_address"],
-        metrics=properties["metrics_address"],
+        metrics=properties["metrics_address"] if launch.has_metrics else "",
         grpc_inference=grpc("inference"),
         grpc_management=grpc("management"),
         model_store=str(prepared.user_store),
@@ -221,13 +258,22 @@ def _record(state: StateFolder, process: subprocess.Popen[bytes], prepared: Prep
     )
 
 
-def _end(record: ServerRecord, state: StateFolder, process: subprocess.Popen[bytes] | None, *, grace_s: float) -> int:
-    """End the processes, then remove what they used."""
+def _end(
+    record: ServerRecord,
+    state: StateFolder,
+    process: subprocess.Popen[bytes] | None,
+    *,
+    grace_s: float,
+    forget: bool = True,
+) -> int:
+    """End the processes, then remove what they used, and the record, unless a cluster still has a server of before."""
     ours = record.alive or (process is not None and process.poll() is None)
     killed = 0 if record.cluster else end_session(record.pid, leader_is_ours=ours, grace_s=grace_s)
     if process is not None:
         process.wait()
     remove_runtime_folder(Path(record.runtime_folder))
+    if not forget:
+        return killed
     current = state.record()
     # Meanwhile another command may have stopped this server and started one of the same name.
     if current is None or (current.pid, current.started) == (record.pid, record.started):
@@ -246,12 +292,17 @@ def _as_asked(
     with management_client(record, state) as client:
         if not prepared.snapshot:  # it says which version is the default
             models = with_defaults(client, models, prepared.properties)
-        return models if options.workers is None else _scale_to(options.workers, models, client)
+        # What a cluster had before stays as it is, and is told of last.
+        before = [model for model in models if prepared.cluster and not prepared.selection.names(model.url)]
+        asked = [model for model in models if model not in before]
+        if options.workers is not None:
+            asked = _scale_to(options.workers, asked, client)
+        return (*asked, *before)
 
 
-def _scale_to(workers: int, models: tuple[ModelVersion, ...], client: ManagementClient) -> tuple[ModelVersion, ...]:
+def _scale_to(workers: int, models: Sequence[ModelVersion], client: ManagementClient) -> list[ModelVersion]:
     """Scale to the command line's number, which wins over ``minWorkers`` of a model, which wins in the frontend."""
     for model in models:
         if model.min_workers != workers:
             client.scale(model.name, min_workers=workers, version=model.version)
-    return tuple(version for name in dict.fromkeys(model.name for model in models) for version in client.describe(name))
+    return [client.describe(model.name, model.version)[0] for model in models]

@@ -50,7 +50,7 @@ class ServerRecord:
     Attributes:
         pid: of the frontend's process, which leads the session that all its workers are in.
         started: when that process was created, seconds since the epoch; tells it from a later one of the same pid.
-        inference: address of the inference API; management and metrics likewise.
+        inference: address of the inference API; management and metrics likewise; empty where it has no metrics.
         model_store: absolute path.
         runtime_folder: sockets and extracted models; removed at the stop.
         log_folder: ts_log.log, model_log.log, and what the frontend prints itself.
@@ -245,8 +245,13 @@ def _make_private(folder: Path) -> None:
 
 def name_of(folder: Path, home: Path | None = None) -> str:
     """Return the name of the server whose folder this is; empty for any other folder."""
-    named = _NAME.fullmatch(folder.name) and StateFolder(folder.name, home).path.resolve() == folder.resolve()
-    return folder.name if named else ""
+    fits = _NAME.fullmatch(folder.name) and StateFolder(folder.name, home).path.resolve() == folder.resolve()
+    return folder.name if fits else ""
+
+
+def named(name: str) -> str:
+    """Return the option of a command that names a server, with a blank before it; empty for the usual one."""
+    return "" if name == DEFAULT_NAME else f" --name {name}"
 
 
 def not_running(name: str, home: Path | None = None) -> NotRunningError:
@@ -255,7 +260,7 @@ def not_running(name: str, home: Path | None = None) -> NotRunningError:
     if others:
         hint = f"running: {', '.join(others)}; name one with --name"
     else:
-        hint = "torchmar start begins it" if name == DEFAULT_NAME else f"torchmar start --name {name} begins it"
+        hint = f"torchmar start{named(name)} begins it, and torchmar deploy ray{named(name)} on Ray"
     return NotRunningError(f"no server {name!r} is running", hint=hint)
 
 

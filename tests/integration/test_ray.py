@@ -101,6 +101,14 @@ class Place:
         assert done.returncode == 0, f"torchmar {arguments}: {done.stdout}{done.stderr}{self.logs()}"
         return done.stdout
 
+    def fails(self, *arguments: str) -> str:
+        """Run a command that fails; return what it says."""
+        done = subprocess.run(
+            [BIN / "torchmar", *arguments], capture_output=True, text=True, cwd=self.root, check=False
+        )
+        assert done.returncode, f"torchmar {arguments}: {done.stdout}"
+        return done.stderr
+
     def logs(self) -> str:
         found = [*self.root.glob("state/servers/*/logs/*.log")]
         return "".join(f"\n== {path}\n{path.read_text(errors='replace')[-3000:]}" for path in found)
@@ -265,6 +273,19 @@ def test_deadlines(alone: httpx.Client) -> None:
     answer = ask(alone, "/predictions/echo", **{"x-request-timeout-seconds": "0.5"})
     slow.join()
     assert (answer.status_code, answer.json()["type"]) == (504, "DeadlineExceededException")
+    for body, seconds in (("sleep 1", "0.3"), ("x", "0.001")):  # the second one may have begun in time, or not
+        answer = ask(alone, "/predictions/echo", body, **{"x-request-timeout-seconds": seconds})
+        assert answer.status_code in (200, 504), answer.text
+        assert answer.status_code == 504 or body in answer.text
+
+
+def test_the_log_has_the_reason_of_a_failure(alone: httpx.Client, place: Place) -> None:
+    answer = ask(alone, "/predictions/plain", "bad")
+    found = re.search(r"under the id (\w+)", answer.text)
+    assert found is not None, answer.text
+    told = place.torchmar("logs", "--id", found[1], "--name", "alone")
+    assert "-plain_1.0-stdout MODEL_LOG - Traceback" in told
+    assert told.endswith("ValueError: bad\n")
 
 
 def test_commands_and_versions(alone: httpx.Client, place: Place) -> None:
@@ -293,6 +314,7 @@ def test_only_what_runs_where_something_dies_is_lost(place: Place) -> None:
     first = build(place.root / "n1", "mnist")
     build(place.root / "n2", "mnist", version="2.0").rename(first.with_name("mnist_v2.mar"))
     other = build(place.root / "n1", "embedder")
+    bad = str(build(place.root / "n1", "bad", "raise RuntimeError('no weights')\n" + HANDLER))
 
     def questions(key: str) -> Sequence[Question]:
         headers = {"Authorization": f"Bearer {key}"}
@@ -305,10 +327,35 @@ def test_only_what_runs_where_something_dies_is_lost(place: Place) -> None:
     with proof.two_nodes(place.torchmar, "nodes", place.root / "h") as nodes:
         try:
             proof.prove(nodes, [str(first), str(other)], "mnist_v2.mar", questions, shown.append)
+            assert_a_deployment_that_fails_changes_nothing(nodes, place, bad)
             assert_one_hop(nodes, place, questions)
         finally:
             place.torchmar("stop", "--name", "nodes", "--timeout", "120")
+        assert_a_first_deployment_that_fails_leaves_nothing(nodes, place, bad)
     assert len(shown) == 7, shown
+
+
+def assert_a_first_deployment_that_fails_leaves_nothing(nodes: proof.Nodes, place: Place, bad: str) -> None:
+    (port,) = choose_free("127.0.0.1", 1)
+    at = ("--address", nodes.cluster.address, "--host", "127.0.0.1", "--port", str(port), "--cpus", "0.1")
+    assert "no weights" in place.fails("deploy", "ray", bad, *at, "--name", "nodes")
+    assert "no server 'nodes' is running" in place.fails("status", "--name", "nodes")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/ping")
+    assert not list(place.root.glob("torchmar-*"))
+
+
+def assert_a_deployment_that_fails_changes_nothing(nodes: proof.Nodes, place: Place, bad: str) -> None:
+    def shown() -> tuple[str, dict[str, Any]]:
+        named = ("--name", "nodes")
+        return place.torchmar("keys", "--inference", *named), json.loads(place.torchmar("status", "--json", *named))
+
+    before = shown()
+    port = before[1]["inference"].rpartition(":")[2]
+    at = ("--address", nodes.cluster.address, "--host", "127.0.0.1", "--port", port, "--proxies", "head")
+    assert "no weights" in place.fails("deploy", "ray", bad, *at, "--cpus", proof.CPUS, "--name", "nodes")
+    assert shown() == before
+    assert "has the server 'nodes', and a cluster has one" in place.fails("deploy", "ray", bad, *at, "--name", "two")
 
 
 def assert_one_hop(nodes: proof.Nodes, place: Place, questions: Callable[[str], Sequence[Question]]) -> None:

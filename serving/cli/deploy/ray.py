@@ -122,6 +122,7 @@ def ray(
         "torchmar_ray_cpus": f"{cpus:g}",
         "torchmar_ray_proxies": proxies,
         "torchmar_ray_resend": str(resend).lower(),
+        "torchmar_ray_server": server,
         **({"torchmar_ray_address": address} if address else {}),
         **({"torchmar_ray_gpus": f"{gpus:g}"} if gpus is not None else {}),
     }

@@ -22,6 +22,7 @@ from serving.control.configuration.java import (
     torchserve_home,
     worker_name,
 )
+from serving.errors import StartError
 
 #: Key of config.properties and variable of the environment that choose the frontend.
 KEY: Final = "torchmar_frontend"
@@ -96,6 +97,8 @@ class Launch(ABC):
     program: ClassVar[str]
     #: The file, beside the logs, of what it prints itself.
     output: ClassVar[str]
+    #: Whether it answers at its metrics' address.
+    has_metrics: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
@@ -238,6 +241,7 @@ class RayLaunch(PythonLaunch):
 
     name = "ray"
     module = "serving.frontend.ray"
+    has_metrics = False
 
     @classmethod
     def serves_grpc(cls, properties: Mapping[str, str]) -> bool:  # noqa: ARG003, D102
@@ -251,8 +255,13 @@ class RayLaunch(PythonLaunch):
 LAUNCHES: Final[dict[str, type[Launch]]] = {launch.name: launch for launch in (JavaLaunch, PythonLaunch, RayLaunch)}
 #: Key of config.properties: the Ray cluster that is deployed to; without it one is started on this machine.
 RAY_ADDRESS: Final = "torchmar_ray_address"
+#: The same: the server's name, of which a cluster has one.
+RAY_SERVER: Final = "torchmar_ray_server"
 #: File of the runtime folder: all models that were asked for have been deployed, or have failed.
 DEPLOYED: Final = "deployed"
+#: Likewise: the cluster had nothing of ours before this deployment, so all that it has is of this one.
+FIRST: Final = "first"
+INSTALL_RAY: Final = "pip install 'torchmar[ray]'"
 
 
 def chosen(
@@ -313,6 +322,16 @@ def is_installed(package: str) -> bool:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # of the package above it
         return False
+
+
+def check_ray() -> None:
+    """Make sure that Ray Serve is there; nothing of it is imported.
+
+    Raises:
+        StartError: it is not installed.
+    """
+    if not is_installed("ray"):
+        raise StartError("Ray Serve is not installed", hint=INSTALL_RAY)
 
 
 def refuse_plugins(properties: Mapping[str, str]) -> None:

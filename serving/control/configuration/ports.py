@@ -27,7 +27,7 @@ def check_free(wanted: Sequence[Listener]) -> None:
     lines = [f"{entry.host}:{entry.port} ({entry.setting}){_owner(entry.port)}" for entry in taken]
     raise PortInUseError(
         f"port{'s' if len(taken) > 1 else ''} in use: {'; '.join(lines)}",
-        hint="stop it, or start on other ports: torchmar start --port auto (or --port N for N to N+4)",
+        hint="stop it, or start on other ports: --port auto (or --port N for N to N+4)",
     )
 
 

@@ -110,6 +110,7 @@ KEYS: Final = {
     "torchmar_ray_gpus": "text",
     "torchmar_ray_proxies": "text",
     "torchmar_ray_resend": "flag",
+    "torchmar_ray_server": "text",
     "torchmar_ray_signature_key": "file",
     "tsConfigFile": "text",  # in the files of its snapshots
     "ts_header_key_sequence_end": "text",

@@ -19,6 +19,10 @@ from serving.control.following.diagnosis import MODEL_LINE, belongs_to, end_of_t
 from serving.control.following.forms import as_text
 
 FILES = ("ts_log.log", "model_log.log")
+#: Beside these, what leads to the logs of Ray Serve on this machine: each replica has one, of its own form.
+RAY = "ray"
+_REPLICA = re.compile(r"replica_(?P<name>.+?)--(?P<version>.+)_model_(?P<id>[0-9a-z]+)\.log")
+_RAYS_LINE = re.compile(r"[A-Z]+ (?P<day>\S+) (?P<time>\S+) .*?-- (?P<text>.*)")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} ")
 _TIME_LENGTH = 23
 _POLL_S = 0.2
@@ -61,7 +65,7 @@ def read(folder: Path, model: str | None = None, marked: str | None = None) -> l
         model: only what its workers printed.
         marked: only what has this in it, with the traceback under it: an error's id, or a request's.
     """
-    logs = (_events(_lines(folder, name)) for name in _files(model))
+    logs = [_events(_lines(folder, name), _worker_of(name)) for name in _files(model, folder)]
     found = list(_printed_by(model, heapq.merge(*logs, key=lambda one: one.time)))
     return found if marked is None else list(_with_tracebacks(found, marked))
 
@@ -97,7 +101,7 @@ class Following:
 
     def __init__(self, folder: Path, model: str | None = None, marked: str = "", most: int | None = None) -> None:
         self._model, self._marked = model, marked
-        self._tails = [Tail(folder / name, most) for name in _files(model)]
+        self._tails = [Tail(folder / name, most) for name in _files(model, folder)]
 
     def events(self) -> list[Event]:
         """Return what has come since the last time, in the order of the times; waits for the disk."""
@@ -112,12 +116,34 @@ def newest(events: list[Event], count: int | None) -> list[Event]:
 
 def models(folder: Path) -> list[str]:
     """Return the workers that printed something, as ``model_version``."""
-    workers = {event.worker for event in _events(_lines(folder, "model_log.log")) if event.worker}
+    files = _files("", folder)
+    workers = {
+        event.worker for name in files for event in _events(_lines(folder, name), _worker_of(name)) if event.worker
+    }
     return sorted({worker.split("-", 2)[2] for worker in workers})
 
 
-def _files(model: str | None) -> Sequence[str]:
-    return FILES if model is None else ("model_log.log",)
+def _files(model: str | None, folder: Path) -> Sequence[str]:
+    """Return the logs, by their paths in their folder; those of what workers print where only a model's are wanted."""
+    replicas = [f"{RAY}/{path.name}" for path in sorted((folder / RAY).glob("replica_*.log"))]
+    return [*(FILES if model is None else ("model_log.log",)), *filter(_worker_of, replicas)]
+
+
+def _worker_of(name: str) -> str:
+    """Return how the worker of a replica is called, of whose log this is the path; empty for any other log."""
+    found = _REPLICA.fullmatch(name.removeprefix(f"{RAY}/"))
+    if found is None:
+        return ""
+    # Of several replicas each is a worker of its own.
+    return f"W-{int(found['id'], 36) % 1_000_000}-{found['name']}_{found['version']}"
+
+
+def _as_ours(line: str, worker: str) -> str:
+    """Return a line as it is in our own logs."""
+    found = _RAYS_LINE.fullmatch(line) if worker else None
+    if found is None:
+        return as_text(line)
+    return f"{found['day']}T{found['time']} [INFO ] {worker}-stdout MODEL_LOG - {found['text']}"
 
 
 def _printed_by(model: str | None, events: Iterable[Event]) -> Iterator[Event]:
@@ -147,10 +173,10 @@ def _number(name: str) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-def _events(lines: Iterable[str]) -> Iterator[Event]:
+def _events(lines: Iterable[str], worker: str = "") -> Iterator[Event]:
     held: list[str] = []
     for line in lines:
-        text = as_text(line.rstrip("\n"))
+        text = _as_ours(line.rstrip("\n"), worker)
         if held and _TIME.match(text):
             yield Event.of("\n".join(held))
             held = []
@@ -189,6 +215,7 @@ class Tail:
 
     def __init__(self, path: Path, most: int | None = None) -> None:
         self._path, self._most = path, most
+        self._worker = _worker_of(path.name)
         self._identity, self._offset, self._rest = 0, 0, b""
 
     def _now(self) -> tuple[int, int]:
@@ -214,4 +241,4 @@ class Tail:
         self._offset += len(data)
         whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
         if newline:
-            yield from _events(whole.decode("utf-8", "replace").split("\n"))
+            yield from _events(whole.decode("utf-8", "replace").split("\n"), self._worker)

@@ -45,6 +45,10 @@ class Selection:
         names = dict.fromkeys(model.archive for model in self.models)
         return [self.store / name for name in names if not is_url(name)]
 
+    def names(self, archive: str) -> bool:
+        """Return whether an archive is asked for, by its name in the store or its URL."""
+        return self.load_all or any(archive == model.archive for model in self.models)
+
     def without_effect(self) -> Iterator[str]:
         """List the settings of archives that TorchServe silently ignores; it serves them all the same.
 

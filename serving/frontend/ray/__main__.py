@@ -17,14 +17,15 @@ from typing import Final
 
 from archive_tool.errors import TorchmarError
 from serving.control.configuration.config import ModelSpec
-from serving.control.configuration.frontends import DEPLOYED, RAY_ADDRESS
+from serving.control.configuration.frontends import DEPLOYED, FIRST, RAY_ADDRESS, RAY_SERVER
 from serving.control.models.store import at_start
+from serving.errors import NotRunningError, StartError
 from serving.frontend import __main__ as frontend
 from serving.frontend import logs
 from serving.frontend.apps.keys import Keys
 from serving.frontend.engine import Registration
 from serving.frontend.errors import FrontendError
-from serving.frontend.ray import starting
+from serving.frontend.ray import nodes, starting
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.server import log
 from serving.frontend.settings import Place, Settings, home_of, read
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _end)
     try:
         if arguments[:1] == ["--remove"]:
-            return _remove(arguments[1])
+            return _remove(*arguments[1:])
         return _deploy(arguments)
     except TorchmarError as error:
         frontend.tell_failure(error)
@@ -52,10 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _SIGNALLED + ended.number
 
 
-def _remove(address: str) -> int:
+def _remove(address: str, name: str) -> int:
     variables = starting.environment(resend=False, private=None, haproxy=starting.has_haproxy())
     with starting.connected(address, variables):
+        if starting.server_there() not in ("", name):
+            return NotRunningError.exit_code
         starting.remove()
+    nodes.clear()
     return 0
 
 
@@ -76,6 +80,11 @@ def _deploy(argv: Sequence[str]) -> int:
             private.mkdir(mode=0o700)
         variables = starting.environment(resend=settings.on("torchmar_ray_resend"), private=private, haproxy=haproxy)
         with starting.connected(address, variables, private):
+            starting.link_logs(place.logs)
+            if address:
+                _check_name(settings.text(RAY_SERVER) or "", address)
+                if starting.is_empty():
+                    (place.runtime / FIRST).touch()
             starting.serve(
                 settings.inference_address,
                 variables,
@@ -89,10 +98,27 @@ def _deploy(argv: Sequence[str]) -> int:
             (place.runtime / DEPLOYED).touch()
             log.info("Model server started.")
             number = _until_signal()
-            log.info("Ends: %s has come.", signal.Signals(number).name)
-            if not address:
+            if address:
+                log.info("The cluster has the models now.")
+            else:
+                log.info("Ends: %s has come.", signal.Signals(number).name)
                 starting.remove()
+        if not address:
+            nodes.clear()
     return _SIGNALLED + number
+
+
+def _check_name(name: str, address: str) -> None:
+    """Make sure that a cluster has no server of another name: the two would be one, with the models of both.
+
+    Raises:
+        StartError: it has.
+    """
+    if (there := starting.server_there()) not in ("", name):
+        raise StartError(
+            f"the Ray cluster {address} has the server {there!r}, and a cluster has one",
+            hint=f"--name {there} adds models to it; torchmar stop --name {there} ends it",
+        )
 
 
 def _info(settings: Settings, given: Path | None) -> ServerInfo:
@@ -111,6 +137,7 @@ def _info(settings: Settings, given: Path | None) -> ServerInfo:
         keys=keys,
         signature_key=Path(signed).read_bytes() if signed else b"",
         resources=starting.resources(settings),
+        name=settings.text(RAY_SERVER) or "",
         model_store=str(settings.place.model_store),
         home="" if settings.place.home == home_of(None) else str(settings.place.home),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -41,23 +42,27 @@ _FRONT_UNDER_WAY: Final = 10_000
 _POLL_S: Final = 0.1
 # How a traceback names our errors.
 _OURS: Final = f"{FrontendError.__module__}."
+# What Ray has in place of a traceback's first line, with colours or what is left of them.
+_RAYS_TRACEBACK: Final = re.compile(r"^.*ray::.*\(pid=\d+.*$", re.MULTILINE)
 _GONE: Final = frozenset({"STOPPING", "STOPPED"})
 
 
-def answer_any_route() -> None:
-    """Let the replicas of this process answer whatever HAProxy sends them.
+def leave_requests_to_us() -> None:
+    """Let the replicas of this process answer whatever HAProxy sends them, and by themselves.
 
     Ray's own would answer 404 to a request that an HAProxy sends which has not heard yet that the version has another
-    route since: with this it is answered. Where Ray keeps the route elsewhere some day, this does nothing.
+    route since; and at a client's deadline a text of its own, where our engine answers as on one machine. Where Ray
+    keeps these elsewhere some day, this does nothing.
     """
     serve_replica.Replica._route_prefix = property(lambda _: "/", lambda *_: None)
+    serve_replica.Replica._parse_request_timeout = lambda *_: None
 
 
 class Model:
     """A replica of a version."""
 
     async def __init__(self, spec: Spec) -> None:  # type: ignore[misc]
-        answer_any_route()
+        leave_requests_to_us()
         registry = await asyncio.to_thread(RegistryClient)
         info = await asyncio.to_thread(registry.info)
         wanted = replace(spec.registration, model_name=spec.name)
@@ -91,6 +96,7 @@ class Front:
     """What answers all that no version answers by itself: the management API, and the inference API over all models."""
 
     async def __init__(self) -> None:  # type: ignore[misc]
+        leave_requests_to_us()
         self._place = await asyncio.to_thread(nodes.workplace)
         registry = await asyncio.to_thread(RegistryClient)
         info = await asyncio.to_thread(registry.info)
@@ -237,13 +243,15 @@ def _state(found: Mapping[str, Any]) -> AppState:
         running=found["status"] == "RUNNING",
         failed=found["status"] == "DEPLOY_FAILED",
         route=found["route_prefix"] or "",
-        message=" ".join(dict.fromkeys(_cause(text) for text in said if text)),
+        message=_why([text for text in said if text]),
         replicas=tuple(
             Running(one["start_time_s"], one["state"] == "RUNNING", one.get("pid") or -1) for one in replicas
         ),
     )
 
 
-def _cause(text: str) -> str:
-    """Return our own error of a text of Ray's, which ends with a traceback of it."""
-    return text.rpartition(_OURS)[2].partition(": ")[2].strip() or text.strip()
+def _why(said: Sequence[str]) -> str:
+    """Return why an application is as it is: our own error where Ray's texts end with one, which says it all."""
+    ours = [text.rpartition(_OURS)[2].partition(": ")[2].strip() for text in said if _OURS in text]
+    told = dict.fromkeys(filter(None, ours)) or dict.fromkeys(text.strip() for text in said)
+    return _RAYS_TRACEBACK.sub("Traceback (most recent call last):", " ".join(told))

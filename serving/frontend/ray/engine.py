@@ -204,7 +204,11 @@ class RayEngine:
             archive = await asyncio.to_thread(self._registry.put, found)
         finally:
             await asyncio.to_thread(archives.remove_fetched, wanted.url, self._settings)
-        return await self.take(archive, wanted)
+        try:
+            return await self.take(archive, wanted)
+        except FrontendError as error:
+            error.message = error.message.partition("\n")[0]  # the rest is what the worker has printed
+            raise
 
     async def take(self, archive: Archive, wanted: Registration, *, at_startup: bool = False) -> Done:
         """Take a model whose archive the registry has, and start its replicas.
@@ -231,6 +235,8 @@ class RayEngine:
                 await self._settle(spec.name)
                 if wanted.synchronous:
                     await self._until_running(version)
+                    if len(self._table.all(spec.name)) > 1:  # else this application answers for the version meanwhile
+                        await asyncio.sleep(_HEARD_S)
             except BaseException:
                 self._table.forget(spec.name, spec.version, version)
                 await self._save(spec.name)

@@ -182,6 +182,13 @@ def sweep(now: float | None = None) -> None:
                 os.close(descriptor)
 
 
+def clear() -> None:
+    """Remove what nobody holds now, and the folder of archives where that is all."""
+    with contextlib.suppress(InternalError, OSError):
+        sweep(time.time() + 2 * _KEPT_S)
+        root().rmdir()
+
+
 def unpacked(archive: Archive, read: Read, key: bytes, settings: Settings) -> tuple[Path, Held]:
     """Return the folder of an archive's members, and what holds it.
 

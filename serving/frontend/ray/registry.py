@@ -23,6 +23,7 @@ from serving.frontend.ray.specs import Resources, Spec, digest
 #: Name and namespace of the actor.
 NAME: Final = "torchmar"
 NAMESPACE: Final = "torchmar"
+_WORKERS: Final = "default_workers_per_model"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ServerInfo:
         keys: that requests need, by their APIs; empty where they need none.
         signature_key: public key in PEM that archives must be signed with; empty for none.
         resources: of each replica of a version.
+        name: of the server; empty for one of a Serve config.
         model_store: folder of archives that can be registered by their names, where nodes see it.
         home: the ``model_server_home`` of replicas, where they have it; empty for ours.
     """
@@ -42,18 +44,21 @@ class ServerInfo:
     keys: Mapping[str, str] = field(default_factory=dict)
     signature_key: bytes = b""
     resources: Resources = field(default_factory=Resources)
+    name: str = ""
     model_store: str = ""
     home: str = ""
 
     @property
     def digest(self) -> str:
         """What differs where replicas must be started anew."""
-        return digest(__version__, dict(self.properties), dict(self.keys), self.signature_key, self.home)
+        # How many replicas there are to be is nothing that they are made of.
+        properties = {key: value for key, value in self.properties.items() if key != _WORKERS}
+        return digest(__version__, properties, dict(self.keys), self.signature_key, self.home)
 
     @property
     def of_front(self) -> str:
         """What differs where the front must be started anew."""
-        return digest(self.digest, asdict(self.resources), self.model_store)
+        return digest(self.digest, asdict(self.resources), self.model_store, self.properties.get(_WORKERS))
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,8 @@ Heard = Callable[[str, str], None]
 
 
 def _to_ray(line: str, pipe: str) -> None:
-    """Print a line of the worker: it goes where Ray keeps what replicas print."""
-    print(line, file=sys.stderr if pipe == "stderr" else sys.stdout)
+    """Print a line of the worker: it goes where Ray keeps what replicas print. Its `print` would add an empty line."""
+    (sys.stderr if pipe == "stderr" else sys.stdout).write(f"{line}\n")
 
 
 class Replica:

@@ -98,7 +98,8 @@ class Spec:
         Args:
             server: the same of what they know of the server.
         """
-        own = asdict(replace(self, least=0, most=0, settings={}, at_startup=False))
+        wanted = replace(self.registration, initial_workers=None)
+        own = asdict(replace(self, registration=wanted, least=0, most=0, settings={}, at_startup=False))
         own["archive"] = self.archive.sha256
         return digest(own, server)
 

@@ -16,16 +16,16 @@ from typing import Any, Final
 from archive_tool.errors import InputError
 from serving.client.transport import Address
 from serving.control.configuration.config import is_loopback
-from serving.control.configuration.frontends import is_installed
+from serving.control.configuration.frontends import INSTALL_RAY, is_installed
 from serving.control.configuration.ports import choose_free
-from serving.errors import StartError
+from serving.control.following.logs import RAY
+from serving.errors import NotRunningError, StartError
 from serving.frontend.engine import Registration
 from serving.frontend.ray import names
 from serving.frontend.ray.registry import NAMESPACE, ServerInfo
 from serving.frontend.ray.specs import CPUS, Resources
 from serving.frontend.settings import Settings
 
-INSTALL: Final = "pip install 'torchmar[ray]'"
 _BINARY: Final = "RAY_SERVE_HAPROXY_BINARY_PATH"
 #: One hop: HAProxy on every node asks the replicas themselves, which run our applications in their own event loop.
 _ONE_HOP: Final = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
@@ -43,6 +43,8 @@ _USUAL: Final = {
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
     # Its manager, which is Python, would read a line of HAProxy's for each request: replicas count them, too.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # What models print is in the log at once, and not a thousand lines later: there is no line for each request.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # A machine with few processors takes long to begin.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "90",
     "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "60",
@@ -65,6 +67,8 @@ _RAYS_PORT: Final = 8000
 _ANYWHERE: Final = "0.0.0.0"  # noqa: S104 (nothing is bound to it)
 # Ray gives itself half a minute to begin, which a busy machine exceeds.
 _TRIES: Final = 3
+_AUTH: Final = "RAY_AUTH_MODE"
+_JOINED: Final = "run it on a machine of the cluster, with its versions of Ray and of Python"
 _PROXIES: Final = {"every": "EveryNode", "head": "HeadOnly"}
 
 
@@ -114,7 +118,7 @@ def check_installed() -> None:
         StartError: it is not.
     """
     if not is_installed("ray.serve"):
-        raise StartError("Ray Serve is not installed", hint=INSTALL)
+        raise StartError("Ray Serve is not installed", hint=INSTALL_RAY)
 
 
 def proxies(text: str | None) -> str:
@@ -201,7 +205,9 @@ def connected(
             ray.shutdown()
             if not left:
                 told = f"the Ray cluster {address} cannot be joined" if address else "Ray cannot be started"
-                hint = "run it on a machine of the cluster, with its versions of Ray and of Python" if address else None
+                hint = _JOINED if address else None
+                if address not in (None, "auto") and _AUTH not in os.environ:  # Ray looks for no token then
+                    hint = f"{_JOINED}, and with {_AUTH}=token where ray start has said that it asks for one"
                 raise StartError(f"{told}: {' '.join(str(error).split())}", hint=hint) from error
     try:
         yield
@@ -255,6 +261,37 @@ def serve(
     )
 
 
+def link_logs(folder: Path) -> None:
+    """Have a folder of logs lead to those of the replicas of this node, for `torchmar logs`."""
+    import ray
+
+    with suppress(OSError, AttributeError):  # there are no links here, or Ray keeps it elsewhere some day
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        (folder / RAY).symlink_to(session / "logs" / "serve")
+
+
+def server_there() -> str:
+    """Return the name of the server that the cluster has; empty for none, or one without a name."""
+    from serving.frontend.ray.actor import RegistryClient
+
+    with suppress(NotRunningError):
+        return RegistryClient().info().name
+    return ""
+
+
+def is_empty() -> bool:
+    """Return whether the cluster serves nothing of ours."""
+    return names.FRONT not in _applications()
+
+
+def _applications() -> frozenset[str]:
+    """Return the names of all applications, somebody else's included."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return frozenset(client.get_serve_details()["applications"]) if client is not None else frozenset()
+
+
 def deploy_front(info: ServerInfo) -> None:
     """Have the registry know the server, and the front answer."""
     from serving.frontend.ray.actor import RegistryClient
@@ -285,19 +322,31 @@ async def take(path: Path, wanted: Registration) -> None:
 
 
 def remove() -> None:
-    """Take everything of ours off the cluster, once it has answered what it took."""
+    """Take everything of ours off the cluster, once it has answered what it took.
+
+    Raises:
+        NotRunningError: there is nothing.
+    """
+    from ray import serve as ray_serve
+
     from serving.frontend.ray.actor import RegistryClient
     from serving.frontend.ray.cluster import GRACE_S, Serve
 
-    registry, cluster = RegistryClient(), Serve()
-    ours = [spec.application for known in registry.models().values() for spec in known.versions.values()]
-    for application in (names.FRONT, *ours):
-        cluster.begin_delete(application)
-    for application in (names.FRONT, *ours):
-        cluster.delete(application, GRACE_S)
-    registry.end()
+    registry: RegistryClient | None = None
+    with suppress(NotRunningError):  # a deployment that was broken off has none yet
+        registry = RegistryClient()
+    if registry is None and is_empty():
+        raise NotRunningError("nothing of torchmar's is deployed to this cluster")
+    cluster = Serve()
+    for _ in range(2):  # what the front was taking may come while it ends
+        known = registry.models().values() if registry is not None else ()
+        ours = {names.FRONT, *(spec.application for one in known for spec in one.versions.values())} & _applications()
+        for application in ours:
+            cluster.begin_delete(application)
+        for application in ours:
+            cluster.delete(application, GRACE_S)
+    if registry is not None:
+        registry.end()
     with suppress(Exception):  # somebody else's applications may be there, and then Serve stays
-        from ray import serve as ray_serve
-
         if not ray_serve.status().applications:
             ray_serve.shutdown()

@@ -74,3 +74,10 @@ def test_what_is_not_there_is_said(
     assert message in said
     if arguments == ["other"]:
         assert "net_1.0" in said
+
+
+def test_who_finds_no_id_on_ray_hears_of_other_nodes(state: StateFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    for frontend, told in (("python", False), ("ray", True)):
+        state.write(record(frontend=frontend))
+        assert main(["logs", "--id", "0badcafe"]) != 0
+        assert ("ray logs cluster 'serve/replica_*' --node-ip IP" in capsys.readouterr().err) is told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,33 @@ def test_a_timeout_that_is_no_number_is_refused_before_anything_starts(
     with pytest.raises(InputError, match="default_response_timeout=soon"):
         start(StartOptions(model_store=tmp_path, port="auto"), state)
     assert not state.logs.exists()
+
+
+ON_RAY = StartOptions(frontend="ray", settings={"inference_address": "http://0.0.0.0:8080"})
+
+
+def test_a_configuration_that_nobody_named_opens_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.properties").write_text("disable_token_authorization=true\nvmargs=-Xmx1g\nio_ratio=50\n")
+    warned: list[str] = []
+    properties = preparing.configured(ON_RAY, warned.append, given_keys=False)
+    assert properties["disable_token_authorization"] == "false"
+    assert [text.partition(" does")[0] for text in warned] == ["disable_token_authorization=true of config.properties"]
+    # On loopback none is needed anyway, and there is nothing to say.
+    here = replace(ON_RAY, settings={"inference_address": "http://127.0.0.1:8080"})
+    assert preparing.configured(here, warned.append, given_keys=False)["disable_token_authorization"] == "true"
+    assert len(warned) == 1
+
+
+def test_an_error_of_a_setting_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("config.properties")
+    file.write_text("disable_token_authorization=true\n")
+    with pytest.raises(StartError, match="refusing to listen") as caught:
+        preparing.configured(replace(ON_RAY, ts_config=file), print, given_keys=False)
+    assert caught.value.where == "config.properties"
+    for text in ("plugins_path=x", "client_auth=required"):
+        file.write_text(f"{text}\n")
+        with pytest.raises(InputError) as refused:
+            preparing.configured(StartOptions(frontend="python"), print, given_keys=False)
+        assert "config.properties" in str(refused.value)

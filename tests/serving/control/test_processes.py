@@ -5,7 +5,9 @@ import sys
 import time
 
 import psutil
+import pytest
 
+from serving.control import processes
 from serving.control.processes import end_session, session_members
 
 # A leader with a child that ignores everything but SIGKILL.
@@ -59,3 +61,16 @@ def test_a_stranger_with_the_same_number_is_left_alone() -> None:
             assert len(session_members(process.pid)) == 2
         finally:
             end_session(process.pid, leader_is_ours=True, grace_s=0.1)
+
+
+def test_who_does_not_wait_for_the_end_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with leader() as process:
+        monkeypatch.setattr(processes.time, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            end_session(process.pid, leader_is_ours=True, grace_s=60.0)
+        monkeypatch.undo()
+    while members := session_members(process.pid):
+        psutil.wait_procs(members, 10)

@@ -176,4 +176,6 @@ def test_running_servers_are_those_whose_process_lives(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(StateFolder, "record", refused)
     assert running_servers(tmp_path) == []
-    assert not_running("x", tmp_path).hint == "torchmar start --name x begins it"
+    assert not_running("x", tmp_path).hint == (
+        "torchmar start --name x begins it, and torchmar deploy ray --name x on Ray"
+    )

@@ -72,8 +72,15 @@ def test_without_keys_nothing_listens_beyond_loopback(folder: Path, capsys: pyte
     (folder / "config.properties").write_text("disable_token_authorization=true\n")
     for options in ([], ["--config-only"]):
         command = ["deploy", "ray", "store/echo-1.0.mar", "--host", "0.0.0.0", *options]
-        assert entry.main(command) == 6
-        assert "refusing to listen on 0.0.0.0 without token authorization" in capsys.readouterr().err
+        assert entry.main([*command, "--ts-config", "config.properties"]) == 6
+        told = capsys.readouterr().err
+        assert "refusing to listen on 0.0.0.0 without token authorization" in told
+        assert "at: config.properties" in told
+    # A file that nobody named opens nothing.
+    assert entry.main([*command, "--config-only"]) == 0
+    found = capsys.readouterr()
+    assert "disable_token_authorization=true of config.properties does not hold" in found.err
+    assert "disable_token_authorization: 'false'" in found.out
 
 
 def test_what_cannot_be_deployed_is_told_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

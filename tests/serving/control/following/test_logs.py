@@ -139,3 +139,22 @@ def test_of_much_that_comes_only_the_last_part_is_read(folder: Path) -> None:
     with (folder / "model_log.log").open("a") as stream:
         stream.write(printed(8, "before") + last)
     assert texts(following.events()) == ["last"]
+
+
+def test_what_replicas_on_ray_print_is_a_log_like_others(folder: Path) -> None:
+    session = folder / "session" / "serve"
+    session.mkdir(parents=True)
+    (folder / logs.RAY).symlink_to(session)
+
+    def rays(second: int, text: str) -> str:
+        return f"INFO 2026-11-29 05:00:{second:02},000 on_ray--2.0_model abc -- {text}\n"
+
+    lines = [rays(4, "hello"), rays(9, "Error 0badcafe: request r failed"), *(rays(9, line) for line in TRACEBACK)]
+    (session / "replica_on_ray--2.0_model_ab1.log").write_text("".join([*lines, rays(9, ""), rays(9, "afterwards")]))
+    (session / "replica_on_ray--2.0_model_ab2.log").write_text(rays(9, "another"))
+    (session / "replica_front_model_ab3.log").write_text(rays(9, "no model"))
+    assert texts(logs.read(folder, marked="0badcafe")) == ["Error 0badcafe: request r failed", *TRACEBACK]
+    assert texts(logs.read(folder, model="on_ray"))[0] == "hello"
+    assert "another" in texts(logs.Following(folder, "on_ray").events())
+    assert "no model" not in texts(logs.read(folder))
+    assert "on_ray_2.0" in logs.models(folder)

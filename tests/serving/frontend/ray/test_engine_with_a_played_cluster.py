@@ -80,7 +80,7 @@ class PlayedCluster:
 
     def _state(self, spec: Spec, route: str, code: str) -> AppState:
         if spec.name == "bad":
-            return AppState(failed=True, message="it cannot be loaded", route=route)
+            return AppState(failed=True, message="it cannot be loaded\nTraceback ...", route=route)
         replicas = tuple(Running(1.0 + number, True, 100 + number) for number in range(spec.least))
         return AppState(running=True, route=route, replicas=replicas)
 
@@ -246,8 +246,9 @@ def test_what_cannot_be_loaded_leaves_nothing(bench: Bench) -> None:
     bench.versions("1.0", name="bad")
 
     async def work(engine: RayEngine) -> None:
-        with pytest.raises(InternalError, match="it cannot be loaded"):
+        with pytest.raises(InternalError, match="it cannot be loaded") as caught:
             await engine.register(Registration("bad-1.0.mar"))
+        assert "Traceback" not in caught.value.message, "what the worker printed is in the log"
         assert (bench.cluster.apps, bench.registry.known, engine.names()) == ({}, {}, [])
         with pytest.raises(ModelNotFoundError):
             await engine.register(Registration("none.mar"))

@@ -153,3 +153,14 @@ def test_a_folder_is_no_archive_for_other_machines(store: Store) -> None:
         nodes.look(store.path)
     with pytest.raises(BadRequestError, match="cannot be read"):
         nodes.look(store.path / "none.mar")
+
+
+def test_the_end_of_a_server_leaves_only_what_others_hold(store: Store) -> None:
+    held = nodes.hold("a")
+    nodes.hold("b").release()
+    nodes.clear()
+    assert [path.name for path in nodes.root().iterdir() if path.is_dir()] == ["a"]
+    held.release()
+    folder = nodes.root()
+    nodes.clear()
+    assert not folder.exists()

@@ -99,6 +99,10 @@ def test_replicas_stay_where_only_their_number_changes(store: Store) -> None:
     server = ServerInfo()
     code = spec.code(server.digest)
     assert spec.scaled(3, 7).code(server.digest) == code
+    more = ServerInfo(properties={"default_workers_per_model": "3"})
+    wanted = replace(spec.registration, initial_workers=3)
+    assert replace(spec, registration=wanted).code(more.digest) == code
+    assert more.of_front != server.of_front
     assert replace(spec, archive=replace(spec.archive, path="/elsewhere")).code(server.digest) == code
     assert replace(spec, cpus=2.0).code(server.digest) != code
     assert replace(spec, archive=replace(spec.archive, sha256="0")).code(server.digest) != code

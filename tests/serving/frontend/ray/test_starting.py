@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from archive_tool.errors import InputError
 from serving.errors import StartError
 from serving.frontend.ray import starting
+from serving.frontend.ray.__main__ import _check_name
 
 from .conftest import Store
 
@@ -72,3 +74,33 @@ def test_what_the_configuration_says(store: Store) -> None:
     assert starting.resources(store.settings()).cpus == 1.0
     with pytest.raises(InputError, match="torchmar_ray_gpus=many"):
         starting.resources(store.settings(torchmar_ray_gpus="many"))
+
+
+def test_a_cluster_has_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "server_there", lambda: "mnist")
+    _check_name("mnist", "auto")
+    with pytest.raises(StartError, match="the Ray cluster auto has the server 'mnist'") as caught:
+        _check_name("second", "auto")
+    assert caught.value.hint is not None
+    assert "torchmar stop --name mnist" in caught.value.hint
+    monkeypatch.setattr(starting, "server_there", str)
+    _check_name("second", "auto")
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "told"), [("h:1", None, True), ("h:1", "disabled", False), ("auto", None, False)]
+)
+def test_who_cannot_join_a_cluster_hears_of_its_token(
+    monkeypatch: pytest.MonkeyPatch, address: str, mode: str | None, told: bool
+) -> None:
+    ray = types.ModuleType("ray")
+    ray.init = lambda **_: 1 / 0  # type: ignore[attr-defined]
+    ray.shutdown = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(starting, "is_installed", lambda name: True)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(StartError) as caught, starting.connected(address, {}):
+        pass
+    assert ("RAY_AUTH_MODE=token" in str(caught.value)) is told

@@ -1,0 +1,44 @@
+"""What Ray Serve says of an application, as it is told on. Nothing is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FAILED = (
+    "The deployment failed to start 3 times in a row. Error:\n"
+    "\\x1b[36mray::0:model.initialize_and_get_metadata()\\x1b[39m (pid=1, ip=::1)\n"
+    "serving.frontend.errors.ModelError: Worker died: RuntimeError: no weights (h.py:1)\n"
+    "\\x1b[36mray::0:model.initialize_and_get_metadata()\\x1b[39m (pid=1, ip=::1)\n"
+    '  File "h.py", line 1, in <module>'
+)
+PENDING = (
+    "Deployment 'model' has 1 replicas that have taken more than 30s to be scheduled. Resources required for each "
+    'replica: {"CPU": 3.0}, total resources available: {"CPU": 1.8}.'
+)
+
+
+@pytest.mark.parametrize(
+    ("of_application", "of_deployment", "told"),
+    [
+        (
+            "Failed to update the deployments ['model'].",
+            FAILED,
+            "Worker died: RuntimeError: no weights (h.py:1)\nTraceback (most recent call last):\n"
+            '  File "h.py", line 1, in <module>',
+        ),
+        ("", PENDING, PENDING),
+        (PENDING, PENDING, PENDING),
+    ],
+)
+def test_why_an_application_is_as_it_is(of_application: str, of_deployment: str, told: str) -> None:
+    from serving.frontend.ray.cluster import _state
+
+    deployment: dict[str, Any] = {"replicas": [], "message": of_deployment}
+    found = {"status": "DEPLOY_FAILED", "route_prefix": "/", "message": of_application}
+    assert _state({**found, "deployments": {"model": deployment}}).message == told

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving.frontend.__main__ import OWNER
+from serving.frontend.apps.answers import NO_CACHE, json_body, new_id, our_headers
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
 from serving.frontend.engine import Answer, Call, Registration
 from serving.frontend.entrance import App, Message, Receive, Scope, Send
-from serving.frontend.errors import FrontendError, InternalError, ModelError
+from serving.frontend.errors import FrontendError, InternalError, ModelError, UnavailableError
 from serving.frontend.local.engine import LocalEngine
 from serving.frontend.metering.lines import entry_of
 from serving.frontend.meters import Uncounted
 from serving.frontend.ray import nodes
+from serving.frontend.ray.names import route
 from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import ServerInfo
 from serving.frontend.ray.surroundings import answered, failed
@@ -81,6 +83,27 @@ class AsgiApp:
                     return
         else:
             await send({"type": "websocket.close"})
+
+
+def only(name: str, app: App) -> App:
+    """Make an application that answers what is asked of a model, and sends all else away.
+
+    Where a replica has died another one may get its port before HAProxy has heard of it. Of another model's requests it
+    would say that there is no such model, and of another API's key that it is wrong; and that is no answer.
+    """
+    own = f"{route(name, '', default=True)}/"
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if f"{scope['path']}/".startswith(own):
+            await app(scope, receive, send)
+            return
+        error = UnavailableError(f"{scope['path'][:200]} is asked of a replica of {name}: the cluster is changing")
+        body = json_body(error.document)
+        headers = [*our_headers(new_id(), NO_CACHE, len(body)), (b"retry-after", b"1")]
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return answer
 
 
 def _earlier(scope: Scope) -> Scope:
@@ -168,7 +191,9 @@ class Replica:
         except BaseException:
             await self.end()
             raise
-        self.app = AsgiApp(inference_app(self._engine, settings, keys_of(info, place.folder), Uncounted()))
+        app = inference_app(self._engine, settings, keys_of(info, place.folder), Uncounted())
+        ((name, _),) = self._engine.names()
+        self.app = AsgiApp(only(name, app))
 
     async def end(self) -> None:
         """Answer what was taken, end the worker, and let go of the archive."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from serving.client.models import ModelVersion
 from serving.control.keys import Api
-from serving.control.state import DEFAULT_NAME, StateFolder, name_of
+from serving.control.state import StateFolder, name_of, named
 from serving.frontend.apps import openinference
 from serving.frontend.apps.answers import new_id, server_timing
 from serving.frontend.apps.inputs import inputs_of
@@ -96,8 +96,7 @@ class About:
 
     def shows_key(self, api: Api) -> str:
         """Return the command that shows the key of an API; empty where there is none."""
-        named = "" if self.name == DEFAULT_NAME else f" --name {self.name}"
-        return f"torchmar keys --{api}{named}" if self.keyed and self.name else ""
+        return f"torchmar keys --{api}{named(self.name)}" if self.keyed and self.name else ""
 
 
 class Source(Protocol):

@@ -112,6 +112,10 @@ def test_it_answers_as_our_own_frontend_does(short: Store, capfd: pytest.Capture
         assert b"x-request-id" not in dict(headers), "Ray writes it"
         assert b"server-timing" in dict(headers)
         assert (await ask(replica.app, "/predictions/echo/1.0/more"))[0] == 200
+        for path in ("/predictions/other", "/predictions/echo2", "/predictions/ech", "/models/echo", "/"):
+            status, headers, body = await ask(replica.app, path)  # of who had its port before
+            assert (status, dict(headers)[b"retry-after"]) == (503, b"1"), path
+            assert b"is asked of a replica of echo: the cluster is changing" in body
         status, _, body = await ask(replica.app, "/predictions/echo/2.0")
         assert (status, b"ModelVersionNotFoundException" in body) == (404, True)
 

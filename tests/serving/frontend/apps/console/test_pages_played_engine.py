@@ -245,6 +245,16 @@ def test_the_logs_go_on(tmp_path: Path) -> None:
     assert said == [["<b>hello</b>", "since the page"], ["and more"]]
 
 
+def test_an_errors_id_has_its_traceback(tmp_path: Path) -> None:
+    lines = ("Error 44a88df7: no", "Traceback (most recent call last):", "    1 / 0", "ZeroDivisionError: division", "", "on")
+    text = "2026-01-01T00:00:00,000 [INFO ] W-9000-echo_1.0-stdout MODEL_LOG - "
+    (tmp_path / "model_log.log").write_text("".join(f"{text}{line}\n" for line in lines))
+    with shown(tmp_path) as console, console.client() as client:
+        page = client.get("/console/logs?id=44a88df7").text
+    found = [line.rpartition("MODEL_LOG - ")[2] for line in re.findall("<div[^>]*>(2026.*)</div>", page)]
+    assert found == list(lines[:4])
+
+
 def test_the_error_of_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     text = "2026-01-01T00:00:00,000 [INFO ] W-9000-echo_1.0-stdout MODEL_LOG - "
     lines = ["Traceback (most recent call last):", '  File "/x/models/' + "0" * 32 + '/net.py", line 3, in initialize']

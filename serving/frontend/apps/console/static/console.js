@@ -95,22 +95,10 @@ function watch(place) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restart);
   document.addEventListener("visibilitychange", redraw);
   window.addEventListener("load", redraw);
-  const rows = () => new Map([...document.querySelectorAll("#models tbody tr[data-name]")].map((row) => [`${row.dataset.name}\n${row.dataset.version}`, row]));
-  const mean = document.getElementById("models")?.dataset.mean;
   const events = follow(place.dataset.events, (one) => {
-    const shown = rows();
     if (!one.warm) samples.push(one);
     if (samples.length > 300) samples.shift();
-    for (const model of one.models || []) {
-      const row = shown.get(`${model.name}\n${model.version}`);
-      if (!row) continue;
-      for (const cell of row.querySelectorAll("[data-live]")) {
-        const key = cell.dataset.live, value = model[key];
-        const instead = key === "p50" && value === null && model.mean !== null;
-        const text = instead ? `${mean} ${number(model.mean)}` : key === "memory" && value !== null ? size(value) : number(value);
-        if (cell.textContent !== text) cell.textContent = text;
-      }
-    }
+    if (one.models) followModels(one.models);
     const stage = document.getElementById("stage");
     if (stage && one.load) stage.textContent = one.load;
     redraw();
@@ -139,6 +127,59 @@ function watch(place) {
       running.remove();
     }
   });
+}
+
+// ---- the models, as they are now ---------------------------------------------------------------------------------
+
+const part = document.getElementById("live");
+if (part?.dataset.events) {
+  const events = follow(part.dataset.events, ({ models }) => { if (models) followModels(models, () => events.close()); });
+}
+
+// What the pages say of models is the server's to say: where it is no longer right, the part is asked for again.
+let asked = "";
+function followModels(models, gone) {
+  const live = document.getElementById("live");
+  if (!live) return;
+  const { state, model } = live.dataset;
+  const now = models.filter((one) => !model || one.name === model).map((one) => one.state).join(" ");
+  if (now === state) asked = "";
+  else if (now !== asked) {  // once: the events tell of the first models alone
+    asked = now;
+    askAgain(live, gone, () => fillModels(models)).catch(() => { asked = ""; });
+  }
+  fillModels(models);
+}
+
+function fillModels(models) {
+  const rows = new Map([...document.querySelectorAll("#live tr[data-name]")].map((row) => [`${row.dataset.name}\n${row.dataset.version}`, row]));
+  for (const model of models) {
+    for (const cell of rows.get(`${model.name}\n${model.version}`)?.querySelectorAll("[data-live]") || []) {
+      const key = cell.dataset.live, value = model[key];
+      const instead = key === "p50" && value === null && model.mean !== null;
+      const mean = document.getElementById("live").dataset.mean;
+      const text = instead ? `${mean} ${number(model.mean)}` : key === "memory" && value !== null ? size(value) : number(value);
+      if (cell.textContent !== text) cell.textContent = text;
+    }
+  }
+}
+
+async function askAgain(live, gone, fill) {
+  const reply = await fetch(location.pathname + location.search, { headers: ALONE });
+  if (reply.status === 401) { sessionEnded(); return; }
+  const page = new DOMParser().parseFromString(await reply.text(), "text/html"), fresh = page.getElementById("live");
+  if (!fresh) {  // such as of a model that is no longer served
+    if (reply.status === 404) { live.replaceChildren(...page.body.childNodes); gone?.(); }
+    return;
+  }
+  const held = document.activeElement, typed = (input) => input.value !== input.defaultValue;
+  const kept = [...live.querySelectorAll("form")].filter((form) => form.contains(held) || [...form.querySelectorAll("input")].some(typed));
+  live.replaceWith(fresh);
+  // A form in which somebody types stays, and so does where the keyboard is.
+  for (const form of kept) [...fresh.querySelectorAll("form")].find((one) => one.action === form.action)?.replaceWith(form);
+  if (held !== document.activeElement) (held.isConnected ? held : [...fresh.querySelectorAll("a")].find((one) => one.href === held.href))?.focus();
+  fill();
+  if (!fresh.querySelector(".bad")) document.querySelector(".told")?.remove();
 }
 
 // ---- what a model is asked with, and the page to try one ---------------------------------------------------------

@@ -112,6 +112,7 @@ _CHINESE: Final = {
     "The text is sent, in place of what was chosen before.": "将发送文本，而不是之前的选择。",
     "There is no result.": "没有结果。",
     "Time to the answer, ms": "响应时间(毫秒)",
+    "To unregister it, make another one the default first.": "若要注销，请先将其他版本设为默认。",
     "Traffic": "流量",
     "Try": "试用",
     "Type": "类型",

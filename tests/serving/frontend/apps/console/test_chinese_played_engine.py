@@ -126,6 +126,18 @@ def test_the_pages_have_no_english(console: Shown) -> None:
             assert page.status_code == 200
             assert not english(page), path
         assert not english(client.get("/console/nothing"))
+        referer = {"referer": f"{client.base_url}/console/models/echo"}
+        for path, fields in (
+            ("/echo/1.0/scale", {"least": "3", "most": "2"}),
+            ("/echo/1.0/unregister", {}),
+            ("/echo/2.0/set-default", {}),
+            ("/echo/1.0/unregister", {}),
+            ("", {"archive": "echo1.0.mar", "workers": "0"}),
+            ("", {"archive": "echo1.0.mar", "workers": "0"}),
+        ):
+            data = {"mark": mark_of(client.get("/console/models/echo")), **fields}
+            done = client.post(f"/console/models{path}", data=data, headers=referer)
+            assert not english(client.get(done.headers["location"])), (path, fields)
         mark = mark_of(client.get("/console/try/echo"))
         assert not english(client.post("/console/try/echo", data={"mark": mark, "text": "x"}))
         for fields in ({}, {"text": "x", "connections": "0"}, {"text": "x", "loop": "rate", "rate": "x"}):

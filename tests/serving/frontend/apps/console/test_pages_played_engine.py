@@ -89,13 +89,20 @@ def test_what_can_be_done_is_done(console: Shown) -> None:
         done = do("/echo/1.0/scale", least="2", most="3")
         assert done.status_code == 303
         assert "Processing worker updates" in client.get(done.headers["location"]).text
-        assert do("/echo/2.0/set-default").status_code == 303
+        assert "Processing worker updates" not in client.get("/console/models/echo").text, "it is said once"
+        assert "To unregister it, make another one the default first." in client.get("/console/models/echo").text
+        assert '/echo/1.0/unregister"' not in client.get("/console/models/echo").text
+        done = do("/echo/2.0/set-default")
+        assert "Version 2.0 of echo is the default now." in client.get(done.headers["location"]).text
         question = client.get("/console/models/echo/1.0/unregister")
         assert "Unregister version 1.0 of echo?" in question.text
         assert ("echo", "1.0") in console.engine.models
         assert do("/echo/1.0/unregister").headers["location"] == "/console"
         assert ("echo", "1.0") not in console.engine.models
-        assert do("", archive="echo1.0.mar", workers="0").status_code == 303
+        assert "Version 1.0 of echo is unregistered." in client.get("/console").text
+        done = do("", archive="echo1.0.mar", workers="0")
+        assert done.headers["location"] == "/console/models/echo/1.0"
+        assert "Version 1.0 of echo is registered." in client.get(done.headers["location"]).text
     assert console.engine.registered == [Registration("echo1.0.mar", initial_workers=0, synchronous=False)]
     assert console.engine.scaled == [("echo", "1.0", 2, 3, False)]
 
@@ -103,7 +110,7 @@ def test_what_can_be_done_is_done(console: Shown) -> None:
 @pytest.mark.parametrize(
     ("path", "fields", "told"),
     [
-        ("/echo/1.0/scale", {"least": "3", "most": "2"}, "max_worker cannot be less than min_worker."),
+        ("/echo/1.0/scale", {"least": "3", "most": "2"}, "at the most 2 workers are fewer than the 3 at the least"),
         ("/echo/1.0/scale", {"least": "-1"}, "a number of workers is wanted"),
         ("/echo/1.0/scale", {"least": "99999999999999"}, "a number of workers is wanted"),
         ("/echo/1.0/scale", {}, "a number of workers is wanted"),
@@ -119,6 +126,31 @@ def test_what_cannot_be_done_says_why(console: Shown, path: str, fields: dict[st
     assert page.status_code == 400
     assert told in page.text
     assert not console.engine.registered
+
+
+def test_what_is_refused_leads_back_to_its_form(console: Shown) -> None:
+    with console.client() as client:
+        mark = mark_of(client.get("/console"))
+
+        def do(path: str, page: str, **fields: str) -> str:
+            headers = {"referer": f"{client.base_url}{page}"}
+            done = client.post(f"/console{path}", data={"mark": mark, **fields}, headers=headers)
+            assert (done.status_code, done.headers["location"]) == (303, page)
+            said = re.findall('<p class="bad bar" role="alert">(.*)</p>', client.get(page).text)
+            assert 'class="bad bar" role="alert">' not in client.get(page).text.replace('role="alert" hidden', ""), "once"
+            return "".join(said)
+
+        told = do("/models", "/console", archive="echo1.0.mar", workers="1")
+        assert told == "Model version 1.0 is already registered for model echo"
+        page = "/console/models/echo"
+        assert "2 workers are fewer" in do("/models/echo/1.0/scale", page, least="3", most="2")
+        assert "of a session that has ended" in do("/models/echo/1.0/scale", page, mark="0" * 64)
+        assert "choose a file" in do("/load/echo", "/console/load/echo", loop="rate", rate="1", seconds="1")
+        # Nobody's link, and no other page, is said or led to.
+        assert "evil" not in client.get("/console/models/echo?told=evil").text
+        for referer in ("http://evil.example/console", f"{client.base_url}/models", f"{client.base_url}//evil.example"):
+            answer = client.post("/console/models", data={"mark": mark}, headers={"referer": referer})
+            assert answer.status_code == 400, referer
 
 
 def test_the_default_version_is_kept_while_there_are_others(console: Shown) -> None:

@@ -23,6 +23,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const lost = document.getElementById("lost"), words = document.querySelector("script[data-copy]").dataset;
 
 function sessionEnded() {
+  if (typedIn) keep(typedIn);
   document.getElementById("leave")?.remove();
   lost.hidden = true;
   document.getElementById("out").hidden = false;
@@ -37,6 +38,32 @@ function follow(address, told) {
   events.addEventListener("out", () => { events.close(); sessionEnded(); });
   return events;
 }
+
+// ---- what was typed ----------------------------------------------------------------------------------------------
+
+// It outlives the login, and that the form is refused: in this window, until another page than the login comes.
+const KEPT = "torchmar-kept", typedIn = document.querySelector("form[data-kept]");
+
+function keep(form) {
+  const fields = [...new FormData(form)].filter(([name, value]) => name !== "mark" && typeof value === "string");
+  try { sessionStorage.setItem(KEPT, JSON.stringify({ path: location.pathname, fields })); } catch { /* it is too much */ }
+}
+
+function fillAgain(form, fields) {
+  const given = new Map(fields);
+  for (const one of form.elements) {
+    if (one.type === "radio") one.checked = given.get(one.name) === one.value;
+    else if (!["hidden", "file"].includes(one.type) && given.has(one.name)) one.value = given.get(one.name);
+  }
+}
+
+if (!document.querySelector("input[type=password]")) {
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) || "{}");
+  if (typedIn && kept.path === location.pathname) fillAgain(typedIn, kept.fields);
+  sessionStorage.removeItem(KEPT);
+}
+// The script of the page to try a model knows itself whether the form was taken.
+if (typedIn?.id !== "try") typedIn?.addEventListener("submit", () => keep(typedIn));
 
 // ---- the overview, and a load test -------------------------------------------------------------------------------
 
@@ -248,6 +275,7 @@ function tryModel(place) {
     cancel.onclick = () => asking.abort();
     try {
       const reply = await fetch(place.action, { method: "POST", body: new FormData(place), headers: ALONE, signal: asking.signal });
+      if (!reply.ok) keep(place);
       if (reply.status === 401) sessionEnded();
       else if (reply.headers.get("x-torchmar-answer") === "stream") await stream(reply, asking.signal);
       else if (reply.headers.get("content-type").startsWith("text/html")) {

@@ -63,7 +63,13 @@ def test_the_page_of_a_model_follows_it(reader: Any, console: Shown) -> None:
     playwright.expect(page.locator("tbody tr").nth(1).locator("td").nth(1)).to_have_text("2 / 1")
     (worker,) = engine.models["echo", "1.0"].workers
     text = "2026-01-01T00:00:00,000 [INFO ] W-9000-echo_1.0-stdout MODEL_LOG - "
-    lines = ("Traceback (most recent call last):", "    1 / 0", "OSError: no", "Failed to load model echo: OSError: no", "")
+    lines = (
+        "Traceback (most recent call last):",
+        "    1 / 0",
+        "OSError: no",
+        "Failed to load model echo: OSError: no",
+        "",
+    )
     (console.folder / "model_log.log").write_text("".join(f"{text}{line}\n" for line in lines))
     engine.add(replace(engine.models["echo", "1.0"], workers=(replace(worker, ready=False),)))
     page.get_by_role("heading", name="It cannot be loaded").wait_for()

@@ -146,7 +146,7 @@ class Gate:
         if session.new or not isinstance(mark, str) or not hmac.compare_digest(mark.encode(), session.mark.encode()):
             if session.new:
                 raise ForbiddenError("this form came without its cookie: load the page again, and let it keep one")
-            raise ForbiddenError("this form is of a session that has ended: load its page again, and send it from there")
+            raise ForbiddenError("this form is of a session that has ended: load its page again, and send it there")
 
     def _mark(self, session_id: str) -> str:
         return hmac.new(self._secret, session_id.encode(), hashlib.sha256).hexdigest()

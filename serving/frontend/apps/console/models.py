@@ -138,7 +138,7 @@ class Models:
         await self._shared.source.unregister(name, version)
         return self._done(request, f"Version {version} of {name} is unregistered.")
 
-    async def _register(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
+    async def _register(self, request: Request, form: FormData) -> Response:
         archive, workers = form.get("archive"), _count(form, "workers")
         if archive not in await asyncio.to_thread(self._shared.archives.of_store) or not isinstance(archive, str):
             raise BadRequestError(f"there is no archive {archive} in the model store")

@@ -75,6 +75,7 @@ class Trying:
                 "code": asked.status,
                 "answer": await asyncio.to_thread(drawing.drawn, body, asked.content_type, sent.body),
                 "parts": parts,
+                "streamed": asked.rest is not None,
                 "milliseconds": spent,
                 "total": max(spent, drawing.total(parts), 1e-6),
                 "calls": self._calls(one, version, sent),

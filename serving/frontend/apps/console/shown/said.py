@@ -74,6 +74,12 @@ _CHINESE: Final = {
     ),
     "the key is not taken any more": "密钥不再被接受",
     "begin the test again: it then takes the key that is good": "请重新开始测试：它会使用有效的密钥",
+    "Token Authorization failed. Token either incorrect, expired, or not provided correctly": (
+        "密钥验证失败：密钥不正确、已过期，或未正确提供"
+    ),
+    "name the key in TORCHMAR_TOKEN or with --token-file; torchmar keys shows those of a server that it started": (
+        "请用 TORCHMAR_TOKEN 或 --token-file 给出密钥；torchmar keys 可显示由它启动的服务器的密钥"
+    ),
     "the server ends": "服务器正在停止",
     # What a form may not say.
     "choose a file or a sample, or write something": "请选择文件或样例，或输入内容",
@@ -99,7 +105,7 @@ _CHINESE: Final = {
     "this form came without its cookie: load the page again, and let it keep one": (
         "该表单没有附带 Cookie：请重新加载页面，并允许使用 Cookie"
     ),
-    "this form is of a session that has ended: load its page again, and send it from there": (
+    "this form is of a session that has ended: load its page again, and send it there": (
         "该表单属于已结束的会话：请重新加载页面，再次发送"
     ),
     "at the most {most} workers are fewer than the {least} at the least": "最多 {most} 个工作进程少于最少的 {least} 个",

@@ -173,6 +173,10 @@ def test_a_load_test_has_no_english(tmp_path: Path, loop: str, path: str) -> Non
     [
         ("8 connections", "8 个连接"),
         ("warning, 1 connection, 20/s: the server ends", "警告，1 个连接、每秒 20 个：服务器正在停止"),
+        (
+            "Token Authorization failed. Token either incorrect, expired, or not provided correctly (HTTP 400)",
+            "密钥验证失败：密钥不正确、已过期，或未正确提供 (HTTP 400)",
+        ),
         ("20/s: 25 x HTTP 503: oh, no", "每秒 20 个：25 次 HTTP 503：oh, no"),
         (
             "20/s: 64.63 % of the requests were answered within the SLO, not 99 %",

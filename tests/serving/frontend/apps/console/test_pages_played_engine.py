@@ -137,7 +137,9 @@ def test_what_is_refused_leads_back_to_its_form(console: Shown) -> None:
             done = client.post(f"/console{path}", data={"mark": mark, **fields}, headers=headers)
             assert (done.status_code, done.headers["location"]) == (303, page)
             said = re.findall('<p class="bad bar" role="alert">(.*)</p>', client.get(page).text)
-            assert 'class="bad bar" role="alert">' not in client.get(page).text.replace('role="alert" hidden', ""), "once"
+            assert 'class="bad bar" role="alert">' not in client.get(page).text.replace('role="alert" hidden', ""), (
+                "once"
+            )
             return "".join(said)
 
         told = do("/models", "/console", archive="echo1.0.mar", workers="1")
@@ -230,7 +232,12 @@ def test_a_stream_comes_as_it_is_made(console: Shown) -> None:
         assert text == b"part0part1part2last"
         assert b"part0part1part2last" in page
         assert console.engine.closed == 1
-        assert "part0part1part2last" in client.post("/console/try/stream", data=fields).text
+        hint = "what the server tells is the time until the first one"
+        assert hint.encode() in page
+        whole = client.post("/console/try/stream", data=fields).text
+        assert "part0part1part2last" in whole
+        assert hint in whole
+        assert hint not in client.post("/console/try/echo", data=fields).text
 
 
 def test_a_form_that_is_too_large_is_not_read(tmp_path: Path) -> None:
@@ -278,7 +285,14 @@ def test_the_logs_go_on(tmp_path: Path) -> None:
 
 
 def test_an_errors_id_has_its_traceback(tmp_path: Path) -> None:
-    lines = ("Error 44a88df7: no", "Traceback (most recent call last):", "    1 / 0", "ZeroDivisionError: division", "", "on")
+    lines = (
+        "Error 44a88df7: no",
+        "Traceback (most recent call last):",
+        "    1 / 0",
+        "ZeroDivisionError: division",
+        "",
+        "on",
+    )
     text = "2026-01-01T00:00:00,000 [INFO ] W-9000-echo_1.0-stdout MODEL_LOG - "
     (tmp_path / "model_log.log").write_text("".join(f"{text}{line}\n" for line in lines))
     with shown(tmp_path) as console, console.client() as client:

@@ -35,7 +35,7 @@ class Subject:
 def heads(session: Session) -> list[str]:
     """Return the heads of the columns of `rows`."""
     slo = session.base.slo_s
-    first = ["first part p50", "p99"] if _streams(session) else []
+    first = ["first part p50", "p99"] if streams(session) else []
     within = [f"within {slo * 1e3:g} ms"] if slo is not None else []
     workers = ["workers"] if session.scaling else []
     stages = [f"server: {name}" if not number else name for number, name in enumerate(_stages(session))]
@@ -53,7 +53,7 @@ def _row(session: Session, run: Run) -> list[str]:
         cells.insert(1, "" if run.workers is None else str(run.workers))
     took = figures.latency_ms
     cells += [number(value) if figures.good else "" for value in (took.p50, took.p90, took.p99, took.max)]
-    if _streams(session):
+    if streams(session):
         first = figures.first_part_ms
         cells += [number(first.p50), number(first.p99)] if first else ["", ""]
     if session.base.slo_s is not None:
@@ -140,7 +140,8 @@ def _summary(values: Summary) -> dict[str, float]:
     return {name: round(value, 4) for name, value in vars(values).items()}
 
 
-def _streams(session: Session) -> bool:
+def streams(session: Session) -> bool:
+    """Return whether answers came in parts."""
     return any(run.figures.first_part_ms for run in session.runs)
 
 

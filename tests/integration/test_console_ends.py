@@ -69,6 +69,48 @@ def test_every_page_says_that_its_session_has_ended(reader: Any, tmp_path: Path)
         pages[2].get_by_role("link", name="Log in").click()
         assert pages[2].get_by_role("alert").inner_text() == "Your session has ended."
         assert not serious(pages[2])
+        log_in(pages[2], console)
+        assert pages[2].url.endswith("/console/try/echo")
+        assert pages[2].input_value("#text") == "x", "and after the login, too"
+        pages[2].reload()
+        assert pages[2].input_value("#text") == "", "it is kept no longer than that"
+
+
+def test_what_was_typed_outlives_the_session(reader: Any, tmp_path: Path) -> None:
+    with shown(tmp_path, keyed=True) as console:
+        assert console.keys is not None
+        page = opened(reader, console, "")
+        log_in(page, console)
+        page.goto(f"http://127.0.0.1:{console.port}/console/load/echo")
+        page.fill("#text", "mine")
+        page.get_by_label("Requests a second", exact=True).fill("7")
+        page.get_by_label("Seconds").fill("3")
+        console.keys.renew(f"Bearer {console.keys._keys['API']}", "management")
+        page.get_by_role("button", name="Start").click()
+        log_in(page, console)
+        assert page.url.endswith("/console/load/echo")
+        assert typed(page) == ("mine", "7", "3", True)
+        # Another tab logs out and in: the form is of a session that is over.
+        other = opened(reader, console, "")
+        other.get_by_role("button", name="Log out").click()
+        log_in(other, console)
+        page.get_by_role("button", name="Start").click()
+        told = page.get_by_role("alert")
+        told.wait_for()
+        assert "of a session that has ended" in told.inner_text()
+        assert typed(page) == ("mine", "7", "3", True)
+
+
+def log_in(page: Any, console: Shown) -> None:
+    assert console.keys is not None
+    page.get_by_label("Key of the management API").fill(console.keys._keys["management"])
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("button", name="Log out").wait_for()
+
+
+def typed(page: Any) -> tuple[str, str, str, bool]:
+    values = [page.input_value(one) for one in ("#text", "#rate", "#seconds")]
+    return values[0], values[1], values[2], page.is_checked("#open")
 
 
 def test_a_load_test_that_its_server_outlives_not(reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ _BANNER = re.compile(
 _FRAME = re.compile(r'^\s+File "(?P<file>.+?)", line (?P<line>\d+)')
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAIN = ("During handling of the above exception", "The above exception was the direct cause")
+#: Lines behind a traceback among which the one that it is chained to begins.
+CHAINED_WITHIN = 4
 # An extracted archive: <runtime folder>/models/<32 hex digits>/
 _EXTRACTED = re.compile(r"^.*/models/[0-9a-f]{32}/")
 
@@ -95,7 +97,7 @@ def end_of_tracebacks(lines: Sequence[str]) -> int:
         if last is None:
             return len(lines)
         end = _end_of_message(lines, last)
-        follows = next((i for i in range(end, min(end + 4, len(lines))) if lines[i] == _TRACEBACK), None)
+        follows = next((i for i in range(end, min(end + CHAINED_WITHIN, len(lines))) if lines[i] == _TRACEBACK), None)
         if follows is None or not any(line.startswith(_CHAIN) for line in lines[end:follows]):
             return end
         end = follows

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.control.following.diagnosis import MODEL_LINE, belongs_to, end_of_tracebacks
+from serving.control.following.diagnosis import CHAINED_WITHIN, MODEL_LINE, belongs_to, end_of_tracebacks
 from serving.control.following.forms import as_text
 
 FILES = ("ts_log.log", "model_log.log")
@@ -67,7 +67,7 @@ def read(folder: Path, model: str | None = None, marked: str | None = None) -> l
     """
     logs = [_events(_lines(folder, name), _worker_of(name)) for name in _files(model, folder)]
     found = list(_printed_by(model, heapq.merge(*logs, key=lambda one: one.time)))
-    return found if marked is None else list(_with_tracebacks(found, marked))
+    return found if marked is None else _Marked(marked).of(found)
 
 
 def follow(
@@ -95,18 +95,19 @@ class Following:
     Args:
         folder: of the logs.
         model: only what its workers print.
-        marked: only what has this in it, such as a request's id; empty for everything.
+        marked: only what has this in it, with the traceback under it: an error's id, or a request's; empty for all.
         most: bytes of a file that are read at once, the last ones; None for all.
     """
 
     def __init__(self, folder: Path, model: str | None = None, marked: str = "", most: int | None = None) -> None:
-        self._model, self._marked = model, marked
+        self._model, self._marked = model, _Marked(marked) if marked else None
         self._tails = [Tail(folder / name, most) for name in _files(model, folder)]
 
     def events(self) -> list[Event]:
         """Return what has come since the last time, in the order of the times; waits for the disk."""
         found = sorted((one for tail in self._tails for one in tail.events()), key=lambda one: one.time)
-        return [event for event in _printed_by(self._model, found) if self._marked in event.text]
+        printed = _printed_by(self._model, found)
+        return list(printed) if self._marked is None else self._marked.of(printed)
 
 
 def newest(events: list[Event], count: int | None) -> list[Event]:
@@ -185,24 +186,46 @@ def _events(lines: Iterable[str], worker: str = "") -> Iterator[Event]:
         yield Event.of("\n".join(held))
 
 
-def _with_tracebacks(events: list[Event], marked: str) -> Iterator[Event]:
-    wanted: set[int] = set()
-    for index, event in enumerate(events):
-        if index in wanted or marked not in event.text:
-            continue
-        wanted.add(index)
-        if not event.worker:
-            continue
-        # Other workers print meanwhile.
-        same = [
-            place
-            for place in range(index + 1, min(len(events), index + 1 + 50 * _FURTHER))
-            if (events[place].worker, events[place].pipe) == (event.worker, event.pipe)
-        ][:_FURTHER]
-        count = end_of_tracebacks([events[place].printed for place in same])
-        wanted.update(same[:count])
-    for index in sorted(wanted):
-        yield events[index]
+class _Marked:
+    """Finds what has a mark in it, with the traceback under it, in events that come.
+
+    Args:
+        marked: the mark, such as an error's id, or a request's.
+    """
+
+    def __init__(self, marked: str) -> None:
+        self._marked, self._count = marked, 0
+        # By worker and pipe, for other workers print meanwhile: what follows a marked event, and how much is found.
+        self._under: dict[tuple[str, str], tuple[int, list[tuple[int, Event]], int]] = {}
+
+    def of(self, events: Iterable[Event]) -> list[Event]:
+        """Return those that are wanted of the next events, and what is now known to be of those before."""
+        found: list[tuple[int, Event]] = []
+        for event in events:
+            self._count += 1
+            if self._is_under(event, found):
+                continue
+            if self._marked in event.text:
+                found.append((self._count, event))
+                if event.worker:
+                    self._under[event.worker, event.pipe] = self._count, [], 0
+        return [event for _, event in sorted(found, key=lambda one: one[0])]
+
+    def _is_under(self, event: Event, found: list[tuple[int, Event]]) -> bool:
+        """Add an event to what is found where it is, and what lies between is, of the traceback under a marked one."""
+        key = event.worker, event.pipe
+        if key not in self._under:
+            return False
+        begun, lines, given = self._under[key]
+        lines.append((self._count, event))
+        count = end_of_tracebacks([one.printed for _, one in lines])
+        found += lines[given:count]
+        self._under[key] = begun, lines, count
+        # A traceback that this one is chained to would have begun by now.
+        over = not count or len(lines) >= count + CHAINED_WITHIN
+        if over or len(lines) >= _FURTHER or self._count - begun > 50 * _FURTHER:
+            del self._under[key]
+        return count == len(lines)
 
 
 class Tail:

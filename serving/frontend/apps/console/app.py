@@ -24,7 +24,7 @@ from archive_tool.cli.output import human_size
 from archive_tool.errors import TorchmarError
 from serving.frontend.apps.console.beside import DOCS, PATH
 from serving.frontend.apps.console.gate import HEADERS, MARK, SESSION, Gate, Session, set_cookie
-from serving.frontend.apps.console.pages import AGAIN_MS, HERE, LANGUAGE, Pages, link
+from serving.frontend.apps.console.pages import AGAIN_MS, ALONE, HERE, LANGUAGE, Pages, link
 from serving.frontend.apps.console.shown.contents import Archives
 from serving.frontend.apps.console.shown.figures import Watch
 from serving.frontend.apps.console.sources import Served, Source
@@ -44,8 +44,6 @@ _MOST_FIELDS: Final = 20
 # Seconds in which a body that nobody wants is read.
 _LINGER_S: Final = 2.0
 _LOGIN, _LOGOUT, _STATIC = f"{PATH}/login", f"{PATH}/logout", f"{PATH}/static"
-#: Header of a script that wants the answer alone, and not the page around it.
-ALONE: Final = "x-torchmar-alone"
 _EVENTS: Final = "text/event-stream"
 #: Of a stream of events: the session that it was for has ended.
 OUT: Final = "event: out\ndata: {}\n\n"
@@ -169,6 +167,11 @@ class Console:
         return self._error(request, status, error.detail if isinstance(error, HTTPException) else "", "")
 
     def _error(self, request: Request, status: int, message: str, hint: str) -> Response:
+        # A form that was refused leads back to its page; one of a browser without a cookie would learn nothing there.
+        page = "" if ALONE in request.headers or request.scope[SESSION].new else _page_of(request)
+        if request.method == "POST" and page:
+            self._shared.pages.tell(request, message or str(status), hint, bad=True)
+            return RedirectResponse(quote(page), 303)
         template = "refused.html" if ALONE in request.headers else "error.html"
         return self._shared.pages.page(request, template, status, code=status, message=message, hint=hint)
 
@@ -223,12 +226,18 @@ def _outside(scope: Scope, headers: Mapping[bytes, bytes]) -> App:
         return Response(OUT, media_type=_EVENTS)
     if ALONE.encode() in headers:
         return Response(status_code=401)
-    path = scope["path"]
-    if scope["method"] not in ("GET", "HEAD"):
-        # Back to the page with the form: where it leads there may be no page.
-        with contextlib.suppress(ValueError):
-            path = unquote(urlsplit(headers.get(b"referer", b"").decode("latin-1")).path)
+    # Back to the page with the form: where it leads there may be no page.
+    path = scope["path"] if scope["method"] in ("GET", "HEAD") else _page_of(Request(scope))
     return RedirectResponse(f"{_LOGIN}?next={quote(path)}" if path.startswith(PATH) else _LOGIN, 303)
+
+
+def _page_of(request: Request) -> str:
+    """Return the path of the console's page with the form that a request has sent; empty where none says so."""
+    with contextlib.suppress(ValueError):
+        page = urlsplit(request.headers.get("referer", ""))
+        path = unquote(page.path)
+        return path if page.netloc == request.headers.get("host") and _inside(path) == path else ""
+    return ""
 
 
 def _inside(given: object) -> str:

@@ -144,7 +144,9 @@ class Gate:
             ForbiddenError: it was not.
         """
         if session.new or not isinstance(mark, str) or not hmac.compare_digest(mark.encode(), session.mark.encode()):
-            raise ForbiddenError("this form is not of this session: load the page again, and let it keep a cookie")
+            if session.new:
+                raise ForbiddenError("this form came without its cookie: load the page again, and let it keep one")
+            raise ForbiddenError("this form is of a session that has ended: load its page again, and send it there")
 
     def _mark(self, session_id: str) -> str:
         return hmac.new(self._secret, session_id.encode(), hashlib.sha256).hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import quote
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -100,7 +99,6 @@ class Models:
             served=served,
             contents=contents,
             failure=failure,
-            told=request.query_params.get("told", ""),
             shape=_shape,
         )
 
@@ -120,12 +118,16 @@ class Models:
     async def _scale(self, request: Request, form: FormData) -> Response:
         least = _count(form, "least")
         most = _count(form, "most") if form.get("most") else least
+        if most < least:
+            raise BadRequestError(f"at the most {most} workers are fewer than the {least} at the least")
         name, version = request.path_params["name"], request.path_params["version"]
-        return self._done(name, version, await self._shared.source.scale(name, version, least, most))
+        told = await self._shared.source.scale(name, version, least, most)
+        return self._done(request, told, name, version)
 
     async def _set_default(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
         name, version = request.path_params["name"], request.path_params["version"]
-        return self._done(name, version, await self._shared.source.set_default(name, version))
+        await self._shared.source.set_default(name, version)
+        return self._done(request, f"Version {version} of {name} is the default now.", name, version)
 
     async def _question(self, request: Request) -> Response:
         one, served = await version_of(self._shared.source, request)
@@ -134,20 +136,22 @@ class Models:
     async def _unregister(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
         name, version = request.path_params["name"], request.path_params["version"]
         await self._shared.source.unregister(name, version)
-        return RedirectResponse(link(), 303)
+        return self._done(request, f"Version {version} of {name} is unregistered.")
 
-    async def _register(self, request: Request, form: FormData) -> Response:  # noqa: ARG002
+    async def _register(self, request: Request, form: FormData) -> Response:
         archive, workers = form.get("archive"), _count(form, "workers")
         if archive not in await asyncio.to_thread(self._shared.archives.of_store) or not isinstance(archive, str):
             raise BadRequestError(f"there is no archive {archive} in the model store")
-        before = set(await self._shared.source.names())
-        await self._shared.source.register(archive, workers)
-        new = sorted(set(await self._shared.source.names()) - before)
-        return RedirectResponse(link("models", new[0]) if new else link(), 303)
+        told = await self._shared.source.register(archive, workers)
+        if (served := (await self._shared.archives.contents(archive)).served_as) is None:
+            return self._done(request, told)
+        name, version = served
+        return self._done(request, f"Version {version} of {name} is registered.", name, version)
 
-    @staticmethod
-    def _done(name: str, version: str, told: str) -> Response:
-        return RedirectResponse(f"{link('models', name, version)}?told={quote(told)}", 303)
+    def _done(self, request: Request, told: str, *model: str) -> Response:
+        """Lead to the page of a model's version, or without one to the overview, which says what has come of it."""
+        self._shared.pages.tell(request, told)
+        return RedirectResponse(link("models", *model) if model else link(), 303)
 
 
 def _count(form: FormData, name: str) -> int:

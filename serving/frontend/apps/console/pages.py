@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,16 +21,34 @@ from archive_tool.cli.output import human_size
 from archive_tool.version import __version__
 from serving.frontend.apps.console import words
 from serving.frontend.apps.console.beside import PATH
-from serving.frontend.apps.console.gate import SESSION
+from serving.frontend.apps.console.gate import MOST_SESSIONS, SESSION
 from serving.frontend.apps.console.shown.said import said
 
 HERE: Final = Path(__file__).parent
 #: Cookie with the language that somebody has chosen.
 LANGUAGE: Final = "torchmar_language"
+#: Header of a script that wants the answer alone, and not the page around it.
+ALONE: Final = "x-torchmar-alone"
 #: Milliseconds after which a browser looks again for a stream that has ended.
 AGAIN_MS: Final = 1000
 # What an error is found by in the logs.
 _ID: Final = re.compile(r"\b(under the id|beside|编号为) ([0-9a-f][0-9a-f-]{7,35})\b")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What has come of a form, for the page that it leads to.
+
+    Attributes:
+        lines: of it, in English.
+        bad: whether it was refused.
+    """
+
+    lines: tuple[str, ...]
+    bad: bool
+
+
+_NOTHING: Final = Told((), bad=False)
 
 
 class Pages:
@@ -40,6 +60,8 @@ class Pages:
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         self._about = about
+        # By session: in an address anybody's link could have it.
+        self._told: OrderedDict[str, Told] = OrderedDict()
         self._templates = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=select_autoescape(default=True, default_for_string=True),
@@ -58,6 +80,14 @@ class Pages:
         for name in self._templates.list_templates():
             self._templates.get_template(name)
 
+    def tell(self, request: Request, *lines: str, bad: bool = False) -> None:
+        """Let the next page that the request's session sees say something, once; `bad`: that it was refused."""
+        session = request.scope[SESSION].id
+        self._told.pop(session, None)
+        self._told[session] = Told(tuple(filter(None, lines)), bad)
+        while len(self._told) > MOST_SESSIONS:
+            self._told.popitem(last=False)
+
     def text(self, request: Request, template: str, **values: Any) -> str:
         """Fill a template in the reader's language; a lone surrogate, which no answer of HTTP can have, is a `?`."""
         language = language_of(request)
@@ -69,6 +99,7 @@ class Pages:
             said=partial(_said, language),
             language=language,
             other="zh" if language == "en" else "en",
+            told=_NOTHING if ALONE in request.headers else self._told.pop(session.id, _NOTHING),
             mark=session.mark,
             inside=bool(session.key),
             # Not `request.url`, which fails at a query that is not UTF-8.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,14 @@ class Served:
     waiting: int
     remaining: int
     settings: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def state(self) -> str:
+        """A word for what pages say of it beside its numbers: another one when they are no longer right."""
+        of = self.of
+        workers = [(worker.id, worker.pid, worker.ready) for worker in of.workers]
+        said = (of.name, of.version, of.default, of.traffic, of.min_workers, of.max_workers, workers)
+        return hashlib.sha256(repr(said).encode("utf-8", "replace")).hexdigest()[:16]
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any], *, default: bool) -> Served:

@@ -14,8 +14,9 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from archive_tool.errors import TorchmarError
-from serving.frontend.apps.console.app import ALONE, Around, posted, version_of
+from serving.frontend.apps.console.app import Around, posted, version_of
 from serving.frontend.apps.console.given import Given, given
+from serving.frontend.apps.console.pages import ALONE
 from serving.frontend.apps.console.shown import drawing
 from serving.frontend.apps.console.shown.calls import Calls, calls
 from serving.frontend.apps.console.sources import Asked, Served
@@ -74,6 +75,7 @@ class Trying:
                 "code": asked.status,
                 "answer": await asyncio.to_thread(drawing.drawn, body, asked.content_type, sent.body),
                 "parts": parts,
+                "streamed": asked.rest is not None,
                 "milliseconds": spent,
                 "total": max(spent, drawing.total(parts), 1e-6),
                 "calls": self._calls(one, version, sent),

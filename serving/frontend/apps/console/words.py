@@ -97,11 +97,17 @@ _CHINESE: Final = {
     "Tensors": "张量",
     "Test a model": "测试一个模型",
     "That is not the key, or it has expired.": "密钥不对，或已过期。",
+    "The answer came in parts: what the server tells is the time until the first one.": (
+        "回答分段返回：服务器给出的是到第一段为止的时间。"
+    ),
+    "The answers came in parts: what the server tells is the time until the first one.": (
+        "回答分段返回：服务器给出的是到第一段为止的时间。"
+    ),
     "The answer ended early: the model has failed.": "回答中途结束：模型出错。",
     "The command that shows it:": "查看密钥的命令：",
     "The file is sent, in place of the text.": "将发送文件，而不是文本。",
-    "The load test did not begin:": "负载测试未能开始：",
-    "The load test has failed:": "负载测试失败：",
+    "The load test did not begin: {error}": "负载测试未能开始：{error}",
+    "The load test has failed: {error}": "负载测试失败：{error}",
     "The load test is over.": "负载测试已结束。",
     "The load test was stopped.": "负载测试已被停止。",
     "The newest lines, and what comes; all of it is in {folder}": "最新的日志，并持续更新；全部日志在 {folder}",
@@ -112,6 +118,7 @@ _CHINESE: Final = {
     "The text is sent, in place of what was chosen before.": "将发送文本，而不是之前的选择。",
     "There is no result.": "没有结果。",
     "Time to the answer, ms": "响应时间(毫秒)",
+    "To unregister it, make another one the default first.": "若要注销，请先将其他版本设为默认。",
     "Traffic": "流量",
     "Try": "试用",
     "Type": "类型",
@@ -148,6 +155,7 @@ _CHINESE: Final = {
     "the highest rate is searched": "寻找最高速率",
     "waiting": "等待",
     "yes": "是",
+    "{failed}. There is no result.": "{failed}。没有结果。",
     "{count} more are not shown.": "另有 {count} 项未显示。",
 }
 

@@ -73,6 +73,19 @@ def test_an_id_has_its_traceback_with_all_that_it_is_chained_to(folder: Path) ->
     assert logs.read(folder, marked="00000000") == []
 
 
+def test_what_follows_an_id_comes_with_its_traceback(folder: Path) -> None:
+    """Also where it comes line by line, and another worker prints meanwhile."""
+    path = folder / "model_log.log"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("")
+    following, found = logs.Following(folder, marked="5f0c2e1d"), []
+    for line in lines:
+        with path.open("a") as stream:
+            stream.write(line)
+        found += texts(following.events())
+    assert found == ["Error 5f0c2e1d: request r failed", *CHAINED]
+
+
 def test_full_files_that_were_packed_come_first(folder: Path) -> None:
     for number, text in ((1, "oldest"), (2, "old")):
         with gzip.open(folder / f"model_log.{number}.log.gz", "wt") as stream:
@@ -125,7 +138,7 @@ def test_a_file_that_begins_anew_is_read_from_its_begin(folder: Path, monkeypatc
 def test_what_comes_is_told_once_and_only_what_is_marked(folder: Path) -> None:
     everything, marked = logs.Following(folder), logs.Following(folder, "net", "request r")
     assert texts(everything.events()) == texts(logs.read(folder))
-    assert texts(marked.events()) == ["Error 5f0c2e1d: request r failed"]
+    assert texts(marked.events()) == ["Error 5f0c2e1d: request r failed", *CHAINED]
     with (folder / "model_log.log").open("a") as stream:
         stream.write(printed(8, "request r again") + printed(9, "request s"))
     assert texts(everything.events()) == ["request r again", "request s"]

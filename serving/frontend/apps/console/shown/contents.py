@@ -42,6 +42,12 @@ class Contents:
     signed: str = ""
 
     @property
+    def served_as(self) -> tuple[str, str] | None:
+        """Name and version that its manifest gives the model; None where that cannot be read."""
+        model = (self.described.get("manifest") or {}).get("model", {})
+        return (model["modelName"], model["modelVersion"]) if {"modelName", "modelVersion"} <= set(model) else None
+
+    @property
     def members(self) -> list[dict[str, Any]]:
         """The members that are shown, with their hashes where the manifest records them; those of the SDK come last."""
         hashes = self.record.members if self.record else {}

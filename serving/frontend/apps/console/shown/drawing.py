@@ -6,21 +6,30 @@ import base64
 import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from serving.answers import decode, strict
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Bars and boxes that are drawn; items of a list and characters of a text that are shown.
 MOST_BARS: Final = 10
 MOST_BOXES: Final = 100
 MOST_ITEMS: Final = 8
 MOST_TEXT: Final = 20_000
+# Of a text within an answer; of base64 nobody reads more than that it is some.
+_MOST_STRING, _MOST_BASE64 = 2000, 60
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{200,}={0,2}")
 #: Bytes of an answer that is drawn, and pixels along a side of a mask.
 MOST_DRAWN: Final = 16_000_000
 MOST_SIDE: Final = 4096
+# Pixels of all masks of an answer together: small files may have many.
+_MOST_PIXELS: Final = 64_000_000
 _DEPTH: Final = 20
 # What torchvision's processing for ImageNet leaves of the shorter side.
 _IMAGENET: Final = 224 / 256
@@ -135,6 +144,9 @@ def drawn(body: bytes, content_type: str, sent: bytes = b"") -> Drawn:
     if is_mask(answer):
         picture = picture_of(sent)
         return Drawn(text, picture=picture, mask=_mask_of(answer, picture))
+    if masks := masks_of(answer):
+        picture = picture_of(sent)
+        return Drawn(text, picture=picture, mask=_mask_of_many(masks, picture))
     return Drawn(text, numbers=len(answer) if _is_vector(answer) else 0)
 
 
@@ -154,7 +166,10 @@ def shortened(value: Any, depth: int = 0) -> Any:
         return {key: shortened(one, depth + 1) for key, one in list(value.items())[:100]}
     if isinstance(value, float):
         return float(f"{value:.6g}")
-    return value[:2000] if isinstance(value, str) else value
+    if isinstance(value, str):
+        most = _MOST_BASE64 if _BASE64.fullmatch(value) else _MOST_STRING
+        return value if len(value) <= most else f"{value[:most]}... {len(value) - most} more characters"
+    return value
 
 
 def bars_of(answer: Any) -> tuple[tuple[str, float], ...]:
@@ -248,17 +263,49 @@ def _data_url(kind: str, data: bytes) -> str:
 def _mask_of(answer: list[list[list[float]]], picture: Picture | None) -> Mask:
     from PIL import Image
 
-    height, width = len(answer), len(answer[0])
     classes = bytes(int(one[0]) for row in answer for one in row)
-    image = Image.frombytes("P", (width, height), classes)
+    image = Image.frombytes("P", (len(answer[0]), len(answer)), classes)
+    counts = Counter(classes).most_common(MOST_BARS)
+    return _laid(image, [(str(number), number, count / len(classes)) for number, count in counts], picture)
+
+
+def masks_of(answer: Any) -> list[tuple[str, Image.Image]]:
+    """Return labels and their masks, pictures of black and white of one size: the Hub's ``label`` and ``mask``."""
+    from PIL import Image
+
+    if not isinstance(answer, list) or not all(isinstance(one, dict) and "mask" in one for one in answer):
+        return []
+    found: list[tuple[str, Image.Image]] = []
+    for one in answer[:MOST_BOXES]:
+        try:
+            image = Image.open(io.BytesIO(base64.b64decode(one["mask"], validate=True)), formats=("PNG",))
+            same = image.size == found[0][1].size if found else max(image.size) <= MOST_SIDE
+            if not same or (len(found) + 1) * image.width * image.height > _MOST_PIXELS:
+                return []
+            found.append((str(one.get("label", "")), image.convert("L").point(lambda value: 255 * (value > 127))))
+        except Exception:  # of some forty kinds, as the file says
+            return []
+    return found
+
+
+def _mask_of_many(masks: list[tuple[str, Image.Image]], picture: Picture | None) -> Mask:
+    from PIL import Image
+
+    image = Image.new("P", masks[0][1].size, 0)
+    shares = []
+    for number, (label, mask) in enumerate(masks, 1):
+        image.paste(number, mask=mask)
+        shares.append((label, number, mask.histogram()[255] / (mask.width * mask.height)))
+    return _laid(image, sorted(shares, key=lambda one: -one[2])[:MOST_BARS], picture)
+
+
+def _laid(image: Image.Image, shares: list[tuple[str, int, float]], picture: Picture | None) -> Mask:
+    """Lay classes over a picture; `shares`: name, number and share of the pixels of each."""
     image.putpalette([part for number in range(256) for part in _colour(number)])
     written = io.BytesIO()
     image.save(written, "PNG", transparency=0)
-    shares = tuple(
-        (str(number), "#{:02x}{:02x}{:02x}".format(*_colour(number)), count / len(classes))
-        for number, count in Counter(classes).most_common(MOST_BARS)
-    )
-    return Mask(_data_url("image/png", written.getvalue()), *_place(width, height, picture), shares)
+    named = tuple((name, "#{:02x}{:02x}{:02x}".format(*_colour(number)), share) for name, number, share in shares)
+    return Mask(_data_url("image/png", written.getvalue()), *_place(*image.size, picture), named)
 
 
 def _colour(number: int) -> tuple[int, int, int]:

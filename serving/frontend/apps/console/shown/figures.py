@@ -148,6 +148,7 @@ def sample_of(
             {
                 "name": key[0],
                 "version": key[1],
+                "state": one.state,
                 "ready": one.of.ready_workers,
                 "workers": len(one.of.workers),
                 "waiting": one.waiting,
@@ -222,7 +223,8 @@ class Watch:
                 for number, one in news:
                     seen = number
                     # What tables show is told of the last one alone.
-                    yield number, one if number == news[-1][0] else {**one, "models": []}
+                    last = number == news[-1][0]
+                    yield number, one if last else {key: one[key] for key in one if key != "models"}
                 async with self._news:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(self._news.wait(), 2 * self._every_s)

@@ -74,6 +74,12 @@ _CHINESE: Final = {
     ),
     "the key is not taken any more": "密钥不再被接受",
     "begin the test again: it then takes the key that is good": "请重新开始测试：它会使用有效的密钥",
+    "Token Authorization failed. Token either incorrect, expired, or not provided correctly": (
+        "密钥验证失败：密钥不正确、已过期，或未正确提供"
+    ),
+    "name the key in TORCHMAR_TOKEN or with --token-file; torchmar keys shows those of a server that it started": (
+        "请用 TORCHMAR_TOKEN 或 --token-file 给出密钥；torchmar keys 可显示由它启动的服务器的密钥"
+    ),
     "the server ends": "服务器正在停止",
     # What a form may not say.
     "choose a file or a sample, or write something": "请选择文件或样例，或输入内容",
@@ -96,15 +102,24 @@ _CHINESE: Final = {
     "rate: a number is wanted, {least} to {most}": "每秒请求数：请填写数字，{least} 到 {most}",
     "seconds: a number is wanted, {least} to {most}": "秒数：请填写数字，{least} 到 {most}",
     "slo: a number is wanted, {least} to {most}": "时限：请填写数字，{least} 到 {most} 毫秒",
-    "this form is not of this session: load the page again, and let it keep a cookie": (
-        "该表单不属于本次会话：请重新加载页面，并允许使用 Cookie"
+    "this form came without its cookie: load the page again, and let it keep one": (
+        "该表单没有附带 Cookie：请重新加载页面，并允许使用 Cookie"
     ),
+    "this form is of a session that has ended: load its page again, and send it there": (
+        "该表单属于已结束的会话：请重新加载页面，再次发送"
+    ),
+    "at the most {most} workers are fewer than the {least} at the least": "最多 {most} 个工作进程少于最少的 {least} 个",
     "there is no archive {archive} in the model store": "模型仓库中没有归档文件 {archive}",
     "the form has more than {most} bytes (max_request_size)": "表单超过 {most} 字节 (max_request_size)",
     "the answer has more than {most} bytes (max_response_size)": "回答超过 {most} 字节 (max_response_size)",
     # What a server answers most often.
     "Not Found": "没有这个页面",
     "Processing worker updates...": "正在调整工作进程……",
+    "Version {version} of {model} is registered.": "模型 {model} 的版本 {version} 已注册。",
+    "Version {version} of {model} is unregistered.": "模型 {model} 的版本 {version} 已注销。",
+    "Version {version} of {model} is the default now.": "模型 {model} 的默认版本现在是 {version}。",
+    "Model version {version} is already registered for model {model}": "模型 {model} 的版本 {version} 已经注册",
+    "Cannot remove default version for model {model}": "不能移除模型 {model} 的默认版本",
     "{error} (HTTP {status})": "{error} (HTTP {status})",
     "Prediction failed. The server's log has the reason under the id {error}.": (
         "预测失败。原因在服务器日志中，编号为 {error}。"

@@ -23,6 +23,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const lost = document.getElementById("lost"), words = document.querySelector("script[data-copy]").dataset;
 
 function sessionEnded() {
+  if (typedIn) keep(typedIn);
   document.getElementById("leave")?.remove();
   lost.hidden = true;
   document.getElementById("out").hidden = false;
@@ -37,6 +38,32 @@ function follow(address, told) {
   events.addEventListener("out", () => { events.close(); sessionEnded(); });
   return events;
 }
+
+// ---- what was typed ----------------------------------------------------------------------------------------------
+
+// It outlives the login, and that the form is refused: in this window, until another page than the login comes.
+const KEPT = "torchmar-kept", typedIn = document.querySelector("form[data-kept]");
+
+function keep(form) {
+  const fields = [...new FormData(form)].filter(([name, value]) => name !== "mark" && typeof value === "string");
+  try { sessionStorage.setItem(KEPT, JSON.stringify({ path: location.pathname, fields })); } catch { /* it is too much */ }
+}
+
+function fillAgain(form, fields) {
+  const given = new Map(fields);
+  for (const one of form.elements) {
+    if (one.type === "radio") one.checked = given.get(one.name) === one.value;
+    else if (!["hidden", "file"].includes(one.type) && given.has(one.name)) one.value = given.get(one.name);
+  }
+}
+
+if (!document.querySelector("input[type=password]")) {
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) || "{}");
+  if (typedIn && kept.path === location.pathname) fillAgain(typedIn, kept.fields);
+  sessionStorage.removeItem(KEPT);
+}
+// The script of the page to try a model knows itself whether the form was taken.
+if (typedIn?.id !== "try") typedIn?.addEventListener("submit", () => keep(typedIn));
 
 // ---- the overview, and a load test -------------------------------------------------------------------------------
 
@@ -95,22 +122,10 @@ function watch(place) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restart);
   document.addEventListener("visibilitychange", redraw);
   window.addEventListener("load", redraw);
-  const rows = () => new Map([...document.querySelectorAll("#models tbody tr[data-name]")].map((row) => [`${row.dataset.name}\n${row.dataset.version}`, row]));
-  const mean = document.getElementById("models")?.dataset.mean;
   const events = follow(place.dataset.events, (one) => {
-    const shown = rows();
     if (!one.warm) samples.push(one);
     if (samples.length > 300) samples.shift();
-    for (const model of one.models || []) {
-      const row = shown.get(`${model.name}\n${model.version}`);
-      if (!row) continue;
-      for (const cell of row.querySelectorAll("[data-live]")) {
-        const key = cell.dataset.live, value = model[key];
-        const instead = key === "p50" && value === null && model.mean !== null;
-        const text = instead ? `${mean} ${number(model.mean)}` : key === "memory" && value !== null ? size(value) : number(value);
-        if (cell.textContent !== text) cell.textContent = text;
-      }
-    }
+    if (one.models) followModels(one.models);
     const stage = document.getElementById("stage");
     if (stage && one.load) stage.textContent = one.load;
     redraw();
@@ -139,6 +154,59 @@ function watch(place) {
       running.remove();
     }
   });
+}
+
+// ---- the models, as they are now ---------------------------------------------------------------------------------
+
+const part = document.getElementById("live");
+if (part?.dataset.events) {
+  const events = follow(part.dataset.events, ({ models }) => { if (models) followModels(models, () => events.close()); });
+}
+
+// What the pages say of models is the server's to say: where it is no longer right, the part is asked for again.
+let asked = "";
+function followModels(models, gone) {
+  const live = document.getElementById("live");
+  if (!live) return;
+  const { state, model } = live.dataset;
+  const now = models.filter((one) => !model || one.name === model).map((one) => one.state).join(" ");
+  if (now === state) asked = "";
+  else if (now !== asked) {  // once: the events tell of the first models alone
+    asked = now;
+    askAgain(live, gone, () => fillModels(models)).catch(() => { asked = ""; });
+  }
+  fillModels(models);
+}
+
+function fillModels(models) {
+  const rows = new Map([...document.querySelectorAll("#live tr[data-name]")].map((row) => [`${row.dataset.name}\n${row.dataset.version}`, row]));
+  for (const model of models) {
+    for (const cell of rows.get(`${model.name}\n${model.version}`)?.querySelectorAll("[data-live]") || []) {
+      const key = cell.dataset.live, value = model[key];
+      const instead = key === "p50" && value === null && model.mean !== null;
+      const mean = document.getElementById("live").dataset.mean;
+      const text = instead ? `${mean} ${number(model.mean)}` : key === "memory" && value !== null ? size(value) : number(value);
+      if (cell.textContent !== text) cell.textContent = text;
+    }
+  }
+}
+
+async function askAgain(live, gone, fill) {
+  const reply = await fetch(location.pathname + location.search, { headers: ALONE });
+  if (reply.status === 401) { sessionEnded(); return; }
+  const page = new DOMParser().parseFromString(await reply.text(), "text/html"), fresh = page.getElementById("live");
+  if (!fresh) {  // such as of a model that is no longer served
+    if (reply.status === 404) { live.replaceChildren(...page.body.childNodes); gone?.(); }
+    return;
+  }
+  const held = document.activeElement, typed = (input) => input.value !== input.defaultValue;
+  const kept = [...live.querySelectorAll("form")].filter((form) => form.contains(held) || [...form.querySelectorAll("input")].some(typed));
+  live.replaceWith(fresh);
+  // A form in which somebody types stays, and so does where the keyboard is.
+  for (const form of kept) [...fresh.querySelectorAll("form")].find((one) => one.action === form.action)?.replaceWith(form);
+  if (held !== document.activeElement) (held.isConnected ? held : [...fresh.querySelectorAll("a")].find((one) => one.href === held.href))?.focus();
+  fill();
+  if (!fresh.querySelector(".bad")) document.querySelector(".told")?.remove();
 }
 
 // ---- what a model is asked with, and the page to try one ---------------------------------------------------------
@@ -207,6 +275,7 @@ function tryModel(place) {
     cancel.onclick = () => asking.abort();
     try {
       const reply = await fetch(place.action, { method: "POST", body: new FormData(place), headers: ALONE, signal: asking.signal });
+      if (!reply.ok) keep(place);
       if (reply.status === 401) sessionEnded();
       else if (reply.headers.get("x-torchmar-answer") === "stream") await stream(reply, asking.signal);
       else if (reply.headers.get("content-type").startsWith("text/html")) {

@@ -126,6 +126,18 @@ def test_the_pages_have_no_english(console: Shown) -> None:
             assert page.status_code == 200
             assert not english(page), path
         assert not english(client.get("/console/nothing"))
+        referer = {"referer": f"{client.base_url}/console/models/echo"}
+        for path, fields in (
+            ("/echo/1.0/scale", {"least": "3", "most": "2"}),
+            ("/echo/1.0/unregister", {}),
+            ("/echo/2.0/set-default", {}),
+            ("/echo/1.0/unregister", {}),
+            ("", {"archive": "echo1.0.mar", "workers": "0"}),
+            ("", {"archive": "echo1.0.mar", "workers": "0"}),
+        ):
+            data = {"mark": mark_of(client.get("/console/models/echo")), **fields}
+            done = client.post(f"/console/models{path}", data=data, headers=referer)
+            assert not english(client.get(done.headers["location"])), (path, fields)
         mark = mark_of(client.get("/console/try/echo"))
         assert not english(client.post("/console/try/echo", data={"mark": mark, "text": "x"}))
         for fields in ({}, {"text": "x", "connections": "0"}, {"text": "x", "loop": "rate", "rate": "x"}):
@@ -161,6 +173,10 @@ def test_a_load_test_has_no_english(tmp_path: Path, loop: str, path: str) -> Non
     [
         ("8 connections", "8 个连接"),
         ("warning, 1 connection, 20/s: the server ends", "警告，1 个连接、每秒 20 个：服务器正在停止"),
+        (
+            "Token Authorization failed. Token either incorrect, expired, or not provided correctly (HTTP 400)",
+            "密钥验证失败：密钥不正确、已过期，或未正确提供 (HTTP 400)",
+        ),
         ("20/s: 25 x HTTP 503: oh, no", "每秒 20 个：25 次 HTTP 503：oh, no"),
         (
             "20/s: 64.63 % of the requests were answered within the SLO, not 99 %",

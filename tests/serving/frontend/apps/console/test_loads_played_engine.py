@@ -119,6 +119,8 @@ def test_it_ends_with_the_server(tmp_path: Path) -> None:
         sender.wait(10)
         assert start(client).status_code == 503
         page = result(client)
+        chinese = client.get("/console/load", headers={"accept-language": "zh"}).text
+        assert "负载测试失败：服务器或控制台在测试结束之前已停止。没有结果。" in chinese
         assert "The load test has failed: the server, or its console, has ended before it. There is no result." in page
         assert "The load test is over." not in page
 

@@ -89,13 +89,20 @@ def test_what_can_be_done_is_done(console: Shown) -> None:
         done = do("/echo/1.0/scale", least="2", most="3")
         assert done.status_code == 303
         assert "Processing worker updates" in client.get(done.headers["location"]).text
-        assert do("/echo/2.0/set-default").status_code == 303
+        assert "Processing worker updates" not in client.get("/console/models/echo").text, "it is said once"
+        assert "To unregister it, make another one the default first." in client.get("/console/models/echo").text
+        assert '/echo/1.0/unregister"' not in client.get("/console/models/echo").text
+        done = do("/echo/2.0/set-default")
+        assert "Version 2.0 of echo is the default now." in client.get(done.headers["location"]).text
         question = client.get("/console/models/echo/1.0/unregister")
         assert "Unregister version 1.0 of echo?" in question.text
         assert ("echo", "1.0") in console.engine.models
         assert do("/echo/1.0/unregister").headers["location"] == "/console"
         assert ("echo", "1.0") not in console.engine.models
-        assert do("", archive="echo1.0.mar", workers="0").status_code == 303
+        assert "Version 1.0 of echo is unregistered." in client.get("/console").text
+        done = do("", archive="echo1.0.mar", workers="0")
+        assert done.headers["location"] == "/console/models/echo/1.0"
+        assert "Version 1.0 of echo is registered." in client.get(done.headers["location"]).text
     assert console.engine.registered == [Registration("echo1.0.mar", initial_workers=0, synchronous=False)]
     assert console.engine.scaled == [("echo", "1.0", 2, 3, False)]
 
@@ -103,7 +110,7 @@ def test_what_can_be_done_is_done(console: Shown) -> None:
 @pytest.mark.parametrize(
     ("path", "fields", "told"),
     [
-        ("/echo/1.0/scale", {"least": "3", "most": "2"}, "max_worker cannot be less than min_worker."),
+        ("/echo/1.0/scale", {"least": "3", "most": "2"}, "at the most 2 workers are fewer than the 3 at the least"),
         ("/echo/1.0/scale", {"least": "-1"}, "a number of workers is wanted"),
         ("/echo/1.0/scale", {"least": "99999999999999"}, "a number of workers is wanted"),
         ("/echo/1.0/scale", {}, "a number of workers is wanted"),
@@ -119,6 +126,32 @@ def test_what_cannot_be_done_says_why(console: Shown, path: str, fields: dict[st
     assert page.status_code == 400
     assert told in page.text
     assert not console.engine.registered
+
+
+def test_what_is_refused_leads_back_to_its_form(console: Shown) -> None:
+    with console.client() as client:
+        mark = mark_of(client.get("/console"))
+
+        def do(path: str, page: str, **fields: str) -> str:
+            headers = {"referer": f"{client.base_url}{page}"}
+            done = client.post(f"/console{path}", data={"mark": mark, **fields}, headers=headers)
+            assert (done.status_code, done.headers["location"]) == (303, page)
+            first, again = client.get(page).text, client.get(page).text
+            shown_as = '<p class="bad bar" role="alert">(.*)</p>'
+            assert not re.search(shown_as, again), "it is said once"
+            return "".join(re.findall(shown_as, first))
+
+        told = do("/models", "/console", archive="echo1.0.mar", workers="1")
+        assert told == "Model version 1.0 is already registered for model echo"
+        page = "/console/models/echo"
+        assert "2 workers are fewer" in do("/models/echo/1.0/scale", page, least="3", most="2")
+        assert "of a session that has ended" in do("/models/echo/1.0/scale", page, mark="0" * 64)
+        assert "choose a file" in do("/load/echo", "/console/load/echo", loop="rate", rate="1", seconds="1")
+        # Nobody's link, and no other page, is said or led to.
+        assert "evil" not in client.get("/console/models/echo?told=evil").text
+        for referer in ("http://evil.example/console", f"{client.base_url}/models", f"{client.base_url}//evil.example"):
+            answer = client.post("/console/models", data={"mark": mark}, headers={"referer": referer})
+            assert answer.status_code == 400, referer
 
 
 def test_the_default_version_is_kept_while_there_are_others(console: Shown) -> None:
@@ -198,7 +231,12 @@ def test_a_stream_comes_as_it_is_made(console: Shown) -> None:
         assert text == b"part0part1part2last"
         assert b"part0part1part2last" in page
         assert console.engine.closed == 1
-        assert "part0part1part2last" in client.post("/console/try/stream", data=fields).text
+        hint = "what the server tells is the time until the first one"
+        assert hint.encode() in page
+        whole = client.post("/console/try/stream", data=fields).text
+        assert "part0part1part2last" in whole
+        assert hint in whole
+        assert hint not in client.post("/console/try/echo", data=fields).text
 
 
 def test_a_form_that_is_too_large_is_not_read(tmp_path: Path) -> None:
@@ -243,6 +281,23 @@ def test_the_logs_go_on(tmp_path: Path) -> None:
             found.append(next(told))
     said = [[row["text"].rpartition(" - ")[2] for row in json.loads(one)] for one in found]
     assert said == [["<b>hello</b>", "since the page"], ["and more"]]
+
+
+def test_an_errors_id_has_its_traceback(tmp_path: Path) -> None:
+    lines = (
+        "Error 44a88df7: no",
+        "Traceback (most recent call last):",
+        "    1 / 0",
+        "ZeroDivisionError: division",
+        "",
+        "on",
+    )
+    text = "2026-01-01T00:00:00,000 [INFO ] W-9000-echo_1.0-stdout MODEL_LOG - "
+    (tmp_path / "model_log.log").write_text("".join(f"{text}{line}\n" for line in lines))
+    with shown(tmp_path) as console, console.client() as client:
+        page = client.get("/console/logs?id=44a88df7").text
+    found = [line.rpartition("MODEL_LOG - ")[2] for line in re.findall("<div[^>]*>(2026.*)</div>", page)]
+    assert found == list(lines[:4])
 
 
 def test_the_error_of_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:

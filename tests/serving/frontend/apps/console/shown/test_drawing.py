@@ -84,6 +84,40 @@ def test_a_mask_lies_over_the_picture() -> None:
     assert (middle.left, middle.top, middle.width) == (16.0, 144.0, 224.0)
 
 
+def mask(*pixels: int) -> str:
+    written = io.BytesIO()
+    image = Image.new("L", (2, 2))
+    image.putdata(pixels)
+    image.save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def test_masks_with_labels_lie_over_the_picture() -> None:
+    answer = [
+        {"score": None, "label": "cat", "mask": mask(255, 0, 0, 0)},
+        {"score": 0.9, "label": "sky", "mask": mask(0, 0, 255, 255)},
+    ]
+    found = of(answer, picture(50, 50)).mask
+    assert found is not None
+    assert (found.left, found.top, found.width, found.height) == (0, 0, 50, 50)
+    assert [(label, share) for label, _, share in found.shares] == [("sky", 0.5), ("cat", 0.25)]
+    with Image.open(io.BytesIO(base64.b64decode(found.url.partition(",")[2]))) as image:
+        assert image.tobytes() == bytes([1, 0, 2, 2])
+
+
+@pytest.mark.parametrize("other", [None, 1, "no", base64.b64encode(picture(3, 2)).decode(), "iVBORw0KGgo="])
+def test_what_is_no_mask_is_not_drawn(other: Any) -> None:
+    assert of([{"label": "a", "mask": mask(0, 0, 0, 0)}, {"label": "b", "mask": other}]).mask is None
+    assert of([{"label": "a", "mask": mask(0, 0, 0, 0)}, "b"]).mask is None
+    assert of([]).mask is None
+
+
+def test_long_texts_within_an_answer_say_that_they_are_cut() -> None:
+    assert shortened({"mask": "iVBORw0K" * 100})["mask"] == f"{('iVBORw0K' * 8)[:60]}... 740 more characters"
+    assert shortened("two words " * 300).endswith("... 1000 more characters")
+    assert shortened("a sentence of a few words") == "a sentence of a few words"
+
+
 def test_what_is_long_is_shortened() -> None:
     found = of([0.123456789] * 384)
     assert found.numbers == 384

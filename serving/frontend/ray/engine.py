@@ -372,8 +372,8 @@ class RayEngine:
             if loop.time() > until:
                 raise InternalError(
                     f"Failed to start workers for model {version.spec.name} version: {version.spec.version}: "
-                    f"{state.ready} of {version.spec.least} run, which is all that the cluster has room for, or they "
-                    f"take too long: {state.message}"
+                    f"{state.ready} of {version.spec.least} replicas run: no node has room for another one, or it "
+                    f"takes too long. Ray says: {state.message}"
                 )
             await asyncio.sleep(_POLL_S)
 

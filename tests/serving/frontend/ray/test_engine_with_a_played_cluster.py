@@ -262,7 +262,7 @@ def test_a_cluster_without_room_is_told_of(bench: Bench, monkeypatch: pytest.Mon
     monkeypatch.setattr(bench.cluster, "states", dict)
 
     async def work(engine: RayEngine) -> None:
-        with pytest.raises(InternalError, match="0 of 1 run, which is all that the cluster has room for"):
+        with pytest.raises(InternalError, match="0 of 1 replicas run: no node has room for another one"):
             await engine.register(Registration("echo-1.0.mar"))
 
     bench.run(work)

@@ -63,6 +63,7 @@ def test_it_ends_by_itself_by_a_click_and_with_the_server(sandbox: Sandbox) -> N
         start("300")
         wait_until(senders, "a process that sends the load")
         (sender,) = senders()
+        wait_until(sender.net_connections, "its connections")  # before that it has not said with whom it ends
     sender.suspend()  # so it does not see the end of its input
     kill(server.pid)
     sender.wait(30)

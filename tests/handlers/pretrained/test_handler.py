@@ -18,11 +18,19 @@ class Handler(PretrainedHandler):
 
 
 def test_those_that_are_alike_and_not_much_longer_than_another():
-    pieces = [Piece({}, length, about) for length, about in ((4, "a"), (9, "b"), (10, "a"), (6, "a"), *[(9, "b")] * 3)]
+    given = ((40, "a"), (90, "b"), (110, "a"), (60, "a"), *[(90, "b")] * 3)
+    pieces = [Piece({}, length, about) for length, about in given]
     runs = [[(piece.length, piece.about) for piece in run] for run in Handler().runs(pieces)]
-    assert runs == [[(10, "a"), (6, "a")], [(4, "a")], [(9, "b")] * 3, [(9, "b")]]
+    assert runs == [[(110, "a"), (60, "a")], [(40, "a")], [(90, "b")] * 3, [(90, "b")]]
     assert list(Handler().runs([])) == []
     assert [len(run) for run in PretrainedHandler().runs(pieces)] == [6, 1]
+
+
+def test_no_run_for_what_little_padding_it_would_spare():
+    """Each run costs as much as some fifty tokens: seven sentences of 6 to 16 run together, sixty-four do not."""
+    few, many = ([Piece({}, length) for length in (16, *[6] * count)] for count in (6, 64))
+    assert [len(run) for run in PretrainedHandler().runs(few)] == [7]
+    assert [len(run) for run in PretrainedHandler().runs(many)] == [1, 32, 32]
 
 
 def piece(features=None, **about):

@@ -100,7 +100,7 @@ def test_runs_hold_texts_of_like_lengths(classes, monkeypatch):
         lambda features: shapes.append(tuple(features["input_ids"].shape)) or forward(features),
     )
     classes.ask(*TEXTS)
-    assert shapes == [(1, 38), (2, 7), (1, 3)]
+    assert shapes == [(1, 38), (3, 7)]  # 4 tokens of padding are cheaper than a third run
 
 
 def test_batches_are_read_while_others_are_answered(classes, serve, tmp_path):

@@ -275,4 +275,4 @@ def _shown(value: Any) -> str:
 
 
 def _listed(requests: Sequence[Any]) -> str:
-    return first_of([*map(_shown, requests)], 4)
+    return first_of(requests, 4, shown=_shown)

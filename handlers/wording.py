@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def first_of(texts: Sequence[str], most: int, between: str = ", ") -> str:
-    """Return the first `most` of some texts, and how many more there are."""
-    shown = between.join(texts[:most])
+def first_of(things: Sequence[T], most: int, between: str = ", ", shown: Callable[[T], str] = str) -> str:
+    """Return the first `most` of some things, each as `shown` writes it, and how many more there are."""
+    first = between.join(map(shown, things[:most]))
     link = " " if between == ", " else between
-    return shown if len(texts) <= most else f"{shown}{link}and {len(texts) - most} more"
+    return first if len(things) <= most else f"{first}{link}and {len(things) - most} more"

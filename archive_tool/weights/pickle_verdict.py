@@ -57,7 +57,7 @@ def judge(file: File, start: int, found: Imports, budget: Budget) -> Problems:
     refused = {name for name in names if not pickle_names.is_data(name, torchscript=file.torchscript)}
     if refused:
         shown = sorted(refused, key=lambda name: (name not in known, name))
-        listed = first_of([*map(_shown, shown)], _SHOWN)
+        listed = first_of(shown, _SHOWN, shown=_shown)
         attack = f"; {_shown(min(known))} is known from attacks" if known else ""
         yield f"would run code when it is loaded: it imports {listed}{attack}"
     if found.unknown:

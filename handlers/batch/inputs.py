@@ -55,8 +55,9 @@ def require(value: Any, fields: Any, wanted: str) -> None:
         raise BadInputError(f"the request has no body, and is no form with a value: send {wanted}; {_CURL}")
     if not set(names) - {"data", "body"}:
         raise BadInputError(f"the request has no body: send {wanted}")
-    quoted = [repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...") for name in names]
-    shown = first_of(quoted, _SHOWN_NAMES)
+    shown = first_of(
+        names, _SHOWN_NAMES, shown=lambda name: repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
+    )
     if len(names) == 1:
         raise BadInputError(
             f"the request is a form with the field {shown} alone, which is empty: send {wanted}; {_CURL}"

@@ -331,7 +331,7 @@ def _wrong_names(given: Mapping[str, Any], names: list[str], place: str = "") ->
 
 
 def _listed(names: Sequence[str]) -> str:
-    return first_of([repr(name[:40]) for name in names], 8)
+    return first_of(names, 8, shown=lambda name: repr(name[:40]))
 
 
 # ---- JSON out ----------------------------------------------------------------------------------------------------

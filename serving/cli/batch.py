@@ -183,9 +183,9 @@ def _starter(*, on_ray: bool, address: str | None) -> Callable[[Wanted], Abstrac
         from serving.batch.workers import local_workers
 
         return local_workers
-    from serving.frontend.ray.starting import check_installed
+    from serving.control.configuration.frontends import check_ray
 
-    check_installed()
+    check_ray()
     from serving.batch.ray_workers import ray_workers
 
     return partial(ray_workers, address=address)

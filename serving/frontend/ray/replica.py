@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving.frontend.__main__ import OWNER
-from serving.frontend.apps.answers import NO_CACHE, json_body, new_id, our_headers
+from serving.frontend.apps.answers import NO_CACHE
+from serving.frontend.apps.exchange import Exchange
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
 from serving.frontend.engine import Answer, Call, Registration
@@ -97,11 +98,9 @@ def only(name: str, app: App) -> App:
         if f"{scope['path']}/".startswith(own):
             await app(scope, receive, send)
             return
-        error = UnavailableError(f"{scope['path'][:200]} is asked of a replica of {name}: the cluster is changing")
-        body = json_body(error.document)
-        headers = [*our_headers(new_id(), NO_CACHE, len(body)), (b"retry-after", b"1")]
-        await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        said = f"{scope['path'][:200]} is asked of a replica of {name}: the cluster is changing"
+        error = UnavailableError(said, headers={"Retry-After": "1"})
+        await Exchange(scope, receive, send, NO_CACHE, Uncounted()).fail(error)
 
     return answer
 

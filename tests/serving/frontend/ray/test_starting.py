@@ -97,7 +97,7 @@ def test_who_cannot_join_a_cluster_hears_of_its_token(
     ray.init = lambda **_: 1 / 0  # type: ignore[attr-defined]
     ray.shutdown = lambda: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(starting, "is_installed", lambda name: True)
+    monkeypatch.setattr(starting, "check_ray", lambda: None)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     if mode is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)

@@ -45,7 +45,7 @@ def figures(taken: Sequence[tuple[float, float]], seconds: float, errors: int) -
 
 
 def ask(url: str, bodies: Sequence[bytes], clients: int, seconds: float, is_whole: Callable[[bytes], bool]) -> Figures:
-    """Have so many clients ask for one text after the other; none begins after so many seconds.
+    """Have so many clients ask for one text after the other, each at least once; none begins after so many seconds.
 
     Args:
         is_whole: says whether an answer has all the tokens that were asked for; one that has not is an error.
@@ -60,9 +60,9 @@ def ask(url: str, bodies: Sequence[bytes], clients: int, seconds: float, is_whol
 
     def client(number: int) -> None:
         connection = http.client.HTTPConnection(host, timeout=_TIMEOUT_S)
-        for body in itertools.islice(itertools.cycle(bodies), number, None):
+        for turn, body in enumerate(itertools.islice(itertools.cycle(bodies), number, None)):
             sent = time.perf_counter()
-            if sent > begin + seconds:
+            if turn and sent > begin + seconds:
                 break
             try:
                 connection.request("POST", f"/{path}", body, _JSON)

@@ -106,7 +106,7 @@ def test_texts_are_counted_if_they_have_all_their_tokens(answering: str, tmp_pat
 
 def test_what_nobody_answers_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="ConnectionRefused"):
-        written_by(tmp_path).load("bundled", "http://127.0.0.1:9/predictions/gpt", pretrained.OLDER, 1, 0.01)
+        written_by(tmp_path).load("bundled", "http://127.0.0.1:9/predictions/gpt", pretrained.OLDER, 1, 0.0)
 
 
 @pytest.mark.slow  # a process that imports transformers

@@ -128,7 +128,7 @@ def checkout(request: pytest.FixtureRequest) -> Iterator[Path]:
 # Documents about what is done with archives, whatever those hold: here something that needs neither trained weights nor
 # torch, whose import takes each server and each run seconds. For what needs it all the same see SETUP.
 _ABOUT_ARCHIVES = (
-    *("archives", "batch", "bench", "containers", "kubernetes", "ray", "scale-out", "security", "serving"),
+    *("archives", "batch", "bench", "console", "containers", "kubernetes", "ray", "scale-out", "security", "serving"),
     "testing-handlers",
 )
 WHATEVER_IT_HOLDS = {ROOT / "docs" / f"{name}.md" for name in _ABOUT_ARCHIVES}

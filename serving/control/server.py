@@ -291,7 +291,7 @@ def _as_asked(
     """Correct what the frontend does otherwise than asked: the number of workers, and which version is the default."""
     with management_client(record, state) as client:
         if not prepared.snapshot:  # it says which version is the default
-            models = with_defaults(client, models, prepared.properties)
+            models = with_defaults(client, models, prepared.properties, by_age=not prepared.cluster)
         # What a cluster had before stays as it is, and is told of last.
         before = [model for model in models if prepared.cluster and not prepared.selection.names(model.url)]
         asked = [model for model in models if model not in before]

@@ -23,7 +23,7 @@ def _rank(text: str) -> tuple[bool, Version, str]:
 
 
 def with_defaults(
-    client: ManagementClient, models: Sequence[ModelVersion], properties: Mapping[str, str]
+    client: ManagementClient, models: Sequence[ModelVersion], properties: Mapping[str, str], *, by_age: bool = True
 ) -> tuple[ModelVersion, ...]:
     """Make the newest of several versions of a model the default one; the frontend takes the first that it loads.
 
@@ -31,6 +31,8 @@ def with_defaults(
         client: of the server.
         models: all versions of its models.
         properties: of the server; ``defaultVersion`` in its ``models={...}`` wins.
+        by_age: False to do only what that says: a cluster has made the newest of those that are new the default one,
+            and leaves the others as they are.
 
     Returns:
         The versions, with the default ones marked.
@@ -49,6 +51,8 @@ def with_defaults(
         there = [model.version for model in models if model.name == name]
         wanted = configured.get(name)
         if wanted not in there:
+            if not by_age:
+                continue
             wanted = newest(there)
         if (name, wanted) not in [(model.name, model.version) for model in models if model.default]:
             client.set_default(name, wanted)

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from serving.control.models.versions import newest
 from serving.frontend.engine import Answer, Call, Done, ModelState, Registration, Share, WorkerState, most_of
 from serving.frontend.errors import (
     BadRequestError,
@@ -173,7 +174,7 @@ class RayEngine:
                 settings=dict(one.spec.settings),
                 workers=_workers(one),
                 waiting=0,
-                remaining=one.spec.under_way,
+                remaining=one.spec.queue_size,
                 default=one.spec.version == default,
                 loaded_at_startup=one.spec.at_startup,
                 share=traffic.share(one.spec.version) if traffic else None,
@@ -217,7 +218,8 @@ class RayEngine:
             archive: of the model.
             wanted: how.
             at_startup: whether it is deployed with the server. One of the same name and version is then replaced:
-                its replicas answer until there are others.
+                its replicas answer until there are others, and the default version stays what it is. One that was not
+                there becomes the default one if it is the newest, as where a server starts on one machine.
 
         Raises:
             FrontendError: it was not taken.
@@ -239,11 +241,12 @@ class RayEngine:
                         await asyncio.sleep(_HEARD_S)
             except BaseException:
                 self._table.forget(spec.name, spec.version, version)
-                await self._save(spec.name)
-                await asyncio.to_thread(self._cluster.delete, spec.application, 0.0)
+                await self._end(version, 0.0)
                 if spec.name in self._table.names():
                     await self._settle(spec.name)
                 raise
+            if at_startup and spec.version == newest(one.spec.version for one in self._table.all(spec.name)):
+                await self._make_default(spec.name, spec.version)
         if not wanted.synchronous:
             return Done.begun()
         return Done.registered(spec.name, spec.version, spec.least)
@@ -291,21 +294,32 @@ class RayEngine:
         """Send requests that name no version to this one."""
         self._table.find(name, version)
         async with self._changing.alone(name):
-            self._table.set_default(name, version)
-            await self._save(name)
-            await self._settle(name)
+            await self._make_default(name, version)
         return Done.of_default(name, version)
+
+    async def _make_default(self, name: str, version: str) -> None:
+        self._table.set_default(name, version)
+        await self._save(name)
+        await self._settle(name)
 
     async def unregister(self, name: str, version: str | None) -> Done:
         """Answer what was taken, end the replicas, forget the version (None: the default one)."""
         async with self._changing.alone(name):
             found = self._table.remove(name, version)
-            await self._save(name)
-            grace_s = float(self._settings.unregister_model_timeout)
-            in_time = await asyncio.to_thread(self._cluster.delete, found.spec.application, grace_s)
+            in_time = await self._end(found, float(self._settings.unregister_model_timeout))
             if name in self._table.names():
                 await self._settle(name)
         return Done.unregistered(name, in_time=in_time)
+
+    async def _end(self, version: _Version, grace_s: float) -> bool:
+        """End a version that is out of the table, and then have it forgotten; say whether it has ended in time.
+
+        In this order: where this application dies in between, the next one serves a version that can be removed again.
+        In the other one its replicas would answer for ever, and nobody would know of them.
+        """
+        in_time = await asyncio.to_thread(self._cluster.delete, version.spec.application, grace_s)
+        await self._save(version.spec.name)
+        return in_time
 
     async def drain(self, grace_s: float) -> None:  # noqa: ARG002 (as every engine)
         """Look no more: the versions go on without this application."""

@@ -146,7 +146,9 @@ def test_a_number_of_workers_is_for_the_models_that_are_named(
     client.describe.side_effect = lambda name, _: (f"{name} scaled",)
     models[1].name = "named"
     monkeypatch.setattr(server, "management_client", lambda *_, **__: client)
-    monkeypatch.setattr(server, "with_defaults", lambda _, found, __: found)
+    monkeypatch.setattr(
+        server, "with_defaults", lambda _, found, __, **options: found if options == {"by_age": False} else ()
+    )
     prepared = MagicMock(cluster=address, snapshot="", selection=Selection(tmp_path, (ModelSpec("", "named.mar"),)))
     found = server._as_asked(StartOptions(workers=2), prepared, tuple(models), MagicMock(), MagicMock())
     assert found == ("named scaled", models[0])

@@ -62,3 +62,10 @@ def test_the_newest_version_is_the_default_unless_the_configuration_says_which(m
     assert frontend.chosen == ([("a", expected)] if expected != "1.0" else [])
     assert {model.name: model.version for model in found if model.default} == {"a": expected, "b": "1.0"}
     assert [model.name for model in found] == ["a", "a", "a", "b"]
+
+
+def test_a_cluster_has_the_default_versions_that_it_had_unless_the_configuration_says_which() -> None:
+    for models, chosen in (("", []), ('{"a": {"2.0": {"defaultVersion": true}}}', [("a", "2.0")])):
+        frontend = Frontend(MODELS)
+        with_defaults(frontend, MODELS, {"models": models}, by_age=False)  # type: ignore[arg-type]
+        assert frontend.chosen == chosen

@@ -62,6 +62,7 @@ class PlayedCluster:
         self.told: list[str] = []
         self.deaths = 0
         self.slow_to_end = False
+        self.front_dies: str | None = None
         self.refuses: set[str] = set()
         self.closed = 0
 
@@ -71,7 +72,11 @@ class PlayedCluster:
         self.told.append(f"{spec.application} {spec.least}-{spec.most} at {route}")
 
     def delete(self, application: str, grace_s: float) -> bool:
+        if self.front_dies == "before":
+            raise RuntimeError("killed")
         self.apps.pop(application)
+        if self.front_dies == "after":
+            raise RuntimeError("killed")
         self.told.append(f"{application} ends")
         return not self.slow_to_end
 
@@ -392,6 +397,23 @@ def test_deploying_again_replaces_what_changed(bench: Bench) -> None:
     bench.run(work)
 
 
+def test_deploying_makes_what_is_new_and_newest_the_default_and_leaves_what_somebody_chose(bench: Bench) -> None:
+    bench.versions("1.0", "1.5", "2.0", "10.0")
+
+    async def work(engine: RayEngine) -> None:
+        async def deployed(version: str) -> str:
+            path = bench.store.path / f"echo-{version}.mar"
+            await engine.take(nodes.look(path), Registration(path.name), at_startup=True)
+            return engine.describe("echo", None)[0].version
+
+        assert [await deployed(version) for version in ("1.0", "2.0")] == ["1.0", "2.0"]
+        await engine.set_default("echo", "1.0")
+        assert [await deployed(version) for version in ("2.0", "1.0", "1.5", "10.0")] == ["1.0", "1.0", "1.0", "10.0"]
+        assert bench.cluster.apps["echo--10.0"][1] == "/predictions/echo"
+
+    bench.run(work)
+
+
 def test_workers_that_do_not_end_in_time_are_told_of(bench: Bench) -> None:
     bench.versions("1.0")
 
@@ -402,6 +424,30 @@ def test_workers_that_do_not_end_in_time_are_told_of(bench: Bench) -> None:
             await engine.unregister("echo", None)
 
     bench.run(work)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("model", ["echo", "bad"])
+def test_a_front_that_dies_while_a_version_ends_leaves_none_that_nobody_knows(
+    bench: Bench, when: str, model: str
+) -> None:
+    bench.versions("1.0", name=model)
+
+    async def dies(engine: RayEngine) -> None:
+        if model == "echo":
+            await engine.register(Registration("echo-1.0.mar"))
+        bench.cluster.front_dies = when
+        with pytest.raises(RuntimeError, match="killed"):
+            await (engine.unregister("echo", None) if model == "echo" else engine.register(Registration("bad-1.0.mar")))
+        bench.cluster.front_dies = None
+
+    async def comes_after(engine: RayEngine) -> None:
+        assert [name for name, _ in engine.names()] == [model]
+        await engine.unregister(model, None)
+        assert (bench.cluster.apps, bench.registry.known) == ({}, {})
+
+    bench.run(dies)
+    bench.run(comes_after)
 
 
 def test_a_controller_that_does_not_answer_is_asked_again(

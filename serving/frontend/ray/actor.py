@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +19,9 @@ from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.registry import NAME, NAMESPACE, Known, Registry, ServerInfo
 from serving.frontend.ray.specs import Spec
 
+_log: Final = logging.getLogger(__name__)
+#: Where HAProxy's socket is unless the environment says otherwise, but for a folder of the node.
+RAYS_SOCKET: Final = "/tmp/haproxy-serve/admin.sock"  # noqa: S108 (Ray makes it)
 _KEY: Final = b"registry"
 # The head node has as much of it as nobody ever asks for.
 _ON_HEAD: Final = {HEAD_NODE_RESOURCE_NAME: 0.001}
@@ -33,8 +38,21 @@ class _Kept:
         internal_kv._internal_kv_put(_KEY, value, namespace=NAMESPACE)
 
 
+def close_proxy() -> None:
+    """Let nobody else reach HAProxy of this node by its sockets: who writes to them can change where requests go.
+
+    Ray makes them for everybody. It has HAProxy on the head node, where the registry is, and where replicas are.
+    """
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        socket = Path(os.environ.get("RAY_SERVE_HAPROXY_SOCKET_PATH", RAYS_SOCKET))
+        folder = socket.parent / ray.get_runtime_context().get_node_id()
+        if not nodes.close(folder):
+            _log.warning("%s is not this user's alone: others can have HAProxy send them requests and keys", folder)
+
+
 class _Actor(Registry):
     def __init__(self) -> None:
+        close_proxy()
         super().__init__(_Kept())
 
     def forget(self) -> None:

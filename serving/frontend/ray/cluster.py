@@ -23,7 +23,7 @@ from serving.frontend.errors import FrontendError
 from serving.frontend.joined import joined
 from serving.frontend.meters import Uncounted
 from serving.frontend.ray import names, nodes
-from serving.frontend.ray.actor import RegistryClient
+from serving.frontend.ray.actor import RegistryClient, close_proxy
 from serving.frontend.ray.engine import RayEngine
 from serving.frontend.ray.nodes import Archive
 from serving.frontend.ray.replica import AsgiApp, Replica, keys_of, settings_of
@@ -37,8 +37,9 @@ _HEALTH_S: Final = 5.0
 _HEALTH_TIMEOUT_S: Final = 30.0
 #: Seconds that a replica may take for what it has when it is to end.
 GRACE_S: Final = 120.0
-# Requests that the front may have: it passes them on, and each version bounds its own.
-_FRONT_UNDER_WAY: Final = 10_000
+# Requests that a process may have, those too whose bodies still come: more than HAProxy has connections. What waits for
+# a model is bounded by its engine. A lower bound would be reached by clients that are slow, or have no key.
+_UNDER_WAY: Final = 10_000
 _POLL_S: Final = 0.1
 # How a traceback names our errors.
 _OURS: Final = f"{FrontendError.__module__}."
@@ -63,6 +64,7 @@ class Model:
 
     async def __init__(self, spec: Spec) -> None:  # type: ignore[misc]
         leave_requests_to_us()
+        close_proxy()
         registry = await asyncio.to_thread(RegistryClient)
         info = await asyncio.to_thread(registry.info)
         wanted = replace(spec.registration, model_name=spec.name)
@@ -147,8 +149,8 @@ def application(spec: Spec, code: str) -> serve.Application:
         **count,
         version=code,
         _internal=True,  # without it Ray would start every replica anew at each change
-        max_ongoing_requests=spec.under_way,
-        max_queued_requests=-1,  # what waits is bounded by the engine, which answers as TorchServe does
+        max_ongoing_requests=_UNDER_WAY,
+        max_queued_requests=-1,
         graceful_shutdown_timeout_s=GRACE_S,
         logging_config={"enable_access_log": False},  # a line for each request
         health_check_period_s=_HEALTH_S,
@@ -164,7 +166,7 @@ def front(code: str) -> serve.Application:
         num_replicas=1,
         version=code,
         _internal=True,
-        max_ongoing_requests=_FRONT_UNDER_WAY,
+        max_ongoing_requests=_UNDER_WAY,
         max_queued_requests=-1,
         ray_actor_options={"num_cpus": 0},
     ).bind()

@@ -90,6 +90,23 @@ def root() -> Path:
     return folder
 
 
+def close(folder: Path) -> bool:
+    """Make a folder of this node this user's alone.
+
+    Returns:
+        Whether it is: not where somebody else has made it, or can put another one in its place.
+    """
+    with contextlib.suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        above, found = folder.parent.lstat(), folder.lstat()
+        shared = above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and above.st_uid in (0, os.getuid()):
+            folder.chmod(0o700)
+            return not shared
+    return False
+
+
 def look(path: Path) -> Archive:
     """Read an archive from its begin to its end, and its signature, if there is one.
 

@@ -90,7 +90,8 @@ def only(name: str, app: App) -> App:
     """Make an application that answers what is asked of a model, and sends all else away.
 
     Where a replica has died another one may get its port before HAProxy has heard of it. Of another model's requests it
-    would say that there is no such model, and of another API's key that it is wrong; and that is no answer.
+    would say that there is no such model, and of another API's key that it is wrong; and that is no answer. Of another
+    version's it says that there is none, for those of the default version answer for versions that are not there.
     """
     own = f"{route(name, '', default=True)}/"
 

@@ -20,8 +20,6 @@ from serving.frontend.settings import Settings
 CPUS: Final = 1.0
 #: Replicas of a version: more than large clusters have.
 MOST_REPLICAS: Final = 10_000
-# Batches that may be under way in a replica beside those that wait.
-_UNDER_WAY: Final = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Spec:
         registration: what was asked for; its ``url`` is what describes the version.
         least, most: replicas; Ray Serve scales between them.
         gpus: of a replica.
-        under_way: requests that a replica may have, with those that wait in it.
+        queue_size: requests that may wait in a replica.
         target: requests under way in each replica that Ray Serve scales for.
         retry: whether a request whose replica died may be sent again.
         requirements: packages that the archive asks for, where they are installed.
@@ -63,7 +61,7 @@ class Spec:
     most: int
     cpus: float
     gpus: float
-    under_way: int
+    queue_size: int
     target: float
     retry: bool
     startup_timeout_s: int
@@ -166,7 +164,7 @@ def spec_of(
         most=most,
         cpus=resources.cpus,
         gpus=_gpus(model, resources, gpus),
-        under_way=model.queue_size + _UNDER_WAY * model.batch_size,
+        queue_size=model.queue_size,
         target=float(2 * model.batch_size),
         retry=model.retry,
         startup_timeout_s=model.startup_timeout_s,

@@ -45,6 +45,11 @@ _USUAL: Final = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # What models print is in the log at once, and not a thousand lines later: there is no line for each request.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    # A client that says nothing, sends no more of its body, or takes nothing of its answer: Ray waits for it an hour,
+    # and HAProxy has so many connections and no more. What a model takes its time for is not counted.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "75",
+    # A node whose HAProxy has died is deaf until it has failed three looks; Ray looks every ten seconds.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     # A machine with few processors takes long to begin.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "90",
     "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "60",

@@ -42,3 +42,11 @@ def test_why_an_application_is_as_it_is(of_application: str, of_deployment: str,
     deployment: dict[str, Any] = {"replicas": [], "message": of_deployment}
     found = {"status": "DEPLOY_FAILED", "route_prefix": "/", "message": of_application}
     assert _state({**found, "deployments": {"model": deployment}}).message == told
+
+
+def test_haproxys_socket_is_where_ray_has_it() -> None:
+    from ray.serve._private import constants
+
+    from serving.frontend.ray import actor
+
+    assert constants.RAY_SERVE_HAPROXY_SOCKET_PATH == actor.RAYS_SOCKET

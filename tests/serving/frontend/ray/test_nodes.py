@@ -45,6 +45,31 @@ def _nobody(sha256: str, place: int, most: int) -> bytes:
     raise AssertionError("nobody needs to be asked")
 
 
+def test_a_folder_is_closed_to_others_unless_somebody_else_has_it(tmp_path: Path) -> None:
+    folder = tmp_path / "haproxy-serve" / "node"
+    assert nodes.close(folder)
+    folder.chmod(0o777)
+    assert nodes.close(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.parent.chmod(0o777)  # another user can put his own in its place
+    assert not nodes.close(folder)
+    folder.parent.chmod(0o1777)
+    assert nodes.close(folder)
+    (folder.parent / "link").symlink_to(tmp_path)
+    assert not nodes.close(folder.parent / "link")
+    (tmp_path / "file").touch()
+    assert not nodes.close(tmp_path / "file" / "node")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a folder to another user")
+@pytest.mark.parametrize("theirs", ["haproxy-serve", "haproxy-serve/node"])
+def test_a_folder_of_another_user_is_not_closed(tmp_path: Path, theirs: str) -> None:
+    folder = tmp_path / "haproxy-serve" / "node"
+    folder.mkdir(parents=True)
+    os.chown(tmp_path / theirs, 65534, 65534)
+    assert not nodes.close(folder)
+
+
 def test_a_file_of_the_same_path_is_taken_if_it_is_the_same(store: Store) -> None:
     path = store.build()
     archive = nodes.look(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from archive_tool.errors import InputError
+from serving.control.configuration import frontends
 from serving.errors import StartError
 from serving.frontend.ray import starting
 from serving.frontend.ray.__main__ import _check_name
@@ -59,7 +60,7 @@ def test_where_haproxy_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_installation_without_ray_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "is_installed", lambda name: False)
+    monkeypatch.setattr(frontends, "is_installed", lambda name: False)
     with pytest.raises(StartError) as caught, starting.connected("auto", {}):
         pass
     assert caught.value.hint == "pip install 'torchmar[ray]'"

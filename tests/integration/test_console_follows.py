@@ -52,16 +52,7 @@ def test_the_overview_has_the_models_that_there_are(reader: Any, console: Shown)
     playwright.expect(rows).to_have_count(4)
 
 
-def test_the_page_of_a_model_follows_it(reader: Any, console: Shown) -> None:
-    engine = console.engine
-    page = opened(reader, console, "/models/echo")
-    least = page.locator("form[action$='/echo/1.0/scale'] input[name=least]")
-    page.evaluate("window.same = true")
-    least.fill("7")
-    state = engine.models["echo", "2.0"]
-    engine.add(replace(state, workers=(*state.workers, replace(state.workers[0], id="9001"))))
-    playwright.expect(page.locator("tbody tr").nth(1).locator("td").nth(1)).to_have_text("2 / 1")
-    (worker,) = engine.models["echo", "1.0"].workers
+def write_failure(console: Shown) -> None:
     text = "2026-01-01T00:00:00,000 [INFO ] W-9000-echo_1.0-stdout MODEL_LOG - "
     lines = (
         "Traceback (most recent call last):",
@@ -71,7 +62,26 @@ def test_the_page_of_a_model_follows_it(reader: Any, console: Shown) -> None:
         "",
     )
     (console.folder / "model_log.log").write_text("".join(f"{text}{line}\n" for line in lines))
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_the_page_of_a_model_follows_it(reader: Any, console: Shown, early: bool) -> None:
+    engine = console.engine
+    page = opened(reader, console, "/models/echo")
+    least = page.locator("form[action$='/echo/1.0/scale'] input[name=least]")
+    page.evaluate("window.same = true")
+    least.fill("7")
+    state = engine.models["echo", "2.0"]
+    engine.add(replace(state, workers=(*state.workers, replace(state.workers[0], id="9001"))))
+    playwright.expect(page.locator("tbody tr").nth(1).locator("td").nth(1)).to_have_text("2 / 1")
+    (worker,) = engine.models["echo", "1.0"].workers
+    # The reason may be in the log before the worker is not ready, or after it.
+    if early:
+        write_failure(console)
     engine.add(replace(engine.models["echo", "1.0"], workers=(replace(worker, ready=False),)))
+    page.get_by_text("not ready").wait_for()
+    if not early:
+        write_failure(console)
     page.get_by_role("heading", name="It cannot be loaded").wait_for()
     assert page.get_by_text("not ready").count() == 1
     assert least.input_value() == "7", "what somebody types stays"

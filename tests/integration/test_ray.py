@@ -6,8 +6,10 @@ that do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -279,6 +281,25 @@ def test_deadlines(alone: httpx.Client) -> None:
         assert answer.status_code == 504 or body in answer.text
 
 
+@pytest.mark.parametrize("key", ["right", "wrong"])
+def test_clients_whose_bodies_do_not_come_hold_up_nobody(alone: httpx.Client, key: str) -> None:
+    authorization = alone.headers["authorization"] if key == "right" else "Bearer no"
+    lines = (
+        "POST /predictions/plain HTTP/1.1",
+        "Host: x",
+        f"Authorization: {authorization}",
+        "Content-Length: 99",
+        "",
+        "x",
+    )
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):  # more than may wait for a model
+            slow = stack.enter_context(socket.create_connection((alone.base_url.host, alone.base_url.port)))
+            slow.sendall("\r\n".join(lines).encode())
+        # HAProxy ends them after 75 s.
+        assert alone.post("/predictions/plain", content=b"x", timeout=30).status_code == 200
+
+
 def test_the_log_has_the_reason_of_a_failure(alone: httpx.Client, place: Place) -> None:
     answer = ask(alone, "/predictions/plain", "bad")
     found = re.search(r"under the id (\w+)", answer.text)
@@ -360,8 +381,11 @@ def assert_a_deployment_that_fails_changes_nothing(nodes: proof.Nodes, place: Pl
 
 def assert_one_hop(nodes: proof.Nodes, place: Place, questions: Callable[[str], Sequence[Question]]) -> None:
     """Without the front, and without every node's Ray proxy, predictions go on: HAProxy asks the replica itself."""
+    import ray
     from ray import serve
 
+    folders = [Path("/tmp/haproxy-serve", node["NodeID"]) for node in ray.nodes()]
+    assert {folder.stat().st_mode & 0o777 for folder in folders if folder.exists()} == {0o700}, "others would have keys"
     status: dict[str, Any] = json.loads(place.torchmar("status", "--json", "--name", "nodes"))
     key = place.torchmar("keys", "--inference", "--name", "nodes").strip()
     serve.delete("front")

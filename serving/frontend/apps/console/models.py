@@ -90,7 +90,8 @@ class Models:
         one, served = await version_of(self._shared.source, request)
         contents = await self._shared.archives.contents(one.of.url)
         failure = None
-        if one.of.ready_workers < max(1, one.of.min_workers) and one.of.workers:
+        too_few = one.of.ready_workers < max(1, one.of.min_workers) and bool(one.of.workers)
+        if too_few:
             failure = await asyncio.to_thread(logs.failure_of, self._shared.source.about.logs, one.of.name)
         return self._shared.pages.page(
             request,
@@ -99,6 +100,7 @@ class Models:
             served=served,
             contents=contents,
             failure=failure,
+            unexplained=too_few and failure is None,
             shape=_shape,
         )
 

@@ -168,10 +168,10 @@ let asked = "";
 function followModels(models, gone) {
   const live = document.getElementById("live");
   if (!live) return;
-  const { state, model } = live.dataset;
+  const { state, model } = live.dataset, unexplained = "unexplained" in live.dataset;  // the log may have the reason later
   const now = models.filter((one) => !model || one.name === model).map((one) => one.state).join(" ");
-  if (now === state) asked = "";
-  else if (now !== asked) {  // once: the events tell of the first models alone
+  if (now === state && !unexplained) asked = "";
+  else if (now !== asked || unexplained) {  // once: the events tell of the first models alone
     asked = now;
     askAgain(live, gone, () => fillModels(models)).catch(() => { asked = ""; });
   }

@@ -158,6 +158,7 @@ def test_the_report_has_every_table() -> None:
     assert found.document()["loads"][1]["entrant"] == "ray, 1 replica"
 
 
+@pytest.mark.slow  # three processes that import torch
 def test_loops_measure_together_and_say_why_they_fail(tmp_path: Path) -> None:
     workload = noop(tmp_path)
     archive = tmp_path / "store" / workload.build(tmp_path / "store", PYTHON.contender, 1)

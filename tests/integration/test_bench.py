@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import FRONTENDS, Server
+from .conftest import PYTHON_FIRST, Server
 
 HANDLER = """
 class Handler:
@@ -19,7 +19,7 @@ class Handler:
 """
 
 
-@pytest.mark.parametrize("frontend", FRONTENDS)
+@pytest.mark.parametrize("frontend", PYTHON_FIRST)
 def test_a_model_is_loaded_while_its_workers_are_scaled(light_server: Server, frontend: str, tmp_path: Path) -> None:
     # Java's frontend cuts what a worker runs that it ends, and may fail itself: "Job.isControlCmd()" of no job.
     scaled = {2: "1 to 2 workers", 1: "2 to 1 workers"}

@@ -121,6 +121,13 @@ def test_a_search_finds_a_rate(server: Server) -> None:
     assert session.highest[None] > 0
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load a model that has been scaled for a moment more, and not for a second."""
+    monkeypatch.setattr(sessions, "_AFTER_S", 0.1)
+
+
+@pytest.mark.usefixtures("soon")
 def test_workers_are_scaled_under_load_and_back(server: Server) -> None:
     client = PlayedManagement()
     scaling = Scaling(cast("ManagementClient", client), "good", None, (1, 2))
@@ -135,6 +142,7 @@ def test_workers_are_scaled_under_load_and_back(server: Server) -> None:
     ]
 
 
+@pytest.mark.usefixtures("soon")
 def test_where_workers_cannot_be_scaled_what_there_is_stays(server: Server) -> None:
     client = PlayedManagement()
     scaling = Scaling(cast("ManagementClient", client), "good", None, (1, 99))

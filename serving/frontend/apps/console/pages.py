@@ -7,7 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -62,23 +62,8 @@ class Pages:
         self._about = about
         # By session: in an address anybody's link could have it.
         self._told: OrderedDict[str, Told] = OrderedDict()
-        self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
-            autoescape=select_autoescape(default=True, default_for_string=True),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters["size"] = _size
-        # Of a process that has just begun the memory is not known yet.
-        self._templates.filters["memory"] = lambda count: _size(count) if count else "–"
-        self._templates.filters["number"] = _number
-        self._templates.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
-        self._templates.filters["linked"] = _linked
-        self._templates.globals["link"] = link
         # Compiled now, in the thread that makes the console: not in the event loop.
-        for name in self._templates.list_templates():
-            self._templates.get_template(name)
+        self._templates = _templates()
 
     def tell(self, request: Request, *lines: str, bad: bool = False) -> None:
         """Let the next page that the request's session sees say something, once; `bad`: that it was refused."""
@@ -112,6 +97,27 @@ class Pages:
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """Answer with a page."""
         return HTMLResponse(self.text(request, template, **values), status, {"vary": "cookie, accept-language"})
+
+
+@cache
+def _templates() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["size"] = _size
+    # Of a process that has just begun the memory is not known yet.
+    found.filters["memory"] = lambda count: _size(count) if count else "–"
+    found.filters["number"] = _number
+    found.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    found.filters["linked"] = _linked
+    found.globals["link"] = link
+    for name in found.list_templates():
+        found.get_template(name)
+    return found
 
 
 def link(*segments: str) -> str:

@@ -22,6 +22,8 @@ from serving.frontend.errors import BadRequestError
 from serving.frontend.metering.server import ServerMeters
 from serving.frontend.settings import Place, home_of, of
 
+from .conftest import PLAIN
+
 NOT_FOUND = {
     "code": 404,
     "type": "ResourceNotFoundException",
@@ -62,7 +64,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Serv
 
 
 def test_the_metrics(shared: tuple[str, ServerMeters]) -> None:
-    answer = httpx.get(f"{shared[0]}/metrics")
+    answer = httpx.get(f"{shared[0]}/metrics", verify=PLAIN)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert answer.headers["pragma"] == "no-cache"
@@ -75,7 +77,7 @@ def test_the_metrics(shared: tuple[str, ServerMeters]) -> None:
 
 def test_a_clients_request_id_is_kept_if_it_is_one(shared: tuple[str, ServerMeters]) -> None:
     for sent, kept in (("mine", True), ("two words", True), ("x" * 200, False)):
-        answer = httpx.get(f"{shared[0]}/metrics", headers={"x-request-id": sent})
+        answer = httpx.get(f"{shared[0]}/metrics", headers={"x-request-id": sent}, verify=PLAIN)
         assert (answer.headers["x-request-id"] == sent) == kept
 
 
@@ -109,7 +111,7 @@ def test_head_has_the_headers_alone(shared: tuple[str, ServerMeters]) -> None:
 def test_samples_can_be_chosen(shared: tuple[str, ServerMeters], query: str, names: set[str]) -> None:
     shared[1].responded(500)
     shared[1].responded(400)
-    answer = httpx.get(f"{shared[0]}/metrics?{query}")
+    answer = httpx.get(f"{shared[0]}/metrics?{query}", verify=PLAIN)
     assert answer.status_code == 200
     assert {line.split()[2] for line in answer.text.splitlines() if line.startswith("# TYPE")} == names
 
@@ -127,7 +129,7 @@ def test_any_query_is_answered_or_refused(query: bytes) -> None:
 
 def test_other_parameters_choose_nothing(shared: tuple[str, ServerMeters]) -> None:
     for query in ("name=Requests2XX", "x", "", "&&"):
-        assert "QueueTime" in httpx.get(f"{shared[0]}/metrics?{query}").text
+        assert "QueueTime" in httpx.get(f"{shared[0]}/metrics?{query}", verify=PLAIN).text
 
 
 @pytest.mark.parametrize("bad", ["%zz", "%", "%a"])
@@ -178,8 +180,8 @@ def test_its_own_answers_are_counted(tmp_path: Path) -> None:
     with served(tmp_path) as (url, _):
         for path, times in (("/metrics", 2), ("/foo", 3)):
             for _ in range(times):
-                httpx.get(url + path)
-        text = httpx.get(f"{url}/metrics?name[]=Requests2XX&name[]=Requests4XX").text
+                httpx.get(url + path, verify=PLAIN)
+        text = httpx.get(f"{url}/metrics?name[]=Requests2XX&name[]=Requests4XX", verify=PLAIN).text
     counts = {line.split("{")[0]: float(line.split()[-1]) for line in text.splitlines() if not line.startswith("#")}
     assert counts == {"Requests2XX": 2, "Requests4XX": 3}
 
@@ -187,7 +189,7 @@ def test_its_own_answers_are_counted(tmp_path: Path) -> None:
 def test_in_the_log_there_is_nothing_to_show(tmp_path: Path) -> None:
     with served(tmp_path, metrics_mode="log") as (url, meters):
         meters.responded(200)
-        answer = httpx.get(f"{url}/metrics")
+        answer = httpx.get(f"{url}/metrics", verify=PLAIN)
     assert (answer.status_code, answer.content) == (200, b"")
 
 
@@ -196,7 +198,7 @@ def test_many_ask_while_the_server_counts(shared: tuple[str, ServerMeters]) -> N
     answers: list[str] = []
 
     def ask() -> None:
-        with httpx.Client() as client:
+        with httpx.Client(verify=PLAIN) as client:
             answers.extend(client.get(f"{url}/metrics").text for _ in range(10))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]

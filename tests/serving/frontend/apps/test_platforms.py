@@ -18,7 +18,7 @@ from serving.frontend.engine import Done, Registration
 from serving.frontend.entrance import App
 from serving.frontend.errors import OutOfResourcesError
 
-from .conftest import PlayedEngine, PlayedMeters, listening, model, played_engine, settings_of
+from .conftest import PLAIN, PlayedEngine, PlayedMeters, listening, model, played_engine, settings_of
 
 GIVEN = "a-key-of-the-users-own"
 
@@ -64,7 +64,7 @@ def served(folder: Path, *, multi_model: bool, keyed: bool = False) -> Iterator[
         app = with_platforms(app, PlatformsApp(engine, settings, keys, meters, models))
     with (
         listening(app) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=PLAIN) as client,
     ):
         yield Platform(engine, client, store, models)
 

@@ -19,6 +19,7 @@ from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.keys import Keys
 from serving.frontend.apps.management import management_app
 from tests.serving.frontend.apps.conftest import (
+    PLAIN,
     PlayedEngine,
     PlayedMeters,
     listening,
@@ -44,7 +45,7 @@ class Shown:
     end: Callable[[], object]
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, verify=PLAIN)
 
 
 def mark_of(page: httpx.Response) -> str:

@@ -15,7 +15,7 @@ import pytest
 from serving.frontend.engine import Answer, Call
 from serving.frontend.errors import InternalError
 from tests.later import Later
-from tests.serving.frontend.apps.conftest import PlayedEngine, Served, model, served
+from tests.serving.frontend.apps.conftest import PLAIN, PlayedEngine, Served, model, served
 
 openai = Later("openai")
 WORDS = (" rain", " stops", " the", " f\u00efnal")
@@ -124,7 +124,9 @@ def routes(tmp_path: Path) -> Iterator[Routes]:
     with served(tmp_path, engine=engine) as found:
         url = f"http://127.0.0.1:{found.inference}"
         with (
-            openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
-            httpx.Client(base_url=url, timeout=60) as http,
+            openai.OpenAI(
+                base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=httpx.Client(timeout=60, verify=PLAIN)
+            ) as client,
+            httpx.Client(base_url=url, timeout=60, verify=PLAIN) as http,
         ):
             yield Routes(found, engine, client, http)

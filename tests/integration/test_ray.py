@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -384,7 +385,8 @@ def assert_one_hop(nodes: proof.Nodes, place: Place, questions: Callable[[str], 
     import ray
     from ray import serve
 
-    folders = [Path("/tmp/haproxy-serve", node["NodeID"]) for node in ray.nodes()]
+    sockets = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+    folders = [sockets / node["NodeID"] for node in ray.nodes()]
     assert {folder.stat().st_mode & 0o777 for folder in folders if folder.exists()} == {0o700}, "others would have keys"
     status: dict[str, Any] = json.loads(place.torchmar("status", "--json", "--name", "nodes"))
     key = place.torchmar("keys", "--inference", "--name", "nodes").strip()

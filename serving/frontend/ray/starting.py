@@ -64,6 +64,12 @@ _NOT_OF_REPLICAS: Final = frozenset(
 _NOT_OF_REPLICAS_PREFIXES: Final = ("torchmar_ray_", "grpc_")
 #: Requests whose replica died before it answered go to another one, whatever they do.
 _RESENT: Final = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response"}
+# HAProxy's own pages, and Ray's proxy, which answers for an application that has no replica at the moment.
+_PORTS: Final = (
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
 #: The longest path of a socket that HAProxy takes, what it writes behind it included, and Ray's own folder of a node.
 _SOCKET_MOST: Final = 96
 _NODE_CHARS: Final = 57
@@ -90,8 +96,8 @@ def environment(
     """
     found = {**_USUAL, **(_RESENT if resend else {})}
     if private is not None and haproxy:
-        stats, metrics = choose_free("127.0.0.1", 2)
-        found |= {"RAY_SERVE_HAPROXY_STATS_PORT": f"{stats}", "RAY_SERVE_HAPROXY_METRICS_PORT": f"{metrics}"}
+        # At its usual ports another cluster of this machine may listen, too, and would get some of the requests.
+        found |= {key: f"{port}" for key, port in zip(_PORTS, choose_free("127.0.0.1", len(_PORTS)), strict=True)}
         # Whoever can write to the sockets there can change the proxy; in Ray's usual place, every user can.
         if len(f"{private}/admin.sock") + _NODE_CHARS <= _SOCKET_MOST:
             found |= {

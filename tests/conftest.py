@@ -147,12 +147,15 @@ _LONGEST_FIRST = tuple(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give real processes a second try, which the summary counts (a second failure counts); put long files first."""
+    files = {item.path for item in items}
+    real = {path for path in files if any(place == path or place in path.parents for place in _OF_PROCESSES)}
     for item in items:
-        if any(place == item.path or place in item.path.parents for place in _OF_PROCESSES):
+        if item.path in real:
             item.add_marker(pytest.mark.flaky(reruns=1))
     if _PARALLEL:
-        places = {path: place for place, path in enumerate(_LONGEST_FIRST)}
-        items.sort(key=lambda item: (_scope(item.nodeid) not in _TOGETHER, places.get(item.path, len(places))))
+        longest = {path: place for place, path in enumerate(_LONGEST_FIRST)}
+        together = {path for path in files if _scope(str(path.relative_to(ROOT))) in _TOGETHER}
+        items.sort(key=lambda item: (item.path not in together, longest.get(item.path, len(longest))))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,8 @@ from handlers.pretrained import lengths
 
 from .models import make_byte_tokenizer, make_tokenizer
 
-TOKENIZERS = [make_tokenizer(), make_byte_tokenizer()]
+# Made when they are used: transformers is imported for them.
+TOKENIZERS = [cache(make_tokenizer), cache(make_byte_tokenizer)]
 # Words, unknown ones of which each is one token to BERT's tokenizer, blanks that are none, characters of several bytes.
 PARTS = st.sampled_from(["the rain ", "ada,", "x" * 150, " " * 300, "\n", "r\u00e4in ", "\U0001f327", "rain" * 20])
 TEXTS = st.builds(lambda parts, times: "".join(parts) * times, st.lists(PARTS, max_size=6), st.integers(0, 60))
@@ -21,9 +24,10 @@ def tokens(tokenizer, text):
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=["wordpiece", "bytes"])
+@pytest.mark.parametrize("make", TOKENIZERS, ids=["wordpiece", "bytes"])
 @given(text=TEXTS, longest=st.integers(1, 40))
-def test_the_tokens_are_those_of_the_whole_text(tokenizer, text, longest):
+def test_the_tokens_are_those_of_the_whole_text(make, text, longest):
+    tokenizer = make()
     whole = tokens(tokenizer, text)
     begin, end = (lengths.enough(tokenizer, text, longest, end=end) for end in (False, True))
     assert text.startswith(begin)
@@ -50,7 +54,7 @@ def test_a_text_of_megabytes_is_not_made_tokens_of(end):
 
     def counting(text, **options):
         read.append(len(text))
-        return TOKENIZERS[1](text, **options)
+        return TOKENIZERS[1]()(text, **options)
 
     part = lengths.enough(counting, "a" * 5_000_000, 1024, end=end)
     assert sum(read) == len(part) < 20_000

@@ -21,7 +21,8 @@ from serving.frontend.ray import starting
 CLIENTS = 8
 # What a replica takes by Ray's count: each node has room for three.
 CPUS = "0.6"
-_NODE_CPUS = 2
+# Room for all replicas on one node: what ends on a full one may leave its place to another model.
+_NODE_CPUS = 3
 _WAIT_S = 600.0
 _TRIES = 3
 

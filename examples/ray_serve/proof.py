@@ -19,9 +19,9 @@ from serving.control.configuration.ports import choose_free
 from serving.frontend.ray import starting
 
 CLIENTS = 8
-# What a replica takes by Ray's count: each node has room for three.
+# What a replica takes by Ray's count. A node has room for all five: what ends on a full one may leave its place to
+# another model.
 CPUS = "0.6"
-# Room for all replicas on one node: what ends on a full one may leave its place to another model.
 _NODE_CPUS = 3
 _WAIT_S = 600.0
 _TRIES = 3

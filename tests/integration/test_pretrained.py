@@ -84,6 +84,7 @@ def serve(sandbox: Sandbox, kinds: dict, *options: str) -> None:
         assert status == 200, reply
 
 
+@pytest.mark.slow  # test_openai.py has two such folders
 @pytest.mark.parametrize("frontend", ["python"])
 def test_a_folder(sandbox: Sandbox) -> None:
     serve(sandbox, {"text-classification": KINDS["text-classification"]})

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import json
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve._private import replica as serve_replica
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
+from serving.control.configuration.config import is_loopback
 from serving.frontend.apps.inference import inference_app
 from serving.frontend.apps.management import management_app
 from serving.frontend.engine import Call, Done, Registration
@@ -216,10 +221,16 @@ class Serve:
 
     def states(self) -> Mapping[str, AppState]:
         """Return all applications by their names."""
-        client = _get_global_client()
-        assert client is not None  # noqa: S101 (it raises)
-        found = client.get_serve_details()["applications"]
-        return {name: _state(one) for name, one in found.items()}
+        return {name: _state(one) for name, one in _details()["applications"].items()}
+
+    def heard(self, routes: Mapping[str, str]) -> bool:
+        """Return whether every proxy that can be asked from here sends requests so."""
+        details = _details()
+        host, port = details["http_options"]["host"], details["http_options"]["port"]
+        hosts = {one["node_ip"] for one in details["proxies"].values()}
+        if is_loopback(host):
+            hosts = {host} if ray.util.get_node_ip_address() in hosts else set()
+        return all(routes.items() <= _routes_of(one, port).items() for one in hosts)
 
     async def ask(self, spec: Spec, call: Call, remaining_s: float | None) -> AsyncGenerator[Mapping[str, Any], None]:
         """Ask a replica: what `Replica.asked` yields."""
@@ -235,6 +246,24 @@ class Serve:
             raise LostReplicaError from error
         finally:
             items.cancel()
+
+
+def _details() -> Mapping[str, Any]:
+    client = _get_global_client()
+    assert client is not None  # noqa: S101 (it raises)
+    return client.get_serve_details()  # type: ignore[no-any-return]
+
+
+def _routes_of(host: str, port: int) -> Mapping[str, str]:
+    """Return the applications by their routes, as the proxy of a node has them; none where it does not say."""
+    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+        connection = http.client.HTTPConnection(host, port, timeout=_HEALTH_S)
+        try:
+            connection.request("GET", "/-/routes")
+            return dict(json.loads(connection.getresponse().read()))
+        finally:
+            connection.close()
+    return {}
 
 
 def _state(found: Mapping[str, Any]) -> AppState:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 2.0
 _POLL_S: Final = 0.25
-#: Seconds in which every HAProxy has heard of another route.
-_HEARD_S: Final = 1.0
+#: Seconds after which no proxy is waited for that has not heard of another route.
+_HEARD_S: Final = 10.0
 #: Seconds in which a process of Ray's begins, beside what a model takes to load.
 _PROCESS_S: Final = 60.0
 _FIRST_WORKER: Final = 9000
@@ -238,7 +238,7 @@ class RayEngine:
                 if wanted.synchronous:
                     await self._until_running(version)
                     if len(self._table.all(spec.name)) > 1:  # else this application answers for the version meanwhile
-                        await asyncio.sleep(_HEARD_S)
+                        await self._until_heard([version])
             except BaseException:
                 self._table.forget(spec.name, spec.version, version)
                 await self._end(version, 0.0)
@@ -363,7 +363,14 @@ class RayEngine:
         for version in moved:
             await self._until_running(version)
         if moved:
-            await asyncio.sleep(_HEARD_S)
+            await self._until_heard(self._table.all(name))
+
+    async def _until_heard(self, versions: Iterable[_Version]) -> None:
+        """Wait until every proxy sends requests where they are to go; for one that does not say so not for long."""
+        loop = asyncio.get_running_loop()
+        routes, until = {version.route: version.spec.application for version in versions}, loop.time() + _HEARD_S
+        while not await asyncio.to_thread(self._cluster.heard, routes) and loop.time() < until:
+            await asyncio.sleep(_POLL_S)
 
     async def _until_running(self, version: _Version) -> None:
         """Wait until a version has its replicas.

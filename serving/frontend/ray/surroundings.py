@@ -73,6 +73,13 @@ class Cluster(Protocol):
     def states(self) -> Mapping[str, AppState]:
         """Return all applications by their names."""
 
+    def heard(self, routes: Mapping[str, str]) -> bool:
+        """Return whether every proxy that can be asked from here sends requests so.
+
+        Args:
+            routes: applications, by their routes.
+        """
+
     def ask(self, spec: Spec, call: Call, remaining_s: float | None) -> AsyncGenerator[Mapping[str, Any], None]:
         """Ask a replica: what `Replica.asked` yields.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -54,3 +56,33 @@ def test_haproxys_socket_is_where_ray_has_it() -> None:
     environ = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     done = subprocess.run([sys.executable, "-c", asked], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == actor.RAYS_SOCKET
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"), [(b'{"/a": "a--1", "/": "front"}', True), (b'{"/a": "a--2"}', False), (b"no", False)]
+)
+def test_a_proxy_is_asked_for_its_routes(monkeypatch: pytest.MonkeyPatch, said: bytes, heard: bool) -> None:
+    import ray
+
+    from serving.frontend.ray import cluster
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/-/routes"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.handle_request).start()
+        options = {"host": "127.0.0.1", "port": server.server_port}
+        details = {
+            "http_options": options,
+            "proxies": {"n": {"node_ip": "192.0.2.7"}, "other": {"node_ip": "192.0.2.8"}},
+        }
+        monkeypatch.setattr(cluster, "_details", lambda: details)
+        monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.7")
+        assert cluster.Serve().heard({"/a": "a--1"}) is heard
+    # Nobody listens there any more.
+    assert not cluster.Serve().heard({"/a": "a--1"})

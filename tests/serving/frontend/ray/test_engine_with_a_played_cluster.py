@@ -63,6 +63,7 @@ class PlayedCluster:
         self.deaths = 0
         self.slow_to_end = False
         self.front_dies: str | None = None
+        self.deaf = 0
         self.refuses: set[str] = set()
         self.closed = 0
 
@@ -79,6 +80,12 @@ class PlayedCluster:
             raise RuntimeError("killed")
         self.told.append(f"{application} ends")
         return not self.slow_to_end
+
+    def heard(self, routes: Mapping[str, str]) -> bool:
+        assert routes.items() <= {route: name for name, (_, route, _) in self.apps.items()}.items()
+        self.deaf -= 1
+        self.told.append(f"a proxy has {'not ' if self.deaf >= 0 else ''}heard of {' and '.join(sorted(routes))}")
+        return self.deaf < 0
 
     def states(self) -> Mapping[str, AppState]:
         return {name: self._state(*app) for name, app in self.apps.items()}
@@ -136,7 +143,7 @@ class Bench:
 
 @pytest.fixture
 def bench(store: Store, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(module, "_HEARD_S", 0.0)
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
     return Bench(store)
 
 
@@ -186,6 +193,7 @@ def test_another_default_version_swaps_the_routes_and_the_old_one_goes_first(ben
         assert bench.cluster.told == [
             "echo--1.0 1-1 at /predictions/echo/1.0",
             "echo--2.0 1-1 at /predictions/echo",
+            "a proxy has heard of /predictions/echo and /predictions/echo/1.0",
         ]
         codes = {code for _, _, code in bench.cluster.apps.values()}
         await engine.set_default("echo", "1.0")
@@ -197,6 +205,25 @@ def test_another_default_version_swaps_the_routes_and_the_old_one_goes_first(ben
         assert (bench.cluster.apps, bench.registry.known) == ({}, {})
         with pytest.raises(ModelNotFoundError):
             await engine.predict(call())
+
+    bench.run(work)
+
+
+def test_proxies_are_waited_for_that_have_not_heard_of_a_route(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.versions("1.0", "2.0")
+
+    async def work(engine: RayEngine) -> None:
+        await engine.register(Registration("echo-1.0.mar"))
+        bench.cluster.deaf = 2
+        await engine.register(Registration("echo-2.0.mar"))
+        route = "/predictions/echo/2.0"
+        waited = [f"a proxy has not heard of {route}"] * 2
+        assert bench.cluster.told[2:] == [*waited, f"a proxy has heard of {route}"]
+        # One that does not answer is not waited for without end.
+        monkeypatch.setattr(module, "_HEARD_S", 0.05)
+        bench.cluster.deaf = 10**6
+        await engine.set_default("echo", "2.0")
+        assert engine.describe("echo", None)[0].version == "2.0"
 
     bench.run(work)
 

@@ -91,12 +91,21 @@ class Nodes:
 
     def replicas(self, application: str) -> list[Mapping[str, Any]]:
         """Return the replicas of an application that run."""
+        found = self._applications()[application]["deployments"]["model"]["replicas"]
+        return [one for one in found if one["state"] == "RUNNING"]
+
+    def on(self, node: Any) -> list[psutil.Process]:
+        """Return the replicas of all applications that run on a node."""
+        found = [one for name in self._applications() for one in self.replicas(name)]
+        return [psutil.Process(one["pid"]) for one in found if one["node_id"] == node.node_id]
+
+    @staticmethod
+    def _applications() -> Mapping[str, Any]:
         from ray.serve.context import _get_global_client
 
         client = _get_global_client()
         assert client is not None
-        found = client.get_serve_details()["applications"][application]["deployments"]["model"]["replicas"]
-        return [one for one in found if one["state"] == "RUNNING"]
+        return dict(client.get_serve_details()["applications"])
 
     def until_running(self, application: str, count: int, nodes: int) -> list[Mapping[str, Any]]:
         """Wait until an application has so many replicas, on so many nodes.
@@ -203,7 +212,10 @@ def prove(
 
         begin = time.monotonic()
         node = nodes.others.pop()
+        there = nodes.on(node)
         nodes.cluster.remove_node(node, allow_graceful=False)
+        _, alive = psutil.wait_procs(there, timeout=60)  # they answer until they see that their node is gone
+        require(not alive, f"replicas live on without their node: {alive}")
         _only_running_failed(load, begin, "kill -9 of a node")
         say(f"a node was killed: {len(load.since(begin))} requests failed, which it had")
 

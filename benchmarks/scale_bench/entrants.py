@@ -141,7 +141,7 @@ def _deployed(
 
 def ray_environment(environ: Mapping[str, str], temporary: Path) -> dict[str, str]:
     """Return an environment for a cluster of its own, beside any other on this machine."""
-    stats, metrics = choose_free(peers.HOST, 2)
+    stats, metrics, fallback = choose_free(peers.HOST, 3)
     own = {
         "RAY_TMPDIR": temporary,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": temporary / "h" / "haproxy.cfg",
@@ -151,6 +151,7 @@ def ray_environment(environ: Mapping[str, str], temporary: Path) -> dict[str, st
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": temporary / "h" / "server-state",
         "RAY_SERVE_HAPROXY_STATS_PORT": stats,
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback,
         "OMP_NUM_THREADS": 1,
         "PYTHONPATH": ROOT,
     }

@@ -21,6 +21,7 @@ OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", 
 OPTIONS += ("--disable-component-update", "--disable-sync")
 # Where Debian has none, such as on a user's machine: CI installs it.
 pytestmark = [
+    pytest.mark.slow,  # test_console_follows.py has the scripts of the pages in a browser, too
     pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium"),
     pytest.mark.parametrize("frontend", ["python"], scope="module"),
 ]

@@ -14,7 +14,8 @@ from tests.serving.frontend.apps.console.conftest import Shown, shown
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium")
+BROWSER = pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium")
+pytestmark = [BROWSER, pytest.mark.slow]
 PATIENCE_MS = 60_000
 
 

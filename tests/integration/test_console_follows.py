@@ -13,9 +13,10 @@ from serving.frontend.apps.console.shown import figures
 from tests.serving.frontend.apps.conftest import model
 from tests.serving.frontend.apps.console.conftest import Shown, shown
 
-from .test_console_ends import browser, opened, playwright, pytestmark, reader
+from .test_console_ends import BROWSER, browser, opened, playwright, reader
 
-__all__ = ["browser", "pytestmark", "reader"]
+__all__ = ["browser", "reader"]
+pytestmark = BROWSER
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Adapters: merged into the weights, or refused with a reason."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,40 @@ def test_peft_is_asked_for(saved, work, monkeypatch):
     assert "torchmar[adapters]" in caught.value.hint
 
 
+def test_merged_weights_are_the_models_and_the_adapters(work):
+    torch = pytest.importorskip("torch")
+    if not find_spec("peft"):
+        pytest.skip("peft is not installed")
+    from safetensors.torch import load_file, save_file
+
+    from tests.handlers.pretrained.models import make_bert, make_tokenizer, save
+
+    base = save(work / "base", make_bert("ForSequenceClassification", num_labels=3), make_tokenizer())
+    before = load_file(base / "model.safetensors")
+    drawn = torch.Generator().manual_seed(1)
+    adapter, expected = {}, dict(before)
+    for name, one in before.items():
+        if "attention.self.query.weight" in name:
+            ups, downs = torch.randn(one.shape[0], 2, generator=drawn), torch.randn(2, one.shape[1], generator=drawn)
+            place = f"base_model.model.{name.removesuffix('.weight')}"
+            adapter |= {f"{place}.lora_A.weight": downs, f"{place}.lora_B.weight": ups}
+            expected[name] = one + 8 / 2 * (ups @ downs)
+        elif name.startswith("classifier."):  # an adapter brings its own
+            adapter[f"base_model.model.{name}"] = expected[name] = one + 1
+    assert adapter
+    (work / "lora").mkdir()
+    save_file(adapter, work / "lora" / "adapter_model.safetensors")
+    settings = ADAPTER | {"task_type": "SEQ_CLS", "r": 2, "lora_alpha": 8, "target_modules": ["query"]}
+    write(work / "lora", {"adapter_config.json": settings})
+    built = build(base, work / "lora", archive_format="no-archive", vendor_sdk=False)
+    assert not list(work.glob(".torchmar-merge-*"))
+    merged = load_file(built.path / "pretrained" / "model.safetensors")
+    assert merged.keys() == expected.keys()
+    for name, one in merged.items():
+        torch.testing.assert_close(one, expected[name])
+
+
+@pytest.mark.slow  # peft here, and in two more processes
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for what that deprecates
 def test_merged_weights_answer_as_the_adapted_model(work):
     peft = pytest.importorskip("peft")

@@ -1,5 +1,4 @@
 import warnings
-from functools import cache
 
 import pytest
 from hypothesis import given
@@ -7,6 +6,7 @@ from hypothesis import strategies as st
 
 from handlers import BadInputError
 from handlers.text.normalization import ngrams, read_text, words
+from tests.later import Later
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -14,20 +14,11 @@ with warnings.catch_warnings():
     from ts.torch_handler.contractions import CONTRACTION_MAP
 
 
-@cache
-def stock_class():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from ts.torch_handler.text_classifier import TextClassifier  # imports captum
-
-    class Stock(TextClassifier):
-        pass
-
-    return Stock
+torchserves = Later("ts.torch_handler.text_classifier")  # imports captum
 
 
 def stock_words(text):
-    handler = stock_class()()
+    handler = type("Stock", (torchserves.TextClassifier,), {})()
     text = handler._expand_contractions(handler._remove_html_tags(text).lower())
     return handler._tokenize(handler._remove_punctuation(handler._remove_accented_characters(text)))
 

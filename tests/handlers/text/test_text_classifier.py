@@ -1,12 +1,14 @@
 import json
 import sys
-import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from handlers import TextClassifier
+from tests.later import Later
+
+torchserves = Later("ts.torch_handler.text_classifier")  # imports captum
 
 NET = """
     from torch import nn
@@ -26,17 +28,6 @@ VOCABULARY = {
 }
 LABELS = {"0": "World", "1": "Sports", "2": "Business", "3": "Science"}
 TEXTS = ["Rain stops the final!", "<b>The final isn't over</b>", "Café, the café", "rain"]
-
-
-def make_stock():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from ts.torch_handler.text_classifier import TextClassifier as StockClassifier  # imports captum
-
-    class Stock(StockClassifier):
-        pass
-
-    return Stock()
 
 
 class Net(nn.Module):
@@ -76,7 +67,7 @@ class Known(dict):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_the_answers_are_the_stocks(folder, handler, make_context, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    stock = make_stock()
+    stock = type("Stock", (torchserves.TextClassifier,), {})()
     stock.initialize(make_context(folder))
     stock.source_vocab = Known(stock.source_vocab)
     context = make_context(requests=len(TEXTS))

@@ -221,13 +221,13 @@ class Serve:
 
     def states(self) -> Mapping[str, AppState]:
         """Return all applications by their names."""
-        return {name: _state(one) for name, one in _details()["applications"].items()}
+        return {name: _state(one) for name, one in details()["applications"].items()}
 
     def heard(self, routes: Mapping[str, str]) -> bool:
         """Return whether every proxy that can be asked from here sends requests so."""
-        details = _details()
-        host, port = details["http_options"]["host"], details["http_options"]["port"]
-        hosts = {one["node_ip"] for one in details["proxies"].values()}
+        found = details()
+        host, port = found["http_options"]["host"], found["http_options"]["port"]
+        hosts = {one["node_ip"] for one in found["proxies"].values()}
         if is_loopback(host):
             hosts = {host} if ray.util.get_node_ip_address() in hosts else set()
         return all(routes.items() <= _routes_of(one, port).items() for one in hosts)
@@ -248,7 +248,12 @@ class Serve:
             items.cancel()
 
 
-def _details() -> Mapping[str, Any]:
+def details() -> Mapping[str, Any]:
+    """Return what Ray Serve says of itself.
+
+    Raises:
+        RayServeException: it does not run.
+    """
     client = _get_global_client()
     assert client is not None  # noqa: S101 (it raises)
     return client.get_serve_details()  # type: ignore[no-any-return]

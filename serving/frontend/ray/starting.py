@@ -289,10 +289,13 @@ def _applications() -> frozenset[str]:
 
 def _details() -> Mapping[str, Any]:
     """Return what Ray Serve says of itself; nothing where it does not run."""
-    from ray.serve.context import _get_global_client
+    from ray.serve.exceptions import RayServeException
 
-    client = _get_global_client(raise_if_no_controller_running=False)
-    return client.get_serve_details() if client is not None else {}
+    from serving.frontend.ray.cluster import details
+
+    with suppress(RayServeException):
+        return details()
+    return {}
 
 
 def deploy_front(info: ServerInfo) -> None:

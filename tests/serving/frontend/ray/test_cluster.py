@@ -81,7 +81,7 @@ def test_a_proxy_is_asked_for_its_routes(monkeypatch: pytest.MonkeyPatch, said: 
             "http_options": options,
             "proxies": {"n": {"node_ip": "192.0.2.7"}, "other": {"node_ip": "192.0.2.8"}},
         }
-        monkeypatch.setattr(cluster, "_details", lambda: details)
+        monkeypatch.setattr(cluster, "details", lambda: details)
         monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.7")
         assert cluster.Serve().heard({"/a": "a--1"}) is heard
     # Nobody listens there any more.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -28,3 +31,30 @@ def ends_with_parent(number: int = signal.SIGTERM, parent: int | None = None) ->
             os._exit(1)
 
     return call
+
+
+def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command as `subprocess.run` does; it ends with this process, as does all that it has started.
+
+    It has a process group of its own, in the session of this process. Linux only; elsewhere it runs on.
+    """
+    # -I: where this is run, and by what environment, is for the command alone.
+    keeper = [sys.executable, "-I", __file__, str(os.getpid())] if sys.platform == "linux" else []
+    return subprocess.run([*keeper, *command], check=False, **options)
+
+
+def _keep(parent: int, command: Sequence[str]) -> int:
+    """Run a command in a group that this process leads, and that ends with the parent."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    ends_with_parent(signal.SIGTERM, parent)()
+    try:
+        code = subprocess.call(command)
+    except OSError as error:
+        sys.stderr.write(f"{command[0]} cannot be started: {error.strerror}\n")
+        return 127  # as a shell has it
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(_keep(int(sys.argv[1]), sys.argv[2:]))

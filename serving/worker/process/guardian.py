@@ -11,7 +11,6 @@ import faulthandler
 import os
 import select
 import socket
-import stat
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.worker.process import leftovers
+from serving.worker.process import leftovers, stdin
 
 _POLL_S = 1.0
 _LINGER_S = 1.0
@@ -103,10 +102,8 @@ class Guardian:
 
     def watch_stdin(self) -> None:
         """End this process when the frontend has gone: it holds the other end of our standard input."""
-        with contextlib.suppress(OSError):  # it may be closed
-            if stat.S_ISFIFO(os.fstat(0).st_mode):
-                self._poll.register(0, 0)
-                self._nudge()
+        if stdin.watch(self._poll):
+            self._nudge()
 
     def release(self, lifeline: socket.socket) -> None:
         """Close a lifeline: the thin process sees it, and ends."""

@@ -23,7 +23,12 @@ import socket
 import sys
 from types import TracebackType
 
+from serving.worker.process import stdin
+
 logger = logging.getLogger(__name__)
+
+# Seconds in which a worker that nobody wants ends by itself, unless it is stopped, or its handler holds the GIL.
+_LEAVE_S = 2.0
 
 
 def lead() -> None:
@@ -85,6 +90,8 @@ def leave(code: int) -> None:
 def watch(connection: socket.socket) -> None:
     """Start a process that looks after a connection, and after the group of this process, when this process ends.
 
+    It ends this process, too, if nobody wants it any more and it does not see that.
+
     To be called while nothing is imported that makes a copy of this process large, and by its only thread. The copy is
     not our child: a handler that waits for its own must not meet it.
     """
@@ -107,11 +114,14 @@ def watch(connection: socket.socket) -> None:
 
 def _watch(connection: socket.socket, worker: int, leader: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
+    null = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
         os.dup2(null, number)  # the frontend waits for the end of the worker's pipes
     poll = select.poll()
     poll.register(worker, select.POLLIN)
-    poll.poll()
+    stdin.watch(poll)
+    if worker not in dict(poll.poll()):
+        poll.unregister(0)
+        poll.poll(_LEAVE_S * 1000)
     hang_up(connection)
     end_group(leader)  # and this process with it

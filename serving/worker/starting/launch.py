@@ -19,12 +19,11 @@ import os
 import select
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Sequence
 
-from serving.worker.process import arguments, rendezvous
+from serving.worker.process import arguments, rendezvous, stdin
 
 _STARTED = "[PID]{pid}\nTorch worker started.\n"
 _STATUS_WAIT_MS = 1000
@@ -47,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
         return _become_server(argv[1:])
     try:
         parsed = arguments.parse(argv)
+        if stdin.has_ended():
+            return 0  # torchrun may start a rank just before it is killed: the socket is for that one's successor
         listener = _listen(parsed)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"the worker cannot start: {error}\n")
@@ -252,8 +253,7 @@ def _live(control: socket.socket, lifeline: socket.socket) -> int:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(lifeline, select.POLLIN)
-    if stat.S_ISFIFO(os.fstat(0).st_mode):
-        poll.register(0, 0)  # the frontend never writes to it; it hangs up when the frontend has gone
+    stdin.watch(poll)
     status: int | None = None
     while True:
         for fd, _ in poll.poll(None if status is None else 0):

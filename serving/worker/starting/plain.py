@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import sys
 
 from serving.protocol import Load, ProtocolError
 from serving.worker.modes import dedicated
 from serving.worker.modes.connection import Connection
-from serving.worker.process import leftovers
+from serving.worker.process import leftovers, stdin
 from serving.worker.process.arguments import Arguments
 from serving.worker.process.guardian import Guardian
 from serving.worker.process.output import Output, say
@@ -27,15 +28,17 @@ def _serve(arguments: Arguments, listener: socket.socket) -> int:
     torch_imports.prepare()
     sys.argv[1:] = []  # a handler that parses arguments must not see ours
     Output().install()
-    listener.settimeout(_ACCEPT_S)
-    try:
+    with listener:
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        stdin.watch(poll)
+        ready = [fd for fd, _ in poll.poll(_ACCEPT_S * 1000)]
+        if not ready:
+            say(f"The frontend did not connect within {_ACCEPT_S:.0f} s")
+            return 1
+        if listener.fileno() not in ready:
+            return 0
         sock, _ = listener.accept()
-    except TimeoutError:
-        say(f"The frontend did not connect within {_ACCEPT_S:.0f} s")
-        return 1
-    finally:
-        listener.close()
-    sock.setblocking(True)
     leftovers.lead()
     leftovers.watch(sock)
     connection = Connection(sock)

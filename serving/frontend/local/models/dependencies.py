@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from serving import parent
 from serving.frontend.errors import ModelError
 from serving.frontend.local.models.model import Model
 from serving.frontend.local.process import environment
 from serving.frontend.settings import Settings
-from serving.parent import ends_with_parent
 
 _SHOWN: Final = 4000
 
@@ -56,16 +56,14 @@ def _venv(model: Model) -> Path | None:
 
 def _run(command: list[str], model: Model, settings: Settings, what: str) -> None:
     with tempfile.TemporaryFile() as output:
-        done = subprocess.run(
+        # What nobody waits for any more would go on for minutes; pip leaves most of the work to processes of its own.
+        done = parent.run(
             command,
             cwd=model.unpacked.folder,
             env=environment(model, settings),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # What nobody waits for any more would go on for minutes.
-            preexec_fn=ends_with_parent() if sys.platform == "linux" else None,
-            check=False,
         )
         if done.returncode == 0:
             return

@@ -96,8 +96,12 @@ class Alone:
         return self
 
     def end(self) -> tuple[int, str]:
-        _, err = self.process.communicate(timeout=TIMEOUT_S)
-        return self.process.returncode, err.decode()
+        """Return exit code and standard error; until then its standard input is open, as the frontend's is."""
+        assert self.process.stderr is not None
+        err = self.process.stderr.read().decode()
+        code = self.process.wait(TIMEOUT_S)
+        self.process.communicate()
+        return code, err
 
 
 @pytest.fixture
@@ -138,6 +142,18 @@ def test_the_socket_of_a_successor_is_left_alone(path: str) -> None:
     connect(path).close()
     assert second.end() == (0, "")
     assert not Path(path).exists()
+
+
+def test_one_that_nobody_wants_any_more_leaves_the_socket_to_its_successor(path: str) -> None:
+    """Such as a rank that torchrun has started anew, a moment before the frontend killed torchrun."""
+    successor = Alone(*line(path)).started()
+    read, write = os.pipe()
+    os.close(write)
+    done = subprocess.run([sys.executable, SCRIPT, *line(path)], stdin=read, capture_output=True, check=False)
+    os.close(read)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    connect(path).close()
+    assert successor.end() == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ import os
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from serving.protocol import Reply, encode_load
 from serving.protocol.messages import Load
-from tests.serving.worker.frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest
+from tests.serving.worker.frontend import WITHOUT_TORCH, Server, Worker, archive, ends, rest, wait_for
 
 
 def make(folder: Path, source: str = "def handle(data, context): return data and [b''] * len(data)") -> Path:
@@ -100,6 +101,42 @@ def test_the_frontend_dies_while_the_handler_is_busy(plain_server: Server, tmp_p
     """
     worker = load(plain_server, tmp_path, source)
     worker.send(rest("1"))
+    os.close(worker.stdin)
+    worker.stdin = -1
+    assert ends(worker.pid)
+    assert worker.is_closed()
+
+
+def test_the_frontend_dies_before_it_connects(plain_server: Server, tmp_path: Path) -> None:
+    """Or torchrun does, that has just started this rank anew."""
+    worker = plain_server.start(make(tmp_path))
+    worker.out.wait("Torch worker started.\n")
+    os.close(worker.stdin)
+    worker.stdin = -1
+    assert plain_server.status(worker) == 0
+    assert not worker.path.exists()
+    assert worker.out.rest().endswith("Torch worker started.\n")
+
+
+@pytest.mark.parametrize("how", ["is stopped", "holds the lock"])
+def test_the_frontend_dies_while_the_worker_cannot_see_it(plain_server: Server, tmp_path: Path, how: str) -> None:
+    source = """
+        import re
+
+        def handle(data, context):
+            if data:
+                re.match("(a+)+$", "a" * 60 + "b")
+    """
+    worker = load(plain_server, tmp_path, source)
+    process = psutil.Process(worker.pid)
+    if how == "is stopped":
+        process.suspend()
+        threads = Path(f"/proc/{worker.pid}/task")
+        assert wait_for(lambda: all(") T " in (one / "stat").read_text() for one in threads.iterdir()))
+    else:
+        used = process.cpu_times().user
+        worker.send(rest("1"))
+        assert wait_for(lambda: process.cpu_times().user > used + 0.2)
     os.close(worker.stdin)
     worker.stdin = -1
     assert ends(worker.pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
@@ -32,6 +33,7 @@ class Answering(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        number = next(self.server.numbers)
         self.server.seen[body[:20]] += 1
         self.server.heard = {name.lower(): value for name, value in self.headers.items()}
         kind = self.path.split("/")[2]
@@ -41,6 +43,8 @@ class Answering(BaseHTTPRequestHandler):
             self.server.released.wait(20)
         else:
             time.sleep(0.01)
+        if kind == "key" and number <= 10:
+            kind = "good"
         getattr(self, f"answer_{kind}", self.answer_good)()
 
     def answer_good(self, status: int = 200, answer: bytes = b"7", **headers: str) -> None:
@@ -56,12 +60,7 @@ class Answering(BaseHTTPRequestHandler):
         self.answer_good(503, b'{"code": 503, "message": "no worker <b>here</b>"}')
 
     def answer_key(self) -> None:
-        if self.server.seen.total() <= 10:
-            self.answer_good()
-        else:
-            self.answer_good(
-                400, b'{"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}'
-            )
+        self.answer_good(400, b'{"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}')
 
     def answer_close(self) -> None:
         self.close_connection = True
@@ -91,6 +90,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answering)
+        self.numbers = itertools.count(1)
         self.seen: Counter[bytes] = Counter()
         self.heard: dict[str, str] = {}
         self.connections = 0

@@ -22,8 +22,8 @@ PAIRED := $(if $(TORCH),0.$(shell expr $(word 2,$(subst ., ,$(TORCH))) + 15).*)
 CHOSEN := $(TORCH:%='torch==%') $(patsubst %,'torchvision==%',$(or $(TORCHVISION),$(PAIRED))) \
 	$(NUMPY:%='numpy==%') $(PILLOW:%='pillow==%')
 PORT ?= 8080
-# On two cores: with three they are idle for a fifth of the time, for tests wait for processes and clocks, too.
-WORKERS ?= 4
+# On two cores: with four they are idle for a sixth of the time, for tests wait for processes and clocks, too.
+WORKERS ?= 5
 MINUTES ?= 10
 ROUNDS ?= 200
 REQUESTS ?= 100000

@@ -84,6 +84,13 @@ _TOGETHER = {
         "integration/test_openai.py",
         "integration/test_pretrained.py",
     ),
+    # torch.export, and transformers, where the process above has enough to do.
+    "exports": (
+        "archive_tool/test_harmless_weights.py",
+        "archive_tool/test_hidden_pickles.py",
+        "archive_tool/weights/",
+    ),
+    "folders": ("archive_tool/pretrained/",),
     # The servers of the fixture `light_server`.
     "light servers": (
         "integration/test_access.py",

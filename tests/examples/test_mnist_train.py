@@ -21,8 +21,8 @@ def digits():
 
 @pytest.fixture(scope="module")
 def few(digits):
-    """Return every ninth digit to train with."""
-    return Split(digits.train.images[::9], digits.train.labels[::9])
+    """Return every twentieth digit to train with."""
+    return Split(digits.train.images[::20], digits.train.labels[::20])
 
 
 @pytest.fixture(scope="module")

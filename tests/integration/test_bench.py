@@ -9,12 +9,17 @@ import pytest
 
 from .conftest import PYTHON_FIRST, Server
 
+# It takes its time: one that takes none keeps both processors busy with nothing but the load.
 HANDLER = """
+import time
+
+
 class Handler:
     def initialize(self, context):
         pass
 
     def handle(self, data, context):
+        time.sleep(0.01)
         return ["7" for _ in data]
 """
 

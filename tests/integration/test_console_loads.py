@@ -15,12 +15,17 @@ from .support import kill, wait_until
 
 pytestmark = [pytest.mark.hides("torch"), pytest.mark.parametrize("frontend", ["python"])]
 
+# It takes its time: one that takes none keeps both processors busy with nothing but the load.
 HANDLER = """
+import time
+
+
 class Seven:
     def initialize(self, context):
         pass
 
     def handle(self, data, context):
+        time.sleep(0.01)
         return ["7" for _ in data]
 """
 

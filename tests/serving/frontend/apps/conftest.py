@@ -95,6 +95,7 @@ class PlayedEngine:
             raise UnavailableError(f'{named}" has no worker to serve {_WORKERS}')
         headers = call.request.headers
         mode = headers.get("x-mode", "")
+        await asyncio.sleep(0.005)  # no load is answered at once: it would take both processors
         if mode == "wait":
             try:
                 await asyncio.sleep(60)

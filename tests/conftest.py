@@ -174,6 +174,8 @@ def _nothing_is_left() -> Iterator[None]:
     """
     path = list(sys.path)
     yield
+    # torch's compiler imports setuptools, which appends a folder of its own, in the first module that compiles.
+    sys.path[:] = [one for one in sys.path if one in path or Path(one).parts[-2:] != ("setuptools", "_vendor")]
     assert sys.path == path, "restore it, or use a process of its own"
     if rendezvous.supported:
         listener = rendezvous.listen(rendezvous.address(os.getpid()))

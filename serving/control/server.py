@@ -51,8 +51,15 @@ class Started:
     snapshot: str = ""
 
 
-def _silent(*_: object) -> None:
+def _silent(*_: object, **__: object) -> None:
     return
+
+
+class _Frontend(subprocess.Popen[bytes]):
+    """A frontend, which may outlive the process that started it: to let go of it is no fault, which Popen warns of."""
+
+    def __del__(self, _warn: Callable[..., None] = _silent) -> None:
+        super().__del__(_warn=_warn)  # type: ignore[call-arg]
 
 
 def start(
@@ -214,7 +221,7 @@ def _spawn(prepared: Prepared, state: StateFolder) -> subprocess.Popen[bytes]:
     together = (launch.console or prepared.cluster) and sys.platform == "linux"
     try:
         with (state.logs / launch.output).open("wb") as log:
-            return subprocess.Popen(
+            return _Frontend(
                 launch.command(),
                 cwd=state.path,
                 env=without_given(launch.environment()),

@@ -111,6 +111,9 @@ class Trial:
         served = getattr(self.handler, "model", None)
         model = optimized.original(served)
         script = isinstance(model, torch.jit.ScriptModule)
+        # A program of torch.export, which the SDK wraps, has operators in place of layers.
+        parts = model.modules() if isinstance(model, nn.Module) else ()
+        saved = any(isinstance(part, torch.fx.GraphModule) for part in parts)
         device = getattr(self.handler, "device", None) or torch.device("cpu")
         return {
             "sdk": isinstance(self.handler, base.BaseHandler),
@@ -118,7 +121,7 @@ class Trial:
             "kind": type(model).__name__,
             "module": isinstance(model, nn.Module),
             "script": script,
-            "eager": isinstance(model, nn.Module) and not script and not isinstance(model, torch.fx.GraphModule),
+            "eager": isinstance(model, nn.Module) and not script and not saved,
             # Asked of the plain model only, whose config file has no such section.
             "unasked": isinstance(served, optimized.OptimizedModel),
             "pictures": isinstance(model, nn.Module) and any(one.dim() == 4 for one in model.parameters()),

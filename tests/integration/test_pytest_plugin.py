@@ -50,8 +50,9 @@ def test_a_server_that_takes_models(torchmar_server):
     server.models.register("echo.mar", name="again")
     assert server.predict("again", "text").answer["body"] == "text"
     server.models.unregister("again")
-    with pytest.raises(ReplyError, match="Token Authorization failed"):
-        ManagementClient.at(server.management).models()
+    with ManagementClient.at(server.management) as keyless:
+        with pytest.raises(ReplyError, match="Token Authorization failed"):
+            keyless.models()
 """
 
 
@@ -63,7 +64,8 @@ def test_a_server_for_tests(sandbox: Sandbox, echo: str) -> None:
     sandbox.file("test_mine.py", TESTS)
     done = sandbox.run(
         sys.executable,
-        *("-m", "pytest", "-q", "-p", "serving.pytest_plugin", "-p", "no:cacheprovider", "test_mine.py"),
+        # An author's tests may take every warning for an error.
+        *("-m", "pytest", "-q", "-W", "error", "-p", "serving.pytest_plugin", "-p", "no:cacheprovider", "test_mine.py"),
         f"--basetemp={sandbox.temp / 'pytest'}",
         env={
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",

@@ -30,8 +30,11 @@ ARCHIVERS = ("torch-model-archiver", "torchmar build")
 
 @pytest.fixture(scope="module")
 def project(shared_sandbox: Sandbox, mnist_weights: Path) -> Sandbox:
+    return project_in(shared_sandbox, mnist_weights)
+
+
+def project_in(box: Sandbox, mnist_weights: Path) -> Sandbox:
     """Make a user's folder as the tutorial has it: model, weights, handlers, images, the repository's configuration."""
-    box = shared_sandbox
     for file in mnist_weights.iterdir():
         shutil.copy(file, box.root)
     shutil.copy(MNIST / "mnist_handler_ts.py", box.root / "mnist_handler.py")
@@ -283,8 +286,9 @@ def test_a5_both_archivers_put_the_same_into_an_archive(
     assert {name.replace(ours, stock): size for name, size in archives[ours].items()} == archives[stock]
 
 
-@pytest.mark.slow
-def test_a5_every_kind_in_every_format(project: Sandbox) -> None:
+def test_a5_every_kind_in_every_format(sandbox: Sandbox, mnist_weights: Path) -> None:
+    """In a sandbox of its own: a server of the others may still run, and `torchserve` starts no second one there."""
+    project = project_in(sandbox, mnist_weights)
     files_of_a5(project)
     served: dict[str, dict[str, str]] = {"torchserve": {}, "torchmar": {}}
     for short, archiver, worker in zip(("ours", "stock"), reversed(ARCHIVERS), served, strict=True):

@@ -43,7 +43,6 @@ class Handler:
 """
 
 Run = Callable[..., tuple[int, str, str]]
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # TorchServe leaves one open
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from tests.serving.check.conftest import ECHO
 from .conftest import Ran, given
 
 Run = Callable[..., Ran]
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # TorchServe leaves one open
 
 BATCHES = """
     batches = []

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import archive_tool
 from archive_tool.cli import entry
+from handlers.loading.programs import ExportedModule
 from handlers.optimization.settings import DTYPES
 from serving.local import trial
 from serving.local.contest import Candidate, Row
@@ -125,17 +128,26 @@ def test_all_that_is_sensible_is_tried_and_the_new_archive_answers_alike(
         export_path=tmp_path,
     ).path
     arguments = ["--input", str(tmp_path / "in.json"), "--rounds", "3", "--seconds", "0.02", "--batch", "2"]
-    assert entry.main(["optimize", str(archive), *arguments, "--timeout", "1000", "--json"]) == 0
+    assert entry.main(["optimize", str(archive), *arguments, "--timeout", "1000", "--budget", "1000", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [row["problem"] for row in document["rows"]] == [None] * len(document["rows"])
     assert all(row["difference"] <= DTYPES[row["name"].partition(",")[0]] for row in document["rows"][1:])
     sections = [row["optimize"] for row in document["rows"]]
-    assert {"channels_last": True} in sections
+    # Only layers can be folded without a compiler, which goes together with their layout.
+    assert ({"channels_last": True, "freezing": True} if form == "eager" else {"channels_last": True}) in sections
     assert ({"freezing": True} if form == "scripted" else {"compile": True, "freezing": True}) in sections
     with torch.no_grad():
         expected = net(picture[None])[0].tolist()
     assert entry.main(["run", document["written"], str(tmp_path / "in.json"), "-q"]) == 0
     assert json.loads(capsys.readouterr().out) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_saved_program_has_no_layers_to_fold(exported: bool) -> None:
+    net: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    model = ExportedModule(torch.export.export(net, (torch.rand(1, 3, 8, 8),))) if exported else net
+    asked: Any = SimpleNamespace(handler=SimpleNamespace(model=model, device=torch.device("cpu")))
+    assert trial.Trial.facts(asked)["eager"] is not exported
 
 
 @pytest.mark.parametrize(

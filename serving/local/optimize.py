@@ -266,19 +266,20 @@ def candidates_for(facts: Mapping[str, Any], *, compiler: bool) -> tuple[list[Ca
             makes.append({"compile": True, "freezing": True, "cuda_graphs": True})
     else:
         notes.append("torch.compile was not tried: there is no C++ compiler")
-    by_itself = replace(UNASKED, tolerance=None, unasked=False)
+    by_itself = replace(UNASKED, freezing=facts["folds"], tolerance=None, unasked=False)
     found = []
     for make in makes:
         for dtype in dtypes:
             for channels_last in layouts:
-                folds = channels_last and facts["eager"] and not make  # the two belong together
+                folds = channels_last and facts["folds"] and not make  # the two belong together
                 section = {
                     **({} if dtype == Optimization.dtype else {"dtype": dtype}),
                     **({"channels_last": True} if channels_last else {}),
                     **({"freezing": True} if folds else make),
                 }
                 if facts["unasked"] and read({SECTION: section}) == by_itself:
-                    notes.append("the plain model runs with channels last and freezing by itself: it has convolutions")
+                    freezing = " and freezing" if by_itself.freezing else ""
+                    notes.append(f"the plain model runs with channels last{freezing} by itself: it has convolutions")
                 elif section:
                     found.append(Candidate(_name(dtype, section), section))
     return found, notes

@@ -34,6 +34,7 @@ _SDK: Final = {
     "base": ("base",),
     "cache": ("optimization.compile_cache", "compile_cache"),
     "compare": ("optimization.output_difference", "numeric_guard"),
+    "folding": ("optimization.folding", "folding"),
     "optimized": ("optimization.optimized_model", "optimized"),
 }
 
@@ -111,9 +112,11 @@ class Trial:
         served = getattr(self.handler, "model", None)
         model = optimized.original(served)
         script = isinstance(model, torch.jit.ScriptModule)
-        # A program of torch.export, which the SDK wraps, has operators in place of layers.
-        parts = model.modules() if isinstance(model, nn.Module) else ()
-        saved = any(isinstance(part, torch.fx.GraphModule) for part in parts)
+        pairs = []
+        # What is saved as a program has operators in place of layers; an older copy of the SDK folds nothing.
+        if isinstance(model, nn.Module) and not script:
+            with contextlib.suppress(ImportError):
+                pairs = _sdk("folding").pairs(model)
         device = getattr(self.handler, "device", None) or torch.device("cpu")
         return {
             "sdk": isinstance(self.handler, base.BaseHandler),
@@ -121,7 +124,8 @@ class Trial:
             "kind": type(model).__name__,
             "module": isinstance(model, nn.Module),
             "script": script,
-            "eager": isinstance(model, nn.Module) and not script and not saved,
+            # Without a compiler, freezing is to fold batch normalizations into the convolutions before them.
+            "folds": bool(pairs),
             # Asked of the plain model only, whose config file has no such section.
             "unasked": isinstance(served, optimized.OptimizedModel),
             "pictures": isinstance(model, nn.Module) and any(one.dim() == 4 for one in model.parameters()),

@@ -34,7 +34,7 @@ FACTS = {
     "kind": "Net",
     "module": True,
     "script": False,
-    "eager": True,
+    "folds": True,
     "unasked": False,
     "pictures": False,
     "device": "cpu",
@@ -52,9 +52,12 @@ def names(compiler: bool = True, **facts: Any) -> list[str]:
     return [one.name for one in candidates_for(FACTS | facts, compiler=compiler)[0]]
 
 
-def test_what_is_done_unasked_is_told() -> None:
-    notes = candidates_for(FACTS | {"pictures": True, "unasked": True, "capability": ["amx_bf16"]}, compiler=True)[1]
-    assert notes == ["the plain model runs with channels last and freezing by itself: it has convolutions"]
+@pytest.mark.parametrize(("folds", "by_itself"), [(True, "channels last and freezing"), (False, "channels last")])
+def test_what_is_done_unasked_is_told(folds: bool, by_itself: str) -> None:
+    facts = {"pictures": True, "unasked": True, "folds": folds, "capability": ["amx_bf16"]}
+    found, notes = candidates_for(FACTS | facts, compiler=True)
+    assert notes == [f"the plain model runs with {by_itself} by itself: it has convolutions"]
+    assert {"channels_last": True} not in [one.section for one in found]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_what_is_done_unasked_is_told() -> None:
         ),
         ({"compiler": False}, []),
         (
-            {"script": True, "eager": False, "capability": ["bf16", "asimdhp"]},
+            {"script": True, "folds": False, "capability": ["bf16", "asimdhp"]},
             ["bfloat16", "float16", "float32, freezing", "bfloat16, freezing", "float16, freezing"],
         ),
         (
@@ -87,7 +90,7 @@ def test_what_is_done_unasked_is_told() -> None:
             ],
         ),
         (
-            {"pictures": True, "eager": False},
+            {"pictures": True, "folds": False},
             ["float32, channels last", "float32, compile, freezing", "float32, channels last, compile, freezing"],
         ),
         (

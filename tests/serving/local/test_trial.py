@@ -142,12 +142,14 @@ def test_all_that_is_sensible_is_tried_and_the_new_archive_answers_alike(
     assert json.loads(capsys.readouterr().out) == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.parametrize("exported", [False, True])
-def test_a_saved_program_has_no_layers_to_fold(exported: bool) -> None:
-    net: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
-    model = ExportedModule(torch.export.export(net, (torch.rand(1, 3, 8, 8),))) if exported else net
+@pytest.mark.parametrize("kind", ["layers to fold", "none to fold", "saved"])
+def test_whether_there_is_something_to_fold(kind: str) -> None:
+    """A saved program has operators in place of layers."""
+    net: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU() if kind == "none to fold" else nn.BatchNorm2d(4))
+    net.eval()
+    model = ExportedModule(torch.export.export(net, (torch.rand(1, 3, 8, 8),))) if kind == "saved" else net
     asked: Any = SimpleNamespace(handler=SimpleNamespace(model=model, device=torch.device("cpu")))
-    assert trial.Trial.facts(asked)["eager"] is not exported
+    assert trial.Trial.facts(asked)["folds"] is (kind == "layers to fold")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from serving.protocol import Load, encode_load
-from serving.worker.process import rendezvous
+from serving.worker.process import rendezvous, system
 from serving.worker.process.arguments import Arguments
 from serving.worker.starting.child import Guest
 from serving.worker.starting.prefork import _Prefork
@@ -189,6 +189,7 @@ def test_a_stopped_process_does_not_stop_the_others(prefork: Prefork, tmp_path: 
     first = prefork.thin(folder).load()
     pid = int(first.answer())
     os.kill(pid, signal.SIGSTOP)
+    assert wait_for(lambda: system.is_stopped(pid))
     further = prefork.thin(folder)
     further.connect().send_load(folder)
     assert prefork.thin(archive(tmp_path / "dedicated", PID)).load().answer()

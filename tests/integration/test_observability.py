@@ -159,12 +159,12 @@ def test_what_workers_take_is_what_their_processes_take(sandbox: Sandbox) -> Non
     assert len(before) == 4
     with httpx.Client(base_url=server.inference, timeout=60) as client:
         for model in ("alone", "shared"):
-            for _ in range(10):
+            for _ in range(5):
                 assert client.post(f"/predictions/{model}", content=b"x").status_code == 200
     taken = of_workers(server, "torchmar_worker_cpu_seconds_total")
     for model in ("alone", "shared"):
         grown = [taken[key] - before[key] for key in taken if key[0] == model]
-        assert 0.9 < sum(grown) < 2, (before, taken)
+        assert 0.45 < sum(grown) < 1.2, (before, taken)
         if model == "shared":
             assert grown[0] == pytest.approx(grown[1], abs=0.1)
     memory = of_workers(server, "torchmar_worker_memory_bytes")

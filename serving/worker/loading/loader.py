@@ -19,7 +19,7 @@ from serving.protocol import Load, Request
 from serving.worker.loading import compilations, metrics_log, package_paths, settings
 from serving.worker.loading.failures import HandlerError, summary
 from serving.worker.loading.settings import Backend
-from serving.worker.process import cores
+from serving.worker.process import cores, garbage
 from serving.worker.process.leftovers import OwnProcess
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def load(
     _set_threads(backend, config, processes)
     if request.handler is None:
         raise HandlerError("the manifest names no handler", where=_MANIFEST, hint="build it with --handler")
-    with OwnProcess():
+    with garbage.seldom(), OwnProcess():
         module, function = find_handler(request.handler, folder)
         handler, entry, initialize = entry_point(module, function, request.handler)
         envelope = request.envelope
@@ -132,7 +132,8 @@ def load(
 
 def _set_threads(backend: Backend, config: dict[str, Any], processes: int) -> None:
     try:
-        import torch
+        with garbage.seldom():
+            import torch
     except ImportError:
         return  # a handler may do without
     least = config.get("minWorkers")

@@ -28,7 +28,7 @@ from typing import Any
 
 from serving import descriptors
 from serving.protocol import Load, ProtocolError
-from serving.worker.process import leftovers, rendezvous, system
+from serving.worker.process import garbage, leftovers, rendezvous, system
 from serving.worker.starting import torch_imports
 from serving.worker.starting.child import Guest
 from serving.worker.starting.processes import Process, Processes, Worker, complain
@@ -170,7 +170,7 @@ class _Prefork:
         signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
         try:
             for name in names:
-                with contextlib.suppress(Exception), warnings.catch_warnings():
+                with contextlib.suppress(Exception), warnings.catch_warnings(), garbage.seldom():
                     warnings.simplefilter("ignore")
                     importlib.import_module(name)
         finally:

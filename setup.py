@@ -210,6 +210,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=PACKAGES,
+    # An editable installation is a line in a .pth then, and no finder, which takes half of Python's start.
+    package_dir={"": "."},
     package_data={name: ["py.typed", *DATA.get(name, [])] for name in PACKAGES},
     install_requires=RUNTIME,
     extras_require={

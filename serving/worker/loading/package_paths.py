@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -68,12 +69,30 @@ def make_way(folder: Path) -> None:
     for name in ("serving", "archive_tool"):
         if (folder / f"{name}.py").exists() or (folder / name).is_dir():
             _forget(name)
+            if _hides(name, folder):
+                spec = ModuleSpec(name, None, is_package=True)
+                spec.submodule_search_locations = [str(folder / name)]
+                sys.modules[name] = importlib.util.module_from_spec(spec)
     if _is_ours("handlers"):
         loaded = _forget("handlers")
         importlib.invalidate_caches()
         found = importlib.util.find_spec("handlers")
         if found is not None and found.origin == loaded["handlers"].__file__:
             sys.modules.update(loaded)
+    if _hides("handlers", folder):
+        # A handler may need the SDK beside them.
+        importlib.import_module("handlers").__path__.append(str(folder / "handlers"))
+
+
+def _hides(name: str, folder: Path) -> bool:
+    """Return whether our package, where it is installed, hides an archive's folder of that name without __init__.py.
+
+    Every package comes before such folders, wherever it lies.
+    """
+    if not (folder / name).is_dir() or (folder / name / "__init__.py").exists():
+        return False
+    found = importlib.util.find_spec(name)
+    return found is not None and found.origin == str(_ROOT / name / "__init__.py")
 
 
 def _is_ours(name: str) -> bool:

@@ -143,6 +143,7 @@ def fails(nets, store, match, source=None, model=None, **options):
     return caught.value
 
 
+@pytest.mark.slow
 def test_a_source_that_creates_another_model_is_found_out(nets, store):
     error = fails(nets, store, r"cannot be loaded: CheckpointMismatchError: .*does not fit", nets.create_other)
     assert error.hint

@@ -18,7 +18,7 @@ from tests.serving.bench.played import MANNERS, Played, played
 
 from .test_sending import _uvloop
 
-SECONDS, TIMEOUT_S = 0.1, 0.2
+SECONDS, TIMEOUT_S = 0.2, 0.3
 # Of what is no matter of time; the processors are shared.
 LONG_S = 30.0
 PATIENCE_S = 60.0

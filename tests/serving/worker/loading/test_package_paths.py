@@ -83,6 +83,21 @@ def test_modules_of_an_archive_with_our_names(tmp_path: Path) -> None:
     assert run(code, cwd=tmp_path) == "serving worker m True"
 
 
+def test_folders_of_an_archive_where_ours_are_installed(tmp_path: Path) -> None:
+    """Without __init__.py they come after every package, wherever that lies. The SDK may be needed beside them."""
+    for name in ("serving", "archive_tool", "handlers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(f"name = {name!r}\n")
+    code = f"""
+        sys.path.append({str(ROOT)!r})
+        places.make_way(Path.cwd())
+        import archive_tool.mine, handlers.mine, serving.mine
+        from handlers import NotSupportedError
+        print(archive_tool.mine.name, handlers.mine.name, serving.mine.name, NotSupportedError.__module__)
+    """
+    assert run(code, cwd=tmp_path) == "archive_tool handlers serving handlers.errors"
+
+
 def test_an_archive_without_them_leaves_ours(tmp_path: Path) -> None:
     (tmp_path / "serving.txt").touch()
     code = """

@@ -42,6 +42,7 @@ def fake(tmp_path):
     return start
 
 
+@pytest.mark.slow  # both, and the compiler
 def test_the_real_torchvision_works_and_imports_no_compiler(tmp_path):
     lines = run(
         """

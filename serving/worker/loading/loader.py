@@ -82,6 +82,7 @@ class Model:
     view: View = field(default_factory=_view)
 
 
+@garbage.seldom()
 def load(
     request: Load, metrics_config: str, *, processes: int = 1, settle: Callable[[Any, bool], None] = lambda *_: None
 ) -> Model:
@@ -107,7 +108,7 @@ def load(
     _set_threads(backend, config, processes)
     if request.handler is None:
         raise HandlerError("the manifest names no handler", where=_MANIFEST, hint="build it with --handler")
-    with garbage.seldom(), OwnProcess():
+    with OwnProcess():
         module, function = find_handler(request.handler, folder)
         handler, entry, initialize = entry_point(module, function, request.handler)
         envelope = request.envelope
@@ -132,8 +133,7 @@ def load(
 
 def _set_threads(backend: Backend, config: dict[str, Any], processes: int) -> None:
     try:
-        with garbage.seldom():
-            import torch
+        import torch
     except ImportError:
         return  # a handler may do without
     least = config.get("minWorkers")

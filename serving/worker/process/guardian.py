@@ -58,6 +58,7 @@ class Guardian:
         self._lifelines: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
         self._dumped = 0.0
         self._last_left = 0.0
+        self._stdin = -1
         self._wake, self._waker = socket.socketpair()
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
@@ -102,7 +103,9 @@ class Guardian:
 
     def watch_stdin(self) -> None:
         """End this process when the frontend has gone: it holds the other end of our standard input."""
-        if stdin.watch(self._poll):
+        with contextlib.suppress(OSError):  # it may be closed
+            self._stdin = os.dup(0)
+        if stdin.watch(self._poll, self._stdin):
             self._nudge()
 
     def release(self, lifeline: socket.socket) -> None:
@@ -120,7 +123,7 @@ class Guardian:
             for fd, _ in self._poll.poll(self._pause_ms()):
                 if fd == self._wake.fileno():
                     self._wake.recv(4096)
-                elif fd == 0:
+                elif fd == self._stdin:
                     leftovers.leave(0)
                 else:
                     self._ended(fd)

@@ -12,11 +12,15 @@ import select
 import stat
 
 
-def watch(poll: select.poll) -> bool:
-    """Let a poll tell, by descriptor 0, that nobody wants this worker any more; False if its input is no pipe."""
+def watch(poll: select.poll, descriptor: int = 0) -> bool:
+    """Let a poll tell, by a descriptor, that nobody wants this worker any more; False if its input is no pipe.
+
+    Args:
+        descriptor: of the standard input. Descriptor 0 is the handler's to close, and to give to something else.
+    """
     with contextlib.suppress(OSError):  # it may be closed
-        if stat.S_ISFIFO(os.fstat(0).st_mode):
-            poll.register(0, 0)
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            poll.register(descriptor, 0)
             return True
     return False
 

@@ -117,6 +117,29 @@ def test_standard_input_that_is_no_pipe_says_nothing(run: Callable[..., Program]
     assert run(code).end() == (0, "still here\n", "")
 
 
+def test_descriptor_0_is_the_handlers_to_close_and_to_use(run: Callable[..., Program]) -> None:
+    """It is not taken for the frontend's end, which is still seen."""
+    code = """
+        guardian = Guardian(alone=True)
+        guardian.start()
+        guardian.watch_stdin()
+        os.close(0)
+        guardian.limit(0.2)
+        time.sleep(0.2)
+        read, write = os.pipe()
+        assert read == 0
+        os.close(write)
+        time.sleep(0.2)
+        print("still here")
+        time.sleep(1000)
+    """
+    program = run(code)
+    program.out.wait("still here\n")
+    assert program.process.stdin is not None
+    program.process.stdin.close()
+    assert program.end() == (0, "still here\n", "")
+
+
 BUSY = """
     def the_handlers_function():
         {work}

@@ -204,7 +204,8 @@ class _Prefork:
             self._reap()
             time.sleep(_END_POLL_S)
         for pid in self._processes.pids():
-            system.kill(pid)
+            leftovers.end_group(pid)
+            system.kill(pid)  # its handler may have put it into another group
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 

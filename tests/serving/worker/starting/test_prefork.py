@@ -229,6 +229,28 @@ def test_it_ends_with_the_server_and_removes_the_sockets(another: Callable[[], P
     assert ends(pid)
 
 
+def test_it_ends_what_a_handler_has_started_that_does_not_let_go_of_the_interpreter(
+    another: Callable[[], Prefork], tmp_path: Path
+) -> None:
+    source = """
+        import ctypes, os, subprocess
+
+        def handle(data, context):
+            if data:
+                child = subprocess.Popen(["sleep", "1000"])
+                print(os.getpid(), child.pid, "are busy")
+                ctypes.PyDLL(None).sleep(1000)
+    """
+    prefork = another()
+    thin = prefork.thin(archive(tmp_path / "model", source))
+    thin.load().send(rest("1"))
+    pids = [int(pid) for pid in thin.out.wait(" are busy\n").splitlines()[-1].split()[:2]]
+    prefork.owner.kill()
+    prefork.owner.wait()
+    assert prefork.process.wait(TIMEOUT_S) == 0
+    assert ends(*pids)
+
+
 def test_it_ends_with_the_server_in_the_middle_of_an_import(tmp_path: Path) -> None:
     """Here one that does not end; torch's takes seconds."""
     endless = "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(1000)\n"

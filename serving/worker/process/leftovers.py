@@ -9,7 +9,9 @@ A copy that comes back from the handler (`os.fork` whose child returns) would an
 take a share of what comes next. `OwnProcess` ends it.
 
 What is left is ended as well. A worker leads a process group, which all its children are in, and theirs. A child that
-leaves it does so on purpose (a daemon, ``start_new_session=True``), and lives on as under TorchServe.
+leaves it does so on purpose (a daemon, ``start_new_session=True``), and lives on as under TorchServe. So does, until
+all others have ended, the one that then removes their shared memory: each worker would leave that in /dev/shm, which
+is small in a container.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ import socket
 import sys
 from types import TracebackType
 
-from serving.worker.process import stdin
+from serving.worker.process import stdin, system
 
 logger = logging.getLogger(__name__)
 
 # Seconds in which a worker that nobody wants ends by itself, unless it is stopped, or its handler holds the GIL.
 _LEAVE_S = 2.0
+# What runs in the process that removes what `multiprocessing` and joblib share, once nobody has its pipe any more.
+_TRACKER = b"resource_tracker import main"
 
 
 def lead() -> None:
@@ -44,7 +48,17 @@ def hang_up(connection: socket.socket) -> None:
 
 
 def end_group(leader: int) -> None:
-    """Kill all members of a worker's process group; none if it led none."""
+    """Kill all members of a worker's process group; none if it led none. Who tidies up after them ends by itself."""
+    killed = {os.getpid()}  # it may be one itself
+    while members := system.members(leader):
+        others = {pid for pid in members if _TRACKER not in system.command(pid)}
+        if others == members:
+            break
+        if others <= killed:
+            return
+        for pid in others - killed:
+            system.kill(pid)
+        killed |= others  # they start nothing more
     with contextlib.suppress(OSError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -83,7 +97,7 @@ def _end_copy(error: BaseException | None) -> None:
 def leave(code: int) -> None:
     """End this process at once, and its group, if it leads one. The exit code is not read."""
     if os.name == "posix" and os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
+        end_group(os.getpid())
     os._exit(code)
 
 

@@ -26,12 +26,36 @@ def is_stopped(pid: int) -> bool:
     return _state(pid) == "T"
 
 
+def members(group: int) -> set[int]:
+    """Return the processes of a process group that have not ended; none where the system does not show them."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in filter(str.isdecimal, os.listdir("/proc")):
+            state, _, number = [*_stat(int(name)), "", "", ""][:3]
+            if number == str(group) and state not in ("Z", "X"):
+                found.add(int(name))
+    return found
+
+
+def command(pid: int) -> bytes:
+    """Return the command line of a process, a zero byte after each part; empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def _state(pid: int) -> str:
     """Return a process's state as Linux has it, one letter; empty if there is no such process."""
+    return next(iter(_stat(pid)), "")
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what Linux tells of a process after its name: state, parent, group; nothing if there is no such one."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
-        return ""
+        return []
 
 
 def kill(pid: int) -> None:

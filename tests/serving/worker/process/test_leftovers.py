@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from serving.worker.process import leftovers, rendezvous
-from tests.serving.worker.frontend import Server, Worker, archive, ends, has_ended, rest
+from tests.serving.worker.frontend import Server, Worker, archive, ends, has_ended, rest, wait_for
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
 
 # What is forked holds the worker's connection; also where it has left the worker's session.
 SOURCE = """
     import ctypes, multiprocessing, os, subprocess, sys, time
+    from multiprocessing import shared_memory
 
     NULL = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     pool = None
@@ -43,7 +44,9 @@ SOURCE = """
         left = [child.pid for child in multiprocessing.active_children()]
         left += [fork(False), subprocess.Popen(["sleep", "1000"], **NULL).pid, int(shell.stdout)]
         daemons = [fork(True), subprocess.Popen(["sleep", "1000"], start_new_session=True, **NULL).pid]
-        return {"pid": os.getpid(), "left": left, "daemons": daemons}
+        global memory
+        memory = shared_memory.SharedMemory(create=True, size=1)  # in the end, or the daemons hold it, too
+        return {"pid": os.getpid(), "left": left, "daemons": daemons, "memory": memory.name}
 
     def handle(data, context):
         if data:
@@ -81,6 +84,8 @@ def test_nothing_is_left_of_a_worker(server: Server, tmp_path: Path, prefork: st
         assert ends(started["pid"], *started["left"])
         # These have left on purpose: TorchServe lets them live, too.
         assert not any(map(has_ended, started["daemons"]))
+        # As under TorchServe, it is removed by a process that multiprocessing has started for that.
+        assert wait_for(lambda: not Path("/dev/shm", started["memory"]).exists())
     finally:
         for pid in (*started["left"], *started["daemons"]):
             with contextlib.suppress(ProcessLookupError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -34,7 +35,7 @@ def ends_with_parent(number: int = signal.SIGTERM, parent: int | None = None) ->
 
 
 def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run a command as `subprocess.run` does; it ends with this process, as does all that it has started.
+    """Run a command as `subprocess.run` does; it ends with this process, and with it all that it has started.
 
     It has a process group of its own, in the session of this process. Linux only; elsewhere it runs on.
     """
@@ -44,7 +45,8 @@ def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[b
 
 
 def _keep(parent: int, command: Sequence[str]) -> int:
-    """Run a command in a group that this process leads, and that ends with the parent."""
+    """Run a command in a group that this process leads, and that ends with the parent or with the command."""
+    ours = os.getpgrp()
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     ends_with_parent(signal.SIGTERM, parent)()
@@ -53,6 +55,11 @@ def _keep(parent: int, command: Sequence[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{command[0]} cannot be started: {error.strerror}\n")
         return 127  # as a shell has it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # our group is about to be the parent's
+    with contextlib.suppress(OSError):  # the command has left nothing
+        os.setpgid(0, ours)
+        if os.getpgrp() == ours:  # not where that is outside this namespace, and has no number here
+            os.killpg(os.getpid(), signal.SIGKILL)  # the number is not another's while this process has it
     return code if code >= 0 else 128 - code
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from .conftest import OPEN, Sandbox, Server
+from .conftest import OPEN, Sandbox, Server, usual_frontend
 from .support import Answer, ask, is_alive, model_log, pack, ready, register, scale, session, wait_until
 
 pytestmark = [
@@ -267,6 +267,8 @@ def test_what_is_installed_for_a_model_ends_with_the_server(sandbox: Sandbox, nu
         asked.exception()
     wait_until(lambda: not session(server), "the end of all processes")
     sandbox.torchmar("stop")
+    if usual_frontend() == "python":  # Java has pip's temporary folders where its own are
+        assert not list(sandbox.temp.glob("pip-*"))
 
 
 def test_of_two_servers_at_one_port_the_second_says_so(

@@ -35,6 +35,13 @@ def test_a_command_ends_with_all_that_it_has_started(tmp_path: Path, number: int
     assert ends(*pids)
 
 
+def test_what_a_command_leaves_running_ends_with_it(tmp_path: Path) -> None:
+    """As a build does when pip is killed: for a lack of memory, say."""
+    text = 'sleep 1000 & echo $! > "$0"; kill -KILL $$'
+    assert parent.run(["sh", "-c", text, str(tmp_path / "pid")]).returncode == 128 + 9
+    assert ends(int((tmp_path / "pid").read_text()))
+
+
 def test_a_command_that_is_not_there() -> None:
     done = parent.run(["no-such-command"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert (done.returncode, done.stdout) == (127, b"no-such-command cannot be started: No such file or directory\n")

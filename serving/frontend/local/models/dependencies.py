@@ -55,12 +55,14 @@ def _venv(model: Model) -> Path | None:
 
 
 def _run(command: list[str], model: Model, settings: Settings, what: str) -> None:
-    with tempfile.TemporaryFile() as output:
+    # Pip's own temporary folders hold all that it installs. When it is killed they are removed as the server's own is.
+    temporary = tempfile.TemporaryDirectory(dir=settings.place.runtime, ignore_cleanup_errors=True)
+    with temporary as folder, tempfile.TemporaryFile() as output:
         # What nobody waits for any more would go on for minutes; pip leaves most of the work to processes of its own.
         done = parent.run(
             command,
             cwd=model.unpacked.folder,
-            env=environment(model, settings),
+            env=environment(model, settings) | {"TMPDIR": folder},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -289,9 +289,10 @@ def _stay(process: Any, state: StateFolder) -> None:
     from archive_tool.exit_codes import how_it_ended
     from serving.control import stop as end
     from serving.control.following.waiting import STOPPED_CODES
+    from serving.control.processes import wait
     from serving.errors import NotRunningError, StartError
 
-    code = process.wait()
+    code = wait(process)
     with suppress(NotRunningError):
         end(state)
     if code not in (0, *STOPPED_CODES):

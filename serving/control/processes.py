@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import time
 
 import psutil
@@ -23,6 +24,20 @@ def session_members(leader: int) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue  # it ended while we looked
     return found
+
+
+def wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of the only child of this process, and return its exit code.
+
+    Where this is a container's first process, all become its children whose parents have ended. Each that is not reaped
+    keeps its number, and a container has only so many.
+    """
+    while os.getpid() == 1 and hasattr(os, "waitid"):
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        if ended is None or ended.si_pid == process.pid:
+            break
+        os.waitpid(ended.si_pid, 0)
+    return process.wait()
 
 
 def end_session(leader: int, *, leader_is_ours: bool, grace_s: float) -> int:

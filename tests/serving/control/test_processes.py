@@ -3,12 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from serving.control import processes
 from serving.control.processes import end_session, session_members
+
+ROOT = Path(__file__).resolve().parents[3]
 
 # A leader with a child that ignores everything but SIGKILL.
 STUBBORN = """
@@ -74,3 +77,28 @@ def test_who_does_not_wait_for_the_end_leaves_nothing_running(monkeypatch: pytes
         monkeypatch.undo()
     while members := session_members(process.pid):
         psutil.wait_procs(members, 10)
+
+
+# The child that it waits for ends once no other is a zombie, or after half a minute.
+FIRST = """
+import subprocess
+from serving.control.processes import wait
+subprocess.run(["sh", "-c", "sleep 0.1 & sleep 0.2 &"])
+code = "for i in $(seq 300); do ps -eo args | grep -q '[s]leep. <' || exit 3; sleep 0.1; done"
+print(wait(subprocess.Popen(["sh", "-c", f"sleep 0.3; {code}"])))
+"""
+
+
+def test_the_first_process_of_a_container_reaps_what_others_have_left() -> None:
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not make a namespace")
+    done = subprocess.run(
+        [*command, sys.executable, "-c", FIRST], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+def test_others_leave_their_children_to_whoever_waits_for_them() -> None:
+    with subprocess.Popen(["sh", "-c", "exit 3"]) as one, subprocess.Popen(["sh", "-c", "exit 4"]) as other:
+        assert (processes.wait(other), one.wait()) == (4, 3)

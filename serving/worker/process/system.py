@@ -30,10 +30,10 @@ def members(group: int) -> set[int]:
     """Return the processes of a process group that have not ended; none where the system does not show them."""
     found = set()
     with contextlib.suppress(OSError):
-        for name in filter(str.isdecimal, os.listdir("/proc")):
-            state, _, number = [*_stat(int(name)), "", "", ""][:3]
+        for pid in [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]:
+            state, _, number, *_ = *_stat(pid), "", "", ""
             if number == str(group) and state not in ("Z", "X"):
-                found.add(int(name))
+                found.add(pid)
     return found
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from archive_tool.cli.entry import COMMANDS, main
 from serving.worker.process import rendezvous
@@ -128,11 +129,20 @@ def _watch(arguments: list[str], cwd: Path, env: dict[str, str], fds: list[int])
         # As Python begins: the program's folder comes first, then those of the environment.
         sys.path[:1] = [str(Path(sys.executable).parent), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
         sys.argv = ["torchmar", *arguments]
-        return main(arguments)
+        _end(main(arguments))
     os.close(out)
     os.close(err)
     os.write(status, str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
     os._exit(0)
+
+
+def _end(code: int) -> NoReturn:
+    """End as Python does, but do not take apart what is loaded: of a small command that was nine tenths of the time."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -336,7 +336,7 @@ def test_rule_10_workflows(server: Server) -> None:
     assert answer.status == 200, answer
     try:
         answer = ask(server.inference, "/wfpredict/flow", b"x", {"Content-Type": "application/octet-stream"})
-        assert (answer.status, answer.body) == (200, b"after innerbefore x")
+        assert (answer.status, answer.body) == (200, b"after innerbefore x"), answer.text()
     finally:
         ask(server.management, "/workflows/flow", method="DELETE")
 

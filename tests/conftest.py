@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -53,6 +54,18 @@ gc.disable()
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+    _let_torch_log_as_others_do()
+
+
+def pytest_unconfigure() -> None:
+    gc.freeze()  # the process ends, and would look through all that it has once more
+
+
+def _let_torch_log_as_others_do() -> None:
+    """Let what torch logs go to the root, too: pytest puts its handlers six times a test on each logger that does not."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "torch" and isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 # Tests whose parts are real processes: frontends, workers, clients. A busy machine can starve any of them.

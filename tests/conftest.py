@@ -62,7 +62,7 @@ def pytest_unconfigure() -> None:
 
 
 def _let_torch_log_as_others_do() -> None:
-    """Let what torch logs go to the root, too: pytest puts its handlers six times a test on each logger that does not."""
+    """Let what torch logs go to the root, too: pytest puts six handlers a test on each logger that does not."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] == "torch" and isinstance(logger, logging.Logger):
             logger.propagate = True

@@ -18,7 +18,7 @@ def end_of(pid: int) -> int | None:
 
 def is_alive(pid: int) -> bool:
     """Return whether there is such a process; a zombie does not count."""
-    return _state(pid) not in ("", "Z")
+    return _state(pid) not in ("", "Z", "X")
 
 
 def is_stopped(pid: int) -> bool:
@@ -28,13 +28,19 @@ def is_stopped(pid: int) -> bool:
 
 def members(group: int) -> set[int]:
     """Return the processes of a process group that have not ended; none where the system does not show them."""
-    found = set()
-    with contextlib.suppress(OSError):
-        for pid in [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]:
-            state, _, number, *_ = *_stat(pid), "", "", ""
-            if number == str(group) and state not in ("Z", "X"):
-                found.add(pid)
-    return found
+    try:
+        pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    except OSError:
+        return set()
+    return {pid for pid in pids if _group(pid) == group and is_alive(pid)}
+
+
+def _group(pid: int) -> int:
+    """Return a process's group; 0 if there is no such process. The system tells it in a hundredth of a file's time."""
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return 0
 
 
 def command(pid: int) -> bytes:
@@ -47,15 +53,10 @@ def command(pid: int) -> bytes:
 
 def _state(pid: int) -> str:
     """Return a process's state as Linux has it, one letter; empty if there is no such process."""
-    return next(iter(_stat(pid)), "")
-
-
-def _stat(pid: int) -> list[str]:
-    """Return what Linux tells of a process after its name: state, parent, group; nothing if there is no such one."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except OSError:
-        return []
+        return ""
 
 
 def kill(pid: int) -> None:

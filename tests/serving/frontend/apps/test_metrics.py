@@ -84,13 +84,13 @@ def test_a_clients_request_id_is_kept_if_it_is_one(shared: tuple[str, ServerMete
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/metrics/more", "/%6detrics"])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_method_and_further_path_do_not_matter(shared: tuple[str, ServerMeters], path: str, method: str) -> None:
-    answer = httpx.request(method, f"{shared[0]}{path}", content=b"x" if method == "POST" else None)
+    answer = httpx.request(method, f"{shared[0]}{path}", content=b"x" if method == "POST" else None, verify=PLAIN)
     assert answer.status_code == 200
     assert answer.text.startswith("# HELP")
 
 
 def test_head_has_the_headers_alone(shared: tuple[str, ServerMeters]) -> None:
-    answer = httpx.head(f"{shared[0]}/metrics")
+    answer = httpx.head(f"{shared[0]}/metrics", verify=PLAIN)
     assert answer.status_code == 200
     assert int(answer.headers["content-length"]) > 1000
     assert answer.content == b""
@@ -170,7 +170,7 @@ def test_other_paths(shared: tuple[str, ServerMeters], method: str, path: str, s
 
 @pytest.mark.parametrize(("method", "path"), [("OPTIONS", "/"), ("GET", "/api-description")])
 def test_the_description(shared: tuple[str, ServerMeters], method: str, path: str) -> None:
-    answer = httpx.request(method, f"{shared[0]}{path}")
+    answer = httpx.request(method, f"{shared[0]}{path}", verify=PLAIN)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert list(answer.json()["paths"]) == ["/", "/api-description", "/metrics"]

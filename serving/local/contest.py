@@ -390,7 +390,8 @@ class Contest:
         times: dict[tuple[str, int], list[float]] = {}
         longest = 0.0
         for turn in range(self.rounds):
-            if self._budget.left < longest:
+            # A round may take longer than those before it, and with no time left none of them would count.
+            if self._budget.left < 2 * longest:
                 if turn < LEAST_ROUNDS:
                     raise TrialError(_over(self._budget))
                 break

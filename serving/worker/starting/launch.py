@@ -47,7 +47,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         parsed = arguments.parse(argv)
         if stdin.has_ended():
-            return 0  # torchrun may start a rank just before it is killed: the socket is for that one's successor
+            # torchrun may start a rank just before it is killed: the socket is for that one's successor.
+            with contextlib.suppress(OSError):
+                sys.stderr.write("the worker ends: its standard input is closed, as it is once the frontend has gone\n")
+                sys.stderr.flush()
+            return 0
         listener = _listen(parsed)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"the worker cannot start: {error}\n")

@@ -151,7 +151,8 @@ def test_one_that_nobody_wants_any_more_leaves_the_socket_to_its_successor(path:
     os.close(write)
     done = subprocess.run([sys.executable, SCRIPT, *line(path)], stdin=read, capture_output=True, check=False)
     os.close(read)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    said = b"the worker ends: its standard input is closed, as it is once the frontend has gone\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", said)
     connect(path).close()
     assert successor.end() == (0, "")
 

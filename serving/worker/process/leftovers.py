@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 _LEAVE_S = 2.0
 # What runs in the process that removes what `multiprocessing` and joblib share, once nobody has its pipe any more.
 _TRACKER = b"resource_tracker import main"
+# How often we kill one by one what is there: who starts others more quickly than that is killed with the whole group.
+_ROUNDS = 5
 
 
 def lead() -> None:
@@ -50,7 +52,8 @@ def hang_up(connection: socket.socket) -> None:
 def end_group(leader: int) -> None:
     """Kill all members of a worker's process group; none if it led none. Who tidies up after them ends by itself."""
     killed = {os.getpid()}  # it may be one itself
-    while members := system.members(leader):
+    for _ in range(_ROUNDS):
+        members = system.members(leader)
         others = {pid for pid in members if _TRACKER not in system.command(pid)}
         if others == members:
             break

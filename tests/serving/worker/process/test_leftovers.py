@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.worker.process import leftovers, rendezvous
+from serving.worker.process import leftovers, rendezvous, system
 from tests.serving.worker.frontend import Server, Worker, archive, ends, has_ended, rest, wait_for
 
 pytestmark = pytest.mark.skipif(not rendezvous.supported, reason="there is no prefork process on this system")
@@ -97,6 +97,24 @@ def test_the_group_of_others_is_left_alone() -> None:
     code = "from serving.worker.process import leftovers; leftovers.leave(3)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
     leftovers.end_group(os.getpid())
+
+
+def test_who_starts_others_as_quickly_as_they_are_killed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prefork process would do nothing else for as long as they do."""
+    tracker = subprocess.Popen(["sleep", "1000"], process_group=0)
+    started, members, command = [tracker], system.members, system.command
+
+    def seen(group: int) -> set[int]:
+        if len(started) < 20:
+            started.append(subprocess.Popen(["sleep", "1000"], process_group=group))
+        return members(group)
+
+    monkeypatch.setattr(system, "members", seen)
+    words = b"resource_tracker import main"
+    monkeypatch.setattr(system, "command", lambda pid: words if pid == tracker.pid else command(pid))
+    leftovers.end_group(tracker.pid)
+    assert [process.wait() for process in started] == [-signal.SIGKILL] * len(started)
+    assert len(started) < 20
 
 
 def test_a_connection_is_ended_for_all_that_hold_it() -> None:

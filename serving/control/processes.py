@@ -32,11 +32,10 @@ def wait(process: subprocess.Popen[bytes]) -> int:
     Where this is a container's first process, all become its children whose parents have ended. Each that is not reaped
     keeps its number, and a container has only so many.
     """
-    while os.getpid() == 1 and hasattr(os, "waitid"):
+    while os.getpid() == 1 and hasattr(os, "waitid") and process.poll() is None:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-        if ended is None or ended.si_pid == process.pid:
-            break
-        os.waitpid(ended.si_pid, 0)
+        if ended is not None and ended.si_pid != process.pid:
+            os.waitpid(ended.si_pid, 0)
     return process.wait()
 
 

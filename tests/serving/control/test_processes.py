@@ -89,14 +89,33 @@ print(wait(subprocess.Popen(["sh", "-c", f"sleep 0.3; {code}"])))
 """
 
 
-def test_the_first_process_of_a_container_reaps_what_others_have_left() -> None:
+def as_first_process(code: str) -> str:
+    """Run Python code as the first process of a namespace, and return what it prints."""
     command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make a namespace")
-    done = subprocess.run(
-        [*command, sys.executable, "-c", FIRST], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.stdout, done.stderr) == ("3\n", "")
+    command += [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert not done.stderr
+    return done.stdout
+
+
+def test_the_first_process_of_a_container_reaps_what_others_have_left() -> None:
+    assert as_first_process(FIRST) == "3\n"
+
+
+# An orphan lives on, and may do so for ever.
+ENDED = """
+import subprocess
+from serving.control.processes import wait
+process = subprocess.Popen(["sh", "-c", "sleep 1000 & exit 3"], stdout=subprocess.DEVNULL)
+process.wait()
+print(wait(process))
+"""
+
+
+def test_the_first_process_waits_for_no_stranger_once_its_child_is_reaped() -> None:
+    assert as_first_process(ENDED) == "3\n"
 
 
 def test_others_leave_their_children_to_whoever_waits_for_them() -> None:

@@ -178,6 +178,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: (item.path not in together, longest.get(item.path, len(longest))))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why tests got a second try; pytest names them."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"the first try of {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_is_left() -> Iterator[None]:
     """Fail where tests leave in their process what those after them do not expect.

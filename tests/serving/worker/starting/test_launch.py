@@ -239,7 +239,7 @@ def test_modules_named_like_ours_change_nothing(server: Server, tmp_path: Path) 
 
 def test_it_has_nothing_of_the_worker_that_started_it(server: Server) -> None:
     prefork = psutil.Process(server.prefork())
-    assert prefork.cwd() == "/"
+    assert wait_for(lambda: prefork.cwd() == "/")  # it goes there once it has begun
     assert {str(Path(f"/proc/{prefork.pid}/fd/{number}").readlink()) for number in range(3)} == {os.devnull}
     assert prefork.environ()["PYTHONPATH"] == str(SCRIPT.parents[1])
 

@@ -90,7 +90,7 @@ def test_rule_1_output_is_never_held_back(server: Server, model: str) -> None:
     """Not even by a worker that is killed right after it."""
     mark = f"last words of {model}"
     answer = run(server, model, f"print({mark!r}); os.kill(os.getpid(), 9)")
-    assert answer.status == 500
+    assert answer.status in (500, 507)  # by what is seen first: its connection's end, or its own, which 137 explains
     wait_until(lambda: mark in model_log(server), "the line")
     wait_until(lambda: ready(server, model), "the worker again")
     state = "return [[sys.stdout.line_buffering, sys.stderr.line_buffering, os.fstat(1).st_ino, os.fstat(2).st_ino]]"

@@ -41,6 +41,11 @@ class Program:
         """Return exit code and output; it must end by itself."""
         return self.process.wait(TIMEOUT_S), self.out.rest(), self.err.rest()
 
+    def close_stdin(self) -> None:
+        """Close the other end of its standard input, as the end of a frontend does."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -97,8 +102,7 @@ def test_the_frontend_has_gone(run: Callable[..., Program]) -> None:
     """
     program = run(code)
     program.out.wait("up\n")
-    assert program.process.stdin is not None
-    program.process.stdin.close()
+    program.close_stdin()
     assert program.end() == (0, "up\n", "")
 
 
@@ -135,8 +139,7 @@ def test_descriptor_0_is_the_handlers_to_close_and_to_use(run: Callable[..., Pro
     """
     program = run(code)
     program.out.wait("still here\n")
-    assert program.process.stdin is not None
-    program.process.stdin.close()
+    program.close_stdin()
     assert program.end() == (0, "still here\n", "")
 
 
@@ -305,8 +308,7 @@ def test_a_shared_process_outlives_a_worker(run: Callable[..., Program]) -> None
     )
     program.lifelines[1].close()
     program.out.wait("ended 1\n")
-    assert program.process.stdin is not None
-    program.process.stdin.close()
+    program.close_stdin()
     assert program.end() == (0, "ended 1\n", "")
 
 
@@ -405,8 +407,7 @@ def test_released_lifelines(run: Callable[..., Program]) -> None:
     assert program.lifelines[1].recv(1) == b""
     program.lifelines[2].close()
     program.out.wait("ended 2\n")
-    assert program.process.stdin is not None
-    program.process.stdin.close()
+    program.close_stdin()
     assert program.end() == (0, "released\nended 2\n", "")
 
 
